@@ -1,0 +1,213 @@
+"""Command-line flags: every flag that two scripts share is declared here, once. Imports no Keras."""
+
+import argparse
+import contextlib
+import difflib
+import math
+import os
+import re
+import sys
+import tempfile
+
+from errors import InputError
+
+CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
+CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "random")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, and which knows each stock data set's class count."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = list(sys.argv[1:] if args is None else args)
+        parsed, unknown = super().parse_known_args(words, namespace)
+        given = any(word.split("=")[0] == "--class_num" for word in words)
+        if hasattr(parsed, "class_num") and not given:
+            parsed.class_num = CLASS_NUM.get(parsed.dataset)  # None: as many as the folder has
+        parsed.argv = [self.prog, *words]
+        return parsed, unknown
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
+            self.error(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+        return parsed
+
+    def error(self, message):
+        """Raises SystemExit(2) after one line on standard error."""
+        self.exit(2, f"{self.prog}: {one_line(message.removeprefix('argument '))}\n")
+
+
+def one_line(text):
+    """The text with every run of white space, line ends included, folded to one blank."""
+    return " ".join(str(text).split())
+
+
+def _number(text, convert, wanted, low, high, strict):
+    try:
+        value = convert(text.strip().removesuffix(","))  # the original's README separates flags by commas
+    except ValueError:
+        value = math.nan
+    inside = (low < value if strict else low <= value) and value <= high
+    if not inside or not math.isfinite(value):  # nan compares false, so it ends here too
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected {wanted}")
+    return value
+
+
+def whole(low=0, high=10**9):
+    """A type for add_argument: a whole number from low to high; one trailing comma is forgiven."""
+    wanted = f"a whole number from {low} to {high}" if high < 10**9 else f"a whole number of at least {low}"
+    return lambda text: _number(text, int, wanted, low, high, strict=False)
+
+
+def real(low=0.0, high=1e9, strict=False):
+    """A type for add_argument: a number from low (above low, if strict) to high; a trailing comma is forgiven."""
+    start = f"above {low:g}" if strict else f"of at least {low:g}"
+    wanted = f"a number {start}" + (f" and at most {high:g}" if high < 1e9 else "")
+    return lambda text: _number(text, float, wanted, low, high, strict)
+
+
+def macs(text):
+    """A type for add_argument: multiply-accumulates left, as '20M', '1.3G', '20000000', or a reduction, as '4x'.
+
+    Returns:
+        (number, is_ratio).
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)([kKMGx]?),?", text.strip())
+    if not match or not 0 < float(match[1]) < math.inf or (match[2] == "x" and float(match[1]) < 1):
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected MACs left (20M, 1.3G) or a reduction (4x)")
+    scale = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "x": 1}[match[2]]
+    return float(match[1]) * scale, match[2] == "x"
+
+
+def add_data_flags(parser):
+    """--dataset, --data_dir, --val_split, --subset, --image_size, --class_num, --num_worker, --batch_size."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", default="cifar10", metavar="{cifar10,cifar100,digits,FOLDER}",
+                       help="stock data set, or a folder with one subfolder of images per class, "
+                            "with or without train/ and test/ above them (default: %(default)s)")
+    group.add_argument("--data_dir", default="./data",
+                       help="where cifar-10-batches-py (or the binary folder) lies (default: %(default)s)")
+    group.add_argument("--val_split", type=real(0, 0.5, strict=True), default=0.1,
+                       help="share of the training images held out for every choice (default: %(default)s)")
+    group.add_argument("--subset", type=whole(1), metavar="N",
+                       help="use a stratified part of N training and validation images (default: all)")
+    group.add_argument("--image_size", type=whole(16, 1024), metavar="PIXELS",
+                       help="side to which a FOLDER's images are resized (default: the model's; for a new model "
+                            "the images' own size if they share one, else 224)")
+    group.add_argument("--class_num", type=whole(2, 100_000), default=10,
+                       help="number of classes (default: 10 for cifar10 and digits, 100 for cifar100, "
+                            "a FOLDER's own number)")
+    group.add_argument("--num_worker", type=whole(0, 256), default=0,
+                       help="threads that decode a FOLDER's images, 0: one a core; "
+                            "stock sets lie in memory and need none (default: %(default)s)")
+    group.add_argument("--batch_size", type=whole(1, 65536), default=128, help="images a step (default: %(default)s)")
+
+
+def add_machine_flags(parser):
+    """--gpu, --precision, --seed, --deterministic, --verbose."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=True,
+                       help="use an accelerator where there is one (default: on)")
+    group.add_argument("--precision", choices=["float32", "mixed_bfloat16", "mixed_float16"], default="float32",
+                       help="arithmetic of the layers; weights stay float32 (default: %(default)s)")
+    group.add_argument("--seed", type=whole(0, 2**32 - 1), default=826,
+                       help="seed of weights, order and augmentation; the split into training and validation "
+                            "images does not depend on it (default: %(default)s)")
+    group.add_argument("--deterministic", action="store_true",
+                       help="same seed, same bits, at some cost in speed")
+    group.add_argument("--verbose", type=whole(0, 2), default=1, metavar="{0,1,2}",
+                       help="0: errors only, 1: progress bars and tables, 2: a plain line an epoch "
+                            "(default: %(default)s)")
+
+
+def add_training_flags(parser):
+    """--epoch_num, --weight_decay, --label_smoothing, --warmup, --resume."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epoch_num", type=whole(1, 100_000), default=200, help="epochs (default: %(default)s)")
+    group.add_argument("--weight_decay", type=real(0, 1), default=5e-3,
+                       help="decoupled decay: each step takes learning rate x this off every kernel, none off biases "
+                            "and batch-norm; 5e-3 equals 5e-4 as an L2 gradient term under momentum 0.9 "
+                            "(default: %(default)s)")
+    group.add_argument("--label_smoothing", type=real(0, 0.9), default=0.0,
+                       help="share of each label spread over all classes (default: %(default)s)")
+    group.add_argument("--warmup", type=real(0, 1), default=0.1,
+                       help="share of all steps in which the learning rate rises from 0 before its cosine fall to 0 "
+                            "(default: %(default)s)")
+    group.add_argument("--resume", choices=["auto", "never"], default="auto",
+                       help="auto: go on where an unfinished run with the same flags stopped "
+                            "(default: %(default)s)")
+
+
+@contextlib.contextmanager
+def _quiet_stderr():
+    """Holds back what native libraries print on file descriptor 2; gives it out after all if the body fails."""
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        real_stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(real_stderr, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(real_stderr, 2)
+            os.close(real_stderr)
+
+
+def start_keras(args):
+    """Imports Keras as the machine flags say: devices, precision, seed, no chatter from native libraries.
+
+    Args:
+        args: a namespace with gpu, precision, seed and deterministic.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if not args.gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    with _quiet_stderr():
+        import keras
+        keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
+    import logging
+    logging.getLogger("absl").setLevel(logging.ERROR)  # "legacy HDF5 format": .h5 is this suite's format
+    keras.config.set_dtype_policy(args.precision)
+    keras.utils.set_random_seed(args.seed)
+    if args.deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+        tf.config.experimental.enable_op_determinism()
+
+
+def run_main(parser, run, argv=None):
+    """What every script's main does: parse, run, turn the user's errors into one line.
+
+    Args:
+        parser: the script's Parser.
+        run: function(args) -> dict of results.
+        argv: list of words; None takes the process's own.
+
+    Returns:
+        The exit status: 0, 2 for input that can't be used, 130 after Ctrl-C.
+    """
+    args = parser.parse_args(argv)
+    try:
+        run(args)
+    except InputError as error:
+        print(f"{parser.prog}: {one_line(error)}" if "\n" not in str(error) else f"{parser.prog}: {error}",
+              file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: stopped by the user; the same command goes on from the last whole epoch",
+              file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `script | head` is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -178,7 +178,8 @@ def start_keras(args):
         import keras
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
     import logging
-    logging.getLogger("absl").setLevel(logging.ERROR)  # "legacy HDF5 format": .h5 is this suite's format
+    for name in ("absl", "tensorflow"):  # "legacy HDF5 format": .h5 is this suite's; "retracing": one trace a model
+        logging.getLogger(name).setLevel(logging.ERROR)
     keras.config.set_dtype_policy(args.precision)
     keras.utils.set_random_seed(args.seed)
     if args.deterministic and keras.backend.backend() == "tensorflow":

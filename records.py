@@ -23,6 +23,7 @@ KERAS_CURVES = {"loss": "train_loss", "accuracy": "train_acc", "acc": "train_acc
                 "val_sparse_categorical_accuracy": "val_acc", "val_categorical_accuracy": "val_acc",
                 "learning_rate": "learning_rate", "lr": "learning_rate"}
 MAX_JSON_BYTES = 64 * 2**20
+IGNORED_ON_RESUME = {"argv", "resume", "verbose", "num_worker", "gpu"}  # flags that leave the result alone
 
 
 @contextlib.contextmanager
@@ -175,6 +176,23 @@ def run_record(args):
             "processor": processor(), "cores": cores,
             "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
             "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+
+
+def check_same_run(before, run, folder):
+    """Makes sure that an unfinished run had the flags that this one has.
+
+    Args:
+        before, run: what `run_record` gave then and now.
+        folder: where the unfinished run lies, for the message.
+
+    Raises:
+        InputError: a flag that bears on the result differs.
+    """
+    then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
+    for key in sorted((set(then) | set(now)) - IGNORED_ON_RESUME):
+        if then.get(key) != now.get(key):
+            raise InputError(f"--resume: {folder} holds an unfinished run with --{key} {then.get(key)}, received "
+                             f"{now.get(key)}; expected the same flags, or --resume never to start over")
 
 
 def check_writable(folder, flag):

@@ -1,0 +1,263 @@
+"""Reading and writing of .h5 checkpoints.
+
+Writing is atomic. Reading takes shapes and numbers from the file and nothing else: the network is built by
+`model.build_resnet`, so no layer, class or function that a file names is ever looked up or run.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+import model as resnet
+from errors import InputError
+from records import replacing, suggestion
+
+BYTES_PER_CHECKPOINT = 4 * 2**30
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """What an .h5 file holds.
+
+    Attributes:
+        path: where it came from, for messages.
+        weights: {(layer, weight): array}, such as ('conv1_conv', 'kernel'): (7, 7, 3, 64) float32.
+        depth, stem, widths: as `model.build_resnet` takes them.
+        classes: number of logits, or None where the file has no classifier.
+        input_shape: (height, width, 3), or None where the file doesn't say.
+        normalised: True if the normalisation lies inside the model, as in every file of this suite; False for
+            keras.applications, whose networks want BGR minus the mean.
+        head: name of the classifier layer.
+    """
+
+    path: str
+    weights: dict
+    depth: int
+    stem: str
+    widths: dict
+    classes: int | None
+    input_shape: tuple | None
+    normalised: bool
+    head: str | None
+
+
+def save_model(model, path):
+    """Writes a model as .h5 that plain Keras opens, atomically and without optimiser slots."""
+    with replacing(path) as temporary:
+        model.save(temporary, include_optimizer=False)
+
+
+def save_state(trainer, path):
+    """Writes weights, optimiser slots and step count as a .weights.h5 file, atomically."""
+    with replacing(path) as temporary:
+        trainer.save_weights(temporary, overwrite=True)
+
+
+def _arrays(file, path, flag):
+    """All weights of an .h5 file as {(layer, weight): h5py.Dataset}; links and external storage are not followed."""
+    root = file["model_weights"] if isinstance(file.get("model_weights", getlink=True), h5py.HardLink) else file
+    found, total = {}, 0
+
+    def visit(name, item):
+        nonlocal total
+        parts = name.split("/")
+        if isinstance(item, h5py.Dataset) and len(parts) > 1 and parts[0] != "optimizer_weights":
+            if item.external or item.is_virtual or item.dtype.kind != "f":
+                raise InputError(f"{flag}: received {path}, whose {name} is not a plain array of numbers; "
+                                 "expected a Keras .h5 file")
+            total += item.nbytes
+            found[parts[-2], parts[-1].split(":")[0]] = item
+
+    root.visititems(visit)
+    if total > BYTES_PER_CHECKPOINT:
+        raise InputError(f"{flag}: received {path} with {total} bytes of weights, expected at most "
+                         f"{BYTES_PER_CHECKPOINT}")
+    return found
+
+
+def _config(file):
+    """The layers of a file's model_config as {name: (class, config)}; empty where the file holds only weights."""
+    text = file.attrs.get("model_config", "{}")
+    try:
+        layers = json.loads(text)["config"]["layers"]
+        return {layer["config"]["name"]: (layer["class_name"], layer["config"]) for layer in layers}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _input_shape(layers):
+    for kind, config in layers.values():
+        shape = config.get("batch_shape") or config.get("batch_input_shape")
+        if kind == "InputLayer" and isinstance(shape, list) and len(shape) == 4:
+            return tuple(shape[1:]) if all(isinstance(n, int) and n > 0 for n in shape[1:]) else None
+    return None
+
+
+def _architecture(shapes):
+    """Depth, stem and widths from {(layer, weight): shape}. Raises KeyError or ValueError for anything else."""
+    kernel = shapes["conv1_conv", "kernel"]
+    stem = {7: "imagenet", 3: "cifar"}[kernel[0]]
+    inner = {layer: shape[-1] for (layer, weight), shape in shapes.items()
+             if weight == "kernel" and layer.endswith(("_1_conv", "_2_conv")) and len(shape) == 4}
+    depth = {blocks: depth for depth, blocks in resnet.BLOCKS.items()}[resnet.blocks_of(inner)]
+    widths = {"conv1_conv": kernel[-1]}
+    widths |= {f"conv{s}_stream": shapes[f"conv{s}_block1_3_conv", "kernel"][-1] for s in (2, 3, 4, 5)}
+    return depth, stem, {name: int(width) for name, width in (widths | inner).items()}
+
+
+def read_checkpoint(path, flag, weights=True):
+    """What an .h5 file holds: a whole model or bare weights in Keras' HDF5 layout, ResNet50, 101 or 152.
+
+    Args:
+        path: the file.
+        flag: the flag that named it, for messages.
+        weights: False leaves the arrays in the file, for a quick look before anything heavy is imported.
+
+    Returns:
+        A Checkpoint.
+
+    Raises:
+        InputError: missing, empty, truncated, or no ResNet50, 101 or 152.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a file"
+        raise InputError(f"{flag}: received {path}, which is {kind}; expected an .h5 file{suggestion(path)}")
+    try:
+        with h5py.File(path, "r") as file:
+            layers = _config(file)
+            datasets = _arrays(file, path, flag)
+            shapes = {key: item.shape for key, item in datasets.items()}
+            depth, stem, widths = _architecture(shapes)
+            heads = [(layer, shape) for (layer, weight), shape in shapes.items()
+                     if weight == "kernel" and len(shape) == 2]
+            if len(heads) > 1:
+                raise KeyError(f"one classifier, not {[layer for layer, _ in heads]}")
+            head, shape = heads[0] if heads else (None, (0, None))
+            kind, config = layers.get("normalization", ("", {}))
+            checkpoint = Checkpoint(str(path), {}, depth, stem, widths, shape[1], _input_shape(layers),
+                                    kind == "Rescaling" and len(np.ravel(config.get("scale", 0))) == 3, head)
+            _check_shapes(checkpoint, shapes)
+            checkpoint.weights = {key: np.asarray(item) for key, item in datasets.items()} if weights else {}
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{flag}: received {path} of {os.path.getsize(path)} bytes, which is empty, truncated or "
+                         f"no HDF5 file; expected an .h5 model ({error})") from None
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{flag}: received {path}, which holds no ResNet50, 101 or 152 in the layer names of "
+                         f"keras.applications ({type(error).__name__}: {error})") from None
+    return checkpoint
+
+
+def _expected_shapes(depth, stem, widths):
+    """{(layer, weight): shape} of every convolution and batch-normalisation of a network."""
+    shapes, channels = {}, widths | {"rgb": 3}
+    for name, kernel, read, written in resnet.wiring(resnet.BLOCKS[depth], stem):
+        channels_in, channels_out = channels[read], channels[written]
+        shapes[f"{name}_conv", "kernel"] = (kernel, kernel, channels_in, channels_out)
+        shapes[f"{name}_conv", "bias"] = (channels_out,)
+        shapes |= {(f"{name}_bn", w): (channels_out,) for w in ("gamma", "beta", "moving_mean", "moving_variance")}
+    return shapes
+
+
+def _check_shapes(checkpoint, shapes):
+    wanted = _expected_shapes(checkpoint.depth, checkpoint.stem, checkpoint.widths)
+    if checkpoint.head:
+        features = checkpoint.widths["conv5_stream"]
+        wanted |= {(checkpoint.head, "kernel"): (features, checkpoint.classes),
+                   (checkpoint.head, "bias"): (checkpoint.classes,)}
+    for key, shape in wanted.items():
+        if shapes.get(key) != shape:
+            raise ValueError(f"{'/'.join(key)} is {shapes.get(key, 'missing')}, expected {shape}")
+
+
+def build(checkpoint, classes=None, input_shape=None):
+    """The network of a checkpoint, with its weights; softmax heads give the logits before the softmax.
+
+    A network of keras.applications expects BGR minus the mean; the swap of the colours and the scale of the suite's
+    normalisation go into the first convolution, so the features on RGB input are the same.
+
+    Args:
+        checkpoint: from `read_checkpoint`.
+        classes: number of logits; where it differs from the file's, the classifier starts from random weights.
+        input_shape: (height, width, 3); None takes the file's, or (32, 32, 3) where it doesn't say.
+
+    Returns:
+        An uncompiled keras.Model.
+    """
+    classes = classes or checkpoint.classes
+    if classes is None:
+        raise InputError(f"{checkpoint.path} has no classifier; expected a number of classes (--class_num)")
+    model = resnet.build_resnet(checkpoint.depth, classes, input_shape or checkpoint.input_shape or (32, 32, 3),
+                                checkpoint.stem, checkpoint.widths)
+    weights = dict(checkpoint.weights)
+    if not checkpoint.normalised:
+        kernel = weights["conv1_conv", "kernel"][:, :, ::-1, :]  # (k, k, BGR -> RGB, channels)
+        weights["conv1_conv", "kernel"] = kernel * np.reshape(resnet.STD, (1, 1, 3, 1)).astype(kernel.dtype)
+    for layer in model.layers:
+        if layer.name == "predictions" and classes != checkpoint.classes:
+            continue
+        source = checkpoint.head if layer.name == "predictions" else layer.name
+        for variable in layer.variables:
+            value = weights[source, variable.name]
+            if not math.isfinite(float(np.sum(value, dtype=np.float64))):
+                raise InputError(f"{checkpoint.path}: {source}/{variable.name} holds NaN or infinity, "
+                                 "expected finite weights")
+            variable.assign(value)
+    return model
+
+
+def load_model(path, flag, class_num=None, input_shape=None):
+    """The model of a file that the suite or plain Keras wrote, or keras.applications' ImageNet weights.
+
+    Args:
+        path: an .h5 file.
+        flag: the flag that named it, for messages.
+        class_num: number of classes that the model must have; None takes any.
+        input_shape: (height, width, 3) that the model must take; None takes the file's.
+
+    Returns:
+        An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes).
+
+    Raises:
+        InputError: as `read_checkpoint`; or the class count or the image size is another.
+    """
+    checkpoint = read_checkpoint(path, flag)
+    check_fits(checkpoint, flag, class_num, input_shape)
+    return build(checkpoint, class_num, input_shape)
+
+
+def check_fits(checkpoint, flag, class_num=None, input_shape=None):
+    """Raises InputError where a checkpoint has another class count or another image size than the data."""
+    if class_num is not None and checkpoint.classes != class_num:
+        raise InputError(f"{flag}: received {checkpoint.path} with {checkpoint.classes or 'no'} classes, expected "
+                         f"{class_num} (see --class_num and --dataset)")
+    have = checkpoint.input_shape
+    if input_shape is not None and have is not None and tuple(have) != tuple(input_shape):
+        raise InputError(f"{flag}: received {checkpoint.path} for images of {have[0]}x{have[1]}, expected "
+                         f"{input_shape[0]}x{input_shape[1]}, as the data set has them")
+
+
+def imagenet_checkpoint(depth):
+    """keras.applications' ImageNet weights of a depth, downloaded by Keras where its cache lacks them.
+
+    Raises:
+        InputError: there is no network and no copy in the cache.
+    """
+    import keras
+
+    constructor = getattr(keras.applications, f"ResNet{depth}")
+    try:
+        model = constructor(weights="imagenet")
+    except Exception as error:  # get_file raises a bare Exception for every network failure
+        raise InputError(f"--model_path: received imagenet, which needs a download ({error}); without a network give "
+                         f"the path of resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5 instead") from None
+    weights = {(layer.name, v.name): np.asarray(v) for layer in model.layers for v in layer.variables}
+    return Checkpoint("imagenet", weights, depth, "imagenet", resnet.full_widths(depth), 1000, None, False,
+                      "predictions")

@@ -1,0 +1,131 @@
+"""What a person sees in the terminal: progress bars and tables, by rich. Imports no Keras."""
+
+import sys
+import time
+
+
+def _console():
+    from rich.console import Console
+
+    # a file or a pipe has no width of its own: give tables the room they need
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def progress_bar(shown=True):
+    """A rich progress bar with images/s and time left; invisible where standard output is no terminal.
+
+    Use it as a context manager; give its tasks a total in images, and the field `note` for what else is to be said.
+    """
+    from rich import progress
+
+    class Speed(progress.ProgressColumn):
+        def render(self, task):
+            return f"{task.speed:,.0f} images/s" if task.speed else "  - images/s"
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=None), progress.TaskProgressColumn(),
+        Speed(), progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[note]}"),
+        console=_console(), disable=not (shown and sys.stdout.isatty()), speed_estimate_period=10, expand=False)
+
+
+def track(title, verbose=1):
+    """A wrapper for a range of batch starts that shows a bar while one walks through it.
+
+    Args:
+        title: what is being done.
+        verbose: 0 for no bar.
+
+    Returns:
+        function(range) -> generator of the range's numbers.
+    """
+    def walk(starts):
+        with progress_bar(verbose > 0) as bar:
+            task = bar.add_task(title, total=starts.stop, note="")
+            for start in starts:
+                yield start
+                bar.update(task, completed=min(start + starts.step, starts.stop))
+    return walk
+
+
+def say(text, verbose=1):
+    """Prints a line, unless verbose is 0."""
+    if verbose:
+        print(text, flush=True)
+
+
+def print_table(title, columns, rows, verbose=1):
+    """Prints a table; the first column is text, the others are right-aligned.
+
+    Args:
+        title: shown above.
+        columns: list of headings.
+        rows: list of lists of text.
+        verbose: 0 for nothing.
+    """
+    if not verbose:
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    _console().print(table)
+
+
+def millions(number):
+    """A count in millions, such as '23.61 M'."""
+    return f"{number / 1e6:,.2f} M"
+
+
+def percent(share):
+    """A share of 1 as per cent with two decimals, or '-' for None."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+class EpochBar:
+    """Progress of one fit: a bar over all epochs in a terminal, else a plain line an epoch.
+
+    Args:
+        title: what is being trained.
+        images: training images an epoch.
+        epochs: epochs in all.
+        verbose: 0 nothing, 1 a bar in a terminal, 2 lines.
+    """
+
+    def __init__(self, title, images, epochs, verbose=1):
+        self.title, self.images, self.epochs, self.verbose = title, images, epochs, verbose
+        self.bar, self.task, self.drawn = progress_bar(verbose == 1), None, 0.0
+        self.lines = verbose == 2 or (verbose == 1 and not sys.stdout.isatty())
+
+    def start(self, epoch):
+        """Opens the bar with `epoch` epochs behind it."""
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=self.epochs * self.images, completed=epoch * self.images,
+                                      note="")
+
+    def step(self, epoch, images, logs):
+        """`images` of an epoch (from 0) are done; logs holds Keras' running loss and accuracy."""
+        now = time.monotonic()
+        if now - self.drawn < 0.25 or self.bar.disable:  # reading the running loss makes the device wait
+            return
+        self.drawn = now
+        note = f"epoch {epoch + 1}/{self.epochs}  loss {float(logs['loss']):.4f}"
+        self.bar.update(self.task, completed=epoch * self.images + images, note=note)
+
+    def epoch_end(self, epoch, values):
+        """Epoch `epoch` (from 0) is done; values holds the history's numbers of this epoch."""
+        line = (f"{self.title}: epoch {epoch + 1}/{self.epochs}  train loss {values['train_loss']:.4f}, "
+                f"accuracy {percent(values['train_acc'])}  validation loss {values['val_loss']:.4f}, "
+                f"accuracy {percent(values['val_acc'])}  {values['seconds']:.1f} s, "
+                f"{self.images / values['seconds']:,.0f} images/s")
+        if self.lines:
+            print(line, flush=True)
+        else:
+            self.bar.update(self.task, completed=(epoch + 1) * self.images)
+
+    def stop(self):
+        """Closes the bar."""
+        self.bar.stop()

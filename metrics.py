@@ -1,0 +1,104 @@
+"""Accuracy, size, work and speed of a classifier."""
+
+import os
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def predict_logits(model, images, batch_size=128, progress=iter):
+    """Logits of all images, in inference mode.
+
+    Args:
+        model: a keras.Model, (N, h, w, 3) -> logits (N, classes).
+        images: (N, h, w, 3), RGB 0 to 255.
+        batch_size: images a pass.
+        progress: wraps the list of batch starts.
+
+    Returns:
+        (N, classes) float32.
+    """
+    return np.concatenate([np.asarray(model.predict_on_batch(images[start:start + batch_size]), np.float32)
+                           for start in progress(range(0, len(images), batch_size))])
+
+
+def classification_metrics(logits, labels):
+    """Loss and accuracies of logits.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) integers.
+
+    Returns:
+        dict with 'loss' (mean cross-entropy in nats), 'acc' and 'top5_acc' (0 to 1; top 5 counts as right where the
+        label is among the five highest logits).
+    """
+    loss = float(np.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)))
+    top = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    return {"loss": loss, "acc": float(np.mean(top[:, 0] == labels)),
+            "top5_acc": float(np.mean((top == labels[:, None]).any(1)))}
+
+
+def evaluate(model, split, batch_size=128, progress=iter):
+    """Loss and accuracies on a split, with the split's name and its number of images.
+
+    Args:
+        model: a keras.Model, (N, h, w, 3) -> logits (N, classes).
+        split: a data.Split.
+        batch_size: images a pass.
+        progress: wraps the list of batch starts.
+    """
+    logits = predict_logits(model, split.images, batch_size, progress)
+    return classification_metrics(logits, split.labels) | {"split": split.name, "images": len(split)}
+
+
+def count_macs(model):
+    """Multiply-accumulates of all convolutions and dense layers for one image.
+
+    Counted layer by layer from kernel and output shapes; batch-norm, ReLU and pooling are left out, as is usual.
+    """
+    macs = 0
+    for layer in model.layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
+            shape = layer.output.shape
+            positions = shape[1] * shape[2] if isinstance(layer, keras.layers.Conv2D) else 1
+            macs += positions * int(np.prod(layer.kernel.shape))
+    return macs
+
+
+def latency_ms(model, batch_size=1, runs=30, warmup=3):
+    """Time of one pass of `predict_on_batch`, the call's own overhead included.
+
+    Args:
+        model: a keras.Model.
+        batch_size: images a pass.
+        runs: timed passes.
+        warmup: passes before them.
+
+    Returns:
+        (median, 10 % quantile, 90 % quantile) in milliseconds.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, *model.input_shape[1:])).astype("uint8")
+    times = []
+    for i in range(warmup + runs):
+        start = time.perf_counter()
+        ops.convert_to_numpy(model.predict_on_batch(images))
+        if i >= warmup:
+            times.append(1e3 * (time.perf_counter() - start))
+    return tuple(float(q) for q in np.quantile(times, (0.5, 0.1, 0.9)))
+
+
+def size_of(model, path=None):
+    """Parameters, MACs and, of a saved file, bytes.
+
+    Args:
+        model: a keras.Model.
+        path: its file, or None.
+
+    Returns:
+        dict with 'parameters', 'macs' and, if there is a file, 'bytes'.
+    """
+    size = {"parameters": int(model.count_params()), "macs": count_macs(model)}
+    return size | ({"bytes": os.path.getsize(path)} if path else {})

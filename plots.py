@@ -1,0 +1,383 @@
+"""Figures from records: training curves, pruning, channels, models. Imports matplotlib only when it draws."""
+
+import itertools
+import math
+import textwrap
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from errors import InputError
+from records import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "pdf", "svg")
+# Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for a line on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours: 56 histories before a pair repeats
+GREY, DASHED = "#595959", (0, (4, 2))
+PANELS = (("Loss", "loss", "train_loss", "val_loss"), ("Accuracy", "accuracy (%)", "train_acc", "val_acc"),
+          ("Learning rate", "learning rate", None, "learning_rate"))
+
+
+def _text(label, width=60):
+    """A name as matplotlib may draw it: one line, no mathematics in dollar signs, not hidden by an underscore."""
+    label = " ".join(str(label).encode("utf-8", "replace").decode("utf-8").split())
+    if len(label) > width:
+        label = f"{label[:width // 2 - 1]}…{label[-(width // 2):]}"
+    return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
+
+
+def _numbers(content, key, where, low=-math.inf, high=math.inf):
+    """The list of numbers that `content` has under `key`, each from low to high; accuracies and sparsity in per cent."""
+    share = key.endswith("_acc") or key == "sparsity"
+    low, high = (0, 1) if share else (low, high)
+    values = content.get(key)
+    if not (isinstance(values, (list, tuple)) and values and all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and low <= v <= high
+            for v in values)):
+        raise InputError(f"{where}: received {key}={textwrap.shorten(repr(values), 80)}, expected finite numbers, one "
+                         f"or more" + (f", from {low:g} to {high:g}" if high < math.inf else ""))
+    return [100 * float(v) if share else float(v) for v in values]
+
+
+def _column(rows, key, low=0):
+    """One number a row."""
+    if not rows:
+        raise InputError("rows: received none, expected one or more")
+    return [_numbers({key: [row.get(key)]}, key, f"row {row.get('name')!r}", low)[0] for row in rows]
+
+
+def _figure(width, height):
+    from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _style(axes, title="", xlabel="", ylabel=""):
+    axes.set_title(title, fontsize=12, loc="left")
+    axes.set_xlabel(xlabel, fontsize=11)
+    axes.set_ylabel(ylabel, fontsize=11)
+    axes.tick_params(labelsize=10, color=GREY)
+    axes.grid(True, color="#E4E4E4", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(GREY)
+
+
+def _whole_steps(axes, last):
+    """An x axis of whole numbers from 1 to `last`, with half a step of room at both ends."""
+    from matplotlib.ticker import MaxNLocator
+    axes.set_xlim(0.5, last + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+
+
+def plot_history(histories: dict[str, dict[str, list[float]]]) -> "Figure":
+    """Loss, accuracy (%) and, where recorded, learning rate over the epochs, which count from 1.
+
+    One history shows its best validation epoch; several share the panels, one colour and marker each.
+
+    Args:
+        histories: label -> curves as `records.read_history` returns them: any of train_loss, train_acc, val_loss,
+            val_acc (accuracies 0 to 1) and learning_rate, each one number an epoch.
+
+    Returns:
+        A figure with one axes a panel. A validation line's label is the history's; a training line's is "_train".
+
+    Raises:
+        InputError: no history, no curve to draw, or numbers that are not finite or out of range.
+    """
+    panels = [p for p in PANELS if any(key in curves for curves in histories.values() for key in p[2:])]
+    if not panels:
+        raise InputError("histories: received no curve, expected train_loss, train_acc, val_loss or val_acc")
+    figure = _figure(max(6.5, 4.6 * len(panels)), 4.6)
+    for axes, (title, ylabel, *keys) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _style(axes, title, "epoch", ylabel)
+        for index, (label, curves) in enumerate(histories.items()):
+            drawn = {key: _numbers(curves, key, label) for key in keys if key in curves}
+            for key, values in drawn.items():
+                _draw_curve(axes, values, index, len(histories), label if key == keys[1] else None)
+            if len(histories) == 1 and keys[1] in drawn and keys[1] == ("val_acc" if "val_acc" in curves
+                                                                         else "val_loss"):
+                _mark_best(axes, drawn[keys[1]], keys[1])
+        _whole_steps(axes, max(len(line.get_xdata()) for line in axes.lines))
+        heights = sorted(v for line in axes.lines for v in line.get_ydata())
+        if title == "Loss" and heights[0] > 0 and heights[-1] > 20 * heights[len(heights) // 2]:
+            axes.set_yscale("log")  # one outlier, such as a first epoch, would press all other losses flat
+            axes.set_ylabel("loss (log scale)", fontsize=11)
+        elif title == "Learning rate":
+            axes.set_ylim(bottom=min(0, heights[0]))
+    if len(histories) == 1:
+        figure.suptitle(_text(next(iter(histories))), fontsize=12)
+    _history_legend(figure, histories)
+    return figure
+
+
+def _draw_curve(axes, values, index, number, label):
+    """One line; without a label it is a training curve: dashed and lighter than the validation's."""
+    few = len(values) <= 30  # then every epoch gets its marker; else a single line gets none
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    epochs = range(1, len(values) + 1)
+    if label is None:
+        axes.plot(epochs, values, color="#56B4E9" if number == 1 else colour, alpha=1 if number == 1 else 0.6,
+                  linestyle=DASHED, linewidth=1.2, marker=marker if few else None, markersize=4, label="_train")
+        return
+    step = 1 if few else max(1, len(values) // 8)
+    every = (index * step // number % len(values), step)  # histories put theirs at different epochs
+    axes.plot(epochs, values, color=colour, linewidth=1.7, marker=marker if few or number > 1 else None,
+              markevery=every, markersize=5, markeredgecolor="white", markeredgewidth=0.5, label=_text(label), zorder=3)
+
+
+def _mark_best(axes, values, key):
+    """A dot at the highest accuracy or lowest loss; its value goes above the axes, where it covers no curve."""
+    best = values.index(max(values) if key == "val_acc" else min(values))
+    axes.plot([best + 1], [values[best]], "o", color=COLOURS[1], markersize=8, markeredgecolor="white", label="_best",
+              zorder=5, clip_on=False)
+    value = f"{values[best]:.2f} %" if key == "val_acc" else f"{values[best]:.4g}"
+    axes.set_title(f"best {value}, epoch {best + 1}", loc="right", fontsize=11, color=COLOURS[1])
+
+
+def _history_legend(figure, histories):
+    """Under the panels: a colour and marker for each of several histories, a line style for training, validation."""
+    from matplotlib.lines import Line2D
+    several = len(histories) > 1
+    handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], linewidth=1.7,
+                      markeredgecolor="white", markeredgewidth=0.5, label=_text(label))
+               for i, label in enumerate(histories) if several]
+    for start, name, style, colour in (("val_", "validation", "-", COLOURS[0]), ("train_", "training", DASHED, "#56B4E9")):
+        if any(key.startswith(start) for curves in histories.values() for key in curves):
+            handles.append(Line2D([], [], color=GREY if several else colour, linestyle=style, label=name))
+    if handles:
+        longest = max(len(handle.get_label()) for handle in handles)
+        columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.075 * longest + 0.7))))  # inches
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
+
+
+def plot_pruning(result: dict) -> "Figure":
+    """Accuracy, sparsity and size over the prune iterations, which count from 1, in panels one below the other.
+
+    Args:
+        result: the content of a pruning result.json. Equally long lists, one number an iteration: base_acc (its
+            first is the unpruned model's), pruned_acc, final_acc and sparsity, all 0 to 1; optional are
+            recalibrated_acc (0 to 1), compression_rate (x), or without it parameters, and macs.
+
+    Returns:
+        A figure whose first axes holds the accuracies (%), the second the sparsity (%), any further one the size.
+
+    Raises:
+        InputError: a list is missing, not of finite numbers in range, or not as long as the others.
+    """
+    panels = [("sparsity", "sparsity\n(%)", 1, "{:.1f} %"), ("compression_rate", "compression\n(x)", 1, "{:.2f}x"),
+              ("parameters", "parameters\n(M)", 1e6, "{:.2f} M"), ("macs", "MACs\n(M)", 1e6, "{:.1f} M")]
+    panels = [p for p in panels if p[0] == "sparsity" or (
+        result.get(p[0]) and not (p[0] == "parameters" and result.get("compression_rate")))]
+    keys = ["base_acc", "pruned_acc", "final_acc", *(["recalibrated_acc"] if result.get("recalibrated_acc") else [])]
+    curves = {key: _numbers(result, key, "pruning result", 0) for key in keys + [p[0] for p in panels]}
+    lengths = {key: len(values) for key, values in curves.items()}
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"pruning result: received lists of the lengths {lengths}, expected equally long ones")
+
+    figure = _figure(7.2, 3.8 + 1.45 * len(panels))
+    top, *below = figure.subplots(1 + len(panels), 1, sharex=True, height_ratios=[3] + [1.15] * len(panels))
+    _style(top, "Accuracy while pruning", "", "accuracy (%)")
+    steps = range(1, lengths["base_acc"] + 1)
+    top.axhline(curves["base_acc"][0], color=GREY, linestyle=(0, (1, 2)), linewidth=1.5, label="unpruned")
+    for key, name, colour, marker, style in (
+            ("pruned_acc", "after pruning", COLOURS[1], "v", DASHED),
+            ("recalibrated_acc", "after BN recalibration", COLOURS[4], "s", (0, (6, 1, 1, 1))),
+            ("final_acc", "after fine-tuning", COLOURS[0], "o", "-")):
+        if key in curves:
+            top.plot(steps, curves[key], color=colour, marker=marker, linestyle=style, linewidth=1.7, label=name)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    for axes, (key, ylabel, unit, form) in zip(below, panels, strict=True):
+        _style(axes, "", "prune iteration" if axes is below[-1] else "", ylabel)
+        values = [v / unit for v in curves[key]]
+        axes.plot(steps, values, color=COLOURS[2], marker="D", markersize=4, linewidth=1.7)
+        axes.set_ylim(0, max(values) * 1.45 or 1)  # room for the value above the last point
+        axes.annotate(form.format(values[-1]), (steps[-1], values[-1]), (0, 9), ha="center" if len(steps) < 2 else "right",
+                      textcoords="offset points", fontsize=10)
+    figure.align_ylabels([top, *below])
+    _whole_steps(below[-1], steps[-1])
+    return figure
+
+
+def plot_channels(channels: dict[str, list[int]], labels=None) -> "Figure":
+    """A heat map of the channels that are left: a row a layer, a column an iteration.
+
+    Args:
+        channels: layer -> its number of channels in the base model (at least 1) and after each iteration.
+        labels: one name a column; None: base, 1, 2, ...
+
+    Returns:
+        A figure whose first axes holds the image of the base's share that is left (%, 0 to 100) and, in up to
+        20 columns, the numbers themselves; its second is the colour bar.
+
+    Raises:
+        InputError: no layer, layers of unequal length, or counts that are out of range.
+    """
+    counts = [_numbers(channels, name, "channels", 0) for name in channels]
+    columns = len(counts[0]) if counts else 0
+    labels = ["base", *range(1, columns)] if labels is None else list(labels)
+    if not counts or any(len(row) != len(labels) or row[0] < 1 for row in counts):
+        raise InputError(f"channels: received layers of {sorted({len(row) for row in counts})} columns, expected "
+                         f"{len(labels) or 'some'} in each, the first of at least 1 channel")
+    shares = [[min(100.0, 100 * value / row[0]) for value in row] for row in counts]
+    row_height, size = (0.27, 10) if len(counts) <= 40 else (0.2, 8)
+    figure = _figure(3.2 + 0.5 * max(4, min(columns, 24)), 1.5 + row_height * max(6, len(counts)))
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    _style(axes, "Channels left", "prune iteration")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    step = -(-columns // 25)  # no more names than fit side by side
+    axes.set_xticks(range(0, columns, step), [_text(label, 12) for label in labels[::step]], fontsize=10)
+    axes.set_yticks(range(len(counts)), [_text(name, 40) for name in channels], fontsize=size)
+    stages = [name.split("_block")[0] if "_block" in name else "" for name in channels]
+    for row in (r for r in range(1, len(stages)) if stages[r] != stages[r - 1]):
+        axes.axhline(row - 0.5, color="white", linewidth=2.5)  # sets the stages apart
+    for row, column in itertools.product(range(len(counts)), range(columns if columns <= 20 else 0)):
+        red, green, blue, _ = image.cmap(image.norm(shares[row][column]))
+        axes.text(column, row, f"{counts[row][column]:.0f}", ha="center", va="center", fontsize=size - 1,
+                  color="black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.45 else "white")
+    bar = figure.colorbar(image, ax=axes, shrink=min(1, 5 / figure.get_figheight()), aspect=25, pad=0.03)
+    bar.set_label("channels left (% of the base model's)", fontsize=11)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def plot_models(rows: list[dict]) -> "Figure":
+    """Test accuracy against parameters and, beside it, against multiply-accumulates; smaller is to the left.
+
+    Args:
+        rows: one dict a model: name, test_acc (0 to 1), parameters and macs (each at least 1).
+
+    Returns:
+        A figure of two axes: accuracy (%) over millions of parameters, and over millions of MACs, both log.
+
+    Raises:
+        InputError: no row, or a number that is missing or out of range.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    heights = _column(rows, "test_acc")
+    figure = _figure(10.5, 4.6)
+    both = figure.subplots(1, 2, sharey=True)
+    for axes, key, name in zip(both, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
+        sizes = [v / 1e6 for v in _column(rows, key, 1)]
+        _style(axes, f"Accuracy against {name}", f"← smaller     {name} (millions, log scale)",
+               "test accuracy (%)" if axes is both[0] else "")
+        for i, point in enumerate(zip(sizes, heights, strict=True)):
+            axes.plot(*point, linestyle="none", color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+                      markersize=9, markeredgecolor="white", label=_text(rows[i].get("name"), 40))
+        axes.margins(0.2)
+        axes.set_xscale("log")
+        span = max(sizes) / min(sizes)  # within a small one 1, 2, 5 would leave an axis with one tick or none
+        axes.xaxis.set_major_locator(MaxNLocator(5) if 1 < span < 5 else LogLocator(
+            subs=(1, 2, 5) if span < 300 else (1,), numticks=12))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(axis="x", which="minor", length=0)
+    figure.draw_without_rendering()  # fixes the places to which names are fitted
+    for axes in both:
+        _place_names(axes)
+    return figure
+
+
+def _place_names(axes):
+    """Writes each point's label beside it, where it covers least of other names and points."""
+    from matplotlib.transforms import Bbox
+
+    def shared(box, other):
+        both = Bbox.intersection(box, other)
+        return both.width * both.height if both else 0
+
+    unit = axes.figure.dpi / 72  # pixels in a point; all that follows is in points
+    inside, lines = Bbox(axes.bbox.get_points() / unit), list(axes.lines)
+    centres = [axes.transData.transform(line.get_xydata()[0]) / unit for line in lines]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in centres]
+    ways = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+    for line, (x, y) in zip(lines, centres, strict=True):
+        text = axes.annotate(line.get_label(), line.get_xydata()[0], (0, 0), textcoords="offset points", fontsize=10,
+                             va="bottom")
+        width, height = text.get_window_extent().width / unit, text.get_window_extent().height / unit
+        costs = []
+        for far, (dx, dy) in itertools.product((10, 18, 28, 40, 54), ways):
+            left, bottom = far * dx + width * (dx - 1) / 2, far * dy + height * (dy - 1) / 2
+            box = Bbox.from_bounds(x + left, y + bottom, width, height)
+            outside = width * height - shared(box, inside)
+            costs.append((sum(shared(box, t) for t in taken) + 2 * outside + far * math.hypot(dx, dy),
+                          far, dx, dy, left, bottom, box))
+        _, far, dx, dy, left, bottom, box = min(costs, key=lambda cost: cost[0])
+        text.set(position=(left, bottom), in_layout=False)
+        taken.append(box)
+        if far > 10:  # too far to be seen as the point's name without a line
+            axes.annotate("", line.get_xydata()[0], (far * dx, far * dy), textcoords="offset points",
+                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8}).set_in_layout(False)
+
+
+def plot_ablation(rows: list[dict]) -> "Figure":
+    """One line of dots a variant: validation accuracy and, where given, test accuracy, each with its number.
+
+    Args:
+        rows: one dict a variant: name, val_acc and optionally test_acc (0 to 1). The first is drawn on top.
+
+    Returns:
+        A figure of one axes, accuracies in per cent.
+
+    Raises:
+        InputError: no row, or a number that is missing or out of range.
+    """
+    tested = [i for i, row in enumerate(rows) if row.get("test_acc") is not None]
+    valid, test = _column(rows, "val_acc"), _column([rows[i] for i in tested], "test_acc") if tested else []
+    shift = 0.17 if tested else 0.0
+    figure = _figure(7.5, 1.4 + (0.58 if tested else 0.42) * max(2, len(rows)))
+    axes = figure.subplots()
+    _style(axes, "", "accuracy (%)")
+    for values, places, name, colour, marker in (
+            (valid, [i - shift for i in range(len(rows))], "validation", COLOURS[0], "o"),
+            (test, [i + shift for i in tested], "test", COLOURS[1], "D")):
+        if values:
+            axes.plot(values, places, marker, linestyle="none", color=colour, markersize=7, label=name)
+        for value, place in zip(values, places, strict=True):
+            axes.annotate(f"{value:.2f}", (value, place), (8, 0), textcoords="offset points", va="center",
+                          fontsize=10, color=colour)
+    axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(_text(row.get("name"), 68), 34)) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    low, room = min(valid + test), max(max(valid + test) - min(valid + test), 0.1)
+    axes.set_xlim(low - 0.08 * room, low + 1.2 * room)  # the numbers stand on the right
+    axes.grid(False, axis="x")
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10)
+    return figure
+
+
+def figure_format(path) -> str:
+    """The format that a path's suffix stands for: png, pdf or svg.
+
+    Raises:
+        InputError: another suffix, or a folder.
+    """
+    found = Path(path).suffix.lower().removeprefix(".")
+    if found not in FORMATS or Path(path).is_dir():
+        raise InputError(f"--output: received {path}, expected a file that ends in .{', .'.join(FORMATS)}")
+    return found
+
+
+def save_figure(figure, path) -> None:
+    """Writes a figure at 150 dots an inch, whole or not at all.
+
+    Args:
+        figure: a matplotlib Figure.
+        path: a file that ends in .png, .pdf or .svg; a missing folder is made.
+
+    Raises:
+        InputError: another suffix, or the file can't be written.
+    """
+    form = figure_format(path)
+    try:
+        with replacing(path) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # a folder's name in a script DejaVu lacks
+            figure.savefig(temporary, dpi=150, format=form)
+    except OSError as error:
+        raise InputError(f"--output: received {path}, which can't be written ({error.strerror or error})") from None

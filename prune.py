@@ -1,0 +1,206 @@
+"""Scores into masks, masks into smaller models. Pure: no files, no prints.
+
+A mask is {group: (channels,) bool, True = keep}. Groups are the names of `model.full_widths`: an inner convolution
+('conv2_block1_1_conv'), the stem ('conv1_conv') or a stage's stream ('conv3_stream'), whose channels run through
+every block of the stage. A group that the mask leaves out is kept whole.
+"""
+
+import numpy as np
+
+import model as resnet
+from criteria import compute_apoz, compute_scores, compute_stream_scores  # noqa: F401 (public names of this module)
+
+FLOOR = 4  # channels that a layer keeps whatever its scores say
+
+
+def _least_idle(scores, keep):
+    """(channels,) bool, True for the `keep` lowest scores; of equal ones the first."""
+    mask = np.zeros(len(scores), bool)
+    mask[np.argsort(scores, kind="stable")[:keep]] = True
+    return mask
+
+
+def _rounded(keep, channels, round_to=1, floor=FLOOR):
+    """`keep`, raised to the floor and up to a multiple of `round_to`, never above what there is."""
+    keep = max(keep, floor, 1)
+    return min(channels, -(-keep // round_to) * round_to)
+
+
+def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
+    """A mask by a rule within each layer.
+
+    Without `prune_ratio`, channels whose score is above mean + 1 standard deviation of their layer go (Hu et al.
+    2016, arXiv 1607.03250, section 3.2); strictly above, since equal scores would else all go. A trimmed model
+    holds only surviving channels, so mean and deviation are theirs.
+
+    Args:
+        scores: {layer: (channels,)}, high = idle, from `compute_apoz` or `compute_scores`.
+        prune_ratio: share of each layer's channels to remove, from 0 to below 1; None for the default rule.
+        round_to: channels kept are rounded up to a multiple of this.
+        floor: channels that every layer keeps at least.
+
+    Returns:
+        {layer: (channels,) bool, True = keep}.
+    """
+    mask = {}
+    for layer, values in scores.items():
+        if prune_ratio is None:
+            keep = int((values <= values.mean() + values.std()).sum())
+        else:
+            keep = len(values) - round(len(values) * prune_ratio)
+        mask[layer] = _least_idle(values, _rounded(keep, len(values), round_to, floor))
+    return mask
+
+
+def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
+    """A mask by one threshold over all layers: the smallest removal that meets a budget.
+
+    Scores are standardised within their layer first, (score - mean) / std, since raw scores of two layers don't
+    compare (the 'gaussian' normaliser of Torch-Pruning; Fang et al. 2023, arXiv 2301.12900).
+
+    Args:
+        scores: {layer: (channels,)}, high = idle.
+        fits: function({layer: channels kept}) -> bool, True once the budget is met; it must stay True as channels go.
+        round_to: channels kept are rounded up to a multiple of this.
+        floor: channels that every layer keeps at least.
+
+    Returns:
+        {layer: (channels,) bool, True = keep}.
+
+    Raises:
+        ValueError: the budget isn't met even with every layer at its floor.
+    """
+    ranked = []
+    for layer, values in scores.items():
+        standard = (values - values.mean()) / (values.std() or 1.0)
+        ranked += [(score, layer) for score in np.sort(standard)[floor:]]  # the floor's channels can't be chosen
+    ranked.sort(key=lambda item: (-item[0], item[1]))
+
+    def kept(removed):
+        counts = {layer: len(values) for layer, values in scores.items()}
+        for _, layer in ranked[:removed]:
+            counts[layer] -= 1
+        return {layer: _rounded(n, len(scores[layer]), round_to, floor) for layer, n in counts.items()}
+
+    low, high = 0, len(ranked)
+    if not fits(kept(high)):
+        raise ValueError("the budget is out of reach: it isn't met with every layer at its floor")
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(kept(middle)) else (middle + 1, high)
+    return {layer: _least_idle(scores[layer], n) for layer, n in kept(high).items()}
+
+
+def _wiring(model):
+    architecture = resnet.architecture_of(model)
+    return list(resnet.wiring(resnet.blocks_of(architecture["widths"]), architecture["stem"]))
+
+
+def _check_mask(model, mask):
+    widths = resnet.widths_of(model)
+    for group, keep in mask.items():
+        have = widths.get(group)
+        if have is None or np.shape(keep) != (have,) or not np.any(keep):
+            raise ValueError(f"mask must hold {have or 'no'} booleans for {group}, at least one of them True. "
+                             f"Received: shape {np.shape(keep)}, {int(np.sum(keep))} True")
+
+
+def apply_mask(model, mask):
+    """Zeros kernel, bias, batch-norm gamma and beta of every channel that a mask removes, in place.
+
+    The channel is then exactly 0 behind its ReLU, so whoever reads it gets nothing from it.
+
+    Args:
+        model: a ResNet of `model.build_resnet`.
+        mask: {group: (channels,) bool, True = keep}.
+
+    Raises:
+        ValueError: a group or a length that the model doesn't have, or nothing kept.
+    """
+    _check_mask(model, mask)
+    for name, _, _, written in _wiring(model):
+        if written in mask:
+            keep = np.asarray(mask[written], bool)
+            conv, norm = model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn")
+            for variable in (conv.kernel, conv.bias, norm.gamma, norm.beta):
+                variable.assign(np.asarray(variable) * keep)
+
+
+def trim_model(model, mask):
+    """A smaller model without the channels that a mask removes; its outputs equal the masked model's.
+
+    Args:
+        model: a ResNet of `model.build_resnet`; it stays as it is.
+        mask: {group: (channels,) bool, True = keep}.
+
+    Returns:
+        An uncompiled keras.Model with the surviving weights.
+
+    Raises:
+        ValueError: a group or a length that the model doesn't have, or nothing kept.
+    """
+    _check_mask(model, mask)
+    architecture = resnet.architecture_of(model)
+    kept = {"rgb": np.arange(3)} | {group: np.flatnonzero(mask.get(group, np.ones(width, bool)))
+                                    for group, width in architecture["widths"].items()}
+    widths = {group: len(kept[group]) for group in architecture["widths"]}
+    small = resnet.build_resnet(**(architecture | {"widths": widths}))
+    for name, _, read, written in _wiring(model):
+        source, target = model.get_layer(f"{name}_conv"), small.get_layer(f"{name}_conv")
+        target.kernel.assign(np.asarray(source.kernel)[:, :, kept[read]][:, :, :, kept[written]])
+        target.bias.assign(np.asarray(source.bias)[kept[written]])
+        for old, new in zip(model.get_layer(f"{name}_bn").variables, small.get_layer(f"{name}_bn").variables,
+                            strict=True):
+            new.assign(np.asarray(old)[kept[written]])
+    source, target = model.get_layer("predictions"), small.get_layer("predictions")
+    target.kernel.assign(np.asarray(source.kernel)[kept["conv5_stream"]])
+    target.bias.assign(source.bias)
+    return small
+
+
+def _live_parameters(model):
+    """Parameters of the convolutions that can still matter: filters with a weight, input slices with a source."""
+    wiring, live, alive = _wiring(model), 0, {"rgb": np.ones(3, bool)}
+    kernels = {name: np.asarray(model.get_layer(f"{name}_conv").kernel) != 0 for name, *_ in wiring}
+    for name, _, _, written in wiring:
+        alive[written] = alive.get(written, False) | kernels[name].any((0, 1, 2))
+    for name, kernel, read, _ in wiring:
+        filters = int(kernels[name].any((0, 1, 2)).sum())
+        live += filters * (kernel * kernel * int(alive[read].sum()) + 1)  # + 1: the bias
+    return live
+
+
+def compute_sparsity(model, base):
+    """Share of a base model's convolution parameters (kernels and biases) that are gone, 0 to 1.
+
+    Dead input slices of the next layer are gone too, so a masked model and its trimmed twin give the same number.
+
+    Args:
+        model: a trimmed or a masked model.
+        base: the model that pruning started from.
+    """
+    total = sum(model_layer.count_params() for name, *_ in _wiring(base)
+                for model_layer in (base.get_layer(f"{name}_conv"),))
+    return 1.0 - _live_parameters(model) / total
+
+
+def recalibrate_bn(model, images, batch_size=128, progress=iter):
+    """Replaces the batch-norm means and variances by averages over images, in place; no weight is trained.
+
+    What a layer reads has changed when channels went. Li et al. 2020, EagleEye, arXiv 2007.02491, section 3.3.
+
+    Args:
+        model: a keras.Model.
+        images: (N, h, w, 3), RGB 0 to 255, training images; whole batches of them are used.
+        batch_size: images a pass.
+        progress: wraps the list of batch starts.
+    """
+    norms = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
+    momenta = [norm.momentum for norm in norms]
+    batch_size = min(batch_size, len(images))
+    for i, start in enumerate(progress(range(0, len(images) - batch_size + 1, batch_size))):
+        for norm in norms:
+            norm.momentum = i / (i + 1)  # makes the moving average the plain average of the batches so far
+        model(np.asarray(images[start:start + batch_size], np.float32), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Train the base model: a ResNet50, 101 or 152 from scratch, from ImageNet weights or from any .h5 of the kind."""
+
+import sys
+from pathlib import Path
+
+import display
+import flags
+import records
+from errors import InputError
+
+EXAMPLE = """example:
+  python train_base_model.py --save_folder=./model/base_model --epoch_num 12
+  python train_base_model.py --model_path=./model/pretrained_resnet50.h5     start from pretrained weights
+  python train_base_model.py --dataset ./my_images --model_path imagenet     your own images
+"""
+
+
+def build_parser():
+    """The flags of this script."""
+    parser = flags.Parser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--save_folder", default="./model/base_model",
+                        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
+    parser.add_argument("--model_path",
+                        help="weights to start from: an .h5 of this suite or of keras.applications, or the word "
+                             "imagenet to download them (default: random weights)")
+    parser.add_argument("--depth", type=flags.whole(), choices=[50, 101, 152],
+                        help="layers (default: the file's, else 50)")
+    parser.add_argument("--stem", choices=["imagenet", "cifar"],
+                        help="imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1, 16 times the work on small "
+                             "images and several points more accurate (default: the file's, else imagenet)")
+    parser.add_argument("--learning_rate", type=flags.real(strict=True),
+                        help="highest learning rate (default: 0.1 from scratch, 0.01 from weights)")
+    flags.add_training_flags(parser)
+    flags.add_data_flags(parser)
+    flags.add_machine_flags(parser)
+    return parser
+
+
+def start_model(args, images):
+    """The model to train: from --model_path, or new."""
+    import checkpoints
+    import model as resnet
+
+    if args.model_path is None:
+        return resnet.build_resnet(args.depth or 50, images.class_num, images.image_shape, args.stem or "imagenet")
+    if args.model_path == "imagenet":
+        checkpoint = checkpoints.imagenet_checkpoint(args.depth or 50)
+    else:
+        checkpoint = checkpoints.read_checkpoint(args.model_path, "--model_path")
+    if checkpoint.classes != images.class_num:
+        display.say(f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
+                    "the classifier starts from random weights", args.verbose)
+    return checkpoints.build(checkpoint, images.class_num, images.image_shape)
+
+
+def check_flags(args):
+    """Finds what can't work before anything heavy is imported."""
+    records.check_writable(args.save_folder, "--save_folder")
+    if args.model_path is None or (args.model_path == "imagenet" and args.stem != "cifar"):
+        return
+    if args.model_path == "imagenet":
+        raise InputError("--stem: received cifar, expected imagenet, the stem of the pretrained weights")
+    import checkpoints
+
+    checkpoint = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
+    for flag in ("depth", "stem"):
+        wanted, have = getattr(args, flag), getattr(checkpoint, flag)
+        if wanted not in (None, have):
+            raise InputError(f"--{flag}: received {wanted}, expected {have}, as {args.model_path} has it")
+
+
+def run(args):
+    """Trains the base model.
+
+    Args:
+        args: the namespace of `build_parser`.
+
+    Returns:
+        What result.json holds: accuracies, sizes, split, run.
+    """
+    check_flags(args)
+    flags.start_keras(args)
+    import data
+    import metrics
+    import training
+
+    images = data.load_data(args)
+    display.say(images.description, args.verbose)
+    model = start_model(args, images)
+    recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
+    training.compile_classifier(model, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
+    folder, run_record = Path(args.save_folder), records.run_record(args)
+    history = training.fit(model, model, images, recipe, folder, run_record, "base model")
+    best, file = training.best_epoch(history), folder / "model.h5"
+    result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
+              "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
+              "epochs": recipe.epochs, **metrics.size_of(model, file), "sha256": records.sha256(file),
+              "parent_sha256": records.sha256(args.model_path) if Path(args.model_path or "").is_file() else None,
+              "seconds": sum(history["seconds"]), "run": run_record}
+    records.write_json(folder / "result.json", result)
+    display.print_table("Base model", ["", "epoch", "validation accuracy", "parameters", "MACs", "file"], [
+        [str(file), f"{best + 1} of {recipe.epochs}", display.percent(result["val_acc"]),
+         display.millions(result["parameters"]), display.millions(result["macs"]),
+         f"{result['bytes'] / 1e6:.1f} MB"]], args.verbose)
+    return result
+
+
+def main(argv=None):
+    """Command line; returns the exit status."""
+    return flags.run_main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

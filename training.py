@@ -1,0 +1,194 @@
+"""The one path on which the suite trains: base training, fine-tuning and distillation share it."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+import checkpoints
+import data
+import display
+import plots
+import records
+from errors import InputError
+
+EXTRA_CURVES = ("backbone", "intermediate", "adversarial", "hard_label", "discriminator")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: the highest of the schedule.
+        weight_decay: decoupled, see --weight_decay.
+        label_smoothing: share of each label spread over all classes.
+        warmup: share of all steps in which the learning rate rises.
+        seed: of order and augmentation.
+        verbose: 0, 1 or 2.
+        resume: 'auto' or 'never'.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 5e-3
+    label_smoothing: float = 0.0
+    warmup: float = 0.1
+    seed: int = 826
+    verbose: int = 1
+    resume: str = "auto"
+
+    @classmethod
+    def from_flags(cls, args, learning_rate):
+        """The recipe that a script's flags describe, with this learning rate."""
+        same = {field.name: getattr(args, field.name) for field in dataclasses.fields(cls)
+                if field.name not in ("epochs", "learning_rate")}
+        return cls(epochs=args.epoch_num, learning_rate=learning_rate, **same)
+
+
+def schedule(recipe, steps):
+    """Learning rate over all steps: linear from 0 to the highest, then a cosine to 0.
+
+    Loshchilov and Hutter 2017, SGDR, arXiv 1608.03983, equation 5, with warm-up (Goyal et al. 2017, 1706.02677, 2.2).
+
+    Args:
+        recipe: a Recipe.
+        steps: steps an epoch.
+    """
+    total = recipe.epochs * steps
+    rise = min(round(recipe.warmup * total), total - 1)
+    if rise == 0:
+        return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total)
+    return keras.optimizers.schedules.CosineDecay(recipe.learning_rate / rise, total - rise, warmup_steps=rise,
+                                                  warmup_target=recipe.learning_rate)
+
+
+def sgd(recipe, steps):
+    """SGD with Nesterov momentum 0.9 on the recipe's schedule; no decay on biases and batch-norm."""
+    optimizer = keras.optimizers.SGD(schedule(recipe, steps), momentum=0.9, nesterov=True,
+                                     weight_decay=recipe.weight_decay or None)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+def compile_classifier(model, recipe, steps):
+    """Compiles a model of logits for cross-entropy on integer labels."""
+    classes = model.output_shape[-1]
+
+    def cross_entropy(labels, logits):
+        targets = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), classes)
+        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True,
+                                                     label_smoothing=recipe.label_smoothing)
+
+    model.compile(sgd(recipe, steps), loss=cross_entropy,
+                  metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Writes history, best model and training state after every epoch, and feeds the progress bar."""
+
+    def __init__(self, saved, folder, history, bar, rate, batch_size, keep_best):
+        super().__init__()
+        self.saved, self.folder, self.history, self.bar = saved, folder, history, bar
+        self.rate, self.batch_size, self.keep_best = rate, batch_size, keep_best
+        self.epoch = self.started = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.started = epoch, time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.step(self.epoch, (batch + 1) * self.batch_size, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = {"train_loss": logs["loss"], "train_acc": logs["accuracy"],
+                  "val_loss": logs["val_loss"], "val_acc": logs["val_accuracy"],
+                  "learning_rate": self.rate(self.model.optimizer.iterations - 1),
+                  "seconds": time.monotonic() - self.started}
+        values |= {f"train_{name}": logs[name] for name in EXTRA_CURVES if name in logs}
+        values = {name: float(value) for name, value in values.items()}
+        if not all(np.isfinite(value) for value in values.values()):
+            raise InputError(f"--learning_rate: the loss became NaN or infinite in epoch {epoch + 1}, at a learning "
+                             f"rate of {values['learning_rate']:.4g}; expected a smaller one")
+        best = max(self.history["val_acc"], default=-1.0)
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(value)
+        if self.keep_best and values["val_acc"] > best:
+            checkpoints.save_model(self.saved, self.folder / "model.h5")
+        # history before state: a run killed between the two goes on from the state, and cuts the history to it
+        records.write_json(self.folder / "history.json", self.history)
+        checkpoints.save_state(self.model, self.folder / "state.weights.h5")
+        self.bar.epoch_end(epoch, values)
+
+
+def _epochs_done(trainer, folder, history, run, steps):
+    """Epochs behind an unfinished run with the same flags, whose state is then loaded; 0 for a new run."""
+    state = folder / "state.weights.h5"
+    if not state.exists():
+        return 0
+    before = records.read_json(folder / "history.json", "--resume")
+    records.check_same_run(before.get("run", {}), run, folder)
+    trainer.optimizer.build(trainer.trainable_variables)
+    try:
+        trainer.load_weights(state)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"--resume: {state} cannot be read ({error}); expected the state of this run, or "
+                         "--resume never to start over") from None
+    done = int(trainer.optimizer.iterations) // steps
+    history.update({key: values[:done] for key, values in before.items() if isinstance(values, list)})
+    return done
+
+
+def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True):
+    """Trains, validates after every epoch, keeps the best epoch, writes history and plot; goes on where it stopped.
+
+    Args:
+        trainer: a compiled keras.Model to fit; all its variables exist.
+        saved: the model that goes into model.h5 (the trainer itself, or the student inside it).
+        images: a data.Data; its training split is trained on, its validation split chooses the epoch.
+        recipe: a Recipe.
+        folder: where model.h5, history.json and history.png go, and the state of an unfinished run.
+        run: what `records.run_record` gives.
+        title: for the progress bar.
+        keep_best: True leaves the epoch of highest validation accuracy in the file and in `saved`, False the last.
+
+    Returns:
+        The history: dict of lists, one number an epoch, and 'run'.
+
+    Raises:
+        InputError: an unfinished run with other flags lies in the folder, or the loss isn't finite.
+    """
+    folder = Path(folder)
+    if recipe.resume == "never":
+        (folder / "state.weights.h5").unlink(missing_ok=True)
+    steps = data.steps_per_epoch(len(images.train), recipe.batch_size)
+    history = {name: [] for name in records.CURVES} | {"run": run}
+    done = _epochs_done(trainer, folder, history, run, steps)
+    batch_size = min(recipe.batch_size, len(images.train))
+    bar = display.EpochBar(title, steps * batch_size, recipe.epochs, recipe.verbose)
+    recorder = _Recorder(saved, folder, history, bar, schedule(recipe, steps), batch_size, keep_best)
+    bar.start(done)
+    try:
+        trainer.fit(data.batches(images.train, batch_size, recipe.seed, start_epoch=done), steps_per_epoch=steps,
+                    epochs=recipe.epochs, initial_epoch=done, shuffle=False, verbose=0, callbacks=[recorder],
+                    validation_data=(images.val.images, images.val.labels), validation_batch_size=batch_size)
+    finally:
+        bar.stop()
+    if keep_best:
+        saved.load_weights(folder / "model.h5")
+    else:
+        checkpoints.save_model(saved, folder / "model.h5")
+    records.write_json(folder / "history.json", history)
+    plots.save_figure(plots.plot_history({folder.name: history}), folder / "history.png")
+    (folder / "state.weights.h5").unlink(missing_ok=True)
+    return history
+
+
+def best_epoch(history):
+    """Index of the epoch with the highest validation accuracy; of equals the first, as `fit` keeps it."""
+    return int(np.argmax(history["val_acc"]))

@@ -175,11 +175,11 @@ def compute_scores(criterion, model, images, labels, batch_size=128, seed=0, pro
     return of_weights[criterion](model)
 
 
-def compute_stream_scores(model, wiring):
-    """Scores of the stream channels, one a channel and stage, over everything that the stage ties together.
+def compute_group_scores(model, wiring):
+    """Scores of every group of channels, the streams too, over all layers that write or read the group.
 
     Group L2 importance (Fang et al. 2023, DepGraph, arXiv 2301.12900, section 3.3): for each member of the group,
-    the batch-norm scale of every convolution that writes the channel and the kernel slice of every one that reads
+    the batch-norm scale of every convolution that writes the channel and the kernel slice of every layer that reads
     it, squared, divided by the member's mean over channels so that no layer outweighs another, summed.
 
     Args:
@@ -187,15 +187,16 @@ def compute_stream_scores(model, wiring):
         wiring: list of (name, kernel, group read, group written) from `model.wiring`.
 
     Returns:
-        {'conv2_stream': (channels,), ...} float64; high means idle.
+        {group: (channels,) float64, at most 0} for the names of `model.full_widths`; high means idle.
     """
-    scores = {}
-    for name, _, read, written in wiring:
-        gamma = np.asarray(model.get_layer(f"{name}_bn").gamma, np.float64) ** 2
-        kernel = (np.asarray(model.get_layer(f"{name}_conv").kernel, np.float64) ** 2).sum((0, 1, 3))
-        for group, member in ((written, gamma), (read, kernel)):
-            if group.endswith("_stream") and member.mean() > 0:
-                scores[group] = scores.get(group, 0.0) - member / member.mean()
     head = (np.asarray(model.get_layer("predictions").kernel, np.float64) ** 2).sum(1)
-    scores["conv5_stream"] = scores["conv5_stream"] - head / head.mean()
+    members = [("conv5_stream", head)]
+    for name, _, read, written in wiring:
+        kernel = np.asarray(model.get_layer(f"{name}_conv").kernel, np.float64)
+        members += [(written, np.asarray(model.get_layer(f"{name}_bn").gamma, np.float64) ** 2),
+                    (read, (kernel**2).sum((0, 1, 3)))]
+    scores = {}
+    for group, member in members:
+        if group != "rgb" and member.mean() > 0:
+            scores[group] = scores.get(group, 0.0) - member / member.mean()
     return scores

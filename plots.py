@@ -17,7 +17,8 @@ FORMATS = ("png", "pdf", "svg")
 # Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours: 56 histories before a pair repeats
-GREY, DASHED = "#595959", (0, (4, 2))
+GREY, PALE, DASHED = "#595959", COLOURS[5], (0, (4, 2))
+SHARES = ("train_acc", "val_acc", "test_acc", "base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity")
 PANELS = (("Loss", "loss", "train_loss", "val_loss"), ("Accuracy", "accuracy (%)", "train_acc", "val_acc"),
           ("Learning rate", "learning rate", None, "learning_rate"))
 
@@ -30,10 +31,10 @@ def _text(label, width=60):
     return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
 
 
-def _numbers(content, key, where, low=-math.inf, high=math.inf):
-    """The list of numbers that `content` has under `key`, each from low to high; accuracies and sparsity in per cent."""
-    share = key.endswith("_acc") or key == "sparsity"
-    low, high = (0, 1) if share else (low, high)
+def _numbers(content, key, where, low=-math.inf):
+    """The list of numbers that `content` has under `key`, none below low; shares from 0 to 1 come back in per cent."""
+    share = key in SHARES
+    low, high = (0, 1) if share else (low, math.inf)
     values = content.get(key)
     if not (isinstance(values, (list, tuple)) and values and all(
             isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and low <= v <= high
@@ -108,7 +109,7 @@ def plot_history(histories: dict[str, dict[str, list[float]]]) -> "Figure":
             axes.set_yscale("log")  # one outlier, such as a first epoch, would press all other losses flat
             axes.set_ylabel("loss (log scale)", fontsize=11)
         elif title == "Learning rate":
-            axes.set_ylim(bottom=min(0, heights[0]))
+            axes.set_ylim(-0.04 * (heights[-1] or 1), 1.08 * (heights[-1] or 1))
     if len(histories) == 1:
         figure.suptitle(_text(next(iter(histories))), fontsize=12)
     _history_legend(figure, histories)
@@ -121,7 +122,7 @@ def _draw_curve(axes, values, index, number, label):
     colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
     epochs = range(1, len(values) + 1)
     if label is None:
-        axes.plot(epochs, values, color="#56B4E9" if number == 1 else colour, alpha=1 if number == 1 else 0.6,
+        axes.plot(epochs, values, color=PALE if number == 1 else colour, alpha=1 if number == 1 else 0.6,
                   linestyle=DASHED, linewidth=1.2, marker=marker if few else None, markersize=4, label="_train")
         return
     step = 1 if few else max(1, len(values) // 8)
@@ -146,8 +147,8 @@ def _history_legend(figure, histories):
     handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], linewidth=1.7,
                       markeredgecolor="white", markeredgewidth=0.5, label=_text(label))
                for i, label in enumerate(histories) if several]
-    for start, name, style, colour in (("val_", "validation", "-", COLOURS[0]), ("train_", "training", DASHED, "#56B4E9")):
-        if any(key.startswith(start) for curves in histories.values() for key in curves):
+    for name, style, colour in (("validation", "-", COLOURS[0]), ("training", DASHED, PALE)):
+        if any(key.startswith((name[:3] + "_", name[:5] + "_")) for curves in histories.values() for key in curves):
             handles.append(Line2D([], [], color=GREY if several else colour, linestyle=style, label=name))
     if handles:
         longest = max(len(handle.get_label()) for handle in handles)
@@ -196,8 +197,8 @@ def plot_pruning(result: dict) -> "Figure":
         values = [v / unit for v in curves[key]]
         axes.plot(steps, values, color=COLOURS[2], marker="D", markersize=4, linewidth=1.7)
         axes.set_ylim(0, max(values) * 1.45 or 1)  # room for the value above the last point
-        axes.annotate(form.format(values[-1]), (steps[-1], values[-1]), (0, 9), ha="center" if len(steps) < 2 else "right",
-                      textcoords="offset points", fontsize=10)
+        axes.annotate(form.format(values[-1]), (steps[-1], values[-1]), (0, 9), fontsize=10,
+                      textcoords="offset points", ha="center" if len(steps) < 2 else "right")
     figure.align_ylabels([top, *below])
     _whole_steps(below[-1], steps[-1])
     return figure
@@ -239,9 +240,8 @@ def plot_channels(channels: dict[str, list[int]], labels=None) -> "Figure":
     for row in (r for r in range(1, len(stages)) if stages[r] != stages[r - 1]):
         axes.axhline(row - 0.5, color="white", linewidth=2.5)  # sets the stages apart
     for row, column in itertools.product(range(len(counts)), range(columns if columns <= 20 else 0)):
-        red, green, blue, _ = image.cmap(image.norm(shares[row][column]))
         axes.text(column, row, f"{counts[row][column]:.0f}", ha="center", va="center", fontsize=size - 1,
-                  color="black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.45 else "white")
+                  color="black" if shares[row][column] > 46 else "white")  # both contrast 4.5 to 1 with viridis's 46 %
     bar = figure.colorbar(image, ax=axes, shrink=min(1, 5 / figure.get_figheight()), aspect=25, pad=0.03)
     bar.set_label("channels left (% of the base model's)", fontsize=11)
     bar.outline.set_visible(False)
@@ -299,22 +299,21 @@ def _place_names(axes):
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in centres]
     ways = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
     for line, (x, y) in zip(lines, centres, strict=True):
-        text = axes.annotate(line.get_label(), line.get_xydata()[0], (0, 0), textcoords="offset points", fontsize=10,
-                             va="bottom")
-        width, height = text.get_window_extent().width / unit, text.get_window_extent().height / unit
-        costs = []
+        point = line.get_xydata()[0]
+        text = axes.annotate(line.get_label(), point, (0, 0), textcoords="offset points", fontsize=10, va="bottom")
+        extent, best = text.get_window_extent(), (math.inf,)
+        width, height = extent.width / unit, extent.height / unit
         for far, (dx, dy) in itertools.product((10, 18, 28, 40, 54), ways):
-            left, bottom = far * dx + width * (dx - 1) / 2, far * dy + height * (dy - 1) / 2
-            box = Bbox.from_bounds(x + left, y + bottom, width, height)
-            outside = width * height - shared(box, inside)
-            costs.append((sum(shared(box, t) for t in taken) + 2 * outside + far * math.hypot(dx, dy),
-                          far, dx, dy, left, bottom, box))
-        _, far, dx, dy, left, bottom, box = min(costs, key=lambda cost: cost[0])
-        text.set(position=(left, bottom), in_layout=False)
+            corner = far * dx + width * (dx - 1) / 2, far * dy + height * (dy - 1) / 2
+            box = Bbox.from_bounds(x + corner[0], y + corner[1], width, height)
+            cost = sum(shared(box, other) for other in taken) + 2 * (width * height - shared(box, inside))
+            best = min(best, (cost + far * math.hypot(dx, dy), far, dx, dy, corner, box), key=lambda spot: spot[0])
+        _, far, dx, dy, corner, box = best
+        text.set(position=corner, in_layout=False)
         taken.append(box)
         if far > 10:  # too far to be seen as the point's name without a line
-            axes.annotate("", line.get_xydata()[0], (far * dx, far * dy), textcoords="offset points",
-                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8}).set_in_layout(False)
+            axes.annotate("", point, (far * dx, far * dy), textcoords="offset points", in_layout=False,
+                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8})
 
 
 def plot_ablation(rows: list[dict]) -> "Figure":

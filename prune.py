@@ -8,13 +8,13 @@ every block of the stage. A group that the mask leaves out is kept whole.
 import numpy as np
 
 import model as resnet
-from criteria import compute_apoz, compute_scores, compute_stream_scores  # noqa: F401 (public names of this module)
+from criteria import compute_apoz, compute_group_scores, compute_scores  # noqa: F401 (public names of this module)
 
 FLOOR = 4  # channels that a layer keeps whatever its scores say
 
 
-def _least_idle(scores, keep):
-    """(channels,) bool, True for the `keep` lowest scores; of equal ones the first."""
+def least_idle(scores, keep):
+    """A mask of one layer, (channels,) bool, True for the `keep` lowest scores; of equal ones the first."""
     mask = np.zeros(len(scores), bool)
     mask[np.argsort(scores, kind="stable")[:keep]] = True
     return mask
@@ -48,7 +48,7 @@ def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
             keep = int((values <= values.mean() + values.std()).sum())
         else:
             keep = len(values) - round(len(values) * prune_ratio)
-        mask[layer] = _least_idle(values, _rounded(keep, len(values), round_to, floor))
+        mask[layer] = least_idle(values, _rounded(keep, len(values), round_to, floor))
     return mask
 
 
@@ -88,7 +88,7 @@ def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(kept(middle)) else (middle + 1, high)
-    return {layer: _least_idle(scores[layer], n) for layer, n in kept(high).items()}
+    return {layer: least_idle(scores[layer], n) for layer, n in kept(high).items()}
 
 
 def _wiring(model):

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Prune a ResNet in iterations: score the channels, remove the idle ones for good, fine-tune what is left."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -24,10 +25,8 @@ def build_parser():
                         help="model to prune: an .h5 of this suite or of keras.applications (default: %(default)s)")
     parser.add_argument("--learning_rate", type=flags.real(strict=True), default=0.01,
                         help="highest learning rate of each fine-tune (default: %(default)s)")
-    parser.add_argument("--save_best_model", action="store_true", default=True,
-                        help="keep each fine-tune's best validation epoch (default: on)")
-    parser.add_argument("--no-save_best_model", dest="save_best_model", action="store_false",
-                        help="keep the last epoch instead")
+    parser.add_argument("--save_best_model", action=argparse.BooleanOptionalAction, default=True,
+                        help="keep each fine-tune's best validation epoch, else its last (default: on)")
     group = parser.add_argument_group("pruning")
     group.add_argument("--prune_iter", type=flags.whole(1, 1000), default=16, help="iterations (default: %(default)s)")
     group.add_argument("--criterion", choices=flags.CRITERIA, default="apoz",

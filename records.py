@@ -175,14 +175,15 @@ def run_record(args):
     return {"argv": list(getattr(args, "argv", [])), "flags": given, "seed": given.get("seed"), "versions": versions,
             "processor": processor(), "cores": cores,
             "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
-            "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
 def check_same_run(before, run, folder):
     """Makes sure that an unfinished run had the flags that this one has.
 
     Args:
-        before, run: what `run_record` gave then and now.
+        before: what `run_record` gave then.
+        run: what it gives now.
         folder: where the unfinished run lies, for the message.
 
     Raises:

@@ -349,6 +349,9 @@ def test_an_item_depends_on_seed_and_index_alone():
     assert np.array_equal(plain[1], items[0][1]) and np.array_equal(plain[0], split.images[plain[1]])
     assert not np.array_equal(plain[0], items[0][0])
     assert items[0][0].dtype == np.uint8 and items[0][1].dtype == np.int64
+    alike = data.Split(np.repeat(split.images[:1], 50, axis=0), np.arange(50), "train", 2, True)
+    sources = [data.batches(alike, 8, seed=seed) for seed in (5, 6)]
+    assert len({source[i][0].tobytes() for source in sources for i in range(18)}) == 36  # each varies in its own way
 
 
 @pytest.mark.parametrize(("h", "w", "pad", "flip"), [(16, 16, 2, True), (16, 12, 1, False), (8, 8, 0, True)])

@@ -1,0 +1,299 @@
+"""Knowledge distillation: the student, the losses, the regressors, the discriminator and the model that joins them."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+import model as resnet
+import prune
+
+LOSSES = ("backbone", "intermediate", "adversarial")
+
+
+def backbone_loss(teacher_logits, student_logits, temperature):
+    """T^2 times the Kullback-Leibler divergence of the softened outputs, class sum, batch mean.
+
+    T^2 mean_n sum_c p_t log(p_t / p_s) with p = softmax(z / T); Hinton et al. 2015, arXiv 1503.02531, section 2.
+
+    Args:
+        teacher_logits: (N, classes).
+        student_logits: (N, classes).
+        temperature: T, above 0.
+
+    Returns:
+        Scalar, at least 0, in nats times T^2.
+    """
+    teacher = ops.log_softmax(ops.cast(teacher_logits, "float32") / temperature)
+    student = ops.log_softmax(ops.cast(student_logits, "float32") / temperature)
+    divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+    return temperature**2 * ops.mean(divergence)
+
+
+def intermediate_loss(teacher_features, regressed_features):
+    """Sum over the stages of the mean squared error between teacher and regressed student feature maps.
+
+    Romero et al. 2015, FitNets, arXiv 1412.6550, equation 3, at four places.
+
+    Args:
+        teacher_features: list of (N, h, w, channels).
+        regressed_features: list of the same shapes.
+
+    Returns:
+        Scalar.
+    """
+    errors = [ops.mean(ops.square(ops.cast(t, "float32") - ops.cast(s, "float32")))
+              for t, s in zip(teacher_features, regressed_features, strict=True)]
+    return sum(errors)
+
+
+def binary_cross_entropy(scores, target):
+    """Mean binary cross-entropy of scores before the sigmoid against one target for all, 0 or 1, in nats."""
+    scores = ops.cast(scores, "float32")
+    return ops.mean(ops.softplus(-scores) if target else ops.softplus(scores))
+
+
+def build_discriminator(classes):
+    """Teacher or student? classes-512-256-1 on logits, batch-norm and LeakyReLU 0.25; the score before the sigmoid.
+
+    Belagiannis et al. 2018, Adversarial Network Compression, arXiv 1803.10750, section 3.2.
+    """
+    model = keras.Sequential([keras.Input((classes,))], name="discriminator")
+    for width in (512, 256):
+        model.add(layers.Dense(width))
+        model.add(layers.BatchNormalization())
+        model.add(layers.LeakyReLU(negative_slope=0.25))
+    model.add(layers.Dense(1, dtype="float32"))
+    return model
+
+
+class ConstantRegressor(layers.Layer):
+    """A fixed averaging kernel, ones / k^2 of shape (k, k, student's, teacher's channels), valid padding.
+
+    Args:
+        channels: the teacher's.
+        kernel: k = student's side - teacher's side + 1, at least 1.
+    """
+
+    def __init__(self, channels, kernel, **kwargs):
+        super().__init__(**kwargs)
+        self.channels, self.kernel_size = channels, kernel
+
+    def call(self, x):
+        """(N, side, side, student's channels) -> (N, side - k + 1, side - k + 1, teacher's channels)."""
+        k = self.kernel_size
+        kernel = ops.ones((k, k, x.shape[-1], self.channels), dtype=x.dtype) / (k * k)
+        return ops.conv(x, kernel, padding="valid")
+
+
+def build_regressors(name, student_shapes, teacher_shapes):
+    """One regressor a stage, from the student's feature map to the teacher's.
+
+    Args:
+        name: 'conv1x1' (three 1x1 convolutions with ReLU between, width (C_s + C_t) // 2, trained with the student)
+            or 'constant' (`ConstantRegressor`, nothing to train).
+        student_shapes: list of (None, h, w, channels).
+        teacher_shapes: list of the same length.
+
+    Returns:
+        List of layers.
+    """
+    regressors = []
+    for i, (student, teacher) in enumerate(zip(student_shapes, teacher_shapes, strict=True)):
+        if name == "constant":
+            regressors.append(ConstantRegressor(teacher[-1], student[1] - teacher[1] + 1))
+        else:
+            width = (student[-1] + teacher[-1]) // 2
+            regressors.append(keras.Sequential([
+                keras.Input(student[1:]), layers.Conv2D(width, 1, activation="relu"),
+                layers.Conv2D(width, 1, activation="relu"), layers.Conv2D(teacher[-1], 1)], name=f"regressor{i + 1}"))
+    return regressors
+
+
+class Distiller(keras.Model):
+    """Trains a student: L = lambda1 backbone + lambda2 intermediate + lambda3 adversarial + weight x cross-entropy.
+
+    The teacher runs in inference mode, always. A loss whose weight is 0 isn't computed. The discriminator's own loss,
+    BCE(D(teacher), 1) + BCE(D(student), 0), is added with the student's logits held fixed, and the student's
+    adversarial loss BCE(D(student), 1) with the discriminator held fixed, so one backward pass gives each its own
+    gradient. Validation loss is the student's plain cross-entropy.
+
+    Args:
+        teacher: a model of `model.build_resnet`.
+        student: one for the same images and classes.
+        lambdas: (lambda1, lambda2, lambda3).
+        temperature: of the backbone loss.
+        hard_label_weight: of the cross-entropy with the true labels.
+        regressor_name: 'conv1x1' or 'constant'.
+        label_smoothing: of the cross-entropy in training.
+    """
+
+    def __init__(self, teacher, student, lambdas, temperature=4.0, hard_label_weight=0.0, regressor_name="conv1x1",
+                 label_smoothing=0.0):
+        super().__init__(name="distiller")
+        self.lambdas, self.temperature, self.hard_label_weight = tuple(lambdas), temperature, hard_label_weight
+        self.label_smoothing = label_smoothing
+        self.student, self.teacher = _with_features(student), _with_features(teacher)
+        self.teacher.trainable = False
+        self.regressors = build_regressors(regressor_name, [o.shape for o in self.student.outputs[1:]],
+                                           [o.shape for o in self.teacher.outputs[1:]]) if lambdas[1] else []
+        self.discriminator = build_discriminator(student.output_shape[-1]) if lambdas[2] else None
+        self.trackers = [keras.metrics.Mean(name=name) for name in self.part_names()]
+        self.built = True  # every part is
+
+    def part_names(self):
+        """Names of the losses that are computed."""
+        names = [name for name, weight in zip(LOSSES, self.lambdas, strict=True) if weight]
+        return names + (["hard_label"] if self.hard_label_weight else []) + (
+            ["discriminator"] if self.discriminator else [])
+
+    def call(self, images, training=None):
+        """(N, h, w, 3) -> [student's logits (N, classes), its four stage outputs]."""
+        return self.student(images, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Keras' hook: the weighted sum of the losses."""
+        logits, features = y_pred[0], y_pred[1:]
+        if not training:
+            return self._hard_label_loss(y, logits, 0.0)
+        parts = self.compute_parts(x, y, logits, features)
+        for tracker in self.trackers:
+            tracker.update_state(parts[tracker.name])
+        weights = dict(zip(LOSSES, self.lambdas, strict=True)) | {
+            "hard_label": self.hard_label_weight, "discriminator": 1.0}
+        return sum(weights[name] * part for name, part in parts.items())
+
+    def compute_parts(self, images, labels, logits, features):
+        """Each loss that is computed, unweighted, as {name: scalar}."""
+        parts = {}
+        if any(self.lambdas):
+            teacher_logits, *teacher_features = [ops.stop_gradient(o) for o in self.teacher(images, training=False)]
+        if self.lambdas[0]:
+            parts["backbone"] = backbone_loss(teacher_logits, logits, self.temperature)
+        if self.lambdas[1]:
+            regressed = [regress(f) for regress, f in zip(self.regressors, features, strict=True)]
+            parts["intermediate"] = intermediate_loss(teacher_features, regressed)
+        if self.discriminator:
+            parts["adversarial"] = binary_cross_entropy(self._fixed_discriminator(logits), 1)
+            scores = [self.discriminator(z, training=True) for z in (teacher_logits, ops.stop_gradient(logits))]
+            parts["discriminator"] = binary_cross_entropy(scores[0], 1) + binary_cross_entropy(scores[1], 0)
+        if self.hard_label_weight:
+            parts["hard_label"] = self._hard_label_loss(labels, logits, self.label_smoothing)
+        return parts
+
+    def _hard_label_loss(self, labels, logits, smoothing):
+        targets = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), logits.shape[-1])
+        return ops.mean(keras.losses.categorical_crossentropy(targets, logits, from_logits=True,
+                                                              label_smoothing=smoothing))
+
+    def _fixed_discriminator(self, logits):
+        """The discriminator's scores with its weights and statistics as constants: the gradient goes to the logits."""
+        weights = [ops.stop_gradient(v.value) for v in self.discriminator.trainable_variables]
+        statistics = [v.value for v in self.discriminator.non_trainable_variables]
+        return self.discriminator.stateless_call(weights, statistics, logits, training=True)[0]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Keras' hook: metrics look at the logits alone."""
+        return super().compute_metrics(x, y, y_pred[0], sample_weight=sample_weight)
+
+
+def _with_features(model):
+    """The same network with its four stage outputs beside the logits."""
+    features = [model.get_layer(name).output for name in resnet.stage_outputs(model)]
+    return keras.Model(model.inputs, [model.outputs[0], *features], name=model.name)
+
+
+class TwoOptimizers(keras.optimizers.Optimizer):
+    """One optimiser for the discriminator's variables, another for all others.
+
+    keras.optimizers.MultiOptimizer would do; Keras 3.12, the newest for Python 3.10, lacks it.
+
+    Args:
+        student: optimiser of student and regressors.
+        discriminator: optimiser of the discriminator.
+        paths: set of the discriminator's variable paths.
+    """
+
+    def __init__(self, student, discriminator, paths):
+        super().__init__(learning_rate=0.0, name="two_optimizers")
+        self.parts, self.paths = [student, discriminator], set(paths)
+
+    def _split(self, variables, values):
+        pairs = [[], []]
+        for variable, value in zip(variables, values, strict=True):
+            pairs[variable.path in self.paths].append((value, variable))
+        return pairs
+
+    def build(self, variables):
+        """Makes the slots of both."""
+        if self.built:
+            return
+        for part, pairs in zip(self.parts, self._split(variables, variables), strict=True):
+            part.build([variable for variable, _ in pairs])
+        super().build(variables)
+
+    @property
+    def variables(self):
+        """Step counts and slots of both."""
+        return self._variables[:] + [v for part in self.parts for v in part.variables]
+
+    def apply(self, grads, trainable_variables=None):
+        """One step of each."""
+        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
+        self.build(variables)
+        for part, pairs in zip(self.parts, self._split(variables, grads), strict=True):
+            part.apply([grad for grad, _ in pairs], [variable for _, variable in pairs])
+        self._iterations.assign_add(1)
+
+
+def student_widths(teacher_widths, depth, stream_divisor=None, target_compression=None, cost=resnet.cost_of):
+    """Widths of the student.
+
+    With `stream_divisor`, inner widths stay as the teacher has them and stream widths are divided, as in the
+    original suite. With `target_compression`, one factor narrows stem, streams and inner layers of the full network
+    alike, and an inner layer that pruning left narrower still stays as it is.
+
+    Args:
+        teacher_widths: from `model.widths_of`.
+        depth: 50, 101 or 152.
+        stream_divisor: at least 1.
+        target_compression: parameters of the full network / the student's, at least.
+        cost: function(widths) -> (parameters, macs).
+
+    Returns:
+        dict as `model.full_widths`.
+
+    Raises:
+        ValueError: the compression is out of reach.
+    """
+    full = resnet.full_widths(depth)
+    if target_compression is None:
+        return {name: max(1, int(width // stream_divisor)) if name.endswith("_stream") else width
+                for name, width in teacher_widths.items()}
+
+    def narrowed(factor):
+        return {name: min(width, max(prune.FLOOR, round(factor * full[name]))) for name, width in
+                teacher_widths.items()}
+
+    limit = cost(full)[0] / target_compression
+    fitting = [step for step in range(1, 1025) if cost(narrowed(step / 1024))[0] <= limit]
+    if not fitting:
+        raise ValueError(f"the narrowest student still has {cost(narrowed(0))[0]:,} parameters, "
+                         f"a compression of {cost(full)[0] / cost(narrowed(0))[0]:.1f}x")
+    return narrowed(max(fitting) / 1024)
+
+
+def inherit_student(teacher, widths):
+    """A student of the given widths that keeps the teacher's most important channels, with their weights.
+
+    Args:
+        teacher: a ResNet of `model.build_resnet`.
+        widths: at most the teacher's, group by group.
+
+    Returns:
+        An uncompiled keras.Model; its batch-norm statistics are still the teacher's (see `prune.recalibrate_bn`).
+    """
+    architecture = resnet.architecture_of(teacher)
+    wiring = list(resnet.wiring(resnet.blocks_of(architecture["widths"]), architecture["stem"]))
+    scores = prune.compute_group_scores(teacher, wiring)
+    return prune.trim_model(teacher, {group: prune.least_idle(np.asarray(values), widths[group])
+                                      for group, values in scores.items()})

@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""Distil a pruned teacher into a small student: soft labels, intermediate features, an adversary, hard labels."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import display
+import flags
+import records
+from errors import InputError
+
+COMPRESSION = 12.82  # the original suite's student
+EXAMPLE = """example:
+  python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --lambda1=0.7 --lambda2=0.3 --lambda3=0.2
+  python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --stream_divisor 32 --ablation
+"""
+# name of each row of the ablation: (soft labels, intermediate, adversarial) on or off; none of them: trained directly
+ABLATION = {"trained directly": (0, 0, 0), "backbone": (1, 0, 0), "backbone + intermediate": (1, 1, 0),
+            "backbone + adversarial": (1, 0, 1), "backbone + intermediate + adversarial": (1, 1, 1)}
+
+
+def __getattr__(name):
+    """The losses, regressors, discriminator and student of `distillation`, under this module's name too.
+
+    They need Keras, and `--help` shall not wait for it.
+    """
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return getattr(importlib.import_module("distillation"), name)
+
+
+def build_parser():
+    """The flags of this script."""
+    parser = flags.Parser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--root_folder", required=True,
+                        help="the teacher: a folder with model.h5, such as model/pruned_model/iter15, or an .h5 file "
+                             "of this suite or of keras.applications")
+    parser.add_argument("--save_folder", default="./model/kd_model",
+                        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
+    parser.add_argument("--student_learning_rate", type=flags.real(strict=True), default=0.01,
+                        help="highest learning rate of student and regressors (default: %(default)s)")
+    parser.add_argument("--discriminator_learning_rate", type=flags.real(strict=True), default=0.0001,
+                        help="of the discriminator's Adam (default: %(default)s)")
+    group = parser.add_argument_group("losses")
+    for i, (loss, default) in enumerate((("soft labels", 0.7), ("intermediate features", 0.3), ("adversary", 0.2)), 1):
+        group.add_argument(f"--lambda{i}", type=flags.real(), default=default,
+                           help=f"weight of the {loss}; 0 leaves them out (default: %(default)s)")
+    group.add_argument("--hard_label_weight", type=flags.real(), default=0.3,
+                       help="weight of the cross-entropy with the true labels (default: %(default)s)")
+    group.add_argument("--temperature", type=flags.real(strict=True), default=4.0,
+                       help="softening of the soft labels (default: %(default)s)")
+    group.add_argument("--regressor_name", choices=["conv1x1", "constant"], default="conv1x1",
+                       help="what maps the student's features to the teacher's (default: %(default)s)")
+    group.add_argument("--ablation", action="store_true",
+                       help="also train the same student directly and with each combination of losses, and compare")
+    group = parser.add_argument_group("student")
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--stream_divisor", type=flags.whole(1, 2048),
+                      help="divide the stream widths by this and keep the teacher's inner widths (the original: 32)")
+    size.add_argument("--target_compression", type=flags.real(1), metavar="RATE",
+                      help="full-size parameters / student's, all widths narrowed alike "
+                           f"(default: {COMPRESSION}, unless --stream_divisor is given)")
+    group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
+                       help="inherit: the teacher's most important channels with their weights; random: the "
+                            "original's (default: %(default)s)")
+    group.add_argument("--recalibrate_images", type=flags.whole(0), default=2048, metavar="N",
+                       help="training images that an inheriting student's batch-norm is measured on, 0 for none "
+                            "(default: %(default)s)")
+    flags.add_training_flags(parser)
+    flags.add_data_flags(parser)
+    flags.add_machine_flags(parser)
+    return parser
+
+
+def make_student(args, teacher, images):
+    """The student before its first step, always the same for the same flags."""
+    import keras
+
+    import distillation
+    import model as resnet
+    import prune
+
+    architecture = resnet.architecture_of(teacher)
+
+    def cost(widths):
+        return resnet.cost_of(widths, images.class_num, images.image_shape, architecture["stem"])
+
+    rate = None if args.stream_divisor else args.target_compression or COMPRESSION
+    try:
+        widths = distillation.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate,
+                                             cost)
+    except ValueError as error:
+        raise InputError(f"--target_compression: received {rate}, expected less: {error}") from None
+    keras.utils.set_random_seed(args.seed)
+    if args.student_init == "random":
+        return resnet.build_resnet(**(architecture | {"widths": widths}))
+    student = distillation.inherit_student(teacher, widths)
+    if args.recalibrate_images:
+        prune.recalibrate_bn(student, images.train.images[:args.recalibrate_images], args.batch_size,
+                             display.track("student: batch-norm", args.verbose))
+    return student
+
+
+def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, title, run_record):
+    """Trains one student with one set of loss weights; returns its history."""
+    import keras
+
+    import data
+    import distillation
+    import training
+
+    recipe = training.Recipe.from_flags(args, args.student_learning_rate)
+    distiller = distillation.Distiller(teacher, student, lambdas, args.temperature, hard_label_weight,
+                                       args.regressor_name, args.label_smoothing)
+    optimizer = training.sgd(recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
+    if distiller.discriminator:
+        optimizer = distillation.TwoOptimizers(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
+                                               [v.path for v in distiller.discriminator.trainable_variables])
+    distiller.compile(optimizer, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    return training.fit(distiller, student, images, recipe, folder, run_record, title)
+
+
+def summary(args, history, student, base_parameters, images, folder, run_record):
+    """What result.json holds of one student, without the teacher's part."""
+    import metrics
+    import training
+
+    best, file = training.best_epoch(history), Path(folder) / "model.h5"
+    size = metrics.size_of(student, file)
+    return {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
+            "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
+            "epochs": args.epoch_num, **size, "compression_rate": base_parameters / size["parameters"],
+            "sha256": records.sha256(file), "seconds": sum(history["seconds"]), "run": run_record}
+
+
+def ablation(args, teacher, images, teacher_acc, full, run_record):
+    """Trains the same student with every combination of losses; writes ablation.json and ablation.png.
+
+    Returns:
+        List of {name, val_acc}, the teacher first and the student of all losses last.
+    """
+    import plots
+
+    lambdas = (args.lambda1, args.lambda2, args.lambda3)
+    rows = [{"name": "teacher", "val_acc": teacher_acc}]
+    for name, parts in ABLATION.items():
+        if all(parts):
+            rows.append({"name": name, "val_acc": full["val_acc"]})
+            continue
+        weight = args.hard_label_weight if any(parts) else 1.0
+        student = make_student(args, teacher, images)
+        folder = Path(args.save_folder) / "ablation" / name.replace(" + ", "_").replace(" ", "_")
+        chosen = [value * part for value, part in zip(lambdas, parts, strict=True)]
+        history = distil(args, teacher, student, images, chosen, weight, folder, name, run_record)
+        rows.append({"name": name, "val_acc": max(history["val_acc"])})
+    content = {"rows": rows, "split": "validation", "images": len(images.val), "run": run_record}
+    records.write_json(Path(args.save_folder) / "ablation.json", content)
+    plots.save_figure(plots.plot_ablation(rows), Path(args.save_folder) / "ablation.png")
+    display.print_table(f"Losses; accuracy on {len(images.val)} validation images", ["", "accuracy"],
+                        [[row["name"], display.percent(row["val_acc"])] for row in rows], args.verbose)
+    return rows
+
+
+def run(args):
+    """Distils.
+
+    Args:
+        args: the namespace of `build_parser`.
+
+    Returns:
+        What result.json holds: accuracies of teacher and student, sizes, split, run; with --ablation its rows too.
+    """
+    import checkpoints
+
+    if not (args.lambda1 or args.lambda2 or args.lambda3 or args.hard_label_weight):
+        raise InputError("--lambda1: received 0, as all other weights; expected at least one loss above 0")
+    records.check_writable(args.save_folder, "--save_folder")
+    path = Path(args.root_folder)
+    path = path if path.is_file() else path / "model.h5"
+    peek = checkpoints.read_checkpoint(path, "--root_folder", weights=False)
+    checkpoints.check_fits(peek, "--root_folder", args.class_num)
+    flags.start_keras(args)
+    import data
+    import metrics
+    import model as resnet
+
+    images = data.load_data(args, peek.input_shape and peek.input_shape[:2])
+    display.say(images.description, args.verbose)
+    teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape)
+    student = make_student(args, teacher, images)
+    teacher_acc = metrics.evaluate(teacher, images.val, args.batch_size,
+                                   display.track("teacher: validation", args.verbose))["acc"]
+    base_parameters = resnet.cost_of(resnet.full_widths(peek.depth), images.class_num, images.image_shape, peek.stem)[0]
+    run_record = records.run_record(args)
+    history = distil(args, teacher, student, images, (args.lambda1, args.lambda2, args.lambda3),
+                     args.hard_label_weight, args.save_folder, "student", run_record)
+    result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
+    result |= {"teacher_acc": teacher_acc, "parent_sha256": records.sha256(path),
+               "widths": resnet.widths_of(student)}
+    records.write_json(Path(args.save_folder) / "result.json", result)
+    display.print_table(f"Distillation; accuracy on {len(images.val)} validation images",
+                        ["", "accuracy", "parameters", "MACs", "compression rate"],
+                        [["teacher", display.percent(teacher_acc), display.millions(teacher.count_params()),
+                          display.millions(metrics.count_macs(teacher)),
+                          f"{base_parameters / teacher.count_params():.2f}x"],
+                         ["student", display.percent(result["val_acc"]), display.millions(result["parameters"]),
+                          display.millions(result["macs"]), f"{result['compression_rate']:.2f}x"]], args.verbose)
+    if args.ablation:
+        result["ablation"] = ablation(args, teacher, images, teacher_acc, result, run_record)
+    return result
+
+
+def main(argv=None):
+    """Command line; returns the exit status."""
+    return flags.run_main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

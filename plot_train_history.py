@@ -1,0 +1,232 @@
+"""Draws training histories, or the result of pruning, from the files that the other scripts write."""
+
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+
+import flags
+import plots
+import records
+from errors import InputError
+
+FLAG = "--history_path"
+EXAMPLE = """example:
+  python plot_train_history.py --history_path model/base_model/history.json
+  python plot_train_history.py --history_path model/pruned_model/iter1 model/pruned_model/iter2 --output iters.pdf
+"""
+
+
+def build_parser():
+    """The script's flags."""
+    parser = flags.Parser("plot_train_history.py", description=__doc__, epilog=EXAMPLE)
+    parser.add_argument(FLAG, nargs="+", required=True, type=Path, metavar="PATH",
+                        help="one or more histories: .json files of this suite, of the original suite or plain Keras "
+                             "History.history dumps, or folders with a history.json; or the result.json of one pruning")
+    parser.add_argument("--output", type=Path, metavar="FILE",
+                        help="figure to write, .png, .pdf or .svg (default: beside the first history: history.png, "
+                             "history_compare.png for several, pruning.png for a pruning result)")
+    parser.add_argument("--show", action=argparse.BooleanOptionalAction,
+                        help="open a window too (default: where there is a display and a terminal)")
+    parser.add_argument("--verbose", type=flags.whole(0, 2), default=1, metavar="{0,1,2}",
+                        help="0: errors only, 1 and 2: a table of what was drawn (default: %(default)s)")
+    return parser
+
+
+def find_history(path, verbose=1):
+    """The file that a --history_path stands for.
+
+    Args:
+        path: a file, or a folder that holds history.json or else result.json.
+        verbose: 0 keeps quiet about a corrected path.
+
+    Returns:
+        Path of an existing file.
+
+    Raises:
+        InputError: no such file.
+    """
+    # The original suite's README spells the folder "prued_model"; its scripts write "pruned_model".
+    corrected = Path(*("pruned_model" if part == "prued_model" else part for part in path.parts))
+    if not path.exists() and corrected.exists():
+        if verbose:
+            print(f"{FLAG}: there is no {path}; reading {corrected}", file=sys.stderr)
+        path = corrected
+    if path.is_dir():
+        inside = [path / "history.json", path / "result.json"]
+        if not any(file.is_file() for file in inside):
+            raise InputError(f"{FLAG}: received {path}, a folder without history.json{records.suggestion(inside[0])}")
+        path = next(file for file in inside if file.is_file())
+    return path
+
+
+def is_pruning_result(content):
+    """Whether a JSON object is the result.json of pruning."""
+    return all(isinstance(content.get(key), list) for key in ("base_acc", "sparsity", "pruned_acc", "final_acc"))
+
+
+def check_finite(content, path):
+    """Refuses NaN and infinite numbers: `records.read_history` leaves such a curve out, and its panel would lack it."""
+    inner = content["history"] if isinstance(content.get("history"), dict) else content
+    for key, values in inner.items():
+        if (key in records.CURVES or key in records.KERAS_CURVES) and isinstance(values, list):
+            bad = [i for i, v in enumerate(values, 1) if isinstance(v, float) and not math.isfinite(v)]
+            if bad:
+                raise InputError(f"{FLAG}: received {path}, whose {key} is {values[bad[0] - 1]} at epoch {bad[0]}; "
+                                 "expected finite numbers")
+
+
+def short_labels(paths):
+    """The shortest distinguishing parts of paths; of a single path, its last two.
+
+    Args:
+        paths: distinct Paths of files.
+
+    Returns:
+        list of str, one a path, no two alike.
+    """
+    parts = [list(path.resolve().with_suffix("").parts) for path in paths]
+    if len(parts) == 1:
+        only = parts[0][1:-1] if parts[0][-1] in ("history", "result") else parts[0][1:]
+        return ["/".join((only or parts[0])[-2:])]
+    if len({tuple(p) for p in parts}) < len(parts):  # a.json and a.txt
+        parts = [list(path.resolve().parts) for path in paths]
+    for end in (-1, 0):
+        while min(len(p) for p in parts) > 1 and len({p[end] for p in parts}) == 1:
+            for p in parts:
+                p.pop(end)
+    return ["/".join(p) for p in parts]
+
+
+def summarise(curves):
+    """What the table says of a history: epochs, best validation accuracy (0 to 1), its epoch, the last losses."""
+    best = max(curves.get("val_acc", []), default=None)
+    return {"epochs": len(next(iter(curves.values()))), "best_val_acc": best,
+            "best_epoch": None if best is None else curves["val_acc"].index(best) + 1,
+            **{f"last_{key}": curves[key][-1] if key in curves else None for key in ("train_loss", "val_loss")}}
+
+
+def print_table(headings, rows):
+    """Prints rows of numbers and names; None becomes a dash."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+    table = Table(*headings, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*(Text("-" if cell is None else cell, overflow="fold") for cell in row))
+    Console().print(table)
+
+
+def can_show():
+    """Whether a window could be opened: a display, and matplotlib with a toolkit to draw on it."""
+    if not (sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    try:
+        from matplotlib import pyplot
+        pyplot.switch_backend(pyplot.get_backend())  # loads the toolkit, which may be missing
+        return pyplot.get_backend().lower() not in ("agg", "pdf", "svg", "ps", "pgf", "cairo", "template")
+    except (ImportError, RuntimeError):
+        return False
+
+
+def show(figure):
+    """Opens a window with the figure and waits until it is closed."""
+    from matplotlib import pyplot
+    window = pyplot.figure(figsize=figure.get_size_inches())  # only pyplot can open a window; ours takes its place
+    figure.set_canvas(window.canvas)
+    window.canvas.figure = figure
+    pyplot.show()
+
+
+def read_all(paths):
+    """The pruning result, or the histories by label.
+
+    Args:
+        paths: Paths of existing files.
+
+    Returns:
+        (content of the pruning result or None, label -> curves, empty with a pruning result).
+
+    Raises:
+        InputError: a file is neither, or a pruning result is not alone.
+    """
+    contents = [records.read_json(path, FLAG) for path in paths]
+    for path, content in zip(paths, contents, strict=True):
+        if is_pruning_result(content) and len(paths) > 1:
+            raise InputError(f"{FLAG}: received {path}, a pruning result, among {len(paths)} files; "
+                             "expected it alone, or histories only")
+        check_finite(content, path)
+    if is_pruning_result(contents[0]):
+        return contents[0], {}
+    return None, dict(zip(short_labels(paths), [records.read_history(path, FLAG) for path in paths], strict=True))
+
+
+def run(args):
+    """Reads, draws, writes and, where asked, shows.
+
+    Args:
+        args: the parsed flags.
+
+    Returns:
+        dict of output (Path of the figure) and histories (label -> summary, see `summarise`; empty for pruning).
+
+    Raises:
+        InputError: a flag or a file can't be used; nothing is written.
+    """
+    try:
+        paths = [find_history(path, args.verbose) for path in args.history_path]
+        paths = list({path.resolve(): path for path in paths}.values())  # the same file twice is one history
+        pruning, histories = read_all(paths)
+        default = "pruning.png" if pruning else "history.png" if len(paths) == 1 else "history_compare.png"
+        output = args.output or paths[0].parent / default
+        plots.figure_format(output)
+        records.check_writable(output.parent, "--output")
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise InputError(f"{FLAG}, --output: received {error.filename}: {error.strerror}") from None
+    if args.show and not can_show():
+        raise InputError("--show: received it where no window can be opened; expected a display, or --no-show")
+    try:
+        figure = plots.plot_pruning(pruning) if pruning else plots.plot_history(histories)
+    except InputError as error:  # it knows the curve, not the file
+        raise InputError(f"{FLAG}: received {', '.join(map(str, paths))}: {error}") from None
+    plots.save_figure(figure, output)
+
+    summary = {label: summarise(curves) for label, curves in histories.items()}
+    if args.verbose:
+        report(pruning, summary)
+        print(f"written to {output}")
+    if args.show or (args.show is None and sys.stdout.isatty() and can_show()):
+        show(figure)
+    return {"output": output, "histories": summary}
+
+
+def report(pruning, summary):
+    """Prints the table of a pruning result, or of the histories' summaries."""
+    def percent(value):
+        return None if value is None else f"{100 * value:.2f}"
+
+    def loss(value):
+        return None if value is None else f"{value:.4g}"
+
+    if pruning:
+        columns = ("sparsity", "pruned_acc", "final_acc")
+        print_table(("iteration", "sparsity %", "pruned %", "fine-tuned %"),
+                    [(str(i), *map(percent, row)) for i, row in
+                     enumerate(zip(*(pruning[key] for key in columns), strict=True), 1)])
+    else:
+        print_table(("history", "epochs", "best val acc %", "at epoch", "train loss", "val loss"),
+                    [(label, str(s["epochs"]), percent(s["best_val_acc"]),
+                      None if s["best_epoch"] is None else str(s["best_epoch"]),
+                      loss(s["last_train_loss"]), loss(s["last_val_loss"])) for label, s in summary.items()])
+
+
+def main(argv=None):
+    """Runs the script; returns the exit status."""
+    return flags.run_main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -77,6 +77,7 @@ def make_student(args, teacher, images):
     """The student before its first step, always the same for the same flags."""
     import keras
 
+    import data
     import distillation
     import model as resnet
     import prune
@@ -97,7 +98,7 @@ def make_student(args, teacher, images):
         return resnet.build_resnet(**(architecture | {"widths": widths}))
     student = distillation.inherit_student(teacher, widths)
     if args.recalibrate_images:
-        prune.recalibrate_bn(student, images.train.images[:args.recalibrate_images], args.batch_size,
+        prune.recalibrate_bn(student, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
                              display.track("student: batch-norm", args.verbose))
     return student
 
@@ -140,6 +141,7 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
     Returns:
         List of {name, val_acc}, the teacher first and the student of all losses last.
     """
+    import comparison_plots
     import plots
 
     lambdas = (args.lambda1, args.lambda2, args.lambda3)
@@ -156,7 +158,7 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
         rows.append({"name": name, "val_acc": max(history["val_acc"])})
     content = {"rows": rows, "split": "validation", "images": len(images.val), "run": run_record}
     records.write_json(Path(args.save_folder) / "ablation.json", content)
-    plots.save_figure(plots.plot_ablation(rows), Path(args.save_folder) / "ablation.png")
+    plots.save_figure(comparison_plots.plot_ablation(rows), Path(args.save_folder) / "ablation.png")
     display.print_table(f"Losses; accuracy on {len(images.val)} validation images", ["", "accuracy"],
                         [[row["name"], display.percent(row["val_acc"])] for row in rows], args.verbose)
     return rows
@@ -185,7 +187,8 @@ def run(args):
     import metrics
     import model as resnet
 
-    images = data.load_data(args, peek.input_shape and peek.input_shape[:2])
+    images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
+                            display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape)
     student = make_student(args, teacher, images)

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import display
 import flags
 import plots
 import records
@@ -107,19 +108,6 @@ def summarise(curves):
             **{f"last_{key}": curves[key][-1] if key in curves else None for key in ("train_loss", "val_loss")}}
 
 
-def print_table(headings, rows):
-    """Prints rows of numbers and names; None becomes a dash."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-    table = Table(*headings, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*(Text("-" if cell is None else cell, overflow="fold") for cell in row))
-    Console().print(table)
-
-
 def can_show():
     """Whether a window could be opened: a display, and matplotlib with a toolkit to draw on it."""
     if not (sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
@@ -205,22 +193,19 @@ def run(args):
 
 def report(pruning, summary):
     """Prints the table of a pruning result, or of the histories' summaries."""
-    def percent(value):
-        return None if value is None else f"{100 * value:.2f}"
-
     def loss(value):
-        return None if value is None else f"{value:.4g}"
+        return "-" if value is None else f"{value:.4g}"
 
     if pruning:
         columns = ("sparsity", "pruned_acc", "final_acc")
-        print_table(("iteration", "sparsity %", "pruned %", "fine-tuned %"),
-                    [(str(i), *map(percent, row)) for i, row in
-                     enumerate(zip(*(pruning[key] for key in columns), strict=True), 1)])
+        display.print_table("Pruning", ["iteration", "sparsity", "pruned", "fine-tuned"],
+                            [[i, *map(display.percent, row)] for i, row in
+                             enumerate(zip(*(pruning[key] for key in columns), strict=True), 1)])
     else:
-        print_table(("history", "epochs", "best val acc %", "at epoch", "train loss", "val loss"),
-                    [(label, str(s["epochs"]), percent(s["best_val_acc"]),
-                      None if s["best_epoch"] is None else str(s["best_epoch"]),
-                      loss(s["last_train_loss"]), loss(s["last_val_loss"])) for label, s in summary.items()])
+        display.print_table("Histories", ["", "epochs", "best validation accuracy", "at epoch", "train loss",
+                                          "validation loss"],
+                            [[label, s["epochs"], display.percent(s["best_val_acc"]), s["best_epoch"] or "-",
+                              loss(s["last_train_loss"]), loss(s["last_val_loss"])] for label, s in summary.items()])
 
 
 def main(argv=None):

@@ -23,7 +23,7 @@ PANELS = (("Loss", "loss", "train_loss", "val_loss"), ("Accuracy", "accuracy (%)
           ("Learning rate", "learning rate", None, "learning_rate"))
 
 
-def _text(label, width=60):
+def plain_text(label, width=60):
     """A name as matplotlib may draw it: one line, no mathematics in dollar signs, not hidden by an underscore."""
     label = " ".join(str(label).encode("utf-8", "replace").decode("utf-8").split())
     if len(label) > width:
@@ -31,7 +31,7 @@ def _text(label, width=60):
     return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
 
 
-def _numbers(content, key, where, low=-math.inf):
+def numbers_of(content, key, where, low=-math.inf):
     """The list of numbers that `content` has under `key`, none below low; shares from 0 to 1 come back in per cent."""
     share = key in SHARES
     low, high = (0, 1) if share else (low, math.inf)
@@ -44,19 +44,14 @@ def _numbers(content, key, where, low=-math.inf):
     return [100 * float(v) if share else float(v) for v in values]
 
 
-def _column(rows, key, low=0):
-    """One number a row."""
-    if not rows:
-        raise InputError("rows: received none, expected one or more")
-    return [_numbers({key: [row.get(key)]}, key, f"row {row.get('name')!r}", low)[0] for row in rows]
-
-
-def _figure(width, height):
+def new_figure(width, height):
+    """An empty white figure, sizes in inches."""
     from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _style(axes, title="", xlabel="", ylabel=""):
+def dress(axes, title="", xlabel="", ylabel=""):
+    """Titles, labels, grid and spines as all figures of the suite have them."""
     axes.set_title(title, fontsize=12, loc="left")
     axes.set_xlabel(xlabel, fontsize=11)
     axes.set_ylabel(ylabel, fontsize=11)
@@ -93,11 +88,11 @@ def plot_history(histories: dict[str, dict[str, list[float]]]) -> "Figure":
     panels = [p for p in PANELS if any(key in curves for curves in histories.values() for key in p[2:])]
     if not panels:
         raise InputError("histories: received no curve, expected train_loss, train_acc, val_loss or val_acc")
-    figure = _figure(max(6.5, 4.6 * len(panels)), 4.6)
+    figure = new_figure(max(6.5, 4.6 * len(panels)), 4.6)
     for axes, (title, ylabel, *keys) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _style(axes, title, "epoch", ylabel)
+        dress(axes, title, "epoch", ylabel)
         for index, (label, curves) in enumerate(histories.items()):
-            drawn = {key: _numbers(curves, key, label) for key in keys if key in curves}
+            drawn = {key: numbers_of(curves, key, label) for key in keys if key in curves}
             for key, values in drawn.items():
                 _draw_curve(axes, values, index, len(histories), label if key == keys[1] else None)
             if len(histories) == 1 and keys[1] in drawn and keys[1] == ("val_acc" if "val_acc" in curves
@@ -111,7 +106,7 @@ def plot_history(histories: dict[str, dict[str, list[float]]]) -> "Figure":
         elif title == "Learning rate":
             axes.set_ylim(-0.04 * (heights[-1] or 1), 1.08 * (heights[-1] or 1))
     if len(histories) == 1:
-        figure.suptitle(_text(next(iter(histories))), fontsize=12)
+        figure.suptitle(plain_text(next(iter(histories))), fontsize=12)
     _history_legend(figure, histories)
     return figure
 
@@ -128,7 +123,8 @@ def _draw_curve(axes, values, index, number, label):
     step = 1 if few else max(1, len(values) // 8)
     every = (index * step // number % len(values), step)  # histories put theirs at different epochs
     axes.plot(epochs, values, color=colour, linewidth=1.7, marker=marker if few or number > 1 else None,
-              markevery=every, markersize=5, markeredgecolor="white", markeredgewidth=0.5, label=_text(label), zorder=3)
+              markevery=every, markersize=5, markeredgecolor="white", markeredgewidth=0.5,
+              label=plain_text(label), zorder=3)
 
 
 def _mark_best(axes, values, key):
@@ -145,7 +141,7 @@ def _history_legend(figure, histories):
     from matplotlib.lines import Line2D
     several = len(histories) > 1
     handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], linewidth=1.7,
-                      markeredgecolor="white", markeredgewidth=0.5, label=_text(label))
+                      markeredgecolor="white", markeredgewidth=0.5, label=plain_text(label))
                for i, label in enumerate(histories) if several]
     for name, style, colour in (("validation", "-", COLOURS[0]), ("training", DASHED, PALE)):
         if any(key.startswith((name[:3] + "_", name[:5] + "_")) for curves in histories.values() for key in curves):
@@ -175,14 +171,14 @@ def plot_pruning(result: dict) -> "Figure":
     panels = [p for p in panels if p[0] == "sparsity" or (
         result.get(p[0]) and not (p[0] == "parameters" and result.get("compression_rate")))]
     keys = ["base_acc", "pruned_acc", "final_acc", *(["recalibrated_acc"] if result.get("recalibrated_acc") else [])]
-    curves = {key: _numbers(result, key, "pruning result", 0) for key in keys + [p[0] for p in panels]}
+    curves = {key: numbers_of(result, key, "pruning result", 0) for key in keys + [p[0] for p in panels]}
     lengths = {key: len(values) for key, values in curves.items()}
     if len(set(lengths.values())) != 1:
         raise InputError(f"pruning result: received lists of the lengths {lengths}, expected equally long ones")
 
-    figure = _figure(7.2, 3.8 + 1.45 * len(panels))
+    figure = new_figure(7.2, 3.8 + 1.45 * len(panels))
     top, *below = figure.subplots(1 + len(panels), 1, sharex=True, height_ratios=[3] + [1.15] * len(panels))
-    _style(top, "Accuracy while pruning", "", "accuracy (%)")
+    dress(top, "Accuracy while pruning", "", "accuracy (%)")
     steps = range(1, lengths["base_acc"] + 1)
     top.axhline(curves["base_acc"][0], color=GREY, linestyle=(0, (1, 2)), linewidth=1.5, label="unpruned")
     for key, name, colour, marker, style in (
@@ -193,7 +189,7 @@ def plot_pruning(result: dict) -> "Figure":
             top.plot(steps, curves[key], color=colour, marker=marker, linestyle=style, linewidth=1.7, label=name)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     for axes, (key, ylabel, unit, form) in zip(below, panels, strict=True):
-        _style(axes, "", "prune iteration" if axes is below[-1] else "", ylabel)
+        dress(axes, "", "prune iteration" if axes is below[-1] else "", ylabel)
         values = [v / unit for v in curves[key]]
         axes.plot(steps, values, color=COLOURS[2], marker="D", markersize=4, linewidth=1.7)
         axes.set_ylim(0, max(values) * 1.45 or 1)  # room for the value above the last point
@@ -218,7 +214,7 @@ def plot_channels(channels: dict[str, list[int]], labels=None) -> "Figure":
     Raises:
         InputError: no layer, layers of unequal length, or counts that are out of range.
     """
-    counts = [_numbers(channels, name, "channels", 0) for name in channels]
+    counts = [numbers_of(channels, name, "channels", 0) for name in channels]
     columns = len(counts[0]) if counts else 0
     labels = ["base", *range(1, columns)] if labels is None else list(labels)
     if not counts or any(len(row) != len(labels) or row[0] < 1 for row in counts):
@@ -226,16 +222,16 @@ def plot_channels(channels: dict[str, list[int]], labels=None) -> "Figure":
                          f"{len(labels) or 'some'} in each, the first of at least 1 channel")
     shares = [[min(100.0, 100 * value / row[0]) for value in row] for row in counts]
     row_height, size = (0.27, 10) if len(counts) <= 40 else (0.2, 8)
-    figure = _figure(3.2 + 0.5 * max(4, min(columns, 24)), 1.5 + row_height * max(6, len(counts)))
+    figure = new_figure(3.2 + 0.5 * max(4, min(columns, 24)), 1.5 + row_height * max(6, len(counts)))
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
-    _style(axes, "Channels left", "prune iteration")
+    dress(axes, "Channels left", "prune iteration")
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     step = -(-columns // 25)  # no more names than fit side by side
-    axes.set_xticks(range(0, columns, step), [_text(label, 12) for label in labels[::step]], fontsize=10)
-    axes.set_yticks(range(len(counts)), [_text(name, 40) for name in channels], fontsize=size)
+    axes.set_xticks(range(0, columns, step), [plain_text(label, 12) for label in labels[::step]], fontsize=10)
+    axes.set_yticks(range(len(counts)), [plain_text(name, 40) for name in channels], fontsize=size)
     stages = [name.split("_block")[0] if "_block" in name else "" for name in channels]
     for row in (r for r in range(1, len(stages)) if stages[r] != stages[r - 1]):
         axes.axhline(row - 0.5, color="white", linewidth=2.5)  # sets the stages apart
@@ -245,109 +241,6 @@ def plot_channels(channels: dict[str, list[int]], labels=None) -> "Figure":
     bar = figure.colorbar(image, ax=axes, shrink=min(1, 5 / figure.get_figheight()), aspect=25, pad=0.03)
     bar.set_label("channels left (% of the base model's)", fontsize=11)
     bar.outline.set_visible(False)
-    return figure
-
-
-def plot_models(rows: list[dict]) -> "Figure":
-    """Test accuracy against parameters and, beside it, against multiply-accumulates; smaller is to the left.
-
-    Args:
-        rows: one dict a model: name, test_acc (0 to 1), parameters and macs (each at least 1).
-
-    Returns:
-        A figure of two axes: accuracy (%) over millions of parameters, and over millions of MACs, both log.
-
-    Raises:
-        InputError: no row, or a number that is missing or out of range.
-    """
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-    heights = _column(rows, "test_acc")
-    figure = _figure(10.5, 4.6)
-    both = figure.subplots(1, 2, sharey=True)
-    for axes, key, name in zip(both, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
-        sizes = [v / 1e6 for v in _column(rows, key, 1)]
-        _style(axes, f"Accuracy against {name}", f"← smaller     {name} (millions, log scale)",
-               "test accuracy (%)" if axes is both[0] else "")
-        for i, point in enumerate(zip(sizes, heights, strict=True)):
-            axes.plot(*point, linestyle="none", color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
-                      markersize=9, markeredgecolor="white", label=_text(rows[i].get("name"), 40))
-        axes.margins(0.2)
-        axes.set_xscale("log")
-        span = max(sizes) / min(sizes)  # within a small one 1, 2, 5 would leave an axis with one tick or none
-        axes.xaxis.set_major_locator(MaxNLocator(5) if 1 < span < 5 else LogLocator(
-            subs=(1, 2, 5) if span < 300 else (1,), numticks=12))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.tick_params(axis="x", which="minor", length=0)
-    figure.draw_without_rendering()  # fixes the places to which names are fitted
-    for axes in both:
-        _place_names(axes)
-    return figure
-
-
-def _place_names(axes):
-    """Writes each point's label beside it, where it covers least of other names and points."""
-    from matplotlib.transforms import Bbox
-
-    def shared(box, other):
-        both = Bbox.intersection(box, other)
-        return both.width * both.height if both else 0
-
-    unit = axes.figure.dpi / 72  # pixels in a point; all that follows is in points
-    inside, lines = Bbox(axes.bbox.get_points() / unit), list(axes.lines)
-    centres = [axes.transData.transform(line.get_xydata()[0]) / unit for line in lines]
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in centres]
-    ways = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-    for line, (x, y) in zip(lines, centres, strict=True):
-        point = line.get_xydata()[0]
-        text = axes.annotate(line.get_label(), point, (0, 0), textcoords="offset points", fontsize=10, va="bottom")
-        extent, best = text.get_window_extent(), (math.inf,)
-        width, height = extent.width / unit, extent.height / unit
-        for far, (dx, dy) in itertools.product((10, 18, 28, 40, 54), ways):
-            corner = far * dx + width * (dx - 1) / 2, far * dy + height * (dy - 1) / 2
-            box = Bbox.from_bounds(x + corner[0], y + corner[1], width, height)
-            cost = sum(shared(box, other) for other in taken) + 2 * (width * height - shared(box, inside))
-            best = min(best, (cost + far * math.hypot(dx, dy), far, dx, dy, corner, box), key=lambda spot: spot[0])
-        _, far, dx, dy, corner, box = best
-        text.set(position=corner, in_layout=False)
-        taken.append(box)
-        if far > 10:  # too far to be seen as the point's name without a line
-            axes.annotate("", point, (far * dx, far * dy), textcoords="offset points", in_layout=False,
-                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8})
-
-
-def plot_ablation(rows: list[dict]) -> "Figure":
-    """One line of dots a variant: validation accuracy and, where given, test accuracy, each with its number.
-
-    Args:
-        rows: one dict a variant: name, val_acc and optionally test_acc (0 to 1). The first is drawn on top.
-
-    Returns:
-        A figure of one axes, accuracies in per cent.
-
-    Raises:
-        InputError: no row, or a number that is missing or out of range.
-    """
-    tested = [i for i, row in enumerate(rows) if row.get("test_acc") is not None]
-    valid, test = _column(rows, "val_acc"), _column([rows[i] for i in tested], "test_acc") if tested else []
-    shift = 0.17 if tested else 0.0
-    figure = _figure(7.5, 1.4 + (0.58 if tested else 0.42) * max(2, len(rows)))
-    axes = figure.subplots()
-    _style(axes, "", "accuracy (%)")
-    for values, places, name, colour, marker in (
-            (valid, [i - shift for i in range(len(rows))], "validation", COLOURS[0], "o"),
-            (test, [i + shift for i in tested], "test", COLOURS[1], "D")):
-        if values:
-            axes.plot(values, places, marker, linestyle="none", color=colour, markersize=7, label=name)
-        for value, place in zip(values, places, strict=True):
-            axes.annotate(f"{value:.2f}", (value, place), (8, 0), textcoords="offset points", va="center",
-                          fontsize=10, color=colour)
-    axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(_text(row.get("name"), 68), 34)) for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    low, room = min(valid + test), max(max(valid + test) - min(valid + test), 0.1)
-    axes.set_xlim(low - 0.08 * room, low + 1.2 * room)  # the numbers stand on the right
-    axes.grid(False, axis="x")
-    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10)
     return figure
 
 

@@ -85,13 +85,12 @@ def budget(args, widths, classes, input_shape, stem):
 
 def choose_mask(args, model, images, target, iteration):
     """The mask of one iteration: scores by --criterion, removal by the rule that the flags name."""
+    import data
     import model as resnet
     import prune
 
-    seen = slice(args.apoz_images)
-    scores = prune.compute_scores(args.criterion, model, images.val.images[seen], images.val.labels[seen],
-                                  args.batch_size, args.seed + iteration,
-                                  display.track(f"{args.criterion} scores", args.verbose))
+    scores = prune.compute_scores(args.criterion, model, *data.sample(images.val, args.apoz_images), args.batch_size,
+                                  args.seed + iteration, display.track(f"{args.criterion} scores", args.verbose))
     if target is None:
         return prune.create_mask(scores, args.prune_ratio, args.round_to)
     which, start, end = target
@@ -127,7 +126,7 @@ def prune_once(args, model, base, images, target, iteration, run_record):
     row |= {"sparsity": prune.compute_sparsity(model, base), "pruned_acc": accuracy(model)}
     row["recalibrated_acc"] = row["pruned_acc"]
     if args.recalibrate_images:
-        prune.recalibrate_bn(model, images.train.images[:args.recalibrate_images], args.batch_size,
+        prune.recalibrate_bn(model, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
                              display.track(f"{title}: batch-norm", args.verbose))
         row["recalibrated_acc"] = accuracy(model)
     with records.replacing(folder / "mask.npz") as temporary:
@@ -195,7 +194,8 @@ def run(args):
     import data
     import model as resnet
 
-    images = data.load_data(args, peek.input_shape and peek.input_shape[:2])
+    images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
+                            display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape)
     shape = (images.class_num, images.image_shape, peek.stem)

@@ -212,3 +212,15 @@ def check_writable(folder, flag):
     except OSError as error:
         raise InputError(f"{flag}: received {folder}, expected a folder that can be written to "
                          f"({error.strerror or error}: {nearest})") from None
+
+
+def check_file(path, flag, suffix):
+    """Makes sure, before any work, that a file can be written at `path`.
+
+    Raises:
+        InputError: another suffix, a folder, or a place that takes no files.
+    """
+    path = Path(path)
+    if path.suffix != suffix or path.is_dir():
+        raise InputError(f"{flag}: received {path}, expected a file that ends in {suffix}")
+    check_writable(path.parent, flag)

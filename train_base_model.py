@@ -85,7 +85,7 @@ def run(args):
     import metrics
     import training
 
-    images = data.load_data(args)
+    images = data.load_data(args, progress=display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
     model = start_model(args, images)
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))

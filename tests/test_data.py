@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import data
+import sources
 from errors import InputError
 
 
@@ -168,7 +169,7 @@ HUGE = b"\xff\xff\xff\x7f"  # as a length or an index: 2**31 - 1
 def test_what_is_no_batch_is_refused(tmp_path, batch):
     dump(tmp_path / "batch", batch)
     with pytest.raises(InputError, match="batch is not a CIFAR file") as caught:
-        data._read_cifar(tmp_path / "batch", b"labels", 10)
+        sources.read_batch(tmp_path / "batch", b"labels", 10)
     assert "\n" not in str(caught.value)
 
 
@@ -176,7 +177,7 @@ def test_what_is_no_batch_is_refused(tmp_path, batch):
 def test_damaged_binary_files_are_refused(tmp_path, raw):
     (tmp_path / "x.bin").write_bytes(raw)
     with pytest.raises(InputError, match=r"x\.bin"):
-        data._read_cifar(tmp_path / "x.bin", b"labels", 10)
+        sources.read_batch(tmp_path / "x.bin", b"labels", 10)
 
 
 def test_a_missing_batch_is_named(cifar):
@@ -212,7 +213,7 @@ def test_damaged_pickles_give_input_errors_only(whole, draw):
         place = draw.draw(st.sampled_from(structure))
         target.write_bytes(raw[:place] + bytes([draw.draw(st.integers(0, 255))]) + raw[place + 1:])
     try:
-        images, labels = data._read_cifar(target, b"labels", 10)
+        images, labels = sources.read_batch(target, b"labels", 10)
     except InputError as error:
         assert str(target) in str(error) and "\n" not in str(error)
     else:  # a changed byte may sit in a name or a label
@@ -469,7 +470,7 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path):
     Image.fromarray(np.full((20, 20), 130 * 256, np.uint16)).save(tmp_path / "deep.png")
     for name, colour in (("grey.png", 77), ("alpha.png", (10, 20, 30)), ("cmyk.jpg", 0), ("palette.png", (50, 60, 70)),
                          ("deep.png", 130)):
-        image = data._decoded(str(tmp_path / name), (10, 8))
+        image = sources._decoded(str(tmp_path / name), (10, 8))
         assert image.shape == (10, 8, 3) and image.dtype == np.uint8
         assert np.abs(image.astype(int) - colour).max() <= 1, name
 

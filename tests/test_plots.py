@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import comparison_plots
 import plot_train_history
 import plots
 from errors import InputError
@@ -166,7 +167,7 @@ def test_models_stand_at_their_size_and_names_do_not_overlap():
             {"name": "pruned, 15 iterations", "test_acc": 0.93, "parameters": 21_000_000, "macs": 60_000_000},
             {"name": "pruned and recalibrated", "test_acc": 0.929, "parameters": 20_500_000, "macs": 60_000_000},
             {"name": "student", "test_acc": 0.875, "parameters": 450_000, "macs": 3_000_000}]
-    figure = plots.plot_models(rows)
+    figure = comparison_plots.plot_models(rows)
     figure.draw_without_rendering()
     for axes, key in zip(figure.axes, ("parameters", "macs"), strict=True):
         assert axes.get_xscale() == "log" and "smaller" in axes.get_xlabel() and "millions" in axes.get_xlabel()
@@ -179,14 +180,14 @@ def test_models_stand_at_their_size_and_names_do_not_overlap():
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
         assert all(axes.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
     with pytest.raises(InputError, match=r"'base'.*macs"):
-        plots.plot_models([rows[0] | {"macs": None}])
+        comparison_plots.plot_models([rows[0] | {"macs": None}])
     with pytest.raises(InputError, match="rows"):
-        plots.plot_models([])
+        comparison_plots.plot_models([])
 
 
 def test_ablation_dots_and_numbers():
     rows = [{"name": "none", "val_acc": 0.5}, {"name": "all", "val_acc": 0.75, "test_acc": 0.625}]
-    figure = plots.plot_ablation(rows)
+    figure = comparison_plots.plot_ablation(rows)
     axes, = figure.axes
     valid, test = axes.lines
     assert list(valid.get_xdata()) == [50, 75] and list(test.get_xdata()) == [62.5]
@@ -194,7 +195,7 @@ def test_ablation_dots_and_numbers():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["none", "all"]
     assert axes.yaxis_inverted()
     with pytest.raises(InputError, match="val_acc"):
-        plots.plot_ablation([{"name": "x", "val_acc": 75.0}])
+        comparison_plots.plot_ablation([{"name": "x", "val_acc": 75.0}])
 
 
 @pytest.mark.parametrize("suffix, start", [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".SVG", b"<?xml")])

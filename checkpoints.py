@@ -150,7 +150,7 @@ def read_checkpoint(path, flag, weights=True):
         raise InputError(f"{flag}: received {path} of {os.path.getsize(path)} bytes, which is empty, truncated or "
                          f"no HDF5 file; expected an .h5 model ({error})") from None
     except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{flag}: received {path}, which holds no ResNet50, 101 or 152 in the layer names of "
+        raise InputError(f"{flag}: received {path}, expected a ResNet50, 101 or 152 with the layer names of "
                          f"keras.applications ({type(error).__name__}: {error})") from None
     return checkpoint
 

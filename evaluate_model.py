@@ -16,7 +16,7 @@ EXAMPLE = """example:
 
 def build_parser():
     """The flags of this script."""
-    parser = flags.Parser(description=__doc__, epilog=EXAMPLE)
+    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--model_path", required=True, nargs="+",
                         help="one or more .h5 files of this suite or of keras.applications; sparsity and compression "
                              "rate are told against the first")

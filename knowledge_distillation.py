@@ -32,7 +32,7 @@ def __getattr__(name):
 
 def build_parser():
     """The flags of this script."""
-    parser = flags.Parser(description=__doc__, epilog=EXAMPLE)
+    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--root_folder", required=True,
                         help="the teacher: a folder with model.h5, such as model/pruned_model/iter15, or an .h5 file "
                              "of this suite or of keras.applications")

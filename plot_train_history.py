@@ -21,7 +21,7 @@ EXAMPLE = """example:
 
 def build_parser():
     """The script's flags."""
-    parser = flags.Parser("plot_train_history.py", description=__doc__, epilog=EXAMPLE)
+    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     parser.add_argument(FLAG, nargs="+", required=True, type=Path, metavar="PATH",
                         help="one or more histories: .json files of this suite, of the original suite or plain Keras "
                              "History.history dumps, or folders with a history.json; or the result.json of one pruning")

@@ -18,7 +18,7 @@ EXAMPLE = """example:
 
 def build_parser():
     """The flags of this script."""
-    parser = flags.Parser(description=__doc__, epilog=EXAMPLE)
+    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--root_folder", default="./model/pruned_model",
                         help="where iter1, iter2, ... and result.json go (default: %(default)s)")
     parser.add_argument("--base_model_path", default="./model/base_model/model.h5",

@@ -18,7 +18,7 @@ EXAMPLE = """example:
 
 def build_parser():
     """The flags of this script."""
-    parser = flags.Parser(description=__doc__, epilog=EXAMPLE)
+    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--save_folder", default="./model/base_model",
                         help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
     parser.add_argument("--model_path",

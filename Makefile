@@ -1,0 +1,66 @@
+# make demo      the whole suite on scikit-learn's digits, results under model/demo
+# make install   .venv with requirements.txt
+# make test      the tests; make test-slow the long ones; make check lint and tests
+# make test-jax  every script under the JAX backend
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   := model/demo
+DIGITS := --dataset digits --batch_size 64
+KERAS_BACKEND ?= tensorflow
+export KERAS_BACKEND
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help install install-dev demo lint test test-slow test-jax check clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit("PYTHON: received Python %d.%d, expected 3.10 to 3.13 (make PYTHON=python3.11 ...)" % v)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed-jax: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q -r requirements-dev.txt "jax>=0.6,<0.11"
+	@touch $@
+
+install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
+
+demo: install
+	$(BIN)/python train_base_model.py $(DIGITS) --save_folder $(DEMO)/base_model --epoch_num 12
+	$(BIN)/python prune_model.py $(DIGITS) --base_model_path $(DEMO)/base_model/model.h5 \
+	  --root_folder $(DEMO)/pruned_model --prune_iter 3 --epoch_num 3
+	$(BIN)/python knowledge_distillation.py $(DIGITS) --root_folder $(DEMO)/pruned_model/iter3 \
+	  --save_folder $(DEMO)/kd_model --epoch_num 12
+	$(BIN)/python plot_train_history.py --no-show --verbose 0 --output $(DEMO)/histories.png \
+	  --history_path $(DEMO)/base_model/history.json $(DEMO)/pruned_model/iter3/history.json $(DEMO)/kd_model/history.json
+	$(BIN)/python evaluate_model.py $(DIGITS) --output $(DEMO)/results.json \
+	  --model_path $(DEMO)/base_model/model.h5 $(DEMO)/pruned_model/iter3/model.h5 $(DEMO)/kd_model/model.h5
+	@echo "models, histories, plots and results.json lie under $(DEMO)"
+
+lint: install-dev
+	$(BIN)/ruff check .
+
+test: install-dev
+	$(BIN)/python -m pytest -m "not slow and not jax"
+
+test-slow: install-dev
+	$(BIN)/python -m pytest -m "slow and not jax"
+
+test-jax: $(VENV)/.installed-jax
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m jax tests/test_jax.py
+
+check: lint test
+
+clean:
+	rm -rf $(DEMO) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,55 @@
+"""What the tests share. Every check runs on small networks: 50 layers deep, a few channels wide."""
+
+import argparse
+import os
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # before Keras: the tests are about the processor
+
+import flags
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keras_started():
+    """Keras as the scripts start it, once."""
+    flags.start_keras(argparse.Namespace(gpu=False, precision="float32", seed=1, deterministic=False))
+
+
+def narrow_widths(inner=6, stream=8, stem=5, depth=50):
+    """Widths of a narrow network, all groups of one kind alike."""
+    import model as resnet
+
+    return {name: stem if name == "conv1_conv" else stream if name.endswith("_stream") else inner
+            for name in resnet.full_widths(depth)}
+
+
+def randomised(model, seed=0):
+    """The model with lively random weights: no batch-norm at its start values, so that nothing cancels by chance."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if layer.name.endswith("_bn"):
+            n = layer.gamma.shape[0]
+            for variable, values in ((layer.gamma, rng.uniform(0.5, 1.5, n)), (layer.beta, rng.normal(0, 0.3, n)),
+                                     (layer.moving_mean, rng.normal(0, 0.3, n)),
+                                     (layer.moving_variance, rng.uniform(0.5, 1.5, n))):
+                variable.assign(values)
+        elif layer.name.endswith("_conv"):
+            layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
+    return model
+
+
+@pytest.fixture
+def narrow_model():
+    """A narrow ResNet50 of 32x32 images and 10 classes with random weights."""
+    import model as resnet
+
+    return randomised(resnet.build_resnet(widths=narrow_widths()))
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """(24, 32, 32, 3) uint8 noise and (24,) labels."""
+    rng = np.random.default_rng(7)
+    return rng.integers(0, 256, (24, 32, 32, 3)).astype("uint8"), rng.integers(0, 10, 24)

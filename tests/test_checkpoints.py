@@ -1,0 +1,188 @@
+"""checkpoints.py: files of this suite and of keras.applications, damaged and foreign ones."""
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import narrow_widths, randomised
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import checkpoints
+import model as resnet
+from errors import InputError
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A narrow model of the suite and its file."""
+    path = tmp_path_factory.mktemp("saved") / "model.h5"
+    model = randomised(resnet.build_resnet(widths=narrow_widths()))
+    checkpoints.save_model(model, path)
+    return model, path
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory):
+    """keras.applications' ResNet50 with a softmax head of 7 classes for 48x40 images, and its file."""
+    path = tmp_path_factory.mktemp("application") / "resnet.h5"
+    model = randomised(keras.applications.ResNet50(weights=None, classes=7, input_shape=(48, 40, 3)))
+    model.save(path)
+    return model, path
+
+
+def test_round_trip_is_bit_equal_here_and_in_plain_keras(saved, pictures):
+    model, path = saved
+    wanted = model.predict_on_batch(pictures[0])
+    np.testing.assert_array_equal(checkpoints.load_model(path, "--x", 10, (32, 32, 3)).predict_on_batch(pictures[0]),
+                                  wanted)
+    np.testing.assert_array_equal(keras.models.load_model(path).predict_on_batch(pictures[0]), wanted)
+
+
+def test_the_file_holds_no_optimiser_and_little_beside_weights(saved):
+    model, path = saved
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    checkpoints.save_model(model, path)
+    with h5py.File(path) as file:
+        assert "optimizer_weights" not in file
+    wide = resnet.cost_of(resnet.full_widths(50))[0] * 4
+    assert path.stat().st_size - model.count_params() * 4 < 0.01 * wide
+
+
+def test_application_with_softmax_gives_the_same_classes_on_rgb(application):
+    model, path = application
+    rgb = np.random.default_rng(3).integers(0, 256, (5, 48, 40, 3)).astype("float32")
+    wanted = model.predict_on_batch(keras.applications.resnet.preprocess_input(rgb.copy()))
+    loaded = checkpoints.load_model(path, "--x", 7, (48, 40, 3))
+    np.testing.assert_allclose(keras.ops.softmax(loaded.predict_on_batch(rgb)), wanted, atol=1e-5)
+    feature = keras.Model(model.inputs, model.get_layer("conv3_block4_out").output)
+    ours = keras.Model(loaded.inputs, loaded.get_layer("conv3_block4_out").output)
+    np.testing.assert_allclose(ours.predict_on_batch(rgb), feature.predict_on_batch(
+        keras.applications.resnet.preprocess_input(rgb.copy())), rtol=1e-3, atol=1e-3)
+
+
+def test_bare_weights_in_the_applications_layout(application, tmp_path):
+    model, _ = application
+    path = tmp_path / "resnet50_weights_tf_dim_ordering_tf_kernels.h5"
+    with h5py.File(path, "w") as file:  # as the published files are laid out: layer/layer/weight:0, no model_config
+        for layer in model.layers:
+            for variable in layer.variables:
+                file[f"{layer.name}/{layer.name}/{variable.name}:0"] = np.asarray(variable)
+    found = checkpoints.read_checkpoint(path, "--x")
+    assert (found.depth, found.stem, found.classes, found.input_shape, found.normalised) == (
+        50, "imagenet", 7, None, False)
+    built = checkpoints.build(found, classes=3, input_shape=(32, 32, 3))
+    assert built.output_shape == (None, 3)
+    np.testing.assert_array_equal(built.get_layer("conv5_block3_2_conv").kernel,
+                                  model.get_layer("conv5_block3_2_conv").kernel)
+
+
+def test_a_look_without_weights_knows_the_shapes(saved):
+    model, path = saved
+    peek = checkpoints.read_checkpoint(path, "--x", weights=False)
+    assert peek.weights == {} and peek.normalised
+    assert {key: getattr(peek, key) for key in ("depth", "classes", "input_shape", "stem", "widths")} == (
+        resnet.architecture_of(model))
+
+
+def test_another_class_count_or_size_is_refused(saved):
+    _, path = saved
+    with pytest.raises(InputError, match="--x: received .* with 10 classes, expected 7"):
+        checkpoints.load_model(path, "--x", 7)
+    with pytest.raises(InputError, match="--x: received .* for images of 32x32, expected 64x64"):
+        checkpoints.load_model(path, "--x", 10, (64, 64, 3))
+
+
+def foreign_files(folder, good):
+    """{name: path} of files that are no ResNet of the suite."""
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    other.save(folder / "dense.h5")
+    v2 = keras.applications.ResNet50V2(weights=None, classes=2, input_shape=(32, 32, 3))
+    v2.save(folder / "v2.h5")
+    (folder / "empty.h5").write_bytes(b"")
+    (folder / "text.h5").write_text("not HDF5")
+    (folder / "half.h5").write_bytes(good.read_bytes()[:good.stat().st_size // 2])
+    h5py.File(folder / "hollow.h5", "w").close()
+    with h5py.File(folder / "string.h5", "w") as file:
+        file["conv1_conv/conv1_conv/kernel"] = "text"
+    (folder / "folder.h5").mkdir()
+    return [*sorted(folder.glob("*.h5")), folder / "missing.h5"]
+
+
+def test_foreign_files_are_refused_in_one_line(saved, tmp_path):
+    for path in foreign_files(tmp_path, saved[1]):
+        for weights in (True, False):
+            with pytest.raises(InputError, match=rf"^--x: received .*{path.name}") as caught:
+                checkpoints.read_checkpoint(path, "--x", weights)
+            assert "\n" not in str(caught.value), path
+
+
+def test_links_and_external_storage_are_not_followed(saved, tmp_path):
+    _, good = saved
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(10**5))
+    for kind in ("soft", "external", "storage"):
+        path = tmp_path / f"{kind}.h5"
+        path.write_bytes(good.read_bytes())
+        with h5py.File(path, "r+") as file:
+            name = "model_weights/conv1_conv/conv1_conv/bias"
+            shape = file[name].shape
+            del file[name]
+            if kind == "soft":
+                file[name] = h5py.SoftLink("/model_weights/conv1_bn/conv1_bn/beta")
+            elif kind == "external":
+                file[name] = h5py.ExternalLink(str(good), name)
+            else:
+                file.create_dataset(name, shape, "f4", external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
+        with pytest.raises(InputError, match=r"^--x: received"):
+            checkpoints.read_checkpoint(path, "--x")
+
+
+def test_nan_in_a_weight_is_refused(saved, tmp_path):
+    path = tmp_path / "nan.h5"
+    path.write_bytes(saved[1].read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["model_weights/conv1_conv/conv1_conv/bias"][0] = np.nan
+    with pytest.raises(InputError, match=r"conv1_conv/bias holds NaN"):
+        checkpoints.load_model(path, "--x")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 0.2), st.integers(0, 255)), max_size=8))
+def test_damaged_files_never_give_anything_but_an_input_error(saved, tmp_path, cut, flips):
+    content = bytearray(saved[1].read_bytes())
+    content = content[:int(cut * len(content))]
+    for place, value in flips:
+        if content:
+            content[int(place * (len(content) - 1))] = value
+    (tmp_path / "damaged.h5").write_bytes(content)
+    try:
+        checkpoints.read_checkpoint(tmp_path / "damaged.h5", "--x")
+    except InputError as error:
+        assert str(error).startswith("--x: received")
+
+
+def test_a_failed_save_leaves_the_old_file(saved, tmp_path, monkeypatch):
+    model, good = saved
+    path = tmp_path / "model.h5"
+    path.write_bytes(good.read_bytes())
+
+    def fail(self, where, **_):
+        where.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(keras.Model, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.save_model(model, path)
+    assert path.read_bytes() == good.read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
+
+
+def test_imagenet_without_a_network_says_what_to_give(monkeypatch):
+    def no_network(**_):
+        raise Exception("URL fetch failure")  # as keras.utils.get_file does
+
+    monkeypatch.setattr(keras.applications, "ResNet101", no_network)
+    with pytest.raises(InputError, match="--model_path: received imagenet.*resnet101_weights"):
+        checkpoints.imagenet_checkpoint(101)

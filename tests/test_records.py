@@ -1,0 +1,77 @@
+"""records.py: whole files or none, histories of three kinds, runs that may go on."""
+
+import argparse
+import json
+import os
+
+import pytest
+
+import records
+from errors import InputError
+
+
+def test_replacing_leaves_the_old_file_when_the_body_fails(tmp_path):
+    path = tmp_path / "deep" / "x.json"
+    records.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        records.write_json(path, {"a": float("nan")})
+    with pytest.raises(RuntimeError), records.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(path.parent) == ["x.json"]
+
+
+def test_replaced_files_have_the_usual_mode(tmp_path):
+    (tmp_path / "plain").write_text("")
+    records.write_json(tmp_path / "x.json", {})
+    assert (tmp_path / "x.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("content", [
+    {"train_loss": [2, 1], "train_acc": [0.1, 0.2], "val_loss": [3, 2], "val_acc": [0.3, 0.4]},
+    {"loss": [2, 1], "accuracy": [0.1, 0.2], "val_loss": [3, 2], "val_accuracy": [0.3, 0.4]},
+    {"history": {"loss": [2, 1], "acc": [0.1, 0.2], "val_loss": [3, 2], "val_acc": [0.3, 0.4]}, "params": {}},
+])
+def test_histories_of_three_kinds_read_alike(tmp_path, content):
+    (tmp_path / "h.json").write_text(json.dumps(content))
+    assert records.read_history(tmp_path / "h.json") == {
+        "train_loss": [2, 1], "train_acc": [0.1, 0.2], "val_loss": [3, 2], "val_acc": [0.3, 0.4]}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", "{}", '{"train_loss": []}',
+                                  '{"train_loss": [1], "val_loss": [1, 2]}',
+                                  '{"train_loss": "abc"}', '{"train_loss": [true]}', "[" * 100_000])
+def test_what_is_no_history_is_refused(tmp_path, text):
+    (tmp_path / "h.json").write_text(text)
+    with pytest.raises(InputError, match=r"^--history_path: received .*expected"):
+        records.read_history(tmp_path / "h.json")
+
+
+def test_missing_file_suggests_the_nearest(tmp_path):
+    records.write_json(tmp_path / "pruned_model" / "iter1" / "history.json", {})
+    with pytest.raises(InputError, match=r"did you mean .*pruned_model/iter1/history.json"):
+        records.read_json(tmp_path / "prund_model" / "iter1" / "history.json", "--history_path")
+
+
+def test_unwritable_places_are_found_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "deep", "/proc/none/deep"):
+        with pytest.raises(InputError, match="--save_folder: received .*expected a folder that can be written to"):
+            records.check_writable(place, "--save_folder")
+    records.check_writable(tmp_path / "new" / "deeper", "--save_folder")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_only_flags_that_bear_on_the_result_stop_a_resume():
+    then = records.run_record(argparse.Namespace(epoch_num=3, verbose=1, target_macs=(4.0, True), seed=1))
+    now = records.run_record(argparse.Namespace(epoch_num=3, verbose=2, target_macs=(4.0, True), seed=1))
+    records.check_same_run(json.loads(json.dumps(then)), now, "folder")
+    now["flags"]["epoch_num"] = 4
+    with pytest.raises(InputError, match="--epoch_num 3, received 4"):
+        records.check_same_run(then, now, "folder")
+
+
+def test_sha256_is_the_published_one(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert records.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,290 @@
+"""The scripts as a user runs them: the whole chain on a tiny set, the original's commands, bad input."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import narrow_widths, randomised
+from PIL import Image
+
+import checkpoints
+import evaluate_model
+import knowledge_distillation
+import model as resnet
+import plot_train_history
+import prune
+import prune_model
+import records
+import train_base_model
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_size", "32", "--epoch_num", "1"]
+MODULES = {"train_base_model.py": train_base_model, "prune_model.py": prune_model,
+           "knowledge_distillation.py": knowledge_distillation, "evaluate_model.py": evaluate_model,
+           "plot_train_history.py": plot_train_history}
+
+
+def call(script, *words):
+    """Exit status of a script's main, also where the parser ends it."""
+    try:
+        return script.main([str(word) for word in words])
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A folder in which every script has run once, and what it printed last."""
+    folder = tmp_path_factory.mktemp("chain")
+    base, pruned, student = folder / "base", folder / "pruned", folder / "student"
+    assert call(train_base_model, *TINY, "--save_folder", base) == 0
+    assert call(prune_model, *TINY, "--base_model_path", base / "model.h5", "--root_folder", pruned,
+                "--prune_iter", 2, "--target_compression", 2, "--criterion", "l2") == 0
+    assert call(knowledge_distillation, *TINY, "--root_folder", pruned / "iter2", "--save_folder", student) == 0
+    return folder
+
+
+def test_every_promised_file_is_there(chain):
+    found = {str(path.relative_to(chain)) for path in chain.rglob("*") if path.is_file()}
+    run = ("model.h5", "history.json", "history.png")
+    assert found == {f"{folder}/{name}" for folder in ("base", "pruned/iter1", "pruned/iter2", "student")
+                     for name in run} | {"base/result.json", "student/result.json", "pruned/result.json",
+                                         "pruned/pruning.png", "pruned/channels.png", "pruned/iter1/mask.npz",
+                                         "pruned/iter2/mask.npz"}
+
+
+def test_models_open_in_plain_keras_and_shrink(chain):
+    sizes = []
+    for name in ("base", "pruned/iter1", "pruned/iter2", "student"):
+        plain = keras.models.load_model(chain / name / "model.h5")
+        assert plain(np.zeros((1, 32, 32, 3))).shape == (1, 10)
+        sizes.append(plain.count_params())
+    assert sizes[0] / sizes[2] >= 2 and sizes[0] / sizes[3] >= 12.82
+    assert sizes[0] / sizes[1] == pytest.approx(2**0.5, rel=0.01)  # an equal factor of the way
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
+    result = json.loads((chain / "pruned" / "result.json").read_text())
+    base = checkpoints.load_model(chain / "base" / "model.h5", "--x")
+    assert result["finished"] is True and result["images"] == 16 and result["split"] == "validation"
+    assert result["parent_sha256"] == records.sha256(chain / "base" / "model.h5")
+    for i in (0, 1):
+        path = chain / "pruned" / f"iter{i + 1}" / "model.h5"
+        small = checkpoints.load_model(path, "--x")
+        assert result["parameters"][i] == small.count_params() and result["bytes"][i] == path.stat().st_size
+        assert result["sparsity"][i] == pytest.approx(prune.compute_sparsity(small, base))
+        assert result["compression_rate"][i] == pytest.approx(base.count_params() / small.count_params())
+        assert result["sha256"][i] == records.sha256(path)
+        assert {name: left[i + 1] for name, left in result["channels"].items()} == resnet.widths_of(small)
+        with np.load(path.with_name("mask.npz"), allow_pickle=False) as mask:
+            assert {name: int(keep.sum()) for name, keep in mask.items()} == {
+                name: width for name, width in resnet.widths_of(small).items() if name in mask}
+    for key in ("base_acc", "sparsity", "pruned_acc", "recalibrated_acc", "final_acc"):
+        assert len(result[key]) == 2 and all(0 <= value <= 1 for value in result[key])
+    assert result["base_acc"][1] == result["final_acc"][0]
+
+
+def test_records_name_split_count_parent_and_seed(chain):
+    student = json.loads((chain / "student" / "result.json").read_text())
+    assert student["parent_sha256"] == records.sha256(chain / "pruned" / "iter2" / "model.h5")
+    assert (student["split"], student["images"], student["run"]["seed"]) == ("validation", 16, 826)
+    history = json.loads((chain / "base" / "history.json").read_text())
+    assert [len(history[key]) for key in (*records.CURVES, "learning_rate", "seconds")] == [1] * 6
+    assert history["run"]["argv"][0] and history["run"]["versions"]["keras"] == keras.__version__
+
+
+def test_evaluation_agrees_with_plain_keras_and_writes_what_it_shows(chain, capsys):
+    paths = [chain / "base" / "model.h5", chain / "student" / "model.h5"]
+    assert call(evaluate_model, "--dataset", "digits", "--model_path", *paths, "--output", chain / "r.json") == 0
+    shown = capsys.readouterr().out
+    result = json.loads((chain / "r.json").read_text())
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+    digits = load_digits()
+    _, test = train_test_split(np.arange(1797), test_size=359, stratify=digits.target, random_state=826)
+    pixels = np.rint(digits.images[np.sort(test)] * 255 / 16).astype(np.uint8)
+    images = np.stack([np.stack([Image.fromarray(p).resize((32, 32), Image.Resampling.BILINEAR)] * 3, -1)
+                       for p in pixels])
+    for path, row in zip(paths, result["models"], strict=True):
+        logits = keras.models.load_model(path).predict(images, verbose=0)
+        assert row["acc"] == pytest.approx((logits.argmax(1) == digits.target[np.sort(test)]).mean())
+        assert row["bytes"] == path.stat().st_size and row["sha256"] == records.sha256(path)
+        assert f"{100 * row['acc']:.2f} %" in shown and f"{row['compression_rate']:.2f}x" in shown
+    assert result["images"] == 359 and result["split"] == "test" and (chain / "r.png").stat().st_size > 10_000
+    (chain / "r.json").unlink()
+    (chain / "r.png").unlink()
+
+
+def test_the_originals_fifth_command_with_its_misspelt_folder(chain, monkeypatch, tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "pruned_model").symlink_to(chain / "pruned")
+    monkeypatch.chdir(tmp_path)
+    assert call(plot_train_history, "--history_path=./model/prued_model/iter1/history.json", "--output", "x.png") == 0
+    assert (tmp_path / "x.png").exists() and "pruned_model" in capsys.readouterr().err
+
+
+ORIGINAL = """train_base_model.py --save_folder=./model/base_model --model_path=./model/pretrained_resnet50.h5
+prune_model.py --prune_iter=15
+knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --lambda1=0.7, --lambda2=0.3, --lambda3=0.2, \
+--regressor_name=conv1x1
+evaluate_model.py --model_path=./model/base_model/model.h5
+plot_train_history.py --history_path=./model/prued_model/iter1/history.json"""
+
+
+@pytest.mark.parametrize("line", ORIGINAL.splitlines())
+def test_the_originals_commands_parse_with_their_commas(line):
+    script, *words = shlex.split(line)
+    args = MODULES[script].build_parser().parse_args(words)
+    if script == "knowledge_distillation.py":
+        assert (args.lambda1, args.lambda2, args.lambda3, args.regressor_name) == (0.7, 0.3, 0.2, "conv1x1")
+    if script == "prune_model.py":
+        assert (args.prune_iter, args.base_model_path) == (15, "./model/base_model/model.h5")
+
+
+def test_the_originals_flags_have_their_defaults():
+    both = {"batch_size": 128, "class_num": 10, "num_worker": 0, "gpu": True}
+    long = both | {"epoch_num": 200}
+    wanted = {
+        "train_base_model.py": ([], long | {"save_folder": "./model/base_model"}),
+        "prune_model.py": ([], long | {"root_folder": "./model/pruned_model", "prune_iter": 16,
+                                       "save_best_model": True, "learning_rate": 0.01}),
+        "knowledge_distillation.py": (["--root_folder", "x"], long | {
+            "save_folder": "./model/kd_model", "student_learning_rate": 0.01, "discriminator_learning_rate": 0.0001,
+            "lambda1": 0.7, "lambda2": 0.3, "lambda3": 0.2, "regressor_name": "conv1x1"}),
+        "evaluate_model.py": (["--model_path", "x"], both)}
+    for script, (words, defaults) in wanted.items():
+        args = vars(MODULES[script].build_parser().parse_args(words))
+        assert {key: args[key] for key in defaults} == defaults
+        assert vars(MODULES[script].build_parser().parse_args([*words, "--no-gpu"]))["gpu"] is False
+    assert prune_model.build_parser().parse_args(["--no-save_best_model"]).save_best_model is False
+
+
+def test_class_num_follows_the_data_set():
+    parse = train_base_model.build_parser().parse_args
+    assert parse(["--dataset", "cifar100"]).class_num == 100
+    assert parse(["--dataset", "my_folder"]).class_num is None
+    assert parse(["--dataset", "cifar100", "--class_num=7"]).class_num == 7
+
+
+BAD_NUMBERS = [
+    (train_base_model, "--epoch_num", "0"), (train_base_model, "--epoch_num", "-1"),
+    (train_base_model, "--batch_size", "1.5"), (train_base_model, "--learning_rate", "nan"),
+    (train_base_model, "--learning_rate", "-0.1"), (train_base_model, "--val_split", "1"),
+    (train_base_model, "--class_num", "1"), (train_base_model, "--subset", "0"),
+    (train_base_model, "--seed", "-1"), (train_base_model, "--depth", "18"),
+    (prune_model, "--prune_iter", "-1"), (prune_model, "--prune_ratio", "1.5"),
+    (prune_model, "--target_compression", "0.5"), (prune_model, "--target_macs", "many"),
+    (prune_model, "--criterion", "best"), (knowledge_distillation, "--lambda1", "inf"),
+    (knowledge_distillation, "--temperature", "0"), (knowledge_distillation, "--stream_divisor", "0"),
+    (evaluate_model, "--batch_size", "10000000000"), (evaluate_model, "--split", "all"),
+]
+
+
+@pytest.mark.parametrize(("script", "flag", "value"), BAD_NUMBERS, ids=lambda part: str(part).split("'")[-1])
+def test_absurd_values_get_one_line_with_flag_value_and_expectation(script, flag, value, capsys):
+    assert call(script, f"{flag}={value}") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and flag in error and value in error
+    assert "expected" in error or "choose from" in error
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory):
+    """A folder with files that are no models, a narrow one that is, and a history that isn't one."""
+    folder = tmp_path_factory.mktemp("bad")
+    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths())), folder / "good.h5")
+    (folder / "empty.h5").write_bytes(b"")
+    (folder / "half.h5").write_bytes((folder / "good.h5").read_bytes()[:100_000])
+    h5py.File(folder / "foreign.h5", "w").close()
+    (folder / "no.json").write_text("{}")
+    (folder / "images" / "cat").mkdir(parents=True)
+    (folder / "images" / "dog").mkdir()
+    (folder / "file").write_text("")
+    return folder
+
+
+BAD_FILES = [
+    (train_base_model, "--model_path", "missing.h5", []), (train_base_model, "--model_path", "empty.h5", []),
+    (train_base_model, "--model_path", "half.h5", []), (train_base_model, "--model_path", "foreign.h5", []),
+    (prune_model, "--base_model_path", "missing.h5", []), (prune_model, "--base_model_path", "half.h5", []),
+    (prune_model, "--base_model_path", "good.h5", ["--class_num", "7"]),
+    (prune_model, "--base_model_path", "good.h5", ["--dataset", "cifar100"]),
+    (knowledge_distillation, "--root_folder", "images", []), (knowledge_distillation, "--root_folder", "empty.h5", []),
+    (evaluate_model, "--model_path", "foreign.h5", []), (evaluate_model, "--model_path", "images", []),
+    (plot_train_history, "--history_path", "no.json", []), (plot_train_history, "--history_path", "missing.json", []),
+    (train_base_model, "--dataset", "images", []), (train_base_model, "--dataset", "missing", []),
+    (train_base_model, "--save_folder", "file/deep", []), (prune_model, "--root_folder", "file/deep", []),
+]
+
+
+@pytest.mark.parametrize(("script", "flag", "name", "more"), BAD_FILES,
+                         ids=[f"{s.__name__}-{n}{'-' * bool(m)}{''.join(m[1:])}" for s, _, n, m in BAD_FILES])
+def test_bad_files_get_one_line_and_nothing_is_written(script, flag, name, more, bad_files, tmp_path, capsys):
+    before = sorted(bad_files.rglob("*"))
+    folder = {train_base_model: "--save_folder", prune_model: "--root_folder", knowledge_distillation: "--save_folder"}
+    where = [] if folder.get(script) in (flag, None) else [folder[script], tmp_path / "new"]
+    assert call(script, *where, *more, flag, bad_files / name) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "expected" in error
+    assert error.startswith(f"{script.__name__}.py: {flag}: received ")
+    assert sorted(bad_files.rglob("*")) == before and not list(tmp_path.iterdir())
+
+
+def test_an_unreachable_budget_says_what_can_be_reached(bad_files, tmp_path, capsys):
+    assert call(prune_model, "--base_model_path", bad_files / "good.h5", "--dataset", "digits", "--root_folder",
+                tmp_path / "new", "--target_macs", "1k") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--target_macs" in error and "expected one from" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_prints_one_line_even_when_the_error_comes_after_keras(bad_files):
+    done = subprocess.run([sys.executable, "evaluate_model.py", "--dataset", "digits", "--model_path",
+                           bad_files / "good.h5", "--subset", "100000"], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--subset: received 100000" in done.stderr
+
+
+def test_unknown_flags_name_the_nearest(capsys):
+    assert call(prune_model, "--prune_iters", "3") == 2
+    assert capsys.readouterr().err == "prune_model.py: --prune_iters: no such flag; did you mean --prune_iter?\n"
+
+
+@pytest.mark.slow
+def test_ablation_trains_the_same_student_with_each_combination(tmp_path):
+    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(20, 40, 10))), tmp_path / "teacher.h5")
+    assert call(knowledge_distillation, *TINY, "--root_folder", tmp_path / "teacher.h5", "--save_folder",
+                tmp_path / "kd", "--stream_divisor", "4", "--regressor_name", "constant", "--ablation") == 0
+    content = json.loads((tmp_path / "kd" / "ablation.json").read_text())
+    assert [row["name"] for row in content["rows"]] == ["teacher", *knowledge_distillation.ABLATION]
+    shapes = [resnet.widths_of(keras.models.load_model(path)) for path in (tmp_path / "kd").rglob("model.h5")]
+    assert len(shapes) == 5 and all(shape == shapes[0] for shape in shapes)
+    assert (tmp_path / "kd" / "ablation.png").exists()
+
+
+@pytest.mark.slow
+def test_a_softmax_model_of_plain_keras_and_a_folder_of_images(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, colour in (("blue", 2), ("red", 0)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(30):
+            picture = rng.integers(0, 60, (50, 60, 3)).astype("uint8")
+            picture[..., colour] += 180
+            Image.fromarray(picture).save(tmp_path / "images" / name / f"{i}.png")
+    keras.applications.ResNet50(weights=None, classes=2, input_shape=(40, 48, 3)).save(tmp_path / "plain.h5")
+    words = ["--dataset", tmp_path / "images", "--batch_size", 16, "--epoch_num", 1]
+    assert call(prune_model, *words, "--base_model_path", tmp_path / "plain.h5", "--root_folder", tmp_path / "p",
+                "--prune_iter", 1, "--prune_ratio", 0.5, "--round_to", 8) == 0
+    pruned = keras.models.load_model(tmp_path / "p" / "iter1" / "model.h5")
+    assert pruned.input_shape == (None, 40, 48, 3) and pruned.output_shape == (None, 2)
+    assert pruned.get_layer("conv4_block3_2_conv").filters == 128
+    assert call(knowledge_distillation, *words, "--root_folder", tmp_path / "plain.h5", "--save_folder",
+                tmp_path / "kd") == 0
+    assert call(evaluate_model, *words[:4], "--model_path", tmp_path / "kd" / "model.h5") == 0

@@ -15,11 +15,12 @@ def _column(rows, key, low=0):
     return [numbers_of({key: [row.get(key)]}, key, f"row {row.get('name')!r}", low)[0] for row in rows]
 
 
-def plot_models(rows: list[dict]):
-    """Test accuracy against parameters and, beside it, against multiply-accumulates; smaller is to the left.
+def plot_models(rows: list[dict], split="test"):
+    """Accuracy against parameters and, beside it, against multiply-accumulates; smaller is to the left.
 
     Args:
         rows: one dict a model: name, test_acc (0 to 1), parameters and macs (each at least 1).
+        split: what the accuracy was measured on, for the axis.
 
     Returns:
         A figure of two axes: accuracy (%) over millions of parameters, and over millions of MACs, both log.
@@ -34,7 +35,7 @@ def plot_models(rows: list[dict]):
     for axes, key, name in zip(both, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
         sizes = [v / 1e6 for v in _column(rows, key, 1)]
         dress(axes, f"Accuracy against {name}", f"← smaller     {name} (millions, log scale)",
-               "test accuracy (%)" if axes is both[0] else "")
+               f"{split} accuracy (%)" if axes is both[0] else "")
         for i, point in enumerate(zip(sizes, heights, strict=True)):
             axes.plot(*point, linestyle="none", color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
                       markersize=9, markeredgecolor="white", label=plain_text(rows[i].get("name"), 40))

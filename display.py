@@ -11,7 +11,7 @@ def _console():
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def progress_bar(shown=True):
+def progress_bar(shown=True, transient=False):
     """A rich progress bar with images/s and time left; invisible where standard output is no terminal.
 
     Use it as a context manager; give its tasks a total in images, and the field `note` for what else is to be said.
@@ -25,7 +25,7 @@ def progress_bar(shown=True):
     return progress.Progress(
         progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=None), progress.TaskProgressColumn(),
         Speed(), progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[note]}"),
-        console=_console(), disable=not (shown and sys.stdout.isatty()), speed_estimate_period=10, expand=False)
+        console=_console(), disable=not (shown and sys.stdout.isatty()), speed_estimate_period=10, transient=transient)
 
 
 def track(title, verbose=1):
@@ -39,7 +39,7 @@ def track(title, verbose=1):
         function(range) -> generator of the range's numbers.
     """
     def walk(starts):
-        with progress_bar(verbose > 0) as bar:
+        with progress_bar(verbose > 0, transient=True) as bar:
             task = bar.add_task(title, total=starts.stop, note="")
             for start in starts:
                 yield start

@@ -116,7 +116,7 @@ def run(args):
         import plots
 
         records.write_json(args.output, result)
-        figure = comparison_plots.plot_models([row | {"test_acc": row["acc"]} for row in rows])
+        figure = comparison_plots.plot_models([row | {"test_acc": row["acc"]} for row in rows], args.split)
         plots.save_figure(figure, Path(args.output).with_suffix(".png"))
     show(args, rows)
     return result

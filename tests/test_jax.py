@@ -1,0 +1,56 @@
+"""Every script under the JAX backend (`make test-jax`); what it writes evaluates the same under TensorFlow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.jax, pytest.mark.timeout(1800)]
+ROOT = Path(__file__).parent.parent
+TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_size", "32", "--epoch_num", "1"]
+
+
+def script(backend, name, *words):
+    """Runs a script in a process of its own."""
+    done = subprocess.run([sys.executable, f"{name}.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
+                          check=False, env=os.environ | {"KERAS_BACKEND": backend})
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A folder in which every script has run once under JAX."""
+    folder = tmp_path_factory.mktemp("jax")
+    script("jax", "train_base_model", *TINY, "--save_folder", folder / "base")
+    script("jax", "prune_model", *TINY, "--base_model_path", folder / "base" / "model.h5", "--root_folder",
+           folder / "pruned", "--prune_iter", 1, "--criterion", "taylor", "--prune_ratio", 0.5)
+    script("jax", "knowledge_distillation", *TINY, "--root_folder", folder / "pruned" / "iter1", "--save_folder",
+           folder / "student")
+    script("jax", "plot_train_history", "--history_path", folder / "student" / "history.json", "--no-show")
+    return folder
+
+
+def test_a_checkpoint_of_jax_evaluates_the_same_under_tensorflow(chain):
+    results = {}
+    for backend in ("jax", "tensorflow"):
+        script(backend, "evaluate_model", "--dataset", "digits", "--latency_runs", 0, "--output",
+               chain / f"{backend}.json", "--model_path", *(chain / name / "model.h5" for name in
+                                                            ("base", "pruned/iter1", "student")))
+        results[backend] = json.loads((chain / f"{backend}.json").read_text())
+        assert results[backend]["run"]["backend"] == backend
+    for ours, theirs in zip(results["jax"]["models"], results["tensorflow"]["models"], strict=True):
+        assert ours["acc"] == pytest.approx(theirs["acc"], abs=1.5 / 359)  # a tie may fall the other way
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert {key: ours[key] for key in ("parameters", "macs", "sparsity", "sha256")} == {
+            key: theirs[key] for key in ("parameters", "macs", "sparsity", "sha256")}
+
+
+def test_histories_of_jax_hold_every_loss(chain):
+    history = json.loads((chain / "student" / "history.json").read_text())
+    for name in ("train_backbone", "train_intermediate", "train_adversarial", "train_discriminator"):
+        assert history[name][0] > 0
+    assert history["run"]["backend"] == "jax"

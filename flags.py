@@ -205,10 +205,13 @@ def run_main(parser, run, argv=None):
         print(f"{parser.prog}: {one_line(error)}" if "\n" not in str(error) else f"{parser.prog}: {error}",
               file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"\n{parser.prog}: stopped by the user; the same command goes on from the last whole epoch",
-              file=sys.stderr)
-        return 130
     except BrokenPipeError:  # `script | head` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a folder taken away
+        print(f"{parser.prog}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        more = "; the same command goes on from the last whole epoch" if hasattr(args, "resume") else ""
+        print(f"\n{parser.prog}: stopped by the user{more}", file=sys.stderr)
+        return 130
     return 0

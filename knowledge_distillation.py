@@ -195,11 +195,11 @@ def run(args):
     teacher_acc = metrics.evaluate(teacher, images.val, args.batch_size,
                                    display.track("teacher: validation", args.verbose))["acc"]
     base_parameters = resnet.cost_of(resnet.full_widths(peek.depth), images.class_num, images.image_shape, peek.stem)[0]
-    run_record = records.run_record(args)
+    run_record, parent = records.run_record(args), records.sha256(path)
     history = distil(args, teacher, student, images, (args.lambda1, args.lambda2, args.lambda3),
                      args.hard_label_weight, args.save_folder, "student", run_record)
     result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
-    result |= {"teacher_acc": teacher_acc, "parent_sha256": records.sha256(path),
+    result |= {"teacher_acc": teacher_acc, "parent_sha256": parent,
                "widths": resnet.widths_of(student)}
     records.write_json(Path(args.save_folder) / "result.json", result)
     display.print_table(f"Distillation; accuracy on {len(images.val)} validation images",

@@ -154,7 +154,7 @@ def trim_model(model, mask):
             new.assign(np.asarray(old)[kept[written]])
     source, target = model.get_layer("predictions"), small.get_layer("predictions")
     target.kernel.assign(np.asarray(source.kernel)[kept["conv5_stream"]])
-    target.bias.assign(source.bias)
+    target.bias.assign(np.array(source.bias))  # a copy: JAX would share the buffer, and give it up when one trains
     return small
 
 

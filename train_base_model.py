@@ -91,12 +91,13 @@ def run(args):
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
     training.compile_classifier(model, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
     folder, run_record = Path(args.save_folder), records.run_record(args)
+    parent = records.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
     history = training.fit(model, model, images, recipe, folder, run_record, "base model")
     best, file = training.best_epoch(history), folder / "model.h5"
     result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
               "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
               "epochs": recipe.epochs, **metrics.size_of(model, file), "sha256": records.sha256(file),
-              "parent_sha256": records.sha256(args.model_path) if Path(args.model_path or "").is_file() else None,
+              "parent_sha256": parent,
               "seconds": sum(history["seconds"]), "run": run_record}
     records.write_json(folder / "result.json", result)
     display.print_table("Base model", ["", "epoch", "validation accuracy", "parameters", "MACs", "file"], [

@@ -145,6 +145,13 @@ def add_training_flags(parser):
                             "(default: %(default)s)")
 
 
+def add_recalibrate_flag(group):
+    """--recalibrate_images, for the scripts that cut channels."""
+    group.add_argument("--recalibrate_images", type=whole(0), default=2048, metavar="N",
+                       help="training images on which batch-norm is measured again after channels went, 0 for none "
+                            "(default: %(default)s)")
+
+
 @contextlib.contextmanager
 def _quiet_stderr():
     """Holds back what native libraries print on file descriptor 2; gives it out after all if the body fails."""

@@ -64,9 +64,7 @@ def build_parser():
     group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
                        help="inherit: the teacher's most important channels with their weights; random: the "
                             "original's (default: %(default)s)")
-    group.add_argument("--recalibrate_images", type=flags.whole(0), default=2048, metavar="N",
-                       help="training images that an inheriting student's batch-norm is measured on, 0 for none "
-                            "(default: %(default)s)")
+    flags.add_recalibrate_flag(group)
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)

@@ -44,9 +44,7 @@ def build_parser():
                        help="round the channels left up to a multiple of this (default: %(default)s)")
     group.add_argument("--apoz_images", type=flags.whole(1), metavar="N",
                        help="validation images that the criterion looks at (default: all)")
-    group.add_argument("--recalibrate_images", type=flags.whole(0), default=2048, metavar="N",
-                       help="training images that batch-norm is measured on again after a trim, 0 for none "
-                            "(default: %(default)s)")
+    flags.add_recalibrate_flag(group)
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)

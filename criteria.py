@@ -1,7 +1,8 @@
 """Importance criteria behind one contract: a model and images in, one score a channel out.
 
-Every criterion gives {layer: (channels,) float64} for the inner convolutions, such as 'conv2_block1_1_conv'. A high
-score means idle: the channel may go. Criteria that measure importance are therefore negated.
+Every criterion gives {layer: (channels,) float64} for the inner convolutions, such as 'conv2_block1_1_conv';
+`compute_group_scores` for streams and stem too. A high score means idle: the channel may go. Criteria that measure
+importance are therefore negated.
 """
 
 import re
@@ -40,7 +41,12 @@ def compute_apoz(model, images, batch_size=128, progress=iter):
 
     Returns:
         {layer: (channels,) float64 from 0 to 1}; 1 means that the channel was never active.
+
+    Raises:
+        ValueError: no images.
     """
+    if len(images) == 0:
+        raise ValueError("compute_apoz needs images. Received: none")
     names = _inner_layers(model)
     relus = {name: model.get_layer(name.replace("_conv", "_relu")).output for name in names}
     counter = keras.Model(model.inputs, {name: _CountZeros()(relu) for name, relu in relus.items()})
@@ -120,26 +126,32 @@ def compute_taylor(model, images, labels, batch_size=128, progress=iter):
 
     The gate behind the batch-norm has gradient g_gamma gamma + g_beta beta; its square is averaged over batches, and
     the root of that taken, which ranks alike and leaves mean and deviation of a layer in the loss' own unit.
-    Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, arXiv 1906.10771, equation 8 and
-    section 3.2.
+    Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, arXiv 1906.10771, section 3 (gates).
 
     Args:
         model: a ResNet of `model.build_resnet`.
-        images: (N, h, w, 3), RGB 0 to 255.
+        images: (N, h, w, 3), RGB 0 to 255; whole batches of them are used.
         labels: (N,) integers.
-        batch_size: images a gradient.
+        batch_size: images a gradient; the scores depend on it, since a larger batch averages before squaring.
         progress: wraps the list of batch starts.
 
     Returns:
         {layer: (channels,) float64, at most 0}.
+
+    Raises:
+        ValueError: no images, frozen batch-norms, or a backend without gradients here.
     """
+    batch_size = min(batch_size, len(images))
     names = _inner_layers(model)
     norms = [model.get_layer(name.replace("_conv", "_bn")) for name in names]
     chosen = [v for norm in norms for v in (norm.gamma, norm.beta)]
     # jax takes variables in the model's own order, so keep that order for both
     variables = [v for v in model.trainable_variables if any(v is w for w in chosen)]
+    if len(variables) < len(chosen) or batch_size == 0:
+        raise ValueError(f"taylor needs images and trainable batch-norms. Received: {len(images)} images, "
+                         f"{len(chosen) - len(variables)} frozen scales and shifts")
     gradients = _gradient_function(model, variables)
-    scores, batches = dict.fromkeys(names, 0.0), range(0, len(images), batch_size)
+    scores, batches = dict.fromkeys(names, 0.0), range(0, len(images) - batch_size + 1, batch_size)
     for start in progress(batches):
         part = slice(start, start + batch_size)
         found = gradients(ops.convert_to_tensor(images[part]), ops.convert_to_tensor(labels[part]))
@@ -164,6 +176,9 @@ def compute_scores(criterion, model, images, labels, batch_size=128, seed=0, pro
 
     Returns:
         {layer: (channels,) float64}; high means idle.
+
+    Raises:
+        ValueError: no such criterion.
     """
     of_weights = {"l1": compute_l1, "l2": compute_l2, "bn": compute_bn}
     if criterion == "apoz":
@@ -172,13 +187,15 @@ def compute_scores(criterion, model, images, labels, batch_size=128, seed=0, pro
         return compute_taylor(model, images, labels, batch_size, progress)
     if criterion == "random":
         return compute_random(model, seed)
+    if criterion not in of_weights:
+        raise ValueError(f"criterion must be apoz, l1, l2, bn, taylor or random. Received: {criterion!r}")
     return of_weights[criterion](model)
 
 
 def compute_group_scores(model, wiring):
     """Scores of every group of channels, the streams too, over all layers that write or read the group.
 
-    Group L2 importance (Fang et al. 2023, DepGraph, arXiv 2301.12900, section 3.3): for each member of the group,
+    Group L2 importance after Fang et al. 2023, DepGraph, arXiv 2301.12900, section 3.3: for each member of the group,
     the batch-norm scale of every convolution that writes the channel and the kernel slice of every layer that reads
     it, squared, divided by the member's mean over channels so that no layer outweighs another, summed.
 
@@ -197,6 +214,6 @@ def compute_group_scores(model, wiring):
                     (read, (kernel**2).sum((0, 1, 3)))]
     scores = {}
     for group, member in members:
-        if group != "rgb" and member.mean() > 0:
-            scores[group] = scores.get(group, 0.0) - member / member.mean()
+        if group != "rgb":
+            scores[group] = scores.get(group, 0.0) - member / (member.mean() or 1.0)
     return scores

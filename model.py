@@ -18,7 +18,7 @@ STD = (58.393, 57.12, 57.375)
 
 
 def stage_of(name):
-    """The stage, 2 to 5, of a layer or width name such as 'conv3_block2_1_conv'."""
+    """The stage, 1 (the stem) to 5, of a layer or width name such as 'conv3_block2_1_conv'."""
     return int(name[4])
 
 
@@ -99,6 +99,9 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
     widths = full if widths is None else widths
     if stem not in STEMS:
         raise ValueError(f"stem must be one of {sorted(STEMS)}. Received: stem={stem!r}")
+    if len(input_shape) != 3 or input_shape[2] != 3 or classes < 1:
+        raise ValueError("input_shape must be (height, width, 3) and classes at least 1. Received: "
+                         f"input_shape={input_shape}, classes={classes}")
     if set(widths) != set(full) or min(widths.values()) < 1:
         wrong = sorted(set(widths) ^ set(full)) or {k: v for k, v in widths.items() if v < 1}
         raise ValueError(f"widths must give a positive number for each name of full_widths({depth}). Wrong: {wrong}")
@@ -136,10 +139,16 @@ def widths_of(model):
 
 
 def architecture_of(model):
-    """The keyword arguments with which `build_resnet` makes a model of the same shapes."""
+    """The keyword arguments with which `build_resnet` makes a model of the same shapes.
+
+    Raises:
+        ValueError: the model is no ResNet of this suite.
+    """
     widths = widths_of(model)
-    depth = {blocks: depth for depth, blocks in BLOCKS.items()}[blocks_of(widths)]
+    depth = {blocks: depth for depth, blocks in BLOCKS.items()}.get(blocks_of(widths))
     kernel = model.get_layer("conv1_conv").kernel_size[0]
+    if depth is None or kernel not in (7, 3):
+        raise ValueError(f"not a ResNet50, 101 or 152 of this suite: blocks {blocks_of(widths)}, stem {kernel}")
     return {"depth": depth, "classes": model.output_shape[-1], "input_shape": tuple(model.input_shape[1:]),
             "stem": "imagenet" if kernel == STEMS["imagenet"][0] else "cifar", "widths": widths}
 
@@ -203,6 +212,6 @@ def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
     for name, kernel, read, written in wiring(blocks_of(widths), stem):
         weights = kernel * kernel * channels[read] * channels[written]
         parameters += weights + 5 * channels[written]
-        macs += weights * positions[stage_of(name) if "_" in name else 1]
+        macs += weights * positions[stage_of(name)]
     head = widths["conv5_stream"] * classes
     return parameters + head + classes, macs + head

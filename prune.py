@@ -5,6 +5,7 @@ A mask is {group: (channels,) bool, True = keep}. Groups are the names of `model
 every block of the stage. A group that the mask leaves out is kept whole.
 """
 
+import keras
 import numpy as np
 
 import model as resnet
@@ -26,6 +27,17 @@ def _rounded(keep, channels, round_to=1, floor=FLOOR):
     return min(channels, -(-keep // round_to) * round_to)
 
 
+def _checked(scores, round_to, floor):
+    """The scores as float arrays, after a look at the arguments that both rules share."""
+    if round_to < 1 or floor < 0:
+        raise ValueError(f"round_to must be at least 1 and floor at least 0. Received: {round_to}, {floor}")
+    scores = {layer: np.asarray(values, np.float64) for layer, values in scores.items()}
+    for layer, values in scores.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"scores must be finite. Received: NaN or infinity for {layer}")
+    return scores
+
+
 def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
     """A mask by a rule within each layer.
 
@@ -41,11 +53,19 @@ def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
 
     Returns:
         {layer: (channels,) bool, True = keep}.
+
+    Raises:
+        ValueError: a score isn't finite, or prune_ratio, round_to or floor is out of range.
     """
+    scores = _checked(scores, round_to, floor)
+    if prune_ratio is not None and not 0 <= prune_ratio < 1:
+        raise ValueError(f"prune_ratio must be from 0 to below 1. Received: {prune_ratio}")
     mask = {}
     for layer, values in scores.items():
         if prune_ratio is None:
-            keep = int((values <= values.mean() + values.std()).sum())
+            # a score equal to the limit stays, also where rounding lifts it a little
+            limit = values.mean() + values.std() + 1e-12 * np.abs(values).max()
+            keep = int((values <= limit).sum())
         else:
             keep = len(values) - round(len(values) * prune_ratio)
         mask[layer] = least_idle(values, _rounded(keep, len(values), round_to, floor))
@@ -68,11 +88,14 @@ def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
         {layer: (channels,) bool, True = keep}.
 
     Raises:
-        ValueError: the budget isn't met even with every layer at its floor.
+        ValueError: the budget isn't met even with every layer at its floor, a score isn't finite, or round_to or
+            floor is out of range.
     """
-    ranked = []
+    scores, ranked = _checked(scores, round_to, floor), []
     for layer, values in scores.items():
-        standard = (values - values.mean()) / (values.std() or 1.0)
+        std = values.std()
+        flat = std <= 1e-9 * np.abs(values).max()  # equal but for rounding, which must not be standardised
+        standard = np.zeros(len(values)) if flat else (values - values.mean()) / std
         ranked += [(score, layer) for score in np.sort(standard)[floor:]]  # the floor's channels can't be chosen
     ranked.sort(key=lambda item: (-item[0], item[1]))
 
@@ -100,7 +123,7 @@ def _check_mask(model, mask):
     widths = resnet.widths_of(model)
     for group, keep in mask.items():
         have = widths.get(group)
-        if have is None or np.shape(keep) != (have,) or not np.any(keep):
+        if have is None or np.shape(keep) != (have,) or np.asarray(keep).dtype != bool or not np.any(keep):
             raise ValueError(f"mask must hold {have or 'no'} booleans for {group}, at least one of them True. "
                              f"Received: shape {np.shape(keep)}, {int(np.sum(keep))} True")
 
@@ -123,7 +146,7 @@ def apply_mask(model, mask):
             keep = np.asarray(mask[written], bool)
             conv, norm = model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn")
             for variable in (conv.kernel, conv.bias, norm.gamma, norm.beta):
-                variable.assign(np.asarray(variable) * keep)
+                variable.assign(np.where(keep, np.asarray(variable), 0))
 
 
 def trim_model(model, mask):
@@ -134,7 +157,7 @@ def trim_model(model, mask):
         mask: {group: (channels,) bool, True = keep}.
 
     Returns:
-        An uncompiled keras.Model with the surviving weights.
+        An uncompiled keras.Model with the surviving weights, under Keras' current precision.
 
     Raises:
         ValueError: a group or a length that the model doesn't have, or nothing kept.
@@ -173,7 +196,8 @@ def _live_parameters(model):
 def compute_sparsity(model, base):
     """Share of a base model's convolution parameters (kernels and biases) that are gone, 0 to 1.
 
-    Dead input slices of the next layer are gone too, so a masked model and its trimmed twin give the same number.
+    Dead input slices of the next layer are gone too, so a masked model and its trimmed twin give the same number. A
+    filter counts as gone where its whole kernel is 0.
 
     Args:
         model: a trimmed or a masked model.
@@ -194,13 +218,21 @@ def recalibrate_bn(model, images, batch_size=128, progress=iter):
         images: (N, h, w, 3), RGB 0 to 255, training images; whole batches of them are used.
         batch_size: images a pass.
         progress: wraps the list of batch starts.
+
+    Raises:
+        ValueError: no images.
     """
-    norms = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
-    momenta = [norm.momentum for norm in norms]
+    if len(images) == 0:
+        raise ValueError("recalibrate_bn needs images. Received: none")
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [(norm.momentum, norm.trainable) for norm in norms]
     batch_size = min(batch_size, len(images))
-    for i, start in enumerate(progress(range(0, len(images) - batch_size + 1, batch_size))):
-        for norm in norms:
-            norm.momentum = i / (i + 1)  # makes the moving average the plain average of the batches so far
-        model(np.asarray(images[start:start + batch_size], np.float32), training=True)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        for i, start in enumerate(progress(range(0, len(images) - batch_size + 1, batch_size))):
+            for norm in norms:
+                norm.trainable = True  # Keras leaves the statistics of a frozen layer alone
+                norm.momentum = i / (i + 1)  # makes the moving average the plain average of the batches so far
+            model(np.asarray(images[start:start + batch_size], np.float32), training=True)
+    finally:
+        for norm, (momentum, trainable) in zip(norms, before, strict=True):
+            norm.momentum, norm.trainable = momentum, trainable

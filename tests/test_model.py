@@ -126,7 +126,7 @@ def test_count_macs_of_two_layers_by_hand():
     assert metrics.count_macs(keras.Model(inputs, keras.layers.Dense(6)(x))) == 2 * 3 * (3 * 3 * 3 * 4) + 4 * 6
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(depth=st.sampled_from([50, 101, 152]), values=st.data(), classes=st.integers(1, 1000),
        height=st.integers(1, 260), width=st.integers(1, 260), stem=st.sampled_from(["imagenet", "cifar"]))
 def test_cost_of_equals_a_walk_through_the_network(depth, values, classes, height, width, stem):

@@ -1,5 +1,7 @@
 """criteria.py and prune.py against numpy: scores, masks, the trimmed network beside the masked one."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -94,7 +96,7 @@ def activations(base):
     return dict(zip(names, map(np.asarray, outputs), strict=True))
 
 
-@pytest.mark.parametrize("batch_size", [4, 10, 128])  # 4 + 4 + 2; one whole batch; more than there are
+@pytest.mark.parametrize("batch_size", [4, 128])  # 4 + 4 + 2 images; more than there are
 def test_apoz_is_the_share_of_zeros(base, activations, batch_size):
     apoz = prune.compute_apoz(base, IMAGES, batch_size)
     assert list(apoz) == inner(base)
@@ -169,6 +171,7 @@ def losses_with_gate(base, pooled, name, channel, gate):
     return np.log(np.exp(logits).sum(1)) - logits[np.arange(len(LABELS)), LABELS]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the oracle computes in float64")
 @pytest.mark.parametrize("batches", [1, 2])
 def test_taylor_is_the_slope_of_the_loss_along_a_gate(base, pooled, batches):
     scores = prune.compute_scores("taylor", base, IMAGES, LABELS, batch_size=10 // batches)
@@ -377,7 +380,7 @@ def test_pruning_nothing_is_the_identity(pair):
         assert prune.compute_sparsity(trimmed, parent) == 0
 
 
-@pytest.mark.parametrize(("seed", "share"), [(0, 0.2), (1, 0.5), (2, 0.8)])
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.3), (2, 0.8)])
 def test_trimmed_equals_masked(pair, seed, share):
     parent, _ = pair
     rng = np.random.default_rng(seed)
@@ -402,10 +405,10 @@ def test_trimmed_equals_masked(pair, seed, share):
     assert prune.compute_sparsity(masked, parent) == pytest.approx(sparsity)
 
 
-@pytest.mark.parametrize("kind", ["conv1_conv", "_stream", "_1_conv", "_2_conv"])
+@pytest.mark.parametrize("kind", [r"conv1_conv", r".*_stream", r".*_block\d+_[12]_conv"])
 def test_trimmed_equals_masked_with_one_kind_of_group_at_one_channel(base, copy, kind):
     mask = {group: np.arange(width) == width - 1 for group, width in resnet.widths_of(base).items()
-            if group.endswith(kind) and (group == "conv1_conv") == (kind == "conv1_conv")}
+            if re.fullmatch(kind, group)}
     masked, trimmed = masked_and_trimmed((base, copy), mask)
     np.testing.assert_allclose(trimmed(IMAGES), masked(IMAGES), atol=1e-4, rtol=0)
     assert all(resnet.widths_of(trimmed)[group] == 1 for group in mask)

@@ -1,0 +1,518 @@
+"""distillation.py against numbers worked by hand, numpy and Keras' own distillation losses."""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+from conftest import narrow_widths, randomised
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import distillation
+import model as resnet
+import prune
+
+RNG = np.random.default_rng(3)
+IMAGES = RNG.integers(0, 256, (6, 32, 32, 3)).astype("uint8")
+LABELS = RNG.integers(0, 10, 6)
+TEACHER_LOGITS, STUDENT_LOGITS = RNG.normal(0, 3, (2, 9, 10)).astype("float32")
+LAMBDAS, HARD = (0.7, 0.3, 0.2), 0.45
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
+
+
+def pixels(count=len(IMAGES)):
+    """The images as `fit` hands them on, as a tensor."""
+    return keras.ops.convert_to_tensor(IMAGES[:count])
+
+
+def arrays(variables):
+    return [np.array(v) for v in variables]
+
+
+def same(before, after):
+    return all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+# ---- losses ----
+
+@pytest.mark.parametrize(("temperature", "teacher", "student", "expected"), [
+    # p_t = (3/4, 1/4), p_s = (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2)
+    (1, [np.log(3.0), 0.0], [0.0, 0.0], 0.75 * np.log(1.5) + 0.25 * np.log(0.5)),
+    # the same halves and quarters at T = 4, times 16
+    (4, [4 * np.log(3.0), 0.0], [0.0, 0.0], 16 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))),
+    # p_t = (1/2, 1/2), p_s = (1/10, 9/10): 1/2 ln(5) + 1/2 ln(5/9)
+    (1, [2.0, 2.0], [0.0, np.log(9.0)], 0.5 * np.log(5) + 0.5 * np.log(5 / 9)),
+    (4, [2.0, 2.0], [0.0, 4 * np.log(9.0)], 16 * (0.5 * np.log(5) + 0.5 * np.log(5 / 9))),
+])
+def test_backbone_loss_by_hand(temperature, teacher, student, expected):
+    loss = float(distillation.backbone_loss(np.float32([teacher]), np.float32([student]), temperature))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    # two equal rows have the loss of one: the batch is averaged
+    twice = distillation.backbone_loss(np.float32([teacher] * 2), np.float32([student] * 2), temperature)
+    assert float(twice) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5, 4.0, 20.0])
+def test_backbone_loss_is_numpys_class_sum_and_keras_own(temperature):
+    p, q = (softmax(z.astype("float64") / temperature) for z in (TEACHER_LOGITS, STUDENT_LOGITS))
+    expected = temperature**2 * (p * np.log(p / q)).sum(1).mean()
+    loss = float(distillation.backbone_loss(TEACHER_LOGITS, STUDENT_LOGITS, temperature))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    theirs = keras.distillation.LogitsDistillation(temperature=temperature, loss=keras.losses.KLDivergence())
+    assert loss == pytest.approx(float(theirs.compute_loss(TEACHER_LOGITS, STUDENT_LOGITS)), rel=1e-4)
+
+
+@given(st.floats(0.5, 50), st.floats(-1000, 1000), st.integers(2, 20))
+def test_backbone_loss_is_zero_for_equal_outputs_whatever_their_offset(temperature, offset, classes):
+    logits = np.random.default_rng(classes).normal(0, 5, (4, classes)).astype("float32")
+    assert float(distillation.backbone_loss(logits, logits, temperature)) == 0
+    # float32 resolves 1000 to 6e-5: moved logits aren't quite the same logits
+    assert float(distillation.backbone_loss(logits + np.float32(offset), logits, temperature)) == pytest.approx(
+        0, abs=1e-2)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_losses_are_stable_at_scores_of_a_thousand(sign):
+    z = np.float32([[1000 * sign, -1000 * sign]])
+    # p_t = (1, 0) against p_s = (0, 1): log p_s = -2000 / T
+    assert float(distillation.backbone_loss(z, -z, 4.0)) == pytest.approx(16 * 2000 / 4)
+    right, wrong = (float(distillation.binary_cross_entropy(np.float32([[1000 * sign]]), target))
+                    for target in ((1, 0) if sign > 0 else (0, 1)))
+    assert right == 0
+    assert wrong == pytest.approx(1000)
+
+
+def test_intermediate_loss_by_hand():
+    teacher = [np.float32([[[[1, 2]]]]), np.zeros((2, 2, 1, 1), "float32")]
+    student = [np.float32([[[[0, 4]]]]), np.float32([1, 2, 3, 4]).reshape(2, 2, 1, 1)]
+    # (1 + 4) / 2 + (1 + 4 + 9 + 16) / 4
+    assert float(distillation.intermediate_loss(teacher, student)) == pytest.approx(2.5 + 7.5)
+    assert float(distillation.intermediate_loss(teacher, teacher)) == 0
+    with pytest.raises(ValueError, match="zip"):
+        distillation.intermediate_loss(teacher, student[:1])
+
+
+@pytest.mark.parametrize(("target", "expected"), [
+    (1, (-np.log(0.5) - np.log(0.8)) / 2), (0, (-np.log(0.5) - np.log(0.2)) / 2)])
+def test_binary_cross_entropy_by_hand_and_as_keras(target, expected):
+    scores = np.float32([[0.0], [np.log(4.0)]])  # probabilities 1/2 and 4/5
+    assert float(distillation.binary_cross_entropy(scores, target)) == pytest.approx(expected, rel=1e-5)
+    keras_loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    many = RNG.normal(0, 4, (50, 1)).astype("float32")
+    assert float(distillation.binary_cross_entropy(many, target)) == pytest.approx(
+        float(keras_loss(np.full_like(many, target), many)), rel=1e-5)
+
+
+def test_the_script_offers_the_modules_names():
+    from knowledge_distillation import Distiller, backbone_loss, build_discriminator, build_regressors
+
+    assert backbone_loss is distillation.backbone_loss and Distiller is distillation.Distiller
+    assert build_discriminator is distillation.build_discriminator
+    assert build_regressors is distillation.build_regressors
+    with pytest.raises(ImportError):
+        from knowledge_distillation import no_such_loss  # noqa: F401
+
+
+# ---- regressors and discriminator ----
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_constant_regressor_is_numpys_convolution(k):
+    x = RNG.normal(0, 1, (2, 5, 4, 3)).astype("float32")
+    got = np.asarray(distillation.ConstantRegressor(7, k)(x))
+    expected = np.zeros((2, 6 - k, 5 - k, 7))
+    for i in range(6 - k):
+        for j in range(5 - k):
+            window = x[:, i:i + k, j:j + k, :].sum((1, 2, 3)) / k**2  # every output channel sees the same kernel
+            expected[:, i, j, :] = window[:, None]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+STUDENT_SHAPES = [(None, 8, 8, 4), (None, 4, 4, 5), (None, 3, 3, 6), (None, 2, 2, 9)]
+TEACHER_SHAPES = [(None, 8, 8, 8), (None, 4, 4, 9), (None, 2, 2, 10), (None, 1, 1, 12)]
+
+
+def test_conv1x1_regressors_are_three_convolutions_of_the_mean_width():
+    shapes = [(*s[:3], t[-1]) for s, t in zip(STUDENT_SHAPES, TEACHER_SHAPES, strict=True)]
+    regressors = distillation.build_regressors("conv1x1", STUDENT_SHAPES, shapes)
+    assert len(regressors) == 4
+    for regressor, student, teacher in zip(regressors, STUDENT_SHAPES, shapes, strict=True):
+        kernels = [v.shape for v in regressor.trainable_variables if v.name == "kernel"]
+        width = (student[-1] + teacher[-1]) // 2
+        assert kernels == [(1, 1, student[-1], width), (1, 1, width, width), (1, 1, width, teacher[-1])]
+        assert [layer.activation.__name__ for layer in regressor.layers] == ["relu", "relu", "linear"]
+        x = RNG.normal(0, 1, (2, *student[1:])).astype("float32")
+        y = np.asarray(regressor(x))
+        assert y.shape == (2, *teacher[1:])
+        hidden = x.astype("float64")
+        for i, layer in enumerate(regressor.layers):
+            kernel, bias = arrays(layer.weights)
+            hidden = hidden @ kernel[0, 0] + bias
+            hidden = np.maximum(hidden, 0) if i < 2 else hidden
+        np.testing.assert_allclose(y, hidden, rtol=1e-3, atol=1e-4)
+
+
+def test_constant_regressors_have_the_teachers_shapes_and_nothing_to_train():
+    regressors = distillation.build_regressors("constant", STUDENT_SHAPES, TEACHER_SHAPES)
+    for regressor, student, teacher in zip(regressors, STUDENT_SHAPES, TEACHER_SHAPES, strict=True):
+        assert regressor(np.ones((2, *student[1:]), "float32")).shape == (2, *teacher[1:])
+        assert regressor.variables == []
+
+
+def test_discriminator_is_512_256_1_before_the_sigmoid():
+    model = distillation.build_discriminator(10)
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    assert [tuple(v.shape) for layer in dense for v in layer.weights] == [
+        (10, 512), (512,), (512, 256), (256,), (256, 1), (1,)]
+    assert [type(layer).__name__ for layer in model.layers] == ["Dense", "BatchNormalization", "LeakyReLU"] * 2 + [
+        "Dense"]
+    x = TEACHER_LOGITS.astype("float64")
+    for i in range(2):  # batch statistics, since it is only ever used in training
+        kernel, bias = arrays(dense[i].weights)
+        x = x @ kernel + bias
+        x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
+        x = np.where(x > 0, x, 0.25 * x)
+    kernel, bias = arrays(dense[2].weights)
+    np.testing.assert_allclose(np.asarray(model(TEACHER_LOGITS, training=True)), x @ kernel + bias, rtol=1e-2,
+                               atol=1e-3)
+
+
+# ---- the distiller ----
+
+def calm(model):
+    """The model with quiet residual branches: features and logits of order 1, so that no loss drowns the others."""
+    for layer in model.layers:
+        if layer.name.endswith(("_0_bn", "_3_bn")):
+            layer.gamma.assign(0.2 * np.array(layer.gamma))
+            layer.beta.assign(0.2 * np.array(layer.beta))
+    return model
+
+
+def build_distiller(lambdas=LAMBDAS, hard=HARD, **more):
+    """A distiller between narrow networks whose streams differ, with lively weights."""
+    teacher = calm(randomised(resnet.build_resnet(widths=narrow_widths()), 1))
+    student = calm(randomised(resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), 2))
+    return distillation.Distiller(teacher, student, lambdas, hard_label_weight=hard, **more)
+
+
+@pytest.fixture(scope="module")
+def distiller():
+    """One whose trainable weights no test changes."""
+    return build_distiller(label_smoothing=0.1)
+
+
+@pytest.fixture(scope="module")
+def gradients(distiller):
+    """(parts, total, {(loss, group): gradients}) of one forward and as many backward passes."""
+    import tensorflow as tf
+
+    groups = {"student": distiller.student.trainable_variables, "teacher": distiller.teacher.weights,
+              "discriminator": distiller.discriminator.trainable_variables,
+              "regressors": [v for regressor in distiller.regressors for v in regressor.trainable_variables]}
+    with tf.GradientTape(persistent=True) as tape:
+        for v in distiller.teacher.weights:
+            tape.watch(v.value)
+        outputs = distiller(pixels(), training=True)
+        parts = distiller.compute_parts(pixels(), LABELS, outputs[0], outputs[1:])
+        total = distiller.compute_loss(pixels(), LABELS, outputs)
+    losses = parts | {"total": total}
+    flat = [v for variables in groups.values() for v in variables]
+    found = {}
+    for name, loss in losses.items():
+        values = iter(tape.gradient(loss, [v.value for v in flat]))
+        for group, variables in groups.items():
+            found[name, group] = [None if g is None else np.array(g) for g in (next(values) for _ in variables)]
+    return {name: float(part) for name, part in parts.items()}, float(total), found
+
+
+def size(grads):
+    return sum(float(np.abs(g).sum()) for g in grads if g is not None)
+
+
+@pytest.mark.parametrize(("loss", "moved"), [
+    ("backbone", {"student"}), ("intermediate", {"student", "regressors"}), ("adversarial", {"student"}),
+    ("hard_label", {"student"}), ("discriminator", {"discriminator"}),
+    ("total", {"student", "regressors", "discriminator"})])
+def test_each_loss_moves_what_it_should_and_nothing_else(gradients, loss, moved):
+    found = gradients[2]
+    for group in ("student", "teacher", "discriminator", "regressors"):
+        assert (size(found[loss, group]) > 0) == (group in moved), group
+
+
+def test_every_regressor_variable_learns_and_every_stage_of_the_student_too(distiller, gradients):
+    found = gradients[2]
+    assert len(found["intermediate", "regressors"]) == 4 * 6
+    assert all(np.abs(g).max() > 0 for g in found["intermediate", "regressors"])
+    names = [v.path for v in distiller.student.trainable_variables]
+    for stage in "2345":
+        kernels = [g for name, g in zip(names, found["adversarial", "student"], strict=True)
+                   if name.startswith(f"conv{stage}_block1_1_conv/kernel")]
+        assert len(kernels) == 1 and np.abs(kernels[0]).max() > 0
+
+
+def test_one_backward_pass_gives_each_its_own_gradient(gradients):
+    _, _, found = gradients
+    # student: the weighted sum, without the discriminator's loss; discriminator: its own loss alone, lambda3 or not
+    weights = dict(zip(distillation.LOSSES, LAMBDAS, strict=True)) | {"hard_label": HARD}
+
+    def flat(name):
+        return np.concatenate([np.zeros(v.size) if g is None else g.ravel() for g, v in zip(
+            found[name, "student"], found["total", "student"], strict=True)])
+
+    mine = {name: weight * flat(name) for name, weight in weights.items()}
+    total = flat("total")
+    for name, part in mine.items():
+        assert np.linalg.norm(part) > 3e-3 * np.linalg.norm(total), name  # none is too small to be missed
+    assert np.linalg.norm(total - sum(mine.values())) < 1e-4 * np.linalg.norm(total)
+    for total, own in zip(found["total", "discriminator"], found["discriminator", "discriminator"], strict=True):
+        np.testing.assert_allclose(total, own, rtol=1e-4, atol=1e-7)
+
+
+def test_total_loss_is_the_weighted_sum(gradients):
+    parts, total, _ = gradients
+    assert set(parts) == {"backbone", "intermediate", "adversarial", "hard_label", "discriminator"}
+    expected = sum(weight * parts[name] for name, weight in zip(distillation.LOSSES, LAMBDAS, strict=True))
+    assert total == pytest.approx(expected + HARD * parts["hard_label"] + parts["discriminator"], rel=1e-5)
+
+
+def test_the_parts_are_the_losses_of_both_networks(distiller, gradients):
+    parts = gradients[0]
+    teacher, *teacher_features = arrays(distiller.teacher(pixels(), training=False))
+    student, *features = arrays(distiller.student(pixels(), training=True))
+    p, q = softmax(teacher / 4), softmax(student / 4)
+    assert parts["backbone"] == pytest.approx(16 * (p * np.log(p / q)).sum(1).mean(), rel=1e-3)
+    regressed = [np.asarray(r(f)) for r, f in zip(distiller.regressors, features, strict=True)]
+    assert parts["intermediate"] == pytest.approx(sum(
+        ((t - r) ** 2).mean() for t, r in zip(teacher_features, regressed, strict=True)), rel=1e-4)
+    of_teacher, of_student = (sigmoid(distiller.discriminator(z, training=True)) for z in (teacher, student))
+    assert parts["adversarial"] == pytest.approx(-np.log(of_student).mean(), rel=1e-3)
+    assert parts["discriminator"] == pytest.approx(
+        -np.log(of_teacher).mean() - np.log(1 - of_student).mean(), rel=1e-3)
+    targets = 0.9 * np.eye(10)[LABELS] + 0.1 / 10
+    assert parts["hard_label"] == pytest.approx(-(targets * np.log(softmax(student))).sum(1).mean(), rel=1e-3)
+
+
+def test_holding_the_discriminator_fixed_leaves_its_statistics_alone(distiller):
+    before = arrays(distiller.discriminator.variables)
+    distiller._fixed_discriminator(TEACHER_LOGITS)
+    assert same(before, arrays(distiller.discriminator.variables))
+
+
+def test_validation_loss_is_the_students_plain_cross_entropy(distiller):
+    distiller.compile(keras.optimizers.SGD(), run_eagerly=True,
+                      metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    logs = distiller.evaluate(IMAGES, LABELS, batch_size=4, verbose=0, return_dict=True)  # 4 and 2 images
+    logits = np.asarray(distiller.student(pixels(), training=False)[0])
+    assert logs["loss"] == pytest.approx(-np.log(softmax(logits)[np.arange(6), LABELS]).mean(), rel=1e-4)
+    assert logs["accuracy"] == pytest.approx((logits.argmax(1) == LABELS).mean())
+
+
+def test_a_step_moves_student_and_regressors_but_not_teacher_nor_a_resting_discriminator():
+    distiller = build_distiller()
+    adam = keras.optimizers.Adam(0.0)
+    distiller.compile(distillation.TwoOptimizers(keras.optimizers.SGD(1e-3), adam, [
+        v.path for v in distiller.discriminator.trainable_variables]), run_eagerly=True)
+
+    def state():
+        return {"teacher": arrays(distiller.teacher.variables), "student": arrays(distiller.student.variables),
+                "discriminator": arrays(distiller.discriminator.trainable_variables),
+                "regressors": arrays(v for r in distiller.regressors for v in r.trainable_variables)}
+
+    before = state()
+    distiller.train_on_batch(pixels(), LABELS)
+    after = state()
+    assert same(before["teacher"], after["teacher"])  # batch-norm statistics among them
+    assert same(before["discriminator"], after["discriminator"])
+    for group in ("student", "regressors"):
+        moved = [not np.array_equal(a, b) for a, b in zip(before[group], after[group], strict=True)]
+        assert np.mean(moved) > 0.95, group
+    adam.learning_rate.assign(1e-3)
+    distiller.train_on_batch(pixels(), LABELS)
+    kernel = 0  # Adam's bias-corrected steps are about as long as its rate, whatever lambda3 is
+    step = np.abs(state()["discriminator"][kernel] - before["discriminator"][kernel])
+    assert 1e-4 < step.mean() < 1.5e-3
+    assert same(before["teacher"], state()["teacher"])
+
+
+@pytest.mark.parametrize(("lambdas", "hard", "names"), [
+    ((1, 0, 0), 0, ["backbone"]), ((0, 1, 0), 0, ["intermediate"]), ((0, 0, 1), 0, ["adversarial", "discriminator"]),
+    ((0, 0, 0), 1, ["hard_label"])])
+def test_a_weight_of_zero_leaves_its_part_out(lambdas, hard, names):
+    distiller = build_distiller(lambdas, hard)
+    assert distiller.part_names() == names == [tracker.name for tracker in distiller.trackers]
+    assert bool(distiller.regressors) == bool(lambdas[1])
+    assert (distiller.discriminator is not None) == bool(lambdas[2])
+    outputs = distiller.student(pixels(2), training=False)
+    assert set(distiller.compute_parts(pixels(2), LABELS[:2], outputs[0], outputs[1:])) == set(names)
+    others = [] if not lambdas[1] and not lambdas[2] else (
+        distiller.discriminator or distiller.regressors[0]).trainable_variables
+    assert len(distiller.trainable_variables) == len(distiller.student.trainable_variables) + len(others) * (
+        4 if lambdas[1] else 1)
+
+
+# ---- two optimisers ----
+
+def toy():
+    """A model of two halves, 'left' for one optimiser and 'right' for the other."""
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="tanh", name="left"),
+                             keras.layers.Dense(2, name="right")])
+
+
+def parts_of_toy():
+    sgd = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10), momentum=0.9, nesterov=True,
+                               weight_decay=0.01)
+    sgd.exclude_from_weight_decay(var_names=["bias"])
+    return sgd, keras.optimizers.Adam(0.02)
+
+
+def two(model):
+    optimizer = distillation.TwoOptimizers(*parts_of_toy(), [v.path for v in model.get_layer("right").weights])
+    model.compile(optimizer, loss="mse")
+    return optimizer
+
+
+TOY_X, TOY_Y = RNG.normal(0, 1, (12, 3)).astype("float32"), RNG.normal(0, 1, (12, 2)).astype("float32")
+
+
+def toy_gradients(model):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = keras.ops.mean((model(TOY_X) - TOY_Y) ** 2)
+    return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+
+def test_two_optimizers_are_two_optimisers_by_hand():
+    model, twin = toy(), toy()
+    twin.set_weights(model.get_weights())
+    optimizer = two(model)
+    left, right = parts_of_toy()
+    for step in range(1, 6):
+        model.train_on_batch(TOY_X, TOY_Y)
+        grads = toy_gradients(twin)
+        left.apply(grads[:2], twin.get_layer("left").trainable_variables)
+        right.apply(grads[2:], twin.get_layer("right").trainable_variables)
+        for ours, theirs in zip(model.get_weights(), twin.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert int(optimizer.iterations) == step
+    assert [int(part.iterations) for part in optimizer.parts] == [5, 5]
+
+
+def test_two_optimizers_variables_are_each_part_s_once():
+    model = toy()
+    optimizer = two(model)
+    optimizer.build(model.trainable_variables)
+    optimizer.build(model.trainable_variables)  # a second call makes no second set of slots
+    assert len({id(v) for v in optimizer.variables}) == len(optimizer.variables)
+    # step and rate of the whole; step and two momenta of SGD on a schedule; step, rate and two times two of Adam
+    assert len(optimizer.variables) == 2 + 3 + 6
+
+
+def test_two_optimizers_go_on_from_a_file(tmp_path):
+    model = toy()
+    two(model)
+    for _ in range(3):
+        model.train_on_batch(TOY_X, TOY_Y)
+    model.save_weights(tmp_path / "state.weights.h5")
+    other = toy()
+    optimizer = two(other)
+    optimizer.build(other.trainable_variables)
+    other.load_weights(tmp_path / "state.weights.h5")
+    assert int(optimizer.iterations) == 3
+    assert same(arrays(model.optimizer.variables), arrays(optimizer.variables))
+    fresh = toy()
+    two(fresh)
+    fresh.set_weights(model.get_weights())  # weights without slots: the counter-example
+    for network in (model, other, fresh):
+        network.train_on_batch(TOY_X, TOY_Y)
+    assert same(model.get_weights(), other.get_weights())
+    assert not same(model.get_weights(), fresh.get_weights())
+
+
+# ---- the student ----
+
+def test_dividing_streams_keeps_inner_widths():
+    teacher = resnet.full_widths(50) | {"conv3_block2_1_conv": 17, "conv5_block3_2_conv": 90}
+    widths = distillation.student_widths(teacher, 50, stream_divisor=32)
+    assert [widths[f"conv{s}_stream"] for s in (2, 3, 4, 5)] == [8, 16, 32, 64]
+    assert {name: width for name, width in widths.items() if not name.endswith("_stream")} == {
+        name: width for name, width in teacher.items() if not name.endswith("_stream")}
+    assert distillation.student_widths(teacher, 50, stream_divisor=1) == teacher
+    assert min(distillation.student_widths(teacher, 50, stream_divisor=2048).values()) == 1
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(1, 120), st.integers(0, 2**32 - 1))
+def test_target_compression_is_met_and_not_exceeded_by_a_step(target, seed):
+    rng, full = np.random.default_rng(seed), resnet.full_widths(50)
+    teacher = {name: width if rng.random() < 0.5 else int(rng.integers(4, width + 1))
+               for name, width in full.items()}
+    widths = distillation.student_widths(teacher, 50, target_compression=target)
+    limit = resnet.cost_of(full)[0] / target
+
+    def narrowed(step):
+        return {name: min(teacher[name], max(prune.FLOOR, round(step / 1024 * full[name]))) for name in full}
+
+    low, high = 1, 1025  # the widest that fits, by bisection: parameters only grow with the factor
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if resnet.cost_of(narrowed(middle))[0] <= limit else (low, middle)
+    assert widths == narrowed(low)
+    assert resnet.cost_of(widths)[0] <= limit
+    assert all(widths[name] <= teacher[name] for name in full)
+    if low < 1024:
+        assert resnet.cost_of(narrowed(low + 1))[0] > limit
+
+
+def test_layers_that_pruning_left_narrower_stay():
+    full = resnet.full_widths(50)
+    teacher = full | {"conv4_block2_1_conv": 5, "conv2_block1_2_conv": 4}
+    widths = distillation.student_widths(teacher, 50, target_compression=4)
+    assert widths["conv4_block2_1_conv"] == 5 and widths["conv2_block1_2_conv"] == 4
+    assert widths["conv4_block3_1_conv"] == pytest.approx(widths["conv5_stream"] / 2048 * 256, abs=1)
+    # a teacher that is small enough already becomes the student as it is
+    assert distillation.student_widths(narrow_widths(), 50, target_compression=2) == narrow_widths()
+
+
+def test_an_unreachable_compression_says_what_can_be_reached():
+    full = resnet.full_widths(50)
+    least = resnet.cost_of(dict.fromkeys(full, prune.FLOOR))[0]
+    with pytest.raises(ValueError, match=f"{least:,} parameters, a compression of"):
+        distillation.student_widths(full, 50, target_compression=1e6)
+    reachable = resnet.cost_of(full)[0] / least
+    assert set(distillation.student_widths(full, 50, target_compression=reachable).values()) == {prune.FLOOR}
+
+
+def test_an_inheriting_student_holds_slices_of_the_teacher():
+    teacher = randomised(resnet.build_resnet(widths=narrow_widths()), 5)
+    widths = narrow_widths(inner=5, stream=4, stem=3) | {"conv3_stream": 6, "conv4_block2_1_conv": 2}
+    student = distillation.inherit_student(teacher, widths)
+    assert resnet.widths_of(student) == widths
+    wiring = list(resnet.wiring((3, 4, 6, 3), "imagenet"))
+    scores = prune.compute_group_scores(teacher, wiring)
+    kept = {group: np.sort(np.argsort(scores[group])[:width]) for group, width in widths.items()} | {"rgb": [0, 1, 2]}
+    for name, _, read, written in wiring:
+        kernel, bias = arrays(teacher.get_layer(f"{name}_conv").weights)
+        ours = arrays(student.get_layer(f"{name}_conv").weights)
+        assert np.array_equal(ours[0], kernel[:, :, kept[read]][..., kept[written]]), name
+        assert np.array_equal(ours[1], bias[kept[written]]), name
+        for mine, theirs in zip(student.get_layer(f"{name}_bn").weights, teacher.get_layer(f"{name}_bn").weights,
+                                strict=True):
+            assert np.array_equal(np.array(mine), np.array(theirs)[kept[written]]), name
+    kernel, bias = arrays(teacher.get_layer("predictions").weights)
+    ours = arrays(student.get_layer("predictions").weights)
+    assert np.array_equal(ours[0], kernel[kept["conv5_stream"]]) and np.array_equal(ours[1], bias)
+
+
+def test_a_student_of_full_widths_is_the_teacher():
+    teacher = randomised(resnet.build_resnet(widths=narrow_widths()), 6)
+    student = distillation.inherit_student(teacher, copy.copy(resnet.widths_of(teacher)))
+    np.testing.assert_array_equal(np.asarray(student(IMAGES)), np.asarray(teacher(IMAGES)))

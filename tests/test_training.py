@@ -1,0 +1,465 @@
+"""training.py: the schedule and the optimiser against numpy, and runs that stop anywhere and go on."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import narrow_widths, randomised
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import checkpoints
+import data
+import records
+import training
+from errors import InputError
+
+RNG = np.random.default_rng(11)
+RECIPE = training.Recipe(epochs=4, batch_size=8, learning_rate=0.05, weight_decay=1e-3, label_smoothing=0.1,
+                         warmup=0.25, seed=5, verbose=0)
+RUN = {"flags": {"weight_decay": 1e-3, "verbose": 0, "resume": "auto"}}
+
+
+def split(n, name, shape=(8, 8, 3), pad=0, seed=0):
+    """Noise whose brightness tells its class, of 4."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n) % 4)
+    images = rng.integers(0, 120, (n, *shape)) + 30 * labels[:, None, None, None]
+    return data.Split(images.astype("uint8"), labels, name, pad, flip=pad > 0)
+
+
+IMAGES = data.Data("toy", split(44, "train", pad=1), split(20, "validation", seed=1), split(4, "test", seed=2),
+                   tuple("abcd"), "")
+STEPS = 5  # whole batches of 8 in 44
+
+
+def small_model(seed=0):
+    """A convolution with batch-norm in front of 4 logits."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    return keras.Sequential([
+        keras.Input((8, 8, 3)), layers.Rescaling(1 / 128, -1.0), layers.Conv2D(6, 3),
+        layers.BatchNormalization(momentum=0.9), layers.ReLU(), layers.GlobalAveragePooling2D(), layers.Dense(4)])
+
+
+def compiled(model, recipe=RECIPE):
+    """Compiled as the scripts do, but run step by step: 20 small steps take less time than a trace."""
+    training.compile_classifier(model, recipe, STEPS)
+    model.run_eagerly = True
+    return model
+
+
+def run(folder, recipe=RECIPE, run_record=RUN, seed=0, **more):
+    """One call of `fit` as a script makes it, with a new model; returns (model, history)."""
+    model = compiled(small_model(seed), recipe)
+    return model, training.fit(model, model, IMAGES, recipe, folder, run_record, "toy", **more)
+
+
+def weights_of(path):
+    """What plain Keras finds in a file."""
+    return keras.models.load_model(path, compile=False).get_weights()
+
+
+def same(ours, theirs):
+    return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def without_times(history):
+    return {key: values for key, values in history.items() if key != "seconds"}
+
+
+def contents(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def at_call(function, number, monkeypatch):
+    """Makes `owner.name` of `function` raise Killed instead of its call of that number, counted from 1."""
+    owner, name = function
+    original, calls = getattr(owner, name), iter(range(1, 10**6))
+
+    def counted(*args, **kwargs):
+        if next(calls) == number:
+            raise Killed
+        return original(*args, **kwargs)
+    monkeypatch.setattr(owner, name, counted)
+
+
+# ---- schedule and optimiser ----
+
+def rates(recipe, steps, count=None):
+    schedule = training.schedule(recipe, steps)
+    return np.array([float(schedule(i)) for i in range(recipe.epochs * steps + 1 if count is None else count)])
+
+
+@settings(max_examples=15, deadline=None)
+@given(epochs=st.integers(1, 6), steps=st.integers(1, 6), warmup=st.floats(0, 1), top=st.floats(1e-4, 1))
+def test_schedule_is_numpys(epochs, steps, warmup, top):
+    recipe = dataclasses.replace(RECIPE, epochs=epochs, learning_rate=top, warmup=warmup)
+    total = epochs * steps
+    rise = min(round(warmup * total), total - 1)
+    step = np.arange(total + 1)
+    expected = 0.5 * top * (1 + np.cos(np.pi * (step - rise) / (total - rise)))
+    if rise:
+        climb = top / rise + (top - top / rise) * step / rise
+        expected = np.where(step < rise, climb, expected)
+    np.testing.assert_allclose(rates(recipe, steps), expected, rtol=1e-4, atol=1e-6 * top)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 1.0])
+def test_schedule_starts_low_peaks_at_the_end_of_the_warm_up_and_ends_at_zero(warmup):
+    recipe = dataclasses.replace(RECIPE, epochs=4, learning_rate=0.3, warmup=warmup)
+    found, rise = rates(recipe, 10), min(round(40 * warmup), 39)
+    assert np.argmax(found) == rise and found[rise] == pytest.approx(0.3)
+    assert found[-1] == pytest.approx(0, abs=1e-7)
+    assert (np.diff(found[:rise + 1]) > 0).all() and (np.diff(found[rise:]) < 0).all()
+    if rise:
+        assert 0 < found[0] <= 0.3 / rise * 1.001  # a first step of 0 would be lost
+    assert (found[:-1] > 0).all()
+
+
+def test_a_run_of_one_step_has_the_full_rate():
+    for warmup in (0.0, 1.0):
+        assert rates(dataclasses.replace(RECIPE, epochs=1, warmup=warmup), 1)[0] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.25])
+def test_decay_shrinks_kernels_and_spares_biases_and_batch_norm(decay):
+    recipe = dataclasses.replace(RECIPE, weight_decay=decay, warmup=0.0, learning_rate=0.1)
+    model = small_model()
+    for v in model.trainable_variables:
+        v.assign(RNG.uniform(1, 2, v.shape))
+    before = [np.array(v) for v in model.trainable_variables]
+    training.sgd(recipe, STEPS).apply([np.zeros(v.shape, "float32") for v in before], model.trainable_variables)
+    decayed = []
+    for v, old in zip(model.trainable_variables, before, strict=True):
+        factor = 1 - 0.1 * decay if v.name == "kernel" else 1
+        np.testing.assert_allclose(np.array(v), factor * old, rtol=1e-6)
+        decayed.append(v.name)
+    assert sorted(decayed) == ["beta", "bias", "bias", "gamma", "kernel", "kernel"]
+
+
+def test_sgd_is_nesterovs_with_momentum_09_and_decoupled_decay():
+    recipe = dataclasses.replace(RECIPE, weight_decay=0.02, warmup=0.5, learning_rate=0.1)
+    optimizer, variable = training.sgd(recipe, STEPS), keras.Variable(np.float32([1.0, -2.0]), name="kernel")
+    x, velocity, lr = np.array([1.0, -2.0]), np.zeros(2), rates(recipe, STEPS)
+    for step in range(6):
+        gradient = np.array([0.3 * step - 0.5, 1.0])
+        x = x * (1 - 0.02 * lr[step])
+        velocity = 0.9 * velocity - lr[step] * gradient
+        x = x + 0.9 * velocity - lr[step] * gradient
+        optimizer.apply([keras.ops.convert_to_tensor(gradient.astype("float32"))], [variable])
+        np.testing.assert_allclose(np.array(variable), x, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_classifiers_loss_is_numpys_smoothed_cross_entropy(smoothing):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(5)])
+    training.compile_classifier(model, dataclasses.replace(RECIPE, label_smoothing=smoothing), STEPS)
+    x, labels = RNG.normal(0, 2, (11, 5)).astype("float32"), RNG.integers(0, 5, 11)
+    logs = model.evaluate(x, labels, batch_size=4, verbose=0, return_dict=True)
+    logits = np.asarray(model(x), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = (1 - smoothing) * np.eye(5)[labels] + smoothing / 5
+    assert logs["loss"] == pytest.approx(-(targets * log_p).sum(1).mean(), rel=1e-5)
+    assert logs["accuracy"] == pytest.approx((logits.argmax(1) == labels).mean())
+
+
+def test_a_recipe_takes_its_flags_and_the_given_rate():
+    args = argparse.Namespace(epoch_num=7, batch_size=3, weight_decay=0.1, label_smoothing=0.2, warmup=0.3, seed=4,
+                              verbose=2, resume="never", learning_rate=99, other=1)
+    assert training.Recipe.from_flags(args, 0.5) == training.Recipe(7, 3, 0.5, 0.1, 0.2, 0.3, 4, 2, "never")
+
+
+# ---- fit ----
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(model, history, folder) of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return *run(folder), folder
+
+
+def test_a_finished_run_leaves_model_history_and_plot(whole):
+    model, history, folder = whole
+    assert {path.name for path in folder.iterdir()} == {"model.h5", "history.json", "history.png"}
+    assert (folder / "history.png").read_bytes().startswith(b"\x89PNG")
+    curves = records.read_history(folder / "history.json")
+    assert set(curves) == {*records.CURVES, "learning_rate", "seconds"}
+    for name, values in curves.items():
+        assert values == history[name] and len(values) == 4
+    assert json.loads((folder / "history.json").read_text()) == history and history["run"] == RUN
+    np.testing.assert_allclose(history["learning_rate"], rates(RECIPE, STEPS)[4:20:5], rtol=1e-5)
+    assert same(model.get_weights(), weights_of(folder / "model.h5"))
+
+
+def test_the_history_is_true_of_the_saved_epoch(whole):
+    model, history, _ = whole
+    best = training.best_epoch(history)
+    logits = np.asarray(model(IMAGES.val.images.astype("float32"), training=False), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = 0.9 * np.eye(4)[IMAGES.val.labels] + 0.1 / 4
+    assert history["val_acc"][best] == pytest.approx((logits.argmax(1) == IMAGES.val.labels).mean())
+    assert history["val_loss"][best] == pytest.approx(-(targets * log_p).sum(1).mean(), rel=1e-4)
+
+
+INTERRUPTIONS = {
+    "at the start of epoch 3": ((training._Recorder, "on_epoch_begin"), 3),
+    "in the middle of epoch 3": ((training._Recorder, "on_train_batch_end"), 13),
+    "before any epoch is over": ((training._Recorder, "on_train_batch_end"), 2),
+    "between best model and history of epoch 1": ((records, "write_json"), 1),
+    "between best model and history of epoch 2": ((records, "write_json"), 2),
+    "between history and state of epoch 1": ((checkpoints, "save_state"), 1),
+    "between history and state of epoch 3": ((checkpoints, "save_state"), 3),
+    "between history and state of the last epoch": ((checkpoints, "save_state"), 4),
+    "after the last epoch": ((training.plots, "save_figure"), 1),
+}
+
+
+@pytest.mark.parametrize("when", INTERRUPTIONS)
+def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call(*INTERRUPTIONS[when], patch)
+        run(tmp_path)
+    assert not (tmp_path / "history.png").exists()
+    # other start weights: those of the state must win; where no state was written it is the same run from the start
+    seed = 99 if (tmp_path / "state.weights.h5").exists() else 0
+    model, history = run(tmp_path, seed=seed)
+    assert without_times(history) == without_times(whole[1])
+    assert len(history["seconds"]) == 4
+    assert same(model.get_weights(), whole[0].get_weights())
+    assert same(weights_of(tmp_path / "model.h5"), whole[0].get_weights())
+    assert {path.name for path in tmp_path.iterdir()} == {"model.h5", "history.json", "history.png"}
+
+
+def test_the_last_epoch_is_the_same_after_two_interruptions(tmp_path, monkeypatch):
+    expected, _ = run(tmp_path / "whole", keep_best=False)
+    for number in (2, 2):  # the second counts from the second epoch on
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            at_call((checkpoints, "save_state"), number, patch)
+            run(tmp_path / "parts", keep_best=False)
+        assert not (tmp_path / "parts" / "model.h5").exists()
+    model, _ = run(tmp_path / "parts", keep_best=False, seed=99)
+    assert same(model.get_weights(), expected.get_weights())
+    assert same(weights_of(tmp_path / "parts" / "model.h5"), expected.get_weights())
+
+
+def test_the_state_holds_slots_and_step_count(killed):
+    with h5py.File(killed / "state.weights.h5") as file:
+        slots = [np.asarray(v) for v in file["optimizer/vars"].values()]
+    assert next(int(v) for v in slots if v.shape == ()) == 2 * STEPS
+    assert sum(v.shape != () for v in slots) == 6  # a momentum for each trained weight
+    assert all(np.abs(v).max() > 0 for v in slots if v.ndim == 4)
+
+
+class Scripted(keras.Model):
+    """Says it validates as the test prescribes, and remembers the weights it had then."""
+
+    def prescribe(self, accuracies, losses=None):
+        self.snapshots, self.accuracies, self.losses_to_say = [], list(accuracies), list(losses or [])
+        return self
+
+    def evaluate(self, *args, **kwargs):
+        logs = super().evaluate(*args, **kwargs)
+        self.snapshots.append(self.get_weights())
+        epoch = len(self.snapshots) - 1
+        return logs | {"accuracy": self.accuracies[epoch]} | (
+            {"loss": self.losses_to_say[epoch]} if self.losses_to_say else {})
+
+
+def scripted(accuracies, losses=None):
+    saved = small_model()
+    return compiled(Scripted(saved.inputs[0], saved.outputs[0]).prescribe(accuracies, losses)), saved
+
+
+@pytest.mark.parametrize(("accuracies", "best"), [
+    ((0.2, 0.6, 0.4, 0.6), 1), ((0, 0, 0, 0), 0), ((0.1, 0.2, 0.3, 0.4), 3)])
+def test_the_first_of_the_best_epochs_is_kept(accuracies, best, tmp_path):
+    trainer, saved = scripted(accuracies)
+    history = training.fit(trainer, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
+    assert history["val_acc"] == list(accuracies) and training.best_epoch(history) == best
+    assert not same(trainer.snapshots[0], trainer.snapshots[-1])
+    assert same(saved.get_weights(), trainer.snapshots[best])
+    assert same(weights_of(tmp_path / "model.h5"), trainer.snapshots[best])
+
+
+def test_without_keep_best_the_last_epoch_is_kept(tmp_path):
+    trainer, saved = scripted((0.2, 0.6, 0.4, 0.5))
+    training.fit(trainer, saved, IMAGES, RECIPE, tmp_path, RUN, "toy", keep_best=False)
+    assert same(saved.get_weights(), trainer.snapshots[3])
+    assert same(weights_of(tmp_path / "model.h5"), trainer.snapshots[3])
+
+
+def test_the_best_epoch_before_an_interruption_is_not_overwritten_by_a_worse_one_after(tmp_path, monkeypatch):
+    first, saved = scripted((0.3, 0.7))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call((training._Recorder, "on_epoch_begin"), 3, patch)
+        training.fit(first, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
+    second, saved = scripted((0.5, 0.7))  # epochs 3 and 4
+    history = training.fit(second, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
+    assert history["val_acc"] == [0.3, 0.7, 0.5, 0.7]
+    assert same(saved.get_weights(), first.snapshots[1])
+    assert same(weights_of(tmp_path / "model.h5"), first.snapshots[1])
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of a run that was killed at the start of its third epoch."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        at_call((training._Recorder, "on_epoch_begin"), 3, patch)
+        run(folder)
+    return folder
+
+
+@pytest.fixture
+def unfinished(killed, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(killed, tmp_path / "run")
+
+
+def test_an_unfinished_run_shows_what_it_has(unfinished):
+    assert {path.name for path in unfinished.iterdir()} == {"model.h5", "history.json", "state.weights.h5"}
+    assert len(records.read_history(unfinished / "history.json")["val_acc"]) == 2
+
+
+def test_other_flags_are_refused_and_nothing_is_overwritten(unfinished):
+    before = contents(unfinished)
+    with pytest.raises(InputError, match=r"^--resume: .*--weight_decay 0\.001, received 0\.5.*--resume never"):
+        run(unfinished, run_record={"flags": RUN["flags"] | {"weight_decay": 0.5}})
+    with pytest.raises(InputError, match=r"--seed None, received 3"):
+        run(unfinished, run_record={"flags": RUN["flags"] | {"seed": 3}})
+    assert contents(unfinished) == before
+
+
+def test_flags_that_leave_the_result_alone_may_differ(unfinished, whole):
+    _, history = run(unfinished, run_record={"flags": RUN["flags"] | {"verbose": 2, "num_worker": 3}})
+    assert history["val_loss"] == whole[1]["val_loss"]
+
+
+def test_never_starts_over_even_with_other_flags(unfinished, whole):
+    other = {"flags": RUN["flags"] | {"weight_decay": 0.5}}
+    model, history = run(unfinished, dataclasses.replace(RECIPE, resume="never"), other)
+    assert without_times(history) == without_times(whole[1]) | {"run": other}
+    assert same(model.get_weights(), whole[0].get_weights())
+    assert not (unfinished / "state.weights.h5").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]),
+                                    lambda path: path.write_bytes(b""),
+                                    lambda path: h5py.File(path, "w").close()], ids=["cut", "empty", "hollow"])
+def test_a_damaged_state_is_refused_in_one_line(unfinished, damage):
+    damage(unfinished / "state.weights.h5")
+    before = contents(unfinished)
+    words = r"(?s)^--resume: .*state\.weights\.h5 cannot be read.*--resume never"
+    with pytest.raises(InputError, match=words) as caught:
+        run(unfinished)
+    assert "\n" not in str(caught.value)
+    assert contents(unfinished) == before
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"run": null}', json.dumps({"run": RUN, "val_acc": [0.5]})],
+                         ids=["missing", "cut", "null", "short"])
+def test_a_state_without_its_history_is_refused(unfinished, text):
+    (unfinished / "history.json").unlink()
+    if text:
+        (unfinished / "history.json").write_text(text)
+    before = contents(unfinished)
+    with pytest.raises(InputError, match="^--resume: "):
+        run(unfinished)
+    assert contents(unfinished) == before
+
+
+@pytest.fixture
+def half_precision():
+    """--precision mixed_float16, for one test."""
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.usefixtures("half_precision")
+def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path, monkeypatch):
+    def scaled(folder, seed=0):
+        """Keras scales the loss; its first scale is made too large here, so that some steps are surely skipped."""
+        model = compiled(small_model(seed))
+        model.optimizer.initial_scale = 2.0**24
+        return model, training.fit(model, model, IMAGES, RECIPE, folder, RUN, "toy")
+
+    expected, history = scaled(tmp_path / "whole")
+    assert int(expected.optimizer.iterations) < 4 * STEPS
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call((training._Recorder, "on_epoch_begin"), 3, patch)
+        scaled(tmp_path / "parts")
+    model, resumed = scaled(tmp_path / "parts", seed=99)
+    assert without_times(resumed) == without_times(history)
+    assert same(model.get_weights(), expected.get_weights())
+
+
+# ---- losses that aren't numbers ----
+
+def test_a_diverging_run_stops_with_a_word_on_the_rate_and_writes_no_history(tmp_path):
+    with np.errstate(all="ignore"), pytest.raises(
+            InputError, match=r"^--learning_rate: the loss became NaN or infinite in epoch 1, at .*expected a smaller"):
+        run(tmp_path, dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0))
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_loss_that_turns_nan_leaves_the_epochs_before_it(tmp_path):
+    trainer, saved = scripted((0.1, 0.2, 0.3, 0.4), (1.5, 1.4, float("nan"), 1.2))
+    with pytest.raises(InputError, match="in epoch 3"):
+        training.fit(trainer, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
+    assert records.read_history(tmp_path / "history.json")["val_loss"] == [1.5, 1.4]
+    assert same(weights_of(tmp_path / "model.h5"), trainer.snapshots[1])
+
+
+# ---- distillation through the same path ----
+
+@pytest.mark.slow
+def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path, monkeypatch):
+    import distillation
+    import model as resnet
+
+    images = data.Data("toy", split(18, "train", (32, 32, 3), pad=2), split(8, "validation", (32, 32, 3), seed=1),
+                       split(4, "test", (32, 32, 3), seed=2), tuple("abcd"), "")
+    recipe = dataclasses.replace(RECIPE, epochs=2, learning_rate=0.01)
+
+    def distil(folder, seed):
+        keras.utils.set_random_seed(1)
+        teacher = randomised(resnet.build_resnet(classes=4, widths=narrow_widths()), 1)
+        keras.utils.set_random_seed(seed)
+        student = resnet.build_resnet(classes=4, widths=narrow_widths(inner=5, stream=4))
+        distiller = distillation.Distiller(teacher, student, (0.7, 1e-4, 0.2), hard_label_weight=0.3)
+        optimizer = distillation.TwoOptimizers(
+            training.sgd(recipe, 2), keras.optimizers.Adam(1e-3),
+            [v.path for v in distiller.discriminator.trainable_variables])
+        distiller.compile(optimizer, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+        teacher_before = teacher.get_weights()
+        history = training.fit(distiller, student, images, recipe, folder, RUN, "toy", keep_best=False)
+        assert same(teacher_before, teacher.get_weights())
+        return distiller, history
+
+    whole, history = distil(tmp_path / "whole", 0)
+    assert {"train_backbone", "train_intermediate", "train_adversarial", "train_hard_label",
+            "train_discriminator"} <= set(history)
+    parts = 0.7 * np.array(history["train_backbone"]) + 1e-4 * np.array(history["train_intermediate"]) + 0.2 * np.array(
+        history["train_adversarial"]) + 0.3 * np.array(history["train_hard_label"]) + history["train_discriminator"]
+    np.testing.assert_allclose(history["train_loss"], parts, rtol=1e-4)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call((training._Recorder, "on_epoch_begin"), 2, patch)
+        distil(tmp_path / "parts", 0)
+    resumed, again = distil(tmp_path / "parts", 99)
+    assert without_times(again) == without_times(history)
+    for ours, theirs in ((resumed.student, whole.student), (resumed.discriminator, whole.discriminator),
+                         *zip(resumed.regressors, whole.regressors, strict=True)):
+        assert same(ours.get_weights(), theirs.get_weights())
+    assert same([np.array(v) for v in resumed.optimizer.variables], [np.array(v) for v in whole.optimizer.variables])

@@ -92,6 +92,7 @@ def test_weights_of_50_layers_are_those_of_keras_applications(application):
                 name: shape for name, shape in theirs.items() if not name.startswith("input_layer")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [101, 152])
 def test_names_and_geometry_of_deep_networks_are_those_of_keras_applications(depth):
     theirs = getattr(keras.applications, CONSTRUCTORS[depth])(weights=None, input_shape=(32, 32, 3), include_top=False)

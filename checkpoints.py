@@ -52,10 +52,28 @@ def save_model(model, path):
         model.save(temporary, include_optimizer=False)
 
 
-def save_state(trainer, path):
-    """Writes weights, optimiser slots and step count as a .weights.h5 file, atomically."""
+def save_state(trainer, path, epochs):
+    """Writes weights, optimiser slots and the number of epochs done as a .weights.h5 file, atomically.
+
+    The optimiser's step count would not do: a scaled loss (mixed_float16) skips steps that overflow.
+    """
     with replacing(path) as temporary:
         trainer.save_weights(temporary, overwrite=True)
+        with h5py.File(temporary, "r+") as file:
+            file.attrs["epochs"] = epochs
+
+
+def load_state(trainer, path):
+    """Loads what `save_state` wrote into a compiled model; returns the number of epochs done.
+
+    Raises:
+        OSError, ValueError, KeyError: the file is damaged or of another model.
+    """
+    trainer.optimizer.build(trainer.trainable_variables)
+    with h5py.File(path, "r") as file:
+        epochs = int(file.attrs["epochs"])
+    trainer.load_weights(path)
+    return epochs
 
 
 def _arrays(file, path, flag):

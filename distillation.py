@@ -1,11 +1,9 @@
-"""Knowledge distillation: the student, the losses, the regressors, the discriminator and the model that joins them."""
+"""Knowledge distillation: the losses, the regressors, the discriminator and the model that trains a student by them."""
 
 import keras
-import numpy as np
 from keras import layers, ops
 
 import model as resnet
-import prune
 
 LOSSES = ("backbone", "intermediate", "adversarial")
 
@@ -55,7 +53,7 @@ def binary_cross_entropy(scores, target):
 def build_discriminator(classes):
     """Teacher or student? classes-512-256-1 on logits, batch-norm and LeakyReLU 0.25; the score before the sigmoid.
 
-    Belagiannis et al. 2018, Adversarial Network Compression, arXiv 1803.10750, section 3.2.
+    Belagiannis et al. 2018, Adversarial Network Compression, arXiv 1803.10750, section 3.
     """
     model = keras.Sequential([keras.Input((classes,))], name="discriminator")
     for width in (512, 256):
@@ -67,7 +65,9 @@ def build_discriminator(classes):
 
 
 class ConstantRegressor(layers.Layer):
-    """A fixed averaging kernel, ones / k^2 of shape (k, k, student's, teacher's channels), valid padding.
+    """A fixed kernel, ones / k^2 of shape (k, k, student's, teacher's channels), valid padding.
+
+    It averages over k x k positions and sums over the student's channels; between stages of one size k is 1.
 
     Args:
         channels: the teacher's.
@@ -118,18 +118,23 @@ class Distiller(keras.Model):
     gradient. Validation loss is the student's plain cross-entropy.
 
     Args:
-        teacher: a model of `model.build_resnet`.
+        teacher: a model of `model.build_resnet`; its layers are frozen from here on.
         student: one for the same images and classes.
         lambdas: (lambda1, lambda2, lambda3).
         temperature: of the backbone loss.
         hard_label_weight: of the cross-entropy with the true labels.
         regressor_name: 'conv1x1' or 'constant'.
         label_smoothing: of the cross-entropy in training.
+
+    Raises:
+        ValueError: every weight is 0.
     """
 
     def __init__(self, teacher, student, lambdas, temperature=4.0, hard_label_weight=0.0, regressor_name="conv1x1",
                  label_smoothing=0.0):
         super().__init__(name="distiller")
+        if not (any(lambdas) or hard_label_weight):
+            raise ValueError(f"at least one loss must have a weight. Received: lambdas={lambdas}, hard_label_weight=0")
         self.lambdas, self.temperature, self.hard_label_weight = tuple(lambdas), temperature, hard_label_weight
         self.label_smoothing = label_smoothing
         self.student, self.teacher = _with_features(student), _with_features(teacher)
@@ -199,7 +204,7 @@ class Distiller(keras.Model):
 def _with_features(model):
     """The same network with its four stage outputs beside the logits."""
     features = [model.get_layer(name).output for name in resnet.stage_outputs(model)]
-    return keras.Model(model.inputs, [model.outputs[0], *features], name=model.name)
+    return keras.Model(model.input, [model.outputs[0], *features], name=model.name)
 
 
 class TwoOptimizers(keras.optimizers.Optimizer):
@@ -243,57 +248,3 @@ class TwoOptimizers(keras.optimizers.Optimizer):
         for part, pairs in zip(self.parts, self._split(variables, grads), strict=True):
             part.apply([grad for grad, _ in pairs], [variable for _, variable in pairs])
         self._iterations.assign_add(1)
-
-
-def student_widths(teacher_widths, depth, stream_divisor=None, target_compression=None, cost=resnet.cost_of):
-    """Widths of the student.
-
-    With `stream_divisor`, inner widths stay as the teacher has them and stream widths are divided, as in the
-    original suite. With `target_compression`, one factor narrows stem, streams and inner layers of the full network
-    alike, and an inner layer that pruning left narrower still stays as it is.
-
-    Args:
-        teacher_widths: from `model.widths_of`.
-        depth: 50, 101 or 152.
-        stream_divisor: at least 1.
-        target_compression: parameters of the full network / the student's, at least.
-        cost: function(widths) -> (parameters, macs).
-
-    Returns:
-        dict as `model.full_widths`.
-
-    Raises:
-        ValueError: the compression is out of reach.
-    """
-    full = resnet.full_widths(depth)
-    if target_compression is None:
-        return {name: max(1, int(width // stream_divisor)) if name.endswith("_stream") else width
-                for name, width in teacher_widths.items()}
-
-    def narrowed(factor):
-        return {name: min(width, max(prune.FLOOR, round(factor * full[name]))) for name, width in
-                teacher_widths.items()}
-
-    limit = cost(full)[0] / target_compression
-    fitting = [step for step in range(1, 1025) if cost(narrowed(step / 1024))[0] <= limit]
-    if not fitting:
-        raise ValueError(f"the narrowest student still has {cost(narrowed(0))[0]:,} parameters, "
-                         f"a compression of {cost(full)[0] / cost(narrowed(0))[0]:.1f}x")
-    return narrowed(max(fitting) / 1024)
-
-
-def inherit_student(teacher, widths):
-    """A student of the given widths that keeps the teacher's most important channels, with their weights.
-
-    Args:
-        teacher: a ResNet of `model.build_resnet`.
-        widths: at most the teacher's, group by group.
-
-    Returns:
-        An uncompiled keras.Model; its batch-norm statistics are still the teacher's (see `prune.recalibrate_bn`).
-    """
-    architecture = resnet.architecture_of(teacher)
-    wiring = list(resnet.wiring(resnet.blocks_of(architecture["widths"]), architecture["stem"]))
-    scores = prune.compute_group_scores(teacher, wiring)
-    return prune.trim_model(teacher, {group: prune.least_idle(np.asarray(values), widths[group])
-                                      for group, values in scores.items()})

@@ -21,13 +21,14 @@ ABLATION = {"trained directly": (0, 0, 0), "backbone": (1, 0, 0), "backbone + in
 
 
 def __getattr__(name):
-    """The losses, regressors, discriminator and student of `distillation`, under this module's name too.
+    """What `distillation` and `students` hold, under this module's name too.
 
     They need Keras, and `--help` shall not wait for it.
     """
     if name.startswith("__"):
         raise AttributeError(name)
-    return getattr(importlib.import_module("distillation"), name)
+    owner = "students" if name in ("student_widths", "inherit_student") else "distillation"
+    return getattr(importlib.import_module(owner), name)
 
 
 def build_parser():
@@ -76,9 +77,9 @@ def make_student(args, teacher, images):
     import keras
 
     import data
-    import distillation
     import model as resnet
     import prune
+    import students
 
     architecture = resnet.architecture_of(teacher)
 
@@ -87,14 +88,14 @@ def make_student(args, teacher, images):
 
     rate = None if args.stream_divisor else args.target_compression or COMPRESSION
     try:
-        widths = distillation.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate,
+        widths = students.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate,
                                              cost)
     except ValueError as error:
         raise InputError(f"--target_compression: received {rate}, expected less: {error}") from None
     keras.utils.set_random_seed(args.seed)
     if args.student_init == "random":
         return resnet.build_resnet(**(architecture | {"widths": widths}))
-    student = distillation.inherit_student(teacher, widths)
+    student = students.inherit_student(teacher, widths)
     if args.recalibrate_images:
         prune.recalibrate_bn(student, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
                              display.track("student: batch-norm", args.verbose))
@@ -117,7 +118,8 @@ def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, t
         optimizer = distillation.TwoOptimizers(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
                                                [v.path for v in distiller.discriminator.trainable_variables])
     distiller.compile(optimizer, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
-    return training.fit(distiller, student, images, recipe, folder, run_record, title)
+    return training.fit(distiller, student, images, recipe, folder, run_record, title,
+                        rate_flag="--student_learning_rate")
 
 
 def summary(args, history, student, base_parameters, images, folder, run_record):
@@ -133,6 +135,19 @@ def summary(args, history, student, base_parameters, images, folder, run_record)
             "sha256": records.sha256(file), "seconds": sum(history["seconds"]), "run": run_record}
 
 
+def show(args, teacher, base_parameters, result):
+    """Prints the table of teacher and student."""
+    import metrics
+
+    display.print_table(f"Distillation; accuracy on {result['images']} validation images",
+                        ["", "accuracy", "parameters", "MACs", "compression rate"],
+                        [["teacher", display.percent(result["teacher_acc"]), display.millions(teacher.count_params()),
+                          display.millions(metrics.count_macs(teacher)),
+                          f"{base_parameters / teacher.count_params():.2f}x"],
+                         ["student", display.percent(result["val_acc"]), display.millions(result["parameters"]),
+                          display.millions(result["macs"]), f"{result['compression_rate']:.2f}x"]], args.verbose)
+
+
 def ablation(args, teacher, images, teacher_acc, full, run_record):
     """Trains the same student with every combination of losses; writes ablation.json and ablation.png.
 
@@ -145,6 +160,8 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
     lambdas = (args.lambda1, args.lambda2, args.lambda3)
     rows = [{"name": "teacher", "val_acc": teacher_acc}]
     for name, parts in ABLATION.items():
+        if any(part and not weight for part, weight in zip(parts, lambdas, strict=True)):
+            continue  # a loss of weight 0: the row would repeat another
         if all(parts):
             rows.append({"name": name, "val_acc": full["val_acc"]})
             continue
@@ -184,6 +201,7 @@ def run(args):
     import data
     import metrics
     import model as resnet
+    import training
 
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
@@ -193,22 +211,18 @@ def run(args):
     teacher_acc = metrics.evaluate(teacher, images.val, args.batch_size,
                                    display.track("teacher: validation", args.verbose))["acc"]
     base_parameters = resnet.cost_of(resnet.full_widths(peek.depth), images.class_num, images.image_shape, peek.stem)[0]
-    run_record, parent = records.run_record(args), records.sha256(path)
+    run_record = records.run_record(args, records.sha256(path))
     history = distil(args, teacher, student, images, (args.lambda1, args.lambda2, args.lambda3),
                      args.hard_label_weight, args.save_folder, "student", run_record)
     result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
-    result |= {"teacher_acc": teacher_acc, "parent_sha256": parent,
+    result |= {"teacher_acc": teacher_acc, "parent_sha256": run_record["parent_sha256"],
                "widths": resnet.widths_of(student)}
     records.write_json(Path(args.save_folder) / "result.json", result)
-    display.print_table(f"Distillation; accuracy on {len(images.val)} validation images",
-                        ["", "accuracy", "parameters", "MACs", "compression rate"],
-                        [["teacher", display.percent(teacher_acc), display.millions(teacher.count_params()),
-                          display.millions(metrics.count_macs(teacher)),
-                          f"{base_parameters / teacher.count_params():.2f}x"],
-                         ["student", display.percent(result["val_acc"]), display.millions(result["parameters"]),
-                          display.millions(result["macs"]), f"{result['compression_rate']:.2f}x"]], args.verbose)
+    show(args, teacher, base_parameters, result)
     if args.ablation:
         result["ablation"] = ablation(args, teacher, images, teacher_acc, result, run_record)
+    for folder in (Path(args.save_folder), *Path(args.save_folder).glob("ablation/*")):
+        training.finish(folder)
     return result
 
 

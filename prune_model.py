@@ -186,11 +186,12 @@ def run(args):
     records.check_writable(args.root_folder, "--root_folder")
     peek = checkpoints.read_checkpoint(args.base_model_path, "--base_model_path", weights=False)
     checkpoints.check_fits(peek, "--base_model_path", args.class_num)
-    run_record = records.run_record(args)
+    run_record = records.run_record(args, records.sha256(args.base_model_path))
     result = _start(args, run_record)
     flags.start_keras(args)
     import data
     import model as resnet
+    import training
 
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
@@ -199,7 +200,7 @@ def run(args):
     shape = (images.class_num, images.image_shape, peek.stem)
     target = budget(args, peek.widths, *shape)
     result |= {"images": len(images.val), "train_images": len(images.train),
-               "parent_sha256": records.sha256(args.base_model_path)}
+               "parent_sha256": run_record["parent_sha256"]}
     result.setdefault("channels", {name: [width] for name, width in peek.widths.items()})
     done = len(result.get("final_acc", []))
     model = base if not done else checkpoints.load_model(Path(args.root_folder) / f"iter{done}" / "model.h5",
@@ -212,6 +213,7 @@ def run(args):
             result["channels"][name].append(width)
         result["finished"] = iteration == args.prune_iter
         _write(args, result)
+        training.finish(Path(args.root_folder) / f"iter{iteration}")
     _table(args, result)
     return result
 

@@ -157,11 +157,12 @@ def processor():
     return platform.processor() or platform.machine()
 
 
-def run_record(args):
+def run_record(args, parent_sha256=None):
     """What made a result: command, resolved flags, seed, versions, machine, time.
 
     Args:
         args: the script's parsed namespace.
+        parent_sha256: of the model that the run starts from, if there is one.
 
     Returns:
         dict that JSON can hold.
@@ -173,6 +174,7 @@ def run_record(args):
     given = {key: value for key, value in sorted(vars(args).items()) if key != "argv"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"argv": list(getattr(args, "argv", [])), "flags": given, "seed": given.get("seed"), "versions": versions,
+            "parent_sha256": parent_sha256,
             "processor": processor(), "cores": cores,
             "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
             "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
@@ -187,13 +189,17 @@ def check_same_run(before, run, folder):
         folder: where the unfinished run lies, for the message.
 
     Raises:
-        InputError: a flag that bears on the result differs.
+        InputError: a flag that bears on the result differs, or the model that the run started from.
     """
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
     for key in sorted((set(then) | set(now)) - IGNORED_ON_RESUME):
         if then.get(key) != now.get(key):
             raise InputError(f"--resume: {folder} holds an unfinished run with --{key} {then.get(key)}, received "
                              f"{now.get(key)}; expected the same flags, or --resume never to start over")
+    if before.get("parent_sha256") != run.get("parent_sha256"):
+        raise InputError(f"--resume: {folder} holds an unfinished run from another model (its sha256 began with "
+                         f"{before.get('parent_sha256')!s:.8}, now {run.get('parent_sha256')!s:.8}); expected the "
+                         "same, or --resume never to start over")
 
 
 def check_writable(folder, flag):

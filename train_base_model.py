@@ -90,8 +90,8 @@ def run(args):
     model = start_model(args, images)
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
     training.compile_classifier(model, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
-    folder, run_record = Path(args.save_folder), records.run_record(args)
     parent = records.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
+    folder, run_record = Path(args.save_folder), records.run_record(args, parent)
     history = training.fit(model, model, images, recipe, folder, run_record, "base model")
     best, file = training.best_epoch(history), folder / "model.h5"
     result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
@@ -100,6 +100,7 @@ def run(args):
               "parent_sha256": parent,
               "seconds": sum(history["seconds"]), "run": run_record}
     records.write_json(folder / "result.json", result)
+    training.finish(folder)
     display.print_table("Base model", ["", "epoch", "validation accuracy", "parameters", "MACs", "file"], [
         [str(file), f"{best + 1} of {recipe.epochs}", display.percent(result["val_acc"]),
          display.millions(result["parameters"]), display.millions(result["macs"]),

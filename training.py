@@ -15,6 +15,7 @@ import plots
 import records
 from errors import InputError
 
+STATE = "state.weights.h5"
 EXTRA_CURVES = ("backbone", "intermediate", "adversarial", "hard_label", "discriminator")
 
 
@@ -53,7 +54,7 @@ class Recipe:
 
 
 def schedule(recipe, steps):
-    """Learning rate over all steps: linear from 0 to the highest, then a cosine to 0.
+    """Learning rate over all steps: linear from nearly 0 to the highest, then a cosine to 0.
 
     Loshchilov and Hutter 2017, SGDR, arXiv 1608.03983, equation 5, with warm-up (Goyal et al. 2017, 1706.02677, 2.2).
 
@@ -93,10 +94,10 @@ def compile_classifier(model, recipe, steps):
 class _Recorder(keras.callbacks.Callback):
     """Writes history, best model and training state after every epoch, and feeds the progress bar."""
 
-    def __init__(self, saved, folder, history, bar, rate, batch_size, keep_best):
+    def __init__(self, saved, folder, history, bar, rate, batch_size, keep_best, rate_flag):
         super().__init__()
         self.saved, self.folder, self.history, self.bar = saved, folder, history, bar
-        self.rate, self.batch_size, self.keep_best = rate, batch_size, keep_best
+        self.rate, self.batch_size, self.keep_best, self.rate_flag = rate, batch_size, keep_best, rate_flag
         self.epoch = self.started = 0
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -113,8 +114,8 @@ class _Recorder(keras.callbacks.Callback):
         values |= {f"train_{name}": logs[name] for name in EXTRA_CURVES if name in logs}
         values = {name: float(value) for name, value in values.items()}
         if not all(np.isfinite(value) for value in values.values()):
-            raise InputError(f"--learning_rate: the loss became NaN or infinite in epoch {epoch + 1}, at a learning "
-                             f"rate of {values['learning_rate']:.4g}; expected a smaller one")
+            raise InputError(f"{self.rate_flag}: the loss became NaN or infinite in epoch {epoch + 1}, at a learning "
+                             f"rate of {values['learning_rate']:.4g}; expected a smaller one (with --resume never)")
         best = max(self.history["val_acc"], default=-1.0)
         for name, value in values.items():
             self.history.setdefault(name, []).append(value)
@@ -122,29 +123,35 @@ class _Recorder(keras.callbacks.Callback):
             checkpoints.save_model(self.saved, self.folder / "model.h5")
         # history before state: a run killed between the two goes on from the state, and cuts the history to it
         records.write_json(self.folder / "history.json", self.history)
-        checkpoints.save_state(self.model, self.folder / "state.weights.h5")
+        checkpoints.save_state(self.model, self.folder / STATE, epoch + 1)
         self.bar.epoch_end(epoch, values)
 
 
-def _epochs_done(trainer, folder, history, run, steps):
+def _epochs_done(trainer, folder, history, run):
     """Epochs behind an unfinished run with the same flags, whose state is then loaded; 0 for a new run."""
-    state = folder / "state.weights.h5"
+    state = folder / STATE
     if not state.exists():
         return 0
     before = records.read_json(folder / "history.json", "--resume")
-    records.check_same_run(before.get("run", {}), run, folder)
-    trainer.optimizer.build(trainer.trainable_variables)
+    if not isinstance(before.get("run"), dict):
+        raise InputError(f"--resume: received {folder / 'history.json'}, which names no run; expected the history of "
+                         f"{state}, or --resume never to start over")
+    records.check_same_run(before["run"], run, folder)
     try:
-        trainer.load_weights(state)
+        done = checkpoints.load_state(trainer, state)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"--resume: {state} cannot be read ({error}); expected the state of this run, or "
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"--resume: {state} cannot be read ({reason}); expected the state of this run, or "
                          "--resume never to start over") from None
-    done = int(trainer.optimizer.iterations) // steps
-    history.update({key: values[:done] for key, values in before.items() if isinstance(values, list)})
+    curves = {key: values[:done] for key, values in before.items() if isinstance(values, list)}
+    if any(len(curves.get(name, ())) < done for name in records.CURVES):
+        raise InputError(f"--resume: {folder / 'history.json'} holds fewer epochs than the {done} of {state}; "
+                         "expected as many, or --resume never to start over")
+    history.update(curves)
     return done
 
 
-def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True):
+def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate_flag="--learning_rate"):
     """Trains, validates after every epoch, keeps the best epoch, writes history and plot; goes on where it stopped.
 
     Args:
@@ -152,10 +159,11 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True):
         saved: the model that goes into model.h5 (the trainer itself, or the student inside it).
         images: a data.Data; its training split is trained on, its validation split chooses the epoch.
         recipe: a Recipe.
-        folder: where model.h5, history.json and history.png go, and the state of an unfinished run.
+        folder: where model.h5, history.json and history.png go, and the state, which `finish` removes.
         run: what `records.run_record` gives.
         title: for the progress bar.
         keep_best: True leaves the epoch of highest validation accuracy in the file and in `saved`, False the last.
+        rate_flag: the flag that a learning rate too high is blamed on.
 
     Returns:
         The history: dict of lists, one number an epoch, and 'run'.
@@ -165,28 +173,36 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True):
     """
     folder = Path(folder)
     if recipe.resume == "never":
-        (folder / "state.weights.h5").unlink(missing_ok=True)
+        finish(folder)
     steps = data.steps_per_epoch(len(images.train), recipe.batch_size)
     history = {name: [] for name in records.CURVES} | {"run": run}
-    done = _epochs_done(trainer, folder, history, run, steps)
+    done = _epochs_done(trainer, folder, history, run)
     batch_size = min(recipe.batch_size, len(images.train))
     bar = display.EpochBar(title, steps * batch_size, recipe.epochs, recipe.verbose)
-    recorder = _Recorder(saved, folder, history, bar, schedule(recipe, steps), batch_size, keep_best)
-    bar.start(done)
-    try:
-        trainer.fit(data.batches(images.train, batch_size, recipe.seed, start_epoch=done), steps_per_epoch=steps,
-                    epochs=recipe.epochs, initial_epoch=done, shuffle=False, verbose=0, callbacks=[recorder],
-                    validation_data=(images.val.images, images.val.labels), validation_batch_size=batch_size)
-    finally:
-        bar.stop()
+    recorder = _Recorder(saved, folder, history, bar, schedule(recipe, steps), batch_size, keep_best, rate_flag)
+    if done < recipe.epochs:
+        bar.start(done)
+        try:
+            trainer.fit(data.batches(images.train, batch_size, recipe.seed, start_epoch=done), steps_per_epoch=steps,
+                        epochs=recipe.epochs, initial_epoch=done, shuffle=False, verbose=0, callbacks=[recorder],
+                        validation_data=(images.val.images, images.val.labels), validation_batch_size=batch_size)
+        finally:
+            bar.stop()
     if keep_best:
         saved.load_weights(folder / "model.h5")
     else:
         checkpoints.save_model(saved, folder / "model.h5")
     records.write_json(folder / "history.json", history)
     plots.save_figure(plots.plot_history({folder.name: history}), folder / "history.png")
-    (folder / "state.weights.h5").unlink(missing_ok=True)
     return history
+
+
+def finish(folder):
+    """Removes the state that `fit` leaves, so that the next run in the folder is a new one.
+
+    A script calls it once its own results are written: until then the same command goes on behind the finished fit.
+    """
+    (Path(folder) / STATE).unlink(missing_ok=True)
 
 
 def best_epoch(history):

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [{"errors"}, {"sources"}, {"model", "data", "metrics", "records", "flags", "criteria", "display"},
-          {"prune", "checkpoints", "plots"}, {"distillation", "comparison_plots", "training"},
+          {"prune", "checkpoints", "plots"}, {"distillation", "students", "comparison_plots", "training"},
           {"train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history"}]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 SCRIPTS = sorted(FLOORS[-1])

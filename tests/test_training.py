@@ -58,7 +58,9 @@ def compiled(model, recipe=RECIPE):
 def run(folder, recipe=RECIPE, run_record=RUN, seed=0, **more):
     """One call of `fit` as a script makes it, with a new model; returns (model, history)."""
     model = compiled(small_model(seed), recipe)
-    return model, training.fit(model, model, IMAGES, recipe, folder, run_record, "toy", **more)
+    history = training.fit(model, model, IMAGES, recipe, folder, run_record, "toy", **more)
+    training.finish(folder)
+    return model, history
 
 
 def weights_of(path):

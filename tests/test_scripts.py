@@ -288,3 +288,33 @@ def test_a_softmax_model_of_plain_keras_and_a_folder_of_images(tmp_path):
     assert call(knowledge_distillation, *words, "--root_folder", tmp_path / "plain.h5", "--save_folder",
                 tmp_path / "kd") == 0
     assert call(evaluate_model, *words[:4], "--model_path", tmp_path / "kd" / "model.h5") == 0
+
+
+@pytest.mark.slow
+def test_pruning_goes_on_in_the_iteration_where_it_stopped(tmp_path, monkeypatch):
+    import training
+
+    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(20, 16, 8))), tmp_path / "base.h5")
+    words = [*TINY, "--base_model_path", tmp_path / "base.h5", "--prune_iter", 2, "--deterministic"]
+    assert call(prune_model, *words, "--root_folder", tmp_path / "whole") == 0
+    original, calls = training.fit, []
+
+    def killed_in_the_second(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", killed_in_the_second)
+        assert call(prune_model, *words, "--root_folder", tmp_path / "parts") == 130
+    assert call(prune_model, *words, "--root_folder", tmp_path / "parts", "--criterion", "l1") == 2
+    monkeypatch.setattr(training, "fit", lambda *args, **kwargs: calls.append(2) or original(*args, **kwargs))
+    assert call(prune_model, *words, "--root_folder", tmp_path / "parts") == 0
+    assert calls == [1, 1, 2]  # the first iteration was not trained again
+    whole, parts = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts"))
+    for key in ("base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity", "parameters", "channels"):
+        assert whole[key] == parts[key]
+    for ours, theirs in zip(*(keras.models.load_model(tmp_path / name / "iter2" / "model.h5").get_weights()
+                              for name in ("whole", "parts")), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

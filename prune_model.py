@@ -99,8 +99,11 @@ def choose_mask(args, model, images, target, iteration):
                                     args.round_to)
 
 
-def prune_once(args, model, base, images, target, iteration, run_record):
-    """One iteration: evaluate, mask, trim, recalibrate, fine-tune, write.
+def prune_once(args, model, base, images, target, iteration, run_record, before):
+    """One iteration: mask, trim, recalibrate, fine-tune, write.
+
+    Args:
+        before: validation accuracy of `model`, or None where it is not known yet; the others as in `run`.
 
     Returns:
         (the fine-tuned model, dict of this iteration's numbers).
@@ -118,7 +121,7 @@ def prune_once(args, model, base, images, target, iteration, run_record):
         return metrics.evaluate(of, images.val, args.batch_size, display.track(f"{title}: validation",
                                                                                args.verbose))["acc"]
 
-    row = {"base_acc": accuracy(model)}
+    row = {"base_acc": accuracy(model) if before is None else before}
     mask = choose_mask(args, model, images, target, iteration)
     model = prune.trim_model(model, mask)
     row |= {"sparsity": prune.compute_sparsity(model, base), "pruned_acc": accuracy(model)}
@@ -131,9 +134,10 @@ def prune_once(args, model, base, images, target, iteration, run_record):
         np.savez_compressed(temporary, **mask)
     recipe = training.Recipe.from_flags(args, args.learning_rate)
     training.compile_classifier(model, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
-    training.fit(model, model, images, recipe, folder, run_record, title, args.save_best_model)
+    history = training.fit(model, model, images, recipe, folder, run_record, title, args.save_best_model)
+    final = history["val_acc"][training.best_epoch(history) if args.save_best_model else -1]
     size = metrics.size_of(model, folder / "model.h5")
-    row |= {"final_acc": accuracy(model), **size, "compression_rate": base.count_params() / size["parameters"],
+    row |= {"final_acc": final, **size, "compression_rate": base.count_params() / size["parameters"],
             "sha256": records.sha256(folder / "model.h5")}
     return model, row
 
@@ -206,7 +210,8 @@ def run(args):
     model = base if not done else checkpoints.load_model(Path(args.root_folder) / f"iter{done}" / "model.h5",
                                                          "--root_folder", images.class_num, images.image_shape)
     for iteration in range(done + 1, args.prune_iter + 1):
-        model, row = prune_once(args, model, base, images, target, iteration, run_record)
+        before = result.get("final_acc", [None])[-1]
+        model, row = prune_once(args, model, base, images, target, iteration, run_record, before)
         for key, value in row.items():
             result.setdefault(key, []).append(value)
         for name, width in resnet.widths_of(model).items():

@@ -37,11 +37,11 @@ install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
 demo: install
-	$(BIN)/python train_base_model.py $(DIGITS) --save_folder $(DEMO)/base_model --epoch_num 8
+	$(BIN)/python train_base_model.py $(DIGITS) --save_folder $(DEMO)/base_model --epoch_num 7
 	$(BIN)/python prune_model.py $(DIGITS) --base_model_path $(DEMO)/base_model/model.h5 \
-	  --root_folder $(DEMO)/pruned_model --prune_iter 3 --epoch_num 2
+	  --root_folder $(DEMO)/pruned_model --prune_iter 3 --epoch_num 2 --recalibrate_images 640
 	$(BIN)/python knowledge_distillation.py $(DIGITS) --root_folder $(DEMO)/pruned_model/iter3 \
-	  --save_folder $(DEMO)/kd_model --epoch_num 7
+	  --save_folder $(DEMO)/kd_model --epoch_num 7 --recalibrate_images 640
 	$(BIN)/python plot_train_history.py --no-show --verbose 0 --output $(DEMO)/histories.png \
 	  --history_path $(DEMO)/base_model/history.json $(DEMO)/pruned_model/iter3/history.json $(DEMO)/kd_model/history.json
 	$(BIN)/python evaluate_model.py $(DIGITS) --output $(DEMO)/results.json \

@@ -103,7 +103,14 @@ def prune_once(args, model, base, images, target, iteration, run_record, before)
     """One iteration: mask, trim, recalibrate, fine-tune, write.
 
     Args:
-        before: validation accuracy of `model`, or None where it is not known yet; the others as in `run`.
+        args: the flags.
+        model: what this iteration starts from.
+        base: what the first one started from.
+        images: a data.Data.
+        target: from `budget`.
+        iteration: from 1.
+        run_record: from `records.run_record`.
+        before: validation accuracy of `model`, or None where it is not known yet.
 
     Returns:
         (the fine-tuned model, dict of this iteration's numbers).

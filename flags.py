@@ -209,8 +209,7 @@ def run_main(parser, run, argv=None):
     try:
         run(args)
     except InputError as error:
-        print(f"{parser.prog}: {one_line(error)}" if "\n" not in str(error) else f"{parser.prog}: {error}",
-              file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)  # one line; two where a data set has to be fetched by hand
         return 2
     except BrokenPipeError:  # `script | head` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -114,7 +114,8 @@ def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
     return {layer: least_idle(scores[layer], n) for layer, n in kept(high).items()}
 
 
-def _wiring(model):
+def wiring_of(model):
+    """`model.wiring` of a built model, as a list."""
     architecture = resnet.architecture_of(model)
     return list(resnet.wiring(resnet.blocks_of(architecture["widths"]), architecture["stem"]))
 
@@ -141,7 +142,7 @@ def apply_mask(model, mask):
         ValueError: a group or a length that the model doesn't have, or nothing kept.
     """
     _check_mask(model, mask)
-    for name, _, _, written in _wiring(model):
+    for name, _, _, written in wiring_of(model):
         if written in mask:
             keep = np.asarray(mask[written], bool)
             conv, norm = model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn")
@@ -168,7 +169,7 @@ def trim_model(model, mask):
                                     for group, width in architecture["widths"].items()}
     widths = {group: len(kept[group]) for group in architecture["widths"]}
     small = resnet.build_resnet(**(architecture | {"widths": widths}))
-    for name, _, read, written in _wiring(model):
+    for name, _, read, written in wiring_of(model):
         source, target = model.get_layer(f"{name}_conv"), small.get_layer(f"{name}_conv")
         target.kernel.assign(np.asarray(source.kernel)[:, :, kept[read]][:, :, :, kept[written]])
         target.bias.assign(np.asarray(source.bias)[kept[written]])
@@ -183,7 +184,7 @@ def trim_model(model, mask):
 
 def _live_parameters(model):
     """Parameters of the convolutions that can still matter: filters with a weight, input slices with a source."""
-    wiring, live, alive = _wiring(model), 0, {"rgb": np.ones(3, bool)}
+    wiring, live, alive = wiring_of(model), 0, {"rgb": np.ones(3, bool)}
     kernels = {name: np.asarray(model.get_layer(f"{name}_conv").kernel) != 0 for name, *_ in wiring}
     for name, _, _, written in wiring:
         alive[written] = alive.get(written, False) | kernels[name].any((0, 1, 2))
@@ -203,8 +204,7 @@ def compute_sparsity(model, base):
         model: a trimmed or a masked model.
         base: the model that pruning started from.
     """
-    total = sum(model_layer.count_params() for name, *_ in _wiring(base)
-                for model_layer in (base.get_layer(f"{name}_conv"),))
+    total = sum(base.get_layer(f"{name}_conv").count_params() for name, *_ in wiring_of(base))
     return 1.0 - _live_parameters(model) / total
 
 

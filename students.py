@@ -53,8 +53,6 @@ def inherit_student(teacher, widths):
     Returns:
         An uncompiled keras.Model; its batch-norm statistics are still the teacher's (see `prune.recalibrate_bn`).
     """
-    architecture = resnet.architecture_of(teacher)
-    wiring = list(resnet.wiring(resnet.blocks_of(architecture["widths"]), architecture["stem"]))
-    scores = prune.compute_group_scores(teacher, wiring)
+    scores = prune.compute_group_scores(teacher, prune.wiring_of(teacher))
     return prune.trim_model(teacher, {group: prune.least_idle(np.asarray(values), widths[group])
                                       for group, values in scores.items()})

@@ -1,5 +1,6 @@
 """What a person sees in the terminal: progress bars and tables, by rich. Imports no Keras."""
 
+import contextlib
 import sys
 import time
 
@@ -26,6 +27,13 @@ def progress_bar(shown=True, transient=False):
         progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=None), progress.TaskProgressColumn(),
         Speed(), progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[note]}"),
         console=_console(), disable=not (shown and sys.stdout.isatty()), speed_estimate_period=10, transient=transient)
+
+
+def waiting(title, verbose=1):
+    """A context manager that shows a turning wheel in a terminal, for a wait whose length nobody knows."""
+    if verbose != 1 or not sys.stdout.isatty():
+        return contextlib.nullcontext()
+    return _console().status(title)
 
 
 def track(title, verbose=1):

@@ -9,7 +9,8 @@ import re
 import sys
 import tempfile
 
-from errors import InputError
+import display
+from errors import InputError, one_line
 
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "random")
@@ -42,11 +43,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """Raises SystemExit(2) after one line on standard error."""
         self.exit(2, f"{self.prog}: {one_line(message.removeprefix('argument '))}\n")
-
-
-def one_line(text):
-    """The text with every run of white space, line ends included, folded to one blank."""
-    return " ".join(str(text).split())
 
 
 def _number(text, convert, wanted, low, high, strict):
@@ -175,13 +171,13 @@ def start_keras(args):
     """Imports Keras as the machine flags say: devices, precision, seed, no chatter from native libraries.
 
     Args:
-        args: a namespace with gpu, precision, seed and deterministic.
+        args: a namespace with gpu, precision, seed, deterministic and verbose.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if not args.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
         os.environ["JAX_PLATFORMS"] = "cpu"
-    with _quiet_stderr():
+    with display.waiting("starting Keras", args.verbose), _quiet_stderr():
         import keras
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
     import logging

@@ -54,7 +54,7 @@ def read_cifar(dataset, data_dir):
     except Exception as error:  # get_file raises a plain Exception for a failed download
         raise InputError(
             f"--data_dir: received {data_dir}, which has no {pickles} or {binaries}, nor has {cache}; "
-            f"downloading failed ({error!r:.200})\n"
+            f"downloading failed ({error!r:.200})",
             f"expected the files {' '.join((*trains, test))} of https://www.cs.toronto.edu/~kriz/cifar.html "
             f"(python version) in {Path(data_dir) / pickles}") from None
     parts = [(x if x.shape[-1] == 3 else np.moveaxis(x, 1, -1), y.reshape(-1).astype(np.int64)) for x, y in parts]

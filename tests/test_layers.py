@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from errors import InputError
+
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"errors"}, {"sources"}, {"model", "data", "metrics", "records", "flags", "criteria", "display"},
+FLOORS = [{"errors", "display"}, {"sources"}, {"model", "data", "metrics", "records", "flags", "criteria"},
           {"prune", "checkpoints", "plots"}, {"distillation", "students", "comparison_plots", "training"},
           {"train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history"}]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
@@ -38,6 +40,12 @@ def test_files_and_functions_are_short(path):
     assert len(text.splitlines()) <= 300
     functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     assert not [f.name for f in functions if f.end_lineno - f.lineno + 1 > 50]
+
+
+def test_an_error_is_one_line_whatever_a_library_says():
+    assert str(InputError("--data_dir: received a  b (no such\n  file\n), expected\x0ba folder")) == (
+        "--data_dir: received a  b (no such file ), expected a folder")
+    assert str(InputError("fetch it", "from there")) == "fetch it\nfrom there"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -3,6 +3,8 @@
 import keras
 from keras import layers, ops
 
+import fast
+import folded
 import model as resnet
 
 LOSSES = ("backbone", "intermediate", "adversarial")
@@ -50,18 +52,26 @@ def binary_cross_entropy(scores, target):
     return ops.mean(ops.softplus(-scores) if target else ops.softplus(scores))
 
 
-def build_discriminator(classes):
+def build_discriminator(classes, precision="float32"):
     """Teacher or student? classes-512-256-1 on logits, batch-norm and LeakyReLU 0.25; the score before the sigmoid.
 
     Belagiannis et al. 2018, Adversarial Network Compression, arXiv 1803.10750, section 3.
     """
     model = keras.Sequential([keras.Input((classes,))], name="discriminator")
     for width in (512, 256):
-        model.add(layers.Dense(width))
-        model.add(layers.BatchNormalization())
-        model.add(layers.LeakyReLU(negative_slope=0.25))
+        model.add(layers.Dense(width, dtype=precision))
+        model.add(layers.BatchNormalization(dtype=precision))
+        model.add(layers.LeakyReLU(negative_slope=0.25, dtype=precision))
     model.add(layers.Dense(1, dtype="float32"))
     return model
+
+
+class PointwiseConv(layers.Conv2D):
+    """A 1x1 convolution that is a matrix product where `fast.convolve` makes it one."""
+
+    def call(self, x):
+        """(N, h, w, channels in) -> (N, h, w, filters)."""
+        return self.activation(fast.convolve(x, ops.cast(self.kernel, x.dtype)) + ops.cast(self.bias, x.dtype))
 
 
 class ConstantRegressor(layers.Layer):
@@ -80,12 +90,12 @@ class ConstantRegressor(layers.Layer):
 
     def call(self, x):
         """(N, side, side, student's channels) -> (N, side - k + 1, side - k + 1, teacher's channels)."""
-        k = self.kernel_size
-        kernel = ops.ones((k, k, x.shape[-1], self.channels), dtype=x.dtype) / (k * k)
-        return ops.conv(x, kernel, padding="valid")
+        x = ops.sum(x, axis=-1, keepdims=True)  # every channel of the answer is the same
+        x = ops.average_pool(x, self.kernel_size, 1) if self.kernel_size > 1 else x
+        return ops.repeat(x, self.channels, axis=-1)
 
 
-def build_regressors(name, student_shapes, teacher_shapes):
+def build_regressors(name, student_shapes, teacher_shapes, precision="float32"):
     """One regressor a stage, from the student's feature map to the teacher's.
 
     Args:
@@ -93,6 +103,7 @@ def build_regressors(name, student_shapes, teacher_shapes):
             or 'constant' (`ConstantRegressor`, nothing to train).
         student_shapes: list of (None, h, w, channels).
         teacher_shapes: list of the same length.
+        precision: dtype policy of the layers.
 
     Returns:
         List of layers.
@@ -100,12 +111,13 @@ def build_regressors(name, student_shapes, teacher_shapes):
     regressors = []
     for i, (student, teacher) in enumerate(zip(student_shapes, teacher_shapes, strict=True)):
         if name == "constant":
-            regressors.append(ConstantRegressor(teacher[-1], student[1] - teacher[1] + 1))
+            regressors.append(ConstantRegressor(teacher[-1], student[1] - teacher[1] + 1, dtype=precision))
         else:
             width = (student[-1] + teacher[-1]) // 2
             regressors.append(keras.Sequential([
-                keras.Input(student[1:]), layers.Conv2D(width, 1, activation="relu"),
-                layers.Conv2D(width, 1, activation="relu"), layers.Conv2D(teacher[-1], 1)], name=f"regressor{i + 1}"))
+                keras.Input(student[1:]), PointwiseConv(width, 1, activation="relu", dtype=precision),
+                PointwiseConv(width, 1, activation="relu", dtype=precision),
+                PointwiseConv(teacher[-1], 1, dtype=precision)], name=f"regressor{i + 1}"))
     return regressors
 
 
@@ -118,30 +130,32 @@ class Distiller(keras.Model):
     gradient. Validation loss is the student's plain cross-entropy.
 
     Args:
-        teacher: a model of `model.build_resnet`; its layers are frozen from here on.
-        student: one for the same images and classes.
+        teacher: a model of `model.build_resnet`; a folded copy of it teaches.
+        student: one for the same images and classes; it is trained in place.
         lambdas: (lambda1, lambda2, lambda3).
         temperature: of the backbone loss.
         hard_label_weight: of the cross-entropy with the true labels.
         regressor_name: 'conv1x1' or 'constant'.
         label_smoothing: of the cross-entropy in training.
+        precision: dtype policy of the arithmetic.
 
     Raises:
         ValueError: every weight is 0.
     """
 
     def __init__(self, teacher, student, lambdas, temperature=4.0, hard_label_weight=0.0, regressor_name="conv1x1",
-                 label_smoothing=0.0):
-        super().__init__(name="distiller")
+                 label_smoothing=0.0, precision="float32"):
+        super().__init__(name="distiller", dtype="float32")
         if not (any(lambdas) or hard_label_weight):
             raise ValueError(f"at least one loss must have a weight. Received: lambdas={lambdas}, hard_label_weight=0")
         self.lambdas, self.temperature, self.hard_label_weight = tuple(lambdas), temperature, hard_label_weight
         self.label_smoothing = label_smoothing
-        self.student, self.teacher = _with_features(student), _with_features(teacher)
-        self.teacher.trainable = False
-        self.regressors = build_regressors(regressor_name, [o.shape for o in self.student.outputs[1:]],
-                                           [o.shape for o in self.teacher.outputs[1:]]) if lambdas[1] else []
-        self.discriminator = build_discriminator(student.output_shape[-1]) if lambdas[2] else None
+        self.student = fast.FastResNet(student, precision, features=True)
+        self.teacher = folded.FoldedResNet(teacher, precision, features=True)
+        shapes = [[net.get_layer(name).output.shape for name in resnet.stage_outputs(net)]
+                  for net in (student, teacher)]
+        self.regressors = build_regressors(regressor_name, *shapes, precision) if lambdas[1] else []
+        self.discriminator = build_discriminator(student.output_shape[-1], precision) if lambdas[2] else None
         self.trackers = [keras.metrics.Mean(name=name) for name in self.part_names()]
         self.built = True  # every part is
 
@@ -199,12 +213,6 @@ class Distiller(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Keras' hook: metrics look at the logits alone."""
         return super().compute_metrics(x, y, y_pred[0], sample_weight=sample_weight)
-
-
-def _with_features(model):
-    """The same network with its four stage outputs beside the logits."""
-    features = [model.get_layer(name).output for name in resnet.stage_outputs(model)]
-    return keras.Model(model.input, [model.outputs[0], *features], name=model.name)
 
 
 class TwoOptimizers(keras.optimizers.Optimizer):

@@ -27,7 +27,7 @@ def build_parser():
     parser.add_argument("--output", metavar="FILE.json",
                         help="also write the table as JSON, and a figure of accuracy against size beside it")
     flags.add_data_flags(parser)
-    flags.add_machine_flags(parser)
+    flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
     return parser
 
 
@@ -56,20 +56,22 @@ def evaluate_one(args, name, path, peek, images, base):
         (dict of the row, the model).
     """
     import checkpoints
+    import folded
     import metrics
     import prune
 
     model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape)
     split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
     row = {"name": name, "path": str(path), "depth": peek.depth, "stem": peek.stem}
-    row |= metrics.evaluate(model, split, args.batch_size, display.track(name, args.verbose))
+    row |= metrics.evaluate(folded.FoldedResNet(model, args.precision), split, args.batch_size,
+                            display.track(name, args.verbose))
     row |= metrics.size_of(model, path)
     base = base or model
     row["compression_rate"] = base.count_params() / row["parameters"]
     row["sparsity"] = prune.compute_sparsity(model, base)
     if args.latency_runs:
         row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
-            model, 1, args.latency_runs)
+            folded.freeze(model, args.precision), images.image_shape, 1, args.latency_runs)
     return row | {"sha256": records.sha256(path)}, model
 
 

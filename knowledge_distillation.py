@@ -112,12 +112,12 @@ def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, t
 
     recipe = training.Recipe.from_flags(args, args.student_learning_rate)
     distiller = distillation.Distiller(teacher, student, lambdas, args.temperature, hard_label_weight,
-                                       args.regressor_name, args.label_smoothing)
+                                       args.regressor_name, args.label_smoothing, args.precision)
     optimizer = training.sgd(recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
     if distiller.discriminator:
         optimizer = distillation.TwoOptimizers(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
                                                [v.path for v in distiller.discriminator.trainable_variables])
-    distiller.compile(optimizer, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    training.compile_trainer(distiller, optimizer, recipe)
     return training.fit(distiller, student, images, recipe, folder, run_record, title,
                         rate_flag="--student_learning_rate")
 
@@ -199,6 +199,7 @@ def run(args):
     checkpoints.check_fits(peek, "--root_folder", args.class_num)
     flags.start_keras(args)
     import data
+    import folded
     import metrics
     import model as resnet
     import training
@@ -208,7 +209,7 @@ def run(args):
     display.say(images.description, args.verbose)
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape)
     student = make_student(args, teacher, images)
-    teacher_acc = metrics.evaluate(teacher, images.val, args.batch_size,
+    teacher_acc = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
                                    display.track("teacher: validation", args.verbose))["acc"]
     base_parameters = resnet.cost_of(resnet.full_widths(peek.depth), images.class_num, images.image_shape, peek.stem)[0]
     run_record = records.run_record(args, records.sha256(path))

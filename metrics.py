@@ -5,7 +5,6 @@ import time
 
 import keras
 import numpy as np
-from keras import ops
 
 
 def predict_logits(model, images, batch_size=128, progress=iter):
@@ -68,23 +67,24 @@ def count_macs(model):
     return macs
 
 
-def latency_ms(model, batch_size=1, runs=30, warmup=3):
-    """Time of one pass of `predict_on_batch`, the call's own overhead included.
+def latency_ms(function, image_shape, batch_size=1, runs=30, warmup=3):
+    """Time of one call, from a numpy array of pixels to a numpy array of logits.
 
     Args:
-        model: a keras.Model.
-        batch_size: images a pass.
-        runs: timed passes.
-        warmup: passes before them.
+        function: images (N, h, w, 3) uint8 -> numpy array, such as `folded.freeze` gives.
+        image_shape: (h, w, 3).
+        batch_size: images a call.
+        runs: timed calls.
+        warmup: calls before them.
 
     Returns:
         (median, 10 % quantile, 90 % quantile) in milliseconds.
     """
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, *model.input_shape[1:])).astype("uint8")
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, *image_shape)).astype("uint8")
     times = []
     for i in range(warmup + runs):
         start = time.perf_counter()
-        ops.convert_to_numpy(model.predict_on_batch(images))
+        function(images)
         if i >= warmup:
             times.append(1e3 * (time.perf_counter() - start))
     return tuple(float(q) for q in np.quantile(times, (0.5, 0.1, 0.9)))

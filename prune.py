@@ -158,7 +158,7 @@ def trim_model(model, mask):
         mask: {group: (channels,) bool, True = keep}.
 
     Returns:
-        An uncompiled keras.Model with the surviving weights, under Keras' current precision.
+        An uncompiled keras.Model with the surviving weights.
 
     Raises:
         ValueError: a group or a length that the model doesn't have, or nothing kept.

@@ -99,6 +99,19 @@ def choose_mask(args, model, images, target, iteration):
                                     args.round_to)
 
 
+def _fine_tune(args, model, images, folder, run_record, title):
+    """Trains a trimmed model in place; returns the validation accuracy of what is kept."""
+    import data
+    import fast
+    import training
+
+    recipe = training.Recipe.from_flags(args, args.learning_rate)
+    trainer = fast.FastResNet(model, args.precision)
+    training.compile_classifier(trainer, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
+    history = training.fit(trainer, model, images, recipe, folder, run_record, title, args.save_best_model)
+    return history["val_acc"][training.best_epoch(history) if args.save_best_model else -1]
+
+
 def prune_once(args, model, base, images, target, iteration, run_record, before):
     """One iteration: mask, trim, recalibrate, fine-tune, write.
 
@@ -118,15 +131,15 @@ def prune_once(args, model, base, images, target, iteration, run_record, before)
     import numpy as np
 
     import data
+    import folded
     import metrics
     import prune
-    import training
 
     folder, title = Path(args.root_folder) / f"iter{iteration}", f"iteration {iteration}/{args.prune_iter}"
 
     def accuracy(of):
-        return metrics.evaluate(of, images.val, args.batch_size, display.track(f"{title}: validation",
-                                                                               args.verbose))["acc"]
+        return metrics.evaluate(folded.FoldedResNet(of, args.precision), images.val, args.batch_size,
+                                display.track(f"{title}: validation", args.verbose))["acc"]
 
     row = {"base_acc": accuracy(model) if before is None else before}
     mask = choose_mask(args, model, images, target, iteration)
@@ -139,10 +152,7 @@ def prune_once(args, model, base, images, target, iteration, run_record, before)
         row["recalibrated_acc"] = accuracy(model)
     with records.replacing(folder / "mask.npz") as temporary:
         np.savez_compressed(temporary, **mask)
-    recipe = training.Recipe.from_flags(args, args.learning_rate)
-    training.compile_classifier(model, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
-    history = training.fit(model, model, images, recipe, folder, run_record, title, args.save_best_model)
-    final = history["val_acc"][training.best_epoch(history) if args.save_best_model else -1]
+    final = _fine_tune(args, model, images, folder, run_record, title)
     size = metrics.size_of(model, folder / "model.h5")
     row |= {"final_acc": final, **size, "compression_rate": base.count_params() / size["parameters"],
             "sha256": records.sha256(folder / "model.h5")}

@@ -82,6 +82,7 @@ def run(args):
     check_flags(args)
     flags.start_keras(args)
     import data
+    import fast
     import metrics
     import training
 
@@ -89,10 +90,11 @@ def run(args):
     display.say(images.description, args.verbose)
     model = start_model(args, images)
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
-    training.compile_classifier(model, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
+    trainer = fast.FastResNet(model, args.precision)
+    training.compile_classifier(trainer, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
     parent = records.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
     folder, run_record = Path(args.save_folder), records.run_record(args, parent)
-    history = training.fit(model, model, images, recipe, folder, run_record, "base model")
+    history = training.fit(trainer, model, images, recipe, folder, run_record, "base model")
     best, file = training.best_epoch(history), folder / "model.h5"
     result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
               "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,

@@ -11,6 +11,9 @@ from keras import ops
 import checkpoints
 import data
 import display
+import folded
+import metrics
+import optimizers
 import plots
 import records
 from errors import InputError
@@ -33,6 +36,7 @@ class Recipe:
         seed: of order and augmentation.
         verbose: 0, 1 or 2.
         resume: 'auto' or 'never'.
+        precision: dtype policy of the arithmetic.
     """
 
     epochs: int
@@ -44,6 +48,7 @@ class Recipe:
     seed: int = 826
     verbose: int = 1
     resume: str = "auto"
+    precision: str = "float32"
 
     @classmethod
     def from_flags(cls, args, learning_rate):
@@ -72,32 +77,38 @@ def schedule(recipe, steps):
 
 def sgd(recipe, steps):
     """SGD with Nesterov momentum 0.9 on the recipe's schedule; no decay on biases and batch-norm."""
-    optimizer = keras.optimizers.SGD(schedule(recipe, steps), momentum=0.9, nesterov=True,
-                                     weight_decay=recipe.weight_decay or None)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
+    return optimizers.FusedSGD(schedule(recipe, steps), decay=recipe.weight_decay)
 
 
 def compile_classifier(model, recipe, steps):
     """Compiles a model of logits for cross-entropy on integer labels."""
-    classes = model.output_shape[-1]
-
     def cross_entropy(labels, logits):
-        targets = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), classes)
+        targets = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), logits.shape[-1])
         return keras.losses.categorical_crossentropy(targets, logits, from_logits=True,
                                                      label_smoothing=recipe.label_smoothing)
 
-    model.compile(sgd(recipe, steps), loss=cross_entropy,
-                  metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    compile_trainer(model, sgd(recipe, steps), recipe, cross_entropy)
+
+
+def compile_trainer(trainer, optimizer, recipe, loss=None):
+    """Compiles what `fit` trains: with accuracy, and with a scaled loss where float16 would underflow.
+
+    Micikevicius et al. 2018, Mixed Precision Training, arXiv 1710.03740, section 3.2.
+    """
+    if recipe.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    trainer.compile(optimizer, loss=loss, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
 
 
 class _Recorder(keras.callbacks.Callback):
-    """Writes history, best model and training state after every epoch, and feeds the progress bar."""
+    """Validates, writes history, best model and training state after every epoch, and feeds the progress bar."""
 
-    def __init__(self, saved, folder, history, bar, rate, batch_size, keep_best, rate_flag):
+    def __init__(self, saved, val, folder, history, bar, rate, recipe, keep_best, rate_flag):
         super().__init__()
-        self.saved, self.folder, self.history, self.bar = saved, folder, history, bar
-        self.rate, self.batch_size, self.keep_best, self.rate_flag = rate, batch_size, keep_best, rate_flag
+        self.saved, self.val, self.folder, self.history, self.bar = saved, val, folder, history, bar
+        self.judge = None
+        self.rate, self.keep_best, self.rate_flag = rate, keep_best, rate_flag
+        self.batch_size, self.precision = recipe.batch_size, recipe.precision
         self.epoch = self.started = 0
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -106,9 +117,18 @@ class _Recorder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.bar.step(self.epoch, (batch + 1) * self.batch_size, logs)
 
+    def validate(self):
+        """Loss and accuracy of the model that is saved, in the precision that trains it."""
+        if self.judge is None:
+            self.judge = folded.FoldedResNet(self.saved, self.precision)
+        else:
+            self.judge.refold(self.saved)
+        return metrics.evaluate(self.judge, self.val, 2 * self.batch_size)  # no gradients: twice as many fit
+
     def on_epoch_end(self, epoch, logs=None):
+        found = self.validate()
         values = {"train_loss": logs["loss"], "train_acc": logs["accuracy"],
-                  "val_loss": logs["val_loss"], "val_acc": logs["val_accuracy"],
+                  "val_loss": found["loss"], "val_acc": found["acc"],
                   "learning_rate": self.rate(self.model.optimizer.iterations - 1),
                   "seconds": time.monotonic() - self.started}
         values |= {f"train_{name}": logs[name] for name in EXTRA_CURVES if name in logs}
@@ -177,15 +197,15 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate
     steps = data.steps_per_epoch(len(images.train), recipe.batch_size)
     history = {name: [] for name in records.CURVES} | {"run": run}
     done = _epochs_done(trainer, folder, history, run)
-    batch_size = min(recipe.batch_size, len(images.train))
-    bar = display.EpochBar(title, steps * batch_size, recipe.epochs, recipe.verbose)
-    recorder = _Recorder(saved, folder, history, bar, schedule(recipe, steps), batch_size, keep_best, rate_flag)
+    recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(images.train)))
+    bar = display.EpochBar(title, steps * recipe.batch_size, recipe.epochs, recipe.verbose)
+    recorder = _Recorder(saved, images.val, folder, history, bar, schedule(recipe, steps), recipe, keep_best, rate_flag)
     if done < recipe.epochs:
         bar.start(done)
         try:
-            trainer.fit(data.batches(images.train, batch_size, recipe.seed, start_epoch=done), steps_per_epoch=steps,
-                        epochs=recipe.epochs, initial_epoch=done, shuffle=False, verbose=0, callbacks=[recorder],
-                        validation_data=(images.val.images, images.val.labels), validation_batch_size=batch_size)
+            trainer.fit(data.batches(images.train, recipe.batch_size, recipe.seed, start_epoch=done),
+                        steps_per_epoch=steps, epochs=recipe.epochs, initial_epoch=done, shuffle=False, verbose=0,
+                        callbacks=[recorder])
         finally:
             bar.stop()
     if keep_best:

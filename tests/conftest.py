@@ -14,7 +14,7 @@ import flags
 @pytest.fixture(scope="session", autouse=True)
 def keras_started():
     """Keras as the scripts start it, once."""
-    flags.start_keras(argparse.Namespace(gpu=False, precision="float32", seed=1, deterministic=False, verbose=0))
+    flags.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
 
 
 def narrow_widths(inner=6, stream=8, stem=5, depth=50):

@@ -12,7 +12,8 @@ from errors import InputError
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [{"errors", "display"}, {"sources"}, {"model", "data", "metrics", "records", "flags", "criteria"},
-          {"prune", "checkpoints", "plots"}, {"distillation", "students", "comparison_plots", "training"},
+          {"fast", "optimizers"}, {"folded", "prune", "checkpoints", "plots"},
+          {"distillation", "students", "comparison_plots", "training"},
           {"train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history"}]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 SCRIPTS = sorted(FLOORS[-1])

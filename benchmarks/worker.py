@@ -1,0 +1,215 @@
+"""One contestant in a process of its own: prepares, says so, then repeats its work as often as it is told and timed.
+
+    python benchmarks/worker.py step --library suite --precision mixed_bfloat16
+
+A process a contestant keeps thread pools and memory apart. It reads a number of repetitions from standard input and
+answers with the seconds that they took; between two orders it sleeps.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+BATCH, CLASSES, SHAPE = 128, 10, (32, 32, 3)
+
+
+def pixels(count=BATCH):
+    """Random images and labels: the arithmetic does not look at them."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, *SHAPE)).astype("uint8"), rng.integers(0, CLASSES, count)
+
+
+class Orders:
+    """The other side of the two pipes."""
+
+    def next(self):
+        """Waits for a number of repetitions; ends the process where there is none."""
+        line = sys.stdin.readline()
+        if not line:
+            os._exit(0)  # also from inside a fit
+        self.start = time.perf_counter()
+        return int(line)
+
+    def done(self):
+        """Answers."""
+        seconds = time.perf_counter() - self.start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
+
+
+def torch_step(args):
+    """A training step of transformers' ResNet-50 in PyTorch, channels last, the stride where this suite has it."""
+    import torch
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    torch.set_num_threads(os.cpu_count())
+    config = ResNetConfig(num_labels=CLASSES, downsample_in_bottleneck=True)
+    model = ResNetForImageClassification(config).to(memory_format=torch.channels_last).train()
+    images, labels = pixels()
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(128).sub(1)
+    x, y = x.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision != "float32"):
+            loss = torch.nn.functional.cross_entropy(model(x).logits.float(), y)
+        loss.backward()
+        optimizer.step()
+    return step
+
+
+def compiled_step(trainer):
+    """train_step of a compiled trainer on one batch, as a graph and without `fit` around it."""
+    import tensorflow as tf
+
+    batch, step = tuple(tf.constant(part) for part in pixels()), tf.function(trainer.train_step)
+    return lambda: step(batch)
+
+
+def network(kind):
+    """'base': a full ResNet50; 'teacher': inner layers of 0.6 of that; 'student': 12.82 times fewer parameters."""
+    import model as resnet
+    import students
+
+    widths = resnet.full_widths()
+    if kind != "base":
+        widths = {name: round(0.6 * n) if name.endswith(("_1_conv", "_2_conv")) else n for name, n in widths.items()}
+    if kind == "student":
+        widths = students.student_widths(widths, 50, None, 12.82, lambda w: resnet.cost_of(w, CLASSES, SHAPE))
+    return resnet.build_resnet(50, CLASSES, SHAPE, widths=widths)
+
+
+def train_step(args):
+    """A training step of Keras' own layers (library keras) or of this suite (library suite), on one batch."""
+    import keras
+
+    import fast
+    import training
+
+    if args.library == "keras":
+        keras.config.set_dtype_policy(args.precision)
+    net = network(args.net)
+    trainer = net if args.library == "keras" else fast.FastResNet(net, args.precision)
+    training.compile_classifier(trainer, training.Recipe(1, BATCH, 1e-3, precision=args.precision), 10**6)
+    return compiled_step(trainer)
+
+
+def distillation_step(args):
+    """A step of the three losses and hard labels, between a pruned teacher and a 12.82 times smaller student."""
+    import keras
+
+    import distillation
+    import training
+
+    recipe = training.Recipe(1, BATCH, 1e-3, precision=args.precision)
+    distiller = distillation.Distiller(network("teacher"), network("student"), (0.7, 0.3, 0.2), 4.0, 0.3,
+                                       args.regressor_name, precision=args.precision)
+    optimizer = distillation.TwoOptimizers(training.sgd(recipe, 10**6), keras.optimizers.Adam(1e-4),
+                                           [v.path for v in distiller.discriminator.trainable_variables])
+    training.compile_trainer(distiller, optimizer, recipe)
+    return compiled_step(distiller)
+
+
+def inference(args):
+    """Logits of one batch that lies in memory, from the folded network."""
+    import tensorflow as tf
+
+    import folded
+
+    images = tf.constant(pixels()[0])
+    function = tf.function(folded.FoldedResNet(network(args.net), args.precision))
+    return lambda: function(images).numpy()
+
+
+def predict(args):
+    """Plain Keras' predict over `--images` images."""
+    net, (images, _) = network("base"), pixels(args.images)
+    return lambda: net.predict(images, batch_size=BATCH, verbose=0)
+
+
+def apoz(args):
+    """The APoZ pass over `--images` images."""
+    import criteria
+
+    net, (images, _) = network("base"), pixels(args.images)
+    return lambda: criteria.compute_apoz(net, images, BATCH)
+
+
+def latency(args):
+    """One call of the frozen network on `--images` images: the base, or after `--trims` of the default pruning rule."""
+    import folded
+    import prune
+
+    net, (images, _) = network("base"), pixels(256)
+    for _ in range(args.trims):
+        net = prune.trim_model(net, prune.create_mask(prune.compute_apoz(net, images), None, args.round_to))
+        prune.recalibrate_bn(net, images)
+    function = folded.freeze(net, args.precision)
+    import metrics
+    print(json.dumps({"macs": metrics.count_macs(net), "parameters": net.count_params()}), flush=True)
+    return lambda: function(images[:args.images])
+
+
+def whole_epochs(args, orders):
+    """Epochs of train_base_model.py on CIFAR-10, each of them an order; the first, which compiles, before that."""
+    import display
+    import train_base_model
+
+    class Bar(display.EpochBar):
+        def epoch_end(self, epoch, values):
+            super().epoch_end(epoch, values)
+            if epoch == 0:
+                print("ready", flush=True)
+            else:
+                orders.done()
+            orders.next()
+
+    display.EpochBar = Bar
+    with tempfile.TemporaryDirectory() as folder:
+        train_base_model.main(["--data_dir", args.data_dir, "--precision", args.precision, "--verbose", "0",
+                               "--save_folder", folder, "--epoch_num", "1000"])
+
+
+WORKS = {"step": train_step, "distil": distillation_step, "inference": inference, "predict": predict, "apoz": apoz,
+         "latency": latency}
+
+
+def main():
+    """Obeys standard input until it ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", choices=[*WORKS, "epoch"])
+    parser.add_argument("--library", choices=["suite", "keras", "torch"], default="suite")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--net", choices=["base", "teacher", "student"], default="base")
+    parser.add_argument("--regressor_name", default="conv1x1")
+    parser.add_argument("--images", type=int, default=BATCH)
+    parser.add_argument("--trims", type=int, default=0)
+    parser.add_argument("--round_to", type=int, default=1)
+    parser.add_argument("--data_dir", default="./data")
+    args, orders = parser.parse_args(), Orders()
+    if args.work == "epoch":
+        whole_epochs(args, orders)
+    repeat = torch_step(args) if args.library == "torch" else WORKS[args.work](args)
+    for _ in range(3):
+        repeat()
+    print("ready", flush=True)
+    while True:
+        for _ in range(orders.next()):
+            repeat()
+        orders.done()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A ResNet for inference: every batch-normalisation folded into the convolution before it.
+
+What stands in a file stays as it is; this is how the suite computes its logits, and how a user who deploys a model
+would.
+"""
+
+import keras
+from keras import ops
+
+import fast
+import model as resnet
+
+
+def fold(net):
+    """Kernels and biases of the convolutions, with the batch-normalisation behind each in them.
+
+    kernel' = kernel s, bias' = beta + (bias - mean) s with s = gamma / sqrt(variance + epsilon), a channel; Jacob et
+    al. 2018, arXiv 1712.05877, section 3.2.
+
+    Args:
+        net: a model of `model.build_resnet`.
+
+    Returns:
+        {name: (kernel, bias)} float32 tensors, with the names of `model.wiring` and 'predictions'.
+    """
+    architecture, weights = resnet.architecture_of(net), {}
+    for name, *_ in resnet.wiring(resnet.BLOCKS[architecture["depth"]], architecture["stem"]):
+        conv, norm = net.get_layer(f"{name}_conv"), net.get_layer(f"{name}_bn")
+        scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
+        weights[name] = conv.kernel * scale, norm.beta + (conv.bias - norm.moving_mean) * scale
+    head = net.get_layer("predictions")
+    return weights | {"predictions": (ops.copy(head.kernel), ops.copy(head.bias))}
+
+
+def _logits_and_stages(weights, images, architecture, dtype):
+    """Logits (N, classes) float32 and the four stages' feature maps from folded weights."""
+    def conv_bn(x, name, stride=1, relu=True):
+        kernel, bias = (ops.convert_to_tensor(part) for part in weights[name])
+        x = fast.convolve(x, kernel, stride) + bias
+        return ops.relu(x) if relu else x
+
+    blocks = resnet.BLOCKS[architecture["depth"]]
+    pooled, stages = fast.forward(images, blocks, architecture["stem"], dtype, conv_bn)
+    kernel, bias = (ops.convert_to_tensor(part) for part in weights["predictions"])
+    return ops.matmul(pooled, kernel) + bias, stages
+
+
+class FoldedResNet(keras.Model):
+    """A copy of a ResNet in inference mode, with nothing to train and nothing to save.
+
+    Args:
+        net: a model of `model.build_resnet`.
+        precision: dtype policy of arithmetic and weights; the classifier and its logits are float32 in any.
+        features: answer [logits, the four stages' feature maps] instead of the logits.
+    """
+
+    def __init__(self, net, precision="float32", features=False):
+        super().__init__(name=f"folded_{net.name}", dtype="float32", trainable=False)
+        self.features, self.architecture = features, resnet.architecture_of(net)
+        self.arithmetic = keras.DTypePolicy(precision).compute_dtype
+        self.folded = {name: tuple(keras.Variable(part, dtype=self._dtype_of(name), trainable=False,
+                                                  autocast=False, name=f"{name}_{kind}")
+                                   for part, kind in zip(parts, ("kernel", "bias"), strict=True))
+                       for name, parts in fold(net).items()}
+        self.built = True
+
+    def _dtype_of(self, name):
+        return "float32" if name == "predictions" else self.arithmetic
+
+    def refold(self, net):
+        """Takes the weights that a network of the same shapes has now."""
+        for name, parts in fold(net).items():
+            for variable, part in zip(self.folded[name], parts, strict=True):
+                variable.assign(part)
+
+    def call(self, images, training=None):
+        """(N, h, w, 3), RGB 0 to 255 -> logits (N, classes) float32, with `features` a list."""
+        logits, stages = _logits_and_stages(self.folded, images, self.architecture, self.arithmetic)
+        return [logits, *stages] if self.features else logits
+
+    def save_own_variables(self, store):
+        """Keras' hook: saves nothing, since the network that was folded has it all."""
+
+    def load_own_variables(self, store):
+        """Keras' hook: loads nothing."""
+
+
+def freeze(net, precision="float32"):
+    """The fastest inference: the weights are constants of a compiled function, as in a deployed model.
+
+    That spares bringing them into the processor's order in every call, which counts for small batches.
+
+    Args:
+        net: a model of `model.build_resnet`.
+        precision: dtype policy of the arithmetic.
+
+    Returns:
+        function(images (N, h, w, 3), RGB 0 to 255) -> logits, numpy (N, classes) float32.
+    """
+    dtype, architecture = keras.DTypePolicy(precision).compute_dtype, resnet.architecture_of(net)
+    weights = {name: tuple(ops.convert_to_numpy(ops.cast(part, "float32" if name == "predictions" else dtype))
+                           for part in parts) for name, parts in fold(net).items()}
+
+    def logits(images):
+        return _logits_and_stages(weights, images, architecture, dtype)[0]
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        compiled = tf.function(logits, reduce_retracing=True)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        compiled = jax.jit(logits)
+    else:
+        compiled = logits
+    return lambda images: ops.convert_to_numpy(compiled(ops.convert_to_tensor(images)))

@@ -1,0 +1,233 @@
+"""fast.py, folded.py and optimizers.py against plain Keras: the same numbers by other operations."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import narrow_widths, randomised
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+import fast
+import flags
+import folded
+import model as resnet
+import optimizers
+
+BUILDS = {"imagenet stem": {}, "cifar stem": {"stem": "cifar"}, "odd sides": {"input_shape": (45, 27, 3)},
+          "101 layers": {"depth": 101, "widths": narrow_widths(depth=101)}}
+
+
+def build(seed=0, **more):
+    """A narrow network with lively weights."""
+    return randomised(resnet.build_resnet(**({"widths": narrow_widths()} | more)), seed)
+
+
+def twins(**more):
+    """Two networks of the same weights."""
+    first, second = build(**more), build(**more)
+    second.set_weights(first.get_weights())
+    return first, second
+
+
+def pixels(n, net, seed=3):
+    return np.random.default_rng(seed).integers(0, 256, (n, *net.input_shape[1:])).astype("uint8")
+
+
+def close(ours, theirs, limit):
+    """Whether two arrays differ by less than `limit` of the larger one's norm."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return np.linalg.norm(ours - theirs) <= limit * np.linalg.norm(theirs)
+
+
+# ---- operations ----
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 10), width=st.integers(1, 10), side=st.sampled_from([1, 3, 7]), stride=st.integers(1, 2),
+       seed=st.integers(0, 99))
+def test_a_convolution_is_a_convolution_whatever_computes_it(height, width, side, stride, seed):
+    rng = np.random.default_rng(seed)
+    same = side == 3 and stride == 1
+    height, width = (height, width) if same else (max(height, side), max(width, side))
+    x = rng.normal(size=(2, height, width, 3)).astype("float32")
+    kernel = rng.normal(size=(side, side, 3, 4)).astype("float32")
+    edge = side // 2 if same else 0
+    padded = np.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))[:, ::stride, ::stride]
+    np.testing.assert_allclose(np.asarray(fast.convolve(ops.convert_to_tensor(x), kernel, stride)),
+                               np.einsum("nhwcij,ijcd->nhwd", windows, kernel), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_batch_normalisation_is_numpys(dtype, limit):
+    rng = np.random.default_rng(1)
+    x = np.asarray(ops.cast(ops.cast(rng.normal(2, 3, (5, 4, 3, 6)), dtype), "float32"))
+    gamma, beta = rng.uniform(0.5, 2, 6).astype("float32"), rng.normal(size=6).astype("float32")
+    y, mean, variance = fast.normalise_batch(ops.cast(x, dtype), gamma, beta, 1e-3)
+    np.testing.assert_allclose(np.asarray(mean), x.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(variance), x.var((0, 1, 2)), rtol=1e-4)
+    expected = gamma * (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-3) + beta
+    assert close(ops.cast(y, "float32"), expected, limit)
+
+
+# ---- the training twin ----
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_inference_gives_keras_logits_and_features(kind):
+    net = build(**BUILDS[kind])
+    images = pixels(3, net).astype("float32")
+    features = keras.Model(net.input, [net.get_layer(name).output for name in resnet.stage_outputs(net)])(images)
+    expected = [net(images, training=False), *features]
+    for twin in (fast.FastResNet(net, features=True), folded.FoldedResNet(net, features=True)):
+        for ours, theirs in zip(twin(images, training=False), expected, strict=True):
+            assert close(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_a_training_pass_gives_keras_logits_and_statistics(kind):
+    ours, theirs = twins(**BUILDS[kind])
+    before, images = ours.get_weights(), pixels(16, ours).astype("float32")
+    limit = 1e-2 if "101" in kind else 1e-4  # rounding grows with depth
+    assert close(fast.FastResNet(ours)(images, training=True), theirs(images, training=True), limit)
+    for mine, other, old in zip(ours.variables, theirs.variables, before, strict=True):
+        assert close(mine, other, limit), mine.path
+        assert mine.name.startswith("moving") != np.array_equal(mine, old)
+
+
+def test_gradients_are_keras_and_biases_before_batch_norm_have_none():
+    import tensorflow as tf
+
+    ours, theirs = twins()
+    images, labels = pixels(64, ours).astype("float32"), np.arange(64) % 10
+    twin, found = fast.FastResNet(ours), []
+    variables = [{v.path.split("/", 1)[-1] if "resnet" in v.path else v.path: v for v in net.trainable_variables}
+                 for net in (ours, theirs)]
+    for model, chosen in zip((twin, theirs), variables, strict=True):
+        with tf.GradientTape() as tape:
+            loss = ops.mean(keras.losses.sparse_categorical_crossentropy(labels, model(images, training=True),
+                                                                         from_logits=True))
+        found.append(dict(zip(chosen, tape.gradient(loss, [v.value for v in chosen.values()]), strict=True)))
+    resting = set(found[1]) - set(found[0])
+    assert len(resting) == 53 and all(path.endswith("_conv/bias") for path in resting)
+    largest = max(np.linalg.norm(g) for g in found[1].values())
+    assert all(np.linalg.norm(found[1][path]) < 1e-4 * largest for path in resting)  # Keras' own are rounding
+    # a ReLU whose input is 0 but for rounding passes the gradient in one network and stops it in the other
+    errors = {path: np.linalg.norm(found[0][path] - found[1][path]) / np.linalg.norm(found[1][path])
+              for path in found[0]}
+    assert max(errors.values()) < 0.02 and np.median(list(errors.values())) < 1e-3, errors
+
+
+def test_what_trains_is_the_model_that_is_saved(tmp_path, pictures):
+    images, labels = pictures
+    net = build()
+    twin = fast.FastResNet(net)
+    twin.compile(optimizers.FusedSGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = net.get_weights()
+    twin.fit(images, labels, batch_size=12, epochs=1, verbose=0)
+    assert sum(not np.array_equal(a, b) for a, b in zip(before, net.get_weights(), strict=True)) == 53 * 5 + 2
+    net.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5", compile=False)
+    assert close(twin.predict(images, verbose=0), loaded.predict(images, verbose=0), 1e-5)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("mixed_bfloat16", "bfloat16"), ("mixed_float16", "float16")])
+def test_low_precision_leaves_variables_and_logits_in_float32(precision, dtype, pictures, monkeypatch):
+    net = build()
+    expected = net.predict(pictures[0], verbose=0)
+    for twin in (fast.FastResNet(net, precision, features=True), folded.FoldedResNet(net, precision, features=True)):
+        logits, *features = twin(pictures[0], training=False)
+        assert logits.dtype == "float32" and {keras.backend.standardize_dtype(f.dtype) for f in features} == {dtype}
+        assert close(logits, expected, 0.1) and not close(logits, expected, 1e-6)
+    assert {v.dtype for v in net.variables} == {"float32"}
+    seen, normalise_batch = [], fast.normalise_batch
+
+    def watched(x, gamma, beta, epsilon):
+        y, mean, variance = normalise_batch(x, gamma, beta, epsilon)
+        seen.append(tuple(keras.backend.standardize_dtype(part.dtype) for part in (x, y, gamma, beta, mean, variance)))
+        return y, mean, variance
+
+    monkeypatch.setattr(fast, "normalise_batch", watched)
+    fast.FastResNet(net, precision)(pictures[0], training=True)
+    assert set(seen) == {(dtype,) * 2 + ("float32",) * 4}
+
+
+# ---- the folded copy ----
+
+def test_a_folded_copy_keeps_its_weights_until_it_is_refolded(tmp_path, pictures):
+    net, other = build(0), build(1)
+    copy = folded.FoldedResNet(net)
+    before = copy.predict_on_batch(pictures[0])
+    net.set_weights(other.get_weights())
+    np.testing.assert_array_equal(copy.predict_on_batch(pictures[0]), before)
+    copy.refold(net)
+    assert close(copy.predict_on_batch(pictures[0]), other.predict_on_batch(pictures[0]), 1e-5)
+    assert copy.trainable_variables == []
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_a_frozen_function_gives_keras_logits_at_any_batch_size(kind):
+    net = build(**BUILDS[kind])
+    images, function = pixels(5, net), folded.freeze(net)
+    for batch in (images, images[:1], images[:3]):
+        assert close(function(batch), net.predict_on_batch(batch), 1e-5)
+
+
+def test_folded_weights_are_not_written_into_a_state(tmp_path):
+    class Holder(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.copy, self.own = folded.FoldedResNet(build()), keras.layers.Dense(2)
+            self.own.build((None, 3))
+            self.built = True
+
+    holder = Holder()
+    holder.save_weights(tmp_path / "state.weights.h5")
+    assert (tmp_path / "state.weights.h5").stat().st_size < 20_000
+    kept = np.array(holder.own.kernel)
+    holder.own.kernel.assign(kept + 1)
+    holder.load_weights(tmp_path / "state.weights.h5")
+    np.testing.assert_array_equal(np.array(holder.own.kernel), kept)
+
+
+# ---- the optimiser ----
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_fused_sgd_is_keras_nesterov_with_decoupled_decay(decay):
+    rng = np.random.default_rng(4)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 2, 0.5)
+    theirs = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, weight_decay=decay or None)
+    theirs.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    start = {name: rng.normal(size=(3, 2)).astype("float32") for name in ("kernel", "bias", "gamma", "beta")}
+    ours = optimizers.FusedSGD(schedule, decay=decay)
+    networks = [[keras.Variable(value, name=name) for name, value in start.items()] for _ in range(2)]
+    for _ in range(5):
+        gradients = [rng.normal(size=(3, 2)).astype("float32") for _ in start]
+        for optimizer, variables in zip((ours, theirs), networks, strict=True):
+            optimizer.apply([ops.convert_to_tensor(g) for g in gradients], variables)
+    for mine, other in zip(*networks, strict=True):
+        np.testing.assert_allclose(np.asarray(mine), np.asarray(other), rtol=1e-5, atol=1e-6)
+        assert not np.allclose(mine, start[mine.name])
+    for mine, other in zip(ours.variables, theirs.variables, strict=True):  # step count, rate, momenta: one state file
+        np.testing.assert_allclose(np.asarray(mine), np.asarray(other), rtol=1e-5, atol=1e-6)
+
+
+# ---- the precision ----
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("flags\t\t: fpu avx2 avx512f avx512_bf16", "mixed_bfloat16"), ("flags\t\t: fpu amx_bf16", "mixed_bfloat16"),
+    ("flags\t\t: fpu avx2 avx512f", "float32"), ("model name\t: avx512_bf16 9000", "float32"), (None, "float32")])
+def test_auto_precision_is_what_the_processor_multiplies(line, expected, tmp_path):
+    if line:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: x\n{line}\n")
+    assert flags.precision("auto", tmp_path / "cpuinfo") == expected
+    assert flags.precision("mixed_float16", tmp_path / "cpuinfo") == "mixed_float16"
+
+
+def test_an_unknown_precision_is_refused_in_one_line(capsys):
+    parser = flags.Parser("x.py")
+    flags.add_machine_flags(parser)
+    assert parser.parse_args([]).precision == flags.precision("auto")
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--precision", "float8"])
+    assert capsys.readouterr().err == ("x.py: --precision: received 'float8', expected one of auto, float32, "
+                                       "mixed_bfloat16, mixed_float16\n")

@@ -2,6 +2,7 @@
 # make install   .venv with requirements.txt
 # make test      the tests; make test-slow the long ones; make check lint and tests
 # make test-jax  every script under the JAX backend
+# make bench     the suite's speed beside that of others, as benchmarks/README.md tells it
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -11,7 +12,7 @@ KERAS_BACKEND ?= tensorflow
 export KERAS_BACKEND
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev demo lint test test-slow test-jax check clean
+.PHONY: help install install-dev demo lint test test-slow test-jax bench check clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -30,6 +31,10 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 
 $(VENV)/.installed-jax: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install -q -r requirements-dev.txt "jax>=0.6,<0.11"
+	@touch $@
+
+$(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-bench.txt
 	@touch $@
 
 install: $(VENV)/.installed
@@ -59,6 +64,9 @@ test-slow: install-dev
 
 test-jax: $(VENV)/.installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m jax tests/test_jax.py
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench.py --output benchmarks/bench.json $(BENCH)
 
 check: lint test
 

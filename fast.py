@@ -14,6 +14,7 @@ batch-normalisation, on a map of known size:
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 import model as resnet
@@ -75,7 +76,7 @@ def forward(images, blocks, stem, dtype, conv_bn):
         (mean over positions of the last feature map (N, channels) float32, the four stages' feature maps).
     """
     kernel, stride = resnet.STEMS[stem]
-    x = ops.cast((ops.cast(images, "float32") - resnet.MEAN) / resnet.STD, dtype)
+    x = ops.cast((ops.cast(images, "float32") - np.float32(resnet.MEAN)) / np.float32(resnet.STD), dtype)
     x = conv_bn(_padded(x, kernel // 2) if stride > 1 else x, "conv1", stride)  # stride 1 is 'same' of itself
     if stem == "imagenet":
         x = ops.max_pool(_padded(x, 1), 3, 2)  # zeros are no maximum above what a ReLU gives

@@ -20,9 +20,9 @@ class Contestant:
     def __init__(self, words, environment=None):
         self.process = subprocess.Popen([sys.executable, str(WORKER), *words], stdin=subprocess.PIPE, env=environment,
                                         stdout=subprocess.PIPE, text=True)
-        self.seconds, self.peak_bytes = [], 0
-        if self._line() != "ready":
-            raise RuntimeError(f"{' '.join(words)} did not get ready")
+        self.seconds, self.peak_bytes, self.facts = [], 0, {}
+        while (line := self._line()) != "ready":
+            self.facts |= json.loads(line)  # what it has to say of itself
 
     def _line(self):
         line = self.process.stdout.readline()

@@ -15,19 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
-BATCH, CLASSES, SHAPE = 128, 10, (32, 32, 3)
-
-
-def pixels(count=BATCH):
-    """Random images and labels: the arithmetic does not look at them."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (count, *SHAPE)).astype("uint8"), rng.integers(0, CLASSES, count)
+import peers  # noqa: E402
+from peers import BATCH, CLASSES, SHAPE, pixels  # noqa: E402
 
 
 class Orders:
@@ -46,28 +39,6 @@ class Orders:
         seconds = time.perf_counter() - self.start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
-
-
-def torch_step(args):
-    """A training step of transformers' ResNet-50 in PyTorch, channels last, the stride where this suite has it."""
-    import torch
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    torch.set_num_threads(os.cpu_count())
-    config = ResNetConfig(num_labels=CLASSES, downsample_in_bottleneck=True)
-    model = ResNetForImageClassification(config).to(memory_format=torch.channels_last).train()
-    images, labels = pixels()
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(128).sub(1)
-    x, y = x.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
-
-    def step():
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision != "float32"):
-            loss = torch.nn.functional.cross_entropy(model(x).logits.float(), y)
-        loss.backward()
-        optimizer.step()
-    return step
 
 
 def compiled_step(trainer):
@@ -153,6 +124,8 @@ def latency(args):
     import prune
 
     net, (images, _) = network("base"), pixels(256)
+    if args.library == "keras":
+        return lambda: net.predict_on_batch(images[:args.images])
     for _ in range(args.trims):
         net = prune.trim_model(net, prune.create_mask(prune.compute_apoz(net, images), None, args.round_to))
         prune.recalibrate_bn(net, images)
@@ -182,6 +155,30 @@ def whole_epochs(args, orders):
                                "--save_folder", folder, "--epoch_num", "1000"])
 
 
+def between_iterations(args):
+    """Seconds from the last epoch of one iteration of prune_model.py to the first step of the next, on CIFAR-10."""
+    import display
+    import prune_model
+
+    class Bar(display.EpochBar):
+        ended = None
+
+        def step(self, epoch, images, logs=None):
+            if Bar.ended is not None:
+                print(json.dumps({"between": time.perf_counter() - Bar.ended}), "ready", sep="\n", flush=True)
+                os._exit(0)
+
+        def stop(self):
+            super().stop()
+            Bar.ended = time.perf_counter()
+
+    display.EpochBar = Bar
+    with tempfile.TemporaryDirectory() as folder:
+        network("base").save(f"{folder}/base.h5")
+        prune_model.main(["--data_dir", args.data_dir, "--precision", args.precision, "--verbose", "0", "--root_folder",
+                          folder, "--base_model_path", f"{folder}/base.h5", "--prune_iter", "2", "--epoch_num", "1"])
+
+
 WORKS = {"step": train_step, "distil": distillation_step, "inference": inference, "predict": predict, "apoz": apoz,
          "latency": latency}
 
@@ -189,8 +186,8 @@ WORKS = {"step": train_step, "distil": distillation_step, "inference": inference
 def main():
     """Obeys standard input until it ends."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=[*WORKS, "epoch"])
-    parser.add_argument("--library", choices=["suite", "keras", "torch"], default="suite")
+    parser.add_argument("work", choices=[*WORKS, "epoch", "between"])
+    parser.add_argument("--library", choices=["suite", "keras", "torch", "onnxruntime", "litert"], default="suite")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--net", choices=["base", "teacher", "student"], default="base")
     parser.add_argument("--regressor_name", default="conv1x1")
@@ -201,7 +198,9 @@ def main():
     args, orders = parser.parse_args(), Orders()
     if args.work == "epoch":
         whole_epochs(args, orders)
-    repeat = torch_step(args) if args.library == "torch" else WORKS[args.work](args)
+    if args.work == "between":
+        between_iterations(args)
+    repeat = (WORKS[args.work] if args.library in ("suite", "keras") else peers.WORKS[args.library, args.work])(args)
     for _ in range(3):
         repeat()
     print("ready", flush=True)

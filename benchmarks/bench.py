@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""How fast the suite is, side by side with others on the same machine in the same run, as ratios.
+
+Contestants are processes that take turns (benchmarks/contest.py), so a machine whose speed drifts is as fair to each.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import contest  # noqa: E402
+
+import display  # noqa: E402
+import flags  # noqa: E402
+import records  # noqa: E402
+
+EXAMPLE = """example:
+  python benchmarks/bench.py                       everything, about 20 minutes on 2 cores
+  python benchmarks/bench.py step distil           two parts
+  python benchmarks/bench.py --output bench.json   also write every turn's seconds
+"""
+SCRIPTS = ("train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history")
+
+
+class Results:
+    """Rows of the table, and what each was computed from."""
+
+    def __init__(self):
+        self.rows, self.turns = [], {}
+
+    def add(self, part, what, figure, reach, holds, note=""):
+        """One row."""
+        self.rows.append({"part": part, "what": what, "figure": figure, "reach": reach, "holds": bool(holds),
+                          "note": note})
+
+    def race(self, entries, repeats, turns):
+        """`contest.contest`, remembered with its commands."""
+        found = contest.contest(entries, repeats, turns)
+        for name, words in entries.items():
+            self.turns[" ".join(["python benchmarks/worker.py", *words])] = {
+                "seconds": found[name].seconds, "peak_bytes": found[name].peak_bytes} | found[name].facts
+        return found
+
+
+def spread(values):
+    """Median, lowest and highest of a list as text."""
+    middle = sorted(values)
+    return f"{middle[len(middle) // 2]:.2f} ({middle[0]:.2f} to {middle[-1]:.2f})"
+
+
+def ratios(numerators, denominator):
+    """Per turn: the sum of the numerators' seconds over the denominator's."""
+    return [sum(parts) / below for *parts, below in zip(*[c.seconds for c in numerators], denominator.seconds,
+                                                        strict=True)]
+
+
+def median(values):
+    """The middle value."""
+    return sorted(values)[len(values) // 2]
+
+
+def step(results, args):
+    """Training steps against PyTorch and plain Keras."""
+    entries = {f"{library} {precision}": ["step", "--library", library, "--precision", precision]
+               for precision in ("float32", "mixed_bfloat16") for library in ("suite", "keras", "torch")}
+    found = results.race(entries, 4, args.turns)
+    for precision, reach in (("float32", 1.4), ("mixed_bfloat16", 1.0)):
+        ours = found[f"suite {precision}"]
+        for library in ("torch", "keras"):
+            other = found[f"{library} {precision}"]
+            times = ratios([other], ours)
+            results.add("step", f"training step, {precision}: images/s against {library}'s", spread(times),
+                        f"{reach} or more" if library == "torch" else "", library != "torch" or median(times) >= reach,
+                        f"{128 / ours.median:.0f} against {128 / other.median:.0f} images/s; peak memory "
+                        f"{ours.peak_bytes / 2**30:.2f} against {other.peak_bytes / 2**30:.2f} GiB")
+
+
+def epoch(results, args):
+    """A whole epoch against the bare steps in it."""
+    precision = flags.precision("auto")
+    mode, data = ["--precision", precision], ["--data_dir", args.data_dir]
+    entrants = {name: contest.Contestant(words) for name, words in
+                {"epoch": ["epoch", *mode, *data], "step": ["step", *mode]}.items()}
+    for _ in range(2):
+        entrants["step"].turn(351)  # 45,000 images in batches of 128
+        entrants["epoch"].turn(1)
+    for entrant in entrants.values():
+        entrant.process.kill()
+    times = [whole / (351 * bare) for whole, bare in zip(entrants["epoch"].seconds, entrants["step"].seconds,
+                                                         strict=True)]
+    results.turns["whole epochs"] = {name: entrant.seconds for name, entrant in entrants.items()}
+    results.add("epoch", f"train_base_model.py's whole epoch, {precision}, against its 351 steps", spread(times),
+                "1.05 or less", median(times) <= 1.05, f"{entrants['epoch'].median:.1f} s an epoch")
+    peak = entrants["epoch"].peak_bytes / 2**30
+    results.add("epoch", "peak memory of training on CIFAR-10", f"{peak:.2f} GiB", "under 3 GiB", peak < 3)
+
+
+def apoz(results, args):
+    """The APoZ pass against a plain predict over the same images, and its memory."""
+    found = results.race({"apoz": ["apoz", "--images", "2560"], "predict": ["predict", "--images", "2560"],
+                          "more": ["apoz", "--images", "20480"]}, 1, 3)
+    times = ratios([found["apoz"]], found["predict"])
+    results.add("apoz", "APoZ pass over 2,560 images against a plain Keras predict", spread(times), "1.10 or less",
+                median(times) <= 1.1)
+    grown = (found["more"].peak_bytes - found["apoz"].peak_bytes - (20480 - 2560) * 32 * 32 * 3) / 2**20
+    results.add("apoz", "its peak memory with 20,480 images, beyond the images' own", f"{grown:+.0f} MiB",
+                "no growth", grown < 100)
+
+
+def distil(results, args):
+    """A distillation step against the teacher's inference and the student's training step alone."""
+    for precision in ("float32", "mixed_bfloat16"):
+        mode = ["--precision", precision]
+        found = results.race({
+            "conv1x1": ["distil", *mode], "constant": ["distil", *mode, "--regressor_name", "constant"],
+            "teacher": ["inference", "--net", "teacher", *mode], "student": ["step", "--net", "student", *mode]},
+            8, args.turns)
+        for name in ("conv1x1", "constant"):
+            alone = [a + b for a, b in zip(found["teacher"].seconds, found["student"].seconds, strict=True)]
+            times = [whole / part for whole, part in zip(found[name].seconds, alone, strict=True)]
+            results.add("distil", f"distillation step, {name} regressors, {precision}, against teacher's inference + "
+                        "student's step", spread(times), "1.10 or less", median(times) <= 1.1,
+                        f"{1e3 * found[name].median:.0f} ms against {1e3 * found['teacher'].median:.0f} + "
+                        f"{1e3 * found['student'].median:.0f}")
+
+
+def between(results, args):
+    """Everything between the fine-tunes of two pruning iterations."""
+    precision = flags.precision("auto")
+    found = contest.Contestant(["between", "--precision", precision, "--data_dir", args.data_dir])
+    seconds = found.facts["between"]
+    results.turns["between iterations"] = {"seconds": seconds}
+    results.add("between", "between two pruning iterations: APoZ over 5,000 images, masks, trim, two validations, "
+                f"batch-norm over 2,048 images, compilation; {precision}", f"{seconds:.1f} s", "under 20 s",
+                seconds < 20)
+
+
+def latency(results, args):
+    """Speed-up of trimmed networks over their base as a share of the ratio of MACs."""
+    precision = flags.precision("auto")
+    for batch in (1, 64):
+        common = ["latency", "--images", str(batch), "--precision", precision]
+        entries = {"base": common} | {
+            f"{trims} x {rounded}": [*common, "--trims", str(trims), "--round_to", str(rounded)]
+            for trims in (3, 6) for rounded in (1, 8, 16)}
+        others = {name: [*words, "--images", str(batch)] for name, words in {
+            "plain Keras' predict_on_batch, float32": ["latency", "--library", "keras"],
+            "onnxruntime, float32": ["latency", "--library", "onnxruntime"],
+            "LiteRT, float32": ["latency", "--library", "litert"]}.items()}
+        found = results.race(entries | others, 200 if batch == 1 else 20, args.turns)
+        base = found.pop("base")
+        for name in others:
+            other = found.pop(name)
+            results.add("latency", f"batch {batch}, base network, {precision}: times as fast as {name}",
+                        spread(ratios([other], base)), "", True,
+                        f"{1e3 * base.median:.2f} against {1e3 * other.median:.2f} ms")
+        for name, trimmed in found.items():
+            faster, work = ratios([base], trimmed), base.facts["macs"] / trimmed.facts["macs"]
+            trims, rounded = name.split(" x ")
+            share = [value / work for value in faster]
+            default = rounded == "1"
+            results.add("latency", f"batch {batch}, {trims} iterations of the default rule, round_to {rounded}: "
+                        f"speed-up as a share of {work:.2f}x fewer MACs", spread(share),
+                        "0.7 or more" if default else "", not default or median(share) >= 0.7,
+                        f"{1e3 * trimmed.median:.2f} against {1e3 * base.median:.2f} ms, {precision}")
+
+
+def help_pages(results, args):
+    """Time of every script's --help."""
+    slowest = {}
+    for script in SCRIPTS:
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, HERE.parent / f"{script}.py", "--help"], check=True, capture_output=True)
+            slowest.setdefault(script, []).append(time.perf_counter() - start)
+    worst = max(slowest, key=lambda script: median(slowest[script]))
+    results.turns["--help"] = slowest
+    results.add("help", f"--help of every script; the slowest, {worst}.py", f"{median(slowest[worst]):.2f} s",
+                "under 0.3 s", median(slowest[worst]) < 0.3)
+
+
+PARTS = {"step": step, "epoch": epoch, "apoz": apoz, "distil": distil, "between": between, "latency": latency,
+         "help": help_pages}
+
+
+def main(argv=None):
+    """Command line; returns 0 where every figure is reached, else 1."""
+    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE,
+                          formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART",
+                        help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--turns", type=flags.whole(1, 1000), default=5,
+                        help="of each contestant (default: %(default)s)")
+    parser.add_argument("--data_dir", default="./data", help="where CIFAR-10 lies (default: %(default)s)")
+    parser.add_argument("--output", metavar="FILE.json", help="also write the rows and every turn's seconds")
+    args = parser.parse_args(argv)
+    if unknown := [part for part in args.parts if part not in PARTS]:
+        parser.error(f"PART: received {unknown[0]!r}, expected some of {', '.join(PARTS)}")
+    results = Results()
+    for part in args.parts:
+        PARTS[part](results, args)
+        shown = [row for row in results.rows if row["part"] == part]
+        display.print_table(f"{part}: median of the turns (lowest to highest)", ["", "figure", "reach", "", "details"],
+                            [[row["what"], row["figure"], row["reach"], "yes" if row["holds"] else "NO", row["note"]]
+                             for row in shown], 1)
+    if args.output:
+        run = records.run_record(args)
+        Path(args.output).write_text(json.dumps({"rows": results.rows, "turns": results.turns, "run": run}, indent=1))
+    return 0 if all(row["holds"] for row in results.rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,27 +11,20 @@ import keras
 import numpy as np
 from keras import ops
 
+import folded
+import model as resnet
+
 
 def _inner_layers(model):
     return [layer.name for layer in model.layers if re.fullmatch(r"conv\d_block\d+_[12]_conv", layer.name)]
-
-
-class _CountZeros(keras.layers.Layer):
-    """Counts zeros a channel over batch and positions, on the device: (N, h, w, C) -> (C,) int32."""
-
-    def call(self, x):
-        return ops.sum(ops.cast(ops.equal(x, 0), "int32"), axis=(0, 1, 2))
-
-    def compute_output_spec(self, x):
-        return keras.KerasTensor((x.shape[-1],), dtype="int32")
 
 
 def compute_apoz(model, images, batch_size=128, progress=iter):
     """Average percentage of zeros of each inner channel after its ReLU, in inference mode.
 
     APoZ_c = (zero activations of channel c over all N images and M positions) / (N M); Hu et al. 2016, Network
-    Trimming, arXiv 1607.03250, equation 1. Counts are summed on the device and streamed, so memory does not grow
-    with N.
+    Trimming, arXiv 1607.03250, equation 1. Counted on the folded network in float32; a batch's counts are summed on the
+    device, so memory does not grow with N.
 
     Args:
         model: a ResNet of `model.build_resnet`.
@@ -47,15 +40,24 @@ def compute_apoz(model, images, batch_size=128, progress=iter):
     """
     if len(images) == 0:
         raise ValueError("compute_apoz needs images. Received: none")
-    names = _inner_layers(model)
-    relus = {name: model.get_layer(name.replace("_conv", "_relu")).output for name in names}
-    counter = keras.Model(model.inputs, {name: _CountZeros()(relu) for name, relu in relus.items()})
-    zeros = dict.fromkeys(names, 0)
+    architecture, weights = resnet.architecture_of(model), folded.fold(model)
+    names, positions = set(_inner_layers(model)), {}
+
+    def count_zeros(weights, images):
+        counts = {}
+
+        def watch(name, x):
+            if f"{name}_conv" in names:
+                counts[f"{name}_conv"] = ops.sum(ops.cast(ops.equal(x, 0), "int32"), axis=(0, 1, 2))
+                positions[f"{name}_conv"] = x.shape[1] * x.shape[2]
+        folded.run_folded(weights, images, architecture, watch=watch)
+        return counts
+
+    compiled, zeros = folded.compiled_by_backend(count_zeros), dict.fromkeys(names, 0)
     for start in progress(range(0, len(images), batch_size)):
-        counts = counter.predict_on_batch(images[start:start + batch_size])
-        for name in names:
-            zeros[name] = zeros[name] + np.asarray(counts[name], np.int64)
-    return {name: zeros[name] / (len(images) * relus[name].shape[1] * relus[name].shape[2]) for name in names}
+        counts = compiled(weights, ops.convert_to_tensor(images[start:start + batch_size]))
+        zeros = {name: zeros[name] + np.asarray(counts[name], np.int64) for name in names}
+    return {name: zeros[name] / (len(images) * positions[name]) for name in _inner_layers(model)}
 
 
 def _kernels(model):

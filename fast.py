@@ -26,18 +26,18 @@ def taps_matrix(kernel, height, width):
     """The matrix of a 3x3 'same' convolution on a small map: each input position to each output position.
 
     Args:
-        kernel: (3, 3, channels in, channels out).
+        kernel: (3, 3, channels in, channels out), a tensor, or a numpy array that shall stay one.
         height: of the map, 1 or 2, so that every input position meets every output position.
         width: likewise.
 
     Returns:
         (height x width x channels in, height x width x channels out).
     """
-    shape = kernel.shape
-    taps = ops.unstack(ops.reshape(kernel, (9, shape[2], shape[3])), 9)  # its gradient is one stack, a slice's is nine
+    shape, library = kernel.shape, np if isinstance(kernel, np.ndarray) else ops
+    taps = library.unstack(library.reshape(kernel, (9, *shape[2:])))  # its gradient is one stack, a slice's is nine
     places = [(i, j) for i in range(height) for j in range(width)]
     rows = [[taps[3 * (i - u + 1) + j - v + 1] for u, v in places] for i, j in places]
-    return ops.concatenate([ops.concatenate(row, 1) if len(row) > 1 else row[0] for row in rows], 0)
+    return library.concatenate([library.concatenate(row, 1) if len(row) > 1 else row[0] for row in rows], 0)
 
 
 def convolve(x, kernel, stride=1):
@@ -45,7 +45,8 @@ def convolve(x, kernel, stride=1):
 
     Args:
         x: (N, h, w, channels in).
-        kernel: (k, k, channels in, channels out), of x's dtype.
+        kernel: (k, k, channels in, channels out), of x's dtype; a numpy array is brought into its matrix here and now,
+            and becomes a constant of what is compiled.
         stride: of 'valid' convolutions.
 
     Returns:
@@ -54,7 +55,8 @@ def convolve(x, kernel, stride=1):
     height, width, channels = x.shape[1:]
     same = kernel.shape[0] == 3 and stride == 1
     if kernel.shape[0] == 1 and stride == 1 and height * width <= SMALL:
-        flat, matrix = ops.reshape(x, (-1, channels)), ops.reshape(kernel, kernel.shape[2:])
+        library = np if isinstance(kernel, np.ndarray) else ops
+        flat, matrix = ops.reshape(x, (-1, channels)), library.reshape(kernel, kernel.shape[2:])
     elif same and height <= 2 and width <= 2:
         flat, matrix = ops.reshape(x, (-1, height * width * channels)), taps_matrix(kernel, height, width)
     else:

@@ -32,16 +32,27 @@ def fold(net):
     return weights | {"predictions": (ops.copy(head.kernel), ops.copy(head.bias))}
 
 
-def _logits_and_stages(weights, images, architecture, dtype):
-    """Logits (N, classes) float32 and the four stages' feature maps from folded weights."""
+def run_folded(weights, images, architecture, dtype="float32", watch=None):
+    """Logits (N, classes) float32 and the four stages' feature maps from folded weights.
+
+    Args:
+        weights: from `fold`, or the same cast to `dtype`.
+        images: (N, h, w, 3), RGB 0 to 255.
+        architecture: from `model.architecture_of`.
+        dtype: of the arithmetic.
+        watch: None, or function(name, activation) that is called behind every ReLU of a convolution.
+    """
     def conv_bn(x, name, stride=1, relu=True):
-        kernel, bias = (ops.convert_to_tensor(part) for part in weights[name])
+        kernel, bias = weights[name]
         x = fast.convolve(x, kernel, stride) + bias
-        return ops.relu(x) if relu else x
+        x = ops.relu(x) if relu else x
+        if relu and watch:
+            watch(name, x)
+        return x
 
     blocks = resnet.BLOCKS[architecture["depth"]]
     pooled, stages = fast.forward(images, blocks, architecture["stem"], dtype, conv_bn)
-    kernel, bias = (ops.convert_to_tensor(part) for part in weights["predictions"])
+    kernel, bias = weights["predictions"]
     return ops.matmul(pooled, kernel) + bias, stages
 
 
@@ -75,7 +86,7 @@ class FoldedResNet(keras.Model):
 
     def call(self, images, training=None):
         """(N, h, w, 3), RGB 0 to 255 -> logits (N, classes) float32, with `features` a list."""
-        logits, stages = _logits_and_stages(self.folded, images, self.architecture, self.arithmetic)
+        logits, stages = run_folded(self.folded, images, self.architecture, self.arithmetic)
         return [logits, *stages] if self.features else logits
 
     def save_own_variables(self, store):
@@ -102,16 +113,20 @@ def freeze(net, precision="float32"):
                            for part in parts) for name, parts in fold(net).items()}
 
     def logits(images):
-        return _logits_and_stages(weights, images, architecture, dtype)[0]
+        return run_folded(weights, images, architecture, dtype)[0]
 
+    compiled = compiled_by_backend(logits)
+    return lambda images: ops.convert_to_numpy(compiled(ops.convert_to_tensor(images)))
+
+
+def compiled_by_backend(function):
+    """A function of tensors and dicts of tensors, as TensorFlow's or JAX's compiler makes it faster."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        compiled = tf.function(logits, reduce_retracing=True)
-    elif keras.backend.backend() == "jax":
+        return tf.function(function, reduce_retracing=True)
+    if keras.backend.backend() == "jax":
         import jax
 
-        compiled = jax.jit(logits)
-    else:
-        compiled = logits
-    return lambda images: ops.convert_to_numpy(compiled(ops.convert_to_tensor(images)))
+        return jax.jit(function)
+    return function

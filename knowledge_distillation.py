@@ -62,6 +62,9 @@ def build_parser():
     size.add_argument("--target_compression", type=flags.real(1), metavar="RATE",
                       help="full-size parameters / student's, all widths narrowed alike "
                            f"(default: {COMPRESSION}, unless --stream_divisor is given)")
+    group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
+                       help="widths under --target_compression are multiples of this; 16 halves the time of a step "
+                            "against 1 (default: %(default)s)")
     group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
                        help="inherit: the teacher's most important channels with their weights; random: the "
                             "original's (default: %(default)s)")
@@ -89,7 +92,7 @@ def make_student(args, teacher, images):
     rate = None if args.stream_divisor else args.target_compression or COMPRESSION
     try:
         widths = students.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate,
-                                             cost)
+                                             cost, args.round_to)
     except ValueError as error:
         raise InputError(f"--target_compression: received {rate}, expected less: {error}") from None
     keras.utils.set_random_seed(args.seed)

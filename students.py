@@ -6,12 +6,13 @@ import model as resnet
 import prune
 
 
-def student_widths(teacher_widths, depth, stream_divisor=None, target_compression=None, cost=resnet.cost_of):
+def student_widths(teacher_widths, depth, stream_divisor=None, target_compression=None, cost=resnet.cost_of,
+                   round_to=1):
     """Widths of the student.
 
     With `stream_divisor`, inner widths stay as the teacher has them and stream widths are divided, as in the
     original suite. With `target_compression`, one factor narrows stem, streams and inner layers of the full network
-    alike, and an inner layer that pruning left narrower still stays as it is.
+    alike, and an inner layer that pruning left narrower still stays as it is, but for `round_to`.
 
     Args:
         teacher_widths: from `model.widths_of`.
@@ -19,6 +20,7 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
         stream_divisor: at least 1.
         target_compression: parameters of the full network / the student's, at least.
         cost: function(widths) -> (parameters, macs).
+        round_to: under target_compression, widths are multiples of this where the teacher's are no smaller.
 
     Returns:
         dict as `model.full_widths`.
@@ -31,9 +33,12 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
         return {name: max(1, int(width // stream_divisor)) if name.endswith("_stream") else width
                 for name, width in teacher_widths.items()}
 
+    def whole(width):
+        return max(round(width / round_to), 1) * round_to
+
     def narrowed(factor):
-        return {name: min(width, max(prune.FLOOR, round(factor * full[name]))) for name, width in
-                teacher_widths.items()}
+        return {name: min(width // round_to * round_to or width, max(prune.FLOOR, whole(factor * full[name])))
+                for name, width in teacher_widths.items()}
 
     limit = cost(full)[0] / target_compression
     fitting = [step for step in range(1, 1025) if cost(narrowed(step / 1024))[0] <= limit]

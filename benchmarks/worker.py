@@ -58,7 +58,7 @@ def network(kind):
     if kind != "base":
         widths = {name: round(0.6 * n) if name.endswith(("_1_conv", "_2_conv")) else n for name, n in widths.items()}
     if kind == "student":
-        widths = students.student_widths(widths, 50, None, 12.82, lambda w: resnet.cost_of(w, CLASSES, SHAPE))
+        widths = students.student_widths(widths, 50, None, 12.82, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
     return resnet.build_resnet(50, CLASSES, SHAPE, widths=widths)
 
 

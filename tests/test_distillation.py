@@ -474,6 +474,21 @@ def test_target_compression_is_met_and_not_exceeded_by_a_step(target, seed):
         assert resnet.cost_of(narrowed(low + 1))[0] > limit
 
 
+@settings(max_examples=12, deadline=None)
+@given(st.floats(1.5, 60), st.sampled_from([8, 16, 32]), st.integers(0, 2**32 - 1))
+def test_rounded_widths_are_multiples_within_the_budget_and_close_to_it(target, round_to, seed):
+    rng, full = np.random.default_rng(seed), resnet.full_widths(50)
+    teacher = {name: width if rng.random() < 0.5 else int(rng.integers(4, width + 1)) for name, width in full.items()}
+    widths = students.student_widths(teacher, 50, target_compression=target, round_to=round_to)
+    assert all(width % round_to == 0 or width == teacher[name] < round_to for name, width in widths.items())
+    assert all(widths[name] <= teacher[name] for name in full)
+    limit = resnet.cost_of(full)[0] / target
+    assert resnet.cost_of(widths)[0] <= limit
+    wider = {name: min(teacher[name] // round_to * round_to or teacher[name], width + round_to)
+             for name, width in widths.items()}
+    assert wider == widths or resnet.cost_of(wider)[0] > limit
+
+
 def test_layers_that_pruning_left_narrower_stay():
     full = resnet.full_widths(50)
     teacher = full | {"conv4_block2_1_conv": 5, "conv2_block1_2_conv": 4}

@@ -20,6 +20,7 @@ BUILDS = {"imagenet stem": {}, "cifar stem": {"stem": "cifar"}, "odd sides": {"i
 
 def build(seed=0, **more):
     """A narrow network with lively weights."""
+    keras.utils.set_random_seed(seed)
     return randomised(resnet.build_resnet(**({"widths": narrow_widths()} | more)), seed)
 
 
@@ -87,7 +88,7 @@ def test_inference_gives_keras_logits_and_features(kind):
 def test_a_training_pass_gives_keras_logits_and_statistics(kind):
     ours, theirs = twins(**BUILDS[kind])
     before, images = ours.get_weights(), pixels(16, ours).astype("float32")
-    limit = 1e-2 if "101" in kind else 1e-4  # rounding grows with depth
+    limit = 1e-2 if "101" in kind else 1e-3  # rounding grows with depth
     assert close(fast.FastResNet(ours)(images, training=True), theirs(images, training=True), limit)
     for mine, other, old in zip(ours.variables, theirs.variables, before, strict=True):
         assert close(mine, other, limit), mine.path

@@ -11,8 +11,8 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"errors", "display"}, {"sources"}, {"model", "data", "metrics", "records", "flags", "criteria"},
-          {"fast", "optimizers"}, {"folded", "prune", "checkpoints", "plots"},
+FLOORS = [{"errors", "display"}, {"sources"}, {"model", "data", "metrics", "records", "flags"},
+          {"fast", "optimizers"}, {"folded", "checkpoints", "plots"}, {"criteria"}, {"prune"},
           {"distillation", "students", "comparison_plots", "training"},
           {"train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history"}]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}

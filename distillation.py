@@ -71,7 +71,10 @@ class PointwiseConv(layers.Conv2D):
 
     def call(self, x):
         """(N, h, w, channels in) -> (N, h, w, filters)."""
-        return self.activation(fast.convolve(x, ops.cast(self.kernel, x.dtype)) + ops.cast(self.bias, x.dtype))
+        y = fast.convolve(x, ops.cast(self.kernel, x.dtype))
+        if keras.backend.backend() == "tensorflow":  # sums the gradient of a half-precision bias in float32 by itself
+            return self.activation(y + ops.cast(self.bias, x.dtype))
+        return self.activation(ops.cast(ops.cast(y, "float32") + ops.cast(self.bias, "float32"), x.dtype))
 
 
 class ConstantRegressor(layers.Layer):

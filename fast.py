@@ -119,10 +119,11 @@ def normalise_batch(x, gamma, beta, epsilon):
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=epsilon, exponential_avg_factor=1.0,
             is_training=True)
-        count = tf.cast(tf.size(x) // x.shape[-1], "float32")
+        count = tf.cast(tf.size(x, out_type=tf.int64) // x.shape[-1], "float32")
         return y, mean, variance * (count - 1) / count  # TensorFlow gives the unbiased one
-    mean, variance = ops.moments(ops.cast(x, "float32"), axes=(0, 1, 2))
-    return scale_and_shift(x, mean, variance, gamma, beta, epsilon), mean, variance
+    wide = ops.cast(x, "float32")  # the gradients of gamma and beta are sums over all positions
+    mean, variance = ops.moments(wide, axes=(0, 1, 2))
+    return ops.cast(scale_and_shift(wide, mean, variance, gamma, beta, epsilon), x.dtype), mean, variance
 
 
 def scale_and_shift(x, mean, variance, gamma, beta, epsilon):

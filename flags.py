@@ -110,14 +110,17 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
 
 def precision(text, cpuinfo="/proc/cpuinfo"):
-    """A type for add_argument: a dtype policy; 'auto' is the faster one that leaves accuracy alone on this machine.
+    """A type for add_argument: a dtype policy; 'auto' is the faster one on this processor.
 
-    bfloat16 where the processor multiplies it (AVX-512 BF16, AMX), else float32: it is slow where it is emulated.
+    bfloat16 under TensorFlow where the processor multiplies it (AVX-512 BF16, AMX), else float32: emulated it is slow,
+    and no other backend was measured.
     """
     if text not in PRECISIONS:
         raise argparse.ArgumentTypeError(f"received {text!r}, expected one of {', '.join(PRECISIONS)}")
     if text != "auto":
         return text
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return "float32"
     with contextlib.suppress(OSError), open(cpuinfo, encoding="utf-8", errors="replace") as file:
         for line in file:
             if line.startswith("flags"):
@@ -130,9 +133,11 @@ def add_machine_flags(parser, default_precision="auto"):
     group = parser.add_argument_group("machine")
     group.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=True,
                        help="use an accelerator where there is one (default: on)")
-    group.add_argument("--precision", type=precision, default=default_precision, metavar=f"{{{','.join(PRECISIONS)}}}",
+    group.add_argument("--precision", type=precision, default=default_precision,
+                       metavar=f"{{{','.join(PRECISIONS)}}}",
                        help="arithmetic of the layers; weights, statistics and files are float32 in any; auto: "
-                            "mixed_bfloat16 where the processor multiplies it, else float32 (default: %(default)s)")
+                            "mixed_bfloat16 under TensorFlow where the processor multiplies it, else float32, "
+                            "whatever an accelerator can do (default: %(default)s)")
     group.add_argument("--seed", type=whole(0, 2**32 - 1), default=826,
                        help="seed of weights, order and augmentation; the split into training and validation "
                             "images does not depend on it (default: %(default)s)")

@@ -63,8 +63,8 @@ def build_parser():
                       help="full-size parameters / student's, all widths narrowed alike "
                            f"(default: {COMPRESSION}, unless --stream_divisor is given)")
     group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
-                       help="widths under --target_compression are multiples of this; 16 halves the time of a step "
-                            "against 1 (default: %(default)s)")
+                       help="widths under --target_compression are multiples of this; odd ones train up to 2.6 times "
+                            "as slowly (default: %(default)s)")
     group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
                        help="inherit: the teacher's most important channels with their weights; random: the "
                             "original's (default: %(default)s)")

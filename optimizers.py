@@ -1,4 +1,4 @@
-"""The optimiser of networks: SGD with Nesterov momentum and decoupled weight decay, in one pass over memory."""
+"""The optimiser of networks: SGD with Nesterov momentum and decoupled weight decay, in few passes over memory."""
 
 import keras
 
@@ -15,7 +15,7 @@ class FusedSGD(keras.optimizers.SGD):
 
     Args:
         learning_rate: number or schedule.
-        momentum: from 0 to below 1.
+        momentum: above 0 and below 1.
         decay: of kernels, times the learning rate, each step.
     """
 

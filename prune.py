@@ -21,8 +21,8 @@ def least_idle(scores, keep):
     return mask
 
 
-def _rounded(keep, channels, round_to=1, floor=FLOOR):
-    """`keep`, raised to the floor and up to a multiple of `round_to`, never above what there is."""
+def rounded(keep, channels, round_to=1, floor=FLOOR):
+    """Channels that a layer of `channels` keeps: `keep`, raised to the floor and up to a multiple of `round_to`."""
     keep = max(keep, floor, 1)
     return min(channels, -(-keep // round_to) * round_to)
 
@@ -68,7 +68,7 @@ def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
             keep = int((values <= limit).sum())
         else:
             keep = len(values) - round(len(values) * prune_ratio)
-        mask[layer] = least_idle(values, _rounded(keep, len(values), round_to, floor))
+        mask[layer] = least_idle(values, rounded(keep, len(values), round_to, floor))
     return mask
 
 
@@ -103,7 +103,7 @@ def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
         counts = {layer: len(values) for layer, values in scores.items()}
         for _, layer in ranked[:removed]:
             counts[layer] -= 1
-        return {layer: _rounded(n, len(scores[layer]), round_to, floor) for layer, n in counts.items()}
+        return {layer: rounded(n, len(scores[layer]), round_to, floor) for layer, n in counts.items()}
 
     low, high = 0, len(ranked)
     if not fits(kept(high)):

@@ -176,7 +176,7 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate
 
     Args:
         trainer: a compiled keras.Model to fit; all its variables exist.
-        saved: the model that goes into model.h5 (the trainer itself, or the student inside it).
+        saved: a model of `model.build_resnet`, the network inside the trainer, which goes into model.h5.
         images: a data.Data; its training split is trained on, its validation split chooses the epoch.
         recipe: a Recipe.
         folder: where model.h5, history.json and history.png go, and the state, which `finish` removes.

@@ -5,11 +5,11 @@ Contestants are processes that take turns (benchmarks/contest.py), so a machine 
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
@@ -19,9 +19,10 @@ import contest  # noqa: E402
 import display  # noqa: E402
 import flags  # noqa: E402
 import records  # noqa: E402
+from errors import InputError  # noqa: E402
 
 EXAMPLE = """example:
-  python benchmarks/bench.py                       everything, about 20 minutes on 2 cores
+  python benchmarks/bench.py                       everything, about 25 minutes on 2 cores
   python benchmarks/bench.py step distil           two parts
   python benchmarks/bench.py --output bench.json   also write every turn's seconds
 """
@@ -50,19 +51,13 @@ class Results:
 
 def spread(values):
     """Median, lowest and highest of a list as text."""
-    middle = sorted(values)
-    return f"{middle[len(middle) // 2]:.2f} ({middle[0]:.2f} to {middle[-1]:.2f})"
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def ratios(numerators, denominator):
     """Per turn: the sum of the numerators' seconds over the denominator's."""
     return [sum(parts) / below for *parts, below in zip(*[c.seconds for c in numerators], denominator.seconds,
                                                         strict=True)]
-
-
-def median(values):
-    """The middle value."""
-    return sorted(values)[len(values) // 2]
 
 
 def step(results, args):
@@ -91,10 +86,12 @@ def epoch(results, args):
         entrants["step"].turn(351)  # 45,000 images in batches of 128
         entrants["epoch"].turn(1)
     for entrant in entrants.values():
-        entrant.process.kill()
+        entrant.stop()
     times = [whole / (351 * bare) for whole, bare in zip(entrants["epoch"].seconds, entrants["step"].seconds,
                                                          strict=True)]
-    results.turns["whole epochs"] = {name: entrant.seconds for name, entrant in entrants.items()}
+    for name, entrant in entrants.items():
+        results.turns[" ".join(["python benchmarks/worker.py", name, *mode, *(data if name == "epoch" else [])])] = {
+            "seconds": entrant.seconds, "peak_bytes": entrant.peak_bytes}
     results.add("epoch", f"train_base_model.py's whole epoch, {precision}, against its 351 steps", spread(times),
                 "1.05 or less", median(times) <= 1.05, f"{entrants['epoch'].median:.1f} s an epoch")
     peak = entrants["epoch"].peak_bytes / 2**30
@@ -104,7 +101,7 @@ def epoch(results, args):
 def apoz(results, args):
     """The APoZ pass against a plain predict over the same images, and its memory."""
     found = results.race({"apoz": ["apoz", "--images", "2560"], "predict": ["predict", "--images", "2560"],
-                          "more": ["apoz", "--images", "20480"]}, 1, 3)
+                          "more": ["apoz", "--images", "20480"]}, 1, args.turns)
     times = ratios([found["apoz"]], found["predict"])
     results.add("apoz", "APoZ pass over 2,560 images against a plain Keras predict", spread(times), "1.10 or less",
                 median(times) <= 1.1)
@@ -133,9 +130,9 @@ def distil(results, args):
 def between(results, args):
     """Everything between the fine-tunes of two pruning iterations."""
     precision = flags.precision("auto")
-    found = contest.Contestant(["between", "--precision", precision, "--data_dir", args.data_dir])
-    seconds = found.facts["between"]
-    results.turns["between iterations"] = {"seconds": seconds}
+    words = ["between", "--precision", precision, "--data_dir", args.data_dir]
+    seconds = contest.Contestant(words).facts["between"]
+    results.turns[" ".join(["python benchmarks/worker.py", *words])] = {"seconds": [seconds]}
     results.add("between", "between two pruning iterations: APoZ over 5,000 images, masks, trim, two validations, "
                 f"batch-norm over 2,048 images, compilation; {precision}", f"{seconds:.1f} s", "under 20 s",
                 seconds < 20)
@@ -180,7 +177,7 @@ def help_pages(results, args):
             subprocess.run([sys.executable, HERE.parent / f"{script}.py", "--help"], check=True, capture_output=True)
             slowest.setdefault(script, []).append(time.perf_counter() - start)
     worst = max(slowest, key=lambda script: median(slowest[script]))
-    results.turns["--help"] = slowest
+    results.turns |= {f"python {script}.py --help": {"seconds": times} for script, times in slowest.items()}
     results.add("help", f"--help of every script; the slowest, {worst}.py", f"{median(slowest[worst]):.2f} s",
                 "under 0.3 s", median(slowest[worst]) < 0.3)
 
@@ -189,30 +186,41 @@ PARTS = {"step": step, "epoch": epoch, "apoz": apoz, "distil": distil, "between"
          "help": help_pages}
 
 
-def main(argv=None):
-    """Command line; returns 0 where every figure is reached, else 1."""
-    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE,
-                          formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART",
-                        help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--turns", type=flags.whole(1, 1000), default=5,
-                        help="of each contestant (default: %(default)s)")
-    parser.add_argument("--data_dir", default="./data", help="where CIFAR-10 lies (default: %(default)s)")
-    parser.add_argument("--output", metavar="FILE.json", help="also write the rows and every turn's seconds")
-    args = parser.parse_args(argv)
-    if unknown := [part for part in args.parts if part not in PARTS]:
-        parser.error(f"PART: received {unknown[0]!r}, expected some of {', '.join(PARTS)}")
+def run(args):
+    """Measures; returns whether every figure is reached."""
+    if args.output:
+        records.check_file(args.output, "--output", ".json")
     results = Results()
     for part in args.parts:
+        before = set(results.turns)
         PARTS[part](results, args)
         shown = [row for row in results.rows if row["part"] == part]
         display.print_table(f"{part}: median of the turns (lowest to highest)", ["", "figure", "reach", "", "details"],
                             [[row["what"], row["figure"], row["reach"], "yes" if row["holds"] else "NO", row["note"]]
                              for row in shown], 1)
+        print("\n".join(f"  {command}" for command in results.turns if command not in before), "\n")
     if args.output:
-        run = records.run_record(args)
-        Path(args.output).write_text(json.dumps({"rows": results.rows, "turns": results.turns, "run": run}, indent=1))
-    return 0 if all(row["holds"] for row in results.rows) else 1
+        records.write_json(args.output, {"rows": results.rows, "turns": results.turns, "run": records.run_record(args)})
+    return all(row["holds"] for row in results.rows)
+
+
+def main(argv=None):
+    """Command line; returns 0 where every figure is reached, else 1, and 2 for what can't be measured."""
+    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE,
+                          formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART",
+                        help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--turns", type=flags.whole(1, 1000), default=5,
+                        help="of each contestant; whole epochs have 2 (default: %(default)s)")
+    parser.add_argument("--data_dir", default="./data", help="where CIFAR-10 lies (default: %(default)s)")
+    parser.add_argument("--output", metavar="FILE.json", help="also write the rows and every turn's seconds")
+    args = parser.parse_args(argv)
+    if unknown := [part for part in args.parts if part not in PARTS]:
+        parser.error(f"PART: received {unknown[0]!r}, expected some of {', '.join(PARTS)}")
+    try:
+        return 0 if run(args) else 1
+    except (InputError, RuntimeError) as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

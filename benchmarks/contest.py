@@ -67,9 +67,3 @@ def contest(entries, repeats, turns):
     for contestant in contestants.values():
         contestant.stop()
     return contestants
-
-
-def ratio(first, second):
-    """Median over the turns of first's seconds / second's seconds, and its lowest and highest."""
-    ratios = [a / b for a, b in zip(first.seconds, second.seconds, strict=True)]
-    return statistics.median(ratios), min(ratios), max(ratios)

@@ -12,7 +12,7 @@ def pixels(count=BATCH):
     import numpy as np
 
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (count, *SHAPE)).astype("uint8"), rng.integers(0, CLASSES, count)
+    return rng.integers(0, 256, (count, *SHAPE), dtype="uint8"), rng.integers(0, CLASSES, count)
 
 
 def torch_network():

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -26,10 +27,11 @@ from peers import BATCH, CLASSES, SHAPE, pixels  # noqa: E402
 class Orders:
     """The other side of the two pipes."""
 
-    def next(self):
-        """Waits for a number of repetitions; ends the process where there is none."""
+    def next(self, folder=None):
+        """Waits for a number of repetitions; where there is none, removes a folder and ends the process."""
         line = sys.stdin.readline()
         if not line:
+            shutil.rmtree(folder or "", ignore_errors=True)
             os._exit(0)  # also from inside a fit
         self.start = time.perf_counter()
         return int(line)
@@ -73,7 +75,12 @@ def train_step(args):
         keras.config.set_dtype_policy(args.precision)
     net = network(args.net)
     trainer = net if args.library == "keras" else fast.FastResNet(net, args.precision)
-    training.compile_classifier(trainer, training.Recipe(1, BATCH, 1e-3, precision=args.precision), 10**6)
+    recipe = training.Recipe(1, BATCH, 1e-3, precision=args.precision)
+    training.compile_classifier(trainer, recipe, 10**6)
+    if args.library == "keras":
+        optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        trainer.compile(optimizer, loss=trainer.loss)
     return compiled_step(trainer)
 
 
@@ -147,12 +154,12 @@ def whole_epochs(args, orders):
                 print("ready", flush=True)
             else:
                 orders.done()
-            orders.next()
+            orders.next(folder)
 
     display.EpochBar = Bar
     with tempfile.TemporaryDirectory() as folder:
-        train_base_model.main(["--data_dir", args.data_dir, "--precision", args.precision, "--verbose", "0",
-                               "--save_folder", folder, "--epoch_num", "1000"])
+        return train_base_model.main(["--data_dir", args.data_dir, "--precision", args.precision, "--verbose", "0",
+                                      "--save_folder", folder, "--epoch_num", "1000"])
 
 
 def between_iterations(args):
@@ -165,6 +172,7 @@ def between_iterations(args):
 
         def step(self, epoch, images, logs=None):
             if Bar.ended is not None:
+                shutil.rmtree(folder)
                 print(json.dumps({"between": time.perf_counter() - Bar.ended}), "ready", sep="\n", flush=True)
                 os._exit(0)
 
@@ -175,8 +183,9 @@ def between_iterations(args):
     display.EpochBar = Bar
     with tempfile.TemporaryDirectory() as folder:
         network("base").save(f"{folder}/base.h5")
-        prune_model.main(["--data_dir", args.data_dir, "--precision", args.precision, "--verbose", "0", "--root_folder",
-                          folder, "--base_model_path", f"{folder}/base.h5", "--prune_iter", "2", "--epoch_num", "1"])
+        return prune_model.main(["--data_dir", args.data_dir, "--precision", args.precision, "--verbose", "0",
+                                 "--root_folder", folder, "--base_model_path", f"{folder}/base.h5",
+                                 "--prune_iter", "2", "--epoch_num", "1"])
 
 
 WORKS = {"step": train_step, "distil": distillation_step, "inference": inference, "predict": predict, "apoz": apoz,
@@ -197,9 +206,9 @@ def main():
     parser.add_argument("--data_dir", default="./data")
     args, orders = parser.parse_args(), Orders()
     if args.work == "epoch":
-        whole_epochs(args, orders)
+        sys.exit(whole_epochs(args, orders))
     if args.work == "between":
-        between_iterations(args)
+        sys.exit(between_iterations(args))
     repeat = (WORKS[args.work] if args.library in ("suite", "keras") else peers.WORKS[args.library, args.work])(args)
     for _ in range(3):
         repeat()

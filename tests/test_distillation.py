@@ -533,3 +533,22 @@ def test_a_student_of_full_widths_is_the_teacher():
     teacher = randomised(resnet.build_resnet(widths=narrow_widths()), 6)
     student = students.inherit_student(teacher, copy.copy(resnet.widths_of(teacher)))
     np.testing.assert_array_equal(np.asarray(student(IMAGES)), np.asarray(teacher(IMAGES)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_a_distiller_learns_in_half_precision(precision):
+    import training
+
+    distiller = build_distiller(precision=precision)
+    recipe = training.Recipe(1, 6, 1e-3, precision=precision)
+    optimizer = distillation.TwoOptimizers(training.sgd(recipe, 1), keras.optimizers.Adam(1e-4), [
+        v.path for v in distiller.discriminator.trainable_variables])
+    training.compile_trainer(distiller, optimizer, recipe)
+    if precision == "mixed_float16":
+        distiller.optimizer.initial_scale = 64.0  # none of the first steps is skipped
+    before = arrays(distiller.trainable_variables)
+    losses = [distiller.train_on_batch(IMAGES, LABELS)[0] for _ in range(3)]
+    assert np.isfinite(losses).all()
+    assert not any(np.array_equal(a, b) for a, b in zip(before, arrays(distiller.trainable_variables), strict=True))
+    assert {v.dtype for v in distiller.trainable_variables} == {"float32"}

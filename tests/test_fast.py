@@ -71,6 +71,39 @@ def test_batch_normalisation_is_numpys(dtype, limit):
     assert close(ops.cast(y, "float32"), expected, limit)
 
 
+def batch_norm_gradients(gradient, dtype):
+    """Gradients of x, gamma and beta in a lower precision, and in float32 of the same numbers.
+
+    Args:
+        gradient: function(function of (x, gamma, beta) -> scalar, x, gamma, beta) -> three gradients.
+        dtype: the lower one.
+    """
+    rng = np.random.default_rng(2)
+    x = ops.cast(rng.normal(1.5, 3, (32, 8, 8, 6)), dtype)
+    gamma, beta = rng.uniform(0.5, 1.5, 6).astype("float32"), rng.normal(size=6).astype("float32")
+    weights = ops.cast(rng.normal(size=(32, 8, 8, 6)), dtype)
+
+    def loss(x, gamma, beta):
+        y = fast.normalise_batch(x, gamma, beta, 1e-3)[0]
+        return ops.sum(ops.cast(y, "float32") * ops.cast(weights, "float32"))
+    found = [gradient(loss, value, gamma, beta) for value in (x, ops.cast(x, "float32"))]
+    return [[np.asarray(ops.cast(g, "float32")) for g in gradients] for gradients in found]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_a_half_precision_batch_norm_are_those_of_float32(dtype):
+    import tensorflow as tf
+
+    def gradient(function, *values):
+        values = [tf.convert_to_tensor(value) for value in values]
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            loss = function(*values)
+        return tape.gradient(loss, values)
+    for low, full in zip(*batch_norm_gradients(gradient, dtype), strict=True):
+        assert close(low, full, 0.01)
+
+
 # ---- the training twin ----
 
 @pytest.mark.parametrize("kind", BUILDS)
@@ -217,11 +250,14 @@ def test_fused_sgd_is_keras_nesterov_with_decoupled_decay(decay):
 @pytest.mark.parametrize(("line", "expected"), [
     ("flags\t\t: fpu avx2 avx512f avx512_bf16", "mixed_bfloat16"), ("flags\t\t: fpu amx_bf16", "mixed_bfloat16"),
     ("flags\t\t: fpu avx2 avx512f", "float32"), ("model name\t: avx512_bf16 9000", "float32"), (None, "float32")])
-def test_auto_precision_is_what_the_processor_multiplies(line, expected, tmp_path):
+def test_auto_precision_is_what_the_processor_multiplies(line, expected, tmp_path, monkeypatch):
     if line:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: x\n{line}\n")
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
     assert flags.precision("auto", tmp_path / "cpuinfo") == expected
     assert flags.precision("mixed_float16", tmp_path / "cpuinfo") == "mixed_float16"
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert flags.precision("auto", tmp_path / "cpuinfo") == "float32"
 
 
 def test_an_unknown_precision_is_refused_in_one_line(capsys):

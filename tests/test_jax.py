@@ -54,3 +54,14 @@ def test_histories_of_jax_hold_every_loss(chain):
     for name in ("train_backbone", "train_intermediate", "train_adversarial", "train_discriminator"):
         assert history[name][0] > 0
     assert history["run"]["backend"] == "jax"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_a_half_precision_batch_norm_are_those_of_float32(dtype):
+    import jax
+    from test_fast import batch_norm_gradients, close
+
+    def gradient(function, *values):
+        return jax.grad(function, argnums=(0, 1, 2))(*values)
+    for low, full in zip(*batch_norm_gradients(gradient, dtype), strict=True):
+        assert close(low, full, 0.01)

@@ -140,21 +140,21 @@ def between(results, args):
 
 def latency(results, args):
     """Speed-up of trimmed networks over their base as a share of the ratio of MACs."""
-    precision = flags.precision("auto")
     for batch in (1, 64):
-        common = ["latency", "--images", str(batch), "--precision", precision]
+        common = ["latency", "--images", str(batch)]
         entries = {"base": common} | {
             f"{trims} x {rounded}": [*common, "--trims", str(trims), "--round_to", str(rounded)]
             for trims in (3, 6) for rounded in (1, 8, 16)}
         others = {name: [*words, "--images", str(batch)] for name, words in {
             "plain Keras' predict_on_batch, float32": ["latency", "--library", "keras"],
             "onnxruntime, float32": ["latency", "--library", "onnxruntime"],
-            "LiteRT, float32": ["latency", "--library", "litert"]}.items()}
+            "LiteRT, float32": ["latency", "--library", "litert"],
+            "itself in bfloat16": ["latency", "--precision", "mixed_bfloat16"]}.items()}
         found = results.race(entries | others, 200 if batch == 1 else 20, args.turns)
         base = found.pop("base")
         for name in others:
             other = found.pop(name)
-            results.add("latency", f"batch {batch}, base network, {precision}: times as fast as {name}",
+            results.add("latency", f"batch {batch}, base network, float32: times as fast as {name}",
                         spread(ratios([other], base)), "", True,
                         f"{1e3 * base.median:.2f} against {1e3 * other.median:.2f} ms")
         for name, trimmed in found.items():
@@ -165,7 +165,7 @@ def latency(results, args):
             results.add("latency", f"batch {batch}, {trims} iterations of the default rule, round_to {rounded}: "
                         f"speed-up as a share of {work:.2f}x fewer MACs", spread(share),
                         "0.7 or more" if default else "", not default or median(share) >= 0.7,
-                        f"{1e3 * trimmed.median:.2f} against {1e3 * base.median:.2f} ms, {precision}")
+                        f"{1e3 * trimmed.median:.2f} against {1e3 * base.median:.2f} ms, float32")
 
 
 def help_pages(results, args):

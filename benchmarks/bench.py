@@ -4,7 +4,6 @@
 Contestants are processes that take turns (benchmarks/contest.py), so a machine whose speed drifts is as fair to each.
 """
 
-import argparse
 import subprocess
 import sys
 import time
@@ -54,10 +53,9 @@ def spread(values):
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def ratios(numerators, denominator):
-    """Per turn: the sum of the numerators' seconds over the denominator's."""
-    return [sum(parts) / below for *parts, below in zip(*[c.seconds for c in numerators], denominator.seconds,
-                                                        strict=True)]
+def ratios(first, second):
+    """The first contestant's seconds over the second's, turn by turn."""
+    return [a / b for a, b in zip(first.seconds, second.seconds, strict=True)]
 
 
 def step(results, args):
@@ -69,7 +67,7 @@ def step(results, args):
         ours = found[f"suite {precision}"]
         for library in ("torch", "keras"):
             other = found[f"{library} {precision}"]
-            times = ratios([other], ours)
+            times = ratios(other, ours)
             results.add("step", f"training step, {precision}: images/s against {library}'s", spread(times),
                         f"{reach} or more" if library == "torch" else "", library != "torch" or median(times) >= reach,
                         f"{128 / ours.median:.0f} against {128 / other.median:.0f} images/s; peak memory "
@@ -102,7 +100,7 @@ def apoz(results, args):
     """The APoZ pass against a plain predict over the same images, and its memory."""
     found = results.race({"apoz": ["apoz", "--images", "2560"], "predict": ["predict", "--images", "2560"],
                           "more": ["apoz", "--images", "20480"]}, 1, args.turns)
-    times = ratios([found["apoz"]], found["predict"])
+    times = ratios(found["apoz"], found["predict"])
     results.add("apoz", "APoZ pass over 2,560 images against a plain Keras predict", spread(times), "1.10 or less",
                 median(times) <= 1.1)
     grown = (found["more"].peak_bytes - found["apoz"].peak_bytes - (20480 - 2560) * 32 * 32 * 3) / 2**20
@@ -155,10 +153,10 @@ def latency(results, args):
         for name in others:
             other = found.pop(name)
             results.add("latency", f"batch {batch}, base network, float32: times as fast as {name}",
-                        spread(ratios([other], base)), "", True,
+                        spread(ratios(other, base)), "", True,
                         f"{1e3 * base.median:.2f} against {1e3 * other.median:.2f} ms")
         for name, trimmed in found.items():
-            faster, work = ratios([base], trimmed), base.facts["macs"] / trimmed.facts["macs"]
+            faster, work = ratios(base, trimmed), base.facts["macs"] / trimmed.facts["macs"]
             trims, rounded = name.split(" x ")
             share = [value / work for value in faster]
             default = rounded == "1"
@@ -206,8 +204,7 @@ def run(args):
 
 def main(argv=None):
     """Command line; returns 0 where every figure is reached, else 1, and 2 for what can't be measured."""
-    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE,
-                          formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART",
                         help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--turns", type=flags.whole(1, 1000), default=5,

@@ -14,11 +14,10 @@ class Contestant:
 
     Args:
         words: its command line, such as ['step', '--library', 'torch'].
-        environment: variables of the process, or None for this one's.
     """
 
-    def __init__(self, words, environment=None):
-        self.process = subprocess.Popen([sys.executable, str(WORKER), *words], stdin=subprocess.PIPE, env=environment,
+    def __init__(self, words):
+        self.process = subprocess.Popen([sys.executable, str(WORKER), *words], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
         self.seconds, self.peak_bytes, self.facts = [], 0, {}
         while (line := self._line()) != "ready":

@@ -142,19 +142,21 @@ def prune_once(args, model, base, images, target, iteration, run_record, before)
 
     folder, title = Path(args.root_folder) / f"iter{iteration}", f"iteration {iteration}/{args.prune_iter}"
 
-    def accuracy(of):
-        return metrics.evaluate(folded.FoldedResNet(of, args.precision), images.val, args.batch_size,
+    def accuracy(judge):
+        return metrics.evaluate(judge, images.val, args.batch_size,
                                 display.track(f"{title}: validation", args.verbose))["acc"]
 
-    row = {"base_acc": accuracy(model) if before is None else before}
+    row = {"base_acc": accuracy(folded.FoldedResNet(model, args.precision)) if before is None else before}
     mask = choose_mask(args, model, images, target, iteration)
     model = prune.trim_model(model, mask)
-    row |= {"sparsity": prune.compute_sparsity(model, base), "pruned_acc": accuracy(model)}
+    judge = folded.FoldedResNet(model, args.precision)
+    row |= {"sparsity": prune.compute_sparsity(model, base), "pruned_acc": accuracy(judge)}
     row["recalibrated_acc"] = row["pruned_acc"]
     if args.recalibrate_images:
         prune.recalibrate_bn(model, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
                              display.track(f"{title}: batch-norm", args.verbose))
-        row["recalibrated_acc"] = accuracy(model)
+        judge.refold(model)  # the same graph again
+        row["recalibrated_acc"] = accuracy(judge)
     with records.replacing(folder / "mask.npz") as temporary:
         np.savez_compressed(temporary, **mask)
     final = _fine_tune(args, model, images, folder, run_record, title)

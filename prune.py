@@ -5,9 +5,11 @@ A mask is {group: (channels,) bool, True = keep}. Groups are the names of `model
 every block of the stage. A group that the mask leaves out is kept whole.
 """
 
-import keras
 import numpy as np
+from keras import ops
 
+import fast
+import folded
 import model as resnet
 from criteria import compute_apoz, compute_group_scores, compute_scores  # noqa: F401 (public names of this module)
 
@@ -214,7 +216,7 @@ def recalibrate_bn(model, images, batch_size=128, progress=iter):
     What a layer reads has changed when channels went. Li et al. 2020, EagleEye, arXiv 2007.02491, section 3.3.
 
     Args:
-        model: a keras.Model.
+        model: a ResNet of `model.build_resnet`.
         images: (N, h, w, 3), RGB 0 to 255, training images; whole batches of them are used.
         batch_size: images a pass.
         progress: wraps the list of batch starts.
@@ -224,15 +226,35 @@ def recalibrate_bn(model, images, batch_size=128, progress=iter):
     """
     if len(images) == 0:
         raise ValueError("recalibrate_bn needs images. Received: none")
-    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    before = [(norm.momentum, norm.trainable) for norm in norms]
     batch_size = min(batch_size, len(images))
-    try:
-        for i, start in enumerate(progress(range(0, len(images) - batch_size + 1, batch_size))):
-            for norm in norms:
-                norm.trainable = True  # Keras leaves the statistics of a frozen layer alone
-                norm.momentum = i / (i + 1)  # makes the moving average the plain average of the batches so far
-            model(np.asarray(images[start:start + batch_size], np.float32), training=True)
-    finally:
-        for norm, (momentum, trainable) in zip(norms, before, strict=True):
-            norm.momentum, norm.trainable = momentum, trainable
+    starts, total = range(0, len(images) - batch_size + 1, batch_size), {}
+    layers = {name: (model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn")) for name, *_ in wiring_of(model)}
+    weights = {name: [v.value for v in (conv.kernel, conv.bias, norm.gamma, norm.beta)]
+               for name, (conv, norm) in layers.items()}
+    compiled = folded.compiled_by_backend(_batch_statistics(model))
+    for start in progress(starts):
+        for name, pair in compiled(weights, ops.convert_to_tensor(images[start:start + batch_size])).items():
+            total[name] = total.get(name, 0.0) + np.asarray(pair, np.float64)
+    for name, (mean, variance) in total.items():
+        norm = layers[name][1]
+        norm.moving_mean.assign(mean / len(starts))
+        norm.moving_variance.assign(variance / len(starts))
+
+
+def _batch_statistics(model):
+    """function(weights, images) -> {name: (2, channels)}, mean and variance of what each batch-norm sees of a batch."""
+    architecture, epsilon = resnet.architecture_of(model), resnet.BN["epsilon"]
+    blocks, stem = resnet.blocks_of(architecture["widths"]), architecture["stem"]
+
+    def statistics(weights, images):
+        found = {}
+
+        def conv_bn(x, name, stride=1, relu=True):
+            kernel, bias, gamma, beta = weights[name]
+            x, mean, variance = fast.normalise_batch(fast.convolve(x, kernel, stride), gamma, beta, epsilon)
+            found[name] = ops.stack([mean + bias, variance])
+            return ops.relu(x) if relu else x
+
+        fast.forward(images, blocks, stem, "float32", conv_bn)
+        return found
+    return statistics

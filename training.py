@@ -98,6 +98,7 @@ def compile_trainer(trainer, optimizer, recipe, loss=None):
     if recipe.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     trainer.compile(optimizer, loss=loss, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    optimizer.build(trainer.trainable_variables)  # a step that first makes its variables is traced twice
 
 
 class _Recorder(keras.callbacks.Callback):

@@ -1,6 +1,7 @@
 # make demo      the whole suite on scikit-learn's digits, results under model/demo
 # make install   .venv with requirements.txt
 # make test      the tests; make test-slow the long ones; make check lint and tests
+# make torture   processes killed at random moments, hostile files by the ten thousand; about 20 minutes
 # make test-jax  every script under the JAX backend
 # make bench     the suite's speed beside that of others, as benchmarks/README.md tells it
 PYTHON ?= python3
@@ -12,7 +13,7 @@ KERAS_BACKEND ?= tensorflow
 export KERAS_BACKEND
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev demo lint test test-slow test-jax bench check clean
+.PHONY: help install install-dev demo lint test test-slow test-jax torture bench check clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -64,6 +65,13 @@ test-slow: install-dev
 
 test-jax: $(VENV)/.installed-jax
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m jax tests/test_jax.py
+
+$(VENV)/.installed-torture: requirements-torture.txt $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q -r requirements-torture.txt || echo "atheris can't be had here: torture goes without"
+	@touch $@
+
+torture: $(VENV)/.installed-torture
+	$(BIN)/python tests/torture.py $(TORTURE)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py --output benchmarks/bench.json $(BENCH)

@@ -5,6 +5,7 @@ Writing is atomic. Reading takes shapes and numbers from the file and nothing el
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -14,10 +15,14 @@ import h5py
 import numpy as np
 
 import model as resnet
-from errors import InputError
-from records import replacing, suggestion
+from errors import InputError, one_line
+from files import replacing, reserve, suggestion
+from records import check_record
 
 BYTES_PER_CHECKPOINT = 4 * 2**30
+MOST_COMPRESSED = 20  # bytes of weights a byte of file: Keras writes them as they are, zeros that swell are a trap
+SIDE = 4096  # of an image, at most
+DIGEST = "weights_sha256"  # attribute of the suite's files
 
 
 @dataclasses.dataclass
@@ -47,33 +52,30 @@ class Checkpoint:
 
 
 def save_model(model, path):
-    """Writes a model as .h5 that plain Keras opens, atomically and without optimiser slots."""
-    with replacing(path) as temporary:
-        model.save(temporary, include_optimizer=False)
-
-
-def save_state(trainer, path, epochs):
-    """Writes weights, optimiser slots and the number of epochs done as a .weights.h5 file, atomically.
-
-    The optimiser's step count would not do: a scaled loss (mixed_float16) skips steps that overflow.
-    """
-    with replacing(path) as temporary:
-        trainer.save_weights(temporary, overwrite=True)
-        with h5py.File(temporary, "r+") as file:
-            file.attrs["epochs"] = epochs
-
-
-def load_state(trainer, path):
-    """Loads what `save_state` wrote into a compiled model; returns the number of epochs done.
+    """Writes a model as .h5 that plain Keras opens, atomically, without slots, with a checksum of its weights.
 
     Raises:
-        OSError, ValueError, KeyError: the file is damaged or of another model.
+        InputError: the file can't be written.
     """
-    trainer.optimizer.build(trainer.trainable_variables)
-    with h5py.File(path, "r") as file:
-        epochs = int(file.attrs["epochs"])
-    trainer.load_weights(path)
-    return epochs
+    with replacing(path) as temporary:
+        reserve(temporary, 4 * model.count_params() + 2**21)  # HDF5 crashes where the disk fills up under it
+        try:
+            model.save(temporary, include_optimizer=False)
+            with h5py.File(temporary, "r+") as file:  # travels with the file, where the records beside it may not
+                arrays = {key: np.asarray(item) for key, item in _arrays(file, temporary, "").items()}
+                file.attrs[DIGEST] = _digest(arrays)
+        except RuntimeError as error:  # h5py, where the disk is full as it closes a file
+            raise OSError(one_line(error)) from None
+
+
+def _digest(arrays):
+    """SHA-256 over names, types, shapes and numbers of {(layer, weight): array}."""
+    digest = hashlib.sha256()
+    for key in sorted(arrays):
+        array = np.ascontiguousarray(arrays[key])
+        digest.update(f"{'/'.join(key)} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array)
+    return digest.hexdigest()
 
 
 def _arrays(file, path, flag):
@@ -92,9 +94,9 @@ def _arrays(file, path, flag):
             found[parts[-2], parts[-1].split(":")[0]] = item
 
     root.visititems(visit)
-    if total > BYTES_PER_CHECKPOINT:
-        raise InputError(f"{flag}: received {path} with {total} bytes of weights, expected at most "
-                         f"{BYTES_PER_CHECKPOINT}")
+    limit = min(BYTES_PER_CHECKPOINT, MOST_COMPRESSED * os.path.getsize(path))
+    if total > limit:
+        raise InputError(f"{flag}: received {path} with {total} bytes of weights, expected at most {limit}")
     return found
 
 
@@ -112,7 +114,9 @@ def _input_shape(layers):
     for kind, config in layers.values():
         shape = config.get("batch_shape") or config.get("batch_input_shape")
         if kind == "InputLayer" and isinstance(shape, list) and len(shape) == 4:
-            return tuple(shape[1:]) if all(isinstance(n, int) and n > 0 for n in shape[1:]) else None
+            if not all(type(n) is int and 0 < n <= SIDE for n in shape[1:] if n is not None):
+                raise ValueError(f"images of {shape[1:]}, expected sides of at most {SIDE}")
+            return None if None in shape[1:] else tuple(shape[1:])
     return None
 
 
@@ -140,12 +144,13 @@ def read_checkpoint(path, flag, weights=True):
         A Checkpoint.
 
     Raises:
-        InputError: missing, empty, truncated, or no ResNet50, 101 or 152.
+        InputError: missing, empty, truncated, damaged, or no ResNet50, 101 or 152.
     """
     path = Path(path)
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not a file"
         raise InputError(f"{flag}: received {path}, which is {kind}; expected an .h5 file{suggestion(path)}")
+    check_record(path, flag)
     try:
         with h5py.File(path, "r") as file:
             layers = _config(file)
@@ -161,13 +166,17 @@ def read_checkpoint(path, flag, weights=True):
             checkpoint = Checkpoint(str(path), {}, depth, stem, widths, shape[1], _input_shape(layers),
                                     kind == "Rescaling" and len(np.ravel(config.get("scale", 0))) == 3, head)
             _check_shapes(checkpoint, shapes)
-            checkpoint.weights = {key: np.asarray(item) for key, item in datasets.items()} if weights else {}
+            if weights:
+                checkpoint.weights = {key: np.asarray(item) for key, item in datasets.items()}
+                if file.attrs.get(DIGEST) not in (None, _digest(checkpoint.weights)):
+                    raise InputError(f"{flag}: received {path}, whose weights are damaged: they don't have the "
+                                     "checksum that the file names; expected the file as it was written")
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{flag}: received {path} of {os.path.getsize(path)} bytes, which is empty, truncated or "
                          f"no HDF5 file; expected an .h5 model ({error})") from None
-    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise InputError(f"{flag}: received {path}, expected a ResNet50, 101 or 152 with the layer names of "
                          f"keras.applications ({type(error).__name__}: {error})") from None
     return checkpoint
@@ -185,6 +194,8 @@ def _expected_shapes(depth, stem, widths):
 
 
 def _check_shapes(checkpoint, shapes):
+    if min(checkpoint.widths.values()) < 1:
+        raise ValueError("a layer without channels")
     wanted = _expected_shapes(checkpoint.depth, checkpoint.stem, checkpoint.widths)
     if checkpoint.head:
         features = checkpoint.widths["conv5_stream"]
@@ -227,6 +238,8 @@ def build(checkpoint, classes=None, input_shape=None):
             if not math.isfinite(float(np.sum(value, dtype=np.float64))):
                 raise InputError(f"{checkpoint.path}: {source}/{variable.name} holds NaN or infinity, "
                                  "expected finite weights")
+            if variable.name == "moving_variance" and np.min(value) < 0:
+                raise InputError(f"{checkpoint.path}: {source}/{variable.name} is negative, expected variances")
             variable.assign(value)
     return model
 

@@ -95,11 +95,12 @@ def steps_per_epoch(n, batch_size):
     return max(1, n // batch_size)
 
 
-def batches(split, batch_size, seed, augment=True, start_epoch=0):
+def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
     """An endless keras.utils.PyDataset for fit(batches, steps_per_epoch=steps_per_epoch(len(split), batch_size)).
 
-    Item i is a pure function of (seed, start_epoch, i), however far Keras fetches ahead: step i % S of epoch
-    start_epoch + i // S, with S steps an epoch. Every epoch has an order of its own, in which no image comes twice.
+    Item i is a pure function of (seed, start_epoch, start_step + i), however far Keras fetches ahead: with S steps an
+    epoch, j = start_step + i is step j % S of epoch start_epoch + j // S. Every epoch has an order of its own, in which
+    no image comes twice.
 
     Args:
         split: a Split.
@@ -107,6 +108,7 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0):
         seed: whole number of at least 0.
         augment: vary the images as split.pad and split.flip allow.
         start_epoch: epoch of item 0, for a run that goes on.
+        start_step: its step in that epoch.
 
     Returns:
         PyDataset of (uint8 (B, H, W, 3), int64 (B,)).
@@ -127,7 +129,8 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0):
             return None  # endless
 
         def __getitem__(self, index):
-            epoch, step = start_epoch + index // steps, index % steps
+            ahead, step = divmod(start_step + index, steps)
+            epoch = start_epoch + ahead
             known, order = self.order
             if known != epoch:
                 order = np.random.default_rng((seed, epoch)).permutation(len(split))

@@ -135,5 +135,6 @@ class EpochBar:
             self.bar.update(self.task, completed=(epoch + 1) * self.images)
 
     def stop(self):
-        """Closes the bar."""
-        self.bar.stop()
+        """Closes the bar; the terminal may be gone."""
+        with contextlib.suppress(OSError):
+            self.bar.stop()

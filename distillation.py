@@ -154,13 +154,18 @@ class Distiller(keras.Model):
         self.lambdas, self.temperature, self.hard_label_weight = tuple(lambdas), temperature, hard_label_weight
         self.label_smoothing = label_smoothing
         self.student = fast.FastResNet(student, precision, features=True)
-        self.teacher = folded.FoldedResNet(teacher, precision, features=True)
+        self.teacher = folded.FoldedResNet(teacher, precision, features=True) if any(lambdas) else None
         shapes = [[net.get_layer(name).output.shape for name in resnet.stage_outputs(net)]
                   for net in (student, teacher)]
         self.regressors = build_regressors(regressor_name, *shapes, precision) if lambdas[1] else []
         self.discriminator = build_discriminator(student.output_shape[-1], precision) if lambdas[2] else None
         self.trackers = [keras.metrics.Mean(name=name) for name in self.part_names()]
         self.built = True  # every part is
+
+    @property
+    def constants(self):
+        """Variables that training leaves alone, which a state need not hold."""
+        return self.teacher.variables if self.teacher else []
 
     def part_names(self):
         """Names of the losses that are computed."""

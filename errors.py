@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and its form."""
+"""What ends a run early, each with the exit status of its own that a script gives: bad input, divergence, signals."""
 
 
 class InputError(ValueError):
@@ -14,6 +14,23 @@ class InputError(ValueError):
 
     def __init__(self, *lines):
         super().__init__("\n".join(one_line(line) for line in lines))
+
+
+class Diverged(ArithmeticError):
+    """The loss is no number any more. Its text is one line; a script prints it and exits with status 3."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to end.
+
+    Args:
+        number: of the signal; a script exits with 128 + number.
+        saved: what is known of the work that is saved, for the message; empty if nothing is.
+    """
+
+    def __init__(self, number, saved=""):
+        super().__init__(number, saved)
+        self.number, self.saved = number, saved
 
 
 def one_line(text):

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import display
+import files
 import flags
 import records
+from errors import InputError
 
 EXAMPLE = """example:
   python evaluate_model.py --model_path=./model/base_model/model.h5
@@ -55,6 +57,8 @@ def evaluate_one(args, name, path, peek, images, base):
     Returns:
         (dict of the row, the model).
     """
+    import numpy as np
+
     import checkpoints
     import folded
     import metrics
@@ -65,6 +69,8 @@ def evaluate_one(args, name, path, peek, images, base):
     row = {"name": name, "path": str(path), "depth": peek.depth, "stem": peek.stem}
     row |= metrics.evaluate(folded.FoldedResNet(model, args.precision), split, args.batch_size,
                             display.track(name, args.verbose))
+    if not np.isfinite(row["loss"]):
+        raise InputError(f"--model_path: {path} answers NaN or infinity, expected a network with finite logits")
     row |= metrics.size_of(model, path)
     base = base or model
     row["compression_rate"] = base.count_params() / row["parameters"]
@@ -72,7 +78,7 @@ def evaluate_one(args, name, path, peek, images, base):
     if args.latency_runs:
         row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
             folded.freeze(model, args.precision), images.image_shape, 1, args.latency_runs)
-    return row | {"sha256": records.sha256(path)}, model
+    return row | {"sha256": files.sha256(path)}, model
 
 
 def show(args, rows):
@@ -98,7 +104,7 @@ def run(args):
     import checkpoints
 
     if args.output:
-        records.check_file(args.output, "--output", ".json")
+        files.check_file(args.output, "--output", ".json")
     peeks = [checkpoints.read_checkpoint(path, "--model_path", weights=False) for path in args.model_path]
     for peek in peeks:
         checkpoints.check_fits(peek, "--model_path", args.class_num)
@@ -117,6 +123,7 @@ def run(args):
         import comparison_plots
         import plots
 
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         records.write_json(args.output, result)
         figure = comparison_plots.plot_models([row | {"test_acc": row["acc"]} for row in rows], args.split)
         plots.save_figure(figure, Path(args.output).with_suffix(".png"))

@@ -6,11 +6,14 @@ import difflib
 import math
 import os
 import re
+import shlex
+import signal
 import sys
 import tempfile
 
 import display
-from errors import InputError, one_line
+import interrupts
+from errors import Diverged, InputError, Stopped, one_line
 
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "random")
@@ -65,7 +68,7 @@ def whole(low=0, high=10**9):
 def real(low=0.0, high=1e9, strict=False):
     """A type for add_argument: a number from low (above low, if strict) to high; a trailing comma is forgiven."""
     start = f"above {low:g}" if strict else f"of at least {low:g}"
-    wanted = f"a number {start}" + (f" and at most {high:g}" if high < 1e9 else "")
+    wanted = f"a number {start} and at most {high:g}"
     return lambda text: _number(text, float, wanted, low, high, strict)
 
 
@@ -149,7 +152,7 @@ def add_machine_flags(parser, default_precision="auto"):
 
 
 def add_training_flags(parser):
-    """--epoch_num, --weight_decay, --label_smoothing, --warmup, --resume."""
+    """--epoch_num, --weight_decay, --label_smoothing, --warmup, --resume, --save_minutes."""
     group = parser.add_argument_group("training")
     group.add_argument("--epoch_num", type=whole(1, 100_000), default=200, help="epochs (default: %(default)s)")
     group.add_argument("--weight_decay", type=real(0, 1), default=5e-3,
@@ -162,8 +165,10 @@ def add_training_flags(parser):
                        help="share of all steps in which the learning rate rises from 0 before its cosine fall to 0 "
                             "(default: %(default)s)")
     group.add_argument("--resume", choices=["auto", "never"], default="auto",
-                       help="auto: go on where an unfinished run with the same flags stopped "
-                            "(default: %(default)s)")
+                       help="auto: go on where an unfinished run with the same flags stopped, refuse other flags; "
+                            "never: start over (default: %(default)s)")
+    group.add_argument("--save_minutes", type=real(), default=10.0, metavar="MINUTES",
+                       help="within an epoch, save the state this often; 0 after every step (default: %(default)s)")
 
 
 def add_recalibrate_flag(group):
@@ -223,21 +228,32 @@ def run_main(parser, run, argv=None):
         argv: list of words; None takes the process's own.
 
     Returns:
-        The exit status: 0, 2 for input that can't be used, 130 after Ctrl-C.
+        The exit status: 0; 2 for input that can't be used or a file that can't be written; 3 for a loss that is no
+        number; 128 + the signal's number where one ended the run; 141 where standard output was closed.
     """
     args = parser.parse_args(argv)
     try:
-        run(args)
+        with interrupts.raising():
+            run(args)
     except InputError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)  # one line; two where a data set has to be fetched by hand
-        return 2
-    except BrokenPipeError:  # `script | head` is no error
+        return _end(f"{parser.prog}: {error}", 2)  # one line; two where a data set has to be fetched by hand
+    except Diverged as error:
+        return _end(f"{parser.prog}: {error}", 3)
+    except BrokenPipeError:  # `script | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # a full disk, a folder taken away
-        print(f"{parser.prog}: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        more = "; the same command goes on from the last whole epoch" if hasattr(args, "resume") else ""
-        print(f"\n{parser.prog}: stopped by the user{more}", file=sys.stderr)
-        return 130
+        return 141
+    except OSError as error:
+        return _end(f"{parser.prog}: {one_line(error)}", 2)
+    except KeyboardInterrupt as error:
+        number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
+        how = f"; go on with: {shlex.join(['python', *args.argv])}" if hasattr(args, "resume") else ""
+        saved = f"; {saved}" if saved else "; what was saved before stays" if how else ""
+        return _end(f"{parser.prog}: stopped by {signal.Signals(number).name}{saved}{how}", 128 + number)
     return 0
+
+
+def _end(message, status):
+    """Says why a script ends; the terminal may be gone."""
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+    return status

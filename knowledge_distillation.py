@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import display
+import files
 import flags
 import records
 from errors import InputError
@@ -135,7 +136,7 @@ def summary(args, history, student, base_parameters, images, folder, run_record)
     return {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
             "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
             "epochs": args.epoch_num, **size, "compression_rate": base_parameters / size["parameters"],
-            "sha256": records.sha256(file), "seconds": sum(history["seconds"]), "run": run_record}
+            "sha256": files.sha256(file), "seconds": sum(history["seconds"]), "run": run_record}
 
 
 def show(args, teacher, base_parameters, result):
@@ -151,6 +152,11 @@ def show(args, teacher, base_parameters, result):
                           display.millions(result["macs"]), f"{result['compression_rate']:.2f}x"]], args.verbose)
 
 
+def ablation_folder(args, name):
+    """Where the student of a row of the ablation goes."""
+    return Path(args.save_folder) / "ablation" / name.replace(" + ", "_").replace(" ", "_")
+
+
 def ablation(args, teacher, images, teacher_acc, full, run_record):
     """Trains the same student with every combination of losses; writes ablation.json and ablation.png.
 
@@ -161,19 +167,19 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
     import plots
 
     lambdas = (args.lambda1, args.lambda2, args.lambda3)
-    rows = [{"name": "teacher", "val_acc": teacher_acc}]
+    rows = [{"name": "teacher", "val_acc": teacher_acc, "sha256": run_record["parent_sha256"]}]
     for name, parts in ABLATION.items():
         if any(part and not weight for part, weight in zip(parts, lambdas, strict=True)):
             continue  # a loss of weight 0: the row would repeat another
         if all(parts):
-            rows.append({"name": name, "val_acc": full["val_acc"]})
+            rows.append({"name": name, "val_acc": full["val_acc"], "sha256": full["sha256"]})
             continue
         weight = args.hard_label_weight if any(parts) else 1.0
         student = make_student(args, teacher, images)
-        folder = Path(args.save_folder) / "ablation" / name.replace(" + ", "_").replace(" ", "_")
+        folder = ablation_folder(args, name)
         chosen = [value * part for value, part in zip(lambdas, parts, strict=True)]
         history = distil(args, teacher, student, images, chosen, weight, folder, name, run_record)
-        rows.append({"name": name, "val_acc": max(history["val_acc"])})
+        rows.append({"name": name, "val_acc": max(history["val_acc"]), "sha256": history["checkpoint"]["sha256"]})
     content = {"rows": rows, "split": "validation", "images": len(images.val), "run": run_record}
     records.write_json(Path(args.save_folder) / "ablation.json", content)
     plots.save_figure(comparison_plots.plot_ablation(rows), Path(args.save_folder) / "ablation.png")
@@ -195,12 +201,21 @@ def run(args):
 
     if not (args.lambda1 or args.lambda2 or args.lambda3 or args.hard_label_weight):
         raise InputError("--lambda1: received 0, as all other weights; expected at least one loss above 0")
-    records.check_writable(args.save_folder, "--save_folder")
+    files.check_writable(args.save_folder, "--save_folder")
     path = Path(args.root_folder)
     path = path if path.is_file() else path / "model.h5"
+    for folder in (args.save_folder, *(ablation_folder(args, name) for name in ABLATION)):
+        files.check_apart(path, folder, "--save_folder")
     peek = checkpoints.read_checkpoint(path, "--root_folder", weights=False)
     checkpoints.check_fits(peek, "--root_folder", args.class_num)
+    with files.exclusive(args.save_folder, "--save_folder"):
+        return teach(args, path, peek)
+
+
+def teach(args, path, peek):
+    """`run`, in a folder that is this process' alone, with a teacher from `path`."""
     flags.start_keras(args)
+    import checkpoints
     import data
     import folded
     import metrics
@@ -215,7 +230,10 @@ def run(args):
     teacher_acc = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
                                    display.track("teacher: validation", args.verbose))["acc"]
     base_parameters = resnet.cost_of(resnet.full_widths(peek.depth), images.class_num, images.image_shape, peek.stem)[0]
-    run_record = records.run_record(args, records.sha256(path))
+    run_record = records.run_record(args, files.sha256(path))
+    if args.resume == "never" or not (Path(args.save_folder) / training.STATE).exists():
+        for folder in filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")):
+            training.finish(folder)  # a state of an older run
     history = distil(args, teacher, student, images, (args.lambda1, args.lambda2, args.lambda3),
                      args.hard_label_weight, args.save_folder, "student", run_record)
     result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
@@ -225,8 +243,8 @@ def run(args):
     show(args, teacher, base_parameters, result)
     if args.ablation:
         result["ablation"] = ablation(args, teacher, images, teacher_acc, result, run_record)
-    for folder in (Path(args.save_folder), *Path(args.save_folder).glob("ablation/*")):
-        training.finish(folder)
+    for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
+        training.finish(folder)  # the student itself last: the run counts as unfinished until then
     return result
 
 

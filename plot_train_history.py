@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import display
+import files
 import flags
 import plots
 import records
@@ -57,7 +58,7 @@ def find_history(path, verbose=1):
     if path.is_dir():
         inside = [path / "history.json", path / "result.json"]
         if not any(file.is_file() for file in inside):
-            raise InputError(f"{FLAG}: received {path}, a folder without history.json{records.suggestion(inside[0])}")
+            raise InputError(f"{FLAG}: received {path}, a folder without history.json{files.suggestion(inside[0])}")
         path = next(file for file in inside if file.is_file())
     return path
 
@@ -171,7 +172,7 @@ def run(args):
         default = "pruning.png" if pruning else "history.png" if len(paths) == 1 else "history_compare.png"
         output = args.output or paths[0].parent / default
         plots.figure_format(output)
-        records.check_writable(output.parent, "--output")
+        files.check_writable(output.parent, "--output")
     except OSError as error:  # a name too long, a folder that may not be entered
         raise InputError(f"{FLAG}, --output: received {error.filename}: {error.strerror}") from None
     if args.show and not can_show():
@@ -180,6 +181,7 @@ def run(args):
         figure = plots.plot_pruning(pruning) if pruning else plots.plot_history(histories)
     except InputError as error:  # it knows the curve, not the file
         raise InputError(f"{FLAG}: received {', '.join(map(str, paths))}: {error}") from None
+    output.parent.mkdir(parents=True, exist_ok=True)
     plots.save_figure(figure, output)
 
     summary = {label: summarise(curves) for label, curves in histories.items()}

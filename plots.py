@@ -7,8 +7,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import records
 from errors import InputError
-from records import replacing
+from files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +38,7 @@ def numbers_of(content, key, where, low=-math.inf):
     low, high = (0, 1) if share else (low, math.inf)
     values = content.get(key)
     if not (isinstance(values, (list, tuple)) and values and all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and low <= v <= high
-            for v in values)):
+            records.is_number(v) and low <= v <= high for v in values)):
         raise InputError(f"{where}: received {key}={textwrap.shorten(repr(values), 80)}, expected finite numbers, one "
                          f"or more" + (f", from {low:g} to {high:g}" if high < math.inf else ""))
     return [100 * float(v) if share else float(v) for v in values]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import display
+import files
 import flags
 import records
 from errors import InputError
@@ -14,6 +15,10 @@ EXAMPLE = """example:
   python prune_model.py --prune_iter=15
   python prune_model.py --prune_iter 3 --epoch_num 4 --criterion taylor --target_macs 4x --round_to 16
 """
+
+# what result.json has a number of for each iteration, beside the sha256
+LISTS = ("base_acc", "sparsity", "pruned_acc", "recalibrated_acc", "final_acc", "parameters", "macs", "bytes",
+         "compression_rate")
 
 
 def build_parser():
@@ -53,57 +58,6 @@ def build_parser():
     return parser
 
 
-def budget(args, widths, classes, input_shape, stem):
-    """What --target_compression or --target_macs asks for.
-
-    Returns:
-        (index into `model.cost_of`'s pair, the base's cost, the cost at the end), or None without a target.
-
-    Raises:
-        InputError: the inner channels, all at their floor, still cost more.
-    """
-    import model as resnet
-    import prune
-
-    if args.target_compression is None and args.target_macs is None:
-        return None
-    costs = resnet.cost_of(widths, classes, input_shape, stem)
-    if args.target_compression is not None:
-        which, flag, end = 0, "--target_compression", costs[0] / args.target_compression
-    else:
-        number, is_ratio = args.target_macs
-        which, flag, end = 1, "--target_macs", costs[1] / number if is_ratio else number
-    floors = {name: prune.rounded(0, width, args.round_to) if name.endswith(("_1_conv", "_2_conv")) else width
-              for name, width in widths.items()}
-    least = resnet.cost_of(floors, classes, input_shape, stem)[which]
-    if not least <= end < costs[which]:
-        raise InputError(f"{flag}: received a target of {end:,.0f} {('parameters', 'MACs')[which]}, expected one from "
-                         f"{least:,} (a reduction of {costs[which] / least:.2f}x, every inner layer at its floor) to "
-                         f"below {costs[which]:,}, the base's")
-    return which, costs[which], end
-
-
-def choose_mask(args, model, images, target, iteration):
-    """The mask of one iteration: scores by --criterion, removal by the rule that the flags name."""
-    import data
-    import model as resnet
-    import prune
-
-    scores = prune.compute_scores(args.criterion, model, *data.sample(images.val, args.apoz_images), args.batch_size,
-                                  args.seed + iteration, display.track(f"{args.criterion} scores", args.verbose))
-    if target is None:
-        return prune.create_mask(scores, args.prune_ratio, args.round_to)
-    which, start, end = target
-    limit = end if iteration == args.prune_iter else start * (end / start) ** (iteration / args.prune_iter)
-    architecture = resnet.architecture_of(model)
-    widths, shape = architecture["widths"], (architecture["classes"], architecture["input_shape"], architecture["stem"])
-    try:
-        return prune.create_global_mask(scores, lambda left: resnet.cost_of(widths | left, *shape)[which] <= limit,
-                                        args.round_to)
-    except ValueError as error:
-        raise InputError(f"--round_to: received {args.round_to}, expected less for this target: {error}") from None
-
-
 def _fine_tune(args, model, images, folder, run_record, title):
     """Trains a trimmed model in place; returns the validation accuracy of what is kept."""
     import data
@@ -117,8 +71,8 @@ def _fine_tune(args, model, images, folder, run_record, title):
     return history["val_acc"][training.best_epoch(history) if args.save_best_model else -1]
 
 
-def prune_once(args, model, base, images, target, iteration, run_record, before):
-    """One iteration: mask, trim, recalibrate, fine-tune, write.
+def prune_once(args, model, base, images, target, result):
+    """The next iteration: trim, fine-tune, write; one that was trimmed before an interruption is not trimmed again.
 
     Args:
         args: the flags.
@@ -126,56 +80,85 @@ def prune_once(args, model, base, images, target, iteration, run_record, before)
         base: what the first one started from.
         images: a data.Data.
         target: from `budget`.
-        iteration: from 1.
-        run_record: from `records.run_record`.
-        before: validation accuracy of `model`, or None where it is not known yet.
+        result: what result.json holds; this iteration's numbers are added to it, and it is written.
 
     Returns:
-        (the fine-tuned model, dict of this iteration's numbers).
+        The fine-tuned model.
     """
-    import numpy as np
-
-    import data
-    import folded
+    import checkpoints
     import metrics
-    import prune
+    import model as resnet
+    import training
+    import trimming
 
-    folder, title = Path(args.root_folder) / f"iter{iteration}", f"iteration {iteration}/{args.prune_iter}"
-
-    def accuracy(judge):
-        return metrics.evaluate(judge, images.val, args.batch_size,
-                                display.track(f"{title}: validation", args.verbose))["acc"]
-
-    row = {"base_acc": accuracy(folded.FoldedResNet(model, args.precision)) if before is None else before}
-    mask = choose_mask(args, model, images, target, iteration)
-    model = prune.trim_model(model, mask)
-    judge = folded.FoldedResNet(model, args.precision)
-    row |= {"sparsity": prune.compute_sparsity(model, base), "pruned_acc": accuracy(judge)}
-    row["recalibrated_acc"] = row["pruned_acc"]
-    if args.recalibrate_images:
-        prune.recalibrate_bn(model, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
-                             display.track(f"{title}: batch-norm", args.verbose))
-        judge.refold(model)  # the same graph again
-        row["recalibrated_acc"] = accuracy(judge)
-    with records.replacing(folder / "mask.npz") as temporary:
-        np.savez_compressed(temporary, **mask)
-    final = _fine_tune(args, model, images, folder, run_record, title)
+    done = len(result["final_acc"])
+    folder = Path(args.root_folder) / f"iter{done + 1}"
+    if "begun" in result:
+        model, row = checkpoints.load_model(folder / trimming.TRIMMED, "--root_folder"), result["begun"]["row"]
+    else:
+        before = result["final_acc"][-1] if done else None
+        model, row = trimming.trim_once(args, model, base, images, target, done + 1, before)
+        result["begun"] = {"row": row, "sha256": files.sha256(folder / trimming.TRIMMED)}
+        records.write_json(Path(args.root_folder) / "result.json", result)
+    title = f"iteration {done + 1}/{args.prune_iter}"
+    row["final_acc"] = _fine_tune(args, model, images, folder, result["run"], title)
     size = metrics.size_of(model, folder / "model.h5")
-    row |= {"final_acc": final, **size, "compression_rate": base.count_params() / size["parameters"],
-            "sha256": records.sha256(folder / "model.h5")}
-    return model, row
+    row |= {**size, "compression_rate": base.count_params() / size["parameters"],
+            "sha256": files.sha256(folder / "model.h5")}
+    for key, value in row.items():
+        result.setdefault(key, []).append(value)
+    for name, width in resnet.widths_of(model).items():
+        result["channels"][name].append(width)
+    del result["begun"]
+    _write(args, result)
+    (folder / trimming.TRIMMED).unlink()
+    training.finish(folder)
+    return model
 
 
-def _start(args, run_record):
-    """result.json of an unfinished run with the same flags, or a new one."""
-    path = Path(args.root_folder) / "result.json"
+def _start(args, run_record, widths):
+    """result.json of an unfinished run with the same flags, or a new one.
+
+    Raises:
+        InputError: an unfinished run with other flags, or one whose files are not those that it names.
+    """
+    root = Path(args.root_folder)
+    path = root / "result.json"
     if args.resume == "auto" and path.is_file():
         result = records.read_json(path, "--root_folder")
-        done = result.get("final_acc")
-        if isinstance(done, list) and result.get("finished") is False:
-            records.check_same_run(result.get("run", {}), run_record, args.root_folder)
+        if result.get("finished") is False:
+            _check_unfinished(result, root, widths)
+            records.check_same_run(result["run"], run_record, args.root_folder)
             return result
-    return {"finished": False, "split": "validation", "run": run_record}
+    return {"finished": False, "split": "validation", "run": run_record, "final_acc": [],
+            "channels": {name: [width] for name, width in widths.items()}}
+
+
+def _check_unfinished(result, root, widths):
+    """Raises InputError where an unfinished result.json hasn't the shape or the files of one."""
+    try:
+        done = len(result["final_acc"])
+        lists = {key: result[key] for key in LISTS} if done else {"final_acc": result["final_acc"]}
+        sums, begun = result.get("sha256", []), result.get("begun", {"row": {}})
+        if not all(records.is_curve(values, done) for values in lists.values()) or len(sums) != done:
+            raise ValueError(f"lists that have not {done} numbers")
+        if set(result["channels"]) != set(widths) or not all(
+                records.is_curve(left, done + 1) for left in result["channels"].values()):
+            raise ValueError("channels")
+        if not isinstance(result["run"], dict) or not set(begun["row"]) <= set(LISTS) or not all(
+                map(records.is_number, begun["row"].values())):
+            raise ValueError("run or begun")
+        wanted = {root / f"iter{done}" / "model.h5": sums[-1]} if done else {}
+        if "begun" in result:
+            wanted[root / f"iter{done + 1}" / "trimmed.h5"] = begun["sha256"]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"--resume: received {root / 'result.json'}, which is not the record of an unfinished run "
+                         f"({error!r:.100}); expected one, or --resume never to start over") from None
+    for file, digest in wanted.items():
+        if not file.is_file() or files.sha256(file) != digest:
+            raise InputError(f"--resume: {file} is missing or damaged: its sha256 is not {digest!s:.8}..., as "
+                             f"{root / 'result.json'} says; expected the file of this run, or --resume never to start "
+                             "over")
 
 
 def _write(args, result):
@@ -211,38 +194,43 @@ def run(args):
     """
     import checkpoints
 
-    records.check_writable(args.root_folder, "--root_folder")
+    files.check_writable(args.root_folder, "--root_folder")
+    for iteration in range(1, args.prune_iter + 1):
+        files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}", "--root_folder")
     peek = checkpoints.read_checkpoint(args.base_model_path, "--base_model_path", weights=False)
     checkpoints.check_fits(peek, "--base_model_path", args.class_num)
-    run_record = records.run_record(args, records.sha256(args.base_model_path))
-    result = _start(args, run_record)
+    with files.exclusive(args.root_folder, "--root_folder"):
+        return prune_all(args, peek)
+
+
+def prune_all(args, peek):
+    """`run`, in a folder that is this process' alone, for a base of which `peek` tells."""
+    run_record = records.run_record(args, files.sha256(args.base_model_path))
+    result = _start(args, run_record, peek.widths)
     flags.start_keras(args)
+    import checkpoints
     import data
-    import model as resnet
     import training
+    import trimming
 
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape)
-    shape = (images.class_num, images.image_shape, peek.stem)
-    target = budget(args, peek.widths, *shape)
+    target = trimming.budget(args, peek.widths, images.class_num, images.image_shape, peek.stem)
     result |= {"images": len(images.val), "train_images": len(images.train),
                "parent_sha256": run_record["parent_sha256"]}
-    result.setdefault("channels", {name: [width] for name, width in peek.widths.items()})
-    done = len(result.get("final_acc", []))
-    model = base if not done else checkpoints.load_model(Path(args.root_folder) / f"iter{done}" / "model.h5",
-                                                         "--root_folder", images.class_num, images.image_shape)
-    for iteration in range(done + 1, args.prune_iter + 1):
-        before = result.get("final_acc", [None])[-1]
-        model, row = prune_once(args, model, base, images, target, iteration, run_record, before)
-        for key, value in row.items():
-            result.setdefault(key, []).append(value)
-        for name, width in resnet.widths_of(model).items():
-            result["channels"][name].append(width)
-        result["finished"] = iteration == args.prune_iter
-        _write(args, result)
-        training.finish(Path(args.root_folder) / f"iter{iteration}")
+    root, done = Path(args.root_folder), len(result["final_acc"])
+    for folder in filter(Path.is_dir, root.glob("iter*")):  # states of finished iterations, or of an older run
+        if "begun" not in result or folder.name != f"iter{done + 1}":
+            training.finish(folder)
+            (folder / trimming.TRIMMED).unlink(missing_ok=True)
+    model = base if not done else checkpoints.load_model(root / f"iter{done}" / "model.h5", "--root_folder",
+                                                         images.class_num, images.image_shape)
+    for _ in range(done, args.prune_iter):
+        model = prune_once(args, model, base, images, target, result)
+    result["finished"] = True  # last: a run that is killed before this has nothing but this to do again
+    _write(args, result)
     _table(args, result)
     return result
 

@@ -2,19 +2,15 @@
 
 import contextlib
 import datetime
-import difflib
-import glob
-import hashlib
 import importlib.metadata
-import itertools
 import json
-import math
 import os
 import platform
-import tempfile
+import sys
 from pathlib import Path
 
 from errors import InputError
+from files import replacing, sha256, suggestion
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 KERAS_CURVES = {"loss": "train_loss", "accuracy": "train_acc", "acc": "train_acc",
@@ -23,38 +19,9 @@ KERAS_CURVES = {"loss": "train_loss", "accuracy": "train_acc", "acc": "train_acc
                 "val_sparse_categorical_accuracy": "val_acc", "val_categorical_accuracy": "val_acc",
                 "learning_rate": "learning_rate", "lr": "learning_rate"}
 MAX_JSON_BYTES = 64 * 2**20
-IGNORED_ON_RESUME = {"argv", "resume", "verbose", "num_worker", "gpu"}  # flags that leave the result alone
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """Yields a temporary path beside `path`; when the body ends well, its file takes the place of `path`.
-
-    A reader sees the complete old file or the complete new one, never half. The folder is made if it is missing.
-
-    Args:
-        path: the file to write; the temporary one keeps its suffix (Keras and matplotlib look at it).
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name.split('.')[0]}-", suffix="".join(path.suffixes),
-                                    dir=path.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
-        with open(name, "rb+") as done:
-            os.fsync(done.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp's 0600 would shut out the user's colleagues
-        os.replace(name, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        Path(name).unlink(missing_ok=True)
+# flags that leave the result alone, and names of places: what lies there is compared by its checksum
+IGNORED_ON_RESUME = {"argv", "resume", "verbose", "num_worker", "gpu", "save_minutes", "save_folder", "root_folder",
+                     "base_model_path", "data_dir"}
 
 
 def write_json(path, content):
@@ -92,22 +59,15 @@ def read_json(path, flag):
     return content
 
 
-def suggestion(path):
-    """'; did you mean X?' for the existing file nearest in spelling to `path`, or an empty string."""
-    path = Path(path)
-    ancestor = next((p for p in path.parents if p.is_dir()), Path("."))
-    found = []
-    for depth in range(4):  # a bounded look: an ancestor may be the root of a large disk
-        pattern = os.path.join(glob.escape(str(ancestor)), *["*"] * depth, f"*{glob.escape(path.suffix)}")
-        found += itertools.islice(glob.iglob(pattern), 500)
-    near = difflib.get_close_matches(os.path.normpath(path), [os.path.normpath(f) for f in found], 1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+def is_number(value):
+    """Whether a value of a JSON file is a number that a float holds: no truth value, NaN or integer of 400 digits."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def _is_curve(values):
-    number = (int, float)
-    return isinstance(values, list) and len(values) > 0 and all(
-        isinstance(v, number) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+def is_curve(values, length=None):
+    """Whether a value is a list of numbers, of this length or of at least one."""
+    return isinstance(values, list) and all(map(is_number, values)) and (
+        len(values) > 0 if length is None else len(values) == length)
 
 
 def read_history(path, flag="--history_path"):
@@ -130,7 +90,7 @@ def read_history(path, flag="--history_path"):
     curves = {}
     for key, values in content.items():
         name = key if key in CURVES or key in ("learning_rate", "seconds") else KERAS_CURVES.get(key)
-        if name and _is_curve(values):
+        if name and is_curve(values):
             curves.setdefault(name, [float(v) for v in values])
     lengths = {len(values) for values in curves.values()}
     if not any(name in curves for name in CURVES) or len(lengths) != 1:
@@ -139,13 +99,35 @@ def read_history(path, flag="--history_path"):
     return curves
 
 
-def sha256(path):
-    """The SHA-256 of a file, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+def recorded_sha256(path):
+    """The checksums that the records beside a model allow it to have; empty where none speaks of it.
+
+    Args:
+        path: an .h5 file.
+
+    Returns:
+        Set of 64 hexadecimal digits each: two while a run is about to replace the file.
+    """
+    path, named = Path(path), []
+    if path.name == "model.h5":
+        with contextlib.suppress(InputError):
+            entry = read_json(path.with_name("history.json"), "").get("checkpoint")
+            named = [entry.get("sha256"), entry.get("previous_sha256")] if isinstance(entry, dict) else []
+        if not named:
+            with contextlib.suppress(InputError):
+                named = [read_json(path.with_name("result.json"), "").get("sha256")]
+    return {value for value in named if isinstance(value, str) and len(value) == 64}
+
+
+def check_record(path, flag):
+    """Raises InputError where a record beside a file names another checksum."""
+    allowed = recorded_sha256(path)
+    while allowed and (found := sha256(path)) not in allowed:
+        before, allowed = allowed, recorded_sha256(path)
+        if allowed != before:  # a run is writing both at this moment
+            continue
+        raise InputError(f"{flag}: received {path}, which is damaged or was replaced: its sha256 is {found:.8}..., "
+                         f"expected {min(allowed):.8}..., as the record beside it says")
 
 
 def processor():
@@ -191,6 +173,9 @@ def check_same_run(before, run, folder):
     Raises:
         InputError: a flag that bears on the result differs, or the model that the run started from.
     """
+    if not isinstance(before, dict) or not isinstance(before.get("flags"), dict):
+        raise InputError(f"--resume: {folder} holds an unfinished run that names no flags; expected them, or --resume "
+                         "never to start over")
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
     for key in sorted((set(then) | set(now)) - IGNORED_ON_RESUME):
         if then.get(key) != now.get(key):
@@ -200,33 +185,3 @@ def check_same_run(before, run, folder):
         raise InputError(f"--resume: {folder} holds an unfinished run from another model (its sha256 began with "
                          f"{before.get('parent_sha256')!s:.8}, now {run.get('parent_sha256')!s:.8}); expected the "
                          "same, or --resume never to start over")
-
-
-def check_writable(folder, flag):
-    """Makes sure, before any work, that files can be written under `folder`; leaves nothing behind.
-
-    Raises:
-        InputError: the folder, or the nearest one above it that exists, takes no files.
-    """
-    folder = Path(folder)
-    nearest = folder
-    while not os.path.lexists(nearest) and nearest != nearest.parent:
-        nearest = nearest.parent
-    try:
-        with tempfile.TemporaryDirectory(prefix=".write-test-", dir=nearest):
-            pass
-    except OSError as error:
-        raise InputError(f"{flag}: received {folder}, expected a folder that can be written to "
-                         f"({error.strerror or error}: {nearest})") from None
-
-
-def check_file(path, flag, suffix):
-    """Makes sure, before any work, that a file can be written at `path`.
-
-    Raises:
-        InputError: another suffix, a folder, or a place that takes no files.
-    """
-    path = Path(path)
-    if path.suffix != suffix or path.is_dir():
-        raise InputError(f"{flag}: received {path}, expected a file that ends in {suffix}")
-    check_writable(path.parent, flag)

@@ -20,6 +20,8 @@ CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle
     poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
     squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
     wardrobe whale willow_tree wolf woman worm"""
+# the decoders of these alone: Pillow looks at the content, and has one that starts Ghostscript
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 # data set: class names, folder of pickles, folder of binaries, training files, test file, key of the labels
 CIFAR = {
     "cifar10": (tuple(CIFAR10.split()), "cifar-10-batches-py", "cifar-10-batches-bin",
@@ -82,7 +84,28 @@ class _StandIn:
         self.state = state
 
 
+def _plain_keys(load):
+    """A step of the unpickler, refused where a key is no text: hashing nested tuples can take years."""
+    def checked(self):
+        if any(type(key) not in (bytes, str, int) for key in self.stack[-2::-2]):
+            raise pickle.UnpicklingError("a key is neither text nor a number")
+        load(self)
+    return checked
+
+
 class _BatchUnpickler(pickle._Unpickler):  # the C one sets aside what a damaged length says: 64 GB for five bytes
+    dispatch = dict(pickle._Unpickler.dispatch)  # noqa: RUF012 (the base class' own)
+    for code in (pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.DICT):
+        del dispatch[code[0]]  # no batch has them; the first would set memory aside too
+    dispatch[pickle.SETITEMS[0]] = _plain_keys(pickle._Unpickler.load_setitems)
+
+    def load_setitem(self):
+        """One item of a dictionary: the key is the last but one on the stack."""
+        if type(self.stack[-2]) not in (bytes, str, int):
+            raise pickle.UnpicklingError("a key is neither text nor a number")
+        super().load_setitem()
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
     def find_class(self, module, name):
         if (module.replace("_core", "core"), name) not in (
                 ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")):
@@ -133,14 +156,15 @@ def list_folder(name):
     """Class names and (paths, labels) of the training, validation and test images; None for what has no folder."""
     if not name or not os.path.isdir(name):
         raise InputError(f"--dataset: received {name!r}, expected cifar10, cifar100, digits or a folder that exists")
+    whole = Path(name).resolve()
     tops = {path.name: path for path in _visible(Path(name))}
     first = tops.get("train")
     if not first or not _visible(first) or any(map(_is_image, first.iterdir())):
-        return *_scanned(Path(name)), None, None  # a "train" that holds images itself is a class
-    names, train = _scanned(first)
+        return *_scanned(Path(name), whole), None, None  # a "train" that holds images itself is a class
+    names, train = _scanned(first, whole)
     others = []
     for folder in (tops.get("val", tops.get("validation")), tops.get("test")):
-        theirs, pair = _scanned(folder) if folder else (names, None)
+        theirs, pair = _scanned(folder, whole) if folder else (names, None)
         if odd := sorted(set(theirs) ^ set(names)):
             raise InputError(f"--dataset: received {name}, expected the same classes in {folder} as in {first}; "
                              f"they differ in {', '.join(odd[:5])}")
@@ -160,14 +184,21 @@ def _is_image(path):
     return path.name.lower().endswith(SUFFIXES) and path.name[0] != "." and path.is_file()
 
 
-def _scanned(root):
-    """Class names, the subfolders of `root`, and the paths of all images in and below each, with their labels."""
+def _scanned(root, whole):
+    """Class names, the subfolders of `root`, and the paths of all images in and below each, with their labels.
+
+    A link to a file outside `whole`, the data set's folder, is refused: a folder of someone else's must not make this
+    machine's other files part of a data set.
+    """
     folders, paths, labels = _visible(root), [], []
     for label, folder in enumerate(folders):
         left, files = [folder], []
         while left:
             left += _visible(left[0])
             files += filter(_is_image, left.pop(0).iterdir())
+        for path in files:
+            if path.is_symlink() and not path.resolve().is_relative_to(whole):
+                raise InputError(f"--dataset: {path} is a link to {path.resolve()}, expected a file in {whole}")
         paths += sorted(map(str, files))
         labels += [label] * len(files)
     if len(folders) < 2 or len(set(labels)) < len(folders):
@@ -216,7 +247,7 @@ def _decoded(path, size=None):
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             if size is None:
                 return file.size[::-1]
             image = file.convert("RGBA") if "transparency" in file.info else file  # Pillow warns on the direct way

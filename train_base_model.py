@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import display
+import files
 import flags
 import records
 from errors import InputError
@@ -56,13 +57,14 @@ def start_model(args, images):
 
 def check_flags(args):
     """Finds what can't work before anything heavy is imported."""
-    records.check_writable(args.save_folder, "--save_folder")
+    files.check_writable(args.save_folder, "--save_folder")
     if args.model_path is None or (args.model_path == "imagenet" and args.stem != "cifar"):
         return
     if args.model_path == "imagenet":
         raise InputError("--stem: received cifar, expected imagenet, the stem of the pretrained weights")
     import checkpoints
 
+    files.check_apart(args.model_path, args.save_folder, "--save_folder")
     checkpoint = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
     for flag in ("depth", "stem"):
         wanted, have = getattr(args, flag), getattr(checkpoint, flag)
@@ -80,6 +82,12 @@ def run(args):
         What result.json holds: accuracies, sizes, split, run.
     """
     check_flags(args)
+    with files.exclusive(args.save_folder, "--save_folder"):
+        return train(args)
+
+
+def train(args):
+    """`run`, in a folder that is this process' alone."""
     flags.start_keras(args)
     import data
     import fast
@@ -92,13 +100,13 @@ def run(args):
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
     trainer = fast.FastResNet(model, args.precision)
     training.compile_classifier(trainer, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
-    parent = records.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
+    parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
     folder, run_record = Path(args.save_folder), records.run_record(args, parent)
     history = training.fit(trainer, model, images, recipe, folder, run_record, "base model")
     best, file = training.best_epoch(history), folder / "model.h5"
     result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
               "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
-              "epochs": recipe.epochs, **metrics.size_of(model, file), "sha256": records.sha256(file),
+              "epochs": recipe.epochs, **metrics.size_of(model, file), "sha256": files.sha256(file),
               "parent_sha256": parent,
               "seconds": sum(history["seconds"]), "run": run_record}
     records.write_json(folder / "result.json", result)

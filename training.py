@@ -1,25 +1,22 @@
 """The one path on which the suite trains: base training, fine-tuning and distillation share it."""
 
 import dataclasses
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
-import checkpoints
 import data
 import display
-import folded
-import metrics
+import interrupts
 import optimizers
 import plots
+import recording
 import records
+import states
 from errors import InputError
-
-STATE = "state.weights.h5"
-EXTRA_CURVES = ("backbone", "intermediate", "adversarial", "hard_label", "discriminator")
+from recording import STATE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +33,7 @@ class Recipe:
         seed: of order and augmentation.
         verbose: 0, 1 or 2.
         resume: 'auto' or 'never'.
+        save_minutes: between two states within an epoch.
         precision: dtype policy of the arithmetic.
     """
 
@@ -48,6 +46,7 @@ class Recipe:
     seed: int = 826
     verbose: int = 1
     resume: str = "auto"
+    save_minutes: float = 10.0
     precision: str = "float32"
 
     @classmethod
@@ -98,78 +97,53 @@ def compile_trainer(trainer, optimizer, recipe, loss=None):
     if recipe.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     trainer.compile(optimizer, loss=loss, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
-    optimizer.build(trainer.trainable_variables)  # a step that first makes its variables is traced twice
 
 
-class _Recorder(keras.callbacks.Callback):
-    """Validates, writes history, best model and training state after every epoch, and feeds the progress bar."""
-
-    def __init__(self, saved, val, folder, history, bar, rate, recipe, keep_best, rate_flag):
-        super().__init__()
-        self.saved, self.val, self.folder, self.history, self.bar = saved, val, folder, history, bar
-        self.judge = None
-        self.rate, self.keep_best, self.rate_flag = rate, keep_best, rate_flag
-        self.batch_size, self.precision = recipe.batch_size, recipe.precision
-        self.epoch = self.started = 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch, self.started = epoch, time.monotonic()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.step(self.epoch, (batch + 1) * self.batch_size, logs)
-
-    def validate(self):
-        """Loss and accuracy of the model that is saved, in the precision that trains it."""
-        if self.judge is None:
-            self.judge = folded.FoldedResNet(self.saved, self.precision)
-        else:
-            self.judge.refold(self.saved)
-        return metrics.evaluate(self.judge, self.val, 2 * self.batch_size)  # no gradients: twice as many fit
-
-    def on_epoch_end(self, epoch, logs=None):
-        found = self.validate()
-        values = {"train_loss": logs["loss"], "train_acc": logs["accuracy"],
-                  "val_loss": found["loss"], "val_acc": found["acc"],
-                  "learning_rate": self.rate(self.model.optimizer.iterations - 1),
-                  "seconds": time.monotonic() - self.started}
-        values |= {f"train_{name}": logs[name] for name in EXTRA_CURVES if name in logs}
-        values = {name: float(value) for name, value in values.items()}
-        if not all(np.isfinite(value) for value in values.values()):
-            raise InputError(f"{self.rate_flag}: the loss became NaN or infinite in epoch {epoch + 1}, at a learning "
-                             f"rate of {values['learning_rate']:.4g}; expected a smaller one (with --resume never)")
-        best = max(self.history["val_acc"], default=-1.0)
-        for name, value in values.items():
-            self.history.setdefault(name, []).append(value)
-        if self.keep_best and values["val_acc"] > best:
-            checkpoints.save_model(self.saved, self.folder / "model.h5")
-        # history before state: a run killed between the two goes on from the state, and cuts the history to it
-        records.write_json(self.folder / "history.json", self.history)
-        checkpoints.save_state(self.model, self.folder / STATE, epoch + 1)
-        self.bar.epoch_end(epoch, values)
-
-
-def _epochs_done(trainer, folder, history, run):
-    """Epochs behind an unfinished run with the same flags, whose state is then loaded; 0 for a new run."""
+def _start(trainer, folder, recipe, steps, run, keep_best):
+    """The Progress of an unfinished run with the same flags, whose state is then loaded, or of a new run."""
     state = folder / STATE
     if not state.exists():
-        return 0
-    before = records.read_json(folder / "history.json", "--resume")
-    if not isinstance(before.get("run"), dict):
-        raise InputError(f"--resume: received {folder / 'history.json'}, which names no run; expected the history of "
-                         f"{state}, or --resume never to start over")
-    records.check_same_run(before["run"], run, folder)
+        (folder / recording.NEXT).unlink(missing_ok=True)  # of a run that was killed before its first state
+        return recording.Progress({name: [] for name in records.CURVES} | {"run": run})
     try:
-        done = checkpoints.load_state(trainer, state)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--resume: {state} cannot be read ({reason}); expected the state of this run, or "
-                         "--resume never to start over") from None
-    curves = {key: values[:done] for key, values in before.items() if isinstance(values, list)}
-    if any(len(curves.get(name, ())) < done for name in records.CURVES):
-        raise InputError(f"--resume: {folder / 'history.json'} holds fewer epochs than the {done} of {state}; "
-                         "expected as many, or --resume never to start over")
-    history.update(curves)
-    return done
+        progress = recording.Progress.checked(states.read_meta(state), recipe.epochs, steps)
+        before = progress.history["run"]
+        if keep_best and progress.epoch and "checkpoint" not in progress.history:
+            raise ValueError("no checksum of the model")
+    except Exception as error:  # a damaged zip can raise nearly anything
+        raise _unreadable(state, error) from None
+    records.check_same_run(before, run, folder)
+    try:
+        states.load_state(trainer, state)
+    except Exception as error:
+        raise _unreadable(state, error) from None
+    recording.publish(folder, progress.history)
+    return progress
+
+
+def _unreadable(state, error):
+    return InputError(f"--resume: {state} can't be read ({type(error).__name__}: {error!s:.200}); expected the state "
+                      "of this run, or --resume never to start over")
+
+
+def check_batch(model, batch_size):
+    """Raises InputError where a batch-norm would see one value a channel, whose deviation from their mean is 0."""
+    maps = [layer.output.shape[1:3] for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    height, width = min(maps, key=lambda size: size[0] * size[1])
+    if batch_size * height * width < 2:
+        raise InputError(f"--batch_size: received {batch_size} image a batch, expected at least 2: batch-norm learns "
+                         f"nothing from one value a channel, and the last feature maps have {height}x{width}")
+
+
+def _build(trainer, classes):
+    """Makes the optimiser's and the metrics' variables.
+
+    A step that first makes them is traced twice, and a state must find them.
+    """
+    trainer.optimizer.build(trainer.trainable_variables)
+    blank = np.zeros((1, classes), np.float32)
+    trainer.compute_metrics(None, np.zeros(1, np.int32), blank if trainer.loss else [blank])  # own losses: a list
+    trainer.reset_metrics()
 
 
 def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate_flag="--learning_rate"):
@@ -190,32 +164,60 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate
         The history: dict of lists, one number an epoch, and 'run'.
 
     Raises:
-        InputError: an unfinished run with other flags lies in the folder, or the loss isn't finite.
+        InputError: an unfinished run with other flags lies in the folder, or a damaged one.
+        errors.Diverged: the loss is not finite.
+        errors.Stopped: a signal asked the run to end; its state is saved.
     """
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     if recipe.resume == "never":
         finish(folder)
     steps = data.steps_per_epoch(len(images.train), recipe.batch_size)
-    history = {name: [] for name in records.CURVES} | {"run": run}
-    done = _epochs_done(trainer, folder, history, run)
+    check_batch(saved, min(recipe.batch_size, len(images.train)))
+    _build(trainer, images.class_num)
+    progress = _start(trainer, folder, recipe, steps, run, keep_best)
     recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(images.train)))
     bar = display.EpochBar(title, steps * recipe.batch_size, recipe.epochs, recipe.verbose)
-    recorder = _Recorder(saved, images.val, folder, history, bar, schedule(recipe, steps), recipe, keep_best, rate_flag)
-    if done < recipe.epochs:
-        bar.start(done)
-        try:
-            trainer.fit(data.batches(images.train, recipe.batch_size, recipe.seed, start_epoch=done),
-                        steps_per_epoch=steps, epochs=recipe.epochs, initial_epoch=done, shuffle=False, verbose=0,
-                        callbacks=[recorder])
-        finally:
-            bar.stop()
+    with interrupts.Deferred() as signals:
+        recorder = recording.Recorder(saved, images.val, folder, progress, bar, schedule(recipe, steps), recipe, steps,
+                                      keep_best, rate_flag, signals)
+        _run_epochs(trainer, recorder, images.train, recipe, steps)
+        if not keep_best and "checkpoint" not in progress.history:
+            recorder.set_model(trainer)
+            recorder.keep(recipe.epochs)
+            recorder.write_state()
+            recording.publish(folder, progress.history)
+        recorder.end_if_asked(f"epoch {recipe.epochs}")  # a signal that came behind the last epoch
     if keep_best:
-        saved.load_weights(folder / "model.h5")
-    else:
-        checkpoints.save_model(saved, folder / "model.h5")
-    records.write_json(folder / "history.json", history)
-    plots.save_figure(plots.plot_history({folder.name: history}), folder / "history.png")
-    return history
+        saved.load_weights(folder / recording.MODEL)
+    progress.history["checkpoint"].pop("previous_sha256", None)
+    records.write_json(folder / recording.HISTORY, progress.history)
+    plots.save_figure(plots.plot_history({folder.name: progress.history}), folder / "history.png")
+    return progress.history
+
+
+def _run_epochs(trainer, recorder, split, recipe, steps):
+    """Keras' fit over the epochs that are left; what is left of one that was begun is a fit of its own."""
+    progress = recorder.progress
+    if progress.epoch == recipe.epochs:
+        return
+    recorder.bar.start(progress.epoch + progress.step / steps)
+    try:
+        if progress.step:
+            recorder.set_model(trainer)
+            recorder.resume()
+            batches = data.batches(split, recipe.batch_size, recipe.seed, True, progress.epoch, progress.step)
+            _fit(trainer, batches, steps - progress.step, progress.epoch, progress.epoch + 1, recorder)
+        if progress.epoch < recipe.epochs:
+            batches = data.batches(split, recipe.batch_size, recipe.seed, True, progress.epoch)
+            _fit(trainer, batches, steps, progress.epoch, recipe.epochs, recorder)
+    finally:
+        recorder.bar.stop()
+
+
+def _fit(trainer, batches, steps, first, last, recorder):
+    trainer.fit(batches, steps_per_epoch=steps, initial_epoch=first, epochs=last, shuffle=False, verbose=0,
+                callbacks=[recorder])
 
 
 def finish(folder):

@@ -16,6 +16,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import contest  # noqa: E402
 
 import display  # noqa: E402
+import files  # noqa: E402
 import flags  # noqa: E402
 import records  # noqa: E402
 from errors import InputError  # noqa: E402
@@ -72,6 +73,15 @@ def step(results, args):
                         f"{reach} or more" if library == "torch" else "", library != "torch" or median(times) >= reach,
                         f"{128 / ours.median:.0f} against {128 / other.median:.0f} images/s; peak memory "
                         f"{ours.peak_bytes / 2**30:.2f} against {other.peak_bytes / 2**30:.2f} GiB")
+
+
+def deterministic(results, args):
+    """What --deterministic costs a training step."""
+    for precision in ("float32", "mixed_bfloat16"):
+        found = results.race({name: [name, "--precision", precision] for name in ("deterministic", "step")}, 4,
+                             args.turns)
+        results.add("deterministic", f"training step under --deterministic, {precision}, against one without",
+                    spread(ratios(found["deterministic"], found["step"])), "", True)
 
 
 def epoch(results, args):
@@ -180,14 +190,14 @@ def help_pages(results, args):
                 "under 0.3 s", median(slowest[worst]) < 0.3)
 
 
-PARTS = {"step": step, "epoch": epoch, "apoz": apoz, "distil": distil, "between": between, "latency": latency,
-         "help": help_pages}
+PARTS = {"step": step, "deterministic": deterministic, "epoch": epoch, "apoz": apoz, "distil": distil,
+         "between": between, "latency": latency, "help": help_pages}
 
 
 def run(args):
     """Measures; returns whether every figure is reached."""
     if args.output:
-        records.check_file(args.output, "--output", ".json")
+        files.check_file(args.output, "--output", ".json")
     results = Results()
     for part in args.parts:
         before = set(results.turns)

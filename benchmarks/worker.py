@@ -43,6 +43,16 @@ class Orders:
         print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
 
 
+def deterministic_step(args):
+    """A training step of this suite under --deterministic."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+    import keras
+    keras.utils.set_random_seed(1)
+    return train_step(args)
+
+
 def compiled_step(trainer):
     """train_step of a compiled trainer on one batch, as a graph and without `fit` around it."""
     import tensorflow as tf
@@ -61,7 +71,12 @@ def network(kind):
         widths = {name: round(0.6 * n) if name.endswith(("_1_conv", "_2_conv")) else n for name, n in widths.items()}
     if kind == "student":
         widths = students.student_widths(widths, 50, None, 12.82, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
-    return resnet.build_resnet(50, CLASSES, SHAPE, widths=widths)
+    net = resnet.build_resnet(50, CLASSES, SHAPE, widths=widths)
+    for layer in net.layers:
+        if layer.name.endswith("_bn"):  # as after training: zeros, which a new network has, are folded away
+            layer.gamma.assign([1.0] * layer.gamma.shape[0])
+            layer.moving_mean.assign([0.1] * layer.gamma.shape[0])
+    return net
 
 
 def train_step(args):
@@ -133,6 +148,7 @@ def latency(args):
     net, (images, _) = network("base"), pixels(256)
     if args.library == "keras":
         return lambda: net.predict_on_batch(images[:args.images])
+    prune.recalibrate_bn(net, images)
     for _ in range(args.trims):
         net = prune.trim_model(net, prune.create_mask(prune.compute_apoz(net, images), None, args.round_to))
         prune.recalibrate_bn(net, images)
@@ -188,8 +204,8 @@ def between_iterations(args):
                                  "--prune_iter", "2", "--epoch_num", "1"])
 
 
-WORKS = {"step": train_step, "distil": distillation_step, "inference": inference, "predict": predict, "apoz": apoz,
-         "latency": latency}
+WORKS = {"step": train_step, "deterministic": deterministic_step, "distil": distillation_step, "inference": inference,
+         "predict": predict, "apoz": apoz, "latency": latency}
 
 
 def main():

@@ -6,6 +6,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -517,6 +518,35 @@ def test_classes_of_unequal_size_keep_their_shares(tmp_path):
         shares = np.bincount(split.labels, minlength=3) - size * np.array([20, 60, 3]) / 83
         assert len(split) == size and np.abs(shares).max() < 1.01
     assert (data.load_data(asked(dataset=str(tmp_path), val_split=0.3)).train.labels == 2).any()
+
+
+@pytest.mark.parametrize("content", [
+    b"\x80\x05\x96" + (2**40).to_bytes(8, "little"),  # a bytearray of a terabyte
+    b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s.",  # a key whose hash takes 2^60 steps
+    b"\x80\x02}()" + b"2\x86" * 60 + b"K\x01u."], ids=["bytearray", "hash", "hashes"])
+def test_bombs_in_pickles_are_refused_at_once(tmp_path, content):
+    (tmp_path / "data_batch_1").write_bytes(content)
+    start = time.monotonic()
+    with pytest.raises(InputError, match="is not a CIFAR file"):
+        sources.read_batch(tmp_path / "data_batch_1", b"labels", 10)
+    assert time.monotonic() - start < 1
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_within_it_read(tmp_path, folder):
+    first = sorted((folder / "blue").iterdir())[0]
+    (folder / "blue" / "again.png").symlink_to(first)
+    assert sum(len(s) for s in parts(data.load_data(asked(dataset=str(folder), val_split=0.2)))) == 25
+    paint(tmp_path / "elsewhere" / "secret.png", (255, 255, 255))
+    (folder / "blue" / "out.png").symlink_to(tmp_path / "elsewhere" / "secret.png")
+    with pytest.raises(InputError, match=r"^--dataset: .*out\.png is a link to .*secret\.png, expected a file in "):
+        data.load_data(asked(dataset=str(folder), val_split=0.2))
+
+
+def test_a_file_of_postscript_is_no_image_whatever_it_is_called(folder):
+    Image.new("RGB", (8, 8)).save(folder / "blue" / "x.eps")
+    (folder / "blue" / "x.eps").rename(folder / "blue" / "x.png")
+    with pytest.raises(InputError, match=r"x\.png cannot be read as an image .UnidentifiedImageError"):
+        data.load_data(asked(dataset=str(folder), val_split=0.2))
 
 
 def test_links_to_folders_are_not_followed(tmp_path, folder):

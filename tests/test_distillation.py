@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import distillation
 import model as resnet
 import prune
+import states
 import students
+import training
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.integers(0, 256, (6, 32, 32, 3)).astype("uint8")
@@ -418,16 +420,29 @@ def test_two_optimizers_variables_are_each_part_s_once():
     assert len(optimizer.variables) == 2 + 3 + 6
 
 
+def test_a_state_holds_all_of_a_distiller_but_its_teacher(tmp_path):
+    teacher = resnet.build_resnet(widths=narrow_widths())
+    student = resnet.build_resnet(widths=narrow_widths(5, 4))
+    distiller = distillation.Distiller(teacher, student, (0.7, 0.3, 0.2))
+    training.compile_trainer(distiller, keras.optimizers.SGD(), training.Recipe(1, 2, 0.1))
+    training._build(distiller, 10)
+    states.save_state(distiller, tmp_path / "state.npz", {})
+    with np.load(tmp_path / "state.npz") as file:
+        held = sum(file[name].size for name in file.files if name != "meta")
+    trained = [student, distiller.discriminator, *distiller.regressors]
+    assert 0 < held - sum(model.count_params() for model in trained) < 100  # steps, rates and metrics
+
+
 def test_two_optimizers_go_on_from_a_file(tmp_path):
     model = toy()
     two(model)
     for _ in range(3):
         model.train_on_batch(TOY_X, TOY_Y)
-    model.save_weights(tmp_path / "state.weights.h5")
+    states.save_state(model, tmp_path / "state.npz", {})
     other = toy()
     optimizer = two(other)
     optimizer.build(other.trainable_variables)
-    other.load_weights(tmp_path / "state.weights.h5")
+    states.load_state(other, tmp_path / "state.npz")
     assert int(optimizer.iterations) == 3
     assert same(arrays(model.optimizer.variables), arrays(optimizer.variables))
     fresh = toy()

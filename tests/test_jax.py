@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,24 @@ def test_a_checkpoint_of_jax_evaluates_the_same_under_tensorflow(chain):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
         assert {key: ours[key] for key in ("parameters", "macs", "sparsity", "sha256")} == {
             key: theirs[key] for key in ("parameters", "macs", "sparsity", "sha256")}
+
+
+def test_a_run_under_jax_goes_on_within_an_epoch(tmp_path):
+    import torture
+
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    torture.write_base(tmp_path / "base.h5")
+    words = {name: torture.command("train_base_model", tmp_path / name, tmp_path / "base.h5")
+             for name in ("whole", "parts")}
+    subprocess.run(words["whole"], check=True, env=environment)
+    process = subprocess.Popen(words["parts"], env=environment, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "parts" / "state.npz").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM; epoch " in process.communicate()[1] and process.returncode == 143
+    subprocess.run(words["parts"], check=True, env=environment)
+    assert torture.contents(tmp_path / "whole") == torture.contents(tmp_path / "parts")
 
 
 def test_histories_of_jax_hold_every_loss(chain):

@@ -11,9 +11,9 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"errors", "display"}, {"sources"}, {"model", "data", "metrics", "records", "flags"},
-          {"fast", "optimizers"}, {"folded", "checkpoints", "plots"}, {"criteria"}, {"prune"},
-          {"distillation", "students", "comparison_plots", "training"},
+FLOORS = [{"errors", "display"}, {"files", "interrupts", "sources"}, {"model", "data", "metrics", "records", "flags"},
+          {"fast", "optimizers", "states"}, {"folded", "checkpoints", "plots"}, {"criteria", "recording"}, {"prune"},
+          {"distillation", "students", "comparison_plots", "training", "trimming"},
           {"train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history"}]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 SCRIPTS = sorted(FLOORS[-1])

@@ -201,7 +201,7 @@ def test_ablation_dots_and_numbers():
 @pytest.mark.parametrize("suffix, start", [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".SVG", b"<?xml")])
 def test_saved_in_the_format_of_the_suffix(tmp_path, suffix, start):
     figure = plots.plot_history({"a": CURVES})
-    path = tmp_path / "new" / f"figure{suffix}"
+    path = tmp_path / f"figure{suffix}"
     plots.save_figure(figure, path)
     assert path.read_bytes().startswith(start) and list(path.parent.iterdir()) == [path]
     if suffix == ".png":

@@ -6,16 +6,20 @@ import os
 
 import pytest
 
+import files
 import records
 from errors import InputError
 
 
 def test_replacing_leaves_the_old_file_when_the_body_fails(tmp_path):
     path = tmp_path / "deep" / "x.json"
+    with pytest.raises(InputError, match="No such file or directory"):
+        records.write_json(path, {})
+    path.parent.mkdir()
     records.write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON compliant"):
         records.write_json(path, {"a": float("nan")})
-    with pytest.raises(RuntimeError), records.replacing(path) as temporary:
+    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert json.loads(path.read_text()) == {"a": 1}
@@ -39,7 +43,7 @@ def test_histories_of_three_kinds_read_alike(tmp_path, content):
         "train_loss": [2, 1], "train_acc": [0.1, 0.2], "val_loss": [3, 2], "val_acc": [0.3, 0.4]}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "{", "{}", '{"train_loss": []}',
+@pytest.mark.parametrize("text", ['{"val_acc": [1' + "0" * 400 + "]}", "", "[]", "3", "{", "{}", '{"train_loss": []}',
                                   '{"train_loss": [1], "val_loss": [1, 2]}',
                                   '{"train_loss": "abc"}', '{"train_loss": [true]}', "[" * 100_000])
 def test_what_is_no_history_is_refused(tmp_path, text):
@@ -48,7 +52,15 @@ def test_what_is_no_history_is_refused(tmp_path, text):
         records.read_history(tmp_path / "h.json")
 
 
+def test_a_gigabyte_is_not_read(tmp_path):
+    with open(tmp_path / "h.json", "wb") as file:
+        file.truncate(2**30)  # takes no room on the disk
+    with pytest.raises(InputError, match=r"^--history_path: received .*h\.json of 1073741824 bytes, expected at most"):
+        records.read_history(tmp_path / "h.json")
+
+
 def test_missing_file_suggests_the_nearest(tmp_path):
+    (tmp_path / "pruned_model" / "iter1").mkdir(parents=True)
     records.write_json(tmp_path / "pruned_model" / "iter1" / "history.json", {})
     with pytest.raises(InputError, match=r"did you mean .*pruned_model/iter1/history.json"):
         records.read_json(tmp_path / "prund_model" / "iter1" / "history.json", "--history_path")
@@ -58,8 +70,8 @@ def test_unwritable_places_are_found_and_nothing_is_left(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "deep", "/proc/none/deep"):
         with pytest.raises(InputError, match="--save_folder: received .*expected a folder that can be written to"):
-            records.check_writable(place, "--save_folder")
-    records.check_writable(tmp_path / "new" / "deeper", "--save_folder")
+            files.check_writable(place, "--save_folder")
+    files.check_writable(tmp_path / "new" / "deeper", "--save_folder")
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -74,4 +86,4 @@ def test_only_flags_that_bear_on_the_result_stop_a_resume():
 
 def test_sha256_is_the_published_one(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
-    assert records.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

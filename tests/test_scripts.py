@@ -1,6 +1,7 @@
 """The scripts as a user runs them: the whole chain on a tiny set, the original's commands, bad input."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 
 import checkpoints
 import evaluate_model
+import files
 import knowledge_distillation
 import model as resnet
 import plot_train_history
@@ -74,14 +76,14 @@ def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
     result = json.loads((chain / "pruned" / "result.json").read_text())
     base = checkpoints.load_model(chain / "base" / "model.h5", "--x")
     assert result["finished"] is True and result["images"] == 16 and result["split"] == "validation"
-    assert result["parent_sha256"] == records.sha256(chain / "base" / "model.h5")
+    assert result["parent_sha256"] == files.sha256(chain / "base" / "model.h5")
     for i in (0, 1):
         path = chain / "pruned" / f"iter{i + 1}" / "model.h5"
         small = checkpoints.load_model(path, "--x")
         assert result["parameters"][i] == small.count_params() and result["bytes"][i] == path.stat().st_size
         assert result["sparsity"][i] == pytest.approx(prune.compute_sparsity(small, base))
         assert result["compression_rate"][i] == pytest.approx(base.count_params() / small.count_params())
-        assert result["sha256"][i] == records.sha256(path)
+        assert result["sha256"][i] == files.sha256(path)
         assert {name: left[i + 1] for name, left in result["channels"].items()} == resnet.widths_of(small)
         with np.load(path.with_name("mask.npz"), allow_pickle=False) as mask:
             assert {name: int(keep.sum()) for name, keep in mask.items()} == {
@@ -93,7 +95,7 @@ def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
 
 def test_records_name_split_count_parent_and_seed(chain):
     student = json.loads((chain / "student" / "result.json").read_text())
-    assert student["parent_sha256"] == records.sha256(chain / "pruned" / "iter2" / "model.h5")
+    assert student["parent_sha256"] == files.sha256(chain / "pruned" / "iter2" / "model.h5")
     assert (student["split"], student["images"], student["run"]["seed"]) == ("validation", 16, 826)
     history = json.loads((chain / "base" / "history.json").read_text())
     assert [len(history[key]) for key in (*records.CURVES, "learning_rate", "seconds")] == [1] * 6
@@ -115,7 +117,7 @@ def test_evaluation_agrees_with_plain_keras_and_writes_what_it_shows(chain, caps
     for path, row in zip(paths, result["models"], strict=True):
         logits = keras.models.load_model(path).predict(images, verbose=0)
         assert row["acc"] == pytest.approx((logits.argmax(1) == digits.target[np.sort(test)]).mean())
-        assert row["bytes"] == path.stat().st_size and row["sha256"] == records.sha256(path)
+        assert row["bytes"] == path.stat().st_size and row["sha256"] == files.sha256(path)
         assert f"{100 * row['acc']:.2f} %" in shown and f"{row['compression_rate']:.2f}x" in shown
     assert result["images"] == 359 and result["split"] == "test" and (chain / "r.png").stat().st_size > 10_000
     (chain / "r.json").unlink()
@@ -255,6 +257,93 @@ def test_a_process_prints_one_line_even_when_the_error_comes_after_keras(bad_fil
 def test_unknown_flags_name_the_nearest(capsys):
     assert call(prune_model, "--prune_iters", "3") == 2
     assert capsys.readouterr().err == "prune_model.py: --prune_iters: no such flag; did you mean --prune_iter?\n"
+
+
+# ---- numbers at their ends ----
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """The file of a narrow network with lively weights."""
+    path = tmp_path_factory.mktemp("narrow") / "narrow.h5"
+    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(12, 16, 8))), path)
+    return path
+
+
+def test_a_loss_that_is_no_number_ends_with_status_3_and_leaves_no_model(narrow, tmp_path, capsys):
+    assert call(train_base_model, *TINY, "--epoch_num", 2, "--model_path", narrow, "--save_folder", tmp_path / "new",
+                "--learning_rate", "1e8", "--warmup", 0) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.match(r"train_base_model.py: --learning_rate: the loss became (nan|inf) in epoch 1, step \d of 2, at a "
+                    r"learning rate of \S+e\+0\d; no epochs were finished before it; expected a smaller one", error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_of_one_is_refused_where_the_last_map_is_one_position(narrow, tmp_path, capsys):
+    for script, words in ((train_base_model, ["--model_path", narrow, "--save_folder"]),
+                          (prune_model, ["--base_model_path", narrow, "--prune_iter", 1, "--root_folder"]),
+                          (knowledge_distillation, ["--stream_divisor", 2, "--root_folder", narrow, "--save_folder"])):
+        assert call(script, *TINY, "--batch_size", 1, *words, tmp_path / "new") == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "--batch_size: received 1 image a batch, expected at least 2" in error
+
+
+def test_every_layer_keeps_its_floor_whatever_the_ratio(narrow, tmp_path):
+    assert call(prune_model, *TINY, "--base_model_path", narrow, "--prune_iter", 1, "--prune_ratio", 0.99,
+                "--root_folder", tmp_path) == 0
+    widths = resnet.widths_of(keras.models.load_model(tmp_path / "iter1" / "model.h5"))
+    assert {n for name, n in widths.items() if name.endswith(("_1_conv", "_2_conv"))} == {prune.FLOOR}
+
+
+def paint_classes(folder, classes, images, size, mode):
+    """A folder of noise, one subfolder a class."""
+    rng = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"{label:04}").mkdir(parents=True)
+        for i in range(images):
+            noise = rng.integers(0, 256, (*size, 3)).astype("uint8")
+            Image.fromarray(noise).convert(mode).save(folder / f"{label:04}" / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("classes", "words", "flag"), [
+    (1, [], "--dataset"), (2, ["--val_split", "0.01"], "--val_split"),
+    (3, ["--subset", "2", "--val_split", "0.4"], "--subset")])
+def test_splits_that_lack_a_class_are_refused_before_any_training(classes, words, flag, tmp_path, capsys):
+    folder = paint_classes(tmp_path / "images", classes, 6, (32, 32), "RGB")
+    assert call(train_base_model, "--dataset", folder, "--save_folder", tmp_path / "new", *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith(f"train_base_model.py: {flag}: received")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("classes", "images", "size", "mode"), [(2, 6, (33, 47), "L"), (1000, 3, (16, 16), "RGB")],
+                         ids=["grey, odd sides, two classes", "a thousand classes"])
+def test_ends_of_sizes_and_classes_go_through_all_scripts(classes, images, size, mode, tmp_path):
+    folder = paint_classes(tmp_path / "images", classes, images, size, mode)
+    words = ["--dataset", folder, "--epoch_num", 1, "--val_split", 0.5, "--batch_size", 4 if classes == 2 else 128]
+    base, pruned = tmp_path / "base", tmp_path / "pruned"
+    assert call(train_base_model, *words, "--save_folder", base) == 0
+    assert call(prune_model, *words, "--base_model_path", base / "model.h5", "--root_folder", pruned,
+                "--prune_iter", 1) == 0
+    assert call(knowledge_distillation, *words, "--root_folder", pruned / "iter1", "--save_folder",
+                tmp_path / "kd") == 0
+    assert call(evaluate_model, *words[:2], *words[4:], "--model_path", tmp_path / "kd" / "model.h5") == 0
+    student = keras.models.load_model(tmp_path / "kd" / "model.h5")
+    assert student.input_shape == (None, *size, 3) and student.output_shape == (None, classes)
+
+
+def test_a_model_is_not_overwritten_by_what_starts_from_it(narrow, tmp_path, capsys):
+    for script, words, folder in ((train_base_model, ["--model_path", "{}", "--save_folder"], ""),
+                                  (prune_model, ["--base_model_path", "{}", "--root_folder"], "iter2"),
+                                  (knowledge_distillation, ["--root_folder", "{}", "--save_folder"], "")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        model = tmp_path / folder / "model.h5"
+        model.write_bytes(narrow.read_bytes())
+        assert call(script, *TINY, *[word.format(model) for word in words], tmp_path) == 2
+        assert "which the run starts from and would overwrite" in capsys.readouterr().err
+        assert model.read_bytes() == narrow.read_bytes()
 
 
 @pytest.mark.slow

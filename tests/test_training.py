@@ -4,10 +4,12 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import signal
 import types
+import zipfile
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -15,11 +17,13 @@ from conftest import narrow_widths, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import checkpoints
 import data
+import files
+import recording
 import records
+import states
 import training
-from errors import InputError
+from errors import Diverged, InputError, Stopped
 
 RNG = np.random.default_rng(11)
 RECIPE = training.Recipe(epochs=4, batch_size=8, learning_rate=0.05, weight_decay=1e-3, label_smoothing=0.1,
@@ -44,9 +48,10 @@ def small_model(seed=0):
     """A convolution with batch-norm in front of 4 logits."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
-    return keras.Sequential([
-        keras.Input((8, 8, 3)), layers.Rescaling(1 / 128, -1.0), layers.Conv2D(6, 3),
-        layers.BatchNormalization(momentum=0.9), layers.ReLU(), layers.GlobalAveragePooling2D(), layers.Dense(4)])
+    return keras.Sequential([  # named, for files of equal bytes
+        keras.Input((8, 8, 3), name="image"), layers.Rescaling(1 / 128, -1.0, name="scale"),
+        layers.Conv2D(6, 3, name="conv"), layers.BatchNormalization(momentum=0.9, name="norm"),
+        layers.ReLU(name="relu"), layers.GlobalAveragePooling2D(name="pool"), layers.Dense(4, name="head")], name="toy")
 
 
 class ToyJudge:
@@ -68,7 +73,7 @@ class ToyJudge:
 def judge_of_toys():
     """Lets `fit` validate models that are no ResNets."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "folded", types.SimpleNamespace(FoldedResNet=ToyJudge))
+        patch.setattr(recording, "folded", types.SimpleNamespace(FoldedResNet=ToyJudge))
         yield
 
 
@@ -202,8 +207,9 @@ def test_the_classifiers_loss_is_numpys_smoothed_cross_entropy(smoothing):
 
 def test_a_recipe_takes_its_flags_and_the_given_rate():
     args = argparse.Namespace(epoch_num=7, batch_size=3, weight_decay=0.1, label_smoothing=0.2, warmup=0.3, seed=4,
-                              verbose=2, resume="never", precision="mixed_bfloat16", learning_rate=99, other=1)
-    assert training.Recipe.from_flags(args, 0.5) == training.Recipe(7, 3, 0.5, 0.1, 0.2, 0.3, 4, 2, "never",
+                              verbose=2, resume="never", save_minutes=2.5, precision="mixed_bfloat16", learning_rate=99,
+                              other=1)
+    assert training.Recipe.from_flags(args, 0.5) == training.Recipe(7, 3, 0.5, 0.1, 0.2, 0.3, 4, 2, "never", 2.5,
                                                                     "mixed_bfloat16")
 
 
@@ -240,14 +246,16 @@ def test_the_history_is_true_of_the_saved_epoch(whole):
 
 
 INTERRUPTIONS = {
-    "at the start of epoch 3": ((training._Recorder, "on_epoch_begin"), 3),
-    "in the middle of epoch 3": ((training._Recorder, "on_train_batch_end"), 13),
-    "before any epoch is over": ((training._Recorder, "on_train_batch_end"), 2),
-    "between best model and history of epoch 1": ((records, "write_json"), 1),
-    "between best model and history of epoch 2": ((records, "write_json"), 2),
-    "between history and state of epoch 1": ((checkpoints, "save_state"), 1),
-    "between history and state of epoch 3": ((checkpoints, "save_state"), 3),
-    "between history and state of the last epoch": ((checkpoints, "save_state"), 4),
+    "at the start of epoch 3": ((recording.Recorder, "on_epoch_begin"), 3),
+    "in the middle of epoch 3": ((recording.Recorder, "on_train_batch_end"), 13),
+    "before any epoch is over": ((recording.Recorder, "on_train_batch_end"), 2),
+    "between next model and state of epoch 1": ((states, "save_state"), 1),
+    "between next model and state of epoch 3": ((states, "save_state"), 3),
+    "between next model and state of the last epoch": ((states, "save_state"), 4),
+    "between state and history of epoch 1": ((records, "write_json"), 1),
+    "between state and history of epoch 2": ((records, "write_json"), 2),
+    "between history and model of epoch 1": ((recording.files, "move"), 3),
+    "between history and model of epoch 2": ((recording.files, "move"), 7),
     "after the last epoch": ((training.plots, "save_figure"), 1),
 }
 
@@ -259,7 +267,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path, mon
         run(tmp_path)
     assert not (tmp_path / "history.png").exists()
     # other start weights: those of the state must win; where no state was written it is the same run from the start
-    seed = 99 if (tmp_path / "state.weights.h5").exists() else 0
+    seed = 99 if (tmp_path / "state.npz").exists() else 0
     model, history = run(tmp_path, seed=seed)
     assert without_times(history) == without_times(whole[1])
     assert len(history["seconds"]) == 4
@@ -272,7 +280,7 @@ def test_the_last_epoch_is_the_same_after_two_interruptions(tmp_path, monkeypatc
     expected, _ = run(tmp_path / "whole", keep_best=False)
     for number in (2, 2):  # the second counts from the second epoch on
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            at_call((checkpoints, "save_state"), number, patch)
+            at_call((states, "save_state"), number, patch)
             run(tmp_path / "parts", keep_best=False)
         assert not (tmp_path / "parts" / "model.h5").exists()
     model, _ = run(tmp_path / "parts", keep_best=False, seed=99)
@@ -281,17 +289,19 @@ def test_the_last_epoch_is_the_same_after_two_interruptions(tmp_path, monkeypatc
 
 
 def test_the_state_holds_slots_and_step_count(killed):
-    with h5py.File(killed / "state.weights.h5") as file:
-        slots = [np.asarray(v) for v in file["optimizer/vars"].values()]
-    assert next(int(v) for v in slots if v.shape == ()) == 2 * STEPS
-    assert sum(v.shape != () for v in slots) == 6  # a momentum for each trained weight
-    assert all(np.abs(v).max() > 0 for v in slots if v.ndim == 4)
+    model = compiled(small_model(99))
+    training._build(model, 4)
+    meta = states.load_state(model, killed / "state.npz")
+    assert (meta["epoch"], meta["step"], len(meta["history"]["val_acc"])) == (2, 0, 2)
+    assert int(model.optimizer.iterations) == 2 * STEPS
+    slots = [np.array(v) for v in model.optimizer.variables if v.ndim]
+    assert len(slots) == 6 and all(np.abs(v).max() > 0 for v in slots if v.ndim == 4)
 
 
 @pytest.fixture
 def scripted(monkeypatch):
     """function(accuracies, losses) -> (trainer, saved, snapshots): validates as prescribed, and keeps the weights."""
-    validate = training._Recorder.validate
+    validate = recording.Recorder.validate
 
     def prescribe(accuracies, losses=None):
         trainer, snapshots = compiled(small_model()), []
@@ -300,7 +310,7 @@ def scripted(monkeypatch):
             found, epoch = validate(recorder), len(snapshots)
             snapshots.append(trainer.get_weights())
             return found | {"acc": accuracies[epoch]} | ({"loss": losses[epoch]} if losses else {})
-        monkeypatch.setattr(training._Recorder, "validate", said)
+        monkeypatch.setattr(recording.Recorder, "validate", said)
         return trainer, keras.Model(trainer.inputs[0], trainer.outputs[0]), snapshots
     return prescribe
 
@@ -327,7 +337,7 @@ def test_the_best_epoch_before_an_interruption_is_not_overwritten_by_a_worse_one
                                                                                        scripted):
     first, saved, snapshots = scripted((0.3, 0.7))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_call((training._Recorder, "on_epoch_begin"), 3, patch)
+        at_call((recording.Recorder, "on_epoch_begin"), 3, patch)
         training.fit(first, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
     second, saved, _ = scripted((0.5, 0.7))  # epochs 3 and 4
     history = training.fit(second, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
@@ -341,7 +351,7 @@ def killed(tmp_path_factory):
     """The folder of a run that was killed at the start of its third epoch."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        at_call((training._Recorder, "on_epoch_begin"), 3, patch)
+        at_call((recording.Recorder, "on_epoch_begin"), 3, patch)
         run(folder)
     return folder
 
@@ -353,7 +363,7 @@ def unfinished(killed, tmp_path):
 
 
 def test_an_unfinished_run_shows_what_it_has(unfinished):
-    assert {path.name for path in unfinished.iterdir()} == {"model.h5", "history.json", "state.weights.h5"}
+    assert {path.name for path in unfinished.iterdir()} == {"model.h5", "history.json", "state.npz"}
     assert len(records.read_history(unfinished / "history.json")["val_acc"]) == 2
 
 
@@ -376,32 +386,128 @@ def test_never_starts_over_even_with_other_flags(unfinished, whole):
     model, history = run(unfinished, dataclasses.replace(RECIPE, resume="never"), other)
     assert without_times(history) == without_times(whole[1]) | {"run": other}
     assert same(model.get_weights(), whole[0].get_weights())
-    assert not (unfinished / "state.weights.h5").exists()
+    assert not (unfinished / "state.npz").exists()
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]),
                                     lambda path: path.write_bytes(b""),
-                                    lambda path: h5py.File(path, "w").close()], ids=["cut", "empty", "hollow"])
+                                    lambda path: zipfile.ZipFile(path, "w").close()], ids=["cut", "empty", "hollow"])
 def test_a_damaged_state_is_refused_in_one_line(unfinished, damage):
-    damage(unfinished / "state.weights.h5")
+    damage(unfinished / "state.npz")
     before = contents(unfinished)
-    words = r"(?s)^--resume: .*state\.weights\.h5 cannot be read.*--resume never"
+    words = r"(?s)^--resume: .*state\.npz can't be read.*--resume never"
     with pytest.raises(InputError, match=words) as caught:
         run(unfinished)
     assert "\n" not in str(caught.value)
     assert contents(unfinished) == before
 
 
-@pytest.mark.parametrize("text", [None, "{", '{"run": null}', json.dumps({"run": RUN, "val_acc": [0.5]})],
-                         ids=["missing", "cut", "null", "short"])
-def test_a_state_without_its_history_is_refused(unfinished, text):
+@pytest.mark.parametrize("text", [None, "{", '{"run": null}'], ids=["missing", "cut", "null"])
+def test_the_state_brings_the_history_back(unfinished, whole, text):
     (unfinished / "history.json").unlink()
     if text:
         (unfinished / "history.json").write_text(text)
+    _, history = run(unfinished)
+    assert without_times(history) == without_times(whole[1])
+
+
+@pytest.mark.parametrize("change", [
+    {"epoch": 3}, {"epoch": -1}, {"epoch": 2.0}, {"step": STEPS}, {"step": -1}, {"history": {}}, {"history": None},
+    {"history": {name: [0.5] for name in records.CURVES} | {"run": RUN}}], ids=str)
+def test_a_state_that_describes_no_run_is_refused(unfinished, change):
+    model = compiled(small_model())
+    training._build(model, 4)
+    meta = states.load_state(model, unfinished / "state.npz")
+    states.save_state(model, unfinished / "state.npz", meta | change)
     before = contents(unfinished)
-    with pytest.raises(InputError, match="^--resume: "):
+    with pytest.raises(InputError, match=r"^--resume: .*state\.npz can't be read"):
         run(unfinished)
     assert contents(unfinished) == before
+
+
+def test_every_flipped_bit_of_a_state_is_found_or_harmless(unfinished, whole):
+    """At 200 places all over the file."""
+    path, found, rng = unfinished / "state.npz", 0, np.random.default_rng(0)
+    good = path.read_bytes()
+    wanted = _loaded(path)
+    for place in rng.integers(0, len(good), 200):
+        bad = bytearray(good)
+        bad[place] ^= 1 << rng.integers(8)
+        path.write_bytes(bad)
+        try:
+            assert same(_loaded(path), wanted)  # in a time stamp, say
+        except Exception as error:
+            assert not isinstance(error, AssertionError), place
+            found += 1
+    assert found > 150
+    path.write_bytes(bad)
+
+
+def _loaded(path):
+    model = compiled(small_model(99))
+    training._build(model, 4)
+    meta = states.load_state(model, path)
+    return [json.dumps(meta), *map(np.array, model.variables), *map(np.array, model.optimizer.variables)]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])],
+                         ids=["missing", "cut"])
+def test_a_best_model_that_is_not_the_states_is_refused(unfinished, damage):
+    damage(unfinished / "model.h5")
+    with pytest.raises(InputError, match=r"^--resume: .*model\.h5 is missing or damaged: its sha256.*--resume never"):
+        run(unfinished)
+
+
+def test_a_run_that_goes_on_within_an_epoch_is_the_same(whole, tmp_path, monkeypatch):
+    """A state after every step; killed in the middle of steps 3, 8 and 14 of 20."""
+    often = dataclasses.replace(RECIPE, save_minutes=0.0)
+    for number in (3, 5, 6):  # counted from the step after the last state
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            at_call((recording.Recorder, "check_finite"), 2 * number, patch)
+            run(tmp_path, often, seed=99 if (tmp_path / "state.npz").exists() else 0)
+    meta = states.read_meta(tmp_path / "state.npz")
+    assert meta["epoch"] < 3 and meta["step"] > 0
+    model, history = run(tmp_path, often, seed=99)
+    assert without_times(history) == without_times(whole[1])
+    assert same(model.get_weights(), whole[0].get_weights())
+    assert same(weights_of(tmp_path / "model.h5"), whole[0].get_weights())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("step", [1, 5, 8], ids=["in the first epoch", "at its last step", "in the second"])
+def test_a_signal_ends_the_run_behind_the_step_and_all_is_saved(number, step, whole, tmp_path, monkeypatch):
+    original, calls = recording.Recorder.on_train_batch_end, []
+
+    def signalled(self, batch, logs=None):
+        calls.append(batch)
+        if len(calls) == step:
+            os.kill(os.getpid(), number)
+        original(self, batch, logs)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="state.npz") as caught:
+        patch.setattr(recording.Recorder, "on_train_batch_end", signalled)
+        run(tmp_path)
+    assert caught.value.number == number and len(calls) == step
+    meta = states.read_meta(tmp_path / "state.npz")
+    assert (meta["epoch"], meta["step"]) == divmod(step, STEPS)
+    model, history = run(tmp_path, seed=99)
+    assert without_times(history) == without_times(whole[1])
+    assert same(model.get_weights(), whole[0].get_weights())
+
+
+def test_histories_name_the_model_beside_them_at_every_moment(tmp_path, monkeypatch):
+    """Looked at before and after every file that takes its place."""
+    seen = []
+    run(tmp_path)
+    first = files.sha256(tmp_path / "model.h5")
+
+    def moved(source, target, original=files.move):
+        original(source, target)
+        seen.append(files.sha256(tmp_path / "model.h5") in records.recorded_sha256(tmp_path / "model.h5"))
+    monkeypatch.setattr(files, "move", moved)
+    run(tmp_path, dataclasses.replace(RECIPE, learning_rate=0.02), {"flags": {"learning_rate": 0.02}})
+    assert len(seen) > 10 and all(seen)
+    assert files.sha256(tmp_path / "model.h5") != first
 
 
 def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path, monkeypatch):
@@ -415,7 +521,7 @@ def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path, monkeypat
     expected, history = scaled(tmp_path / "whole")
     assert int(expected.optimizer.iterations) < 4 * STEPS
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_call((training._Recorder, "on_epoch_begin"), 3, patch)
+        at_call((recording.Recorder, "on_epoch_begin"), 3, patch)
         scaled(tmp_path / "parts")
     model, resumed = scaled(tmp_path / "parts", seed=99)
     assert without_times(resumed) == without_times(history)
@@ -424,16 +530,17 @@ def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path, monkeypat
 
 # ---- losses that aren't numbers ----
 
-def test_a_diverging_run_stops_with_a_word_on_the_rate_and_writes_no_history(tmp_path):
+def test_a_diverging_run_stops_at_its_step_with_a_word_on_the_rate_and_writes_no_history(tmp_path):
     with np.errstate(all="ignore"), pytest.raises(
-            InputError, match=r"^--learning_rate: the loss became NaN or infinite in epoch 1, at .*expected a smaller"):
+            Diverged, match=r"^--learning_rate: the loss became nan in epoch 1, step [23] of 5, at a learning rate of "
+                            r"9\..*e\+29; no epochs were finished before it; expected a smaller"):
         run(tmp_path, dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0))
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_a_loss_that_turns_nan_leaves_the_epochs_before_it(tmp_path, scripted):
     trainer, saved, snapshots = scripted((0.1, 0.2, 0.3, 0.4), (1.5, 1.4, float("nan"), 1.2))
-    with pytest.raises(InputError, match="in epoch 3"):
+    with pytest.raises(Diverged, match="in epoch 3.*model.h5 holds epoch 2"):
         training.fit(trainer, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
     assert records.read_history(tmp_path / "history.json")["val_loss"] == [1.5, 1.4]
     assert same(weights_of(tmp_path / "model.h5"), snapshots[1])
@@ -472,7 +579,7 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path, monk
         history["train_adversarial"]) + 0.3 * np.array(history["train_hard_label"]) + history["train_discriminator"]
     np.testing.assert_allclose(history["train_loss"], parts, rtol=1e-4)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_call((training._Recorder, "on_epoch_begin"), 2, patch)
+        at_call((recording.Recorder, "on_epoch_begin"), 2, patch)
         distil(tmp_path / "parts", 0)
     resumed, again = distil(tmp_path / "parts", 99)
     assert without_times(again) == without_times(history)

@@ -1,0 +1,10 @@
+"""A short walk through what `make torture` does at length: hostile files for every reader."""
+
+import fuzz
+import pytest
+
+
+@pytest.mark.parametrize("part", fuzz.PARTS)
+def test_hostile_files_get_one_line_and_leave_nothing(part, tmp_path, capsys):
+    assert fuzz.run(1600, 1, tmp_path, [part]) == 0, capsys.readouterr().out
+    assert "0 wrong" in capsys.readouterr().out

@@ -1,0 +1,103 @@
+"""One pruning iteration before its fine-tune: the budget, which channels go, and the smaller model."""
+
+from pathlib import Path
+
+import numpy as np
+
+import checkpoints
+import data
+import display
+import files
+import folded
+import metrics
+import model as resnet
+import prune
+from errors import InputError
+
+TRIMMED = "trimmed.h5"  # in iterK, while its fine-tune is under way
+
+
+def budget(args, widths, classes, input_shape, stem):
+    """What --target_compression or --target_macs asks for.
+
+    Returns:
+        (index into `model.cost_of`'s pair, the base's cost, the cost at the end), or None without a target.
+
+    Raises:
+        InputError: the inner channels, all at their floor, still cost more.
+    """
+    if args.target_compression is None and args.target_macs is None:
+        return None
+    costs = resnet.cost_of(widths, classes, input_shape, stem)
+    if args.target_compression is not None:
+        which, flag, end = 0, "--target_compression", costs[0] / args.target_compression
+    else:
+        number, is_ratio = args.target_macs
+        which, flag, end = 1, "--target_macs", costs[1] / number if is_ratio else number
+    floors = {name: prune.rounded(0, width, args.round_to) if name.endswith(("_1_conv", "_2_conv")) else width
+              for name, width in widths.items()}
+    least = resnet.cost_of(floors, classes, input_shape, stem)[which]
+    if not least <= end < costs[which]:
+        raise InputError(f"{flag}: received a target of {end:,.0f} {('parameters', 'MACs')[which]}, expected one from "
+                         f"{least:,} (a reduction of {costs[which] / least:.2f}x, every inner layer at its floor) to "
+                         f"below {costs[which]:,}, the base's")
+    return which, costs[which], end
+
+
+def choose_mask(args, model, images, target, iteration):
+    """The mask of one iteration: scores by --criterion, removal by the rule that the flags name."""
+    scores = prune.compute_scores(args.criterion, model, *data.sample(images.val, args.apoz_images), args.batch_size,
+                                  args.seed + iteration, display.track(f"{args.criterion} scores", args.verbose))
+    if not all(np.isfinite(values).all() for values in scores.values()):
+        raise InputError(f"--base_model_path: the {args.criterion} scores of iteration {iteration} hold NaN or "
+                         "infinity; expected a network with finite outputs")
+    if target is None:
+        return prune.create_mask(scores, args.prune_ratio, args.round_to)
+    which, start, end = target
+    limit = end if iteration == args.prune_iter else start * (end / start) ** (iteration / args.prune_iter)
+    architecture = resnet.architecture_of(model)
+    widths, shape = architecture["widths"], (architecture["classes"], architecture["input_shape"], architecture["stem"])
+    try:
+        return prune.create_global_mask(scores, lambda left: resnet.cost_of(widths | left, *shape)[which] <= limit,
+                                        args.round_to)
+    except ValueError as error:
+        raise InputError(f"--round_to: received {args.round_to}, expected less for this target: {error}") from None
+
+
+def trim_once(args, model, base, images, target, iteration, before):
+    """Everything of one iteration before its fine-tune: mask, trim, recalibrate; writes mask.npz and trimmed.h5.
+
+    Args:
+        args: the flags.
+        model: what this iteration starts from.
+        base: what the first one started from.
+        images: a data.Data.
+        target: from `budget`.
+        iteration: from 1.
+        before: validation accuracy of `model`, or None where it is not known yet.
+
+    Returns:
+        (the trimmed model, dict of this iteration's numbers so far).
+    """
+    folder, title = Path(args.root_folder) / f"iter{iteration}", f"iteration {iteration}/{args.prune_iter}"
+
+    def accuracy(judge):
+        return metrics.evaluate(judge, images.val, args.batch_size,
+                                display.track(f"{title}: validation", args.verbose))["acc"]
+
+    row = {"base_acc": accuracy(folded.FoldedResNet(model, args.precision)) if before is None else before}
+    mask = choose_mask(args, model, images, target, iteration)
+    model = prune.trim_model(model, mask)
+    judge = folded.FoldedResNet(model, args.precision)
+    row |= {"sparsity": prune.compute_sparsity(model, base), "pruned_acc": accuracy(judge)}
+    row["recalibrated_acc"] = row["pruned_acc"]
+    if args.recalibrate_images:
+        prune.recalibrate_bn(model, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
+                             display.track(f"{title}: batch-norm", args.verbose))
+        judge.refold(model)  # the same graph again
+        row["recalibrated_acc"] = accuracy(judge)
+    folder.mkdir(exist_ok=True)
+    with files.replacing(folder / "mask.npz") as temporary:
+        np.savez_compressed(temporary, **mask)
+    checkpoints.save_model(model, folder / TRIMMED)
+    return model, row

@@ -40,28 +40,43 @@ def taps_matrix(kernel, height, width):
     return library.concatenate([library.concatenate(row, 1) if len(row) > 1 else row[0] for row in rows], 0)
 
 
+def arranged(kernel, height, width):
+    """The matrix that makes a convolution of stride 1 on a small map one product, or the kernel where that is slower.
+
+    Args:
+        kernel: (k, k, channels in, channels out), a tensor, or a numpy array that shall stay one.
+        height: of the map.
+        width: likewise.
+
+    Returns:
+        (channels in, channels out) of 1x1; as `taps_matrix` of 3x3; or the kernel.
+    """
+    if kernel.shape[0] == 1 and height * width <= SMALL:
+        return (np if isinstance(kernel, np.ndarray) else ops).reshape(kernel, kernel.shape[2:])
+    if kernel.shape[0] == 3 and height <= 2 and width <= 2:
+        return taps_matrix(kernel, height, width)
+    return kernel
+
+
 def convolve(x, kernel, stride=1):
     """A convolution without bias: 'same' for 3x3 of stride 1, 'valid' for any other.
 
     Args:
         x: (N, h, w, channels in).
-        kernel: (k, k, channels in, channels out), of x's dtype; a numpy array is brought into its matrix here and now,
-            and becomes a constant of what is compiled.
+        kernel: (k, k, channels in, channels out), or what `arranged` made of it; of x's dtype.
         stride: of 'valid' convolutions.
 
     Returns:
         (N, h', w', channels out).
     """
     height, width, channels = x.shape[1:]
-    same = kernel.shape[0] == 3 and stride == 1
-    if kernel.shape[0] == 1 and stride == 1 and height * width <= SMALL:
-        library = np if isinstance(kernel, np.ndarray) else ops
-        flat, matrix = ops.reshape(x, (-1, channels)), library.reshape(kernel, kernel.shape[2:])
-    elif same and height <= 2 and width <= 2:
-        flat, matrix = ops.reshape(x, (-1, height * width * channels)), taps_matrix(kernel, height, width)
-    else:
+    matrix = arranged(kernel, height, width) if stride == 1 and len(kernel.shape) == 4 else kernel
+    if len(matrix.shape) == 4:
+        same = kernel.shape[0] == 3 and stride == 1
         return ops.conv(x, kernel, strides=stride, padding="same" if same else "valid")
-    return ops.reshape(ops.matmul(flat, matrix), (-1, height, width, kernel.shape[3]))
+    positions = matrix.shape[0] // channels  # that one row of the product holds
+    y = ops.matmul(ops.reshape(x, (-1, matrix.shape[0])), matrix)
+    return ops.reshape(y, (-1, height, width, matrix.shape[1] // positions))
 
 
 def forward(images, blocks, stem, dtype, conv_bn):
@@ -85,13 +100,20 @@ def forward(images, blocks, stem, dtype, conv_bn):
     stages = []
     for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
         for block in range(1, count + 1):
-            x = x[:, ::2, ::2] if block == 1 and stage > 2 else x
+            x = every_second(x) if block == 1 and stage > 2 else x
             name = f"conv{stage}_block{block}"
             skip = conv_bn(x, f"{name}_0", relu=False) if block == 1 else x
             inner = conv_bn(conv_bn(x, f"{name}_1"), f"{name}_2")
             x = ops.relu(skip + conv_bn(inner, f"{name}_3", relu=False))
         stages.append(x)
     return ops.mean(ops.cast(x, "float32"), axis=(1, 2)), stages
+
+
+def every_second(x):
+    """Every second row and column of (N, h, w, channels): what a 1x1 convolution of stride 2 looks at."""
+    if keras.backend.backend() == "tensorflow":
+        return ops.max_pool(x, 1, 2)  # a window of one: oneDNN's pooling takes a third of a strided slice's time
+    return x[:, ::2, ::2]
 
 
 def _padded(x, width):

@@ -21,13 +21,15 @@ def fold(net):
         net: a model of `model.build_resnet`.
 
     Returns:
-        {name: (kernel, bias)} float32 tensors, with the names of `model.wiring` and 'predictions'.
+        {name: (kernel, bias)} float32 tensors, with the names of `model.wiring` and 'predictions'; kernels as
+        `fast.arranged` has them.
     """
     architecture, weights = resnet.architecture_of(net), {}
     for name, *_ in resnet.wiring(resnet.BLOCKS[architecture["depth"]], architecture["stem"]):
         conv, norm = net.get_layer(f"{name}_conv"), net.get_layer(f"{name}_bn")
         scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
-        weights[name] = conv.kernel * scale, norm.beta + (conv.bias - norm.moving_mean) * scale
+        kernel = fast.arranged(conv.kernel * scale, *conv.output.shape[1:3])
+        weights[name] = kernel, norm.beta + (conv.bias - norm.moving_mean) * scale
     head = net.get_layer("predictions")
     return weights | {"predictions": (ops.copy(head.kernel), ops.copy(head.bias))}
 
@@ -88,12 +90,6 @@ class FoldedResNet(keras.Model):
         """(N, h, w, 3), RGB 0 to 255 -> logits (N, classes) float32, with `features` a list."""
         logits, stages = run_folded(self.folded, images, self.architecture, self.arithmetic)
         return [logits, *stages] if self.features else logits
-
-    def save_own_variables(self, store):
-        """Keras' hook: saves nothing, since the network that was folded has it all."""
-
-    def load_own_variables(self, store):
-        """Keras' hook: loads nothing."""
 
 
 def freeze(net, precision="float32"):

@@ -206,23 +206,6 @@ def test_a_frozen_function_gives_keras_logits_at_any_batch_size(kind):
         assert close(function(batch), net.predict_on_batch(batch), 1e-5)
 
 
-def test_folded_weights_are_not_written_into_a_state(tmp_path):
-    class Holder(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.copy, self.own = folded.FoldedResNet(build()), keras.layers.Dense(2)
-            self.own.build((None, 3))
-            self.built = True
-
-    holder = Holder()
-    holder.save_weights(tmp_path / "state.weights.h5")
-    assert (tmp_path / "state.weights.h5").stat().st_size < 20_000
-    kept = np.array(holder.own.kernel)
-    holder.own.kernel.assign(kept + 1)
-    holder.load_weights(tmp_path / "state.weights.h5")
-    np.testing.assert_array_equal(np.array(holder.own.kernel), kept)
-
-
 # ---- the optimiser ----
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

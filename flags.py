@@ -165,8 +165,9 @@ def add_training_flags(parser):
                        help="share of all steps in which the learning rate rises from 0 before its cosine fall to 0 "
                             "(default: %(default)s)")
     group.add_argument("--resume", choices=["auto", "never"], default="auto",
-                       help="auto: go on where an unfinished run with the same flags stopped, refuse other flags; "
-                            "never: start over (default: %(default)s)")
+                       help="auto: go on where an unfinished run with the same flags stopped, do nothing where it is "
+                            "finished, refuse to write over a run with other flags; never: start over "
+                            "(default: %(default)s)")
     group.add_argument("--save_minutes", type=real(), default=10.0, metavar="MINUTES",
                        help="within an epoch, save the state this often; 0 after every step (default: %(default)s)")
 

@@ -214,6 +214,10 @@ def run(args):
 
 def teach(args, path, peek):
     """`run`, in a folder that is this process' alone, with a teacher from `path`."""
+    run_record = records.run_record(args, files.sha256(path))
+    if result := records.finished_result(args.save_folder, run_record, args.resume):
+        display.say(f"{args.save_folder} holds this run, finished; --resume never trains it again", args.verbose)
+        return result
     flags.start_keras(args)
     import checkpoints
     import data
@@ -230,7 +234,6 @@ def teach(args, path, peek):
     teacher_acc = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
                                    display.track("teacher: validation", args.verbose))["acc"]
     base_parameters = resnet.cost_of(resnet.full_widths(peek.depth), images.class_num, images.image_shape, peek.stem)[0]
-    run_record = records.run_record(args, files.sha256(path))
     if args.resume == "never" or not (Path(args.save_folder) / training.STATE).exists():
         for folder in filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")):
             training.finish(folder)  # a state of an older run

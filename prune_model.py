@@ -206,6 +206,9 @@ def run(args):
 def prune_all(args, peek):
     """`run`, in a folder that is this process' alone, for a base of which `peek` tells."""
     run_record = records.run_record(args, files.sha256(args.base_model_path))
+    if result := records.finished_result(args.root_folder, run_record, args.resume):
+        display.say(f"{args.root_folder} holds this run, finished; --resume never prunes again", args.verbose)
+        return result
     result = _start(args, run_record, peek.widths)
     flags.start_keras(args)
     import checkpoints

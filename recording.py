@@ -22,8 +22,9 @@ import metrics
 import records
 import states
 from errors import Diverged, InputError, Stopped
+from records import STATE
 
-STATE, MODEL, NEXT, HISTORY = "state.npz", "model.h5", ".next.h5", "history.json"
+MODEL, NEXT, HISTORY = "model.h5", ".next.h5", "history.json"
 EXTRA_CURVES = ("backbone", "intermediate", "adversarial", "hard_label", "discriminator")
 
 

@@ -19,6 +19,7 @@ KERAS_CURVES = {"loss": "train_loss", "accuracy": "train_acc", "acc": "train_acc
                 "val_sparse_categorical_accuracy": "val_acc", "val_categorical_accuracy": "val_acc",
                 "learning_rate": "learning_rate", "lr": "learning_rate"}
 MAX_JSON_BYTES = 64 * 2**20
+STATE = "state.npz"  # of an unfinished run, in its folder
 # flags that leave the result alone, and names of places: what lies there is compared by its checksum
 IGNORED_ON_RESUME = {"argv", "resume", "verbose", "num_worker", "gpu", "save_minutes", "save_folder", "root_folder",
                      "base_model_path", "data_dir"}
@@ -162,26 +163,48 @@ def run_record(args, parent_sha256=None):
             "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
-def check_same_run(before, run, folder):
-    """Makes sure that an unfinished run had the flags that this one has.
+def finished_result(folder, run, resume):
+    """What result.json holds of a finished run with the same flags, which has nothing left to do, or None.
+
+    Args:
+        folder: where a run writes.
+        run: what `run_record` gives now.
+        resume: 'auto' or 'never'; with 'never' the answer is None.
+
+    Raises:
+        InputError: a finished run of other flags lies there, which must not be lost.
+    """
+    folder = Path(folder)
+    if resume == "never" or not (folder / "result.json").is_file() or (folder / STATE).exists():
+        return None
+    result = read_json(folder / "result.json", "--resume")
+    if result.get("finished") is False:
+        return None
+    check_same_run(result.get("run"), run, folder, "a finished")
+    return result
+
+
+def check_same_run(before, run, folder, kind="an unfinished"):
+    """Makes sure that a run had the flags that this one has.
 
     Args:
         before: what `run_record` gave then.
         run: what it gives now.
-        folder: where the unfinished run lies, for the message.
+        folder: where the run of then lies, for the message.
+        kind: of run, for the message.
 
     Raises:
         InputError: a flag that bears on the result differs, or the model that the run started from.
     """
     if not isinstance(before, dict) or not isinstance(before.get("flags"), dict):
-        raise InputError(f"--resume: {folder} holds an unfinished run that names no flags; expected them, or --resume "
+        raise InputError(f"--resume: {folder} holds {kind} run that names no flags; expected them, or --resume "
                          "never to start over")
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
     for key in sorted((set(then) | set(now)) - IGNORED_ON_RESUME):
         if then.get(key) != now.get(key):
-            raise InputError(f"--resume: {folder} holds an unfinished run with --{key} {then.get(key)}, received "
+            raise InputError(f"--resume: {folder} holds {kind} run with --{key} {then.get(key)}, received "
                              f"{now.get(key)}; expected the same flags, or --resume never to start over")
     if before.get("parent_sha256") != run.get("parent_sha256"):
-        raise InputError(f"--resume: {folder} holds an unfinished run from another model (its sha256 began with "
+        raise InputError(f"--resume: {folder} holds {kind} run from another model (its sha256 began with "
                          f"{before.get('parent_sha256')!s:.8}, now {run.get('parent_sha256')!s:.8}); expected the "
                          "same, or --resume never to start over")

@@ -88,6 +88,11 @@ def run(args):
 
 def train(args):
     """`run`, in a folder that is this process' alone."""
+    parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
+    folder, run_record = Path(args.save_folder), records.run_record(args, parent)
+    if result := records.finished_result(folder, run_record, args.resume):
+        display.say(f"{folder} holds this run, finished; --resume never trains it again", args.verbose)
+        return result
     flags.start_keras(args)
     import data
     import fast
@@ -100,8 +105,6 @@ def train(args):
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
     trainer = fast.FastResNet(model, args.precision)
     training.compile_classifier(trainer, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
-    parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
-    folder, run_record = Path(args.save_folder), records.run_record(args, parent)
     history = training.fit(trainer, model, images, recipe, folder, run_record, "base model")
     best, file = training.best_epoch(history), folder / "model.h5"
     result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",

@@ -16,7 +16,7 @@ import recording
 import records
 import states
 from errors import InputError
-from recording import STATE
+from records import STATE
 
 
 @dataclasses.dataclass(frozen=True)

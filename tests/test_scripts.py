@@ -45,11 +45,36 @@ def chain(tmp_path_factory):
     """A folder in which every script has run once, and what it printed last."""
     folder = tmp_path_factory.mktemp("chain")
     base, pruned, student = folder / "base", folder / "pruned", folder / "student"
-    assert call(train_base_model, *TINY, "--save_folder", base) == 0
-    assert call(prune_model, *TINY, "--base_model_path", base / "model.h5", "--root_folder", pruned,
-                "--prune_iter", 2, "--target_compression", 2, "--criterion", "l2") == 0
-    assert call(knowledge_distillation, *TINY, "--root_folder", pruned / "iter2", "--save_folder", student) == 0
+    for script, words in chain_of(base, pruned, student):
+        assert call(script, *words) == 0
     return folder
+
+
+def chain_of(base, pruned, student):
+    """The commands of the chain."""
+    return [(train_base_model, [*TINY, "--save_folder", base]),
+            (prune_model, [*TINY, "--base_model_path", base / "model.h5", "--root_folder", pruned, "--prune_iter", 2,
+                           "--target_compression", 2, "--criterion", "l2"]),
+            (knowledge_distillation, [*TINY, "--root_folder", pruned / "iter2", "--save_folder", student])]
+
+
+def test_a_finished_run_is_neither_repeated_nor_written_over(chain, monkeypatch, capsys):
+    import training
+
+    def again(*args, **kwargs):
+        raise AssertionError("trained again")
+    monkeypatch.setattr(training, "fit", again)
+    before = {path: path.read_bytes() for path in chain.rglob("*") if path.is_file()}
+    for script, words in chain_of(chain / "base", chain / "pruned", chain / "student"):
+        assert call(script, *words) == 0
+        assert "holds this run, finished; --resume never" in capsys.readouterr().out
+        assert call(script, *words, "--seed", 3) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "holds a finished run with --seed 826, received 3; expected" in error
+        if script != prune_model:  # which trims first
+            with pytest.raises(AssertionError, match="trained again"):
+                call(script, *words, "--resume", "never")
+    assert {path: path.read_bytes() for path in chain.rglob("*") if path.is_file()} == before
 
 
 def test_every_promised_file_is_there(chain):

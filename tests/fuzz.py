@@ -347,11 +347,11 @@ def fuzz_flags(fuzz, count, seed):
 
 
 def run_guided(inputs, seed, folder):
-    """Lets atheris, where it is installed, make up inputs by the lines that they reach; returns how many were wrong."""
+    """Lets atheris, where it is installed, make up inputs by the lines that they reach; returns as `run` does."""
     if importlib.util.find_spec("atheris") is None:
         print("guided: atheris is not installed (requirements-torture.txt)")
-        return 0
-    wrong = 0
+        return 0, 0
+    tried = wrong = 0
     seeds = {"pickle": pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [3]}, 4),
              "history": b'{"train_loss": [1.5, 2], "history": {"val_acc": [0.5, 1e-3]}}'}
     for part, good in seeds.items():
@@ -362,12 +362,12 @@ def run_guided(inputs, seed, folder):
                                f"-runs={inputs}", f"-seed={seed + 1}", f"-artifact_prefix={folder}/"],
                               capture_output=True, text=True, check=False)
         count = re.search(r"Done (\d+) runs", done.stderr)
-        wrong += done.returncode != 0 or not count
+        tried, wrong = tried + int(count[1] if count else 0), wrong + (done.returncode != 0 or not count)
         print(f"guided {part}: {int(count[1]) if count else 0:,} inputs, {len(list(corpus.iterdir())):,} of them "
               f"reached new lines, {int(done.returncode != 0)} wrong, {time.monotonic() - start:.0f} s", flush=True)
         if done.returncode:
             print(done.stderr[-2000:])
-    return wrong
+    return tried, wrong
 
 
 PARTS = {"json": fuzz_json, "history": fuzz_history, "pickle": fuzz_pickle, "binary": fuzz_binary, "h5": fuzz_h5,
@@ -375,15 +375,15 @@ PARTS = {"json": fuzz_json, "history": fuzz_history, "pickle": fuzz_pickle, "bin
 
 
 def run(inputs, seed, folder, parts=PARTS):
-    """Tries `inputs` inputs; prints the counts; returns how many went wrong."""
-    bad = 0
+    """Tries `inputs` inputs; prints the counts; returns how many there were and how many of them went wrong."""
+    count = bad = 0
     for part in parts:
         fuzz, start = Fuzz(folder / part, seed), time.monotonic()
         PARTS[part](fuzz, round(inputs * SHARES[part]), seed)
         tried, refused = fuzz.tried[part], fuzz.refused.get(part, 0)
-        bad += len(fuzz.wrong)
+        count, bad = count + tried, bad + len(fuzz.wrong)
         print(f"{part}: {tried:,} inputs, {refused:,} refused in one line, {tried - refused - len(fuzz.wrong):,} read, "
               f"{len(fuzz.wrong)} wrong, {time.monotonic() - start:.0f} s", flush=True)
         for _, what, content in fuzz.wrong[:5]:
             print(f"  {what}: {content!r:.300}")
-    return bad
+    return count, bad

@@ -127,8 +127,12 @@ def _walk(folder):
 
 
 def kill(args, folder):
-    """Kills each script `args.kills` times in runs that then go on; compares with a run that nobody killed."""
-    rng, bad = np.random.default_rng(args.seed), 0
+    """Kills each script `args.kills` times in runs that then go on; compares with a run that nobody killed.
+
+    Returns:
+        (kills survived, bytes of files that differ).
+    """
+    rng, survived, lost = np.random.default_rng(args.seed), 0, 0
     base, log = folder / "base.h5", open(folder / "log", "ab")  # noqa: SIM115 (open as long as the processes)
     write_base(base)
     for script in args.scripts:
@@ -142,12 +146,13 @@ def kill(args, folder):
             subprocess.run(command(script, parts, base), check=True, stdout=log, stderr=log)  # nothing, if finished
             found = contents(parts)
             different = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-            bad += len(different)
             for name in different:
                 print(f"{script}: {name} differs between {whole} and {parts}")
+                lost += (whole / name if (whole / name).exists() else parts / name).stat().st_size
+        survived += kills
         print(f"{script}.py: {kills} kills in {runs} runs survived, {files} files opened after them, "
               f"{len(wanted)} files of each run compared with those of a run that nobody killed", flush=True)
-    return bad
+    return survived, lost
 
 
 def main():
@@ -159,17 +164,19 @@ def main():
     parser.add_argument("--inputs", type=int, default=100_000, help="hostile files in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of moments and files (default: %(default)s)")
     args = parser.parse_args()
-    folder, bad = Path(tempfile.mkdtemp(prefix="torture-")), 0
+    folder, kills, lost, inputs, bad = Path(tempfile.mkdtemp(prefix="torture-")), 0, 0, 0, 0
     if "kill" in args.parts:
-        bad += kill(args, folder)
+        kills, lost = kill(args, folder)
     if "fuzz" in args.parts:
         import fuzz
 
-        bad += fuzz.run(args.inputs, args.seed, folder) + fuzz.run_guided(args.inputs // 5, args.seed, folder)
-    print(f"lost or wrong: {bad}")
-    if not bad:
+        for count, wrong in (fuzz.run(args.inputs, args.seed, folder),
+                             fuzz.run_guided(args.inputs // 5, args.seed, folder)):
+            inputs, bad = inputs + count, bad + wrong
+    print(f"kills survived: {kills}, bytes lost: {lost}; inputs tried: {inputs:,}, wrong: {bad}")
+    if not (bad or lost):
         shutil.rmtree(folder)
-    return 1 if bad else 0
+    return 1 if bad or lost else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Hostile files for every reader: mutations of good ones and structures that hypothesis makes up.
 
 Each reader may answer or raise errors.InputError; anything else counts as wrong, and so does any file that it writes.
-A part is a function(seed's generator) -> None that tries one input.
+A part is a function(fuzz, count, seed) that tries `count` inputs.
 """
 
 import contextlib

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 DIGITS = ["--dataset", "digits", "--subset", "120", "--val_split", "0.2", "--batch_size", "16", "--deterministic",
           "--save_minutes", "0", "--verbose", "2"]
-# script, flags, flag of the folder it writes to, share of kills that may fall before its first file
+# script: its flags, the flag of the folder that it writes to
 SCRIPTS = {
     "train_base_model": (["--model_path", "{base}", "--epoch_num", "6"], "--save_folder"),
     "prune_model": (["--base_model_path", "{base}", "--prune_iter", "4", "--prune_ratio", "0.1", "--epoch_num", "1"],

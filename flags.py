@@ -247,10 +247,16 @@ def run_main(parser, run, argv=None):
         return _end(f"{parser.prog}: {one_line(error)}", 2)
     except KeyboardInterrupt as error:
         number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
-        how = f"; go on with: {shlex.join(['python', *args.argv])}" if hasattr(args, "resume") else ""
+        how = f"; go on with: {_command_to_go_on(args.argv)}" if hasattr(args, "resume") else ""
         saved = f"; {saved}" if saved else "; what was saved before stays" if how else ""
         return _end(f"{parser.prog}: stopped by {signal.Signals(number).name}{saved}{how}", 128 + number)
     return 0
+
+
+def _command_to_go_on(argv):
+    """The command that was given, without its --resume: 'never' would start over once more."""
+    words = [word for i, word in enumerate(argv) if "--resume" not in (word.split("=")[0], argv[i - 1] if i else "")]
+    return shlex.join(["python", *words])
 
 
 def _end(message, status):

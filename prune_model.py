@@ -79,7 +79,7 @@ def prune_once(args, model, base, images, target, result):
         model: what this iteration starts from.
         base: what the first one started from.
         images: a data.Data.
-        target: from `budget`.
+        target: from `trimming.budget`.
         result: what result.json holds; this iteration's numbers are added to it, and it is written.
 
     Returns:

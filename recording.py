@@ -10,7 +10,6 @@ An epoch ends with these steps; the second is what counts. A run that goes on do
 
 import dataclasses
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -66,17 +65,23 @@ class Progress:
 
 
 def publish(folder, history):
-    """Steps 3 and 4: brings history.json and model.h5 to what the state says; a result of an older run goes.
-
-    Raises:
-        InputError: neither model.h5 nor its successor is the file that the history names.
-    """
+    """Steps 3 and 4, where there is a next model; a result of an older run goes with the model that it tells of."""
     records.write_json(folder / HISTORY, history)
-    wanted = history.get("checkpoint", {}).get("sha256")
-    if wanted and (folder / NEXT).exists() and files.sha256(folder / NEXT) == wanted:
+    if (folder / NEXT).exists():
         (folder / "result.json").unlink(missing_ok=True)
         files.move(folder / NEXT, folder / MODEL)
-    (folder / NEXT).unlink(missing_ok=True)
+
+
+def settle(folder, history):
+    """Does what was left of steps 3 and 4 when a run was killed.
+
+    Raises:
+        InputError: neither model.h5 nor the next one is the file that the history names.
+    """
+    wanted = history.get("checkpoint", {}).get("sha256")
+    if (folder / NEXT).exists() and files.sha256(folder / NEXT) != wanted:
+        (folder / NEXT).unlink()  # of an epoch that the state doesn't hold
+    publish(folder, history)
     if wanted and not ((folder / MODEL).is_file() and files.sha256(folder / MODEL) == wanted):
         raise InputError(f"--resume: {folder / MODEL} is missing or damaged: its sha256 is not {wanted:.8}..., as "
                          f"{folder / STATE} says; expected the file of this run, or --resume never to start over")
@@ -194,4 +199,4 @@ class Recorder(keras.callbacks.Callback):
     def end_if_asked(self, place):
         """Raises Stopped where a signal came."""
         if self.signals.number is not None:
-            raise Stopped(self.signals.number, f"{place} is saved in {Path(self.folder) / STATE}")
+            raise Stopped(self.signals.number, f"{place} is saved in {self.folder / STATE}")

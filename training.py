@@ -117,7 +117,7 @@ def _start(trainer, folder, recipe, steps, run, keep_best):
         states.load_state(trainer, state)
     except Exception as error:
         raise _unreadable(state, error) from None
-    recording.publish(folder, progress.history)
+    recording.settle(folder, progress.history)
     return progress
 
 
@@ -172,11 +172,11 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.resume == "never":
         finish(folder)
+    recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(images.train)))
     steps = data.steps_per_epoch(len(images.train), recipe.batch_size)
-    check_batch(saved, min(recipe.batch_size, len(images.train)))
+    check_batch(saved, recipe.batch_size)
     _build(trainer, images.class_num)
     progress = _start(trainer, folder, recipe, steps, run, keep_best)
-    recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(images.train)))
     bar = display.EpochBar(title, steps * recipe.batch_size, recipe.epochs, recipe.verbose)
     with interrupts.Deferred() as signals:
         recorder = recording.Recorder(saved, images.val, folder, progress, bar, schedule(recipe, steps), recipe, steps,

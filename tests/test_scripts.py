@@ -24,6 +24,7 @@ import prune
 import prune_model
 import records
 import train_base_model
+from errors import Stopped
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_size", "32", "--epoch_num", "1"]
@@ -302,6 +303,17 @@ def test_a_loss_that_is_no_number_ends_with_status_3_and_leaves_no_model(narrow,
     assert re.match(r"train_base_model.py: --learning_rate: the loss became (nan|inf) in epoch 1, step \d of 2, at a "
                     r"learning rate of \S+e\+0\d; no epochs were finished before it; expected a smaller one", error)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("never", [["--resume", "never"], ["--resume=never"], []])
+def test_the_command_to_go_on_with_does_not_start_over(never, tmp_path, monkeypatch, capsys):
+    def stop(args):
+        raise Stopped(15, "epoch 1 is saved")
+    monkeypatch.setattr(train_base_model, "run", stop)
+    folder = tmp_path / "two words"
+    assert call(train_base_model, *never, "--save_folder", folder, "--seed", 3) == 143
+    assert capsys.readouterr().err == ("train_base_model.py: stopped by SIGTERM; epoch 1 is saved; go on with: python "
+                                       f"train_base_model.py --save_folder '{folder}' --seed 3\n")
 
 
 def test_a_batch_of_one_is_refused_where_the_last_map_is_one_position(narrow, tmp_path, capsys):

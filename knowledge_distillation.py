@@ -12,6 +12,7 @@ import records
 from errors import InputError
 
 COMPRESSION = 12.82  # the original suite's student
+MACS = (8.0, True)  # a reduction; at one factor for all widths it would be 13.5x, and 3.4 points less (README)
 EXAMPLE = """example:
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --lambda1=0.7 --lambda2=0.3 --lambda3=0.2
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --stream_divisor 32 --ablation
@@ -61,10 +62,14 @@ def build_parser():
     size.add_argument("--stream_divisor", type=flags.whole(1, 2048),
                       help="divide the stream widths by this and keep the teacher's inner widths (the original: 32)")
     size.add_argument("--target_compression", type=flags.real(1), metavar="RATE",
-                      help="full-size parameters / student's, all widths narrowed alike "
+                      help="full-size parameters / student's, at least "
                            f"(default: {COMPRESSION}, unless --stream_divisor is given)")
+    group.add_argument("--target_macs", type=flags.macs, metavar="MACS",
+                       help="MACs of the student at most (10M), or the reduction (8x): early stages are then narrowed "
+                            "more or less than late ones, so that both targets are used up; alone of the two, "
+                            "--target_compression narrows all widths alike (default: 8x where neither is given)")
     group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
-                       help="widths under --target_compression are multiples of this; odd ones train up to 2.6 times "
+                       help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
                             "as slowly (default: %(default)s)")
     group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
                        help="inherit: the teacher's most important channels with their weights; random: the "
@@ -74,6 +79,34 @@ def build_parser():
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)
     return parser
+
+
+def choose_widths(args, architecture):
+    """The student's widths as the flags ask for them.
+
+    Raises:
+        InputError: out of reach.
+    """
+    import model as resnet
+    import students
+
+    def cost(widths):
+        return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], architecture["stem"])
+
+    rate, macs = args.target_compression, args.target_macs
+    if not (args.stream_divisor or rate or macs):
+        macs = MACS
+    if not args.stream_divisor:
+        rate = rate or COMPRESSION
+    if macs:
+        number, is_ratio = macs
+        macs = cost(resnet.full_widths(architecture["depth"]))[1] / number if is_ratio else number
+    try:
+        return students.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate, macs,
+                                       cost, args.round_to)
+    except ValueError as error:
+        flag = "--target_macs" if args.target_macs else "--target_compression"
+        raise InputError(f"{flag}: received {getattr(args, flag[2:])}, expected a larger student: {error}") from None
 
 
 def make_student(args, teacher, images):
@@ -86,16 +119,7 @@ def make_student(args, teacher, images):
     import students
 
     architecture = resnet.architecture_of(teacher)
-
-    def cost(widths):
-        return resnet.cost_of(widths, images.class_num, images.image_shape, architecture["stem"])
-
-    rate = None if args.stream_divisor else args.target_compression or COMPRESSION
-    try:
-        widths = students.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate,
-                                             cost, args.round_to)
-    except ValueError as error:
-        raise InputError(f"--target_compression: received {rate}, expected less: {error}") from None
+    widths = choose_widths(args, architecture)
     keras.utils.set_random_seed(args.seed)
     if args.student_init == "random":
         return resnet.build_resnet(**(architecture | {"widths": widths}))
@@ -199,6 +223,9 @@ def run(args):
     """
     import checkpoints
 
+    if args.stream_divisor and args.target_macs:
+        raise InputError(f"--target_macs: received it beside --stream_divisor {args.stream_divisor}, which fixes all "
+                         "widths; expected one of them")
     if not (args.lambda1 or args.lambda2 or args.lambda3 or args.hard_label_weight):
         raise InputError("--lambda1: received 0, as all other weights; expected at least one loss above 0")
     files.check_writable(args.save_folder, "--save_folder")

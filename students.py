@@ -1,24 +1,32 @@
 """What a student looks like: how wide its layers are, and which of the teacher's channels it starts from."""
 
+import math
+
 import numpy as np
 
 import model as resnet
 import prune
 
+TILTS = [i / 100 for i in range(20, 201)]  # a stage's width factor / that of the stage before
+SCALE = 1024  # steps in which a width factor is searched
 
-def student_widths(teacher_widths, depth, stream_divisor=None, target_compression=None, cost=resnet.cost_of,
-                   round_to=1):
+
+def student_widths(teacher_widths, depth, stream_divisor=None, target_compression=None, target_macs=None,
+                   cost=resnet.cost_of, round_to=1):
     """Widths of the student.
 
     With `stream_divisor`, inner widths stay as the teacher has them and stream widths are divided, as in the
     original suite. With `target_compression`, one factor narrows stem, streams and inner layers of the full network
-    alike, and an inner layer that pruning left narrower still stays as it is, but for `round_to`.
+    alike. With `target_macs` beside it, each stage's factor is the one of the stage before times a tilt: early stages
+    have most of the MACs and late ones most of the parameters, so that two budgets are spent by two numbers. An inner
+    layer that pruning left narrower still stays as it is, but for `round_to`.
 
     Args:
         teacher_widths: from `model.widths_of`.
         depth: 50, 101 or 152.
         stream_divisor: at least 1.
         target_compression: parameters of the full network / the student's, at least.
+        target_macs: multiply-accumulates of the student, at most; None leaves them free and the tilt at 1.
         cost: function(widths) -> (parameters, macs).
         round_to: under target_compression, widths are multiples of this where the teacher's are no smaller.
 
@@ -26,26 +34,48 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
         dict as `model.full_widths`.
 
     Raises:
-        ValueError: the compression is out of reach.
+        ValueError: a budget is out of reach.
     """
     full = resnet.full_widths(depth)
     if target_compression is None:
         return {name: max(1, int(width // stream_divisor)) if name.endswith("_stream") else width
                 for name, width in teacher_widths.items()}
+    limits = cost(full)[0] / target_compression, math.inf if target_macs is None else target_macs
 
-    def whole(width):
-        return max(round(width / round_to), 1) * round_to
+    def narrowed(factor, tilt):
+        widths = {}
+        for name, width in teacher_widths.items():
+            wanted = factor * tilt ** (resnet.stage_of(name) - 3) * full[name]  # 3: the middle one
+            widths[name] = min(width // round_to * round_to or width,
+                               max(prune.FLOOR, max(round(wanted / round_to), 1) * round_to))
+        return widths
 
-    def narrowed(factor):
-        return {name: min(width // round_to * round_to or width, max(prune.FLOOR, whole(factor * full[name])))
-                for name, width in teacher_widths.items()}
+    best = None
+    for tilt in [1.0] if target_macs is None else TILTS:
+        widths = _widest(lambda factor, tilt=tilt: narrowed(factor, tilt), cost, limits, max(1.0, tilt, 1 / tilt) ** 2)
+        if widths:
+            spent = sum(used / limit for used, limit in zip(cost(widths), limits, strict=True))
+            best = max(best or (0, None), (spent, widths), key=lambda pair: pair[0])
+    if best is None:
+        least = cost(narrowed(0, 1.0))
+        raise ValueError(f"the narrowest student still has {least[0]:,} parameters, a compression of "
+                         f"{cost(full)[0] / least[0]:.1f}x, and {least[1]:,} MACs")
+    return best[1]
 
-    limit = cost(full)[0] / target_compression
-    fitting = [step for step in range(1, 1025) if cost(narrowed(step / 1024))[0] <= limit]
-    if not fitting:
-        raise ValueError(f"the narrowest student still has {cost(narrowed(0))[0]:,} parameters, "
-                         f"a compression of {cost(full)[0] / cost(narrowed(0))[0]:.1f}x")
-    return narrowed(max(fitting) / 1024)
+
+def _widest(narrowed, cost, limits, most):
+    """Widths by the largest factor up to `most` that keeps both limits, by bisection; None where none does."""
+    low, high = 0, round(most * SCALE)
+
+    def fits(step):
+        return all(used <= limit for used, limit in zip(cost(narrowed(step / SCALE)), limits, strict=True))
+
+    if not fits(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return narrowed(low / SCALE)
 
 
 def inherit_student(teacher, widths):

@@ -70,7 +70,7 @@ def network(kind):
     if kind != "base":
         widths = {name: round(0.6 * n) if name.endswith(("_1_conv", "_2_conv")) else n for name, n in widths.items()}
     if kind == "student":
-        widths = students.student_widths(widths, 50, None, 12.82, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
+        widths = students.student_widths(widths, 50, None, 12.82, None, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
     net = resnet.build_resnet(50, CLASSES, SHAPE, widths=widths)
     for layer in net.layers:
         if layer.name.endswith("_bn"):  # as after training: zeros, which a new network has, are folded away

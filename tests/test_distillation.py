@@ -1,6 +1,7 @@
 """distillation.py against numbers worked by hand, numpy and Keras' own distillation losses."""
 
 import copy
+import itertools
 
 import keras
 import numpy as np
@@ -502,6 +503,36 @@ def test_rounded_widths_are_multiples_within_the_budget_and_close_to_it(target, 
     wider = {name: min(teacher[name] // round_to * round_to or teacher[name], width + round_to)
              for name, width in widths.items()}
     assert wider == widths or resnet.cost_of(wider)[0] > limit
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(3, 40), st.floats(0.5, 1.1))
+def test_two_budgets_are_met_and_both_nearly_spent(target, ratio):
+    full = resnet.full_widths(50)
+    parameters, macs = resnet.cost_of(full)
+    limits = parameters / target, macs / (target * ratio)
+    widths = students.student_widths(full, 50, target_compression=target, target_macs=limits[1])
+    shares = [used / limit for used, limit in zip(resnet.cost_of(widths), limits, strict=True)]
+    assert all(0.9 < share <= 1 for share in shares)
+
+
+def test_more_macs_at_the_same_size_widen_early_stages_and_narrow_late_ones():
+    full = resnet.full_widths(50)
+    alike = students.student_widths(full, 50, target_compression=12.82)
+    tilted = students.student_widths(full, 50, target_compression=12.82, target_macs=resnet.cost_of(full)[1] / 8)
+    assert resnet.cost_of(alike)[1] < resnet.cost_of(full)[1] / 12  # one factor leaves MACs unused
+    assert tilted["conv2_stream"] > alike["conv2_stream"] and tilted["conv3_stream"] > alike["conv3_stream"]
+    assert tilted["conv5_stream"] < alike["conv5_stream"]
+    shares = [tilted[f"conv{s}_stream"] / full[f"conv{s}_stream"] for s in (2, 3, 4, 5)]
+    steps = [late / early for early, late in itertools.pairwise(shares)]
+    assert steps == pytest.approx([steps[0]] * 3, rel=0.03)  # one tilt, but for whole channels
+
+
+def test_macs_out_of_reach_are_told():
+    full = resnet.full_widths(50)
+    least = resnet.cost_of(dict.fromkeys(full, prune.FLOOR))[1]
+    with pytest.raises(ValueError, match=f"{least:,} MACs"):
+        students.student_widths(full, 50, target_compression=4, target_macs=least - 1)
 
 
 def test_layers_that_pruning_left_narrower_stay():

@@ -210,6 +210,7 @@ BAD_NUMBERS = [
     (prune_model, "--prune_iter", "-1"), (prune_model, "--prune_ratio", "1.5"),
     (prune_model, "--target_compression", "0.5"), (prune_model, "--target_macs", "many"),
     (prune_model, "--criterion", "best"), (knowledge_distillation, "--lambda1", "inf"),
+    (knowledge_distillation, "--target_macs", "0.5x"),
     (knowledge_distillation, "--temperature", "0"), (knowledge_distillation, "--stream_divisor", "0"),
     (evaluate_model, "--batch_size", "10000000000"), (evaluate_model, "--split", "all"),
 ]
@@ -221,6 +222,16 @@ def test_absurd_values_get_one_line_with_flag_value_and_expectation(script, flag
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and flag in error and value in error
     assert "expected" in error or "choose from" in error
+
+
+@pytest.mark.parametrize(("flags", "named"), [
+    (["--stream_divisor", 32, "--target_macs", "8x"], "--target_macs"),
+    (["--target_macs", "1k"], "--target_macs"), (["--target_compression", 1e6], "--target_compression")])
+def test_a_student_that_cannot_be_is_told(flags, named, bad_files, tmp_path, capsys):
+    assert call(knowledge_distillation, "--root_folder", bad_files / "good.h5", "--save_folder", tmp_path / "new",
+                "--dataset", "digits", *flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and named in error and "expected" in error
 
 
 @pytest.fixture(scope="module")

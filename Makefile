@@ -3,6 +3,7 @@
 # make test      the tests; make test-slow the long ones; make check lint and tests
 # make torture   processes killed at random moments, hostile files by the ten thousand; about 20 minutes
 # make test-jax  every script under the JAX backend
+# make results   the README's result tables from the records under results/
 # make bench     the suite's speed beside that of others, as benchmarks/README.md tells it
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,7 +14,7 @@ KERAS_BACKEND ?= tensorflow
 export KERAS_BACKEND
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev demo lint test test-slow test-jax torture bench check clean
+.PHONY: help install install-dev demo lint test test-slow test-jax torture bench results check clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -47,7 +48,7 @@ demo: install
 	$(BIN)/python prune_model.py $(DIGITS) --base_model_path $(DEMO)/base_model/model.h5 \
 	  --root_folder $(DEMO)/pruned_model --prune_iter 3 --epoch_num 2 --recalibrate_images 640
 	$(BIN)/python knowledge_distillation.py $(DIGITS) --root_folder $(DEMO)/pruned_model/iter3 \
-	  --save_folder $(DEMO)/kd_model --epoch_num 7 --recalibrate_images 640
+	  --save_folder $(DEMO)/kd_model --epoch_num 7 --recalibrate_images 640 --target_compression 12.82
 	$(BIN)/python plot_train_history.py --no-show --verbose 0 --output $(DEMO)/histories.png \
 	  --history_path $(DEMO)/base_model/history.json $(DEMO)/pruned_model/iter3/history.json $(DEMO)/kd_model/history.json
 	$(BIN)/python evaluate_model.py $(DIGITS) --output $(DEMO)/results.json \
@@ -75,6 +76,9 @@ torture: $(VENV)/.installed-torture
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py --output benchmarks/bench.json $(BENCH)
+
+results:
+	$(PYTHON) results/build.py
 
 check: lint test
 

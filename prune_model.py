@@ -17,8 +17,8 @@ EXAMPLE = """example:
 """
 
 # what result.json has a number of for each iteration, beside the sha256
-LISTS = ("base_acc", "sparsity", "pruned_acc", "recalibrated_acc", "final_acc", "parameters", "macs", "bytes",
-         "compression_rate")
+LISTS = ("base_acc", "sparsity", "pruned_acc", "recalibrated_acc", "final_acc", "seconds", "parameters", "macs",
+         "bytes", "compression_rate")
 
 
 def build_parser():
@@ -59,7 +59,7 @@ def build_parser():
 
 
 def _fine_tune(args, model, images, folder, run_record, title):
-    """Trains a trimmed model in place; returns the validation accuracy of what is kept."""
+    """Trains a trimmed model in place; returns the validation accuracy of what is kept, and the seconds it took."""
     import data
     import fast
     import training
@@ -68,7 +68,8 @@ def _fine_tune(args, model, images, folder, run_record, title):
     trainer = fast.FastResNet(model, args.precision)
     training.compile_classifier(trainer, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
     history = training.fit(trainer, model, images, recipe, folder, run_record, title, args.save_best_model)
-    return history["val_acc"][training.best_epoch(history) if args.save_best_model else -1]
+    kept = training.best_epoch(history) if args.save_best_model else -1
+    return history["val_acc"][kept], sum(history["seconds"])
 
 
 def prune_once(args, model, base, images, target, result):
@@ -101,7 +102,7 @@ def prune_once(args, model, base, images, target, result):
         result["begun"] = {"row": row, "sha256": files.sha256(folder / trimming.TRIMMED)}
         records.write_json(Path(args.root_folder) / "result.json", result)
     title = f"iteration {done + 1}/{args.prune_iter}"
-    row["final_acc"] = _fine_tune(args, model, images, folder, result["run"], title)
+    row["final_acc"], row["seconds"] = _fine_tune(args, model, images, folder, result["run"], title)
     size = metrics.size_of(model, folder / "model.h5")
     row |= {**size, "compression_rate": base.count_params() / size["parameters"],
             "sha256": files.sha256(folder / "model.h5")}

@@ -110,6 +110,8 @@ def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
         assert result["sparsity"][i] == pytest.approx(prune.compute_sparsity(small, base))
         assert result["compression_rate"][i] == pytest.approx(base.count_params() / small.count_params())
         assert result["sha256"][i] == files.sha256(path)
+        history = json.loads(path.with_name("history.json").read_text())
+        assert result["seconds"][i] == sum(history["seconds"])
         assert {name: left[i + 1] for name, left in result["channels"].items()} == resnet.widths_of(small)
         with np.load(path.with_name("mask.npz"), allow_pickle=False) as mask:
             assert {name: int(keep.sum()) for name, keep in mask.items()} == {

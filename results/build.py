@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Rebuild the README's result tables from the records under results/; `make results` runs it.
+
+A table stands between two comments, `<!-- results:NAME -->` and `<!-- /results:NAME -->`, and nothing between them is
+typed by hand. Its rows are the folders results/NAME/ROW, in the order of ROWS; a row is one result.json, or several of
+different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json by the
+model's sha256, and what was trained before it by its parent's.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROWS = {  # table: {folder: what the row is called}
+    "yardstick": {"base12": "base", "base26": "base, trained for all the epochs", "pruned": "pruned teacher",
+                  "student": "student"},
+}
+COLUMNS = {  # heading: (what `measured` calls it, format, factor)
+    "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),
+    "sparsity": ("sparsity", "{:.2f}", 100), "parameters (M)": ("parameters", "{:.2f}", 1e-6),
+    "MACs (M)": ("macs", "{:.2f}", 1e-6), "file (MB)": ("bytes", "{:.2f}", 1e-6),
+    "compression rate": ("compression rate", "{:.2f}x", 1), "minutes": ("seconds", "{:.1f}", 1 / 60)}
+
+
+def read(folder=HERE):
+    """All records below a folder.
+
+    Returns:
+        ({path below the folder without '/result.json': content}, {sha256: row of an evaluation of the test split}).
+    """
+    results, tested = {}, {}
+    for path in sorted(folder.rglob("result.json")):
+        results[path.parent.relative_to(folder).as_posix()] = json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted(folder.rglob("evaluation.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["split"] == "test":
+            tested |= {row["sha256"]: row for row in content["models"]}
+    return results, tested
+
+
+def _last(content, key):
+    """A number of a result; of a pruning result the last iteration's."""
+    value = content.get(key)
+    return value[-1] if isinstance(value, list) else value
+
+
+def _epochs(content, sha256):
+    """Epochs that a run trained up to the model of this checksum."""
+    if "final_acc" not in content:
+        return content["epochs"]
+    return (content["sha256"].index(sha256) + 1) * content["run"]["flags"]["epoch_num"]
+
+
+def _chain(results, sha256):
+    """Epochs of every run that a model comes from, the first one first."""
+    for content in results.values():
+        made = content["sha256"] if isinstance(content["sha256"], list) else [content["sha256"]]
+        if sha256 in made:
+            return [*_chain(results, content.get("parent_sha256")), _epochs(content, sha256)]
+    return []
+
+
+def measured(content, results, tested):
+    """What a table can show of one run: {column: number or text}, None where no record tells."""
+    sha256, seconds = _last(content, "sha256"), content["seconds"]
+    test = tested.get(sha256, {})
+    return {"validation": _last(content, "final_acc" if "final_acc" in content else "val_acc"), "test": test.get("acc"),
+            "sparsity": test.get("sparsity"), "parameters": _last(content, "parameters"),
+            "macs": _last(content, "macs"), "bytes": _last(content, "bytes"),
+            "compression rate": _last(content, "compression_rate") or 1.0,
+            "epochs": " + ".join(map(str, _chain(results, sha256))), "seed": content["run"]["seed"],
+            "seconds": sum(seconds) if isinstance(seconds, list) else seconds}
+
+
+def spread(values, form):
+    """Mean, and from two unequal values on ± the sample standard deviation, as text; '-' where one is missing."""
+    if None in values:
+        return "-"
+    mean = form.format(statistics.fmean(values))
+    return mean if len(set(values)) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
+
+
+def markdown(rows, columns=(*COLUMNS, "epochs", "seeds")):
+    """A table.
+
+    Args:
+        rows: {label: list of what `measured` gives, one a seed}.
+        columns: headings, of COLUMNS or 'epochs' or 'seeds'.
+    """
+    lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
+    for label, runs in rows.items():
+        cells = {"epochs": runs[0]["epochs"], "seeds": ", ".join(str(run["seed"]) for run in runs)}
+        for heading, (key, form, factor) in COLUMNS.items():
+            cells[heading] = spread([None if run[key] is None else run[key] * factor for run in runs], form)
+        lines.append("| " + " | ".join([label, *(cells[column] for column in columns)]) + " |")
+    return "\n".join(lines)
+
+
+def caption(contents, tested):
+    """Split, numbers of images, machine and versions that all runs of a table share, then each row's command."""
+    def shared(values):
+        return ", ".join(dict.fromkeys(values))
+
+    first, runs = contents[0], [content["run"] for content in contents]
+    images = {row["images"] for c in contents if (row := tested.get(_last(c, "sha256")))}
+    test = f", the first {max(images):,} test images" if images else ""
+    machine = shared(f"{run['processor']}, {run['cores']} cores" for run in runs)
+    versions = shared(" ".join((name.replace("tensorflow", "TensorFlow").replace("keras", "Keras"), version))
+                      for run in runs for name, version in run["versions"].items() if name in ("keras", "tensorflow"))
+    commands = "\n".join(dict.fromkeys(f"python {' '.join(run['argv'])}" for run in runs))
+    return (f"Accuracies in per cent; {first['train_images']:,} training and {first['images']:,} validation images"
+            f"{test}. {machine}; {versions}.\n\n<details><summary>commands</summary>\n\n"
+            f"```\n{commands}\n```\n\n</details>")
+
+
+def section(name, results, tested):
+    """What stands between the comments of a table, or '' where it has no record."""
+    rows, contents = {}, []
+    for folder, label in ROWS[name].items():
+        found = [results[path] for path in sorted(results)
+                 if re.fullmatch(re.escape(f"{name}/{folder}") + r"(/seed\d+)?", path)]
+        if found:
+            rows[label] = [measured(content, results, tested) for content in found]
+            contents += found
+    return f"{markdown(rows)}\n\n{caption(contents, tested)}" if rows else ""
+
+
+def rebuilt(text, folder=HERE):
+    """A README's text with every table between its comments made anew."""
+    results, tested = read(folder)
+
+    def fill(match):
+        return f"{match[1]}\n{section(match[2], results, tested)}\n{match[3]}"
+
+    return re.sub(r"(<!-- results:(\w+) -->).*?(<!-- /results:\2 -->)", fill, text, flags=re.DOTALL)
+
+
+def main(argv=None):
+    """Command line; returns the exit status: 0, or 1 with --check where the README isn't what the records give."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, only compare")
+    args = parser.parse_args(argv)
+    readme = HERE.parent / "README.md"
+    before = readme.read_text(encoding="utf-8")
+    after = rebuilt(before)
+    if not args.check:
+        readme.write_text(after, encoding="utf-8")
+    return int(args.check and before != after)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

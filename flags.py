@@ -85,6 +85,12 @@ def macs(text):
     return float(match[1]) * scale, match[2] == "x"
 
 
+def macs_left(target, full):
+    """Multiply-accumulates that a target of `macs` leaves of `full`."""
+    number, is_ratio = target
+    return full / number if is_ratio else number
+
+
 def add_data_flags(parser):
     """--dataset, --data_dir, --val_split, --subset, --image_size, --class_num, --num_worker, --batch_size."""
     group = parser.add_argument_group("data")

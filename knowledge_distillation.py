@@ -100,15 +100,13 @@ def choose_widths(args, architecture):
         macs = MACS
     if not args.stream_divisor:
         rate = rate or COMPRESSION
-    if macs:
-        number, is_ratio = macs
-        macs = cost(resnet.full_widths(architecture["depth"]))[1] / number if is_ratio else number
+    limit = macs and flags.macs_left(macs, cost(resnet.full_widths(architecture["depth"]))[1])
     try:
-        return students.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate, macs,
+        return students.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate, limit,
                                        cost, args.round_to)
     except ValueError as error:
-        flag = "--target_macs" if args.target_macs else "--target_compression"
-        raise InputError(f"{flag}: received {getattr(args, flag[2:])}, expected a larger student: {error}") from None
+        flag, value = ("--target_macs", f"{macs[0]:g}{'x' * macs[1]}") if macs else ("--target_compression", rate)
+        raise InputError(f"{flag}: received {value}, expected a larger student: {error}") from None
 
 
 def make_student(args, teacher, images):

@@ -8,6 +8,7 @@ import checkpoints
 import data
 import display
 import files
+import flags
 import folded
 import metrics
 import model as resnet
@@ -32,8 +33,7 @@ def budget(args, widths, classes, input_shape, stem):
     if args.target_compression is not None:
         which, flag, end = 0, "--target_compression", costs[0] / args.target_compression
     else:
-        number, is_ratio = args.target_macs
-        which, flag, end = 1, "--target_macs", costs[1] / number if is_ratio else number
+        which, flag, end = 1, "--target_macs", flags.macs_left(args.target_macs, costs[1])
     floors = {name: prune.rounded(0, width, args.round_to) if name.endswith(("_1_conv", "_2_conv")) else width
               for name, width in widths.items()}
     least = resnet.cost_of(floors, classes, input_shape, stem)[which]

@@ -227,8 +227,10 @@ def test_absurd_values_get_one_line_with_flag_value_and_expectation(script, flag
 
 
 @pytest.mark.parametrize(("flags", "named"), [
-    (["--stream_divisor", 32, "--target_macs", "8x"], "--target_macs"),
-    (["--target_macs", "1k"], "--target_macs"), (["--target_compression", 1e6], "--target_compression")])
+    (["--stream_divisor", 32, "--target_macs", "8x"], "--target_macs: received it beside --stream_divisor 32,"),
+    (["--target_macs", "1k"], "--target_macs: received 1000,"),
+    (["--target_macs", "9000x"], "--target_macs: received 9000x,"),
+    (["--target_compression", 1e6], "--target_compression: received 1000000.0,")])
 def test_a_student_that_cannot_be_is_told(flags, named, bad_files, tmp_path, capsys):
     assert call(knowledge_distillation, "--root_folder", bad_files / "good.h5", "--save_folder", tmp_path / "new",
                 "--dataset", "digits", *flags) == 2

@@ -3,7 +3,7 @@
 # make test      the tests; make test-slow the long ones; make check lint and tests
 # make torture   processes killed at random moments, hostile files by the ten thousand; about 20 minutes
 # make test-jax  every script under the JAX backend
-# make results   the README's result tables from the records under results/
+# make results   the README's result tables and figures from the records under results/
 # make bench     the suite's speed beside that of others, as benchmarks/README.md tells it
 PYTHON ?= python3
 VENV   ?= .venv
@@ -77,8 +77,8 @@ torture: $(VENV)/.installed-torture
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py --output benchmarks/bench.json $(BENCH)
 
-results:
-	$(PYTHON) results/build.py
+results: install
+	$(BIN)/python results/build.py
 
 check: lint test
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Distil a pruned teacher into a small student: soft labels, intermediate features, an adversary, hard labels."""
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -83,8 +84,16 @@ def build_parser():
     return parser
 
 
+def with_targets(args):
+    """A copy of the flags with the student's targets where none was given, so that a record names them."""
+    rate, macs = args.target_compression, args.target_macs
+    if not args.stream_divisor:
+        rate, macs = rate or COMPRESSION, macs or (None if rate else MACS)
+    return argparse.Namespace(**vars(args) | {"target_compression": rate, "target_macs": macs})
+
+
 def choose_widths(args, architecture):
-    """The student's widths as the flags ask for them.
+    """The student's widths as flags that went through `with_targets` ask for them.
 
     Raises:
         InputError: out of reach.
@@ -96,10 +105,6 @@ def choose_widths(args, architecture):
         return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], architecture["stem"])
 
     rate, macs = args.target_compression, args.target_macs
-    if not (args.stream_divisor or rate or macs):
-        macs = MACS
-    if not args.stream_divisor:
-        rate = rate or COMPRESSION
     limit = macs and flags.macs_left(macs, cost(resnet.full_widths(architecture["depth"]))[1])
     try:
         return students.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate, limit,
@@ -223,6 +228,7 @@ def run(args):
     """
     import checkpoints
 
+    args = with_targets(args)
     if args.stream_divisor and args.target_macs:
         raise InputError(f"--target_macs: received it beside --stream_divisor {args.stream_divisor}, which fixes all "
                          "widths; expected one of them")

@@ -1,6 +1,10 @@
 #!/bin/sh
 # Makes the records behind the README's result tables: ./reproduce.sh TABLE [SEED ...]
 #   ./reproduce.sh yardstick 826 827 828     base, pruned teacher and student at 12 + 14 epochs, and a base of 26
+#   ./reproduce.sh ablation 826              losses, regressors and starts of a student of 3 epochs, from that base
+#   ./reproduce.sh criteria 826              four criteria, per layer and over all layers, at equal MACs, one epoch
+#   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each
+#   ./reproduce.sh long 826                  60 epochs of base, 70 after it
 # Models go to runs/TABLE, small records to results/TABLE; `make results` then rebuilds the tables. A command that was
 # cut off goes on where it was, and a finished one does nothing: start it as often as it takes.
 set -eu
@@ -12,10 +16,14 @@ keep() {  # keep RUN RECORD: the small record of a finished run
     cp "$1/result.json" "$2/result.json"
 }
 
+base() {  # base SEED: the 12 epochs that all tables but the long one start from
+    $PYTHON train_base_model.py --epoch_num 12 --seed "$1" --save_folder "runs/yardstick/seed$1/base12"
+    keep "runs/yardstick/seed$1/base12" "results/yardstick/base12/seed$1"
+}
+
 yardstick() {
+    base "$1"
     at=runs/yardstick/seed$1
-    $PYTHON train_base_model.py --epoch_num 12 --seed "$1" --save_folder "$at/base12"
-    keep "$at/base12" "results/yardstick/base12/seed$1"
     $PYTHON knowledge_distillation.py --root_folder "$at/base12" --save_folder "$at/student" --epoch_num 14 \
         --seed "$1" --student_learning_rate 0.05 --lambda2 0 --lambda3 0
     keep "$at/student" "results/yardstick/student/seed$1"
@@ -30,12 +38,70 @@ yardstick() {
     cp "$at/evaluation.json" "results/yardstick/seed$1/evaluation.json"
 }
 
+variant() {  # variant SEED ROW FLAG ...: one line of the ablation
+    seed=$1 row=$2
+    shift 2
+    $PYTHON knowledge_distillation.py --root_folder "runs/yardstick/seed$seed/base12" --epoch_num 3 --seed "$seed" \
+        --save_folder "runs/ablation/seed$seed/$row" --student_learning_rate 0.05 "$@"
+    keep "runs/ablation/seed$seed/$row" "results/ablation/$row/seed$seed"
+}
+
+ablation() {
+    base "$1"
+    variant "$1" direct --lambda1 0 --lambda2 0 --lambda3 0 --hard_label_weight 1
+    variant "$1" backbone --lambda2 0 --lambda3 0
+    variant "$1" intermediate --lambda2 0.3 --lambda3 0
+    variant "$1" constant --lambda2 0.3 --lambda3 0 --regressor_name constant
+    variant "$1" adversarial --lambda2 0.3 --lambda3 0.2
+    variant "$1" backbone_adversarial --lambda2 0 --lambda3 0.2
+    variant "$1" soft --lambda2 0 --lambda3 0 --hard_label_weight 0
+    variant "$1" random --lambda2 0 --lambda3 0 --student_init random
+    variant "$1" uniform --lambda2 0 --lambda3 0 --target_compression 12.82
+}
+
+criteria() {
+    base "$1"
+    for criterion in apoz l1 taylor random; do
+        for scope in layer global; do
+            [ $scope = layer ] && rule="--prune_ratio 0.4" || rule="--target_macs 42.06M"  # what 0.4 of each leaves
+            row=${criterion}_$scope
+            # shellcheck disable=SC2086
+            $PYTHON prune_model.py --base_model_path "runs/yardstick/seed$1/base12/model.h5" --prune_iter 1 \
+                --epoch_num 1 --criterion $criterion $rule --seed "$1" --root_folder "runs/criteria/seed$1/$row"
+            keep "runs/criteria/seed$1/$row" "results/criteria/$row/seed$1"
+        done
+    done
+}
+
+curve() {
+    base "$1"
+    $PYTHON prune_model.py --base_model_path "runs/yardstick/seed$1/base12/model.h5" --prune_iter 15 --epoch_num 1 \
+        --seed "$1" --root_folder "runs/curve/seed$1"
+    keep "runs/curve/seed$1" results/curve
+}
+
+long() {
+    at=runs/long/seed$1
+    $PYTHON train_base_model.py --epoch_num 60 --seed "$1" --save_folder "$at/base"
+    keep "$at/base" "results/long/base/seed$1"
+    $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --epoch_num 70 \
+        --seed "$1" --student_learning_rate 0.05 --lambda2 0 --lambda3 0
+    keep "$at/student" "results/long/student/seed$1"
+    $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --prune_iter 2 \
+        --epoch_num 20 --target_compression 1.8 --round_to 8 --seed "$1"
+    keep "$at/pruned" "results/long/pruned/seed$1"
+    $PYTHON evaluate_model.py --output "$at/evaluation.json" --model_path "$at/base/model.h5" \
+        "$at/pruned/iter2/model.h5" "$at/student/model.h5"
+    mkdir -p "results/long/seed$1"
+    cp "$at/evaluation.json" "results/long/seed$1/evaluation.json"
+}
+
 table=${1:-}
 [ $# -gt 0 ] && shift
 case $table in
-    yardstick)
-        for seed in "${@:-826}"; do yardstick "$seed"; done ;;
+    yardstick | ablation | criteria | curve | long)
+        for seed in "${@:-826}"; do "$table" "$seed"; done ;;
     *)
-        echo "reproduce.sh: received '$table', expected yardstick" >&2
+        echo "reproduce.sh: received '$table', expected yardstick, ablation, criteria, curve or long" >&2
         exit 2 ;;
 esac

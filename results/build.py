@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Rebuild the README's result tables from the records under results/; `make results` runs it.
+"""Rebuild the README's result tables and figures from the records under results/; `make results` runs it.
 
 A table stands between two comments, `<!-- results:NAME -->` and `<!-- /results:NAME -->`, and nothing between them is
-typed by hand. Its rows are the folders results/NAME/ROW, in the order of ROWS; a row is one result.json, or several of
-different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json by the
-model's sha256, and what was trained before it by its parent's.
+typed by hand. Its rows are the folders results/NAME/ROW, in the order of TABLES; a row is one result.json, or several
+of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json by
+the model's sha256, and what was trained before it by its parent's. A pruning run of many iterations, which is
+results/NAME/result.json alone, is a table of its own with a row an iteration, and two figures.
 """
 
 import argparse
@@ -15,24 +16,38 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROWS = {  # table: {folder: what the row is called}
-    "yardstick": {"base12": "base", "base26": "base, trained for all the epochs", "pruned": "pruned teacher",
-                  "student": "student"},
-}
+SIZE = ("sparsity", "parameters (M)", "MACs (M)", "file (MB)", "compression rate")
+FULL = ("validation", "test", *SIZE, "minutes", "epochs", "seeds")
+STEPS = ("pruned", "batch-norm anew", "validation")
+TABLES = {  # name: (headings, {folder: what the row is called})
+    "yardstick": (FULL, {"base12": "base", "base26": "base, trained for all the epochs", "pruned": "pruned teacher",
+                         "student": "student"}),
+    "long": (FULL, {"base": "base", "pruned": "pruned teacher", "student": "student"}),
+    "ablation": (("validation", "minutes", "epochs", "seeds"), {
+        "direct": "trained directly", "backbone": "soft labels", "intermediate": "soft labels + intermediate features",
+        "constant": "the same, constant regressors", "adversarial": "soft labels + intermediate + adversarial",
+        "backbone_adversarial": "soft labels + adversarial", "soft": "soft labels alone, no hard ones",
+        "random": "soft labels, random start", "uniform": "soft labels, one factor for all widths"}),
+    "criteria": ((*STEPS, "sparsity", "parameters (M)", "MACs (M)", "minutes", "seeds"), {
+        f"{criterion}_{scope}": f"{criterion}, {text}"
+        for scope, text in (("layer", "per layer"), ("global", "over all layers"))
+        for criterion in ("apoz", "l1", "taylor", "random")}),
+    "curve": ((*STEPS, *SIZE, "minutes"), None)}  # None: a row an iteration
 COLUMNS = {  # heading: (what `measured` calls it, format, factor)
     "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),
+    "pruned": ("pruned_acc", "{:.2f}", 100), "batch-norm anew": ("recalibrated_acc", "{:.2f}", 100),
     "sparsity": ("sparsity", "{:.2f}", 100), "parameters (M)": ("parameters", "{:.2f}", 1e-6),
     "MACs (M)": ("macs", "{:.2f}", 1e-6), "file (MB)": ("bytes", "{:.2f}", 1e-6),
     "compression rate": ("compression rate", "{:.2f}x", 1), "minutes": ("seconds", "{:.1f}", 1 / 60)}
 
 
-def read(folder=HERE):
+def read(folder=None):
     """All records below a folder.
 
     Returns:
         ({path below the folder without '/result.json': content}, {sha256: row of an evaluation of the test split}).
     """
-    results, tested = {}, {}
+    folder, results, tested = folder or HERE, {}, {}
     for path in sorted(folder.rglob("result.json")):
         results[path.parent.relative_to(folder).as_posix()] = json.loads(path.read_text(encoding="utf-8"))
     for path in sorted(folder.rglob("evaluation.json")):
@@ -50,7 +65,7 @@ def _last(content, key):
 
 def _epochs(content, sha256):
     """Epochs that a run trained up to the model of this checksum."""
-    if "final_acc" not in content:
+    if "epochs" in content:
         return content["epochs"]
     return (content["sha256"].index(sha256) + 1) * content["run"]["flags"]["epoch_num"]
 
@@ -69,7 +84,8 @@ def measured(content, results, tested):
     sha256, seconds = _last(content, "sha256"), content["seconds"]
     test = tested.get(sha256, {})
     return {"validation": _last(content, "final_acc" if "final_acc" in content else "val_acc"), "test": test.get("acc"),
-            "sparsity": test.get("sparsity"), "parameters": _last(content, "parameters"),
+            "pruned_acc": _last(content, "pruned_acc"), "recalibrated_acc": _last(content, "recalibrated_acc"),
+            "sparsity": _last(content, "sparsity") or test.get("sparsity"), "parameters": _last(content, "parameters"),
             "macs": _last(content, "macs"), "bytes": _last(content, "bytes"),
             "compression rate": _last(content, "compression_rate") or 1.0,
             "epochs": " + ".join(map(str, _chain(results, sha256))), "seed": content["run"]["seed"],
@@ -84,7 +100,7 @@ def spread(values, form):
     return mean if len(set(values)) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
 
 
-def markdown(rows, columns=(*COLUMNS, "epochs", "seeds")):
+def markdown(rows, columns):
     """A table.
 
     Args:
@@ -117,19 +133,45 @@ def caption(contents, tested):
             f"```\n{commands}\n```\n\n</details>")
 
 
+def iterations(content):
+    """What `measured` gives, for each iteration of a pruning run: {its number: [numbers]}."""
+    lists = {key: values for key, values in content.items() if isinstance(values, list)}
+    return {str(i + 1): [measured(content | {key: values[i] for key, values in lists.items()}, {}, {})]
+            for i in range(len(lists["final_acc"]))}
+
+
+def figures(name, content):
+    """Draws a pruning run's curves and the channels that it left."""
+    sys.path.insert(0, str(HERE.parent))
+    import plots
+
+    layers = {layer.removesuffix("_conv"): left for layer, left in content["channels"].items()
+              if layer.endswith(("_1_conv", "_2_conv"))}
+    plots.save_figure(plots.plot_pruning(content), HERE / name / "pruning.png")
+    plots.save_figure(plots.plot_channels(layers), HERE / name / "channels.png")
+
+
 def section(name, results, tested):
     """What stands between the comments of a table, or '' where it has no record."""
+    columns, labels = TABLES[name]
+    if labels is None:
+        if name not in results:
+            return ""
+        content = results[name]
+        return (f"{markdown(iterations(content), columns)}\n\n{caption([content], tested)}\n\n"
+                f"![accuracy, sparsity, compression and MACs over the iterations](results/{name}/pruning.png)\n\n"
+                f"![channels left in every layer](results/{name}/channels.png)")
     rows, contents = {}, []
-    for folder, label in ROWS[name].items():
+    for folder, label in labels.items():
         found = [results[path] for path in sorted(results)
                  if re.fullmatch(re.escape(f"{name}/{folder}") + r"(/seed\d+)?", path)]
         if found:
             rows[label] = [measured(content, results, tested) for content in found]
             contents += found
-    return f"{markdown(rows)}\n\n{caption(contents, tested)}" if rows else ""
+    return f"{markdown(rows, columns)}\n\n{caption(contents, tested)}" if rows else ""
 
 
-def rebuilt(text, folder=HERE):
+def rebuilt(text, folder=None):
     """A README's text with every table between its comments made anew."""
     results, tested = read(folder)
 
@@ -149,6 +191,9 @@ def main(argv=None):
     after = rebuilt(before)
     if not args.check:
         readme.write_text(after, encoding="utf-8")
+        for name, content in read()[0].items():
+            if name in TABLES:
+                figures(name, content)
     return int(args.check and before != after)
 
 

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,5 +76,52 @@ def test_building_twice_changes_nothing_and_a_table_without_records_stays_empty(
     assert build.rebuilt(once, tmp_path / "empty").split() == text.split()
 
 
+def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeypatch):
+    content = record(1, ["one", "two"], final_acc=[0.7, 0.8], base_acc=[0.75, 0.7], pruned_acc=[0.25, 0.5],
+                     recalibrated_acc=[0.375, 0.625], sparsity=[0.1, 0.2], seconds=[60, 30],
+                     compression_rate=[1.25, 1.5], parameters=[9_000_000, 5_000_000], macs=[4_000_000, 3_000_000],
+                     bytes=[36_000_000, 20_000_000], split="validation",
+                     channels={"conv2_block1_1_conv": [64, 60, 50], "conv2_block1_stream": [256, 256, 256]})
+    (tmp_path / "results" / "curve").mkdir(parents=True)
+    (tmp_path / "results" / "curve" / "result.json").write_text(json.dumps(content))
+    (tmp_path / "README.md").write_text("<!-- results:curve --><!-- /results:curve -->")
+    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    assert build.main(["--check"]) == 1  # the README isn't what the record gives
+    assert build.main([]) == build.main(["--check"]) == 0
+    lines = (tmp_path / "README.md").read_text().splitlines()
+    assert lines[1].split(" | ")[1:5] == ["pruned", "batch-norm anew", "validation", "sparsity"]
+    assert lines[3].startswith("| 1 | 25.00 | 37.50 | 70.00 | 10.00 | 9.00 | 4.00 | 36.00 | 1.25x | 1.0 |")
+    assert lines[4].startswith("| 2 | 50.00 | 62.50 | 80.00 | 20.00 | 5.00 | 3.00 | 20.00 | 1.50x | 0.5 |")
+    for name in ("pruning.png", "channels.png"):
+        assert (tmp_path / "results" / "curve" / name).read_bytes().startswith(b"\x89PNG")
+        assert f"(results/curve/{name})" in "\n".join(lines)
+
+
 def test_the_readme_is_what_its_records_give():
     assert build.main(["--check"]) == 0
+
+
+STAND_IN = """#!{python}
+import pathlib, sys
+sys.path.insert(0, {root!r})
+script = __import__(sys.argv[1].removesuffix(".py"))
+args = script.build_parser().parse_args(sys.argv[2:])
+made = pathlib.Path(getattr(args, "output", None) or
+                    getattr(args, "save_folder", args.__dict__.get("root_folder")) + "/result.json")
+made.parent.mkdir(parents=True, exist_ok=True)
+made.write_text("{{}}")
+"""
+
+
+@pytest.mark.parametrize("table", build.TABLES)
+def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_take(table, tmp_path):
+    (tmp_path / "reproduce.sh").write_text((ROOT / "reproduce.sh").read_text())
+    python = tmp_path / "python"
+    python.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
+    python.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(python)}
+    subprocess.run(["sh", "reproduce.sh", table, "3"], cwd=tmp_path, env=environment, check=True)
+    made = {path.parent.relative_to(tmp_path / "results" / table).as_posix()
+            for path in (tmp_path / "results" / table).rglob("result.json")}
+    rows = build.TABLES[table][1]
+    assert made == ({f"{row}/seed3" for row in rows} if rows else {"."})

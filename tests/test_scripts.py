@@ -226,6 +226,16 @@ def test_absurd_values_get_one_line_with_flag_value_and_expectation(script, flag
     assert "expected" in error or "choose from" in error
 
 
+@pytest.mark.parametrize(("given", "rate", "macs"), [
+    ([], 12.82, (8.0, True)), (["--target_compression", "4"], 4, None), (["--target_macs", "3M"], 12.82, (3e6, False)),
+    (["--target_compression", "4", "--target_macs", "3x"], 4, (3.0, True)), (["--stream_divisor", "32"], None, None)])
+def test_a_record_names_the_targets_that_no_flag_named(given, rate, macs):
+    args = knowledge_distillation.build_parser().parse_args(["--root_folder", "x", *given])
+    resolved = knowledge_distillation.with_targets(args)
+    assert (resolved.target_compression, resolved.target_macs) == (rate, macs)
+    assert vars(knowledge_distillation.with_targets(resolved)) == vars(resolved)
+
+
 @pytest.mark.parametrize(("flags", "named"), [
     (["--stream_divisor", 32, "--target_macs", "8x"], "--target_macs: received it beside --stream_divisor 32,"),
     (["--target_macs", "1k"], "--target_macs: received 1000,"),

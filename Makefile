@@ -27,8 +27,8 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-dev.txt
+$(VENV)/.installed-dev: requirements-dev.txt requirements-export.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-dev.txt -r requirements-export.txt
 	@touch $@
 
 $(VENV)/.installed-jax: $(VENV)/.installed-dev

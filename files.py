@@ -6,6 +6,7 @@ import glob
 import hashlib
 import itertools
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def exclusive(folder, flag):
     try:
         for place in ("", "iter*/", "ablation/*/"):  # no further down, where another run may be at work
             for left in folder.glob(f"{place}{PARTIAL}*"):
-                left.unlink(missing_ok=True)
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield
     finally:
         with contextlib.suppress(OSError):  # the folder may be gone

@@ -186,7 +186,7 @@ def add_recalibrate_flag(group):
 
 
 @contextlib.contextmanager
-def _quiet_stderr():
+def quiet_stderr():
     """Holds back what native libraries print on file descriptor 2; gives it out after all if the body fails."""
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
@@ -214,7 +214,7 @@ def start_keras(args):
     if not args.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
         os.environ["JAX_PLATFORMS"] = "cpu"
-    with display.waiting("starting Keras", args.verbose), _quiet_stderr():
+    with display.waiting("starting Keras", args.verbose), quiet_stderr():
         import keras
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
     import logging

@@ -92,8 +92,8 @@ class FoldedResNet(keras.Model):
         return [logits, *stages] if self.features else logits
 
 
-def freeze(net, precision="float32"):
-    """The fastest inference: the weights are constants of a compiled function, as in a deployed model.
+def constant(net, precision="float32"):
+    """The fastest inference: the folded weights are constants of a function, as in a deployed model.
 
     That spares bringing them into the processor's order in every call, which counts for small batches.
 
@@ -102,16 +102,17 @@ def freeze(net, precision="float32"):
         precision: dtype policy of the arithmetic.
 
     Returns:
-        function(images (N, h, w, 3), RGB 0 to 255) -> logits, numpy (N, classes) float32.
+        function(tensor (N, h, w, 3), RGB 0 to 255) -> logits, tensor (N, classes) float32; it is not compiled.
     """
     dtype, architecture = keras.DTypePolicy(precision).compute_dtype, resnet.architecture_of(net)
     weights = {name: tuple(ops.convert_to_numpy(ops.cast(part, "float32" if name == "predictions" else dtype))
                            for part in parts) for name, parts in fold(net).items()}
+    return lambda images: run_folded(weights, images, architecture, dtype)[0]
 
-    def logits(images):
-        return run_folded(weights, images, architecture, dtype)[0]
 
-    compiled = compiled_by_backend(logits)
+def freeze(net, precision="float32"):
+    """`constant`, compiled, from numpy to numpy: function(images (N, h, w, 3)) -> logits (N, classes) float32."""
+    compiled = compiled_by_backend(constant(net, precision))
     return lambda images: ops.convert_to_numpy(compiled(ops.convert_to_tensor(images)))
 
 

@@ -1,0 +1,179 @@
+"""Other files of a trained model: who writes them, and who runs them. Imports Keras when it is called."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import files
+import flags
+from errors import InputError
+
+FORMATS = {  # name: (file or folder, what runs it, packages that both need besides the suite's own)
+    "savedmodel": ("savedmodel", "TensorFlow", ()),
+    "onnx": ("model.onnx", "ONNX Runtime", ("onnx", "tf2onnx", "onnxruntime")),
+    "litert": ("model.tflite", "LiteRT", ("ai_edge_litert",)),
+    "litert-int8": ("model-int8.tflite", "LiteRT", ("ai_edge_litert",)),
+}
+
+
+def check_packages(formats, flag):
+    """Makes sure, before any work, that what the formats need is installed.
+
+    Raises:
+        InputError: a package is missing, or Keras runs on something else than TensorFlow, whose exporters these are.
+    """
+    import keras
+
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise InputError(f"KERAS_BACKEND: received {backend}, expected tensorflow, whose exporters write these files")
+    for name in formats:
+        for package in FORMATS[name][2]:
+            if importlib.util.find_spec(package) is None:
+                raise InputError(f"{flag}: received {name}, which needs the package {package.replace('_', '-')}; "
+                                 "expected it installed: pip install -r requirements-export.txt")
+
+
+@contextlib.contextmanager
+def _no_chatter():
+    """Holds back what converters warn of and print: none of it is about the model."""
+    level = logging.getLogger().level
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), flags.quiet_stderr():
+        warnings.simplefilter("ignore")
+        yield
+    logging.getLogger().setLevel(level)  # tf2onnx sets the root's
+
+
+def write(model, name, folder, calibration):
+    """Writes a model in another format, whole or not at all.
+
+    The weights are float32, but for 'litert-int8': full-integer post-training quantisation, int8 weights with a scale a
+    channel and int8 activations; Jacob et al. 2018, arXiv 1712.05877, section 2. It takes pixels as they are, uint8,
+    and answers int8 logits with a scale; the others take float32 from 0 to 255 and answer float32 logits.
+
+    Args:
+        model: a keras.Model, (N, h, w, 3) -> logits (N, classes).
+        name: of FORMATS.
+        folder: where the file goes, under its name in FORMATS; it exists.
+        calibration: (N, h, w, 3) uint8 images whose activations fix the scales of 'litert-int8'.
+
+    Returns:
+        The path.
+    """
+    path = Path(folder) / FORMATS[name][0]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=files.PARTIAL) as temporary, _no_chatter():
+        saved, made = Path(temporary) / "savedmodel", Path(temporary) / path.name
+        if name == "savedmodel":
+            _save_constant(model, made)
+        elif name == "onnx":
+            model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports no model that never ran
+            model.export(made, format="onnx", verbose=False)
+        else:
+            _save_constant(model, saved)
+            made.write_bytes(_flat_buffer(saved, calibration if name == "litert-int8" else None))
+        if path.is_dir():
+            shutil.rmtree(path)
+        files.move(made, path)
+    return path
+
+
+def _save_constant(model, path):
+    """A SavedModel of one signature, its weights constants of the graph, with batch-norm folded in.
+
+    Keras' own export keeps every variable twice, which makes a file larger than the .h5, and a slower one.
+    """
+    import tensorflow as tf
+
+    import folded
+
+    image, logits = tf.TensorSpec(model.input_shape, tf.float32, name="image"), folded.constant(model)
+    serve = tf.function(lambda image: {"logits": logits(image)}, input_signature=[image])
+    tf.saved_model.save(tf.Module(), str(path), signatures={"serving_default": serve.get_concrete_function()})
+
+
+def _flat_buffer(saved, calibration):
+    """The LiteRT file of a SavedModel, as bytes; quantised where there are images for it."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
+    if calibration is not None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None].astype("float32")] for image in calibration)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.int8
+    return converter.convert()
+
+
+def size(path):
+    """Bytes of a file, or of all files in a folder."""
+    path = Path(path)
+    return sum(part.stat().st_size for part in path.rglob("*") if part.is_file()) if path.is_dir() else (
+        path.stat().st_size)
+
+
+def runner(path, name):
+    """A written file in its own runtime, on all cores that this process may use.
+
+    Args:
+        path: what `write` returned.
+        name: of FORMATS.
+
+    Returns:
+        function(images (N, h, w, 3) uint8) -> logits, numpy (N, classes) float32.
+    """
+    with _no_chatter():
+        if name == "savedmodel":
+            return _run_savedmodel(path)
+        return _run_onnx(path) if name == "onnx" else _run_litert(path)
+
+
+def _cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _run_savedmodel(path):
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    return lambda images: serve(image=tf.constant(images, tf.float32))["logits"].numpy()
+
+
+def _run_onnx(path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = _cores(), 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images.astype("float32")})[0]
+
+
+def _run_litert(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=_cores())
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    shape = None
+
+    def run(images):
+        nonlocal shape
+        if images.shape != shape:
+            shape = images.shape
+            interpreter.resize_tensor_input(source["index"], shape)
+            with _no_chatter():
+                interpreter.allocate_tensors()
+        scale, zero = source["quantization"]
+        if scale:  # pixels may be no whole number of steps
+            images = np.clip(np.round(images / np.float32(scale)) + zero, 0, 255)
+        interpreter.set_tensor(source["index"], images.astype(source["dtype"]))
+        interpreter.invoke()
+        logits, (scale, zero) = interpreter.get_tensor(target["index"]), target["quantization"]
+        return (logits.astype("float32") - zero) * np.float32(scale) if scale else logits
+    return run

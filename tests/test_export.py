@@ -1,0 +1,133 @@
+"""export_model.py: each file in its own runtime against plain Keras, and what a user gets wrong."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import narrow_widths, randomised
+
+import checkpoints
+import export_model
+import exporting
+import metrics
+import model as resnet
+
+IMAGES = np.random.default_rng(5).integers(0, 256, (40, 32, 32, 3)).astype("uint8")
+KERAS = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's exporters")
+pytestmark = KERAS
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Narrow, with lively weights and a classifier that tells its classes apart."""
+    net = randomised(resnet.build_resnet(widths=narrow_widths(8, 16, 8)))
+    net.get_layer("predictions").kernel.assign(np.random.default_rng(1).normal(0, 1, (16, 10)))
+    return net
+
+
+@pytest.fixture(scope="module")
+def written(network, tmp_path_factory):
+    """{format: path}, all of one network."""
+    folder = tmp_path_factory.mktemp("exported")
+    return {name: exporting.write(network, name, folder, IMAGES) for name in exporting.FORMATS}
+
+
+def plain(network, images=IMAGES):
+    """What Keras itself answers."""
+    return network.predict_on_batch(images.astype("float32"))
+
+
+@pytest.mark.parametrize("name", ["savedmodel", "onnx", "litert"])
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_file_answers_in_its_runtime_what_plain_keras_answers(name, count, network, written):
+    logits = exporting.runner(written[name], name)(IMAGES[:count])
+    np.testing.assert_allclose(logits, plain(network, IMAGES[:count]), rtol=1e-3, atol=1e-3)
+
+
+def test_int8_is_whole_numbers_throughout_and_near(network, written):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(written["litert-int8"]))
+    interpreter.allocate_tensors()
+    kinds = {detail["dtype"] for detail in interpreter.get_tensor_details()}
+    assert kinds <= {np.uint8, np.int8, np.int32, np.int64, np.bool_}, kinds
+    assert interpreter.get_input_details()[0]["dtype"] == np.uint8
+    logits, wanted = exporting.runner(written["litert-int8"], "litert-int8")(IMAGES), plain(network)
+    assert np.corrcoef(logits.ravel(), wanted.ravel())[0, 1] > 0.98
+    assert exporting.size(written["litert-int8"]) < exporting.size(written["litert"])
+
+
+def test_files_open_without_this_suite(written):
+    """In a process that has none of its modules."""
+    code = ("import sys, numpy as np, onnxruntime, tensorflow as tf\n"
+            "x = np.zeros((2, 32, 32, 3), 'float32')\n"
+            "a = tf.saved_model.load(sys.argv[1]).signatures['serving_default'](image=tf.constant(x))['logits'].numpy()\n"
+            "b = onnxruntime.InferenceSession(sys.argv[2]).run(None, {'image': x})[0]\n"
+            "assert a.shape == b.shape == (2, 10) and np.allclose(a, b, atol=1e-3), (a, b)\n")
+    done = subprocess.run([sys.executable, "-c", code, written["savedmodel"], written["onnx"]], capture_output=True,
+                          text=True, check=False, cwd=Path(written["onnx"]).parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_failed_export_leaves_the_file_before_it(network, written, tmp_path, monkeypatch):
+    (tmp_path / "model.tflite").write_bytes(b"before")
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(exporting, "_flat_buffer", fail)
+    with pytest.raises(OSError, match="no space"):
+        exporting.write(network, "litert", tmp_path, IMAGES)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
+    assert (tmp_path / "model.tflite").read_bytes() == b"before"
+
+
+def test_the_script_writes_files_table_and_record_and_does_it_again(network, tmp_path, capsys):
+    checkpoints.save_model(network, tmp_path / "model.h5")
+    argv = ["--model_path", str(tmp_path / "model.h5"), "--dataset", "digits", "--format", "savedmodel", "litert-int8",
+            "--calibration_images", "32", "--latency_runs", "3"]
+    for _ in range(2):  # the second writes over the first
+        assert export_model.main(argv) == 0
+    folder = tmp_path / "exported"
+    assert {path.name for path in folder.iterdir()} == {"savedmodel", "model-int8.tflite", "export.json"}
+    record = json.loads((folder / "export.json").read_text())
+    h5, saved, int8 = record["files"]
+    assert (h5["format"], h5["bytes"]) == ("h5", (tmp_path / "model.h5").stat().st_size)
+    assert saved["agreement"] == 1 and saved["acc"] == h5["acc"] and 0 < int8["agreement"] <= 1
+    assert int8["bytes"] == (folder / "model-int8.tflite").stat().st_size < h5["bytes"]
+    assert record["images"] == 144 and record["split"] == "validation" and record["calibration_images"] == 32
+    images = export_model.build_parser().parse_args(argv)
+    import data
+
+    split = data.load_data(images, (32, 32), iter).val
+    run = exporting.runner(folder / "model-int8.tflite", "litert-int8")
+    assert int8["acc"] == metrics.classification_metrics(run(split.images), split.labels)["acc"]
+    output = capsys.readouterr().out
+    assert "litert-int8" in output and "144 validation images" in output
+
+
+@pytest.mark.parametrize(("name", "package"), [("onnx", "tf2onnx"), ("litert", "ai_edge_litert")])
+def test_a_missing_package_is_named(name, package, network, tmp_path, monkeypatch, capsys):
+    checkpoints.save_model(network, tmp_path / "model.h5")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == package else found(n, *a))
+    assert export_model.main(["--model_path", str(tmp_path / "model.h5"), "--dataset", "digits", "--format", name]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and package.replace("_", "-") in error and "requirements-export.txt" in error
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_killed_export_is_cleared_away(network, tmp_path):
+    checkpoints.save_model(network, tmp_path / "model.h5")
+    left = tmp_path / "exported" / ".partial-x" / "savedmodel"
+    left.mkdir(parents=True)
+    shutil.copy(tmp_path / "model.h5", left)
+    assert export_model.main(["--model_path", str(tmp_path / "model.h5"), "--dataset", "digits", "--format",
+                              "savedmodel", "--latency_runs", "0", "--verbose", "0"]) == 0
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {"savedmodel", "export.json"}

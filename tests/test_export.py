@@ -67,7 +67,8 @@ def test_files_open_without_this_suite(written):
     """In a process that has none of its modules."""
     code = ("import sys, numpy as np, onnxruntime, tensorflow as tf\n"
             "x = np.zeros((2, 32, 32, 3), 'float32')\n"
-            "a = tf.saved_model.load(sys.argv[1]).signatures['serving_default'](image=tf.constant(x))['logits'].numpy()\n"
+            "serve = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
+            "a = serve(image=tf.constant(x))['logits'].numpy()\n"
             "b = onnxruntime.InferenceSession(sys.argv[2]).run(None, {'image': x})[0]\n"
             "assert a.shape == b.shape == (2, 10) and np.allclose(a, b, atol=1e-3), (a, b)\n")
     done = subprocess.run([sys.executable, "-c", code, written["savedmodel"], written["onnx"]], capture_output=True,

@@ -35,8 +35,8 @@ class Checkpoint:
         depth, stem, widths: as `model.build_resnet` takes them.
         classes: number of logits, or None where the file has no classifier.
         input_shape: (height, width, 3), or None where the file doesn't say.
-        normalised: True if the normalisation lies inside the model, as in every file of this suite; False for
-            keras.applications, whose networks want BGR minus the mean.
+        normalization: as `model.build_resnet` takes it, where it lies inside the model, as in every file of this
+            suite; None for keras.applications, whose networks want images that were preprocessed outside.
         head: name of the classifier layer.
     """
 
@@ -47,7 +47,7 @@ class Checkpoint:
     widths: dict
     classes: int | None
     input_shape: tuple | None
-    normalised: bool
+    normalization: tuple | None
     head: str | None
 
 
@@ -164,7 +164,8 @@ def read_checkpoint(path, flag, weights=True):
             head, shape = heads[0] if heads else (None, (0, None))
             kind, config = layers.get("normalization", ("", {}))
             checkpoint = Checkpoint(str(path), {}, depth, stem, widths, shape[1], _input_shape(layers),
-                                    kind == "Rescaling" and len(np.ravel(config.get("scale", 0))) == 3, head)
+                                    resnet.normalization_of(config["scale"], config["offset"])
+                                    if kind == "Rescaling" else None, head)
             _check_shapes(checkpoint, shapes)
             if weights:
                 checkpoint.weights = {key: np.asarray(item) for key, item in datasets.items()}
@@ -206,16 +207,18 @@ def _check_shapes(checkpoint, shapes):
             raise ValueError(f"{'/'.join(key)} is {shapes.get(key, 'missing')}, expected {shape}")
 
 
-def build(checkpoint, classes=None, input_shape=None):
+def build(checkpoint, classes=None, input_shape=None, preprocessing="auto"):
     """The network of a checkpoint, with its weights; softmax heads give the logits before the softmax.
 
-    A network of keras.applications expects BGR minus the mean; the swap of the colours and the scale of the suite's
-    normalisation go into the first convolution, so the features on RGB input are the same.
+    A network of keras.applications expects BGR minus the mean ('caffe'); the swap of the colours and the scale of the
+    suite's normalisation go into the first convolution, so the features on RGB input are the same.
 
     Args:
         checkpoint: from `read_checkpoint`.
         classes: number of logits; where it differs from the file's, the classifier starts from random weights.
         input_shape: (height, width, 3); None takes the file's, or (32, 32, 3) where it doesn't say.
+        preprocessing: what a network of keras.applications was trained with, one of flags.PREPROCESSING; 'auto' is
+            'caffe'. A file that holds its normalisation keeps it.
 
     Returns:
         An uncompiled keras.Model.
@@ -224,9 +227,10 @@ def build(checkpoint, classes=None, input_shape=None):
     if classes is None:
         raise InputError(f"{checkpoint.path} has no classifier; expected a number of classes (--class_num)")
     model = resnet.build_resnet(checkpoint.depth, classes, input_shape or checkpoint.input_shape or (32, 32, 3),
-                                checkpoint.stem, checkpoint.widths)
+                                checkpoint.stem, checkpoint.widths, checkpoint.normalization or
+                                resnet.PREPROCESSING.get(preprocessing, (resnet.MEAN, resnet.STD)))
     weights = dict(checkpoint.weights)
-    if not checkpoint.normalised:
+    if not checkpoint.normalization and preprocessing not in resnet.PREPROCESSING:
         kernel = weights["conv1_conv", "kernel"][:, :, ::-1, :]  # (k, k, BGR -> RGB, channels)
         weights["conv1_conv", "kernel"] = kernel * np.reshape(resnet.STD, (1, 1, 3, 1)).astype(kernel.dtype)
     for layer in model.layers:
@@ -244,7 +248,7 @@ def build(checkpoint, classes=None, input_shape=None):
     return model
 
 
-def load_model(path, flag, class_num=None, input_shape=None):
+def load_model(path, flag, class_num=None, input_shape=None, preprocessing="auto"):
     """The model of a file that the suite or plain Keras wrote, or keras.applications' ImageNet weights.
 
     Args:
@@ -252,6 +256,7 @@ def load_model(path, flag, class_num=None, input_shape=None):
         flag: the flag that named it, for messages.
         class_num: number of classes that the model must have; None takes any.
         input_shape: (height, width, 3) that the model must take; None takes the file's.
+        preprocessing: see `build`.
 
     Returns:
         An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes).
@@ -261,7 +266,7 @@ def load_model(path, flag, class_num=None, input_shape=None):
     """
     checkpoint = read_checkpoint(path, flag)
     check_fits(checkpoint, flag, class_num, input_shape)
-    return build(checkpoint, class_num, input_shape)
+    return build(checkpoint, class_num, input_shape, preprocessing)
 
 
 def check_fits(checkpoint, flag, class_num=None, input_shape=None):
@@ -290,5 +295,5 @@ def imagenet_checkpoint(depth):
         raise InputError(f"--model_path: received imagenet, which needs a download ({error}); without a network give "
                          f"the path of resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5 instead") from None
     weights = {(layer.name, v.name): np.asarray(v) for layer in model.layers for v in layer.variables}
-    return Checkpoint("imagenet", weights, depth, "imagenet", resnet.full_widths(depth), 1000, None, False,
+    return Checkpoint("imagenet", weights, depth, "imagenet", resnet.full_widths(depth), 1000, None, None,
                       "predictions")

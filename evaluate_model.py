@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Evaluate models: accuracy, size, work and speed, side by side; the first is what the others are compared with."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def build_parser():
     parser.add_argument("--model_path", required=True, nargs="+",
                         help="one or more .h5 files of this suite or of keras.applications; sparsity and compression "
                              "rate are told against the first")
+    parser.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
+                        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
+                             "itself opens in its safe mode; only for files that you trust (default: off)")
+    parser.add_argument("--per_class", action=argparse.BooleanOptionalAction, default=None,
+                        help="also print the accuracy of every class (default: on up to 20 classes)")
     parser.add_argument("--split", choices=["test", "validation", "train"], default="test",
                         help="images to evaluate on (default: %(default)s)")
     parser.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=30, metavar="N",
@@ -43,53 +49,112 @@ def short_names(paths):
     return ["/".join(part[common:]) if len(parts) > 1 else part[-1] for part in parts]
 
 
-def evaluate_one(args, name, path, peek, images, base):
+def peek_at(args, path):
+    """The Checkpoint of a model, without its weights; None, with --any_model, where Keras itself has to open it."""
+    import checkpoints
+
+    try:
+        peek = checkpoints.read_checkpoint(path, "--model_path", weights=False)
+    except InputError as error:
+        if args.any_model and Path(path).is_file():
+            return None
+        hint = "" if args.any_model or "expected a ResNet50" not in str(error) else "; other classifiers: --any_model"
+        raise InputError(f"{error}{hint}") from None
+    checkpoints.check_fits(peek, "--model_path", args.class_num)
+    return peek
+
+
+def open_model(args, path, images):
+    """A ResNet of this suite.
+
+    Returns:
+        (model, what computes its logits, function(numpy images) -> logits for its latency, dict of size).
+    """
+    import checkpoints
+    import folded
+    import metrics
+    import model as resnet
+
+    model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape, args.preprocessing)
+    kind = {key: value for key, value in resnet.architecture_of(model).items() if key in ("depth", "stem")}
+    return (model, folded.FoldedResNet(model, args.precision), folded.freeze(model, args.precision),
+            kind | metrics.size_of(model, path))
+
+
+def open_foreign(model, path, images):
+    """`open_model` for a model of `foreign.load_classifier`.
+
+    Raises:
+        InputError: it is for other images or classes.
+    """
+    import os
+
+    import folded
+    import foreign
+
+    shape, classes = model.input_shape[1:], model.output_shape[-1]
+    if any(have not in (None, want) for have, want in zip(shape, images.image_shape, strict=True)) or (
+            classes != images.class_num):
+        raise InputError(f"--model_path: received {path} for images of {shape[0]}x{shape[1]} and {classes} classes, "
+                         f"expected {images.image_shape[0]}x{images.image_shape[1]} and {images.class_num}")
+    compiled = folded.compiled_by_backend(lambda pixels: model(pixels, training=False))
+    size = {"parameters": model.count_params(), "macs": foreign.count_macs(model), "bytes": os.path.getsize(path)}
+    return model, model, lambda pixels: compiled(pixels.astype("float32")).__array__(), size
+
+
+def evaluate_one(args, name, path, opened, images, base):
     """One row of the table.
 
     Args:
         args: the flags.
         name: of the row.
         path: of the model.
-        peek: its Checkpoint, without weights.
+        opened: from `open_model` or `open_foreign`.
         images: a data.Data.
         base: the first model, or None if this is it.
 
     Returns:
-        (dict of the row, the model).
+        dict of the row.
     """
     import numpy as np
 
-    import checkpoints
-    import folded
     import metrics
     import prune
 
-    model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape)
+    model, judge, function, size = opened
     split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
-    row = {"name": name, "path": str(path), "depth": peek.depth, "stem": peek.stem}
-    row |= metrics.evaluate(folded.FoldedResNet(model, args.precision), split, args.batch_size,
-                            display.track(name, args.verbose))
+    row = {"name": name, "path": str(path)}
+    row |= metrics.evaluate(judge, split, args.batch_size, display.track(name, args.verbose)) | size
     if not np.isfinite(row["loss"]):
         raise InputError(f"--model_path: {path} answers NaN or infinity, expected a network with finite logits")
-    row |= metrics.size_of(model, path)
     base = base or model
     row["compression_rate"] = base.count_params() / row["parameters"]
-    row["sparsity"] = prune.compute_sparsity(model, base)
+    row["sparsity"] = None if "foreign" in (model.name, base.name) else prune.compute_sparsity(model, base)
     if args.latency_runs:
         row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
-            folded.freeze(model, args.precision), images.image_shape, 1, args.latency_runs)
-    return row | {"sha256": files.sha256(path)}, model
+            function, images.image_shape, 1, args.latency_runs)
+    return row | {"sha256": files.sha256(path)}
 
 
 def show(args, rows):
     """Prints the table."""
     table = [[row["name"], display.percent(row["acc"]), display.percent(row["top5_acc"]), f"{row['loss']:.4f}",
-              display.millions(row["parameters"]), display.millions(row["macs"]), f"{row['bytes'] / 1e6:.2f} MB",
-              display.percent(row["sparsity"]), f"{row['compression_rate']:.2f}x",
+              f"{row['calibration_error']:.4f}", display.millions(row["parameters"]),
+              "-" if row["macs"] is None else display.millions(row["macs"]), f"{row['bytes'] / 1e6:.2f} MB",
+              "-" if row["sparsity"] is None else display.percent(row["sparsity"]), f"{row['compression_rate']:.2f}x",
               f"{row['latency_ms_median']:.1f} ms" if args.latency_runs else "-"] for row in rows]
     display.print_table(f"{args.dataset}: {rows[0]['images']:,} {args.split} images; latency: median of one image at "
-                        "a time", ["model", f"{args.split} accuracy", "top 5", "loss", "parameters", "MACs", "file",
-                                   "sparsity", "compression rate", "latency"], table, args.verbose)
+                        "a time",
+                        ["model", f"{args.split} accuracy", "top 5", "loss", "calibration error", "parameters", "MACs",
+                         "file", "sparsity", "compression rate", "latency"], table, args.verbose)
+
+
+def show_classes(args, rows, class_names):
+    """Prints the accuracy of every class."""
+    table = [[name, *["-" if row["class_acc"][i] is None else display.percent(row["class_acc"][i]) for row in rows]]
+             for i, name in enumerate(class_names)]
+    display.print_table(f"{args.split} accuracy of every class", ["class", *(row["name"] for row in rows)], table,
+                        args.verbose)
 
 
 def run(args):
@@ -99,36 +164,45 @@ def run(args):
         args: the namespace of `build_parser`.
 
     Returns:
-        {"models": list of rows, "split", "images", "run"}.
+        {"models": list of rows, "split", "images", "class_names", "run"}.
     """
-    import checkpoints
-
     if args.output:
         files.check_file(args.output, "--output", ".json")
-    peeks = [checkpoints.read_checkpoint(path, "--model_path", weights=False) for path in args.model_path]
-    for peek in peeks:
-        checkpoints.check_fits(peek, "--model_path", args.class_num)
+    peeks = [peek_at(args, path) for path in args.model_path]
     flags.start_keras(args)
     import data
+    import foreign
 
-    shape = peeks[0].input_shape
-    images = data.load_data(args, shape and shape[:2], display.track("reading images", args.verbose))
+    others = {path: foreign.load_classifier(path, "--model_path", args.preprocessing)
+              for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
+    shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
+    images = data.load_data(args, shape[:2] if shape and None not in shape else None,
+                            display.track("reading images", args.verbose))
     rows, base = [], None
-    for name, path, peek in zip(short_names(args.model_path), args.model_path, peeks, strict=True):
-        row, model = evaluate_one(args, name, path, peek, images, base)
-        rows, base = [*rows, row], base or model
+    for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
+        opened = (open_foreign(others[path], path, images) if path in others else open_model(args, path, images))
+        rows.append(evaluate_one(args, name, path, opened, images, base))
+        base = base or opened[0]
     result = {"models": rows, "dataset": images.name, "split": args.split, "images": rows[0]["images"],
-              "run": records.run_record(args)}
+              "class_names": list(images.class_names), "run": records.run_record(args)}
     if args.output:
-        import comparison_plots
-        import plots
-
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        records.write_json(args.output, result)
-        figure = comparison_plots.plot_models([row | {"test_acc": row["acc"]} for row in rows], args.split)
-        plots.save_figure(figure, Path(args.output).with_suffix(".png"))
+        write(args, result)
     show(args, rows)
+    if args.per_class or (args.per_class is None and images.class_num <= 20):
+        show_classes(args, rows, images.class_names)
     return result
+
+
+def write(args, result):
+    """Writes the table as JSON, and a figure of the models whose multiply-accumulates are known."""
+    import comparison_plots
+    import plots
+
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    records.write_json(args.output, result)
+    rows = [row | {"test_acc": row["acc"]} for row in result["models"] if row["macs"]]
+    if rows:
+        plots.save_figure(comparison_plots.plot_models(rows, args.split), Path(args.output).with_suffix(".png"))
 
 
 def main(argv=None):

@@ -114,7 +114,8 @@ def export(args, peek, folder):
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
-    model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape)
+    model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
+                                   args.preprocessing)
     row, reference = judge(args, "h5", "Keras", folded.freeze(model, args.precision), args.model_path, images, None)
     rows, calibration = [row], data.sample(images.train, args.calibration_images)[0]
     for name in formats:

@@ -79,21 +79,22 @@ def convolve(x, kernel, stride=1):
     return ops.reshape(y, (-1, height, width, matrix.shape[1] // positions))
 
 
-def forward(images, blocks, stem, dtype, conv_bn):
+def forward(images, architecture, dtype, conv_bn):
     """The way of images through a ResNet, whatever a convolution with its batch-normalisation is.
 
     Args:
         images: (N, h, w, 3), RGB 0 to 255.
-        blocks: blocks of the four stages, such as (3, 4, 6, 3).
-        stem: 'imagenet' or 'cifar'.
+        architecture: from `model.architecture_of`.
         dtype: of the arithmetic.
         conv_bn: function(x, name, stride=1, relu=True), with the names of `model.wiring`.
 
     Returns:
         (mean over positions of the last feature map (N, channels) float32, the four stages' feature maps).
     """
+    stem, blocks = architecture["stem"], resnet.BLOCKS[architecture["depth"]]
+    mean, deviation = map(np.float32, architecture["normalization"])
     kernel, stride = resnet.STEMS[stem]
-    x = ops.cast((ops.cast(images, "float32") - np.float32(resnet.MEAN)) / np.float32(resnet.STD), dtype)
+    x = ops.cast((ops.cast(images, "float32") - mean) / deviation, dtype)
     x = conv_bn(_padded(x, kernel // 2) if stride > 1 else x, "conv1", stride)  # stride 1 is 'same' of itself
     if stem == "imagenet":
         x = ops.max_pool(_padded(x, 1), 3, 2)  # zeros are no maximum above what a ReLU gives
@@ -170,9 +171,8 @@ class FastResNet(keras.Model):
         # itself float32: a mixed policy would have Keras read gamma, beta and the statistics in half precision
         super().__init__(name=f"fast_{net.name}", dtype="float32")
         self.net, self.features, self.arithmetic = net, features, keras.DTypePolicy(precision).compute_dtype
-        architecture = resnet.architecture_of(net)
-        self.stem, self.blocks = architecture["stem"], resnet.BLOCKS[architecture["depth"]]
-        for name, *_ in resnet.wiring(self.blocks, self.stem):
+        self.architecture = resnet.architecture_of(net)
+        for name, *_ in resnet.wiring(resnet.BLOCKS[self.architecture["depth"]], self.architecture["stem"]):
             net.get_layer(f"{name}_conv").bias.trainable = False
         self.built = True
 
@@ -181,7 +181,7 @@ class FastResNet(keras.Model):
         def conv_bn(x, name, stride=1, relu=True):
             return self._conv_bn(x, name, training, stride, relu)
 
-        pooled, stages = forward(images, self.blocks, self.stem, self.arithmetic, conv_bn)
+        pooled, stages = forward(images, self.architecture, self.arithmetic, conv_bn)
         logits = self.net.get_layer("predictions")(pooled)
         return [logits, *stages] if self.features else logits
 

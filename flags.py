@@ -16,6 +16,7 @@ import interrupts
 from errors import Diverged, InputError, Stopped, one_line
 
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
+PREPROCESSING = ("auto", "caffe", "tf", "torch", "unit", "none")
 CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "random")
 
 
@@ -92,7 +93,7 @@ def macs_left(target, full):
 
 
 def add_data_flags(parser):
-    """--dataset, --data_dir, --val_split, --subset, --image_size, --class_num, --num_worker, --batch_size."""
+    """--dataset and all that says which images there are, how they are read and what a model wants of them."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default="cifar10", metavar="{cifar10,cifar100,digits,FOLDER}",
                        help="stock data set, or a folder with one subfolder of images per class, "
@@ -109,6 +110,10 @@ def add_data_flags(parser):
     group.add_argument("--class_num", type=whole(2, 100_000), default=10,
                        help="number of classes (default: 10 for cifar10 and digits, 100 for cifar100, "
                             "a FOLDER's own number)")
+    group.add_argument("--preprocessing", choices=PREPROCESSING, default="auto",
+                       help="what a model file from elsewhere was trained with: a mode of keras.applications' "
+                            "preprocess_input, unit: pixels / 255, none: pixels as they are; auto: caffe, which its "
+                            "ResNets use; files of this suite hold their own (default: %(default)s)")
     group.add_argument("--num_worker", type=whole(0, 256), default=0,
                        help="threads that decode a FOLDER's images, 0: one a core; "
                             "stock sets lie in memory and need none (default: %(default)s)")

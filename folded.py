@@ -52,8 +52,7 @@ def run_folded(weights, images, architecture, dtype="float32", watch=None):
             watch(name, x)
         return x
 
-    blocks = resnet.BLOCKS[architecture["depth"]]
-    pooled, stages = fast.forward(images, blocks, architecture["stem"], dtype, conv_bn)
+    pooled, stages = fast.forward(images, architecture, dtype, conv_bn)
     kernel, bias = weights["predictions"]
     return ops.matmul(pooled, kernel) + bias, stages
 

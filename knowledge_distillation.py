@@ -262,7 +262,7 @@ def teach(args, path, peek):
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
-    teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape)
+    teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, args.preprocessing)
     student = make_student(args, teacher, images)
     teacher_acc = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
                                    display.track("teacher: validation", args.verbose))["acc"]

@@ -24,7 +24,7 @@ def predict_logits(model, images, batch_size=128, progress=iter):
 
 
 def classification_metrics(logits, labels):
-    """Loss and accuracies of logits.
+    """Loss, accuracies and calibration of logits.
 
     Args:
         logits: (N, classes).
@@ -32,12 +32,41 @@ def classification_metrics(logits, labels):
 
     Returns:
         dict with 'loss' (mean cross-entropy in nats), 'acc' and 'top5_acc' (0 to 1; top 5 counts as right where the
-        label is among the five highest logits).
+        label is among the five highest logits), 'class_acc' (list, one a class: the share of its images that are
+        right; None for a class without images) and 'calibration_error' (see `calibration_error`).
     """
     loss = float(np.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)))
     top = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    return {"loss": loss, "acc": float(np.mean(top[:, 0] == labels)),
-            "top5_acc": float(np.mean((top == labels[:, None]).any(1)))}
+    right = top[:, 0] == labels
+    counts = np.bincount(labels, minlength=logits.shape[1])
+    hits = np.bincount(labels[right], minlength=logits.shape[1])
+    return {"loss": loss, "acc": float(np.mean(right)), "top5_acc": float(np.mean((top == labels[:, None]).any(1))),
+            "class_acc": [float(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)],
+            "calibration_error": calibration_error(logits, labels)}
+
+
+def calibration_error(logits, labels, bins=15):
+    """Expected calibration error: how far confidence is from accuracy.
+
+    sum_b n_b / N |accuracy of bin b - its mean confidence|, bins of equal width over the highest probability; Guo et
+    al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599, section 2, equation 3.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) integers.
+        bins: of confidence from 0 to 1.
+
+    Returns:
+        0 to 1; 0 is perfect. NaN where a logit is not finite.
+    """
+    logits = np.asarray(logits, np.float64)
+    if not np.isfinite(logits).all():
+        return float("nan")
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    confidence, right = shifted.max(1) / shifted.sum(1), logits.argmax(1) == labels
+    places = np.minimum(np.ceil(confidence * bins).astype(int) - 1, bins - 1)  # (0, 1/15], (1/15, 2/15], ...
+    gaps = np.bincount(places, right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def evaluate(model, split, batch_size=128, progress=iter):

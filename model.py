@@ -6,6 +6,7 @@ layer inside the model, so a saved file needs no outside knowledge.
 He et al. 2016, arXiv 1512.03385 (version 1 as in keras.applications: the stride sits in the first 1x1 convolution).
 """
 
+import math
 import re
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -15,6 +16,9 @@ BN = {"epsilon": 1.001e-5, "momentum": 0.9}  # Keras' default momentum, 0.99, wo
 # a zero of the first convolution's padding stands for the same colour here and there.
 MEAN = (123.68, 116.779, 103.939)
 STD = (58.393, 57.12, 57.375)
+# (mean, standard deviation) of R, G and B in the other modes of keras.applications' preprocess_input, and two more
+PREPROCESSING = {"tf": ((127.5,) * 3, (127.5,) * 3), "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+                 "unit": ((0.0,) * 3, (255.0,) * 3), "none": ((0.0,) * 3, (1.0,) * 3)}
 
 
 def stage_of(name):
@@ -76,7 +80,8 @@ def _block(x, name, widths, stride, shortcut):
     return layers.ReLU(name=f"{name}_out")(x)
 
 
-def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet", widths=None):
+def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet", widths=None,
+                 normalization=(MEAN, STD)):
     """A ResNet with random weights.
 
     Args:
@@ -85,6 +90,7 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
         input_shape: (height, width, 3); the network sees RGB from 0 to 255, uint8 or float.
         stem: 'imagenet' (7x7 stride 2, max-pool) or 'cifar' (3x3 stride 1, no pool).
         widths: dict as `full_widths` gives, with other numbers; None for the full network.
+        normalization: (mean, standard deviation) of R, G and B, from 0 to 255.
 
     Returns:
         An uncompiled keras.Model, (N, height, width, 3) -> logits (N, classes).
@@ -107,7 +113,7 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
         raise ValueError(f"widths must give a positive number for each name of full_widths({depth}). Wrong: {wrong}")
     kernel, stride = STEMS[stem]
     inputs = keras.Input(input_shape, name="image")
-    x = layers.Rescaling([1 / s for s in STD], [-m / s for m, s in zip(MEAN, STD, strict=True)],
+    x = layers.Rescaling([1 / s for s in normalization[1]], [-m / s for m, s in zip(*normalization, strict=True)],
                          name="normalization")(inputs)
     x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(x)
     x = _conv_bn(x, widths["conv1_conv"], kernel, "conv1", stride)
@@ -146,11 +152,25 @@ def architecture_of(model):
     """
     widths = widths_of(model)
     depth = {blocks: depth for depth, blocks in BLOCKS.items()}.get(blocks_of(widths))
-    kernel = model.get_layer("conv1_conv").kernel_size[0]
+    kernel, rescaling = model.get_layer("conv1_conv").kernel_size[0], model.get_layer("normalization")
     if depth is None or kernel not in (7, 3):
         raise ValueError(f"not a ResNet50, 101 or 152 of this suite: blocks {blocks_of(widths)}, stem {kernel}")
     return {"depth": depth, "classes": model.output_shape[-1], "input_shape": tuple(model.input_shape[1:]),
-            "stem": "imagenet" if kernel == STEMS["imagenet"][0] else "cifar", "widths": widths}
+            "stem": "imagenet" if kernel == STEMS["imagenet"][0] else "cifar", "widths": widths,
+            "normalization": normalization_of(rescaling.scale, rescaling.offset)}
+
+
+def normalization_of(scale, offset):
+    """(mean, standard deviation) of R, G and B, as `build_resnet` takes them, from a Rescaling layer's numbers.
+
+    Raises:
+        ValueError: not three finite numbers each, or a scale that is 0.
+    """
+    if len(scale) != 3 or len(offset) != 3 or not all(math.isfinite(v) for v in (*scale, *offset)) or not all(scale):
+        raise ValueError(f"a normalisation by {scale} and {offset}")
+    # rounded: what is read must be what was written, to the last bit and however often
+    return (tuple(round(-shift / factor, 6) for factor, shift in zip(scale, offset, strict=True)),
+            tuple(round(1 / factor, 6) for factor in scale))
 
 
 def stage_outputs(model):

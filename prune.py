@@ -244,7 +244,6 @@ def recalibrate_bn(model, images, batch_size=128, progress=iter):
 def _batch_statistics(model):
     """function(weights, images) -> {name: (2, channels)}, mean and variance of what each batch-norm sees of a batch."""
     architecture, epsilon = resnet.architecture_of(model), resnet.BN["epsilon"]
-    blocks, stem = resnet.blocks_of(architecture["widths"]), architecture["stem"]
 
     def statistics(weights, images):
         found = {}
@@ -255,6 +254,6 @@ def _batch_statistics(model):
             found[name] = ops.stack([mean + bias, variance])
             return ops.relu(x) if relu else x
 
-        fast.forward(images, blocks, stem, "float32", conv_bn)
+        fast.forward(images, architecture, "float32", conv_bn)
         return found
     return statistics

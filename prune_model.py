@@ -220,7 +220,8 @@ def prune_all(args, peek):
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
-    base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape)
+    base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
+                                  args.preprocessing)
     target = trimming.budget(args, peek.widths, images.class_num, images.image_shape, peek.stem)
     result |= {"images": len(images.val), "train_images": len(images.train),
                "parent_sha256": run_record["parent_sha256"]}

@@ -52,7 +52,7 @@ def start_model(args, images):
     if checkpoint.classes != images.class_num:
         display.say(f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
                     "the classifier starts from random weights", args.verbose)
-    return checkpoints.build(checkpoint, images.class_num, images.image_shape)
+    return checkpoints.build(checkpoint, images.class_num, images.image_shape, args.preprocessing)
 
 
 def check_flags(args):

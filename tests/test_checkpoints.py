@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import checkpoints
+import folded
 import model as resnet
 from errors import InputError
 
@@ -62,6 +63,22 @@ def test_application_with_softmax_gives_the_same_classes_on_rgb(application):
         keras.applications.resnet.preprocess_input(rgb.copy())), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("mode", ["tf", "torch", "unit", "none"])
+def test_a_model_trained_on_another_preprocessing_answers_alike_on_plain_rgb(mode, application, tmp_path):
+    """Border pixels too: what pads the first convolution is a zero behind the preprocessing."""
+    model, path = application
+    rgb = np.random.default_rng(4).integers(0, 256, (3, 48, 40, 3)).astype("float32")
+    seen = (keras.applications.imagenet_utils.preprocess_input(rgb.copy(), mode=mode) if mode in ("tf", "torch")
+            else rgb / 255 if mode == "unit" else rgb)
+    loaded = checkpoints.load_model(path, "--x", 7, (48, 40, 3), mode)
+    np.testing.assert_allclose(keras.ops.softmax(loaded.predict_on_batch(rgb)), model.predict_on_batch(seen), atol=1e-5)
+    np.testing.assert_allclose(folded.FoldedResNet(loaded).predict_on_batch(rgb), loaded.predict_on_batch(rgb),
+                               rtol=1e-3, atol=1e-3)
+    checkpoints.save_model(loaded, tmp_path / "model.h5")  # from here on the file tells
+    again = checkpoints.load_model(tmp_path / "model.h5", "--x", preprocessing="caffe")
+    np.testing.assert_array_equal(again.predict_on_batch(rgb), loaded.predict_on_batch(rgb))
+
+
 def test_bare_weights_in_the_applications_layout(application, tmp_path):
     model, _ = application
     path = tmp_path / "resnet50_weights_tf_dim_ordering_tf_kernels.h5"
@@ -70,8 +87,8 @@ def test_bare_weights_in_the_applications_layout(application, tmp_path):
             for variable in layer.variables:
                 file[f"{layer.name}/{layer.name}/{variable.name}:0"] = np.asarray(variable)
     found = checkpoints.read_checkpoint(path, "--x")
-    assert (found.depth, found.stem, found.classes, found.input_shape, found.normalised) == (
-        50, "imagenet", 7, None, False)
+    assert (found.depth, found.stem, found.classes, found.input_shape, found.normalization) == (
+        50, "imagenet", 7, None, None)
     built = checkpoints.build(found, classes=3, input_shape=(32, 32, 3))
     assert built.output_shape == (None, 3)
     np.testing.assert_array_equal(built.get_layer("conv5_block3_2_conv").kernel,
@@ -81,8 +98,8 @@ def test_bare_weights_in_the_applications_layout(application, tmp_path):
 def test_a_look_without_weights_knows_the_shapes(saved):
     model, path = saved
     peek = checkpoints.read_checkpoint(path, "--x", weights=False)
-    assert peek.weights == {} and peek.normalised
-    assert {key: getattr(peek, key) for key in ("depth", "classes", "input_shape", "stem", "widths")} == (
+    assert peek.weights == {}
+    assert {key: getattr(peek, key) for key in resnet.architecture_of(model)} == (
         resnet.architecture_of(model))
 
 

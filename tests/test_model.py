@@ -162,7 +162,8 @@ def test_full_widths_are_those_of_the_paper():
                                                                (101, "imagenet", (40, 32, 3), 1)])
 def test_widths_and_architecture_are_read_back(depth, stem, shape, classes):
     widths = random_widths(depth, depth)
-    wanted = {"depth": depth, "classes": classes, "input_shape": shape, "stem": stem, "widths": widths}
+    wanted = {"depth": depth, "classes": classes, "input_shape": shape, "stem": stem, "widths": widths,
+              "normalization": ((1.5, 0.0, -3.25), (255.0, 1.0, 58.395))}
     model = resnet.build_resnet(**wanted)
     assert resnet.widths_of(model) == widths
     assert resnet.architecture_of(model) == wanted
@@ -250,7 +251,33 @@ def test_classification_metrics_by_hand():
     found = metrics.classification_metrics(logits, labels)
     assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert (found["acc"], found["top5_acc"]) == (0.25, 0.75)
-    assert all(type(value) is float for value in found.values())
+    assert found["class_acc"] == [0.5, None, None, None, 0.0, 0.0, None]
+    assert all(type(found[key]) is float for key in ("loss", "acc", "top5_acc", "calibration_error"))
+
+
+def test_calibration_error_by_hand():
+    """Confidences 0.9 (right, wrong), 0.6 (right) and 0.5 (right): nine bins hold 2, 1 and 1 images."""
+    logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.5, 0.5]])
+    labels = np.array([0, 1, 0, 0])
+    expected = (2 * abs(1 / 2 - 0.9) + abs(1 - 0.6) + abs(1 - 0.5)) / 4
+    assert metrics.calibration_error(logits + 7, labels, bins=9) == pytest.approx(expected)
+    assert metrics.calibration_error(np.float32([[1000, 0], [0, 1000]]), np.array([0, 1])) == 0
+    assert metrics.calibration_error(np.float32([[1000, 0], [0, 1000]]), np.array([1, 0])) == 1
+
+
+@given(st.integers(2, 12), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_calibration_error_is_a_loop_over_bins(classes, seed):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.normal(0, 3, (200, classes)), rng.integers(0, classes, 200)
+    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, right = share.max(1), share.argmax(1) == labels
+    wanted = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            wanted += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert metrics.calibration_error(logits, labels) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_fewer_than_five_classes_are_all_in_the_top_five():

@@ -1,0 +1,100 @@
+"""Models that others made: any Keras classifier in evaluate_model.py, a plain ResNet101 through the whole chain."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import evaluate_model
+import foreign
+import metrics
+
+RGB = np.random.default_rng(8).integers(0, 256, (6, 32, 32, 3)).astype("float32")
+
+
+def small_net(activation, classes=10, size=32):
+    """A classifier with each kind of layer that can be counted."""
+    return keras.Sequential([
+        keras.Input((size, size, 3)), layers.Conv2D(4, 3, strides=2, padding="same"), layers.BatchNormalization(),
+        layers.DepthwiseConv2D(3, use_bias=False), layers.SeparableConv2D(6, 3, padding="same"),
+        layers.Conv2D(8, 1, groups=2), layers.GlobalAveragePooling2D(), layers.Dense(classes, activation=activation)])
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("activation", ["softmax", None])
+def test_probabilities_and_logits_are_both_told_and_pixels_preprocessed(activation, suffix, tmp_path):
+    net, path = small_net(activation), tmp_path / f"net.{suffix}"
+    net.save(path)
+    for mode, seen in (("auto", RGB), ("unit", RGB / 255),
+                       *((m, keras.applications.imagenet_utils.preprocess_input(RGB.copy(), mode=m))
+                         for m in ("caffe", "tf", "torch"))):
+        loaded = foreign.load_classifier(path, "--x", mode)
+        answers, wanted = loaded.predict_on_batch(RGB), net.predict_on_batch(seen)
+        np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_work_by_hand():
+    first, depthwise, head = 16 * 16 * 9 * 3 * 4, 14 * 14 * 9 * 4, 8 * 10
+    separable, grouped = 14 * 14 * (9 * 4 + 4 * 6), 14 * 14 * 3 * 8
+    net = small_net(None)
+    assert foreign.count_macs(net) == first + depthwise + separable + grouped + head
+    nested = keras.Sequential([keras.Input((32, 32, 3)), net])
+    assert foreign.count_macs(nested) == foreign.count_macs(net)
+    recurrent = keras.Sequential([keras.Input((4, 3)), layers.LSTM(5), layers.Dense(2)])
+    assert foreign.count_macs(recurrent) is None
+    resnet = keras.applications.ResNet50(weights=None, classes=7, input_shape=(64, 64, 3))
+    assert foreign.count_macs(resnet) == metrics.count_macs(resnet)
+
+
+def test_evaluation_sets_any_classifier_beside_another(tmp_path, capsys):
+    import data
+
+    net = small_net("softmax")
+    net.save(tmp_path / "a.keras")
+    small_net(None).save(tmp_path / "b.h5")
+    argv = ["--dataset", "digits", "--any_model", "--latency_runs", "2", "--output", str(tmp_path / "out.json"),
+            "--model_path", str(tmp_path / "a.keras"), str(tmp_path / "b.h5")]
+    assert evaluate_model.main(argv) == 0
+    output = capsys.readouterr().out
+    assert "calibration error" in output and "accuracy of every class" in output
+    result = json.loads((tmp_path / "out.json").read_text())
+    test = data.load_data(evaluate_model.build_parser().parse_args(argv), (32, 32)).test
+    answers = net.predict(test.images.astype("float32"), verbose=0)
+    row = result["models"][0]
+    assert row["acc"] == np.mean(answers.argmax(1) == test.labels)
+    assert row["class_acc"] == [np.mean(answers[test.labels == c].argmax(1) == c) for c in range(10)]
+    assert row["loss"] == pytest.approx(-np.mean(np.log(answers[np.arange(len(test.labels)), test.labels])), rel=1e-3)
+    assert (row["parameters"], row["macs"], row["sparsity"]) == (net.count_params(), foreign.count_macs(net), None)
+    assert result["class_names"] == [str(c) for c in range(10)] and (tmp_path / "out.png").is_file()
+
+
+def save_lambda(path):
+    keras.Sequential([keras.Input((32, 32, 3)), layers.Lambda(lambda x: x), layers.Flatten(),
+                      layers.Dense(10)]).save(path)
+
+
+def save_other_images(path):
+    keras.Sequential([keras.Input((32, 32, 1)), layers.Flatten(), layers.Dense(10)]).save(path)
+
+
+@pytest.mark.parametrize(("save", "named"), [
+    (save_lambda, "can't open"), (save_other_images, "RGB images"),
+    (lambda path: path.write_bytes(b"nothing"), "can't open"),
+    (lambda path: small_net(None, 7).save(path), "7 classes"),
+    (lambda path: small_net(None, size=40).save(path), "40x40")])
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_what_is_no_such_classifier_is_told_in_a_line(save, named, suffix, tmp_path, capsys):
+    path = tmp_path / f"net.{suffix}"
+    save(path)
+    assert evaluate_model.main(["--any_model", "--dataset", "digits", "--model_path", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and named in error and "expected" in error
+
+
+def test_without_the_flag_keras_opens_nothing(tmp_path, capsys):
+    small_net(None).save(tmp_path / "net.h5")
+    assert evaluate_model.main(["--dataset", "digits", "--model_path", str(tmp_path / "net.h5")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--any_model" in error

@@ -1,4 +1,4 @@
-"""Reading and writing of .h5 checkpoints.
+"""Reading and writing of checkpoints: .h5, and .keras as plain Keras writes it.
 
 Writing is atomic. Reading takes shapes and numbers from the file and nothing else: the network is built by
 `model.build_resnet`, so no layer, class or function that a file names is ever looked up or run.
@@ -6,28 +6,27 @@ Writing is atomic. Reading takes shapes and numbers from the file and nothing el
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+import archives
 import model as resnet
 from errors import InputError, one_line
 from files import replacing, reserve, suggestion
 from records import check_record
 
-BYTES_PER_CHECKPOINT = 4 * 2**30
-MOST_COMPRESSED = 20  # bytes of weights a byte of file: Keras writes them as they are, zeros that swell are a trap
-SIDE = 4096  # of an image, at most
 DIGEST = "weights_sha256"  # attribute of the suite's files
 
 
 @dataclasses.dataclass
 class Checkpoint:
-    """What an .h5 file holds.
+    """What a model file holds.
 
     Attributes:
         path: where it came from, for messages.
@@ -62,8 +61,8 @@ def save_model(model, path):
         try:
             model.save(temporary, include_optimizer=False)
             with h5py.File(temporary, "r+") as file:  # travels with the file, where the records beside it may not
-                arrays = {key: np.asarray(item) for key, item in _arrays(file, temporary, "").items()}
-                file.attrs[DIGEST] = _digest(arrays)
+                weights = {key: np.asarray(item) for key, item in archives.arrays(file, temporary, "").items()}
+                file.attrs[DIGEST] = _digest(weights)
         except RuntimeError as error:  # h5py, where the disk is full as it closes a file
             raise OSError(one_line(error)) from None
 
@@ -76,48 +75,6 @@ def _digest(arrays):
         digest.update(f"{'/'.join(key)} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array)
     return digest.hexdigest()
-
-
-def _arrays(file, path, flag):
-    """All weights of an .h5 file as {(layer, weight): h5py.Dataset}; links and external storage are not followed."""
-    root = file["model_weights"] if isinstance(file.get("model_weights", getlink=True), h5py.HardLink) else file
-    found, total = {}, 0
-
-    def visit(name, item):
-        nonlocal total
-        parts = name.split("/")
-        if isinstance(item, h5py.Dataset) and len(parts) > 1 and parts[0] != "optimizer_weights":
-            if item.external or item.is_virtual or item.dtype.kind != "f":
-                raise InputError(f"{flag}: received {path}, whose {name} is not a plain array of numbers; "
-                                 "expected a Keras .h5 file")
-            total += item.nbytes
-            found[parts[-2], parts[-1].split(":")[0]] = item
-
-    root.visititems(visit)
-    limit = min(BYTES_PER_CHECKPOINT, MOST_COMPRESSED * os.path.getsize(path))
-    if total > limit:
-        raise InputError(f"{flag}: received {path} with {total} bytes of weights, expected at most {limit}")
-    return found
-
-
-def _config(file):
-    """The layers of a file's model_config as {name: (class, config)}; empty where the file holds only weights."""
-    text = file.attrs.get("model_config", "{}")
-    try:
-        layers = json.loads(text)["config"]["layers"]
-        return {layer["config"]["name"]: (layer["class_name"], layer["config"]) for layer in layers}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-
-
-def _input_shape(layers):
-    for kind, config in layers.values():
-        shape = config.get("batch_shape") or config.get("batch_input_shape")
-        if kind == "InputLayer" and isinstance(shape, list) and len(shape) == 4:
-            if not all(type(n) is int and 0 < n <= SIDE for n in shape[1:] if n is not None):
-                raise ValueError(f"images of {shape[1:]}, expected sides of at most {SIDE}")
-            return None if None in shape[1:] else tuple(shape[1:])
-    return None
 
 
 def _architecture(shapes):
@@ -133,7 +90,7 @@ def _architecture(shapes):
 
 
 def read_checkpoint(path, flag, weights=True):
-    """What an .h5 file holds: a whole model or bare weights in Keras' HDF5 layout, ResNet50, 101 or 152.
+    """What a file holds: a whole model, .h5 or .keras, or bare weights in Keras' HDF5 layout; ResNet50, 101 or 152.
 
     Args:
         path: the file.
@@ -149,12 +106,11 @@ def read_checkpoint(path, flag, weights=True):
     path = Path(path)
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "not a file"
-        raise InputError(f"{flag}: received {path}, which is {kind}; expected an .h5 file{suggestion(path)}")
+        raise InputError(f"{flag}: received {path}, which is {kind}; expected an .h5 or .keras file{suggestion(path)}")
     check_record(path, flag)
     try:
-        with h5py.File(path, "r") as file:
-            layers = _config(file)
-            datasets = _arrays(file, path, flag)
+        with archives.opened(path, flag) as (file, layers, is_archive):
+            datasets = archives.arrays(file, path, flag, archives.numbered(layers) if is_archive else None)
             shapes = {key: item.shape for key, item in datasets.items()}
             depth, stem, widths = _architecture(shapes)
             heads = [(layer, shape) for (layer, weight), shape in shapes.items()
@@ -163,7 +119,7 @@ def read_checkpoint(path, flag, weights=True):
                 raise KeyError(f"one classifier, not {[layer for layer, _ in heads]}")
             head, shape = heads[0] if heads else (None, (0, None))
             kind, config = layers.get("normalization", ("", {}))
-            checkpoint = Checkpoint(str(path), {}, depth, stem, widths, shape[1], _input_shape(layers),
+            checkpoint = Checkpoint(str(path), {}, depth, stem, widths, shape[1], archives.input_shape(layers),
                                     resnet.normalization_of(config["scale"], config["offset"])
                                     if kind == "Rescaling" else None, head)
             _check_shapes(checkpoint, shapes)
@@ -176,7 +132,10 @@ def read_checkpoint(path, flag, weights=True):
         raise
     except OSError as error:
         raise InputError(f"{flag}: received {path} of {os.path.getsize(path)} bytes, which is empty, truncated or "
-                         f"no HDF5 file; expected an .h5 model ({error})") from None
+                         f"no HDF5 file; expected an .h5 or .keras model ({error})") from None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # another zip, or a damaged one
+        raise InputError(f"{flag}: received {path}, a zip file that can't be read ({error}); expected an .h5 or .keras "
+                         "model") from None
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise InputError(f"{flag}: received {path}, expected a ResNet50, 101 or 152 with the layer names of "
                          f"keras.applications ({type(error).__name__}: {error})") from None

@@ -1,5 +1,8 @@
 """checkpoints.py: files of this suite and of keras.applications, damaged and foreign ones."""
 
+import dataclasses
+import zipfile
+
 import h5py
 import keras
 import numpy as np
@@ -77,6 +80,38 @@ def test_a_model_trained_on_another_preprocessing_answers_alike_on_plain_rgb(mod
     checkpoints.save_model(loaded, tmp_path / "model.h5")  # from here on the file tells
     again = checkpoints.load_model(tmp_path / "model.h5", "--x", preprocessing="caffe")
     np.testing.assert_array_equal(again.predict_on_batch(rgb), loaded.predict_on_batch(rgb))
+
+
+def test_a_keras_archive_is_read_as_the_h5_of_the_same_model(application, saved, tmp_path):
+    model, path = application
+    model.compile("adam", "categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)  # its slots lie in the archive too
+    keras.models.load_model(saved[1]).save(tmp_path / "ours.keras")
+    model.save(tmp_path / "theirs.keras")
+    for h5, archive in ((path, tmp_path / "theirs.keras"), (saved[1], tmp_path / "ours.keras")):
+        one, other = (checkpoints.read_checkpoint(name, "--x") for name in (h5, archive))
+        assert dataclasses.replace(one, path="", weights={}) == dataclasses.replace(other, path="", weights={})
+        assert set(one.weights) <= set(other.weights)
+        for key, value in one.weights.items():
+            np.testing.assert_array_equal(other.weights[key], value)
+        peek = checkpoints.read_checkpoint(archive, "--x", weights=False)
+        assert (peek.widths, peek.weights) == (one.widths, {})
+
+
+def test_zip_files_that_are_no_model_or_swell_are_refused(application, tmp_path):
+    application[0].save(tmp_path / "good.keras")
+    content = (tmp_path / "good.keras").read_bytes()
+    (tmp_path / "cut.keras").write_bytes(content[:-200] + content[-100:])
+    (tmp_path / "flipped.keras").write_bytes(content[:10**6] + bytes(50) + content[10**6 + 50:])
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        archive.writestr("a.txt", "text")
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(10**7))
+    for name in ("cut", "flipped", "other", "bomb"):
+        with pytest.raises(InputError, match=rf"^--x: received .*{name}\.keras") as caught:
+            checkpoints.read_checkpoint(tmp_path / f"{name}.keras", "--x")
+        assert "\n" not in str(caught.value) and "expected" in str(caught.value)
 
 
 def test_bare_weights_in_the_applications_layout(application, tmp_path):

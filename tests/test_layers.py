@@ -11,9 +11,9 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"errors", "display"}, {"files", "interrupts", "sources"}, {"model", "data", "metrics", "records", "flags"},
-          {"fast", "optimizers", "states"}, {"folded", "checkpoints", "plots", "foreign"},
-          {"criteria", "recording", "exporting"}, {"prune"},
+FLOORS = [{"errors", "display"}, {"files", "interrupts", "sources", "archives"},
+          {"model", "data", "metrics", "records", "flags"}, {"fast", "optimizers", "states"},
+          {"folded", "checkpoints", "plots", "foreign"}, {"criteria", "recording", "exporting"}, {"prune"},
           {"distillation", "students", "comparison_plots", "training", "trimming"},
           {"train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history",
            "export_model"}]

@@ -166,6 +166,8 @@ def run_record(args, parent_sha256=None):
 def finished_result(folder, run, resume):
     """What result.json holds of a finished run with the same flags, which has nothing left to do, or None.
 
+    A record with a true 'shipped' belongs to a model that came with the suite: any run may write over it.
+
     Args:
         folder: where a run writes.
         run: what `run_record` gives now.
@@ -178,7 +180,7 @@ def finished_result(folder, run, resume):
     if resume == "never" or not (folder / "result.json").is_file() or (folder / STATE).exists():
         return None
     result = read_json(folder / "result.json", "--resume")
-    if result.get("finished") is False:
+    if result.get("finished") is False or result.get("shipped") is True:  # what came with the suite can be had again
         return None
     check_same_run(result.get("run"), run, folder, "a finished")
     return result

@@ -1,15 +1,21 @@
 """Models that others made: any Keras classifier in evaluate_model.py, a plain ResNet101 through the whole chain."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
+from PIL import Image
 
+import data
 import evaluate_model
+import export_model
 import foreign
+import knowledge_distillation
 import metrics
+import prune_model
 
 RGB = np.random.default_rng(8).integers(0, 256, (6, 32, 32, 3)).astype("float32")
 
@@ -49,8 +55,6 @@ def test_work_by_hand():
 
 
 def test_evaluation_sets_any_classifier_beside_another(tmp_path, capsys):
-    import data
-
     net = small_net("softmax")
     net.save(tmp_path / "a.keras")
     small_net(None).save(tmp_path / "b.h5")
@@ -98,3 +102,36 @@ def test_without_the_flag_keras_opens_nothing(tmp_path, capsys):
     assert evaluate_model.main(["--dataset", "digits", "--model_path", str(tmp_path / "net.h5")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--any_model" in error
+
+
+@pytest.mark.slow
+def test_a_plain_resnet101_of_seven_classes_goes_the_whole_way_on_a_folder(tmp_path, monkeypatch):
+    """Trained elsewhere on another preprocessing and image size, saved by plain Keras with a softmax head."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(1)
+    for part, count in (("train", 24), ("test", 6)):
+        for c in range(7):
+            folder = tmp_path / "pictures" / part / f"class{c}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(rng.normal(36 * c, 20, (40, 52, 3)), 0, 255).astype("uint8")
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    net = keras.applications.ResNet101(weights=None, classes=7, input_shape=(48, 48, 3))
+    net.save("net.keras")
+    common = ["--dataset", "pictures", "--preprocessing", "tf", "--batch_size", "28", "--verbose", "0"]
+    assert prune_model.main(["--base_model_path", "net.keras", "--prune_iter", "1", "--epoch_num", "1",
+                             "--target_macs", "2x", *common]) == 0
+    assert knowledge_distillation.main(["--root_folder", "model/pruned_model/iter1", "--epoch_num", "1", *common]) == 0
+    assert evaluate_model.main(["--model_path", "net.keras", "model/pruned_model/iter1/model.h5",
+                                "model/kd_model/model.h5", "--output", "all.json", *common]) == 0
+    assert export_model.main(["--format", "savedmodel", "litert-int8", *common]) == 0
+    base, pruned, student = json.loads(Path("all.json").read_text())["models"]
+    assert base["depth"] == student["depth"] == 101 and base["images"] == 42
+    assert base["macs"] >= 2 * pruned["macs"] and student["compression_rate"] >= 12.82
+    folder = data.load_data(evaluate_model.build_parser().parse_args(["--model_path", "x", *common]), (48, 48), iter)
+    answers = net.predict(folder.test.images / 127.5 - 1, verbose=0)
+    assert base["acc"] == np.mean(answers.argmax(1) == folder.test.labels)
+    assert base["loss"] == pytest.approx(-np.mean(np.log(answers[np.arange(42), folder.test.labels])), rel=1e-3)
+    student_net = keras.models.load_model("model/kd_model/model.h5")
+    np.testing.assert_array_equal(student["acc"], np.mean(
+        student_net.predict(folder.test.images, verbose=0).argmax(1) == folder.test.labels))

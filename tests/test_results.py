@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from errors import InputError
+
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("build", ROOT / "results" / "build.py")
 build = importlib.util.module_from_spec(SPEC)
@@ -99,6 +101,26 @@ def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeyp
 
 def test_the_readme_is_what_its_records_give():
     assert build.main(["--check"]) == 0
+
+
+def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monkeypatch):
+    import records
+
+    run = tmp_path / "run"
+    run.mkdir()
+    content = record(1, "abc", "base", epochs=2, val_acc=0.5, seconds=1)
+    (run / "result.json").write_text(json.dumps(content))
+    for name in ("model.h5", "history.json", "history.png"):
+        (run / name).write_text(name)
+    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    assert build.main(["--ship", str(run)]) == 0
+    target = tmp_path / "model" / "kd_model"
+    assert json.loads((target / "result.json").read_text()) == content | {"shipped": True}
+    assert {path.name for path in target.iterdir()} == {"model.h5", "history.json", "history.png", "result.json"}
+    other = {"flags": {"epoch_num": 9}, "parent_sha256": None}
+    assert records.finished_result(target, other, "auto") is None
+    with pytest.raises(InputError, match="--epoch_num 3, received 9"):
+        records.finished_result(run, other, "auto")
 
 
 STAND_IN = """#!{python}

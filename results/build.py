@@ -5,7 +5,8 @@ A table stands between two comments, `<!-- results:NAME -->` and `<!-- /results:
 typed by hand. Its rows are the folders results/NAME/ROW, in the order of TABLES; a row is one result.json, or several
 of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json by
 the model's sha256, and what was trained before it by its parent's. A pruning run of many iterations, which is
-results/NAME/result.json alone, is a table of its own with a row an iteration, and two figures.
+results/NAME/result.json alone, is a table of its own with a row an iteration, and two figures. The table 'shipped' is
+about the student under model/kd_model and the base that it comes from.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SIZE = ("sparsity", "parameters (M)", "MACs (M)", "file (MB)", "compression rate")
 FULL = ("validation", "test", *SIZE, "minutes", "epochs", "seeds")
+SHIPPED = ("test", "validation", *SIZE, "epochs")
 STEPS = ("pruned", "batch-norm anew", "validation")
 TABLES = {  # name: (headings, {folder: what the row is called})
     "yardstick": (FULL, {"base12": "base", "base26": "base, trained for all the epochs", "pruned": "pruned teacher",
@@ -152,8 +154,25 @@ def figures(name, content):
     plots.save_figure(plots.plot_channels(layers), HERE / name / "channels.png")
 
 
+def shipped(results, tested):
+    """The student under model/kd_model beside the base that it comes from, or '' where none is shipped."""
+    path = HERE.parent / "model" / "kd_model" / "result.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if content.get("shipped") is not True:
+        return ""
+    results = results | {"shipped": content}
+    family, parent = [content], content["parent_sha256"]
+    while found := [run for run in results.values() if parent is not None and parent in run["sha256"]]:
+        family, parent = [found[0], *family], found[0].get("parent_sha256")
+    rows = dict(zip(("base", "student"), ([measured(run, results, tested)] for run in (family[0], content)),
+                    strict=True))
+    return f"{markdown(rows, SHIPPED)}\n\n{caption([family[0], content], tested)}"
+
+
 def section(name, results, tested):
     """What stands between the comments of a table, or '' where it has no record."""
+    if name == "shipped":
+        return shipped(results, tested)
     columns, labels = TABLES[name]
     if labels is None:
         if name not in results:

@@ -108,13 +108,20 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
 
     run = tmp_path / "run"
     run.mkdir()
-    content = record(1, "abc", "base", epochs=2, val_acc=0.5, seconds=1)
+    content = record(1, "abc", "base", epochs=2, val_acc=0.5, seconds=1, compression_rate=12.5, parameters=80_000,
+                     macs=10**5, bytes=10**5)
     (run / "result.json").write_text(json.dumps(content))
     for name in ("model.h5", "history.json", "history.png"):
         (run / name).write_text(name)
     monkeypatch.setattr(build, "HERE", tmp_path / "results")
     assert build.main(["--ship", str(run)]) == 0
     target = tmp_path / "model" / "kd_model"
+    base = record(1, "base", epochs=3, val_acc=0.75, seconds=1, parameters=10**6, macs=10**6, bytes=10**6)
+    (tmp_path / "results" / "yardstick" / "base12").mkdir(parents=True)
+    (tmp_path / "results" / "yardstick" / "base12" / "result.json").write_text(json.dumps(base))
+    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->").splitlines()
+    assert lines[3].startswith("| base | - | 75.00 |") and lines[4].startswith("| student | - | 50.00 |")
+    assert lines[4].endswith("| 12.50x | 3 + 2 |")
     assert json.loads((target / "result.json").read_text()) == content | {"shipped": True}
     assert {path.name for path in target.iterdir()} == {"model.h5", "history.json", "history.png", "result.json"}
     other = {"flags": {"epoch_num": 9}, "parent_sha256": None}

@@ -111,18 +111,7 @@ def read_checkpoint(path, flag, weights=True):
     try:
         with archives.opened(path, flag) as (file, layers, is_archive):
             datasets = archives.arrays(file, path, flag, archives.numbered(layers) if is_archive else None)
-            shapes = {key: item.shape for key, item in datasets.items()}
-            depth, stem, widths = _architecture(shapes)
-            heads = [(layer, shape) for (layer, weight), shape in shapes.items()
-                     if weight == "kernel" and len(shape) == 2]
-            if len(heads) > 1:
-                raise KeyError(f"one classifier, not {[layer for layer, _ in heads]}")
-            head, shape = heads[0] if heads else (None, (0, None))
-            kind, config = layers.get("normalization", ("", {}))
-            checkpoint = Checkpoint(str(path), {}, depth, stem, widths, shape[1], archives.input_shape(layers),
-                                    resnet.normalization_of(config["scale"], config["offset"])
-                                    if kind == "Rescaling" else None, head)
-            _check_shapes(checkpoint, shapes)
+            checkpoint = _recognised(path, {key: item.shape for key, item in datasets.items()}, layers)
             if weights:
                 checkpoint.weights = {key: np.asarray(item) for key, item in datasets.items()}
                 if file.attrs.get(DIGEST) not in (None, _digest(checkpoint.weights)):
@@ -139,6 +128,25 @@ def read_checkpoint(path, flag, weights=True):
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise InputError(f"{flag}: received {path}, expected a ResNet50, 101 or 152 with the layer names of "
                          f"keras.applications ({type(error).__name__}: {error})") from None
+    return checkpoint
+
+
+def _recognised(path, shapes, layers):
+    """The Checkpoint, without weights, of {(layer, weight): shape} and the layers of `archives.opened`.
+
+    Raises:
+        LookupError, ValueError, TypeError: it is no ResNet50, 101 or 152.
+    """
+    depth, stem, widths = _architecture(shapes)
+    heads = [(layer, shape) for (layer, weight), shape in shapes.items() if weight == "kernel" and len(shape) == 2]
+    if len(heads) > 1:
+        raise KeyError(f"one classifier, not {[layer for layer, _ in heads]}")
+    head, shape = heads[0] if heads else (None, (0, None))
+    kind, config = layers.get("normalization", ("", {}))
+    normalization = resnet.normalization_of(config["scale"], config["offset"]) if kind == "Rescaling" else None
+    checkpoint = Checkpoint(str(path), {}, depth, stem, widths, shape[1], archives.input_shape(layers), normalization,
+                            head)
+    _check_shapes(checkpoint, shapes)
     return checkpoint
 
 

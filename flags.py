@@ -163,8 +163,11 @@ def add_machine_flags(parser, default_precision="auto"):
 
 
 def add_training_flags(parser):
-    """--epoch_num, --weight_decay, --label_smoothing, --warmup, --resume, --save_minutes."""
+    """--epoch_num, --optimizer, --weight_decay, --label_smoothing, --warmup, --resume, --save_minutes."""
     group = parser.add_argument_group("training")
+    group.add_argument("--optimizer", choices=["sgd", "muon"], default="sgd",
+                       help="sgd: with Nesterov momentum 0.9; muon: the same for all but the convolutions, whose "
+                            "steps are made orthogonal; for small networks (default: %(default)s)")
     group.add_argument("--epoch_num", type=whole(1, 100_000), default=200, help="epochs (default: %(default)s)")
     group.add_argument("--weight_decay", type=real(0, 1), default=5e-3,
                        help="decoupled decay: each step takes learning rate x this off every kernel, none off biases "

@@ -146,7 +146,7 @@ def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, t
     recipe = training.Recipe.from_flags(args, args.student_learning_rate)
     distiller = distillation.Distiller(teacher, student, lambdas, args.temperature, hard_label_weight,
                                        args.regressor_name, args.label_smoothing, args.precision)
-    optimizer = training.sgd(recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
+    optimizer = training.optimizer_of(recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
     if distiller.discriminator:
         optimizer = distillation.TwoOptimizers(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
                                                [v.path for v in distiller.discriminator.trainable_variables])

@@ -1,6 +1,9 @@
-"""The optimiser of networks: SGD with Nesterov momentum and decoupled weight decay, in few passes over memory."""
+"""The optimisers of networks: SGD with Nesterov momentum and decoupled weight decay, and Muon for convolutions."""
+
+import re
 
 import keras
+from keras import ops
 
 
 class FusedSGD(keras.optimizers.SGD):
@@ -36,3 +39,65 @@ class FusedSGD(keras.optimizers.SGD):
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle, accum=self.momentums[place].value.handle, lr=tf.cast(learning_rate, variable.dtype),
             grad=tf.cast(gradient, variable.dtype), momentum=self.momentum, use_nesterov=True)
+
+
+class Muon(FusedSGD):
+    """Muon for the convolutions of a ResNet, SGD with Nesterov momentum for all else.
+
+    The momentum of a kernel, as a matrix of (k k in) x out, is made nearly orthogonal, so that all its directions are
+    trained alike, however unequal their gradients are. Jordan et al. 2024, Muon: an optimizer for hidden layers in
+    neural networks (https://kellerjordan.github.io/posts/muon), with the iteration and its coefficients from there.
+    Batch-norm behind every one of these kernels makes their length meaningless, so a step is told in it: a kernel is
+    turned by STEP x learning rate of its own length, and keeps its length (You et al. 2017, arXiv 1708.03888, section
+    4, for steps that are shares of the weights). Weight decay has nothing left to do there.
+
+    keras.optimizers.Muon takes matrices alone and trains convolutions by Adam.
+
+    Args:
+        learning_rate, momentum, decay: as in `FusedSGD`, which trains biases, batch-norm, classifier and regressors.
+    """
+
+    STEP = 0.2  # measured on students of 5 epochs: 0.2 x 0.05 beat twice that and five times that
+    ITERATIONS = 3
+    KERNEL = re.compile(r"(^|/)conv\d\w*_conv/kernel$")
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Keras' hook: one step of one variable."""
+        place = self._get_variable_index(variable)
+        if not self.KERNEL.search(self._trainable_variables[place].path):
+            super().update_step(gradient, variable, learning_rate)
+            return
+        gradient, before = ops.cast(gradient, "float32"), self.momentums[place]
+        momentum = self.momentum * before + gradient
+        self.assign(before, momentum)
+        direction = orthogonal(ops.reshape(gradient + self.momentum * momentum, (-1, variable.shape[-1])),
+                               self.ITERATIONS)
+        length = _length(variable)
+        share = self.STEP * ops.cast(learning_rate, "float32") / (_length(direction) + 1e-7)
+        moved = variable - share * length * ops.reshape(direction, variable.shape)
+        self.assign(variable, moved * (length / (_length(moved) + 1e-7)))
+
+
+def _length(x):
+    return ops.sqrt(ops.sum(ops.square(x)))
+
+
+def orthogonal(matrix, iterations=3):
+    """A matrix with the singular vectors of another and singular values nearer to 1.
+
+    Newton and Schulz's iteration with coefficients that raise small singular values fast, X <- a X + (b A + c A A) X
+    with A = X X^T; Jordan et al. 2024. After 5 they lie between 0.7 and 1.2, whatever they were down to 0.02 of the
+    largest; 3 cost less and trained as well.
+
+    Args:
+        matrix: (n, m).
+        iterations: steps.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = ops.transpose(matrix) if tall else matrix
+    x = x / (_length(x) + 1e-7)
+    for _ in range(iterations):
+        square = x @ ops.transpose(x)
+        x = a * x + (b * square + c * square @ square) @ x
+    return ops.transpose(x) if tall else x

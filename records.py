@@ -202,7 +202,9 @@ def check_same_run(before, run, folder, kind="an unfinished"):
         raise InputError(f"--resume: {folder} holds {kind} run that names no flags; expected them, or --resume "
                          "never to start over")
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
-    for key in sorted((set(then) | set(now)) - IGNORED_ON_RESUME):
+    given = {word.split("=")[0] for word in run.get("argv", [])}
+    newer = {key for key in set(now) - set(then) if f"--{key}" not in given}  # flags that the run of then didn't know
+    for key in sorted((set(then) | set(now)) - IGNORED_ON_RESUME - newer):
         if then.get(key) != now.get(key):
             raise InputError(f"--resume: {folder} holds {kind} run with --{key} {then.get(key)}, received "
                              f"{now.get(key)}; expected the same flags, or --resume never to start over")

@@ -35,6 +35,7 @@ class Recipe:
         resume: 'auto' or 'never'.
         save_minutes: between two states within an epoch.
         precision: dtype policy of the arithmetic.
+        optimizer: 'sgd' or 'muon', see --optimizer.
     """
 
     epochs: int
@@ -48,6 +49,7 @@ class Recipe:
     resume: str = "auto"
     save_minutes: float = 10.0
     precision: str = "float32"
+    optimizer: str = "sgd"
 
     @classmethod
     def from_flags(cls, args, learning_rate):
@@ -74,9 +76,10 @@ def schedule(recipe, steps):
                                                   warmup_target=recipe.learning_rate)
 
 
-def sgd(recipe, steps):
-    """SGD with Nesterov momentum 0.9 on the recipe's schedule; no decay on biases and batch-norm."""
-    return optimizers.FusedSGD(schedule(recipe, steps), decay=recipe.weight_decay)
+def optimizer_of(recipe, steps):
+    """SGD with Nesterov momentum 0.9, or Muon, on the recipe's schedule; no decay on biases and batch-norm."""
+    kind = {"sgd": optimizers.FusedSGD, "muon": optimizers.Muon}[recipe.optimizer]
+    return kind(schedule(recipe, steps), decay=recipe.weight_decay)
 
 
 def compile_classifier(model, recipe, steps):
@@ -86,7 +89,7 @@ def compile_classifier(model, recipe, steps):
         return keras.losses.categorical_crossentropy(targets, logits, from_logits=True,
                                                      label_smoothing=recipe.label_smoothing)
 
-    compile_trainer(model, sgd(recipe, steps), recipe, cross_entropy)
+    compile_trainer(model, optimizer_of(recipe, steps), recipe, cross_entropy)
 
 
 def compile_trainer(trainer, optimizer, recipe, loss=None):

@@ -588,7 +588,7 @@ def test_a_distiller_learns_in_half_precision(precision):
 
     distiller = build_distiller(precision=precision)
     recipe = training.Recipe(1, 6, 1e-3, precision=precision)
-    optimizer = distillation.TwoOptimizers(training.sgd(recipe, 1), keras.optimizers.Adam(1e-4), [
+    optimizer = distillation.TwoOptimizers(training.optimizer_of(recipe, 1), keras.optimizers.Adam(1e-4), [
         v.path for v in distiller.discriminator.trainable_variables])
     training.compile_trainer(distiller, optimizer, recipe)
     if precision == "mixed_float16":

@@ -84,6 +84,15 @@ def test_only_flags_that_bear_on_the_result_stop_a_resume():
         records.check_same_run(then, now, "folder")
 
 
+def test_a_flag_newer_than_a_run_differs_only_where_it_is_given():
+    then = records.run_record(argparse.Namespace(epoch_num=3))
+    now = records.run_record(argparse.Namespace(epoch_num=3, optimizer="sgd", argv=["train.py", "--epoch_num=3"]))
+    records.check_same_run(then, now, "folder")
+    now["flags"]["optimizer"], now["argv"] = "muon", ["train.py", "--optimizer=muon"]
+    with pytest.raises(InputError, match="--optimizer None, received muon"):
+        records.check_same_run(then, now, "folder")
+
+
 def test_sha256_is_the_published_one(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

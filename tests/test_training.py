@@ -170,7 +170,8 @@ def test_decay_shrinks_kernels_and_spares_biases_and_batch_norm(decay):
     for v in model.trainable_variables:
         v.assign(RNG.uniform(1, 2, v.shape))
     before = [np.array(v) for v in model.trainable_variables]
-    training.sgd(recipe, STEPS).apply([np.zeros(v.shape, "float32") for v in before], model.trainable_variables)
+    zeros = [np.zeros(v.shape, "float32") for v in before]
+    training.optimizer_of(recipe, STEPS).apply(zeros, model.trainable_variables)
     decayed = []
     for v, old in zip(model.trainable_variables, before, strict=True):
         factor = 1 - 0.1 * decay if v.name == "kernel" else 1
@@ -181,7 +182,7 @@ def test_decay_shrinks_kernels_and_spares_biases_and_batch_norm(decay):
 
 def test_sgd_is_nesterovs_with_momentum_09_and_decoupled_decay():
     recipe = dataclasses.replace(RECIPE, weight_decay=0.02, warmup=0.5, learning_rate=0.1)
-    optimizer, variable = training.sgd(recipe, STEPS), keras.Variable(np.float32([1.0, -2.0]), name="kernel")
+    optimizer, variable = training.optimizer_of(recipe, STEPS), keras.Variable(np.float32([1.0, -2.0]), name="kernel")
     x, velocity, lr = np.array([1.0, -2.0]), np.zeros(2), rates(recipe, STEPS)
     for step in range(6):
         gradient = np.array([0.3 * step - 0.5, 1.0])
@@ -564,7 +565,7 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path, monk
         student = resnet.build_resnet(classes=4, widths=narrow_widths(inner=5, stream=4))
         distiller = distillation.Distiller(teacher, student, (0.7, 1e-4, 0.2), hard_label_weight=0.3)
         optimizer = distillation.TwoOptimizers(
-            training.sgd(recipe, 2), keras.optimizers.Adam(1e-3),
+            training.optimizer_of(recipe, 2), keras.optimizers.Adam(1e-3),
             [v.path for v in distiller.discriminator.trainable_variables])
         distiller.compile(optimizer, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
         teacher_before = teacher.get_weights()

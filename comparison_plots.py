@@ -28,7 +28,6 @@ def plot_models(rows: list[dict], split="test"):
     Raises:
         InputError: no row, or a number that is missing or out of range.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
     heights = _column(rows, "test_acc")
     figure = new_figure(10.5, 4.6)
     both = figure.subplots(1, 2, sharey=True)
@@ -39,22 +38,32 @@ def plot_models(rows: list[dict], split="test"):
         for i, point in enumerate(zip(sizes, heights, strict=True)):
             axes.plot(*point, linestyle="none", color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
                       markersize=9, markeredgecolor="white", label=plain_text(rows[i].get("name"), 40))
-        axes.margins(0.2)
-        axes.set_xscale("log")
-        span = max(sizes) / min(sizes)  # within a small one 1, 2, 5 would leave an axis with one tick or none
-        axes.xaxis.set_major_locator(MaxNLocator(5) if 1 < span < 5 else LogLocator(
-            subs=(1, 2, 5) if span < 300 else (1,), numticks=12))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.tick_params(axis="x", which="minor", length=0)
+        size_axis(axes, sizes)
     figure.draw_without_rendering()  # fixes the places to which names are fitted
     for axes in both:
-        _place_names(axes)
+        place_names(axes)
     return figure
 
 
-def _place_names(axes):
-    """Writes each point's label beside it, where it covers least of other names and points."""
+def size_axis(axes, sizes):
+    """A logarithmic x axis with plain numbers, for sizes above 0, and room around the points."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    axes.margins(0.2)
+    axes.set_xscale("log")
+    span = max(sizes) / min(sizes)  # within a small one 1, 2, 5 would leave an axis with one tick or none
+    axes.xaxis.set_major_locator(MaxNLocator(5) if 1 < span < 5 else LogLocator(
+        subs=(1, 2, 5) if span < 300 else (1,), numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0)
+
+
+def place_names(axes):
+    """Writes each point's label beside it, where it covers least of other names and points.
+
+    A point is a line of one place; one whose label begins with an underscore has no name, and others keep clear of it.
+    The figure must have been drawn once, so that places are fixed.
+    """
     from matplotlib.transforms import Bbox
 
     def shared(box, other):
@@ -62,11 +71,13 @@ def _place_names(axes):
         return both.width * both.height if both else 0
 
     unit = axes.figure.dpi / 72  # pixels in a point; all that follows is in points
-    inside, lines = Bbox(axes.bbox.get_points() / unit), list(axes.lines)
+    inside, lines = Bbox(axes.bbox.get_points() / unit), [line for line in axes.lines if len(line.get_xdata()) == 1]
     centres = [axes.transData.transform(line.get_xydata()[0]) / unit for line in lines]
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in centres]
     ways = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
     for line, (x, y) in zip(lines, centres, strict=True):
+        if line.get_label().startswith("_"):
+            continue
         point = line.get_xydata()[0]
         text = axes.annotate(line.get_label(), point, (0, 0), textcoords="offset points", fontsize=10, va="bottom")
         extent, best = text.get_window_extent(), (math.inf,)

@@ -98,8 +98,7 @@ def add_data_flags(parser):
     group.add_argument("--dataset", default="cifar10", metavar="{cifar10,cifar100,digits,FOLDER}",
                        help="stock data set, or a folder with one subfolder of images per class, "
                             "with or without train/ and test/ above them (default: %(default)s)")
-    group.add_argument("--data_dir", default="./data",
-                       help="where cifar-10-batches-py (or the binary folder) lies (default: %(default)s)")
+    add_data_dir_flag(group)
     group.add_argument("--val_split", type=real(0, 0.5, strict=True), default=0.1,
                        help="share of the training images held out for every choice (default: %(default)s)")
     group.add_argument("--subset", type=whole(1), metavar="N",
@@ -117,6 +116,17 @@ def add_data_flags(parser):
     group.add_argument("--num_worker", type=whole(0, 256), default=0,
                        help="threads that decode a FOLDER's images, 0: one a core; "
                             "stock sets lie in memory and need none (default: %(default)s)")
+    add_batch_size_flag(group)
+
+
+def add_data_dir_flag(group):
+    """--data_dir, for scripts that read a stock data set."""
+    group.add_argument("--data_dir", default="./data",
+                       help="where cifar-10-batches-py (or the binary folder) lies (default: %(default)s)")
+
+
+def add_batch_size_flag(group):
+    """--batch_size, for scripts that run a model."""
     group.add_argument("--batch_size", type=whole(1, 65536), default=128, help="images a step (default: %(default)s)")
 
 

@@ -27,6 +27,7 @@ PANELS = (("Loss", "loss", "train_loss", "val_loss"), ("Accuracy", "accuracy (%)
 def plain_text(label, width=60):
     """A name as matplotlib may draw it: one line, no mathematics in dollar signs, not hidden by an underscore."""
     label = " ".join(str(label).encode("utf-8", "replace").decode("utf-8").split())
+    label = "".join(c if c.isprintable() else "\ufffd" for c in label)  # a control character would make no SVG
     if len(label) > width:
         label = f"{label[:width // 2 - 1]}…{label[-(width // 2):]}"
     return (" " if label.startswith("_") else "") + label.replace("$", r"\$")

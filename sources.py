@@ -45,8 +45,8 @@ def read_cifar(dataset, data_dir):
         InputError: a file is damaged, or there is none and no network; then two lines say which files to put where.
     """
     names, pickles, binaries, trains, test, key = CIFAR[dataset]
-    cache = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets"
-    if found := _cifar_folder(dataset, Path(data_dir)) or _cifar_folder(dataset, cache):
+    cache = _keras_cache()
+    if found := find_cifar(dataset, data_dir):
         parts = [read_batch(found[0] / (name + found[1]), key, len(names)) for name in (*trains, test)]
         return names, tuple(np.concatenate(column) for column in zip(*parts[:-1], strict=True)), None, parts[-1]
     try:
@@ -61,6 +61,15 @@ def read_cifar(dataset, data_dir):
             f"(python version) in {Path(data_dir) / pickles}") from None
     parts = [(x if x.shape[-1] == 3 else np.moveaxis(x, 1, -1), y.reshape(-1).astype(np.int64)) for x, y in parts]
     return names, parts[0], None, parts[1]
+
+
+def _keras_cache():
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets"
+
+
+def find_cifar(dataset, data_dir):
+    """(folder, suffix of its files) in `data_dir` or Keras' cache, without a download; None where there is none."""
+    return _cifar_folder(dataset, Path(data_dir)) or _cifar_folder(dataset, _keras_cache())
 
 
 def _cifar_folder(dataset, root):

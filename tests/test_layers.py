@@ -12,11 +12,15 @@ from errors import InputError
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [{"errors", "display"}, {"files", "interrupts", "sources", "archives"},
-          {"model", "data", "metrics", "records", "flags"}, {"fast", "optimizers", "states"},
-          {"folded", "checkpoints", "plots", "foreign"}, {"criteria", "recording", "exporting"}, {"prune"},
-          {"distillation", "students", "comparison_plots", "training", "trimming"},
+          {"model", "data", "metrics", "records", "flags"},
+          {"fast", "optimizers", "states", "report_tree"},
+          {"folded", "checkpoints", "plots", "foreign", "report_records", "report_tables"},
+          {"criteria", "recording", "exporting", "report_svg"},
+          {"prune"},
+          {"distillation", "students", "comparison_plots", "training", "trimming", "report_models"},
+          {"report_plots", "report_page"}, {"report_sections"},
           {"train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history",
-           "export_model"}]
+           "export_model", "report"}]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 SCRIPTS = sorted(FLOORS[-1])
 

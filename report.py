@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Report on all runs below a folder in one HTML page: fronts, pruning, distillation, classes, flags and origins."""
+
+import argparse
+import datetime
+import sys
+from pathlib import Path
+
+import display
+import files
+import flags
+
+EXAMPLE = """example:
+  python report.py
+  python report.py --root_folder ./model/demo --no-models --output ./model/demo.html
+"""
+
+
+def build_parser():
+    """The flags of this script."""
+    parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--root_folder", default="./model",
+                        help="folder below which the records of all runs are shown (default: %(default)s)")
+    parser.add_argument("--output", metavar="FILE.html",
+                        help="the page; its figures go as PNG into a folder beside it, named as it is without .html "
+                             "(default: report.html in --root_folder)")
+    parser.add_argument("--models", action=argparse.BooleanOptionalAction, default=True,
+                        help="also measure APoZ and confusion matrices on the models themselves; needs them and "
+                             "their images (default: on)")
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", metavar="FOLDER",
+                       help="folder of images of runs whose --dataset was a folder; stock sets need no flag")
+    flags.add_data_dir_flag(group)
+    flags.add_batch_size_flag(group)
+    flags.add_machine_flags(parser, "float32")
+    return parser
+
+
+def build(args, tree):
+    """The sections of the page. Call it under `report_svg.STYLE`.
+
+    Args:
+        args: the flags.
+        tree: a report_tree.Tree.
+
+    Returns:
+        List of report_page.Section.
+    """
+    import report_sections as made
+
+    measured = dict.fromkeys(("apoz", "classes"))
+    if args.models and tree.of_kind("pruned", "student"):
+        flags.start_keras(args)
+        import report_models
+
+        images = report_models.Images(args)
+        measured = {"apoz": made.apoz_section(args, tree, images), "classes": made.classes_section(args, tree, images)}
+    sections = [made.models_section(tree), made.pruning_section(tree), measured["apoz"],
+                made.distillation_section(tree), measured["classes"], made.exports_section(tree),
+                made.runs_section(tree), made.skipped_section(tree)]
+    return [section for section in sections if section]
+
+
+def run(args):
+    """Reads all records, measures where it may, draws and writes.
+
+    Args:
+        args: the namespace of `build_parser`.
+
+    Returns:
+        {"output": Path of the page, "figures": list of Paths, "models": list of dicts of every accuracy, "runs": number
+        of records, "skipped": list of (file, why)}.
+
+    Raises:
+        InputError: no record below the folder, or a file can't be written.
+    """
+    import report_records
+
+    output = Path(args.output or Path(args.root_folder) / "report.html")
+    tree = report_records.read_tree(args.root_folder, display.track("reading records", args.verbose))
+    files.check_file(output, "--output", ".html")
+    folder = output.with_suffix("")
+    import matplotlib
+
+    import report_page
+    import report_sections
+    import report_svg
+
+    with matplotlib.rc_context(report_svg.STYLE):
+        sections = build(args, tree)
+        folder.mkdir(parents=True, exist_ok=True)  # nothing is made before all is measured
+        drawn = report_page.save_figures(sections, folder, display.track("drawing", args.verbose))
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    page = report_page.render(sections, drawn, root=report_sections.text(str(args.root_folder)), made=now,
+                              cards=report_sections.cards(tree), folder=folder.name)
+    report_page.write(output, page)
+    display.say(f"{output}: {len(tree.runs)} records, {len(tree.points)} accuracies, {len(drawn)} figures",
+                args.verbose)
+    for file, why in tree.skipped:
+        display.say(f"not shown: {file}, {why}", args.verbose)
+    return {"output": output, "figures": [folder / f"{slug}.png" for slug in drawn],
+            "models": [{"name": p.name, "kind": p.kind, "acc": p.acc, "dataset": p.dataset, "split": p.split,
+                        "images": p.images, "sha256": p.sha256, **p.sizes} for p in tree.points],
+            "runs": len(tree.runs), "skipped": tree.skipped}
+
+
+def main(argv=None):
+    """Command line; returns the exit status."""
+    return flags.run_main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""One HTML page that needs nothing beside it: sections of notes, figures and tables, filled into report_page.html."""
+
+import base64
+import dataclasses
+import hashlib
+import re
+import urllib.parse
+from pathlib import Path
+
+import plots
+from files import replacing
+from report_svg import STYLE, inline_svg
+
+
+@dataclasses.dataclass
+class Figure:
+    """A matplotlib figure with its name as a file, what a screen reader says, and texts of single artists."""
+
+    slug: str
+    title: str
+    figure: object
+    tips: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def wide(self):
+        """Whether it needs a page's whole width."""
+        return self.figure.get_figwidth() > 8
+
+
+@dataclasses.dataclass
+class Section:
+    """A part of the page.
+
+    Attributes:
+        slug: its id.
+        heading: of the section.
+        parts: (kind, content) each: ('text', str), ('heading', str), ('figures', [Figure]), ('table',
+            report_tables.Table), ('note', str), ('list', [str]) or ('runs', [(name, kind, facts, flags)]), in the order
+            in which they are shown.
+    """
+
+    slug: str
+    heading: str
+    parts: list
+
+    @property
+    def figures(self):
+        """All figures of the section."""
+        return [figure for kind, content in self.parts if kind == "figures" for figure in content]
+
+
+def save_figures(sections, folder, progress=iter):
+    """Writes every figure as PNG.
+
+    Args:
+        sections: list of Section.
+        folder: of the files; it is made.
+        progress: wraps the range of figures.
+
+    Returns:
+        {slug: SVG text}.
+
+    Raises:
+        InputError: a file can't be written.
+    """
+    import matplotlib
+
+    figures, drawn = [figure for section in sections for figure in section.figures], {}
+    with matplotlib.rc_context(STYLE):
+        for i in progress(range(0, len(figures), 1)):
+            entry = figures[i]
+            plots.save_figure(entry.figure, Path(folder) / f"{entry.slug}.png")
+            drawn[entry.slug] = inline_svg(entry.figure, entry.slug, entry.title, entry.tips)
+    return drawn
+
+
+def render(sections, drawn, **words):
+    """The page.
+
+    Args:
+        sections: list of Section.
+        drawn: {slug of a figure: SVG text}, from `save_figures`.
+        words: what else report_page.html asks for: root, made, cards, folder.
+
+    Returns:
+        str; every text is escaped, and no address in it leads outside.
+    """
+    import jinja2
+    import markupsafe
+
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    # the page allows this one script by its checksum: a text that slipped through the escaping could not run
+    environment.filters["csp_hash"] = lambda script: base64.b64encode(
+        hashlib.sha256(str(script).encode()).digest()).decode()
+    environment.filters["address"] = urllib.parse.quote
+    svg = {slug: markupsafe.Markup(content) for slug, content in drawn.items()}  # inline_svg escapes
+    page = environment.get_template("report_page.html").render(sections=sections, svg=svg, **words)
+    return re.sub(r"\n\s*\n", "\n", page)
+
+
+def write(path, page):
+    """Writes the page, whole or not at all. Raises InputError where it can't be written."""
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")

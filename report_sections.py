@@ -1,0 +1,177 @@
+"""The sections of a report: what is shown of a tree of records, and why something is not."""
+
+import comparison_plots
+import display
+import plots
+import report_plots
+import report_tables
+from errors import InputError
+from report_page import Figure, Section
+from report_tree import text
+
+MOST_PAIRS = 4  # of base and student whose confusion is shown
+
+
+def models_section(tree):
+    """Accuracy against everything that sizes are measured in, and the table of all models."""
+    figures, missing, groups = [], [], list(dict.fromkeys(point.group for point in tree.points))
+    for key, (title, _, _) in report_plots.SIZES.items():
+        points = [point for point in tree.points if key in point.sizes]
+        if points:
+            figure, tips = report_plots.plot_front(points, key, groups)
+            figures.append(Figure(f"front-{key.split('_')[0]}", f"Accuracy against {title}", figure, tips))
+        else:
+            missing.append(title)
+    parts = [("text", "A step joins the models that no smaller one beats, each for one set of images: accuracies of "
+                      "different sets can't be compared.")]
+    if missing:
+        why = "; evaluate_model.py --output measures it" if "latency" in missing else ""
+        parts.append(("note", f"No record names {' or '.join(missing)}{why}."))
+    return Section("models", "Accuracy against size", [*parts, ("figures", figures),
+                                                       ("table", report_tables.models(tree))])
+
+
+def pruning_section(tree):
+    """Table, curves and heat map of every pruning run, or None."""
+    parts, several = [], tree.of_kind("pruned")
+    for number, run in enumerate(several, 1):
+        if len(several) > 1:
+            parts.append(("heading", run.name))
+        unfinished = "" if run.content.get("finished", True) else " The run is not finished."
+        parts.append(("text", f"Accuracies are of {run.points[0].group}. Criterion: "
+                              f"{report_tables.word(run.flags.get('criterion'))[0]}.{unfinished}"))
+        figures = [Figure(f"pruning-{number}", f"Accuracy and size over the iterations of {run.name}",
+                          plots.plot_pruning(run.content))]
+        layers = {name.removesuffix("_conv"): left for name, left in run.content.get("channels", {}).items()
+                  if name.endswith(("_1_conv", "_2_conv"))}
+        if layers:
+            figures.append(Figure(f"channels-{number}", f"Channels left in every layer of {run.name}",
+                                  plots.plot_channels(layers)))
+        parts += [("table", report_tables.pruning(run, number)), ("figures", figures)]
+    return Section("pruning", "Pruning", parts) if parts else None
+
+
+def distillation_section(tree):
+    """Teachers and students, and the ablations, or None."""
+    parts = []
+    for run in tree.of_kind("student"):
+        teacher = tree.model(run.parent)
+        parts.append(("text", f"{run.name} answers {display.percent(run.points[0].acc)} right, its teacher "
+                              f"{teacher.name if teacher else '(not below this folder)'} "
+                              f"{display.percent(run.content['teacher_acc'])} ({run.points[0].group})."))
+    for number, run in enumerate(tree.of_kind("ablation"), 1):
+        images = run.content.get("images")
+        parts += [("heading", f"What each loss brings, {run.name}"),
+                  ("figures", [Figure(f"ablation-{number}", f"Accuracy by each combination of losses, {run.name}",
+                                      comparison_plots.plot_ablation(run.content["rows"]))]),
+                  ("table", report_tables.ablation(run, number))]
+        if images:
+            parts.append(("note", f"One image of {images:,} is {100 / images:.2f} points."))
+    return Section("distillation", "Distillation", parts) if parts else None
+
+
+def apoz_section(args, tree, images):
+    """Histograms of the layers that were cut most, or why there are none."""
+    import report_models  # Keras, which a report of records alone does not wait for
+
+    parts = [("text", "APoZ, the share of zeros that a channel of the base has after its ReLU, in the layers that lost "
+                      "the largest share of their channels. By default the first iteration cuts what lies above mean + "
+                      "1 standard deviation of its layer, and each later one measures anew what is left.")]
+    for number, run in enumerate(tree.of_kind("pruned"), 1):
+        try:
+            base = existing(tree, run.parent, "the base")
+            layers, count = report_models.apoz_of_cut_layers(args, images, run, base.file)
+        except InputError as error:
+            parts.append(("note", f"{run.name}: not shown, {error}."))
+            continue
+        parts.append(("figures", [Figure(f"apoz-{number}", f"APoZ of the layers that {run.name} cut most",
+                                         report_plots.plot_apoz(layers))]))
+        rule = [f"--{flag} {text(run.flags[flag], 40)}" for flag in (
+            "criterion", "prune_ratio", "target_compression", "target_macs") if run.flags.get(flag)]
+        known = all(left is not None for _, left in layers.values())
+        parts.append(("note", f"{run.name}, measured on {base.name} with {count:,} validation images"
+                              + (f"; cut by {' '.join(rule)}" if rule else "")
+                              + ("." if known else "; its masks can't be read, so what was cut is not told apart.")))
+    return Section("apoz", "Idle channels", parts) if len(parts) > 1 else None
+
+
+def existing(tree, sha256, what):
+    """The point of a model whose file lies below the folder. Raises InputError where there is none."""
+    point = tree.model(sha256)
+    if point is None or point.file is None or not point.file.is_file():
+        named = f"the model.h5 of {point.name}" if point else f"{what} ({str(sha256)[:12]})"
+        raise InputError(f"{named} is not below this folder")
+    return point
+
+
+def classes_section(args, tree, images):
+    """Confusion of each student and the first model of its chain, and the classes that lost most."""
+    import report_models
+
+    parts, students = [], tree.of_kind("student")
+    for number, run in enumerate(students[:MOST_PAIRS], 1):
+        try:
+            student = existing(tree, run.points[0].sha256, run.name)
+            above = [tree.model(digest) for digest in tree.chain(student.sha256)[:-1]]
+            first = next((point for point in above if point), None)
+            base = existing(tree, first.sha256 if first else run.parent, "what it was made from")
+            pair = [base, student]
+            matrices, names = report_models.confusion(args, images, run, [point.file for point in pair])
+        except InputError as error:
+            parts.append(("note", f"{run.name}: not shown, {error}."))
+            continue
+        total = matrices[0].sum()
+        table, order = report_tables.classes(names, matrices, [point.name for point in pair], number)
+        accuracies = [display.percent(matrix.trace() / total) for matrix in matrices]
+        figures = [Figure(f"confusion-{number}-{role}", f"Confusion matrix of {point.name}",
+                          report_plots.plot_confusion(matrix, names, f"{point.name}: {accuracy}"))
+                   for role, point, matrix, accuracy in zip(("base", "student"), pair, matrices, accuracies,
+                                                            strict=True)]
+        shown = order[:20]
+        shares = [[matrix[i, i] / matrix[i].sum() for i in shown] for matrix in matrices]
+        figures.append(Figure(f"classes-{number}", f"Classes that lost most from {base.name} to {student.name}",
+                              report_plots.plot_classes([names[i] for i in shown], *shares,
+                                                        [point.name for point in pair])))
+        parts += [("text", f"{base.name} and {student.name} on {total:,} validation images."),
+                  ("figures", figures), ("table", table)]
+    if len(students) > MOST_PAIRS:
+        parts.append(("note", f"The first {MOST_PAIRS} of {len(students)} students are shown."))
+    return Section("classes", "Classes", parts) if parts else None
+
+
+def cards(tree):
+    """The most accurate student, what it was taught by and the first model of its chain: the page's first look."""
+    ends = [run.points[-1] for run in tree.of_kind("student") or tree.of_kind("pruned") or tree.of_kind("base")]
+    if not ends:
+        return []
+    last = max(ends, key=lambda point: point.acc)
+    chain = [point for digest in tree.chain(last.sha256) if (point := tree.model(digest))] or [last]
+    chosen = list({id(point): point for point in (chain[0], chain[max(0, len(chain) - 2)], chain[-1])}.values())
+    found = []
+    for point in chosen:
+        rate, size = point.sizes.get("compression_rate"), point.sizes.get("parameters")
+        notes = [point.group, *([f"{display.millions(size)} parameters"] if size else []),
+                 *([f"compression rate {rate:,.2f}x"] if rate else [])]
+        found.append({"what": point.kind, "name": point.name, "acc": display.percent(point.acc), "notes": notes})
+    return found
+
+
+def exports_section(tree):
+    """The files in other formats, or None."""
+    runs = tree.of_kind("export")
+    parts = [("table", report_tables.exports(run, number)) for number, run in enumerate(runs, 1)]
+    return Section("exports", "Exports", parts) if parts else None
+
+
+def runs_section(tree):
+    """Every record's flags, seed, versions, split and origin."""
+    entries = [(run.path.relative_to(tree.root).as_posix(), run.kind,
+                *report_tables.details(tree, run)) for run in tree.runs]
+    return Section("runs", "Runs", [("table", report_tables.runs(tree)), ("heading", "Flags and origin"), (
+        "runs", [(text(name, 120), *rest) for name, *rest in entries])])
+
+
+def skipped_section(tree):
+    """The JSON files that can't be shown, or None."""
+    lines = [f"not shown: {file}, {why}" for file, why in tree.skipped]
+    return Section("skipped", "Not shown", [("list", lines)]) if lines else None

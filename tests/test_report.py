@@ -1,0 +1,577 @@
+"""The report: its page is parsed again and compared with the records, and nothing in a file may break it."""
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import narrow_widths, randomised
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import checkpoints
+import data
+import files
+import plots
+import report
+import report_models
+import report_plots
+import report_records
+import report_sections
+import report_svg
+from errors import InputError
+from report_tree import text
+
+BASE, FIRST, SECOND, STUDENT, ALONE = ("".join(itertools.repeat(digit, 64)) for digit in "abcde")
+DATA = {"dataset": "digits", "val_split": 0.2, "subset": 80, "image_size": None, "num_worker": 0}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
+
+
+class Page(HTMLParser):
+    """What a page holds: tags with their attributes, tables, ids, texts, scripts."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.tables, self.lines, self.open, self.scripts = [], {}, [], [], []
+        self.raw = Path(path).read_text(encoding="utf-8")
+        self.feed(self.raw)
+        self.close()
+        assert not self.open  # every element is closed where it should be
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.table = self.tables.setdefault(dict(attrs)["id"], [])
+        elif tag == "tr":
+            self.table.append([])
+        elif tag in ("td", "th"):
+            self.table[-1].append(["", dict(attrs)])
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, content):
+        if "script" in self.open:
+            self.scripts.append(content)
+        elif content.strip() and "style" not in self.open:
+            self.lines.append(content.strip())
+        if "table" in self.open and self.open[-1] in ("td", "th", "button"):
+            self.table[-1][-1][0] += content
+
+    def rows(self, name):
+        """{name of a row: {heading: (text, data-sort or None)}}."""
+        head, *rows = self.tables[name]
+        titles = [cell.strip() for cell, _ in head]
+        found = {}
+        for row in rows:
+            cells = {title: (shown, attrs.get("data-sort")) for title, (shown, attrs) in zip(titles, row, strict=True)}
+            found.setdefault(row[0][0], []).append(cells)
+        return found
+
+    @property
+    def figures(self):
+        """Accessible names of the drawings."""
+        return [attrs["aria-label"] for tag, attrs in self.tags if tag == "svg"]
+
+
+def run_of(script, parent=None, **flags):
+    return {"argv": [f"{script}.py", "--verbose", "0"], "flags": DATA | flags, "seed": 7, "parent_sha256": parent,
+            "versions": {"python": "3.11.7", "keras": "3.15.1", "tensorflow": "2.21.0"}, "processor": "A Processor",
+            "cores": 2, "backend": "tensorflow", "started": "2026-01-02T03:04:05+00:00"}
+
+
+def size(parameters):
+    return {"parameters": parameters, "macs": 3 * parameters, "bytes": 4 * parameters + 1000}
+
+
+def records_of_a_tree():
+    """{path: content} of a whole chain, the first of its numbers an image a step."""
+    setting = {"split": "validation", "images": 20, "train_images": 60}
+    channels = {"conv2_block1_1_conv": [8, 6, 2], "conv2_block1_2_conv": [8, 8, 7], "conv1_conv": [5, 5, 5]}
+    pruned = {key: [one, two] for key, one, two in (
+        ("base_acc", 0.95, 0.9), ("pruned_acc", 0.5, 0.4), ("recalibrated_acc", 0.8, 0.7), ("final_acc", 0.9, 0.85),
+        ("sparsity", 0.25, 0.5), ("compression_rate", 1.25, 2.0), ("seconds", 10.0, 12.5))}
+    sizes = {key: [size(n)[key] for n in (800000, 500000)] for key in size(1)}
+    rows = [("teacher", 0.85, SECOND), ("trained directly", 0.7, ALONE), ("all", 0.8, STUDENT)]
+    tested = [{"name": f"m{i}", "path": "/elsewhere/model.h5", "acc": acc, "sha256": digest, **size(n),
+               "compression_rate": rate, "sparsity": 0.1, "latency_ms_median": ms, "class_acc": [0.5]}
+              for i, (acc, digest, n, rate, ms) in enumerate(((0.94, BASE, 1000000, 1.0, 7.5),
+                                                              (0.79, STUDENT, 100000, 10.0, 1.5),
+                                                              (0.6, "f" * 64, 90000, 11.0, 1.0)))]
+    return {
+        "base_model/result.json": {"val_acc": 0.95, "val_loss": 0.2, **setting, **size(1000000), "sha256": BASE,
+                                   "parent_sha256": None, "seconds": 99.5, "run": run_of("train_base_model")},
+        "base_model/history.json": {"train_loss": [1.0], "train_acc": [0.5], "val_loss": [1.0], "val_acc": [0.95]},
+        "pruned_model/result.json": {"finished": True, **setting, **pruned, **sizes, "sha256": [FIRST, SECOND],
+                                     "channels": channels, "parent_sha256": BASE,
+                                     "run": run_of("prune_model", BASE, criterion="apoz", apoz_images=None)},
+        "kd_model/result.json": {"val_acc": 0.8, "teacher_acc": 0.85, **setting, **size(100000),
+                                 "compression_rate": 10.0, "sha256": STUDENT, "parent_sha256": SECOND, "seconds": 5.0,
+                                 "run": run_of("knowledge_distillation", SECOND)},
+        "kd_model/ablation.json": {"rows": [{"name": n, "val_acc": a, "sha256": s} for n, a, s in rows], **setting,
+                                   "run": run_of("knowledge_distillation", SECOND)},
+        "results.json": {"models": tested, "dataset": "digits", "split": "test", "images": 50,
+                         "run": run_of("evaluate_model")},
+        "kd_model/exported/export.json": {
+            "files": [{"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 401000, "latency_ms_median": 1.25},
+                      {"format": "litert", "runtime": "LiteRT", "acc": 0.75, "agreement": 0.9, "bytes": 200000,
+                       "latency_ms_median": 0.5}],
+            "dataset": "digits", "split": "validation", "images": 20, "sha256": STUDENT, "run": run_of("export_model")}}
+
+
+def write_all(folder, content):
+    for name, record in content.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(record if isinstance(record, str) else json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def make(folder, *words):
+    """What `report.run` returns, and the page."""
+    result = report.run(report.build_parser().parse_args(
+        ["--root_folder", str(folder), "--verbose", "0", "--no-gpu", *words]))
+    return result, Page(result["output"])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(folder, what run returned, page) of a whole tree of records, without models."""
+    folder = write_all(tmp_path_factory.mktemp("model"), records_of_a_tree())
+    return folder, *make(folder, "--no-models")
+
+
+def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
+    _, result, page = made
+    rows = page.rows("table-models")
+    wanted = {"base_model": [("base", "digits validation, 20 images", 0.95, 1000000),
+                             ("base", "digits test, 50 images", 0.94, 1000000)],
+              "pruned_model/iter1": [("pruned", "digits validation, 20 images", 0.9, 800000)],
+              "pruned_model/iter2": [("pruned", "digits validation, 20 images", 0.85, 500000)],
+              "kd_model": [("student", "digits validation, 20 images", 0.8, 100000),
+                           ("student", "digits test, 50 images", 0.79, 100000)],
+              "kd_model: trained directly": [("ablation", "digits validation, 20 images", 0.7, 100000)],
+              "m2": [("evaluation", "digits test, 50 images", 0.6, 90000)],
+              "kd_model, h5": [("export", "digits validation, 20 images", 0.8, None)],
+              "kd_model, litert": [("export", "digits validation, 20 images", 0.75, None)]}
+    assert set(rows) == set(wanted)
+    for name, lines in wanted.items():
+        for row, (kind, images, accuracy, parameters) in zip(rows[name], lines, strict=True):
+            assert (row["kind"][0], row["images"][0]) == (kind, images)
+            assert row["accuracy"] == (f"{100 * accuracy:.2f} %", str(accuracy))
+            assert row["parameters"] == (("-", None) if parameters is None else
+                                         (f"{parameters / 1e6:.2f} M", str(parameters)))
+    assert rows["base_model"][0]["compression rate"] == ("1.00x", "1.0")
+    assert rows["base_model"][1]["latency"] == ("7.50 ms", "7.5") and rows["base_model"][0]["latency"] == ("-", None)
+    assert rows["kd_model"][0]["file"] == ("0.40 MB", "401000") and rows["kd_model"][0]["MACs"] == ("0.30 M", "300000")
+    assert [m["acc"] for m in result["models"]] == [0.95, 0.9, 0.85, 0.8, 0.7, 0.94, 0.79, 0.6, 0.8, 0.75]
+    assert result["runs"] == 6 and result["skipped"] == []
+
+
+def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
+    pruning = made[2].rows("table-pruning-1")
+    for i, name in enumerate("12"):
+        row, = pruning[name]
+        shares = {"before": (0.95, 0.9), "after pruning": (0.5, 0.4), "batch-norm anew": (0.8, 0.7),
+                  "after fine-tuning": (0.9, 0.85), "sparsity": (0.25, 0.5)}
+        assert {key: row[key] for key in shares} == {key: (f"{100 * v[i]:.2f} %", str(v[i])) for key, v in
+                                                     shares.items()}
+        assert row["compression rate"][0] == ("1.25x", "2.00x")[i] and row["MACs"][0] == ("2.40 M", "1.50 M")[i]
+    ablation = made[2].rows("table-ablation-1")
+    assert {name: [row["validation accuracy"][0], row["to the first row, points"][0]] for name, (row,) in
+            ablation.items()} == {"teacher": ["85.00 %", "+0.00"], "trained directly": ["70.00 %", "-15.00"],
+                                  "all": ["80.00 %", "-5.00"]}
+    exports = made[2].rows("table-export-1")
+    assert exports["litert"][0]["agreement with the .h5"][0] == "90.00 %" and exports["h5"][0]["latency"][1] == "1.25"
+
+
+def test_every_run_tells_flags_seed_versions_split_and_parents(made):
+    runs = made[2].rows("table-runs")
+    assert set(runs) == set(records_of_a_tree()) - {"base_model/history.json"}
+    row, = runs["pruned_model/result.json"]
+    assert [row[key][0] for key in ("script", "state", "seed", "started", "trained", "Keras", "processor")] == [
+        "prune_model.py", "finished", "7", "2026-01-02 03:04", "22.5 s", "3.15.1", "A Processor"]
+    lines = made[2].lines
+    assert lines.count("--criterion") == 1 and lines[lines.index("--criterion") + 1] == "apoz"
+    chain = [(f"{name} ({digest[:12]})") for name, digest in (
+        ("base_model", BASE), ("pruned_model/iter1", FIRST), ("pruned_model/iter2", SECOND), ("kd_model", STUDENT))]
+    assert lines.count(" → ".join(chain)) == 3  # of the student, its evaluation and its export
+    assert "digits validation, 20 images; trained on 60; --val_split 0.2; --subset 80" in lines
+    assert "python 3.11.7, keras 3.15.1, tensorflow 2.21.0" in lines and "python prune_model.py --verbose 0" in lines
+
+
+def test_figures_are_drawn_and_lie_beside_the_page_as_png(made):
+    folder, result, page = made
+    slugs = ["front-parameters", "front-bytes", "front-macs", "front-latency", "pruning-1", "channels-1", "ablation-1"]
+    assert [path.stem for path in result["figures"]] == slugs and len(page.figures) == len(slugs)
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a" and attrs["href"].endswith(".png")]
+    assert links == [f"report/{slug}.png" for slug in slugs]
+    for link in links:
+        with Image.open(folder / link) as image:
+            assert min(image.size) > 300 and len(image.convert("L").getcolors()) > 10
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids)) > 50
+    inside = {value for _, attrs in page.tags for value in re.findall(r"#([\w-]+)\)?$", attrs.get("href") or "")}
+    values = [value or "" for _, attrs in page.tags for value in attrs.values()]
+    inside |= {name for value in values for name in re.findall(r"url\(#([^)]+)\)", value)}
+    assert inside <= set(ids)
+    assert {"Accuracy against parameters", "conv2_block1_1", "after fine-tuning"} <= set(page.lines)  # text is text
+    assert "base_model: 95.00 % of digits validation, 20 images, 1 parameters (millions)" in page.lines  # on hover
+
+
+def test_nothing_is_loaded_from_elsewhere(made):
+    page = made[2]
+    for tag, attrs in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "img", "audio", "video", "form")
+        for name, value in attrs.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "data", "action", "srcset"):
+                assert value.startswith(("#", "report/", "data:image/png;base64,")), (tag, value)
+    assert not re.search(r"https?:|@import|//[a-z]", page.raw)
+    policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    script, = page.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
+
+
+def test_tables_can_be_sorted_from_the_keyboard(made):
+    page = made[2]
+    assert len(page.tables) == 5
+    headings = [attrs for tag, attrs in page.tags if tag == "th" and attrs.get("scope") == "col"]
+    buttons = [attrs for tag, attrs in page.tags if tag == "button"]
+    assert len(buttons) == len(headings) > 30 and all(b == {"type": "button"} for b in buttons)
+    assert all(attrs["aria-sort"] == "none" for attrs in headings)
+    for head, *rows in page.tables.values():
+        for row in rows:
+            assert len(row) == len(head) and row[0][1]["scope"] == "row"
+            for (_, of_head), (shown, attrs) in zip(head, row, strict=True):
+                assert ("data-sort" in attrs) == (shown != "-")
+                assert ("number" in attrs.get("class", "")) == ("number" in of_head.get("class", ""))
+                if "number" in attrs.get("class", "") and shown != "-":
+                    assert np.isfinite(float(attrs["data-sort"]))  # a number for the script
+
+
+def test_colours_of_figures_follow_both_schemes(made):
+    page = made[2]
+    style = page.raw.partition("<style>")[2].partition("</style>")[0]
+    light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
+    used = set(re.findall(r"var\(--([\w-]+)\)", page.raw)) - {"width"}
+    assert {"ink", "soft", "grid", "paper", "series0", "series1"} <= used
+    for name in used - {"font"}:
+        one, two = (re.search(rf"--{name}: (#[0-9a-f]{{6}})", part)[1] for part in (light, dark))
+        assert name == "series6" or one != two
+    styles = [attrs.get("style", "") for tag, attrs in page.tags if tag in ("path", "use", "g", "line", "rect")]
+    assert not [s for s in styles if any(colour.lower() in s.lower() for colour in (*plots.COLOURS, plots.GREY))]
+    cells = [attrs["style"] for tag, attrs in page.tags if tag == "text" and "#ffffff" in attrs.get("style", "")]
+    assert len(cells) == 1  # the 2 of 8 channels, on a dark cell in either scheme
+
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>$x_{$\x00\x1b[31m\u202e"
+
+
+def test_a_hostile_string_is_only_text(tmp_path):
+    content = records_of_a_tree()
+    content["kd_model/result.json"]["run"] |= {
+        "argv": [HOSTILE, {"a": HOSTILE}], "seed": HOSTILE, "versions": {HOSTILE: HOSTILE}, "started": HOSTILE,
+        "flags": {HOSTILE: HOSTILE, "dataset": HOSTILE, "deep": [[HOSTILE] * 3] * 3}, "processor": [HOSTILE]}
+    content["kd_model/ablation.json"]["rows"][1]["name"] = HOSTILE
+    content["results.json"]["models"][2]["name"] = HOSTILE
+    content["results.json"] |= {"dataset": HOSTILE, "split": HOSTILE}
+    content["pruned_model/result.json"]["channels"][f"{HOSTILE}_1_conv"] = [9, 8, 7]
+    content["kd_model/exported/export.json"]["files"][1] |= {"format": HOSTILE, "runtime": HOSTILE}
+    folder = "<b onclick=alert(3)>&amp;`${x}"
+    content[f"{folder}/result.json"] = content["base_model/result.json"] | {"sha256": HOSTILE}
+    content[f"{folder}/bad.json"] = "{"
+    _, page = make(write_all(tmp_path, content), "--no-models")
+    assert len(page.scripts) == 1 and not {"img", "b onclick", "iframe"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert f"not shown: {folder}/bad.json" in next(line for line in page.lines if line.startswith("not shown"))
+    assert text(HOSTILE, 60) in page.lines and not set("\x00\x1b\u202e") & set(page.raw)
+    assert folder in page.rows("table-models")
+
+
+@pytest.mark.parametrize(("record", "change", "why"), [
+    ("base_model", {"parameters": 1e300}, "parameters=1e+300, expected a number from 1 to 1e+15"),
+    ("base_model", {"macs": 10**400}, "macs=1000"), ("base_model", {"val_acc": float("inf")}, "val_acc=Infinity"),
+    ("base_model", {"val_acc": float("nan")}, "val_acc=NaN"), ("base_model", {"bytes": True}, "bytes=true"),
+    ("base_model", {"images": "<b>"}, "images=<b>"), ("kd_model", {"teacher_acc": [[]]}, "teacher_acc=[[]]"),
+    ("pruned_model", {"final_acc": []}, "0 pruning iterations"),
+    ("pruned_model", {"sparsity": [0.5]}, "sparsity=[0.5], expected 2 numbers"),
+    ("pruned_model", {"channels": {"a": [1e9, 1, 1]}}, "expected 3 counts"),
+    ("pruned_model", {"channels": [1]}, "channels=[1]"), ("pruned_model", {"base_acc": [{}, 2]}, "base_acc={}")])
+def test_numbers_out_of_range_take_one_record_out(tmp_path, record, change, why):
+    content = records_of_a_tree()
+    content[f"{record}/result.json"] |= change
+    tree = report_records.read_tree(write_all(tmp_path, content))
+    (file, reason), = tree.skipped
+    assert file == f"{record}/result.json" and why in reason and len(tree.runs) == 5
+
+
+def test_numbers_at_the_limits_are_drawn(tmp_path):
+    content = records_of_a_tree()
+    content["base_model/result.json"] |= {"parameters": 10**15, "macs": 1, "bytes": 10**18, "val_acc": 1}
+    content["kd_model/result.json"] |= {"parameters": 1, "compression_rate": 1e9, "val_acc": 0}
+    result, _ = make(write_all(tmp_path, content), "--no-models")
+    assert result["skipped"] == [] and all(path.is_file() for path in result["figures"])
+
+
+def test_damaged_and_foreign_files_are_told_and_the_rest_is_shown(tmp_path):
+    strangers = {"package.json": '{"name": "x"}', "list.json": "[1]", "torn.json": '{"val_acc": 0.', "empty.json": "",
+                 "deep.json": "[" * 5000, "curves.json": '{"val_acc": [0.5]}', "running/history.json": '{"loss": [1]}',
+                 "rows.json": '{"rows": [1], "split": "validation"}', ".hidden/result.json": "{", "x.txt": "{"}
+    write_all(tmp_path, records_of_a_tree() | strangers)
+    (tmp_path / "running" / "state.npz").write_bytes(b"")
+    (tmp_path / "latin.json").write_bytes(b"\xff\xfe{")
+    result, page = make(tmp_path, "--no-models")
+    reasons = dict(result["skipped"])
+    assert set(reasons) == {*strangers, "latin.json"} - {".hidden/result.json", "x.txt"}
+    assert reasons["package.json"] == "none of the suite's records"
+    assert "not finished" in reasons["running/history.json"]
+    assert "expected JSON" in reasons["torn.json"] and "holds a list" in reasons["list.json"]
+    assert [line for line in page.lines if line.startswith("not shown")] == [
+        f"not shown: {file}, {why}" for file, why in result["skipped"]]
+    assert result["runs"] == 6
+
+
+@pytest.mark.parametrize("content", [{}, {"bad.json": "{"}, {"x/history.json": '{"val_acc": [0.5]}'}])
+def test_a_folder_without_records_is_an_error_and_nothing_is_written(tmp_path, capsys, content):
+    write_all(tmp_path, content)
+    before = sorted(tmp_path.rglob("*"))
+    assert report.main(["--root_folder", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"report.py: --root_folder: received {tmp_path}") and error.count("\n") == 1
+    assert "bad.json" in error or not content.get("bad.json")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert report.main(["--root_folder", str(tmp_path / "missing")]) == 2
+    assert report.main(["--root_folder", str(tmp_path), "--output", "page.pdf"]) == 2
+
+
+def test_a_page_goes_where_output_says_and_replaces_the_old_one_whole(tmp_path, monkeypatch):
+    write_all(tmp_path / "runs", records_of_a_tree())
+    words = ("--no-models", "--output", str(tmp_path / "out" / "a b#.html"))
+    result, page = make(tmp_path / "runs", *words)
+    assert result["output"] == tmp_path / "out" / "a b#.html" and result["figures"][0].parent.name == "a b#"
+    assert any(attrs.get("href") == "a%20b%23/pruning-1.png" for _, attrs in page.tags)
+    assert not list((tmp_path / "runs").rglob("*.png"))
+    monkeypatch.setattr(files.os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match="No space left"):
+        make(tmp_path / "runs", *words)
+    assert result["output"].read_text(encoding="utf-8") == page.raw
+    assert not list(tmp_path.rglob(f"{files.PARTIAL}*"))
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6).map(lambda n: n / 6)), min_size=1, max_size=12))
+def test_the_front_is_what_nothing_beats(points):
+    chosen = report_plots.front(points)
+    beaten = [any(size <= s and acc >= a and (size, acc) != (s, a) for size, acc in points) for s, a in points]
+    assert {points[i] for i in chosen} == {p for p, lost in zip(points, beaten, strict=True) if not lost}
+    assert [points[i] for i in chosen] == sorted(points[i] for i in chosen) and len(set(chosen)) == len(
+        {points[i] for i in chosen})
+
+
+def test_chains_end_at_strangers_and_circles(tmp_path):
+    content = records_of_a_tree()
+    content["base_model/result.json"] |= {"parent_sha256": "9" * 64}
+    tree = report_records.read_tree(write_all(tmp_path / "a", content))
+    assert tree.chain(STUDENT) == ["9" * 64, BASE, FIRST, SECOND, STUDENT]
+    content["base_model/result.json"] |= {"parent_sha256": STUDENT}
+    tree = report_records.read_tree(write_all(tmp_path / "b", content))
+    assert tree.chain(STUDENT) == [BASE, FIRST, SECOND, STUDENT]
+    assert report_sections.cards(tree)[0]["name"] == "base_model"
+
+
+def test_a_figure_of_every_scheme_keeps_what_stands_on_cells():
+    import matplotlib
+    with matplotlib.rc_context(report_svg.STYLE):
+        svg = report_svg.inline_svg(plots.plot_channels({"a_1": [100, 90, 5]}), "x", "<title>")
+    styles = {shown: attributes for attributes, shown in re.findall(r"<text([^>]*)>([^<]*)</text>", svg)}
+    assert "fill: #ffffff" in styles["5"] and "fill" not in styles["90"] and "var(--ink)" in styles["a_1"]
+    assert 'aria-label="&lt;title&gt;"' in svg and "http" not in svg
+
+
+def test_labels_hold_no_control_characters():
+    assert plots.plain_text("a\x00b\x1b[1m\u202e") == "a\ufffdb\ufffd[1m\ufffd"
+    assert text("x" * 500, 20) == "xxxxxxxxx…xxxxxxxxxx" and text({"a": [1]}) == '{"a": [1]}'
+
+
+# What needs the models themselves: narrow ones on the digits data set.
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(folder, models, images): base, pruned twice by APoZ, and a student, with the records that tell of them."""
+    import model as resnet
+    import prune
+
+    folder = tmp_path_factory.mktemp("whole")
+    images = data.load_data(SimpleNamespace(**DATA, data_dir="./data", class_num=10))
+    base = randomised(resnet.build_resnet(widths=narrow_widths(inner=12)), 3)
+    content, models, masks = records_of_a_tree(), [base], []
+    for _ in range(2):
+        masks.append(prune.create_mask(prune.compute_apoz(models[-1], images.val.images), prune_ratio=0.3))
+        models.append(prune.trim_model(models[-1], masks[-1]))
+    models.append(randomised(resnet.build_resnet(widths=narrow_widths(inner=4)), 5))
+    places = ["base_model", "pruned_model/iter1", "pruned_model/iter2", "kd_model"]
+    sums = []
+    for place, model in zip(places, models, strict=True):
+        (folder / place).mkdir(parents=True)
+        checkpoints.save_model(model, folder / place / "model.h5")
+        sums.append(files.sha256(folder / place / "model.h5"))
+    for place, mask in zip(places[1:3], masks, strict=True):
+        np.savez_compressed(folder / place / "mask.npz", **mask)
+    channels = {name: [12, *(int(resnet.widths_of(model)[name]) for model in models[1:3])] for name in masks[0]}
+    channels["conv2_block1_1_conv"][2] = resnet.widths_of(models[2])["conv2_block1_1_conv"]
+    text_of = json.dumps(content)
+    for old, new in zip((BASE, FIRST, SECOND, STUDENT), sums, strict=True):
+        text_of = text_of.replace(old, new)
+    content = json.loads(text_of)
+    content["pruned_model/result.json"]["channels"] = channels
+    return write_all(folder, content), models, images, masks
+
+
+def test_confusion_and_classes_are_counted_from_the_models_answers(whole):
+    folder, models, images, _ = whole
+    result, page = make(folder)
+    assert {"apoz-1", "confusion-1-base", "confusion-1-student", "classes-1"} <= {p.stem for p in result["figures"]}
+    labels, count = images.val.labels, len(images.val)
+    answers = [models[i].predict(images.val.images, verbose=0).argmax(1) for i in (0, 3)]
+    accuracies = [[float(np.mean(answer[labels == c] == c)) for c in range(10)] for answer in answers]
+    rows = page.rows("table-classes-1")
+    for c, name in enumerate(images.class_names):
+        row, = rows[name]
+        assert row["images"][1] == str(np.sum(labels == c))
+        assert [float(row[key][1]) for key in ("base_model", "kd_model")] == pytest.approx([a[c] for a in accuracies])
+    changes = [float(row["change, points"][1]) for row, in rows.values()]
+    assert changes == sorted(changes) and changes[0] < changes[-1]
+    assert f"base_model: {100 * np.mean(answers[0] == labels):.2f} %" in page.lines
+    assert f"base_model and kd_model on {count} validation images." in page.lines
+
+
+def test_apoz_is_that_of_the_base_and_knows_what_was_cut(whole):
+    folder, models, images, masks = whole
+    import prune
+
+    args = report.build_parser().parse_args(["--verbose", "0"])
+    run, = report_records.read_tree(folder).of_kind("pruned")
+    layers, count = report_models.apoz_of_cut_layers(args, report_models.Images(args), run,
+                                                     folder / "base_model" / "model.h5")
+    assert count == len(images.val) and len(layers) == report_models.MOST_LAYERS
+    wanted = prune.compute_apoz(models[0], images.val.images)
+    for name, (apoz, left) in layers.items():
+        layer = f"{name}_conv"
+        np.testing.assert_allclose(apoz, wanted[layer])
+        alive = np.flatnonzero(masks[0][layer])[masks[1][layer]]
+        assert list(np.flatnonzero(left)) == list(alive) and 0 < len(alive) < 12
+    figure = report_plots.plot_apoz(layers)
+    for axes, (apoz, _) in zip(figure.axes, layers.values(), strict=True):
+        assert sum(bar.get_height() for bar in axes.patches) == len(apoz)
+        assert axes.lines[0].get_xdata()[0] == pytest.approx(apoz.mean() + apoz.std())
+
+
+def test_what_cannot_be_measured_has_a_note(tmp_path):
+    content = records_of_a_tree()
+    _, page = make(write_all(tmp_path, content))
+    assert "pruned_model: not shown, the model.h5 of base_model is not below this folder." in page.lines
+    assert "kd_model: not shown, the model.h5 of kd_model is not below this folder." in page.lines
+    (tmp_path / "base_model" / "model.h5").write_bytes(b"no model")
+    _, page = make(tmp_path)
+    assert any(line.startswith("pruned_model: not shown, model.h5: received") for line in page.lines)
+    _, page = make(tmp_path, "--no-models")
+    assert not any("not shown" in line for line in page.lines)
+
+
+def test_a_record_cannot_name_a_place_that_is_read(tmp_path, monkeypatch):
+    args = report.build_parser().parse_args(["--data_dir", str(tmp_path), "--verbose", "0"])
+    asked = report_models.data_flags(args, DATA | {"data_dir": "/etc", "num_worker": None})
+    assert (asked.data_dir, asked.dataset, asked.subset, asked.val_split) == (str(tmp_path), "digits", 80, 0.2)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    for flags, why in ((DATA | {"dataset": "/etc"}, "doesn't name that folder"), (DATA | {"subset": -1}, "--subset"),
+                       (DATA | {"dataset": "cifar10"}, "downloads nothing"), (DATA | {"val_split": "x"}, "--val_split"),
+                       (DATA | {"val_split": None}, "--val_split"), ({}, "None"), (DATA | {"image_size": 1e9}, "size")):
+        with pytest.raises(InputError, match=why):
+            report_models.data_flags(args, flags)
+    args.dataset = str(tmp_path)
+    assert report_models.data_flags(args, DATA | {"dataset": f"{tmp_path}/."}).dataset
+
+
+def test_a_damaged_mask_is_no_mask(tmp_path):
+    left, name = [8, 3], "conv2_block1_1_conv"
+    mask, place = np.array([1, 0, 1, 0, 0, 1, 0, 0], bool), tmp_path / "iter1" / "mask.npz"
+    place.parent.mkdir()
+    np.savez_compressed(place, **{name: mask})
+    assert list(report_models.survivors(tmp_path, name, left)) == list(mask)
+    assert report_models.survivors(tmp_path, name, [8, 4]) is None  # another run's
+    whole_file = place.read_bytes()
+    for bad in (whole_file[:60], whole_file[:-30], b"", b"PK"):
+        place.write_bytes(bad)
+        assert report_models.survivors(tmp_path, name, left) is None
+    np.savez(place, **{name: mask.astype(int)})
+    assert report_models.survivors(tmp_path, name, left) is None
+    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.npy", b"\x93NUMPY" + bytes(10**7))
+    assert report_models.survivors(tmp_path, name, left) is None
+
+
+def test_confusion_cells_hold_their_counts():
+    matrix = np.array([[5, 1, 0], [0, 4, 2], [3, 0, 0]])
+    axes, = report_plots.plot_confusion(matrix, ["a", "b", "c"], "m").axes
+    assert {t.get_position(): t.get_text() for t in axes.texts} == {
+        (c, r): str(matrix[r, c]) for r in range(3) for c in range(3) if matrix[r, c]}
+    depth = axes.images[0].get_array()[..., 3]
+    assert (depth[matrix == 0] == 0).all() and depth[2, 0] > depth[1, 2] > depth[0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_in_a_browser(made, tmp_path, scheme):
+    """A phone shows it without sideways scrolling, and a heading sorts; its one script runs under its policy."""
+    page = Path(made[1]["output"])
+    probe = """<script>addEventListener("load", function () {
+      var root = document.documentElement, heads = document.querySelectorAll("#table-models thead th");
+      root.dataset.overflow = root.scrollWidth - root.clientWidth;
+      root.dataset.dark = getComputedStyle(document.body).backgroundColor;
+      heads[1].querySelector("button").click();
+      root.dataset.up = Array.from(document.querySelectorAll("#table-models tbody tr")).map(
+        function (row) { return row.children[1].textContent; }).join();
+      heads[9].querySelector("button").click(); heads[9].querySelector("button").click();
+      root.dataset.down = Array.from(document.querySelectorAll("#table-models tbody tr")).map(
+        function (row) { return row.children[9].textContent; }).join();
+      root.dataset.sorted = Array.from(heads).map(function (head) { return head.getAttribute("aria-sort"); }).join();
+    });</script></body>"""
+    copy = tmp_path / "probe.html"
+    raw = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
+    copy.write_text(raw.replace("</body>", probe), encoding="utf-8")
+
+    def dom(path):
+        return subprocess.run(
+            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+             f"--user-data-dir={tmp_path / 'profile'}", "--window-size=375,800", "--dump-dom",
+             f"--blink-settings=preferredColorScheme={scheme}", path.as_uri()],
+            capture_output=True, text=True, timeout=120, check=True).stdout
+
+    found = dict(re.findall(r'data-(overflow|dark|up|down|sorted)="([^"]*)"', dom(copy).partition("<head>")[0]))
+    assert found["overflow"] == "0"
+    assert found["dark"] == ("rgb(20, 23, 27)", "rgb(255, 255, 255)")[scheme]
+    up = [float(cell.removesuffix(" %")) for cell in found["up"].split(",")]
+    assert up == sorted(up) and len(up) == 10
+    assert found["down"].split(",") == ["7.50 ms", "1.50 ms", "1.25 ms", "1.00 ms", "0.50 ms", *["-"] * 5]
+    assert found["sorted"].split(",").index("descending") == 9 and found["sorted"].count("none") == 9
+    assert re.search(r'class="table scroll"[^>]*tabindex="0"', dom(page))  # the page's own script ran

@@ -11,6 +11,8 @@ set -eu
 cd "$(dirname "$0")"
 PYTHON=${PYTHON:-.venv/bin/python}
 
+STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # of every table
+
 keep() {  # keep RUN RECORD: the small record of a finished run
     mkdir -p "$2"
     cp "$1/result.json" "$2/result.json"
@@ -24,16 +26,17 @@ base() {  # base SEED: the 12 epochs that all tables but the long one start from
 yardstick() {
     base "$1"
     at=runs/yardstick/seed$1
+    # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "$at/base12" --save_folder "$at/student" --epoch_num 14 \
-        --seed "$1" --student_learning_rate 0.05 --lambda2 0 --lambda3 0
+        --seed "$1" $STUDENT --lambda2 0 --lambda3 0
     keep "$at/student" "results/yardstick/student/seed$1"
-    $PYTHON prune_model.py --base_model_path "$at/base12/model.h5" --root_folder "$at/pruned" --prune_iter 2 \
-        --epoch_num 7 --target_compression 1.8 --round_to 8 --seed "$1"
+    $PYTHON prune_model.py --base_model_path "$at/base12/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
+        --epoch_num 7 --learning_rate 0.05 --target_compression 1.8 --round_to 8 --seed "$1"
     keep "$at/pruned" "results/yardstick/pruned/seed$1"
     $PYTHON train_base_model.py --epoch_num 26 --seed "$1" --save_folder "$at/base26"
     keep "$at/base26" "results/yardstick/base26/seed$1"
     $PYTHON evaluate_model.py --output "$at/evaluation.json" --model_path "$at/base12/model.h5" \
-        "$at/base26/model.h5" "$at/pruned/iter2/model.h5" "$at/student/model.h5"
+        "$at/base26/model.h5" "$at/pruned/iter1/model.h5" "$at/student/model.h5"
     mkdir -p "results/yardstick/seed$1"
     cp "$at/evaluation.json" "results/yardstick/seed$1/evaluation.json"
 }
@@ -41,8 +44,9 @@ yardstick() {
 variant() {  # variant SEED ROW FLAG ...: one line of the ablation
     seed=$1 row=$2
     shift 2
+    # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "runs/yardstick/seed$seed/base12" --epoch_num 3 --seed "$seed" \
-        --save_folder "runs/ablation/seed$seed/$row" --student_learning_rate 0.05 "$@"
+        --save_folder "runs/ablation/seed$seed/$row" $STUDENT "$@"
     keep "runs/ablation/seed$seed/$row" "results/ablation/$row/seed$seed"
 }
 
@@ -55,6 +59,7 @@ ablation() {
     variant "$1" adversarial --lambda2 0.3 --lambda3 0.2
     variant "$1" backbone_adversarial --lambda2 0 --lambda3 0.2
     variant "$1" soft --lambda2 0 --lambda3 0 --hard_label_weight 0
+    variant "$1" sgd --lambda2 0 --lambda3 0 --optimizer sgd
     variant "$1" random --lambda2 0 --lambda3 0 --student_init random
     variant "$1" uniform --lambda2 0 --lambda3 0 --target_compression 12.82
 }
@@ -84,14 +89,15 @@ long() {
     at=runs/long/seed$1
     $PYTHON train_base_model.py --epoch_num 60 --seed "$1" --save_folder "$at/base"
     keep "$at/base" "results/long/base/seed$1"
+    # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --epoch_num 70 \
-        --seed "$1" --student_learning_rate 0.05 --lambda2 0 --lambda3 0
+        --seed "$1" $STUDENT --lambda2 0 --lambda3 0
     keep "$at/student" "results/long/student/seed$1"
-    $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --prune_iter 2 \
-        --epoch_num 20 --target_compression 1.8 --round_to 8 --seed "$1"
+    $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
+        --epoch_num 35 --learning_rate 0.05 --target_compression 1.8 --round_to 8 --seed "$1"
     keep "$at/pruned" "results/long/pruned/seed$1"
     $PYTHON evaluate_model.py --output "$at/evaluation.json" --model_path "$at/base/model.h5" \
-        "$at/pruned/iter2/model.h5" "$at/student/model.h5"
+        "$at/pruned/iter1/model.h5" "$at/student/model.h5"
     mkdir -p "results/long/seed$1"
     cp "$at/evaluation.json" "results/long/seed$1/evaluation.json"
 }

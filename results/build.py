@@ -30,7 +30,8 @@ TABLES = {  # name: (headings, {folder: what the row is called})
         "direct": "trained directly", "backbone": "soft labels", "intermediate": "soft labels + intermediate features",
         "constant": "the same, constant regressors", "adversarial": "soft labels + intermediate + adversarial",
         "backbone_adversarial": "soft labels + adversarial", "soft": "soft labels alone, no hard ones",
-        "random": "soft labels, random start", "uniform": "soft labels, one factor for all widths"}),
+        "sgd": "soft labels, SGD instead of Muon", "random": "soft labels, random start",
+        "uniform": "soft labels, one factor for all widths"}),
     "criteria": ((*STEPS, "sparsity", "parameters (M)", "MACs (M)", "minutes", "seeds"), {
         f"{criterion}_{scope}": f"{criterion}, {text}"
         for scope, text in (("layer", "per layer"), ("global", "over all layers"))

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import importlib.util
 import math
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import tempfile
 
 import display
+import files
 import interrupts
 from errors import Diverged, InputError, Stopped, one_line
 from values import PRECISIONS, precision, real, whole
@@ -128,7 +130,7 @@ def add_machine_flags(parser, default_precision="auto"):
 
 
 def add_training_flags(parser):
-    """--epoch_num, --optimizer, --weight_decay, --label_smoothing, --warmup, --resume, --save_minutes."""
+    """--epoch_num and all that says how to train, how a run goes on and what it logs."""
     group = parser.add_argument_group("training")
     group.add_argument("--optimizer", choices=["sgd", "muon"], default="sgd",
                        help="sgd: with Nesterov momentum 0.9; muon: the same for all but the convolutions, whose "
@@ -149,6 +151,9 @@ def add_training_flags(parser):
                             "(default: %(default)s)")
     group.add_argument("--save_minutes", type=real(), default=10.0, metavar="MINUTES",
                        help="within an epoch, save the state this often; 0 after every step (default: %(default)s)")
+    group.add_argument("--tensorboard", metavar="DIR",
+                       help="also write losses, accuracies, learning rate and seconds of every epoch as TensorBoard "
+                            "events, in a folder of DIR named after the save folder (default: none)")
 
 
 def add_recalibrate_flag(group):
@@ -181,8 +186,16 @@ def start_keras(args):
     """Imports Keras as the machine flags say: devices, seed, no chatter from native libraries.
 
     Args:
-        args: a namespace with gpu, seed, deterministic and verbose.
+        args: a namespace with gpu, seed, deterministic and verbose, and tensorboard in a script that trains.
+
+    Raises:
+        InputError: no events can be written for --tensorboard.
     """
+    if getattr(args, "tensorboard", None) is not None:
+        files.check_writable(args.tensorboard, "--tensorboard")
+        if importlib.util.find_spec("tensorflow") is None:
+            raise InputError(f"--tensorboard: received {args.tensorboard} where there is no TensorFlow, which writes "
+                             "the events; expected it installed, under any backend")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if not args.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

@@ -104,13 +104,15 @@ class Recorder(keras.callbacks.Callback):
         keep_best: whether the best epoch goes into model.h5.
         rate_flag: the flag that a diverging loss is blamed on.
         signals: an interrupts.Deferred.
+        follow: function(history), called when an epoch is written.
     """
 
-    def __init__(self, saved, val, folder, progress, bar, rate, recipe, steps, keep_best, rate_flag, signals):
+    def __init__(self, saved, val, folder, progress, bar, rate, recipe, steps, keep_best, rate_flag, signals,
+                 follow):
         super().__init__()
         self.saved, self.val, self.folder, self.progress, self.bar = saved, val, folder, progress, bar
         self.rate, self.recipe, self.steps, self.keep_best = rate, recipe, steps, keep_best
-        self.rate_flag, self.signals = rate_flag, signals
+        self.rate_flag, self.signals, self.follow = rate_flag, signals, follow
         self.judge, self.epoch, self.first, self.started, self.restored = None, 0, 0, 0.0, None
         self.last, self.saved_at = None, time.monotonic()
 
@@ -181,6 +183,7 @@ class Recorder(keras.callbacks.Callback):
         self.progress.epoch, self.progress.step, self.progress.seconds, self.last = epoch + 1, 0, 0.0, None
         self.write_state()
         publish(self.folder, history)
+        self.follow(history)
         self.end_if_asked(f"epoch {epoch + 1}")  # before the bar, which fails where the terminal is gone
         self.bar.epoch_end(epoch, values)
 

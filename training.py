@@ -9,6 +9,7 @@ from keras import ops
 
 import data
 import display
+import events
 import interrupts
 import optimizers
 import plots
@@ -36,6 +37,7 @@ class Recipe:
         save_minutes: between two states within an epoch.
         precision: dtype policy of the arithmetic.
         optimizer: 'sgd' or 'muon', see --optimizer.
+        tensorboard: folder of event files, see `events`, or None.
     """
 
     epochs: int
@@ -50,6 +52,7 @@ class Recipe:
     save_minutes: float = 10.0
     precision: str = "float32"
     optimizer: str = "sgd"
+    tensorboard: str | None = None
 
     @classmethod
     def from_flags(cls, args, learning_rate):
@@ -181,9 +184,10 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate
     _build(trainer, images.class_num)
     progress = _start(trainer, folder, recipe, steps, run, keep_best)
     bar = display.EpochBar(title, steps * recipe.batch_size, recipe.epochs, recipe.verbose)
-    with interrupts.Deferred() as signals:
+    log = events.following(recipe.tensorboard, folder, run, progress.history)
+    with interrupts.Deferred() as signals, log as follow:
         recorder = recording.Recorder(saved, images.val, folder, progress, bar, schedule(recipe, steps), recipe, steps,
-                                      keep_best, rate_flag, signals)
+                                      keep_best, rate_flag, signals, follow)
         _run_epochs(trainer, recorder, images.train, recipe, steps)
         if not keep_best and "checkpoint" not in progress.history:
             recorder.set_model(trainer)

@@ -3,18 +3,20 @@
 # make test      the tests; make test-slow the long ones; make check lint and tests
 # make torture   processes killed at random moments, hostile files by the ten thousand; about 20 minutes
 # make test-jax  every script under the JAX backend
+# make completion  flags and choices at the TAB key, in bash and zsh
 # make results   the README's result tables and figures from the records under results/
 # make bench     the suite's speed beside that of others, as benchmarks/README.md tells it
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := model/demo
+SCRIPTS := $(shell grep -l '^    return flags.run_main' *.py)
 DIGITS := --dataset digits --batch_size 64
 KERAS_BACKEND ?= tensorflow
 export KERAS_BACKEND
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev demo lint test test-slow test-jax torture bench results check clean
+.PHONY: help install install-dev demo lint test test-slow test-jax torture bench completion results check clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -27,8 +29,9 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-export.txt $(VENV)/.installed
-	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-dev.txt -r requirements-export.txt
+$(VENV)/.installed-dev: requirements-dev.txt requirements-export.txt requirements-completion.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-dev.txt -r requirements-export.txt \
+	  -r requirements-completion.txt
 	@touch $@
 
 $(VENV)/.installed-jax: $(VENV)/.installed-dev
@@ -76,6 +79,16 @@ torture: $(VENV)/.installed-torture
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py --output benchmarks/bench.json $(BENCH)
+
+$(VENV)/.installed-completion: requirements-completion.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -q -r requirements-completion.txt
+	@touch $@
+
+completion: $(VENV)/.installed-completion
+	@for shell in bash zsh; do for script in $(SCRIPTS); do \
+	  $(BIN)/python $$script --print_completion $$shell || exit; done > $(VENV)/completion.$$shell || exit; done
+	@echo 'for ~/.bashrc:                  source $(abspath $(VENV))/completion.bash'
+	@echo 'for ~/.zshrc, behind compinit:  eval "$$(<$(abspath $(VENV))/completion.zsh)"'
 
 results: install
 	$(BIN)/python results/build.py

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 
+import completion
 import display
 import files
 import interrupts
@@ -29,6 +30,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.add_argument("--print_completion", action=completion.Print, choices=completion.SHELLS,
+                          default=argparse.SUPPRESS, help="print what makes a shell complete these flags, and exit")
 
     def parse_known_args(self, args=None, namespace=None):
         words = list(sys.argv[1:] if args is None else args)

@@ -1,15 +1,25 @@
 """What a person sees in the terminal: progress bars and tables, by rich. Imports no Keras."""
 
 import contextlib
+import os
+import shutil
 import sys
 import time
+
+
+def _redraws():
+    """Whether standard output is a terminal that can draw a line anew; TERM=dumb says that one can't."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def _console():
     from rich.console import Console
 
-    # a file or a pipe has no width of its own: give tables the room they need
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    if _redraws():
+        return Console(highlight=False)
+    # a file or a pipe has no width of its own: give tables the room they need; rich takes any dumb terminal for 80
+    # wide, unless it is told both sides
+    return Console(highlight=False, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else 200, height=25)
 
 
 def progress_bar(shown=True, transient=False):
@@ -26,12 +36,12 @@ def progress_bar(shown=True, transient=False):
     return progress.Progress(
         progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=None), progress.TaskProgressColumn(),
         Speed(), progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[note]}"),
-        console=_console(), disable=not (shown and sys.stdout.isatty()), speed_estimate_period=10, transient=transient)
+        console=_console(), disable=not (shown and _redraws()), speed_estimate_period=10, transient=transient)
 
 
 def waiting(title, verbose=1):
     """A context manager that shows a turning wheel in a terminal, for a wait whose length nobody knows."""
-    if verbose != 1 or not sys.stdout.isatty():
+    if verbose != 1 or not _redraws():
         return contextlib.nullcontext()
     return _console().status(title)
 
@@ -106,7 +116,7 @@ class EpochBar:
     def __init__(self, title, images, epochs, verbose=1):
         self.title, self.images, self.epochs, self.verbose = title, images, epochs, verbose
         self.bar, self.task, self.drawn = progress_bar(verbose == 1), None, 0.0
-        self.lines = verbose == 2 or (verbose == 1 and not sys.stdout.isatty())
+        self.lines = verbose == 2 or (verbose == 1 and not _redraws())
 
     def start(self, epoch):
         """Opens the bar with `epoch` epochs behind it."""

@@ -14,26 +14,28 @@ from errors import InputError
 EXAMPLE = """example:
   python evaluate_model.py --model_path=./model/base_model/model.h5
   python evaluate_model.py --model_path model/base_model/model.h5 model/kd_model/model.h5 --output model/results.json
+  python evaluate_model.py --model_path model/kd_model/model.h5 --json | python -m json.tool
 """
 
 
 def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--model_path", required=True, nargs="+",
-                        help="one or more .h5 files of this suite or of keras.applications; sparsity and compression "
-                             "rate are told against the first")
-    parser.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
-                        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
-                             "itself opens in its safe mode; only for files that you trust (default: off)")
-    parser.add_argument("--per_class", action=argparse.BooleanOptionalAction, default=None,
-                        help="also print the accuracy of every class (default: on up to 20 classes)")
-    parser.add_argument("--split", choices=["test", "validation", "train"], default="test",
-                        help="images to evaluate on (default: %(default)s)")
-    parser.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=30, metavar="N",
-                        help="timed passes of one image, 0 for none (default: %(default)s)")
-    parser.add_argument("--output", metavar="FILE.json",
-                        help="also write the table as JSON, and a figure of accuracy against size beside it")
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--model_path", required=True, nargs="+",
+                       help="one or more .h5 files of this suite or of keras.applications; sparsity and compression "
+                            "rate are told against the first")
+    group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
+                       help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
+                            "itself opens in its safe mode; only for files that you trust (default: off)")
+    group.add_argument("--per_class", action=argparse.BooleanOptionalAction, default=None,
+                       help="also print the accuracy of every class (default: on up to 20 classes)")
+    group.add_argument("--split", choices=["test", "validation", "train"], default="test",
+                       help="images to evaluate on (default: %(default)s)")
+    group.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=30, metavar="N",
+                       help="timed passes of one image, 0 for none (default: %(default)s)")
+    group.add_argument("--output", metavar="FILE.json",
+                       help="also write the table as JSON, and a figure of accuracy against size beside it")
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
     return parser

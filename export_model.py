@@ -20,16 +20,17 @@ EXAMPLE = """example:
 def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--model_path", default="./model/kd_model/model.h5",
-                        help="an .h5 file of this suite or of keras.applications (default: %(default)s)")
-    parser.add_argument("--format", nargs="+", choices=exporting.FORMATS, default=list(exporting.FORMATS),
-                        help="one or several; litert-int8 is quantised to whole numbers (default: all)")
-    parser.add_argument("--output", metavar="FOLDER",
-                        help="where the files and export.json go (default: exported/, beside the model)")
-    parser.add_argument("--calibration_images", type=flags.whole(1), default=512, metavar="N",
-                        help="training images on which the ranges of litert-int8 are measured (default: %(default)s)")
-    parser.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=100, metavar="N",
-                        help="timed passes of one image, 0 for none (default: %(default)s)")
+    group = parser.add_argument_group("export")
+    group.add_argument("--model_path", default="./model/kd_model/model.h5",
+                       help="an .h5 file of this suite or of keras.applications (default: %(default)s)")
+    group.add_argument("--format", nargs="+", choices=exporting.FORMATS, default=list(exporting.FORMATS),
+                       help="one or several; litert-int8 is quantised to whole numbers (default: all)")
+    group.add_argument("--output", metavar="FOLDER",
+                       help="where the files and export.json go (default: exported/, beside the model)")
+    group.add_argument("--calibration_images", type=flags.whole(1), default=512, metavar="N",
+                       help="training images on which the ranges of litert-int8 are measured (default: %(default)s)")
+    group.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=100, metavar="N",
+                       help="timed passes of one image, 0 for none (default: %(default)s)")
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
     return parser

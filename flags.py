@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import importlib.util
+import json
 import math
 import os
 import re
@@ -112,8 +113,18 @@ def add_batch_size_flag(group):
     group.add_argument("--batch_size", type=whole(1, 65536), default=128, help="images a step (default: %(default)s)")
 
 
+def add_output_flags(parser):
+    """--verbose, --json."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--verbose", type=whole(0, 2), default=1, metavar="{0,1,2}",
+                       help="0: errors only, 1: progress bars and tables, 2: a plain line an epoch "
+                            "(default: %(default)s)")
+    group.add_argument("--json", action="store_true",
+                       help="print the result as one JSON document on standard output, and all else on standard error")
+
+
 def add_machine_flags(parser, default_precision="auto"):
-    """--gpu, --precision, --seed, --deterministic, --verbose."""
+    """--gpu, --precision, --seed, --deterministic, and those of `add_output_flags`."""
     group = parser.add_argument_group("machine")
     group.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=True,
                        help="use an accelerator where there is one (default: on)")
@@ -127,9 +138,7 @@ def add_machine_flags(parser, default_precision="auto"):
                             "images does not depend on it (default: %(default)s)")
     group.add_argument("--deterministic", action="store_true",
                        help="same seed, same bits, at some cost in speed")
-    group.add_argument("--verbose", type=whole(0, 2), default=1, metavar="{0,1,2}",
-                       help="0: errors only, 1: progress bars and tables, 2: a plain line an epoch "
-                            "(default: %(default)s)")
+    add_output_flags(parser)
 
 
 def add_training_flags(parser):
@@ -185,6 +194,23 @@ def quiet_stderr():
             os.close(real_stderr)
 
 
+@contextlib.contextmanager
+def _result_alone(wanted):
+    """Where it is wanted, sends what Python and native libraries print meanwhile to standard error."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    real_stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(real_stdout, 1)
+        os.close(real_stdout)
+
+
 def start_keras(args):
     """Imports Keras as the machine flags say: devices, seed, no chatter from native libraries.
 
@@ -206,10 +232,10 @@ def start_keras(args):
     with display.waiting("starting Keras", args.verbose), quiet_stderr():
         import keras
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
+        keras.utils.set_random_seed(args.seed)  # loads TensorFlow under JAX too
     import logging
     for name in ("absl", "tensorflow"):  # "legacy HDF5 format": .h5 is this suite's; "retracing": one trace a model
         logging.getLogger(name).setLevel(logging.ERROR)
-    keras.utils.set_random_seed(args.seed)
     if args.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
         tf.config.experimental.enable_op_determinism()
@@ -220,7 +246,7 @@ def run_main(parser, run, argv=None):
 
     Args:
         parser: the script's Parser.
-        run: function(args) -> dict of results.
+        run: function(args) -> dict of results, which --json prints.
         argv: list of words; None takes the process's own.
 
     Returns:
@@ -228,9 +254,12 @@ def run_main(parser, run, argv=None):
         number; 128 + the signal's number where one ended the run; 141 where standard output was closed.
     """
     args = parser.parse_args(argv)
+    as_json = getattr(args, "json", False)
     try:
-        with interrupts.raising():
-            run(args)
+        with interrupts.raising(), _result_alone(as_json):
+            result = run(args)
+        if as_json:
+            print(json.dumps(result, indent=1, allow_nan=False, default=str), flush=True)
     except InputError as error:
         return _end(f"{parser.prog}: {error}", 2)  # one line; two where a data set has to be fetched by hand
     except Diverged as error:

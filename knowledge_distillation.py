@@ -39,15 +39,17 @@ def __getattr__(name):
 def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--root_folder", required=True,
-                        help="the teacher: a folder with model.h5, such as model/pruned_model/iter15, or an .h5 file "
-                             "of this suite or of keras.applications")
-    parser.add_argument("--save_folder", default="./model/kd_model",
-                        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
-    parser.add_argument("--student_learning_rate", type=flags.real(strict=True), default=0.01,
-                        help="highest learning rate of student and regressors (default: %(default)s)")
-    parser.add_argument("--discriminator_learning_rate", type=flags.real(strict=True), default=0.0001,
-                        help="of the discriminator's Adam (default: %(default)s)")
+    group = parser.add_argument_group("files")
+    group.add_argument("--root_folder", required=True,
+                       help="the teacher: a folder with model.h5, such as model/pruned_model/iter15, or an .h5 file "
+                            "of this suite or of keras.applications")
+    group.add_argument("--save_folder", default="./model/kd_model",
+                       help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
+    group = parser.add_argument_group("learning rates")
+    group.add_argument("--student_learning_rate", type=flags.real(strict=True), default=0.01,
+                       help="highest learning rate of student and regressors (default: %(default)s)")
+    group.add_argument("--discriminator_learning_rate", type=flags.real(strict=True), default=0.0001,
+                       help="of the discriminator's Adam (default: %(default)s)")
     group = parser.add_argument_group("losses")
     for i, (loss, default) in enumerate((("soft labels", 0.7), ("intermediate features", 0.3), ("adversary", 0.2)), 1):
         group.add_argument(f"--lambda{i}", type=flags.real(), default=default,

@@ -23,16 +23,16 @@ EXAMPLE = """example:
 def build_parser():
     """The script's flags."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
-    parser.add_argument(FLAG, nargs="+", required=True, type=Path, metavar="PATH",
-                        help="one or more histories: .json files of this suite, of the original suite or plain Keras "
-                             "History.history dumps, or folders with a history.json; or the result.json of one pruning")
-    parser.add_argument("--output", type=Path, metavar="FILE",
-                        help="figure to write, .png, .pdf or .svg (default: beside the first history: history.png, "
-                             "history_compare.png for several, pruning.png for a pruning result)")
-    parser.add_argument("--show", action=argparse.BooleanOptionalAction,
-                        help="open a window too (default: where there is a display and a terminal)")
-    parser.add_argument("--verbose", type=flags.whole(0, 2), default=1, metavar="{0,1,2}",
-                        help="0: errors only, 1 and 2: a table of what was drawn (default: %(default)s)")
+    group = parser.add_argument_group("figure")
+    group.add_argument(FLAG, nargs="+", required=True, type=Path, metavar="PATH",
+                       help="one or more histories: .json files of this suite, of the original suite or plain Keras "
+                            "History.history dumps, or folders with a history.json; or the result.json of one pruning")
+    group.add_argument("--output", type=Path, metavar="FILE",
+                       help="figure to write, .png, .pdf or .svg (default: beside the first history: history.png, "
+                            "history_compare.png for several, pruning.png for a pruning result)")
+    group.add_argument("--show", action=argparse.BooleanOptionalAction,
+                       help="open a window too (default: where there is a display and a terminal)")
+    flags.add_output_flags(parser)
     return parser
 
 

@@ -24,14 +24,16 @@ LISTS = ("base_acc", "sparsity", "pruned_acc", "recalibrated_acc", "final_acc", 
 def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--root_folder", default="./model/pruned_model",
-                        help="where iter1, iter2, ... and result.json go (default: %(default)s)")
-    parser.add_argument("--base_model_path", default="./model/base_model/model.h5",
-                        help="model to prune: an .h5 of this suite or of keras.applications (default: %(default)s)")
-    parser.add_argument("--learning_rate", type=flags.real(strict=True), default=0.01,
-                        help="highest learning rate of each fine-tune (default: %(default)s)")
-    parser.add_argument("--save_best_model", action=argparse.BooleanOptionalAction, default=True,
-                        help="keep each fine-tune's best validation epoch, else its last (default: on)")
+    group = parser.add_argument_group("files")
+    group.add_argument("--root_folder", default="./model/pruned_model",
+                       help="where iter1, iter2, ... and result.json go (default: %(default)s)")
+    group.add_argument("--base_model_path", default="./model/base_model/model.h5",
+                       help="model to prune: an .h5 of this suite or of keras.applications (default: %(default)s)")
+    group = parser.add_argument_group("fine-tuning")
+    group.add_argument("--learning_rate", type=flags.real(strict=True), default=0.01,
+                       help="highest learning rate of each fine-tune (default: %(default)s)")
+    group.add_argument("--save_best_model", action=argparse.BooleanOptionalAction, default=True,
+                       help="keep each fine-tune's best validation epoch, else its last (default: on)")
     group = parser.add_argument_group("pruning")
     group.add_argument("--prune_iter", type=flags.whole(1, 1000), default=16, help="iterations (default: %(default)s)")
     group.add_argument("--criterion", choices=flags.CRITERIA, default="apoz",

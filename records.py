@@ -22,7 +22,7 @@ MAX_JSON_BYTES = 64 * 2**20
 STATE = "state.npz"  # of an unfinished run, in its folder
 # flags that leave the result alone, and names of places: what lies there is compared by its checksum
 IGNORED_ON_RESUME = {"argv", "resume", "verbose", "num_worker", "gpu", "save_minutes", "save_folder", "root_folder",
-                     "base_model_path", "data_dir", "tensorboard"}
+                     "base_model_path", "data_dir", "tensorboard", "json"}
 
 
 def write_json(path, content):

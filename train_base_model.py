@@ -12,26 +12,28 @@ from errors import InputError
 
 EXAMPLE = """example:
   python train_base_model.py --save_folder=./model/base_model --epoch_num 12
-  python train_base_model.py --model_path=./model/pretrained_resnet50.h5     start from pretrained weights
-  python train_base_model.py --dataset ./my_images --model_path imagenet     your own images
+  python train_base_model.py --model_path=./model/pretrained_resnet50.h5     # start from pretrained weights
+  python train_base_model.py --dataset ./my_images --model_path imagenet     # your own images
 """
 
 
 def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--save_folder", default="./model/base_model",
-                        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
-    parser.add_argument("--model_path",
-                        help="weights to start from: an .h5 of this suite or of keras.applications, or the word "
-                             "imagenet to download them (default: random weights)")
-    parser.add_argument("--depth", type=flags.whole(), choices=[50, 101, 152],
-                        help="layers (default: the file's, else 50)")
-    parser.add_argument("--stem", choices=["imagenet", "cifar"],
-                        help="imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1, 16 times the work on small "
-                             "images and several points more accurate (default: the file's, else imagenet)")
-    parser.add_argument("--learning_rate", type=flags.real(strict=True),
-                        help="highest learning rate (default: 0.1 from scratch, 0.01 from weights)")
+    group = parser.add_argument_group("files")
+    group.add_argument("--save_folder", default="./model/base_model",
+                       help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
+    group.add_argument("--model_path",
+                       help="weights to start from: an .h5 of this suite or of keras.applications, or the word "
+                            "imagenet to download them (default: random weights)")
+    group = parser.add_argument_group("base model")
+    group.add_argument("--depth", type=flags.whole(), choices=[50, 101, 152],
+                       help="layers (default: the file's, else 50)")
+    group.add_argument("--stem", choices=["imagenet", "cifar"],
+                       help="imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1, 16 times the work on small "
+                            "images and several points more accurate (default: the file's, else imagenet)")
+    group.add_argument("--learning_rate", type=flags.real(strict=True),
+                       help="highest learning rate (default: 0.1 from scratch, 0.01 from weights)")
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)

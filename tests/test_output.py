@@ -1,0 +1,205 @@
+"""What arrives at a terminal, in a pipe, in a program that reads JSON, and in silence; and what --help offers."""
+
+import importlib
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torture
+from test_layers import SCRIPTS
+
+import files
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_size", "32"]
+
+
+# ---- help ----
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_lies_in_a_group_with_a_name(script):
+    parser = importlib.import_module(script).build_parser()
+    own = {action.dest for action in parser._optionals._group_actions}
+    assert own == {"help", "print_completion"} and not parser._positionals._group_actions
+    titles = [group.title for group in parser._action_groups[2:]]
+    assert len(titles) == len(set(titles)) and all(titles)
+    assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_two_examples_and_more_parse_as_they_stand(script):
+    parser = importlib.import_module(script).build_parser()
+    lines = [line.partition(" | ")[0] for line in parser.epilog.splitlines()[1:]]
+    assert parser.epilog.startswith("example:\n") and len(lines) >= 2
+    for line in lines:
+        python, name, *words = shlex.split(line, comments=True)
+        assert (python, name) == ("python", f"{script}.py")
+        parser.parse_args(words)
+
+
+# ---- terminals ----
+
+SHOW = """
+import display, time
+with display.waiting("starting"):
+    time.sleep(0.3)
+bar = display.EpochBar("base", 100, 2)
+bar.start(0)
+for epoch in (0, 1):
+    time.sleep(0.3)
+    bar.step(epoch, 50, {"loss": 1.5})
+    bar.epoch_end(epoch, dict(train_loss=1.5, train_acc=0.25, val_loss=1.25, val_acc=0.5, seconds=2.0))
+bar.stop()
+for start in display.track("reading")(range(0, 4, 2)):
+    time.sleep(0.2)
+display.print_table("Models", ["model", "accuracy", *["a long heading"] * 6], [["base", "97.77 %", *["1.00x"] * 6]])
+"""
+
+
+def on_a_terminal(**environment):
+    """What SHOW writes to a terminal of 132 columns."""
+    import fcntl
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 132, 0, 0))
+    given = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS",
+                                                                            "LINES", "COLORTERM")}
+    process = subprocess.Popen([sys.executable, "-c", SHOW], stdout=slave, stderr=slave, stdin=slave, cwd=ROOT,
+                               env=given | environment)
+    os.close(slave)
+    output, end = b"", time.monotonic() + 60
+    while select.select([master], [], [], end - time.monotonic())[0]:
+        try:
+            output += os.read(master, 4096)
+        except OSError:  # Linux: the other side is closed
+            break
+    os.close(master)
+    assert process.wait() == 0, output
+    return output.decode()
+
+
+LINE = ("base: epoch 2/2  train loss 1.5000, accuracy 25.00 %  validation loss 1.2500, accuracy 50.00 %  2.0 s, "
+        "50 images/s")
+COLOUR = re.compile(r"\x1b\[[\d;]*3[0-8][\d;]*m")
+
+
+def rows(output):
+    """The table's heading and row, as columns; an ASCII table has bars between them."""
+    return [re.split(r"\s*\|\s*|\s{2,}", line.strip(" |")) for line in output.splitlines()
+            if re.match(r"[ |]*(model|base) ", line)]
+
+
+def test_a_terminal_gets_bars_in_colour():
+    output = on_a_terminal(TERM="xterm-256color")
+    assert COLOUR.search(output) and "\x1b[2K" in output and "100%" in output and LINE not in output
+
+
+def test_no_color_leaves_the_bars_and_takes_the_colours():
+    output = on_a_terminal(TERM="xterm-256color", NO_COLOR="1")
+    assert not COLOUR.search(output) and "\x1b[2K" in output and "100%" in output
+
+
+def test_a_dumb_terminal_gets_lines_and_nothing_that_it_cannot_draw():
+    output = on_a_terminal(TERM="dumb")
+    assert not re.search(r"[\x00-\x08\x0b-\x0c\x0e-\x1f]", output)  # line ends apart, no control characters
+    assert LINE in output and "%" in output
+    assert rows(output) == [["model", "accuracy", *["a long heading"] * 6], ["base", "97.77 %", *["1.00x"] * 6]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_pipe_gets_lines_and_whole_tables(encoding):
+    done = subprocess.run([sys.executable, "-c", SHOW], cwd=ROOT, capture_output=True, check=True,
+                          env=os.environ | {"TERM": "xterm-256color", "PYTHONIOENCODING": encoding})
+    output = done.stdout.decode(encoding)
+    assert done.stderr == b"" and "\x1b" not in output and "\r" not in output and LINE in output
+    assert rows(output) == [["model", "accuracy", *["a long heading"] * 6], ["base", "97.77 %", *["1.00x"] * 6]]
+
+
+# ---- silence and JSON ----
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The file of a narrow network."""
+    path = tmp_path_factory.mktemp("base") / "base.h5"
+    torture.write_base(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("output")
+
+
+def command(script, folder, base):
+    """Words that run a script on the narrow network, and the record that it writes, if it writes one."""
+    train = [*TINY, "--epoch_num", "1"]
+    return {
+        "train_base_model": ([*train, "--model_path", base, "--save_folder", folder / "base"], "base/result.json"),
+        "prune_model": ([*train, "--base_model_path", base, "--root_folder", folder / "pruned", "--prune_iter", 1],
+                        "pruned/result.json"),
+        "knowledge_distillation": ([*train, "--root_folder", base, "--stream_divisor", 2, "--save_folder",
+                                    folder / "kd"], "kd/result.json"),
+        "evaluate_model": ([*TINY, "--model_path", base, base, "--split", "validation", "--latency_runs", 2,
+                            "--output", folder / "r.json"], "r.json"),
+        "export_model": ([*TINY, "--model_path", base, "--format", "savedmodel", "litert", "--latency_runs", 2,
+                          "--output", folder / "exported"], "exported/export.json"),
+        "report": (["--root_folder", folder, "--batch_size", 32, "--output", folder / "page.html"], ""),
+        "plot_train_history": (["--history_path", folder / "base" / "history.json", "--output", folder / "h.png"], ""),
+    }[script]
+
+
+ORDER = ["train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "export_model",
+         "plot_train_history", "report"]
+
+
+@pytest.mark.parametrize("script", ORDER)
+def test_verbose_0_is_silent_and_json_is_the_result_alone(script, folder, base, capfd):
+    main = importlib.import_module(script).main
+    words, record = command(script, folder, base)
+    if script in ("plot_train_history", "report") and not (folder / "base" / "history.json").exists():  # run on its own
+        importlib.import_module("train_base_model").main([str(w) for w in command("train_base_model", folder, base)[0]])
+        capfd.readouterr()
+    assert main([str(word) for word in [*words, "--verbose", 0]]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert main([str(word) for word in [*words, "--json"]]) == 0
+    output, error = capfd.readouterr()
+    printed = json.loads(output)
+    if record:
+        assert printed == json.loads((folder / record).read_text())
+    elif script == "report":
+        assert printed["output"] == str(folder / "page.html") and printed["runs"] >= 1 and not printed["skipped"]
+    else:
+        assert printed["output"] == str(folder / "h.png")
+        assert [history["epochs"] for history in printed["histories"].values()] == [1]
+    assert error  # the tables, or the word that the run was finished
+
+
+def test_every_script_has_been_tried():
+    assert sorted(ORDER) == SCRIPTS
+
+
+def test_a_whole_process_that_is_silent_but_for_json(base, tmp_path):
+    """With all that native libraries say while they start."""
+    words = [*TINY, "--model_path", base, "--split", "validation", "--latency_runs", "0", "--verbose", "0", "--json"]
+    done = subprocess.run([sys.executable, "evaluate_model.py", *map(str, words)], cwd=ROOT, capture_output=True,
+                          text=True, check=True)
+    assert done.stderr == ""
+    result = json.loads(done.stdout)
+    assert result["models"][0]["sha256"] == files.sha256(base) and result["images"] == 16
+
+
+def test_an_error_leaves_standard_output_empty(tmp_path, capfd):
+    main = importlib.import_module("evaluate_model").main
+    assert main(["--model_path", str(tmp_path / "none.h5"), "--json", "--verbose", "0"]) == 2
+    output, error = capfd.readouterr()
+    assert output == "" and error.count("\n") == 1 and error.startswith("evaluate_model.py: --model_path: received ")

@@ -5,6 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import calls
 import display
 import files
 import flags
@@ -159,11 +160,12 @@ def show_classes(args, rows, class_names):
                         args.verbose)
 
 
+@calls.keywords(build_parser)
 def run(args):
     """Evaluates.
 
     Args:
-        args: the namespace of `build_parser`.
+        args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
         {"models": list of rows, "split", "images", "class_names", "run"}.

@@ -4,6 +4,7 @@
 import sys
 from pathlib import Path
 
+import calls
 import display
 import exporting
 import files
@@ -84,11 +85,12 @@ def show(args, rows, count):
                         args.verbose)
 
 
+@calls.keywords(build_parser)
 def run(args):
     """Exports.
 
     Args:
-        args: the namespace of `build_parser`.
+        args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
         What export.json holds: {"files": list of rows, the .h5 first, "split", "images", "sha256", "run"}.

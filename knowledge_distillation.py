@@ -6,6 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import calls
 import display
 import files
 import flags
@@ -219,11 +220,12 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
     return rows
 
 
+@calls.keywords(build_parser)
 def run(args):
     """Distils.
 
     Args:
-        args: the namespace of `build_parser`.
+        args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
         What result.json holds: accuracies of teacher and student, sizes, split, run; with --ablation its rows too.

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import calls
 import display
 import files
 import flags
@@ -153,11 +154,12 @@ def read_all(paths):
     return None, dict(zip(short_labels(paths), [records.read_history(path, FLAG) for path in paths], strict=True))
 
 
+@calls.keywords(build_parser)
 def run(args):
     """Reads, draws, writes and, where asked, shows.
 
     Args:
-        args: the parsed flags.
+        args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
         dict of output (Path of the figure) and histories (label -> summary, see `summarise`; empty for pruning).

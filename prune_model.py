@@ -5,6 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import calls
 import display
 import files
 import flags
@@ -186,11 +187,12 @@ def _table(args, result):
                          "file", "compression rate"], rows, args.verbose)
 
 
+@calls.keywords(build_parser)
 def run(args):
     """Prunes.
 
     Args:
-        args: the namespace of `build_parser`.
+        args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
         What result.json holds: lists over the iterations, channels per layer, split, run.

@@ -6,6 +6,7 @@ import datetime
 import sys
 from pathlib import Path
 
+import calls
 import display
 import files
 import flags
@@ -62,11 +63,12 @@ def build(args, tree):
     return [section for section in sections if section]
 
 
+@calls.keywords(build_parser)
 def run(args):
     """Reads all records, measures where it may, draws and writes.
 
     Args:
-        args: the namespace of `build_parser`.
+        args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
         {"output": Path of the page, "figures": list of Paths, "models": list of dicts of every accuracy, "runs": number

@@ -4,6 +4,7 @@
 import sys
 from pathlib import Path
 
+import calls
 import display
 import files
 import flags
@@ -74,11 +75,12 @@ def check_flags(args):
             raise InputError(f"--{flag}: received {wanted}, expected {have}, as {args.model_path} has it")
 
 
+@calls.keywords(build_parser)
 def run(args):
     """Trains the base model.
 
     Args:
-        args: the namespace of `build_parser`.
+        args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
         What result.json holds: accuracies, sizes, split, run.

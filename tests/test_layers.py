@@ -11,7 +11,7 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"errors", "display"}, {"completion", "files", "interrupts", "sources", "values", "archives"},
+FLOORS = [{"errors", "display"}, {"calls", "completion", "files", "interrupts", "sources", "values", "archives"},
           {"model", "data", "metrics", "records", "flags"},
           {"events", "fast", "optimizers", "states", "report_tree"},
           {"folded", "checkpoints", "plots", "foreign", "report_records", "report_tables"},

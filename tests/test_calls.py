@@ -1,0 +1,107 @@
+"""calls.py: the scripts from Python, with keywords; the README's examples as they stand."""
+
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import torture
+from test_layers import SCRIPTS
+
+import calls
+import evaluate_model
+import knowledge_distillation
+import model as resnet
+import plot_train_history
+import prune_model
+from errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def parsed(script, **given):
+    return calls.arguments(script.build_parser(), given)
+
+
+@pytest.mark.parametrize(("script", "given", "words"), [
+    (prune_model, {}, ""),
+    (prune_model, {"prune_iter": 3, "weight_decay": 1e-5, "gpu": False, "save_best_model": np.True_},
+     "--prune_iter 3 --weight_decay 1e-05 --no-gpu --save_best_model"),
+    (prune_model, {"deterministic": True, "json": False, "prune_ratio": None, "subset": np.int64(80)},
+     "--deterministic --subset 80"),
+    (prune_model, {"root_folder": Path("a b/-c"), "target_macs": "4x"}, "--root_folder 'a b/-c' --target_macs 4x"),
+    (prune_model, {"target_macs": 20e6}, "--target_macs 20M"),
+    (prune_model, {"dataset": "cifar100", "class_num": None}, "--dataset cifar100"),
+    (prune_model, {"dataset": "my_images", "class_num": 7}, "--dataset my_images --class_num 7"),
+    (evaluate_model, {"model_path": ["a.h5", Path("b.h5")]}, "--model_path a.h5 b.h5"),
+    (evaluate_model, {"model_path": "a.h5"}, "--model_path a.h5"),
+    (plot_train_history, {"history_path": ("a", "b"), "show": False}, "--history_path a b --no-show")])
+def test_keywords_are_the_command_line(script, given, words):
+    found, wanted = vars(parsed(script, **given)), vars(script.build_parser().parse_args(shlex.split(words)))
+    assert vars(script.build_parser().parse_args(found["argv"][1:])) == found
+    assert {**found, "argv": 0} == {**wanted, "argv": 0}
+
+
+@pytest.mark.parametrize(("script", "given", "message"), [
+    (prune_model, {"prune_iters": 3}, r"prune_iters: no such flag; did you mean prune_iter\?"),
+    (plot_train_history, {"zzz": 3}, "zzz: no such flag; expected one of history_path, json, output, show, verbose"),
+    (prune_model, {"help": True}, "help: no such flag; expected one of apoz_images, .*"),
+    (prune_model, {"print_completion": "bash"}, "print_completion: no such flag.*"),
+    (prune_model, {"prune_iter": 0}, "--prune_iter: received '0', expected a whole number from 1 to 1000"),
+    (prune_model, {"prune_iter": True}, "--prune_iter: received 'True', expected a whole number from 1 to 1000"),
+    (prune_model, {"prune_iter": [1, 2]}, r"prune_iter: received \[1, 2\], expected one value"),
+    (prune_model, {"gpu": "no"}, "gpu: received 'no', expected True or False"),
+    (prune_model, {"deterministic": 1}, "deterministic: received 1, expected True or False"),
+    (prune_model, {"criterion": "best"}, "--criterion: invalid choice: 'best' .choose from .*"),
+    (prune_model, {"prune_ratio": 0.5, "target_macs": "4x"}, "--target_macs: not allowed with argument --prune_ratio"),
+    (evaluate_model, {}, "the following arguments are required: --model_path"),
+    (evaluate_model, {"model_path": []}, "--model_path: expected at least one argument")])
+def test_what_can_not_be_used_is_an_input_error(script, given, message, capfd):
+    with pytest.raises(InputError) as error:
+        script.run(**given)
+    assert re.fullmatch(message, str(error.value))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_flags_of_a_record_are_keywords():
+    words = ["--root_folder", "x", "--target_macs", "3.5x", "--no-gpu", "--lambda3", "0"]
+    args = knowledge_distillation.with_targets(knowledge_distillation.build_parser().parse_args(words))
+    record = json.loads(json.dumps({key: value for key, value in vars(args).items() if key != "argv"}))
+    again = {key: value for key, value in vars(parsed(knowledge_distillation, **record)).items() if key != "argv"}
+    assert again == {key: value for key, value in vars(args).items() if key != "argv"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_takes_a_namespace_or_keywords_but_not_both(script):
+    module = importlib.import_module(script)
+    with pytest.raises(TypeError, match=f"^{script}.run takes a namespace or keywords, not both"):
+        module.run(object(), seed=3)
+    with pytest.raises(InputError, match="^no_flag: no such flag"):
+        module.run(no_flag=1)
+    assert module.run.__doc__ and module.run.__name__ == "run"
+
+
+def test_the_readmes_examples_run(tmp_path, monkeypatch, capsys):
+    for place in ("base_model", "demo/base_model"):
+        (tmp_path / "model" / place).mkdir(parents=True)
+        torture.write_base(tmp_path / "model" / place / "model.h5")
+    np.save(tmp_path / "my_images.npy", np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype("uint8"))
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## In Python")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        names = {}
+        exec(block, names)
+    assert resnet.widths_of(keras.models.load_model("small.h5"))
+    result, again = names["result"], names["again"]
+    assert str(result["sparsity"]) in capsys.readouterr().out
+    assert (len(result["final_acc"]), result["run"]["seed"], again["run"]["seed"]) == (1, 826, 3)
+    flags, other = result["run"]["flags"], again["run"]["flags"]
+    assert {key for key in flags if flags[key] != other[key]} == {"root_folder", "seed"}
+    assert json.loads(Path("model/two/result.json").read_text()) == json.loads(json.dumps(again))
+    assert result["run"]["argv"][:2] == ["prune_model.py", "--base_model_path=model/demo/base_model/model.h5"]

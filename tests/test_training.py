@@ -209,9 +209,9 @@ def test_the_classifiers_loss_is_numpys_smoothed_cross_entropy(smoothing):
 def test_a_recipe_takes_its_flags_and_the_given_rate():
     args = argparse.Namespace(epoch_num=7, batch_size=3, weight_decay=0.1, label_smoothing=0.2, warmup=0.3, seed=4,
                               verbose=2, resume="never", save_minutes=2.5, precision="mixed_bfloat16", learning_rate=99,
-                              tensorboard="logs", other=1)
+                              optimizer="muon", tensorboard="logs", other=1)
     assert training.Recipe.from_flags(args, 0.5) == training.Recipe(7, 3, 0.5, 0.1, 0.2, 0.3, 4, 2, "never", 2.5,
-                                                                    "mixed_bfloat16", tensorboard="logs")
+                                                                    "mixed_bfloat16", "muon", "logs")
 
 
 # ---- fit ----
@@ -373,7 +373,7 @@ def test_other_flags_are_refused_and_nothing_is_overwritten(unfinished):
     with pytest.raises(InputError, match=r"^--resume: .*--weight_decay 0\.001, received 0\.5.*--resume never"):
         run(unfinished, run_record={"flags": RUN["flags"] | {"weight_decay": 0.5}})
     with pytest.raises(InputError, match=r"--seed None, received 3"):
-        run(unfinished, run_record={"flags": RUN["flags"] | {"seed": 3}})
+        run(unfinished, run_record={"flags": RUN["flags"] | {"seed": 3}, "argv": ["script.py", "--seed=3"]})
     assert contents(unfinished) == before
 
 

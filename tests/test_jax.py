@@ -52,12 +52,14 @@ def test_a_checkpoint_of_jax_evaluates_the_same_under_tensorflow(chain):
 
 
 def test_a_run_under_jax_goes_on_within_an_epoch(tmp_path):
+    import test_events
     import torture
 
     environment = os.environ | {"KERAS_BACKEND": "jax"}
     torture.write_base(tmp_path / "base.h5")
     words = {name: torture.command("train_base_model", tmp_path / name, tmp_path / "base.h5")
              for name in ("whole", "parts")}
+    words["parts"] += ["--tensorboard", str(tmp_path / "logs")]
     subprocess.run(words["whole"], check=True, env=environment)
     process = subprocess.Popen(words["parts"], env=environment, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "parts" / "state.npz").exists():
@@ -67,6 +69,8 @@ def test_a_run_under_jax_goes_on_within_an_epoch(tmp_path):
     assert "stopped by SIGTERM; epoch " in process.communicate()[1] and process.returncode == 143
     subprocess.run(words["parts"], check=True, env=environment)
     assert torture.contents(tmp_path / "whole") == torture.contents(tmp_path / "parts")
+    found, _ = test_events.scalars(tmp_path / "logs" / "parts")
+    assert found == test_events.wanted(json.loads((tmp_path / "parts" / "history.json").read_text()))
 
 
 def test_histories_of_jax_hold_every_loss(chain):

@@ -197,7 +197,8 @@ def rebuilt(text, folder=None):
     results, tested = read(folder)
 
     def fill(match):
-        return f"{match[1]}\n{section(match[2], results, tested)}\n{match[3]}"
+        none = f"No record yet: `./reproduce.sh {match[2]}` makes them."
+        return f"{match[1]}\n{section(match[2], results, tested) or none}\n{match[3]}"
 
     return re.sub(r"(<!-- results:(\w+) -->).*?(<!-- /results:\2 -->)", fill, text, flags=re.DOTALL)
 

@@ -90,7 +90,7 @@ def open_foreign(model, path, images):
     Raises:
         InputError: it is for other images or classes.
     """
-    import os
+    import keras
 
     import folded
     import foreign
@@ -101,8 +101,8 @@ def open_foreign(model, path, images):
         raise InputError(f"--model_path: received {path} for images of {shape[0]}x{shape[1]} and {classes} classes, "
                          f"expected {images.image_shape[0]}x{images.image_shape[1]} and {images.class_num}")
     compiled = folded.compiled_by_backend(lambda pixels: model(pixels, training=False))
-    size = {"parameters": model.count_params(), "macs": foreign.count_macs(model), "bytes": os.path.getsize(path)}
-    return model, model, lambda pixels: compiled(pixels.astype("float32")).__array__(), size
+    size = {"parameters": model.count_params(), "macs": foreign.count_macs(model), "bytes": Path(path).stat().st_size}
+    return model, model, lambda pixels: keras.ops.convert_to_numpy(compiled(pixels.astype("float32"))), size
 
 
 def evaluate_one(args, name, path, opened, images, base):
@@ -144,7 +144,7 @@ def show(args, rows):
     table = [[row["name"], display.percent(row["acc"]), display.percent(row["top5_acc"]), f"{row['loss']:.4f}",
               f"{row['calibration_error']:.4f}", display.millions(row["parameters"]),
               "-" if row["macs"] is None else display.millions(row["macs"]), f"{row['bytes'] / 1e6:.2f} MB",
-              "-" if row["sparsity"] is None else display.percent(row["sparsity"]), f"{row['compression_rate']:.2f}x",
+              display.percent(row["sparsity"]), f"{row['compression_rate']:.2f}x",
               f"{row['latency_ms_median']:.1f} ms" if args.latency_runs else "-"] for row in rows]
     display.print_table(f"{args.dataset}: {rows[0]['images']:,} {args.split} images; latency: median of one image at "
                         "a time",
@@ -154,7 +154,7 @@ def show(args, rows):
 
 def show_classes(args, rows, class_names):
     """Prints the accuracy of every class."""
-    table = [[name, *["-" if row["class_acc"][i] is None else display.percent(row["class_acc"][i]) for row in rows]]
+    table = [[name, *[display.percent(row["class_acc"][i]) for row in rows]]
              for i, name in enumerate(class_names)]
     display.print_table(f"{args.split} accuracy of every class", ["class", *(row["name"] for row in rows)], table,
                         args.verbose)

@@ -77,7 +77,7 @@ def show(args, rows, count):
     """Prints the table."""
     full = rows[0]["bytes"]
     table = [[row["format"], row["runtime"], display.percent(row["acc"]),
-              display.percent(row["agreement"]) if "agreement" in row else "-", f"{row['bytes'] / 1e6:.2f} MB",
+              display.percent(row.get("agreement")), f"{row['bytes'] / 1e6:.2f} MB",
               f"{full / row['bytes']:.2f}x", f"{row['latency_ms_median']:.2f} ms" if args.latency_runs else "-"]
              for row in rows]
     display.print_table(f"Exports; {count:,} validation images; latency: median of one image at a time",

@@ -47,8 +47,10 @@ def _no_chatter():
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), flags.quiet_stderr():
         warnings.simplefilter("ignore")
-        yield
-    logging.getLogger().setLevel(level)  # tf2onnx sets the root's
+        try:
+            yield
+        finally:
+            logging.getLogger().setLevel(level)  # tf2onnx sets the root's
 
 
 def write(model, name, folder, calibration):

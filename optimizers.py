@@ -57,7 +57,9 @@ class Muon(FusedSGD):
         learning_rate, momentum, decay: as in `FusedSGD`, which trains biases, batch-norm, classifier and regressors.
     """
 
-    STEP = 0.2  # measured on students of 5 epochs: 0.2 x 0.05 beat twice that and five times that
+    # at a rate of 0.05 students of 5 epochs reached 81.96 % of the validation images with this, 81.32 % with 0.4 and
+    # 79.22 % with 1.0; the first of them with more weight on hard labels (CIFAR-10, one seed)
+    STEP = 0.2
     ITERATIONS = 3
     KERNEL = re.compile(r"(^|/)conv\d\w*_conv/kernel$")
 
@@ -86,8 +88,8 @@ def orthogonal(matrix, iterations=3):
     """A matrix with the singular vectors of another and singular values nearer to 1.
 
     Newton and Schulz's iteration with coefficients that raise small singular values fast, X <- a X + (b A + c A A) X
-    with A = X X^T; Jordan et al. 2024. After 5 they lie between 0.7 and 1.2, whatever they were down to 0.02 of the
-    largest; 3 cost less and trained as well.
+    with A = X X^T; Jordan et al. 2024. After 3 they lie between 0.68 and 1.21 where they were at least 0.02 of the
+    matrix' Frobenius norm, after 5 where they were at least 0.005.
 
     Args:
         matrix: (n, m).

@@ -23,6 +23,18 @@ base() {  # base SEED: the 12 epochs that all tables but the long one start from
     keep "runs/yardstick/seed$1/base12" "results/yardstick/base12/seed$1"
 }
 
+judge() {  # judge TABLE SEED FOLDER ...: the models of a table on the test images, side by side
+    at=runs/$1/seed$2 to=results/$1/seed$2
+    shift 2
+    for folder in "$@"; do
+        set -- "$@" "$at/$folder/model.h5"
+        shift
+    done
+    $PYTHON evaluate_model.py --output "$at/evaluation.json" --model_path "$@"
+    mkdir -p "$to"
+    cp "$at/evaluation.json" "$to/evaluation.json"
+}
+
 yardstick() {
     base "$1"
     at=runs/yardstick/seed$1
@@ -35,10 +47,7 @@ yardstick() {
     keep "$at/pruned" "results/yardstick/pruned/seed$1"
     $PYTHON train_base_model.py --epoch_num 26 --seed "$1" --save_folder "$at/base26"
     keep "$at/base26" "results/yardstick/base26/seed$1"
-    $PYTHON evaluate_model.py --output "$at/evaluation.json" --model_path "$at/base12/model.h5" \
-        "$at/base26/model.h5" "$at/pruned/iter1/model.h5" "$at/student/model.h5"
-    mkdir -p "results/yardstick/seed$1"
-    cp "$at/evaluation.json" "results/yardstick/seed$1/evaluation.json"
+    judge yardstick "$1" base12 base26 pruned/iter1 student
 }
 
 variant() {  # variant SEED ROW FLAG ...: one line of the ablation
@@ -96,10 +105,7 @@ long() {
     $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
         --epoch_num 35 --learning_rate 0.05 --target_compression 1.8 --round_to 8 --seed "$1"
     keep "$at/pruned" "results/long/pruned/seed$1"
-    $PYTHON evaluate_model.py --output "$at/evaluation.json" --model_path "$at/base/model.h5" \
-        "$at/pruned/iter1/model.h5" "$at/student/model.h5"
-    mkdir -p "results/long/seed$1"
-    cp "$at/evaluation.json" "results/long/seed$1/evaluation.json"
+    judge long "$1" base pruned/iter1 student
 }
 
 table=${1:-}

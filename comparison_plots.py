@@ -1,11 +1,11 @@
-"""Figures that set models side by side: accuracy against size, and what each loss of a distillation brings."""
+"""Figures that compare: models by accuracy and size, losses of a distillation, layers by what channels are worth."""
 
 import itertools
 import math
 import textwrap
 
 from errors import InputError
-from plots import COLOURS, GREY, MARKERS, dress, new_figure, numbers_of, plain_text
+from plots import COLOURS, GREY, MARKERS, dress, heat_map, new_figure, numbers_of, plain_text
 
 
 def _column(rows, key, low=0):
@@ -129,3 +129,34 @@ def plot_ablation(rows: list[dict]):
     axes.grid(False, axis="x")
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10)
     return figure
+
+
+def plot_sensitivity(result: dict):
+    """A heat map of the accuracy that each layer costs: a row a layer, a column a share of its channels.
+
+    Args:
+        result: what sensitivity.py records: acc (0 to 1, the whole network's), shares, and layers, a list of dicts
+            with layer and acc (0 to 1, a list over the shares).
+
+    Returns:
+        A figure whose first axes holds the image of the accuracy lost (points) and, in up to 20 columns, the numbers;
+        its second is the colour bar.
+
+    Raises:
+        InputError: no layer, lists of unequal length, or a number that is missing or out of range.
+    """
+    shares = numbers_of(result, "shares", "sensitivity", 0)
+    whole = numbers_of({"val_acc": [result.get("acc")]}, "val_acc", "sensitivity")[0]
+    left = [numbers_of({"val_acc": row.get("acc")}, "val_acc", f"layer {row.get('layer')!r}")
+            for row in result.get("layers", [])]
+    if not left or any(len(row) != len(shares) for row in left):
+        raise InputError(f"sensitivity: received layers of {sorted({len(row) for row in left})} accuracies, expected "
+                         f"{len(shares)} in each")
+    lost = [[whole - acc for acc in row] for row in left]
+    texts = [[f"{round(value, 1) + 0.0:.1f}" for value in row] for row in lost] if len(shares) <= 20 else []
+    images = f", {result['images']:,} images" if isinstance(result.get("images"), int) else ""
+    return heat_map(lost, texts, [str(row.get("layer")).removesuffix("_conv") for row in result["layers"]],
+                    [f"{100 * share:g}" for share in shares], (0, max(1.0, *map(max, lost))),
+                    (f"Sensitivity by {plain_text(result.get('criterion'), 12)}",
+                     "this layer's channels removed (%)", f"accuracy lost (points of {whole:.1f} %{images})"),
+                    "viridis_r")

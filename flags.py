@@ -168,6 +168,14 @@ def add_training_flags(parser):
                             "events, in a folder of DIR named after the save folder (default: none)")
 
 
+def add_criterion_flags(group):
+    """--criterion, --apoz_images."""
+    group.add_argument("--criterion", choices=CRITERIA, default="apoz",
+                       help="what makes a channel idle (default: %(default)s)")
+    group.add_argument("--apoz_images", type=whole(1), metavar="N",
+                       help="validation images that the criterion looks at (default: all)")
+
+
 def add_recalibrate_flag(group):
     """--recalibrate_images, for the scripts that cut channels."""
     group.add_argument("--recalibrate_images", type=whole(0), default=2048, metavar="N",

@@ -222,25 +222,46 @@ def plot_channels(channels: dict[str, list[int]], labels=None) -> "Figure":
         raise InputError(f"channels: received layers of {sorted({len(row) for row in counts})} columns, expected "
                          f"{len(labels) or 'some'} in each, the first of at least 1 channel")
     shares = [[min(100.0, 100 * value / row[0]) for value in row] for row in counts]
-    row_height, size = (0.27, 10) if len(counts) <= 40 else (0.2, 8)
-    figure = new_figure(3.2 + 0.5 * max(4, min(columns, 24)), 1.5 + row_height * max(6, len(counts)))
+    return heat_map(shares, [[f"{value:.0f}" for value in row] for row in counts] if columns <= 20 else [],
+                    list(channels), labels, (0, 100), ("Channels left", "prune iteration",
+                                                       "channels left (% of the base model's)"))
+
+
+def heat_map(values, texts, rows, columns, limits, words, colours="viridis"):
+    """Rows of layers as coloured cells, with a number in each, a colour bar, and a gap between stages.
+
+    Args:
+        values: a list of numbers for each row.
+        texts: likewise, what stands in the cells; an empty list for nothing.
+        rows: names of the layers.
+        columns: names of the columns.
+        limits: (lowest, highest) value that the colours tell apart.
+        words: title, label of the x axis, label of the colour bar.
+        colours: 'viridis', or 'viridis_r', in which high values are the dark ones.
+
+    Returns:
+        A figure of two axes: the image and its colour bar.
+    """
+    row_height, size = (0.27, 10) if len(rows) <= 40 else (0.2, 8)
+    figure = new_figure(3.2 + 0.5 * max(4, min(len(columns), 24)), 1.5 + row_height * max(6, len(rows)))
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
-    dress(axes, "Channels left", "prune iteration")
+    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest")
+    dress(axes, *words[:2])
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    step = -(-columns // 25)  # no more names than fit side by side
-    axes.set_xticks(range(0, columns, step), [plain_text(label, 12) for label in labels[::step]], fontsize=10)
-    axes.set_yticks(range(len(counts)), [plain_text(name, 40) for name in channels], fontsize=size)
-    stages = [name.split("_block")[0] if "_block" in name else "" for name in channels]
+    step = -(-len(columns) // 25)  # no more names than fit side by side
+    axes.set_xticks(range(0, len(columns), step), [plain_text(label, 12) for label in columns[::step]], fontsize=10)
+    axes.set_yticks(range(len(rows)), [plain_text(name, 40) for name in rows], fontsize=size)
+    stages = [name.split("_block")[0] if "_block" in name else "" for name in rows]
     for row in (r for r in range(1, len(stages)) if stages[r] != stages[r - 1]):
         axes.axhline(row - 0.5, color="white", linewidth=2.5)  # sets the stages apart
-    for row, column in itertools.product(range(len(counts)), range(columns if columns <= 20 else 0)):
-        axes.text(column, row, f"{counts[row][column]:.0f}", ha="center", va="center", fontsize=size - 1,
-                  color="black" if shares[row][column] > 46 else "white")  # both contrast 4.5 to 1 with viridis's 46 %
+    for row, column in itertools.product(range(len(texts)), range(len(columns))):
+        place = image.norm(values[row][column]) if colours == "viridis" else 1 - image.norm(values[row][column])
+        axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=size - 1,
+                  color="black" if place > 0.46 else "white")  # both contrast 4.5 to 1 with viridis's 46 %
     bar = figure.colorbar(image, ax=axes, shrink=min(1, 5 / figure.get_figheight()), aspect=25, pad=0.03)
-    bar.set_label("channels left (% of the base model's)", fontsize=11)
+    bar.set_label(words[2], fontsize=11)
     bar.outline.set_visible(False)
     return figure
 

@@ -15,6 +15,7 @@ from errors import InputError
 EXAMPLE = """example:
   python prune_model.py --prune_iter=15
   python prune_model.py --prune_iter 3 --epoch_num 4 --criterion taylor --target_macs 4x --round_to 16
+  python prune_model.py --prune_iter 3 --epoch_num 4 --target_macs 2x --allocation sensitivity
 """
 
 # what result.json has a number of for each iteration, beside the sha256
@@ -37,23 +38,26 @@ def build_parser():
                        help="keep each fine-tune's best validation epoch, else its last (default: on)")
     group = parser.add_argument_group("pruning")
     group.add_argument("--prune_iter", type=flags.whole(1, 1000), default=16, help="iterations (default: %(default)s)")
-    group.add_argument("--criterion", choices=flags.CRITERIA, default="apoz",
-                       help="what makes a channel idle (default: %(default)s)")
+    flags.add_criterion_flags(group)
     rule = group.add_mutually_exclusive_group()
     rule.add_argument("--prune_ratio", type=flags.real(0, 0.99, strict=True),
                       help="remove this share of every layer's channels in each iteration "
                            "(default: channels above mean + 1 standard deviation of their layer)")
     rule.add_argument("--target_compression", type=flags.real(1, strict=True), metavar="RATE",
-                      help="base parameters / parameters left after the last iteration, by one threshold over all "
-                           "layers; each iteration goes an equal factor of the way")
+                      help="base parameters / parameters left after the last iteration; each iteration goes an equal "
+                           "factor of the way")
     rule.add_argument("--target_macs", type=flags.macs, metavar="MACS",
                       help="likewise for MACs: left after the last iteration (20M), or the reduction (4x)")
+    group.add_argument("--allocation", choices=["threshold", "sensitivity"], default="threshold",
+                       help="how a target is spread over the layers: one threshold over all of them, or the shares "
+                            "that the loss of one layer pruned alone, as sensitivity.py measures it, predicts to cost "
+                            "least (default: %(default)s)")
+    group.add_argument("--sensitivity_images", type=flags.whole(1), default=1000, metavar="N",
+                       help="validation images on which --allocation sensitivity measures (default: %(default)s)")
     group.add_argument("--round_to", type=flags.whole(1, 1024), default=1,
                        help="round the channels left up to a multiple of this; 8 makes a fine-tune up to a tenth "
                             "faster, but where a rule removes fewer than 8 of a layer's channels all stay "
                             "(default: %(default)s)")
-    group.add_argument("--apoz_images", type=flags.whole(1), metavar="N",
-                       help="validation images that the criterion looks at (default: all)")
     flags.add_recalibrate_flag(group)
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
@@ -199,6 +203,9 @@ def run(args):
     """
     import checkpoints
 
+    if args.allocation == "sensitivity" and args.target_compression is None and args.target_macs is None:
+        raise InputError("--allocation: received sensitivity without a budget, expected --target_compression or "
+                         "--target_macs beside it")
     files.check_writable(args.root_folder, "--root_folder")
     for iteration in range(1, args.prune_iter + 1):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}", "--root_folder")

@@ -57,9 +57,9 @@ def build(args, tree):
 
         images = report_models.Images(args)
         measured = {"apoz": made.apoz_section(args, tree, images), "classes": made.classes_section(args, tree, images)}
-    sections = [made.models_section(tree), made.pruning_section(tree), measured["apoz"],
-                made.distillation_section(tree), measured["classes"], made.exports_section(tree),
-                made.runs_section(tree), made.skipped_section(tree)]
+    sections = [made.models_section(tree), made.training_section(tree), made.pruning_section(tree), measured["apoz"],
+                made.sensitivity_section(tree), made.distillation_section(tree), measured["classes"],
+                made.exports_section(tree), made.runs_section(tree), made.skipped_section(tree)]
     return [section for section in sections if section]
 
 

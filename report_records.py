@@ -10,7 +10,8 @@ from report_tree import Point, Run, Tree, checksum, mapping, text
 MOST_FILES, MOST_ROWS = 5000, 1000  # JSON files that are read, and models or layers that one of them may tell of
 # smallest and largest number that a record may hold under a key; shares are not in per cent
 LIMITS = {"acc": (0, 1), "sparsity": (-1000, 1), "parameters": (1, 1e15), "macs": (1, 1e18), "bytes": (1, 1e18),
-          "compression_rate": (1e-6, 1e9), "latency_ms_median": (1e-6, 1e9), "images": (1, 1e12), "agreement": (0, 1)}
+          "compression_rate": (1e-6, 1e9), "latency_ms_median": (1e-6, 1e9), "images": (1, 1e12), "agreement": (0, 1),
+          "channels": (1, 1e6)}
 SIZES = ("parameters", "macs", "bytes", "compression_rate", "sparsity", "latency_ms_median")
 ITERATION = ("base_acc", "pruned_acc", "final_acc", "sparsity")  # lists that any pruning result has
 MORE_OF_ITERATION = ("recalibrated_acc", "parameters", "macs", "bytes", "compression_rate")
@@ -105,15 +106,30 @@ def _export(run):
                   sha256=checksum(run.content.get("sha256")), **_setting(run.content)) for row in rows]
 
 
+def _sensitivity(run):
+    """The whole network of sensitivity.py --output."""
+    shares, rows = run.content.get("shares"), _rows(run.content, "layers")
+    if not (records.is_curve(shares) and min(shares) >= 0 and max(shares) <= 1):
+        raise InputError(f"received shares={text(shares, 60)}, expected numbers from 0 to 1")
+    for row in rows:
+        if not records.is_curve(row.get("acc"), len(shares)):
+            raise InputError(f"received acc={text(row.get('acc'), 60)} of a layer, expected {len(shares)} numbers")
+        for value in row["acc"]:
+            _checked(value, "acc")
+        _checked(row.get("channels"), "channels")
+    return [Point(run.name, run.kind, _checked(run.content.get("acc"), "acc"), sizes={},
+                  sha256=checksum(run.content.get("sha256")), **_setting(run.content))]
+
+
 READERS = {"base": _trained, "pruned": _pruned, "student": _trained, "ablation": _ablation, "evaluation": _evaluation,
-           "export": _export}  # in the order in which a report shows them
+           "export": _export, "sensitivity": _sensitivity}  # in the order in which a report shows them
 
 
 def kind_of(content):
     """What wrote a JSON object: a name of READERS, 'history', or None for a stranger's."""
     if isinstance(content.get("final_acc"), list):
         return "pruned"
-    for key, kind in (("rows", "ablation"), ("models", "evaluation"), ("files", "export")):
+    for key, kind in (("rows", "ablation"), ("models", "evaluation"), ("files", "export"), ("layers", "sensitivity")):
         if isinstance(content.get(key), list) and "split" in content:
             return kind
     if "val_acc" in content and not isinstance(content["val_acc"], list):
@@ -200,10 +216,10 @@ def _settle(tree):
     Evaluations and exports get the name of the model's own record. Of an ablation those rows go that have a record,
     the teacher and the student of all losses; the other students have that one's widths, and so its size.
     """
-    for run in tree.of_kind("evaluation", "export"):
+    for run in tree.of_kind("evaluation", "export", "sensitivity"):
         for point in run.points:
             own = tree.model(point.sha256)
-            if run.kind == "evaluation":
+            if run.kind != "export":
                 point.name, point.role = (own.name, own.kind) if own else (point.name, None)
             else:
                 point.name = f"{own.name if own else run.name}, {point.name}"

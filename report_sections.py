@@ -3,6 +3,7 @@
 import comparison_plots
 import display
 import plots
+import records
 import report_plots
 import report_tables
 from errors import InputError
@@ -68,6 +69,38 @@ def distillation_section(tree):
         if images:
             parts.append(("note", f"One image of {images:,} is {100 / images:.2f} points."))
     return Section("distillation", "Distillation", parts) if parts else None
+
+
+def training_section(tree):
+    """Curves of every base and student over its epochs, or None."""
+    parts = []
+    for number, run in enumerate(tree.of_kind("base", "student"), 1):
+        history = run.path.parent / "history.json"
+        if not history.is_file():  # records that were kept without their models
+            continue
+        try:
+            curves = records.read_history(history, "its history")
+            figure = plots.plot_history({run.name: curves})
+        except InputError as error:
+            parts.append(("note", f"{run.name}: no curves, {text(str(error), 300)}."))
+            continue
+        parts.append(("figures", [Figure(f"history-{number}", f"Loss and accuracy of {run.name} over its epochs",
+                                         figure)]))
+    return Section("training", "Training", parts) if parts else None
+
+
+def sensitivity_section(tree):
+    """What each layer's channels are worth, or None."""
+    parts = []
+    for number, run in enumerate(tree.of_kind("sensitivity"), 1):
+        name = run.points[0].name
+        parts += [("text", f"{name} with a share of one layer's channels removed, the most idle first by "
+                           f"{text(run.content.get('criterion'), 40)}, and all other layers whole; nothing fine-tuned; "
+                           f"{run.points[0].group}."),
+                  ("figures", [Figure(f"sensitivity-{number}", f"Accuracy lost without channels of one layer of {name}",
+                                      comparison_plots.plot_sensitivity(run.content))]),
+                  ("table", report_tables.sensitivity(run, number))]
+    return Section("sensitivity", "Sensitivity", parts) if parts else None
 
 
 def apoz_section(args, tree, images):

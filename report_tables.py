@@ -91,6 +91,15 @@ def ablation(run, number):
                   *([("test accuracy", True)] if tested else [])], cells)
 
 
+def sensitivity(run, number):
+    """Accuracy without a share of the channels of one layer: a row a layer."""
+    rows = [[word(str(row.get("layer")).removesuffix("_conv")), _cell(row["channels"], "{:,}".format),
+             *[_cell(acc, display.percent) for acc in row["acc"]]] for row in run.content["layers"]]
+    return Table(f"sensitivity-{number}", f"Accuracy ({run.points[0].group}) without a share of one layer's channels, "
+                 f"{run.points[0].name}", [("layer", False), ("channels", True),
+                                           *[(f"{100 * share:g} %", True) for share in run.content["shares"]]], rows)
+
+
 def exports(run, number):
     """The files of an export."""
     rows = [[word(row.get("format")), word(row.get("runtime")), _cell(row["acc"], display.percent),

@@ -11,7 +11,7 @@ class Point:
 
     Attributes:
         name: of the model: its folder below the root, or what a record calls it.
-        kind: 'base', 'pruned', 'student', 'ablation', 'evaluation' or 'export'.
+        kind: 'base', 'pruned', 'student', 'ablation', 'evaluation', 'export' or 'sensitivity'.
         acc: 0 to 1, on `images` images of the split `split` of `dataset`.
         sizes: any of `report_records.SIZES`.
         sha256: of the model's file, or None.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+import allocation
 import checkpoints
 import data
 import display
@@ -44,24 +45,76 @@ def budget(args, widths, classes, input_shape, stem):
     return which, costs[which], end
 
 
+def criterion_scores(args, model, images, seed, title):
+    """Scores of a model's inner channels by --criterion on --apoz_images validation images.
+
+    Args:
+        args: the flags.
+        model: a ResNet of `model.build_resnet`.
+        images: a data.Data.
+        seed: of the random criterion.
+        title: of what is under way, for the message.
+
+    Raises:
+        InputError: a score is no finite number.
+    """
+    scores = prune.compute_scores(args.criterion, model, *data.sample(images.val, args.apoz_images), args.batch_size,
+                                  seed, display.track(f"{args.criterion} scores", args.verbose))
+    if not all(np.isfinite(values).all() for values in scores.values()):
+        raise InputError(f"{title}: the {args.criterion} scores hold NaN or infinity; expected a network with finite "
+                         "outputs")
+    return scores
+
+
+def sensitivity_curves(args, model, scores, split, shares, title):
+    """`allocation.measure_curves` as the flags say.
+
+    Args:
+        args: the flags.
+        model: a ResNet of `model.build_resnet`.
+        scores: {layer: (channels,)}, high = idle.
+        split: (images, labels) to measure on.
+        shares: of a layer's channels to remove; 1 stands for all but the floor.
+        title: of what is under way, for the bar and the message.
+
+    Raises:
+        InputError: a loss is no finite number.
+    """
+    whole, curves = allocation.measure_curves(
+        model, scores, *split, shares, args.round_to, batch_size=args.batch_size, precision=args.precision,
+        progress=display.track(f"{title}: sensitivity", args.verbose))
+    if not np.isfinite([whole["loss"], *(loss for curve in curves.values() for loss in curve["loss"])]).all():
+        raise InputError(f"{title}: the losses of layers pruned alone hold NaN or infinity; expected a network with "
+                         "finite logits")
+    return whole, curves
+
+
 def choose_mask(args, model, images, target, iteration):
     """The mask of one iteration: scores by --criterion, removal by the rule that the flags name."""
-    scores = prune.compute_scores(args.criterion, model, *data.sample(images.val, args.apoz_images), args.batch_size,
-                                  args.seed + iteration, display.track(f"{args.criterion} scores", args.verbose))
-    if not all(np.isfinite(values).all() for values in scores.values()):
-        raise InputError(f"--base_model_path: the {args.criterion} scores of iteration {iteration} hold NaN or "
-                         "infinity; expected a network with finite outputs")
+    title = f"iteration {iteration}"
+    scores = criterion_scores(args, model, images, args.seed + iteration, f"--base_model_path, {title}")
     if target is None:
         return prune.create_mask(scores, args.prune_ratio, args.round_to)
     which, start, end = target
     limit = end if iteration == args.prune_iter else start * (end / start) ** (iteration / args.prune_iter)
     architecture = resnet.architecture_of(model)
     widths, shape = architecture["widths"], (architecture["classes"], architecture["input_shape"], architecture["stem"])
+
+    def cost(left):
+        return resnet.cost_of(widths | left, *shape)[which]
+
+    measured = None
+    if args.allocation == "sensitivity":
+        measured = sensitivity_curves(args, model, scores, data.sample(images.val, args.sensitivity_images),
+                                      (*allocation.SHARES, 1), f"--base_model_path, {title}")
     try:
-        return prune.create_global_mask(scores, lambda left: resnet.cost_of(widths | left, *shape)[which] <= limit,
-                                        args.round_to)
+        if measured is None:
+            return prune.create_global_mask(scores, lambda left: cost(left) <= limit, args.round_to)
+        channels = {name: len(values) for name, values in scores.items()}
+        kept = allocation.allocate(measured[0]["loss"], measured[1], channels, cost, limit, args.round_to)
     except ValueError as error:
         raise InputError(f"--round_to: received {args.round_to}, expected less for this target: {error}") from None
+    return {name: prune.least_idle(scores[name], n) for name, n in kept.items()}
 
 
 def trim_once(args, model, base, images, target, iteration, before):

@@ -16,11 +16,11 @@ FLOORS = [{"errors", "display"}, {"calls", "completion", "files", "interrupts", 
           {"events", "fast", "optimizers", "states", "report_tree"},
           {"folded", "checkpoints", "plots", "foreign", "report_records", "report_tables"},
           {"criteria", "recording", "exporting", "report_svg"},
-          {"prune"},
+          {"prune"}, {"allocation"},
           {"distillation", "students", "comparison_plots", "training", "trimming", "report_models"},
           {"report_plots", "report_page"}, {"report_sections"},
           {"train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history",
-           "export_model", "report"}]
+           "export_model", "report", "sensitivity"}]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 SCRIPTS = sorted(FLOORS[-1])
 

@@ -153,13 +153,15 @@ def command(script, folder, base):
                             "--output", folder / "r.json"], "r.json"),
         "export_model": ([*TINY, "--model_path", base, "--format", "savedmodel", "litert", "--latency_runs", 2,
                           "--output", folder / "exported"], "exported/export.json"),
+        "sensitivity": ([*TINY, "--model_path", base, "--shares", 0.5, "--output", folder / "sensitivity.json"],
+                        "sensitivity.json"),
         "report": (["--root_folder", folder, "--batch_size", 32, "--output", folder / "page.html"], ""),
         "plot_train_history": (["--history_path", folder / "base" / "history.json", "--output", folder / "h.png"], ""),
     }[script]
 
 
 ORDER = ["train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "export_model",
-         "plot_train_history", "report"]
+         "sensitivity", "plot_train_history", "report"]
 
 
 @pytest.mark.parametrize("script", ORDER)

@@ -133,7 +133,12 @@ def records_of_a_tree():
             "files": [{"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 401000, "latency_ms_median": 1.25},
                       {"format": "litert", "runtime": "LiteRT", "acc": 0.75, "agreement": 0.9, "bytes": 200000,
                        "latency_ms_median": 0.5}],
-            "dataset": "digits", "split": "validation", "images": 20, "sha256": STUDENT, "run": run_of("export_model")}}
+            "dataset": "digits", "split": "validation", "images": 20, "sha256": STUDENT, "run": run_of("export_model")},
+        "worth.json": {
+            "acc": 0.95, "loss": 0.2, "shares": [0.25, 0.5], "criterion": "l1", "layers": [
+                {"layer": "conv2_block1_1_conv", "channels": 8, "kept": [6, 4], "acc": [0.95, 0.65], "loss": [0.2, 1]},
+                {"layer": "conv2_block1_2_conv", "channels": 12, "kept": [9, 6], "acc": [0.9, 0.1], "loss": [0.3, 3]}],
+            "dataset": "digits", "split": "validation", "images": 20, "sha256": BASE, "run": run_of("sensitivity")}}
 
 
 def write_all(folder, content):
@@ -162,7 +167,8 @@ def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
     _, result, page = made
     rows = page.rows("table-models")
     wanted = {"base_model": [("base", "digits validation, 20 images", 0.95, 1000000),
-                             ("base", "digits test, 50 images", 0.94, 1000000)],
+                             ("base", "digits test, 50 images", 0.94, 1000000),
+                             ("base", "digits validation, 20 images", 0.95, None)],
               "pruned_model/iter1": [("pruned", "digits validation, 20 images", 0.9, 800000)],
               "pruned_model/iter2": [("pruned", "digits validation, 20 images", 0.85, 500000)],
               "kd_model": [("student", "digits validation, 20 images", 0.8, 100000),
@@ -182,8 +188,8 @@ def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
     assert rows["base_model"][1]["latency"] == ("7.50 ms", "7.5") and rows["base_model"][0]["latency"] == ("-", None)
     assert rows["kd_model"][0]["file"] == ("0.40 MB", "401000") and rows["kd_model"][0]["MACs"] == ("0.30 M", "300000")
     assert rows["m2"][0]["MACs"] == rows["m2"][0]["sparsity"] == ("-", None)
-    assert [m["acc"] for m in result["models"]] == [0.95, 0.9, 0.85, 0.8, 0.7, 0.94, 0.79, 0.6, 0.8, 0.75]
-    assert result["runs"] == 6 and result["skipped"] == []
+    assert [m["acc"] for m in result["models"]] == [0.95, 0.9, 0.85, 0.8, 0.7, 0.94, 0.79, 0.6, 0.8, 0.75, 0.95]
+    assert result["runs"] == 7 and result["skipped"] == []
 
 
 def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
@@ -200,6 +206,10 @@ def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
             ablation.items()} == {"teacher": ["85.00 %", "+0.00"], "trained directly": ["70.00 %", "-15.00"],
                                   "all": ["80.00 %", "-5.00"]}
     exports = made[2].rows("table-export-1")
+    worth = made[2].rows("table-sensitivity-1")
+    assert {name: {key: row[key] for key in ("channels", "25 %", "50 %")} for name, (row,) in worth.items()} == {
+        "conv2_block1_1": {"channels": ("8", "8"), "25 %": ("95.00 %", "0.95"), "50 %": ("65.00 %", "0.65")},
+        "conv2_block1_2": {"channels": ("12", "12"), "25 %": ("90.00 %", "0.9"), "50 %": ("10.00 %", "0.1")}}
     assert exports["litert"][0]["agreement with the .h5"][0] == "90.00 %" and exports["h5"][0]["latency"][1] == "1.25"
 
 
@@ -220,7 +230,8 @@ def test_every_run_tells_flags_seed_versions_split_and_parents(made):
 
 def test_figures_are_drawn_and_lie_beside_the_page_as_png(made):
     folder, result, page = made
-    slugs = ["front-parameters", "front-bytes", "front-macs", "front-latency", "pruning-1", "channels-1", "ablation-1"]
+    slugs = ["front-parameters", "front-bytes", "front-macs", "front-latency", "history-1", "pruning-1",
+             "channels-1", "sensitivity-1", "ablation-1"]
     assert [path.stem for path in result["figures"]] == slugs and len(page.figures) == len(slugs)
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a" and attrs["href"].endswith(".png")]
     assert links == [f"report/{slug}.png" for slug in slugs]
@@ -255,7 +266,7 @@ def test_nothing_is_loaded_from_elsewhere(made):
 
 def test_tables_can_be_sorted_from_the_keyboard(made):
     page = made[2]
-    assert len(page.tables) == 5
+    assert len(page.tables) == 6
     headings = [attrs for tag, attrs in page.tags if tag == "th" and attrs.get("scope") == "col"]
     buttons = [attrs for tag, attrs in page.tags if tag == "button"]
     assert len(buttons) == len(headings) > 30 and all(b == {"type": "button"} for b in buttons)
@@ -282,7 +293,7 @@ def test_colours_of_figures_follow_both_schemes(made):
     styles = [attrs.get("style", "") for tag, attrs in page.tags if tag in ("path", "use", "g", "line", "rect")]
     assert not [s for s in styles if any(colour.lower() in s.lower() for colour in (*plots.COLOURS, plots.GREY))]
     cells = [attrs["style"] for tag, attrs in page.tags if tag == "text" and "#ffffff" in attrs.get("style", "")]
-    assert len(cells) == 1  # the 2 of 8 channels, on a dark cell in either scheme
+    assert len(cells) == 2  # the 2 of 8 channels and the 80 points lost, on dark cells in either scheme
 
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>$x_{$\x00\x1b[31m\u202e"
@@ -317,13 +328,18 @@ def test_a_hostile_string_is_only_text(tmp_path):
     ("pruned_model", {"final_acc": []}, "0 pruning iterations"),
     ("pruned_model", {"sparsity": [0.5]}, "sparsity=[0.5], expected 2 numbers"),
     ("pruned_model", {"channels": {"a": [1e9, 1, 1]}}, "expected 3 counts"),
-    ("pruned_model", {"channels": [1]}, "channels=[1]"), ("pruned_model", {"base_acc": [{}, 2]}, "base_acc={}")])
+    ("pruned_model", {"channels": [1]}, "channels=[1]"), ("pruned_model", {"base_acc": [{}, 2]}, "base_acc={}"),
+    ("worth.json", {"shares": [0.5]}, "of a layer, expected 1 numbers"),
+    ("worth.json", {"shares": [0.5, 2]}, "shares=[0.5, 2], expected numbers from 0 to 1"),
+    ("worth.json", {"layers": [{"layer": "a", "channels": 0, "acc": [1, 1]}]}, "channels=0"),
+    ("worth.json", {"layers": [{"layer": "a", "channels": 9, "acc": [1, 7]}]}, "acc=7")])
 def test_numbers_out_of_range_take_one_record_out(tmp_path, record, change, why):
     content = records_of_a_tree()
-    content[f"{record}/result.json"] |= change
+    record = record if record.endswith(".json") else f"{record}/result.json"
+    content[record] |= change
     tree = report_records.read_tree(write_all(tmp_path, content))
     (file, reason), = tree.skipped
-    assert file == f"{record}/result.json" and why in reason and len(tree.runs) == 5
+    assert file == record and why in reason and len(tree.runs) == 6
 
 
 def test_numbers_at_the_limits_are_drawn(tmp_path):
@@ -349,7 +365,7 @@ def test_damaged_and_foreign_files_are_told_and_the_rest_is_shown(tmp_path):
     assert "expected JSON" in reasons["torn.json"] and "holds a list" in reasons["list.json"]
     assert [line for line in page.lines if line.startswith("not shown")] == [
         f"not shown: {file}, {why}" for file, why in result["skipped"]]
-    assert result["runs"] == 6
+    assert result["runs"] == 7
 
 
 @pytest.mark.parametrize("content", [{}, {"bad.json": "{"}, {"x/history.json": '{"val_acc": [0.5]}'}])
@@ -573,7 +589,7 @@ def test_in_a_browser(made, tmp_path, scheme):
     assert found["overflow"] == "0"
     assert found["dark"] == ("rgb(20, 23, 27)", "rgb(255, 255, 255)")[scheme]
     up = [float(cell.removesuffix(" %")) for cell in found["up"].split(",")]
-    assert up == sorted(up) and len(up) == 10
-    assert found["down"].split(",") == ["7.50 ms", "1.50 ms", "1.25 ms", "1.00 ms", "0.50 ms", *["-"] * 5]
+    assert up == sorted(up) and len(up) == 11
+    assert found["down"].split(",") == ["7.50 ms", "1.50 ms", "1.25 ms", "1.00 ms", "0.50 ms", *["-"] * 6]
     assert found["sorted"].split(",").index("descending") == 9 and found["sorted"].count("none") == 9
     assert re.search(r'class="table scroll"[^>]*tabindex="0"', dom(page))  # the page's own script ran

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Measure what each layer's channels are worth: accuracy against the removed share, one layer at a time."""
+
+import sys
+from pathlib import Path
+
+import calls
+import display
+import files
+import flags
+import records
+
+EXAMPLE = """example:
+  python sensitivity.py --model_path=./model/base_model/model.h5
+  python sensitivity.py --criterion l1 --shares 0.25 0.5 0.75 --images 2000 --output model/sensitivity.json
+"""
+
+
+def build_parser():
+    """The flags of this script."""
+    parser = flags.Parser(Path(__file__).name, epilog=EXAMPLE, description=f"{__doc__} Nothing is fine-tuned, and "
+                          "batch-norm is not measured anew: what a layer loses here, a fine-tune may give back.")
+    group = parser.add_argument_group("sensitivity")
+    group.add_argument("--model_path", default="./model/base_model/model.h5",
+                       help="an .h5 file of this suite or of keras.applications (default: %(default)s)")
+    group.add_argument("--output", metavar="FILE.json",
+                       help="also write the table as JSON, and a figure of it beside that")
+    flags.add_criterion_flags(group)
+    group.add_argument("--shares", type=flags.real(0, 0.99, strict=True), nargs="+", metavar="SHARE",
+                       default=[0.1, 0.25, 0.5, 0.75, 0.9],
+                       help="of a layer's channels, removed, the most idle first (default: 0.1 0.25 0.5 0.75 0.9)")
+    group.add_argument("--images", type=flags.whole(1), default=1000, metavar="N",
+                       help="validation images on which accuracy is measured (default: %(default)s)")
+    group.add_argument("--round_to", type=flags.whole(1, 1024), default=1,
+                       help="round the channels left up to a multiple of this (default: %(default)s)")
+    flags.add_data_flags(parser)
+    flags.add_machine_flags(parser)
+    return parser
+
+
+def show(args, result):
+    """Prints the table: accuracies, a row a layer."""
+    table = [[row["layer"].removesuffix("_conv"), row["channels"], *map(display.percent, row["acc"])]
+             for row in result["layers"]]
+    display.print_table(
+        f"Validation accuracy with a share of one layer's channels removed, by {args.criterion}; whole network "
+        f"{display.percent(result['acc'])}; {result['images']:,} images",
+        ["layer", "channels", *[f"{100 * share:g} %" for share in result["shares"]]], table, args.verbose)
+
+
+@calls.keywords(build_parser)
+def run(args):
+    """Measures.
+
+    Args:
+        args: the namespace of `build_parser`, or its flags as keywords.
+
+    Returns:
+        {"acc", "loss" of the whole network, "shares", "layers": list of rows with 'layer', 'channels' and the lists
+        'kept', 'acc', 'loss' over the shares, "criterion", "split", "images", "sha256", "run"}.
+    """
+    import checkpoints
+
+    if args.output:
+        files.check_file(args.output, "--output", ".json")
+    peek = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
+    checkpoints.check_fits(peek, "--model_path", args.class_num)
+    digest = files.sha256(args.model_path)
+    flags.start_keras(args)
+    import data
+    import trimming
+
+    images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
+                            display.track("reading images", args.verbose))
+    display.say(images.description, args.verbose)
+    model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape)
+    shares, part = sorted(set(args.shares)), data.sample(images.val, args.images)
+    scores = trimming.criterion_scores(args, model, images, args.seed, "--model_path")
+    whole, curves = trimming.sensitivity_curves(args, model, scores, part, shares, "--model_path")
+    result = whole | {
+        "shares": shares, "layers": [{"layer": name, "channels": len(scores[name])} | curve
+                                     for name, curve in curves.items()],
+        "criterion": args.criterion, "dataset": images.name, "split": "validation", "images": len(part[1]),
+        "sha256": digest, "run": records.run_record(args)}
+    if args.output:
+        import comparison_plots
+        import plots
+
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        records.write_json(args.output, result)
+        plots.save_figure(comparison_plots.plot_sensitivity(result), Path(args.output).with_suffix(".png"))
+    show(args, result)
+    return result
+
+
+def main(argv=None):
+    """Command line; returns the exit status."""
+    return flags.run_main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

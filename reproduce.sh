@@ -2,7 +2,7 @@
 # Makes the records behind the README's result tables: ./reproduce.sh TABLE [SEED ...]
 #   ./reproduce.sh yardstick 826 827 828     base, pruned teacher and student at 12 + 14 epochs, and a base of 26
 #   ./reproduce.sh ablation 826              losses, regressors and starts of a student of 3 epochs, from that base
-#   ./reproduce.sh criteria 826              four criteria, per layer and over all layers, at equal MACs, one epoch
+#   ./reproduce.sh criteria 826              four criteria and three ways to spread a budget, at equal MACs, one epoch
 #   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each
 #   ./reproduce.sh long 826                  60 epochs of base, 70 after it
 # Models go to runs/TABLE, small records to results/TABLE; `make results` then rebuilds the tables. A command that was
@@ -73,18 +73,25 @@ ablation() {
     variant "$1" uniform --lambda2 0 --lambda3 0 --target_compression 12.82
 }
 
+trim() {  # trim SEED ROW FLAG ...: one line of the criteria
+    seed=$1 row=$2
+    shift 2
+    $PYTHON prune_model.py --base_model_path "runs/yardstick/seed$seed/base12/model.h5" --prune_iter 1 --epoch_num 1 \
+        --seed "$seed" --root_folder "runs/criteria/seed$seed/$row" "$@"
+    keep "runs/criteria/seed$seed/$row" "results/criteria/$row/seed$seed"
+}
+
 criteria() {
     base "$1"
     for criterion in apoz l1 taylor random; do
-        for scope in layer global; do
-            [ $scope = layer ] && rule="--prune_ratio 0.4" || rule="--target_macs 42.06M"  # what 0.4 of each leaves
-            row=${criterion}_$scope
-            # shellcheck disable=SC2086
-            $PYTHON prune_model.py --base_model_path "runs/yardstick/seed$1/base12/model.h5" --prune_iter 1 \
-                --epoch_num 1 --criterion $criterion $rule --seed "$1" --root_folder "runs/criteria/seed$1/$row"
-            keep "runs/criteria/seed$1/$row" "results/criteria/$row/seed$1"
-        done
+        trim "$1" ${criterion}_layer --criterion $criterion --prune_ratio 0.4
+        trim "$1" ${criterion}_global --criterion $criterion --target_macs 42.06M  # what 0.4 of each leaves
+        [ $criterion = random ] ||
+            trim "$1" ${criterion}_sensitivity --criterion $criterion --target_macs 42.06M --allocation sensitivity
     done
+    trim "$1" default
+    trim "$1" default_global --target_macs 62.1M  # what the default rule leaves of the base of seed 826
+    trim "$1" default_sensitivity --target_macs 62.1M --allocation sensitivity
 }
 
 curve() {

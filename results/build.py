@@ -34,8 +34,10 @@ TABLES = {  # name: (headings, {folder: what the row is called})
         "uniform": "soft labels, one factor for all widths"}),
     "criteria": ((*STEPS, "sparsity", "parameters (M)", "MACs (M)", "minutes", "seeds"), {
         f"{criterion}_{scope}": f"{criterion}, {text}"
-        for scope, text in (("layer", "per layer"), ("global", "over all layers"))
-        for criterion in ("apoz", "l1", "taylor", "random")}),
+        for scope, text in (("layer", "per layer"), ("global", "over all layers"), ("sensitivity", "by sensitivity"))
+        for criterion in ("apoz", "l1", "taylor", "random") if (criterion, scope) != ("random", "sensitivity")} | {
+        "default": "apoz, mean + std of each layer", "default_global": "apoz, over all layers, likewise",
+        "default_sensitivity": "apoz, by sensitivity, likewise"}),
     "curve": ((*STEPS, *SIZE, "minutes"), None)}  # None: a row an iteration
 COLUMNS = {  # heading: (what `measured` calls it, format, factor)
     "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -25,8 +26,8 @@ from PIL import Image
 from errors import InputError
 
 # share of all inputs that each part gets
-SHARES = {"json": 0.25, "history": 0.1, "pickle": 0.25, "binary": 0.05, "h5": 0.1, "state": 0.1, "image": 0.1,
-          "flags": 0.05}
+SHARES = {"json": 0.25, "history": 0.1, "pickle": 0.25, "binary": 0.05, "h5": 0.07, "keras": 0.03,
+          "state": 0.1, "image": 0.1, "flags": 0.05}
 
 
 class Fuzz:
@@ -210,7 +211,7 @@ def _distorted(path, names, rng):
     name = str(rng.choice(names))
     with h5py.File(path, "r+") as file:
         shape = file[name].shape
-        kind = rng.integers(10)
+        kind = rng.integers(10 if "model_config" in file.attrs else 9)
         if kind == 9:
             config = json.loads(file.attrs["model_config"])
             layers = config["config"]["layers"]
@@ -237,6 +238,53 @@ def _distorted(path, names, rng):
             file[name] = np.float32(1)
         elif kind == 7:
             file.create_dataset(name, (0, *shape[1:]), "f4")
+
+
+def fuzz_keras(fuzz, count, seed):
+    """checkpoints.read_checkpoint on zip files: bytes changed anywhere and in the directory, members made up."""
+    import keras
+    from torture import write_base
+
+    import checkpoints
+
+    path, inner = fuzz.folder / "x.keras", fuzz.folder / "inner.h5"
+    write_base(inner)
+    keras.models.load_model(inner, compile=False).save(path)
+    good = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    inner.write_bytes(members["model.weights.h5"])
+    with h5py.File(inner) as file:
+        names = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    for i in range(count):
+        if i % 3:
+            place = len(good) - 4096 if i % 3 == 1 else int(fuzz.rng.integers(0, len(good) - 4096))
+            path.write_bytes(good[:place] + fuzz.mutated(good[place:place + 4096]) + good[place + 4096:])
+        else:
+            _packed(path, members, inner, names, fuzz)
+        fuzz.attempt("keras", lambda whole=bool(i % 2): checkpoints.read_checkpoint(path, "--x", weights=whole), None)
+
+
+def _packed(path, members, inner, names, fuzz):
+    """A .keras file with one member distorted, gone, doubled, or swollen."""
+    kind, members = fuzz.rng.integers(5), dict(members)
+    if kind == 0:
+        members["config.json"] = fuzz.mutated(members["config.json"])
+    elif kind == 1:
+        inner.write_bytes(members["model.weights.h5"])
+        _distorted(inner, names, fuzz.rng)
+        members["model.weights.h5"] = inner.read_bytes()
+    elif kind == 2:
+        del members[str(fuzz.rng.choice(list(members)))]
+    elif kind == 3:
+        members["config.json"] = b'{"config": {"layers": [' + b" " * 2**25
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's, of doubled names
+        for name, content in members.items():
+            archive.writestr(name, content)
+            if kind == 4:
+                archive.writestr(name, content[::-1])
 
 
 def fuzz_state(fuzz, count, seed):
@@ -371,7 +419,7 @@ def run_guided(inputs, seed, folder):
 
 
 PARTS = {"json": fuzz_json, "history": fuzz_history, "pickle": fuzz_pickle, "binary": fuzz_binary, "h5": fuzz_h5,
-         "state": fuzz_state, "image": fuzz_image, "flags": fuzz_flags}
+         "keras": fuzz_keras, "state": fuzz_state, "image": fuzz_image, "flags": fuzz_flags}
 
 
 def run(inputs, seed, folder, parts=PARTS):

@@ -56,7 +56,8 @@ demo: install
 	  --history_path $(DEMO)/base_model/history.json $(DEMO)/pruned_model/iter3/history.json $(DEMO)/kd_model/history.json
 	$(BIN)/python evaluate_model.py $(DIGITS) --output $(DEMO)/results.json \
 	  --model_path $(DEMO)/base_model/model.h5 $(DEMO)/pruned_model/iter3/model.h5 $(DEMO)/kd_model/model.h5
-	@echo "models, histories, plots and results.json lie under $(DEMO)"
+	$(BIN)/python report.py --root_folder $(DEMO) --batch_size 64
+	@echo "models, histories, plots and results.json lie under $(DEMO); open $(DEMO)/report.html"
 
 lint: install-dev
 	$(BIN)/ruff check .

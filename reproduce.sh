@@ -4,6 +4,7 @@
 #   ./reproduce.sh ablation 826              losses, regressors and starts of a student of 3 epochs, from that base
 #   ./reproduce.sh criteria 826              four criteria and three ways to spread a budget, at equal MACs, one epoch
 #   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each
+#   ./reproduce.sh exports 826               base and student of the yardstick in every format
 #   ./reproduce.sh long 826                  60 epochs of base, 70 after it
 # Models go to runs/TABLE, small records to results/TABLE; `make results` then rebuilds the tables. A command that was
 # cut off goes on where it was, and a finished one does nothing: start it as often as it takes.
@@ -101,6 +102,15 @@ curve() {
     keep "runs/curve/seed$1" results/curve
 }
 
+exports() {
+    at=runs/yardstick/seed$1
+    for model in base12 student; do
+        $PYTHON export_model.py --model_path "$at/$model/model.h5" --format onnx litert litert-int8
+        mkdir -p "results/exports/${model%12}"
+        cp "$at/$model/exported/export.json" "results/exports/${model%12}/export.json"
+    done
+}
+
 long() {
     at=runs/long/seed$1
     $PYTHON train_base_model.py --epoch_num 60 --seed "$1" --save_folder "$at/base"
@@ -118,9 +128,9 @@ long() {
 table=${1:-}
 [ $# -gt 0 ] && shift
 case $table in
-    yardstick | ablation | criteria | curve | long)
+    yardstick | ablation | criteria | curve | exports | long)
         for seed in "${@:-826}"; do "$table" "$seed"; done ;;
     *)
-        echo "reproduce.sh: received '$table', expected yardstick, ablation, criteria, curve or long" >&2
+        echo "reproduce.sh: received '$table', expected yardstick, ablation, criteria, curve, exports or long" >&2
         exit 2 ;;
 esac

@@ -6,7 +6,8 @@ typed by hand. Its rows are the folders results/NAME/ROW, in the order of TABLES
 of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json by
 the model's sha256, and what was trained before it by its parent's. A pruning run of many iterations, which is
 results/NAME/result.json alone, is a table of its own with a row an iteration, and two figures. The table 'shipped' is
-about the student under model/kd_model and the base that it comes from.
+about the student under model/kd_model and the base that it comes from, the table 'exports' about the files of
+results/exports/MODEL/export.json.
 """
 
 import argparse
@@ -122,20 +123,24 @@ def markdown(rows, columns):
     return "\n".join(lines)
 
 
-def caption(contents, tested):
-    """Split, numbers of images, machine and versions that all runs of a table share, then each row's command."""
+def split_of(contents, tested):
+    """Numbers of images that all runs of a table share, as text."""
+    images = {row["images"] for c in contents if (row := tested.get(_last(c, "sha256")))}
+    test = f", the first {max(images):,} test images" if images else ""
+    return f"{contents[0]['train_images']:,} training and {contents[0]['images']:,} validation images{test}"
+
+
+def caption(contents, split):
+    """The split in words, machine and versions that all runs of a table share, then each row's command."""
     def shared(values):
         return ", ".join(dict.fromkeys(values))
 
-    first, runs = contents[0], [content["run"] for content in contents]
-    images = {row["images"] for c in contents if (row := tested.get(_last(c, "sha256")))}
-    test = f", the first {max(images):,} test images" if images else ""
+    runs = [content["run"] for content in contents]
     machine = shared(f"{run['processor']}, {run['cores']} cores" for run in runs)
     versions = shared(" ".join((name.replace("tensorflow", "TensorFlow").replace("keras", "Keras"), version))
                       for run in runs for name, version in run["versions"].items() if name in ("keras", "tensorflow"))
     commands = "\n".join(dict.fromkeys(f"python {' '.join(run['argv'])}" for run in runs))
-    return (f"Accuracies in per cent; {first['train_images']:,} training and {first['images']:,} validation images"
-            f"{test}. {machine}; {versions}.\n\n<details><summary>commands</summary>\n\n"
+    return (f"Accuracies in per cent; {split}. {machine}; {versions}.\n\n<details><summary>commands</summary>\n\n"
             f"```\n{commands}\n```\n\n</details>")
 
 
@@ -167,21 +172,42 @@ def shipped(results, tested):
     family, parent = [content], content["parent_sha256"]
     while found := [run for run in results.values() if parent is not None and parent in run["sha256"]]:
         family, parent = [found[0], *family], found[0].get("parent_sha256")
-    rows = dict(zip(("base", "student"), ([measured(run, results, tested)] for run in (family[0], content)),
-                    strict=True))
-    return f"{markdown(rows, SHIPPED)}\n\n{caption([family[0], content], tested)}"
+    runs = [family[0], content]
+    rows = dict(zip(("base", "student"), ([measured(run, results, tested)] for run in runs), strict=True))
+    return f"{markdown(rows, SHIPPED)}\n\n{caption(runs, split_of(runs, tested))}"
+
+
+def exports():
+    """The files of two models in every format; sizes and latencies as times the base's .h5 and fastest file."""
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("base", "student")
+             if (path := HERE / "exports" / name / "export.json").is_file()}
+    if len(found) < 2:  # without the base there is nothing to compare with
+        return ""
+    whole, fastest = found["base"]["files"][0], min(row["latency_ms_median"] for row in found["base"]["files"])
+    lines = ["| | runtime | validation | agreement with the .h5 | file (MB) | smaller than the base's .h5 | "
+             "latency (ms) | faster than the base's fastest |", "| --- | --- |" + " ---: |" * 6]
+    for name, content in found.items():
+        for row in content["files"]:
+            agreement = f"{100 * row['agreement']:.2f}" if "agreement" in row else "-"
+            lines.append(f"| {name}, {row['format']} | {row['runtime']} | {100 * row['acc']:.2f} | {agreement} | "
+                         f"{row['bytes'] / 1e6:.2f} | {whole['bytes'] / row['bytes']:.1f}x | "
+                         f"{row['latency_ms_median']:.2f} | {fastest / row['latency_ms_median']:.1f}x |")
+    first = found["base"]
+    split = (f"{first['images']:,} validation images; int8 is calibrated on {first['calibration_images']:,} training "
+             "images; latency is the median of one image at a time")
+    return "\n".join([*lines, "", caption(list(found.values()), split)])
 
 
 def section(name, results, tested):
     """What stands between the comments of a table, or '' where it has no record."""
-    if name == "shipped":
-        return shipped(results, tested)
+    if name in ("shipped", "exports"):
+        return shipped(results, tested) if name == "shipped" else exports()
     columns, labels = TABLES[name]
     if labels is None:
         if name not in results:
             return ""
         content = results[name]
-        return (f"{markdown(iterations(content), columns)}\n\n{caption([content], tested)}\n\n"
+        return (f"{markdown(iterations(content), columns)}\n\n{caption([content], split_of([content], tested))}\n\n"
                 f"![accuracy, sparsity, compression and MACs over the iterations](results/{name}/pruning.png)\n\n"
                 f"![channels left in every layer](results/{name}/channels.png)")
     rows, contents = {}, []
@@ -191,7 +217,7 @@ def section(name, results, tested):
         if found:
             rows[label] = [measured(content, results, tested) for content in found]
             contents += found
-    return f"{markdown(rows, columns)}\n\n{caption(contents, tested)}" if rows else ""
+    return f"{markdown(rows, columns)}\n\n{caption(contents, split_of(contents, tested))}" if rows else ""
 
 
 def rebuilt(text, folder=None):

@@ -100,6 +100,24 @@ def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeyp
         assert f"(results/curve/{name})" in "\n".join(lines)
 
 
+def test_exported_files_are_compared_with_the_bases(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    assert build.exports() == ""
+    for name, scale in (("base", 10), ("student", 1)):
+        files = [{"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 4_000_000 * scale,
+                  "latency_ms_median": 2 * scale},
+                 {"format": "litert-int8", "runtime": "LiteRT", "acc": 0.795, "agreement": 0.99,
+                  "bytes": 500_000 * scale, "latency_ms_median": 0.25 * scale}]
+        (tmp_path / "exports" / name).mkdir(parents=True)
+        (tmp_path / "exports" / name / "export.json").write_text(json.dumps(
+            record(1, "abc", files=files, calibration_images=512)))
+    lines = build.exports().splitlines()
+    assert lines[3] == "| base, litert-int8 | LiteRT | 79.50 | 99.00 | 5.00 | 8.0x | 2.50 | 1.0x |"
+    assert lines[4] == "| student, h5 | Keras | 80.00 | - | 4.00 | 10.0x | 2.00 | 1.2x |"
+    assert lines[5].endswith("| 0.50 | 80.0x | 0.25 | 10.0x |")
+    assert "5,000 validation images; int8 is calibrated on 512 training images" in build.exports()
+
+
 def test_the_readme_is_what_its_records_give():
     assert build.main(["--check"]) == 0
 
@@ -137,21 +155,33 @@ sys.path.insert(0, {root!r})
 script = __import__(sys.argv[1].removesuffix(".py"))
 args = script.build_parser().parse_args(sys.argv[2:])
 made = pathlib.Path(getattr(args, "output", None) or
-                    getattr(args, "save_folder", args.__dict__.get("root_folder")) + "/result.json")
+                    getattr(args, "save_folder", args.__dict__.get("root_folder")) + "/result.json"
+                    if sys.argv[1] != "export_model.py" else
+                    pathlib.Path(args.model_path).parent / "exported" / "export.json")
 made.parent.mkdir(parents=True, exist_ok=True)
 made.write_text("{{}}")
 """
 
 
-@pytest.mark.parametrize("table", build.TABLES)
-def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_take(table, tmp_path):
+def reproduced(table, tmp_path):
+    """Records that a table's commands keep below results/, made by a stand-in that only parses each command."""
     (tmp_path / "reproduce.sh").write_text((ROOT / "reproduce.sh").read_text())
     python = tmp_path / "python"
     python.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
     python.chmod(0o755)
     environment = os.environ | {"PYTHON": str(python)}
     subprocess.run(["sh", "reproduce.sh", table, "3"], cwd=tmp_path, env=environment, check=True)
-    made = {path.parent.relative_to(tmp_path / "results" / table).as_posix()
-            for path in (tmp_path / "results" / table).rglob("result.json")}
+    return {path.relative_to(tmp_path / "results" / table).as_posix()
+            for path in (tmp_path / "results" / table).rglob("*.json")}
+
+
+@pytest.mark.parametrize("table", build.TABLES)
+def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_take(table, tmp_path):
     rows = build.TABLES[table][1]
-    assert made == ({f"{row}/seed3" for row in rows} if rows else {"."})
+    made = {path for path in reproduced(table, tmp_path) if not path.endswith("evaluation.json")}
+    assert made == ({f"{row}/seed3/result.json" for row in rows} if rows else {"result.json"})
+
+
+def test_reproduce_keeps_what_the_exports_are_built_from(tmp_path):
+    made = reproduced("exports", tmp_path)
+    assert made == {"base/export.json", "student/export.json"}

@@ -12,7 +12,7 @@ set -eu
 cd "$(dirname "$0")"
 PYTHON=${PYTHON:-.venv/bin/python}
 
-STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # of every table
+STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # the defaults, told
 
 keep() {  # keep RUN RECORD: the small record of a finished run
     mkdir -p "$2"

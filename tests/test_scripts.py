@@ -178,7 +178,7 @@ def test_the_originals_commands_parse_with_their_commas(line):
         assert (args.prune_iter, args.base_model_path) == (15, "./model/base_model/model.h5")
 
 
-def test_the_originals_flags_have_their_defaults():
+def test_the_originals_flags_have_their_defaults_but_for_the_losses():
     both = {"batch_size": 128, "class_num": 10, "num_worker": 0, "gpu": True}
     long = both | {"epoch_num": 200}
     wanted = {
@@ -186,8 +186,7 @@ def test_the_originals_flags_have_their_defaults():
         "prune_model.py": ([], long | {"root_folder": "./model/pruned_model", "prune_iter": 16,
                                        "save_best_model": True, "learning_rate": 0.01}),
         "knowledge_distillation.py": (["--root_folder", "x"], long | {
-            "save_folder": "./model/kd_model", "student_learning_rate": 0.01, "discriminator_learning_rate": 0.0001,
-            "lambda1": 0.7, "lambda2": 0.3, "lambda3": 0.2, "regressor_name": "conv1x1"}),
+            "save_folder": "./model/kd_model", "discriminator_learning_rate": 0.0001, "regressor_name": "conv1x1"}),
         "evaluate_model.py": (["--model_path", "x"], both)}
     for script, (words, defaults) in wanted.items():
         args = vars(MODULES[script].build_parser().parse_args(words))

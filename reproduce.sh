@@ -93,6 +93,8 @@ criteria() {
     trim "$1" default
     trim "$1" default_global --target_macs 62.1M  # what the default rule leaves of the base of seed 826
     trim "$1" default_sensitivity --target_macs 62.1M --allocation sensitivity
+    $PYTHON sensitivity.py --model_path "runs/yardstick/seed$1/base12/model.h5" --criterion l1 \
+        --output results/criteria/sensitivity.json
 }
 
 curve() {

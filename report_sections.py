@@ -11,6 +11,7 @@ from report_page import Figure, Section
 from report_tree import text
 
 MOST_PAIRS = 4  # of base and student whose confusion is shown
+MOST_CURVES = 6  # runs in one figure; there are 7 colours
 
 
 def models_section(tree):
@@ -72,21 +73,25 @@ def distillation_section(tree):
 
 
 def training_section(tree):
-    """Curves of every base and student over its epochs, or None."""
-    parts = []
-    for number, run in enumerate(tree.of_kind("base", "student"), 1):
-        history = run.path.parent / "history.json"
-        if not history.is_file():  # records that were kept without their models
-            continue
-        try:
-            curves = records.read_history(history, "its history")
-            figure = plots.plot_history({run.name: curves})
-        except InputError as error:
-            parts.append(("note", f"{run.name}: no curves, {text(str(error), 300)}."))
-            continue
-        parts.append(("figures", [Figure(f"history-{number}", f"Loss and accuracy of {run.name} over its epochs",
-                                         figure)]))
-    return Section("training", "Training", parts) if parts else None
+    """Curves of bases and students over their epochs, several in one figure, or None."""
+    notes, figures = [], []
+    for kind in ("base", "student"):
+        curves = {}
+        for run in tree.of_kind(kind):
+            history = run.path.parent / "history.json"
+            if not history.is_file():  # records that were kept without their models
+                continue
+            try:
+                curves[run.name] = records.read_history(history, "its history")
+                plots.plot_history({run.name: curves[run.name]})  # raises where the numbers can't be drawn
+            except InputError as error:
+                curves.pop(run.name, None)
+                notes.append(("note", f"{run.name}: no curves, {text(str(error), 300)}."))
+        for start in range(0, len(curves), MOST_CURVES):
+            shown = dict(list(curves.items())[start:start + MOST_CURVES])
+            what = f"Loss and accuracy over the epochs of {', '.join(shown)}"
+            figures.append(Figure(f"history-{len(figures) + 1}", what, plots.plot_history(shown)))
+    return Section("training", "Training", [("figures", figures), *notes]) if figures or notes else None
 
 
 def sensitivity_section(tree):

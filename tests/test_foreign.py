@@ -16,6 +16,7 @@ import foreign
 import knowledge_distillation
 import metrics
 import prune_model
+import report
 
 RGB = np.random.default_rng(8).integers(0, 256, (6, 32, 32, 3)).astype("float32")
 
@@ -121,12 +122,13 @@ def test_a_plain_resnet101_of_seven_classes_goes_the_whole_way_on_a_folder(tmp_p
     common = ["--dataset", "pictures", "--preprocessing", "tf", "--batch_size", "28", "--verbose", "0"]
     assert prune_model.main(["--base_model_path", "net.keras", "--prune_iter", "1", "--epoch_num", "1",
                              "--target_macs", "2x", *common]) == 0
-    # no features: those of 101 layers that nobody trained are too large for a squared error
-    assert knowledge_distillation.main(["--root_folder", "model/pruned_model/iter1", "--epoch_num", "1",
-                                        "--lambda2", "0", *common]) == 0
+    assert knowledge_distillation.main(["--root_folder", "model/pruned_model/iter1", "--epoch_num", "1", *common]) == 0
     assert evaluate_model.main(["--model_path", "net.keras", "model/pruned_model/iter1/model.h5",
                                 "model/kd_model/model.h5", "--output", "all.json", *common]) == 0
     assert export_model.main(["--format", "savedmodel", "litert-int8", *common]) == 0
+    assert report.main(["--dataset", "pictures", "--batch_size", "28", "--verbose", "0"]) == 0
+    page = Path("model/report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ("pruned_model/iter1", "kd_model", "litert-int8", "class6"))
     base, pruned, student = json.loads(Path("all.json").read_text())["models"]
     assert base["depth"] == student["depth"] == 101 and base["images"] == 42
     assert base["macs"] >= 2 * pruned["macs"] and student["compression_rate"] >= 12.82

@@ -91,8 +91,7 @@ criteria() {
             trim "$1" ${criterion}_sensitivity --criterion $criterion --target_macs 42.06M --allocation sensitivity
     done
     trim "$1" default
-    trim "$1" default_global --target_macs 62.1M  # what the default rule leaves of the base of seed 826
-    trim "$1" default_sensitivity --target_macs 62.1M --allocation sensitivity
+    trim "$1" default_sensitivity --target_macs 62.1M --allocation sensitivity  # what default leaves of seed 826
     $PYTHON sensitivity.py --model_path "runs/yardstick/seed$1/base12/model.h5" --criterion l1 \
         --output results/criteria/sensitivity.json
 }

@@ -37,8 +37,7 @@ TABLES = {  # name: (headings, {folder: what the row is called})
         f"{criterion}_{scope}": f"{criterion}, {text}"
         for scope, text in (("layer", "per layer"), ("global", "over all layers"), ("sensitivity", "by sensitivity"))
         for criterion in ("apoz", "l1", "taylor", "random") if (criterion, scope) != ("random", "sensitivity")} | {
-        "default": "apoz, mean + std of each layer", "default_global": "apoz, over all layers, likewise",
-        "default_sensitivity": "apoz, by sensitivity, likewise"}),
+        "default": "apoz, mean + std of each layer", "default_sensitivity": "apoz, by sensitivity, at these MACs"}),
     "curve": ((*STEPS, *SIZE, "minutes"), None)}  # None: a row an iteration
 COLUMNS = {  # heading: (what `measured` calls it, format, factor)
     "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),

@@ -14,7 +14,8 @@ import records
 from errors import InputError
 
 COMPRESSION = 12.82  # the original suite's student
-MACS = (8.0, True)  # a reduction; one factor for all widths makes it 13.5x, and leaves accuracy behind
+MACS = (8.0, True)  # a reduction
+TILT = 0.7
 EXAMPLE = """example:
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --lambda1=0.7 --lambda2=0.3 --lambda3=0.2
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --stream_divisor 32 --ablation
@@ -72,9 +73,12 @@ def build_parser():
                       help="full-size parameters / student's, at least "
                            f"(default: {COMPRESSION}, unless --stream_divisor is given)")
     group.add_argument("--target_macs", type=flags.macs, metavar="MACS",
-                       help="MACs of the student at most (10M), or the reduction (8x): early stages are then narrowed "
-                            "more or less than late ones, so that both targets are used up; alone of the two, "
-                            "--target_compression narrows all widths alike (default: 8x where neither is given)")
+                       help="MACs of the student at most (10M), or the reduction (8x); alone of the two, "
+                            "--target_compression leaves them free (default: 8x where neither is given)")
+    group.add_argument("--stage_tilt", type=flags.real(0.1, 10), metavar="RATIO",
+                       help="width factor of a stage / that of the stage before, the widths being the largest within "
+                            f"the targets; 1 narrows all alike, below 1 late stages more (default: {TILT}, which was "
+                            "best on images of 32x32; 1 where MACs are free)")
     group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
                        help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
                             "as slowly (default: %(default)s)")
@@ -91,32 +95,11 @@ def build_parser():
 
 def with_targets(args):
     """A copy of the flags with the student's targets where none was given, so that a record names them."""
-    rate, macs = args.target_compression, args.target_macs
+    rate, macs, tilt = args.target_compression, args.target_macs, args.stage_tilt
     if not args.stream_divisor:
         rate, macs = rate or COMPRESSION, macs or (None if rate else MACS)
-    return argparse.Namespace(**vars(args) | {"target_compression": rate, "target_macs": macs})
-
-
-def choose_widths(args, architecture):
-    """The student's widths as flags that went through `with_targets` ask for them.
-
-    Raises:
-        InputError: out of reach.
-    """
-    import model as resnet
-    import students
-
-    def cost(widths):
-        return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], architecture["stem"])
-
-    rate, macs = args.target_compression, args.target_macs
-    limit = macs and flags.macs_left(macs, cost(resnet.full_widths(architecture["depth"]))[1])
-    try:
-        return students.student_widths(architecture["widths"], architecture["depth"], args.stream_divisor, rate, limit,
-                                       cost, args.round_to)
-    except ValueError as error:
-        flag, value = ("--target_macs", f"{macs[0]:g}{'x' * macs[1]}") if macs else ("--target_compression", rate)
-        raise InputError(f"{flag}: received {value}, expected a larger student: {error}") from None
+        tilt = tilt or (TILT if macs else 1.0)
+    return argparse.Namespace(**vars(args) | {"target_compression": rate, "target_macs": macs, "stage_tilt": tilt})
 
 
 def make_student(args, teacher, images):
@@ -129,7 +112,7 @@ def make_student(args, teacher, images):
     import students
 
     architecture = resnet.architecture_of(teacher)
-    widths = choose_widths(args, architecture)
+    widths = students.choose_widths(args, architecture)
     keras.utils.set_random_seed(args.seed)
     if args.student_init == "random":
         return resnet.build_resnet(**(architecture | {"widths": widths}))
@@ -234,9 +217,10 @@ def run(args):
     import checkpoints
 
     args = with_targets(args)
-    if args.stream_divisor and args.target_macs:
-        raise InputError(f"--target_macs: received it beside --stream_divisor {args.stream_divisor}, which fixes all "
-                         "widths; expected one of them")
+    for flag in ("target_macs", "stage_tilt") if args.stream_divisor else ():
+        if getattr(args, flag):
+            raise InputError(f"--{flag}: received it beside --stream_divisor {args.stream_divisor}, which fixes all "
+                             "widths; expected one of them")
     if not (args.lambda1 or args.lambda2 or args.lambda3 or args.hard_label_weight):
         raise InputError("--lambda1: received 0, as all other weights; expected at least one loss above 0")
     files.check_writable(args.save_folder, "--save_folder")

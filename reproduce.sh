@@ -13,6 +13,7 @@ cd "$(dirname "$0")"
 PYTHON=${PYTHON:-.venv/bin/python}
 
 STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # the defaults, told
+PRUNED="--learning_rate 0.05 --criterion taylor --target_macs 2x --allocation sensitivity --round_to 8"
 
 keep() {  # keep RUN RECORD: the small record of a finished run
     mkdir -p "$2"
@@ -43,8 +44,9 @@ yardstick() {
     $PYTHON knowledge_distillation.py --root_folder "$at/base12" --save_folder "$at/student" --epoch_num 14 \
         --seed "$1" $STUDENT --lambda2 0 --lambda3 0
     keep "$at/student" "results/yardstick/student/seed$1"
+    # shellcheck disable=SC2086
     $PYTHON prune_model.py --base_model_path "$at/base12/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
-        --epoch_num 7 --learning_rate 0.05 --target_compression 1.8 --round_to 8 --seed "$1"
+        --epoch_num 7 $PRUNED --seed "$1"
     keep "$at/pruned" "results/yardstick/pruned/seed$1"
     $PYTHON train_base_model.py --epoch_num 26 --seed "$1" --save_folder "$at/base26"
     keep "$at/base26" "results/yardstick/base26/seed$1"
@@ -71,6 +73,7 @@ ablation() {
     variant "$1" soft --lambda2 0 --lambda3 0 --hard_label_weight 0
     variant "$1" sgd --lambda2 0 --lambda3 0 --optimizer sgd
     variant "$1" random --lambda2 0 --lambda3 0 --student_init random
+    variant "$1" tilt085 --lambda2 0 --lambda3 0 --stage_tilt 0.85
     variant "$1" uniform --lambda2 0 --lambda3 0 --target_compression 12.82
 }
 
@@ -120,8 +123,9 @@ long() {
     $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --epoch_num 70 \
         --seed "$1" $STUDENT --lambda2 0 --lambda3 0
     keep "$at/student" "results/long/student/seed$1"
+    # shellcheck disable=SC2086
     $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
-        --epoch_num 35 --learning_rate 0.05 --target_compression 1.8 --round_to 8 --seed "$1"
+        --epoch_num 35 $PRUNED --seed "$1"
     keep "$at/pruned" "results/long/pruned/seed$1"
     judge long "$1" base pruned/iter1 student
 }

@@ -4,31 +4,32 @@ import math
 
 import numpy as np
 
+import flags
 import model as resnet
 import prune
+from errors import InputError
 
-TILTS = [i / 100 for i in range(20, 201)]  # a stage's width factor / that of the stage before
 SCALE = 1024  # steps in which a width factor is searched
 
 
 def student_widths(teacher_widths, depth, stream_divisor=None, target_compression=None, target_macs=None,
-                   cost=resnet.cost_of, round_to=1):
+                   cost=resnet.cost_of, round_to=1, tilt=1.0):
     """Widths of the student.
 
     With `stream_divisor`, inner widths stay as the teacher has them and stream widths are divided, as in the
     original suite. With `target_compression`, one factor narrows stem, streams and inner layers of the full network
-    alike. With `target_macs` beside it, each stage's factor is the one of the stage before times a tilt: early stages
-    have most of the MACs and late ones most of the parameters, so that two budgets are spent by two numbers. An inner
-    layer that pruning left narrower still stays as it is, but for `round_to`.
+    alike, or with a tilt each stage by the factor of the stage before times the tilt: the widest network that meets
+    the budgets. An inner layer that pruning left narrower still stays as it is, but for `round_to`.
 
     Args:
         teacher_widths: from `model.widths_of`.
         depth: 50, 101 or 152.
         stream_divisor: at least 1.
         target_compression: parameters of the full network / the student's, at least.
-        target_macs: multiply-accumulates of the student, at most; None leaves them free and the tilt at 1.
+        target_macs: multiply-accumulates of the student, at most; None leaves them free.
         cost: function(widths) -> (parameters, macs).
         round_to: under target_compression, widths are multiples of this where the teacher's are no smaller.
+        tilt: a stage's width factor / that of the stage before, above 0; below 1 late stages are narrowed more.
 
     Returns:
         dict as `model.full_widths`.
@@ -42,7 +43,7 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
                 for name, width in teacher_widths.items()}
     limits = cost(full)[0] / target_compression, math.inf if target_macs is None else target_macs
 
-    def narrowed(factor, tilt):
+    def narrowed(factor):
         widths = {}
         for name, width in teacher_widths.items():
             wanted = factor * tilt ** (resnet.stage_of(name) - 3) * full[name]  # 3: the middle one
@@ -50,17 +51,12 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
                                max(prune.FLOOR, max(round(wanted / round_to), 1) * round_to))
         return widths
 
-    best = None
-    for tilt in [1.0] if target_macs is None else TILTS:
-        widths = _widest(lambda factor, tilt=tilt: narrowed(factor, tilt), cost, limits, max(1.0, tilt, 1 / tilt) ** 2)
-        if widths:
-            spent = sum(used / limit for used, limit in zip(cost(widths), limits, strict=True))
-            best = max(best or (0, None), (spent, widths), key=lambda pair: pair[0])
-    if best is None:
-        least = cost(narrowed(0, 1.0))
+    widths = _widest(narrowed, cost, limits, max(1.0, tilt, 1 / tilt) ** 2)
+    if widths is None:
+        least = cost(narrowed(0))
         raise ValueError(f"the narrowest student still has {least[0]:,} parameters, a compression of "
                          f"{cost(full)[0] / least[0]:.1f}x, and {least[1]:,} MACs")
-    return best[1]
+    return widths
 
 
 def _widest(narrowed, cost, limits, most):
@@ -76,6 +72,29 @@ def _widest(narrowed, cost, limits, most):
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return narrowed(low / SCALE)
+
+
+def choose_widths(args, architecture):
+    """The student's widths as resolved flags of knowledge_distillation.py ask for them.
+
+    Args:
+        args: with stream_divisor, target_compression, target_macs, stage_tilt and round_to.
+        architecture: of the teacher, from `model.architecture_of`.
+
+    Raises:
+        InputError: out of reach.
+    """
+    def cost(widths):
+        return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], architecture["stem"])
+
+    rate, macs, depth = args.target_compression, args.target_macs, architecture["depth"]
+    limit = macs and flags.macs_left(macs, cost(resnet.full_widths(depth))[1])
+    try:
+        return student_widths(architecture["widths"], depth, args.stream_divisor, rate, limit, cost, args.round_to,
+                              args.stage_tilt)
+    except ValueError as error:
+        flag, value = ("--target_macs", f"{macs[0]:g}{'x' * macs[1]}") if macs else ("--target_compression", rate)
+        raise InputError(f"{flag}: received {value}, expected a larger student: {error}") from None
 
 
 def inherit_student(teacher, widths):

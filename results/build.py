@@ -27,12 +27,13 @@ TABLES = {  # name: (headings, {folder: what the row is called})
     "yardstick": (FULL, {"base12": "base", "base26": "base, trained for all the epochs", "pruned": "pruned teacher",
                          "student": "student"}),
     "long": (FULL, {"base": "base", "pruned": "pruned teacher", "student": "student"}),
-    "ablation": (("validation", "minutes", "epochs", "seeds"), {
+    "ablation": (("validation", "compression rate", "minutes", "epochs", "seeds"), {
         "direct": "trained directly", "backbone": "soft labels", "intermediate": "soft labels + intermediate features",
         "constant": "the same, constant regressors", "adversarial": "soft labels + intermediate + adversarial",
         "backbone_adversarial": "soft labels + adversarial", "soft": "soft labels alone, no hard ones",
         "sgd": "soft labels, SGD instead of Muon", "random": "soft labels, random start",
-        "uniform": "soft labels, one factor for all widths"}),
+        "tilt085": "soft labels, late stages wider (tilt 0.85)",
+        "uniform": "soft labels, all stages alike, MACs free"}),
     "criteria": ((*STEPS, "sparsity", "parameters (M)", "MACs (M)", "minutes", "seeds"), {
         f"{criterion}_{scope}": f"{criterion}, {text}"
         for scope, text in (("layer", "per layer"), ("global", "over all layers"), ("sensitivity", "by sensitivity"))

@@ -51,7 +51,7 @@ demo: install
 	$(BIN)/python prune_model.py $(DIGITS) --base_model_path $(DEMO)/base_model/model.h5 \
 	  --root_folder $(DEMO)/pruned_model --prune_iter 3 --epoch_num 2 --recalibrate_images 640
 	$(BIN)/python knowledge_distillation.py $(DIGITS) --root_folder $(DEMO)/pruned_model/iter3 \
-	  --save_folder $(DEMO)/kd_model --epoch_num 7 --recalibrate_images 640 --target_compression 12.82
+	  --save_folder $(DEMO)/kd_model --epoch_num 7 --recalibrate_images 640
 	$(BIN)/python plot_train_history.py --no-show --verbose 0 --output $(DEMO)/histories.png \
 	  --history_path $(DEMO)/base_model/history.json $(DEMO)/pruned_model/iter3/history.json $(DEMO)/kd_model/history.json
 	$(BIN)/python evaluate_model.py $(DIGITS) --output $(DEMO)/results.json \

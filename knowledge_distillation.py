@@ -62,9 +62,19 @@ def build_parser():
     group.add_argument("--regressor_name", choices=["conv1x1", "constant"], default="conv1x1",
                        help="what maps the student's features to the teacher's (default: %(default)s)")
     group.add_argument("--ablation", action="store_true",
-                       help="also train the same student directly and with each combination of losses, and compare; a "
-                            "loss of weight 0 is tried with "
+                       help="also train the same student directly, with soft labels, and with these and features, "
+                            "adversary or both, and compare; a loss of weight 0 is tried with "
                             f"{', '.join(f'{weight} (lambda{i})' for i, weight in enumerate(TRIED, 1))}")
+    add_student_flags(parser)
+    flags.add_training_flags(parser)
+    parser.set_defaults(optimizer="muon")
+    flags.add_data_flags(parser)
+    flags.add_machine_flags(parser)
+    return parser
+
+
+def add_student_flags(parser):
+    """What the student looks like."""
     group = parser.add_argument_group("student")
     size = group.add_mutually_exclusive_group()
     size.add_argument("--stream_divisor", type=flags.whole(1, 2048),
@@ -86,11 +96,6 @@ def build_parser():
                        help="inherit: the teacher's most important channels with their weights; random: the "
                             "original's (default: %(default)s)")
     flags.add_recalibrate_flag(group)
-    flags.add_training_flags(parser)
-    parser.set_defaults(optimizer="muon")
-    flags.add_data_flags(parser)
-    flags.add_machine_flags(parser)
-    return parser
 
 
 def with_targets(args):
@@ -175,7 +180,7 @@ def ablation_folder(args, name):
 
 
 def ablation(args, teacher, images, teacher_acc, full, run_record):
-    """Trains the same student with every combination of losses; writes ablation.json and ablation.png.
+    """Trains the same student with the combinations of losses of ABLATION; writes ablation.json and ablation.png.
 
     Returns:
         List of {name, val_acc}, the teacher first. The student itself is `full`, not trained again.
@@ -196,6 +201,8 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
         chosen = [value * part for value, part in zip(lambdas, parts, strict=True)]
         history = distil(args, teacher, student, images, chosen, weight, folder, name, run_record)
         rows.append({"name": name, "val_acc": max(history["val_acc"]), "sha256": history["checkpoint"]["sha256"]})
+    if full["sha256"] not in [row["sha256"] for row in rows]:
+        rows.append({"name": "the student", "val_acc": full["val_acc"], "sha256": full["sha256"]})
     content = {"rows": rows, "split": "validation", "images": len(images.val), "run": run_record}
     records.write_json(Path(args.save_folder) / "ablation.json", content)
     plots.save_figure(comparison_plots.plot_ablation(rows), Path(args.save_folder) / "ablation.png")

@@ -19,6 +19,7 @@ FORMATS = ("png", "pdf", "svg")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours: 56 histories before a pair repeats
 GREY, PALE, DASHED = "#595959", COLOURS[5], (0, (4, 2))
+MOST = 1e30  # beyond it axes overflow
 SHARES = ("train_acc", "val_acc", "test_acc", "base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity")
 PANELS = (("Loss", "loss", "train_loss", "val_loss"), ("Accuracy", "accuracy (%)", "train_acc", "val_acc"),
           ("Learning rate", "learning rate", None, "learning_rate"))
@@ -36,12 +37,12 @@ def plain_text(label, width=60):
 def numbers_of(content, key, where, low=-math.inf):
     """The list of numbers that `content` has under `key`, none below low; shares from 0 to 1 come back in per cent."""
     share = key in SHARES
-    low, high = (0, 1) if share else (low, math.inf)
+    low, high = (0, 1) if share else (low, MOST)
     values = content.get(key)
     if not (isinstance(values, (list, tuple)) and values and all(
-            records.is_number(v) and low <= v <= high for v in values)):
+            records.is_number(v) and max(low, -MOST) <= v <= high for v in values)):
         raise InputError(f"{where}: received {key}={textwrap.shorten(repr(values), 80)}, expected finite numbers, one "
-                         f"or more" + (f", from {low:g} to {high:g}" if high < math.inf else ""))
+                         f"or more" + (f", from {low:g} to {high:g}" if share else ""))
     return [100 * float(v) if share else float(v) for v in values]
 
 

@@ -204,6 +204,8 @@ def check_same_run(before, run, folder, kind="an unfinished"):
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
     given = {word.split("=")[0] for word in run.get("argv", [])}
     newer = {key for key in set(now) - set(then) if f"--{key}" not in given}  # flags that the run of then didn't know
+    if now.get("target_macs"):
+        newer -= {"stage_tilt"}  # before it, such a student had other widths
     for key in sorted((set(then) | set(now)) - IGNORED_ON_RESUME - newer):
         if then.get(key) != now.get(key):
             raise InputError(f"--resume: {folder} holds {kind} run with --{key} {then.get(key)}, received "

@@ -214,7 +214,7 @@ def _settle(tree):
     """Brings together what several records say of one model, known by its checksum.
 
     Evaluations and exports get the name of the model's own record. Of an ablation those rows go that have a record,
-    the teacher and the student of all losses; the other students have that one's widths, and so its size.
+    the teacher and the student itself; the other students have that one's widths, and so its size.
     """
     for run in tree.of_kind("evaluation", "export", "sensitivity"):
         for point in run.points:

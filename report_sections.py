@@ -125,7 +125,8 @@ def apoz_section(args, tree, images):
         parts.append(("figures", [Figure(f"apoz-{number}", f"APoZ of the layers that {run.name} cut most",
                                          report_plots.plot_apoz(layers))]))
         rule = [f"--{flag} {text(run.flags[flag], 40)}" for flag in (
-            "criterion", "prune_ratio", "target_compression", "target_macs") if run.flags.get(flag)]
+            "criterion", "prune_ratio", "target_compression", "target_macs", "allocation")
+                if run.flags.get(flag) not in (None, "threshold")]
         known = all(left is not None for _, left in layers.values())
         parts.append(("note", f"{run.name}, measured on {base.name} with {count:,} validation images"
                               + (f"; cut by {' '.join(rule)}" if rule else "")

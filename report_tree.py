@@ -90,8 +90,8 @@ class Tree:
 
     def model(self, sha256):
         """The point of the model with this checksum, from the record of its own run; None where there is none."""
-        own = (p for p in self.points if sha256 and p.sha256 == sha256 and p.kind not in ("evaluation", "export"))
-        return next(own, None)
+        others = ("evaluation", "export", "sensitivity")
+        return next((p for p in self.points if sha256 and p.sha256 == sha256 and p.kind not in others), None)
 
     def parent_of(self, sha256):
         """Checksum of what a model was made from, or None."""

@@ -7,7 +7,8 @@
 #   ./reproduce.sh exports 826               base and student of the yardstick in every format
 #   ./reproduce.sh long 826                  60 epochs of base, 70 after it
 # Models go to runs/TABLE, small records to results/TABLE; `make results` then rebuilds the tables. A command that was
-# cut off goes on where it was, and a finished one does nothing: start it as often as it takes.
+# cut off goes on where it was, and a finished one does nothing, but for those that only measure: start it as often as it
+# takes.
 set -eu
 cd "$(dirname "$0")"
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -34,7 +34,7 @@ def build_parser():
     group.add_argument("--round_to", type=flags.whole(1, 1024), default=1,
                        help="round the channels left up to a multiple of this (default: %(default)s)")
     flags.add_data_flags(parser)
-    flags.add_machine_flags(parser)
+    flags.add_machine_flags(parser, "float32")  # as evaluate_model.py
     return parser
 
 
@@ -73,10 +73,11 @@ def run(args):
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
-    model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape)
+    model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
+                                   args.preprocessing)
     shares, part = sorted(set(args.shares)), data.sample(images.val, args.images)
     scores = trimming.criterion_scores(args, model, images, args.seed, "--model_path")
-    whole, curves = trimming.sensitivity_curves(args, model, scores, part, shares, "--model_path")
+    whole, curves = trimming.sensitivity_curves(args, model, scores, part, shares, "sensitivity", "--model_path")
     result = whole | {
         "shares": shares, "layers": [{"layer": name, "channels": len(scores[name])} | curve
                                      for name, curve in curves.items()],

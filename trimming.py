@@ -66,7 +66,7 @@ def criterion_scores(args, model, images, seed, title):
     return scores
 
 
-def sensitivity_curves(args, model, scores, split, shares, title):
+def sensitivity_curves(args, model, scores, split, shares, title, where):
     """`allocation.measure_curves` as the flags say.
 
     Args:
@@ -75,16 +75,17 @@ def sensitivity_curves(args, model, scores, split, shares, title):
         scores: {layer: (channels,)}, high = idle.
         split: (images, labels) to measure on.
         shares: of a layer's channels to remove; 1 stands for all but the floor.
-        title: of what is under way, for the bar and the message.
+        title: of what is under way, for the bar.
+        where: the flag that named the model, for the message.
 
     Raises:
         InputError: a loss is no finite number.
     """
     whole, curves = allocation.measure_curves(
         model, scores, *split, shares, args.round_to, batch_size=args.batch_size, precision=args.precision,
-        progress=display.track(f"{title}: sensitivity", args.verbose))
+        progress=display.track(title, args.verbose))
     if not np.isfinite([whole["loss"], *(loss for curve in curves.values() for loss in curve["loss"])]).all():
-        raise InputError(f"{title}: the losses of layers pruned alone hold NaN or infinity; expected a network with "
+        raise InputError(f"{where}: the losses of layers pruned alone hold NaN or infinity; expected a network with "
                          "finite logits")
     return whole, curves
 
@@ -106,7 +107,7 @@ def choose_mask(args, model, images, target, iteration):
     measured = None
     if args.allocation == "sensitivity":
         measured = sensitivity_curves(args, model, scores, data.sample(images.val, args.sensitivity_images),
-                                      (*allocation.SHARES, 1), f"--base_model_path, {title}")
+                                      (*allocation.SHARES, 1), f"{title}: sensitivity", f"--base_model_path, {title}")
     try:
         if measured is None:
             return prune.create_global_mask(scores, lambda left: cost(left) <= limit, args.round_to)

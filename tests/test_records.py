@@ -84,6 +84,15 @@ def test_only_flags_that_bear_on_the_result_stop_a_resume():
         records.check_same_run(then, now, "folder")
 
 
+def test_a_run_from_before_the_tilt_is_another_one_where_macs_were_a_target():
+    then = records.run_record(argparse.Namespace(target_macs=(8.0, True)))
+    with pytest.raises(InputError, match="--stage_tilt None, received 0.7"):
+        now = records.run_record(argparse.Namespace(target_macs=(8.0, True), stage_tilt=0.7))
+        records.check_same_run(then, now, "x")
+    free = records.run_record(argparse.Namespace(target_macs=None))
+    records.check_same_run(free, records.run_record(argparse.Namespace(target_macs=None, stage_tilt=1.0)), "x")
+
+
 def test_a_flag_newer_than_a_run_differs_only_where_it_is_given():
     then = records.run_record(argparse.Namespace(epoch_num=3))
     now = records.run_record(argparse.Namespace(epoch_num=3, optimizer="sgd", argv=["train.py", "--epoch_num=3"]))

@@ -342,6 +342,27 @@ def test_numbers_out_of_range_take_one_record_out(tmp_path, record, change, why)
     assert file == record and why in reason and len(tree.runs) == 6
 
 
+def test_a_model_that_only_others_tell_of_is_named_as_they_name_it(tmp_path):
+    content = records_of_a_tree()
+    content = {name: content[name] for name in ("results.json", "worth.json")}
+    result, page = make(write_all(tmp_path, content), "--no-models")
+    assert [(m["name"], m["kind"]) for m in result["models"][:1]] == [("m0", "evaluation")]
+    assert result["models"][-1]["kind"] == "sensitivity" and result["skipped"] == [] and page.rows("table-models")
+
+
+def test_curves_of_many_runs_share_figures_and_one_that_cannot_be_drawn_is_told(tmp_path):
+    content = records_of_a_tree()
+    for i in range(7):
+        content[f"base{i}/result.json"] = content["base_model/result.json"] | {"sha256": f"{i}" * 64}
+        content[f"base{i}/history.json"] = {"val_acc": [0.5, 0.75], "val_loss": [1e308 if i == 3 else 1.0, 0.5]}
+    result, page = make(write_all(tmp_path, content), "--no-models")
+    assert [path.stem for path in result["figures"] if path.stem.startswith("history")] == ["history-1", "history-2"]
+    told, = [line for line in page.lines if "no curves" in line]
+    assert told.startswith("base3: no curves, ") and "1e+308" in told
+    captions = re.findall('Loss and accuracy over the epochs of ([^"<]*)', page.raw)
+    assert sorted(set(captions)) == ["base0, base1, base2, base4, base5, base6", "base_model"]
+
+
 def test_numbers_at_the_limits_are_drawn(tmp_path):
     content = records_of_a_tree()
     content["base_model/result.json"] |= {"parameters": 10**15, "macs": 1, "bytes": 10**18, "val_acc": 1}

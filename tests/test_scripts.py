@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import h5py
@@ -225,13 +226,14 @@ def test_absurd_values_get_one_line_with_flag_value_and_expectation(script, flag
     assert "expected" in error or "choose from" in error
 
 
-@pytest.mark.parametrize(("given", "rate", "macs"), [
-    ([], 12.82, (8.0, True)), (["--target_compression", "4"], 4, None), (["--target_macs", "3M"], 12.82, (3e6, False)),
-    (["--target_compression", "4", "--target_macs", "3x"], 4, (3.0, True)), (["--stream_divisor", "32"], None, None)])
-def test_a_record_names_the_targets_that_no_flag_named(given, rate, macs):
+@pytest.mark.parametrize(("given", "rate", "macs", "tilt"), [
+    ([], 12.82, (8.0, True), 0.7), (["--target_compression", "4"], 4, None, 1),
+    (["--target_macs", "3M"], 12.82, (3e6, False), 0.7), (["--stream_divisor", "32"], None, None, None),
+    (["--target_compression", "4", "--target_macs", "3x", "--stage_tilt", "1"], 4, (3.0, True), 1)])
+def test_a_record_names_the_targets_that_no_flag_named(given, rate, macs, tilt):
     args = knowledge_distillation.build_parser().parse_args(["--root_folder", "x", *given])
     resolved = knowledge_distillation.with_targets(args)
-    assert (resolved.target_compression, resolved.target_macs) == (rate, macs)
+    assert (resolved.target_compression, resolved.target_macs, resolved.stage_tilt) == (rate, macs, tilt)
     assert vars(knowledge_distillation.with_targets(resolved)) == vars(resolved)
 
 
@@ -406,6 +408,37 @@ def test_a_model_is_not_overwritten_by_what_starts_from_it(narrow, tmp_path, cap
         assert call(script, *TINY, *[word.format(model) for word in words], tmp_path) == 2
         assert "which the run starts from and would overwrite" in capsys.readouterr().err
         assert model.read_bytes() == narrow.read_bytes()
+
+
+@pytest.mark.parametrize(("own", "weights"), [
+    ((0.7, 0, 0), [(0, 0, 0, 1), (0.7, 0.3, 0, 0.4), (0.7, 0, 0.2, 0.4), (0.7, 0.3, 0.2, 0.4)]),
+    ((0, 0.9, 0), [(0, 0, 0, 1), (0.5, 0, 0, 0.4), (0.5, 0.9, 0, 0.4), (0.5, 0, 0.2, 0.4), (0.5, 0.9, 0.2, 0.4)])])
+def test_an_ablation_tries_losses_of_weight_0_and_never_the_student_itself_again(own, weights, tmp_path, monkeypatch):
+    trained = []
+
+    def distil(args, teacher, student, images, lambdas, hard, folder, title, record):
+        trained.append((*lambdas, hard))
+        return {"val_acc": [0.25, 0.5], "checkpoint": {"sha256": f"{len(trained)}"}}
+
+    monkeypatch.setattr(knowledge_distillation, "distil", distil)
+    monkeypatch.setattr(knowledge_distillation, "make_student", lambda *args: None)
+    args = knowledge_distillation.build_parser().parse_args(
+        ["--root_folder", "x", "--save_folder", str(tmp_path), "--hard_label_weight", "0.4", "--verbose", "0",
+         *[f"--lambda{i}={weight}" for i, weight in enumerate(own, 1)]])
+    rows = knowledge_distillation.ablation(args, None, types.SimpleNamespace(val=range(9)), 0.75,
+                                           {"val_acc": 0.625, "sha256": "own"}, {"parent_sha256": "teacher"})
+    assert trained == weights
+    names = list(knowledge_distillation.ABLATION)
+    assert [row["name"] for row in rows] == ["teacher", *names, *(["the student"] if own[1] else [])]
+    assert [row["val_acc"] for row in rows if row["sha256"] == "own"] == [0.625]
+
+
+def test_the_defaults_of_a_student_are_those_that_the_tables_were_made_with():
+    told = re.search(r'^STUDENT="(.*)"', (Path(__file__).parent.parent / "reproduce.sh").read_text(), re.MULTILINE)[1]
+    parse = knowledge_distillation.build_parser().parse_args
+    given = vars(parse(["--root_folder", "x", *told.split(), "--lambda2", "0", "--lambda3", "0"]))
+    default = vars(parse(["--root_folder", "x"]))
+    assert {**given, "argv": None} == {**default, "argv": None} and default["optimizer"] == "muon"
 
 
 @pytest.mark.slow

@@ -87,8 +87,8 @@ def add_student_flags(parser):
                             "--target_compression leaves them free (default: 8x where neither is given)")
     group.add_argument("--stage_tilt", type=flags.real(0.1, 10), metavar="RATIO",
                        help="width factor of a stage / that of the stage before, the widths being the largest within "
-                            f"the targets; 1 narrows all alike, below 1 late stages more (default: {TILT}, on images of "
-                            "32x32 as accurate as 0.85 with a third fewer parameters; 1 where MACs are free)")
+                            f"the targets; 1 narrows all alike, below 1 late stages more (default: {TILT}, on images "
+                            "of 32x32 as accurate as 0.85 with a third fewer parameters; 1 where MACs are free)")
     group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
                        help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
                             "as slowly (default: %(default)s)")

@@ -42,7 +42,7 @@ def numbers_of(content, key, where, low=-math.inf):
     if not (isinstance(values, (list, tuple)) and values and all(
             records.is_number(v) and max(low, -MOST) <= v <= high for v in values)):
         raise InputError(f"{where}: received {key}={textwrap.shorten(repr(values), 80)}, expected finite numbers, one "
-                         f"or more" + (f", from {low:g} to {high:g}" if share else ""))
+                         f"or more, " + (f"from {low:g} to {high:g}" if share else f"of at most {MOST:g} in size"))
     return [100 * float(v) if share else float(v) for v in values]
 
 

@@ -45,7 +45,7 @@ def budget(args, widths, classes, input_shape, stem):
     return which, costs[which], end
 
 
-def criterion_scores(args, model, images, seed, title):
+def criterion_scores(args, model, images, seed, where):
     """Scores of a model's inner channels by --criterion on --apoz_images validation images.
 
     Args:
@@ -53,7 +53,7 @@ def criterion_scores(args, model, images, seed, title):
         model: a ResNet of `model.build_resnet`.
         images: a data.Data.
         seed: of the random criterion.
-        title: of what is under way, for the message.
+        where: the flag that named the model, for the message.
 
     Raises:
         InputError: a score is no finite number.
@@ -61,7 +61,7 @@ def criterion_scores(args, model, images, seed, title):
     scores = prune.compute_scores(args.criterion, model, *data.sample(images.val, args.apoz_images), args.batch_size,
                                   seed, display.track(f"{args.criterion} scores", args.verbose))
     if not all(np.isfinite(values).all() for values in scores.values()):
-        raise InputError(f"{title}: the {args.criterion} scores hold NaN or infinity; expected a network with finite "
+        raise InputError(f"{where}: the {args.criterion} scores hold NaN or infinity; expected a network with finite "
                          "outputs")
     return scores
 

@@ -34,7 +34,7 @@ TABLES = {  # name: (headings, {folder: what the row is called})
         "sgd": "soft labels, SGD instead of Muon", "random": "soft labels, random start",
         "tilt085": "soft labels, late stages wider (tilt 0.85)",
         "uniform": "soft labels, all stages alike, MACs free"}),
-    "criteria": ((*STEPS, "sparsity", "parameters (M)", "MACs (M)", "minutes", "seeds"), {
+    "criteria": ((*STEPS, "sparsity", "parameters (M)", "MACs (M)", "minutes", "epochs", "seeds"), {
         f"{criterion}_{scope}": f"{criterion}, {text}"
         for scope, text in (("layer", "per layer"), ("global", "over all layers"), ("sensitivity", "by sensitivity"))
         for criterion in ("apoz", "l1", "taylor", "random") if (criterion, scope) != ("random", "sensitivity")} | {

@@ -25,7 +25,7 @@ def build_parser():
     group = parser.add_argument_group("evaluation")
     group.add_argument("--model_path", required=True, nargs="+",
                        help="one or more .h5 files of this suite or of keras.applications; sparsity and compression "
-                            "rate are told against the first")
+                            "rate are told against the first, or of one alone against its network unpruned")
     group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
                        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
                             "itself opens in its safe mode; only for files that you trust (default: off)")
@@ -114,7 +114,7 @@ def evaluate_one(args, name, path, opened, images, base):
         path: of the model.
         opened: from `open_model` or `open_foreign`.
         images: a data.Data.
-        base: the first model, or None if this is it.
+        base: the model to compare with, or None if this is it.
 
     Returns:
         dict of the row.
@@ -137,6 +137,15 @@ def evaluate_one(args, name, path, opened, images, base):
         row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
             function, images.image_shape, 1, args.latency_runs)
     return row | {"sha256": files.sha256(path)}
+
+
+def unpruned(model):
+    """A ResNet with all the channels that one of its depth has at first, to compare a single model with."""
+    import model as resnet
+
+    architecture = resnet.architecture_of(model)
+    full = resnet.full_widths(architecture["depth"])
+    return model if architecture["widths"] == full else resnet.build_resnet(**architecture | {"widths": full})
 
 
 def show(args, rows):
@@ -185,6 +194,8 @@ def run(args):
     rows, base = [], None
     for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
         opened = (open_foreign(others[path], path, images) if path in others else open_model(args, path, images))
+        if len(peeks) == 1 and not others:
+            base = unpruned(opened[0])
         rows.append(evaluate_one(args, name, path, opened, images, base))
         base = base or opened[0]
     result = {"models": rows, "dataset": images.name, "split": args.split, "images": rows[0]["images"],

@@ -120,12 +120,23 @@ def size(path):
         path.stat().st_size)
 
 
-def runner(path, name):
-    """A written file in its own runtime, on all cores that this process may use.
+def thread_counts(name):
+    """The numbers of threads that a format's file is timed with, all cores that this process may use last.
+
+    One thread comes before that, as those of a small network mostly wait for each other; not under TensorFlow, which
+    fixes its threads when a process first computes.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [cores] if name in ("h5", "savedmodel") else sorted({1, cores})
+
+
+def runner(path, name, threads):
+    """A written file in its own runtime.
 
     Args:
         path: what `write` returned.
         name: of FORMATS.
+        threads: one of `thread_counts(name)`.
 
     Returns:
         function(images (N, h, w, 3) uint8) -> logits, numpy (N, classes) float32.
@@ -133,11 +144,7 @@ def runner(path, name):
     with _no_chatter():
         if name == "savedmodel":
             return _run_savedmodel(path)
-        return _run_onnx(path) if name == "onnx" else _run_litert(path)
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return (_run_onnx if name == "onnx" else _run_litert)(path, threads)
 
 
 def _run_savedmodel(path):
@@ -147,20 +154,20 @@ def _run_savedmodel(path):
     return lambda images: serve(image=tf.constant(images, tf.float32))["logits"].numpy()
 
 
-def _run_onnx(path):
+def _run_onnx(path, threads):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = _cores(), 3
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images.astype("float32")})[0]
 
 
-def _run_litert(path):
+def _run_litert(path, threads):
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), num_threads=_cores())
+    interpreter = Interpreter(str(path), num_threads=threads)
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     shape = None
 

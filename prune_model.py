@@ -14,8 +14,8 @@ from errors import InputError
 
 EXAMPLE = """example:
   python prune_model.py --prune_iter=15
-  python prune_model.py --prune_iter 3 --epoch_num 4 --criterion taylor --target_macs 4x --round_to 16
-  python prune_model.py --prune_iter 3 --epoch_num 4 --target_macs 2x --allocation sensitivity
+  python prune_model.py --prune_iter 3 --epoch_num 4 --criterion taylor --target_macs 4x --round_to 8
+  python prune_model.py --prune_iter 3 --epoch_num 4 --target_compression 2 --allocation threshold
 """
 
 # what result.json has a number of for each iteration, beside the sha256
@@ -48,12 +48,12 @@ def build_parser():
                            "factor of the way")
     rule.add_argument("--target_macs", type=flags.macs, metavar="MACS",
                       help="likewise for MACs: left after the last iteration (20M), or the reduction (4x)")
-    group.add_argument("--allocation", choices=["threshold", "sensitivity"], default="threshold",
+    group.add_argument("--allocation", choices=["threshold", "sensitivity"],
                        help="how a target is spread over the layers: one threshold over all of them, or the shares "
                             "that the loss of one layer pruned alone, as sensitivity.py measures it, predicts to cost "
-                            "least (default: %(default)s)")
+                            "least (default: sensitivity)")
     group.add_argument("--sensitivity_images", type=flags.whole(1), default=1000, metavar="N",
-                       help="validation images on which --allocation sensitivity measures (default: %(default)s)")
+                       help="validation images on which that loss is measured (default: %(default)s)")
     group.add_argument("--round_to", type=flags.whole(1, 1024), default=1,
                        help="round the channels left up to a multiple of this; 8 makes a fine-tune up to a tenth "
                             "faster, but where a rule removes fewer than 8 of a layer's channels all stay "
@@ -203,9 +203,12 @@ def run(args):
     """
     import checkpoints
 
-    if args.allocation == "sensitivity" and args.target_compression is None and args.target_macs is None:
+    targeted = args.target_compression is not None or args.target_macs is not None
+    if args.allocation == "sensitivity" and not targeted:
         raise InputError("--allocation: received sensitivity without a budget, expected --target_compression or "
                          "--target_macs beside it")
+    if args.allocation is None:  # told in the record, as it was another in earlier versions
+        args = argparse.Namespace(**vars(args) | {"allocation": "sensitivity" if targeted else "threshold"})
     files.check_writable(args.root_folder, "--root_folder")
     for iteration in range(1, args.prune_iter + 1):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}", "--root_folder")

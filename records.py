@@ -202,6 +202,8 @@ def check_same_run(before, run, folder, kind="an unfinished"):
         raise InputError(f"--resume: {folder} holds {kind} run that names no flags; expected them, or --resume "
                          "never to start over")
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
+    if "allocation" in now:
+        then.setdefault("allocation", "threshold")  # before there was the flag
     given = {word.split("=")[0] for word in run.get("argv", [])}
     newer = {key for key in set(now) - set(then) if f"--{key}" not in given}  # flags that the run of then didn't know
     if now.get("target_macs"):

@@ -103,11 +103,12 @@ def sensitivity(run, number):
 def exports(run, number):
     """The files of an export."""
     rows = [[word(row.get("format")), word(row.get("runtime")), _cell(row["acc"], display.percent),
-             _cell(row.get("agreement"), display.percent), *[_sizes(point.sizes)[i] for i in (2, 5)]]
+             _cell(row.get("agreement"), display.percent), *[_sizes(point.sizes)[i] for i in (2, 5)],
+             word(row.get("threads"), 6)]
             for row, point in zip(run.content["files"], run.points, strict=True)]
     return Table(f"export-{number}", f"Exported files of {run.name}; accuracies of {run.points[0].group}",
                  [("format", False), ("runtime", False), ("accuracy", True), ("agreement with the .h5", True),
-                  ("file", True), ("latency", True)], rows)
+                  ("file", True), ("latency", True), ("threads", True)], rows)
 
 
 def classes(names, matrices, labels, number):

@@ -14,7 +14,7 @@ cd "$(dirname "$0")"
 PYTHON=${PYTHON:-.venv/bin/python}
 
 STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # the defaults, told
-PRUNED="--learning_rate 0.05 --criterion taylor --target_macs 2x --allocation sensitivity --round_to 8"
+PRUNED="--learning_rate 0.05 --criterion taylor --target_macs 2x --round_to 8"
 
 keep() {  # keep RUN RECORD: the small record of a finished run
     mkdir -p "$2"
@@ -43,7 +43,7 @@ yardstick() {
     at=runs/yardstick/seed$1
     # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "$at/base12" --save_folder "$at/student" --epoch_num 14 \
-        --seed "$1" $STUDENT --lambda2 0 --lambda3 0
+        --seed "$1" $STUDENT
     keep "$at/student" "results/yardstick/student/seed$1"
     # shellcheck disable=SC2086
     $PYTHON prune_model.py --base_model_path "$at/base12/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
@@ -90,12 +90,12 @@ criteria() {
     base "$1"
     for criterion in apoz l1 taylor random; do
         trim "$1" ${criterion}_layer --criterion $criterion --prune_ratio 0.4
-        trim "$1" ${criterion}_global --criterion $criterion --target_macs 42.06M  # what 0.4 of each leaves
-        [ $criterion = random ] ||
-            trim "$1" ${criterion}_sensitivity --criterion $criterion --target_macs 42.06M --allocation sensitivity
+        # what 0.4 of each leaves
+        trim "$1" ${criterion}_global --criterion $criterion --target_macs 42.06M --allocation threshold
+        [ $criterion = random ] || trim "$1" ${criterion}_sensitivity --criterion $criterion --target_macs 42.06M
     done
     trim "$1" default
-    trim "$1" default_sensitivity --target_macs 62.1M --allocation sensitivity  # what default leaves of seed 826
+    trim "$1" default_sensitivity --target_macs 62.1M  # what default leaves of seed 826
     $PYTHON sensitivity.py --model_path "runs/yardstick/seed$1/base12/model.h5" --criterion l1 \
         --output results/criteria/sensitivity.json
 }
@@ -110,7 +110,8 @@ curve() {
 exports() {
     at=runs/yardstick/seed$1
     for model in base12 student; do
-        $PYTHON export_model.py --model_path "$at/$model/model.h5" --format onnx litert litert-int8
+        $PYTHON export_model.py --model_path "$at/$model/model.h5" --latency_runs 1000 \
+            --format onnx litert litert-int8
         mkdir -p "results/exports/${model%12}"
         cp "$at/$model/exported/export.json" "results/exports/${model%12}/export.json"
     done
@@ -122,7 +123,7 @@ long() {
     keep "$at/base" "results/long/base/seed$1"
     # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --epoch_num 70 \
-        --seed "$1" $STUDENT --lambda2 0 --lambda3 0
+        --seed "$1" $STUDENT
     keep "$at/student" "results/long/student/seed$1"
     # shellcheck disable=SC2086
     $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --prune_iter 1 \

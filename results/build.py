@@ -39,7 +39,7 @@ TABLES = {  # name: (headings, {folder: what the row is called})
         for scope, text in (("layer", "per layer"), ("global", "over all layers"), ("sensitivity", "by sensitivity"))
         for criterion in ("apoz", "l1", "taylor", "random") if (criterion, scope) != ("random", "sensitivity")} | {
         "default": "apoz, mean + std of each layer", "default_sensitivity": "apoz, by sensitivity, at these MACs"}),
-    "curve": ((*STEPS, *SIZE, "minutes"), None)}  # None: a row an iteration
+    "curve": ((*STEPS, *SIZE, "minutes", "epochs", "seeds"), None)}  # None: a row an iteration
 COLUMNS = {  # heading: (what `measured` calls it, format, factor)
     "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),
     "pruned": ("pruned_acc", "{:.2f}", 100), "batch-norm anew": ("recalibrated_acc", "{:.2f}", 100),
@@ -144,10 +144,10 @@ def caption(contents, split):
             f"```\n{commands}\n```\n\n</details>")
 
 
-def iterations(content):
+def iterations(content, results):
     """What `measured` gives, for each iteration of a pruning run: {its number: [numbers]}."""
     lists = {key: values for key, values in content.items() if isinstance(values, list)}
-    return {str(i + 1): [measured(content | {key: values[i] for key, values in lists.items()}, {}, {})]
+    return {str(i + 1): [measured(content | {key: values[i] for key, values in lists.items()}, results, {})]
             for i in range(len(lists["final_acc"]))}
 
 
@@ -177,7 +177,7 @@ def shipped(results, tested):
     return f"{markdown(rows, SHIPPED)}\n\n{caption(runs, split_of(runs, tested))}"
 
 
-def exports():
+def exports(results):
     """The files of two models in every format; sizes and latencies as times the base's .h5 and fastest file."""
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("base", "student")
              if (path := HERE / "exports" / name / "export.json").is_file()}
@@ -185,29 +185,33 @@ def exports():
         return ""
     whole, fastest = found["base"]["files"][0], min(row["latency_ms_median"] for row in found["base"]["files"])
     lines = ["| | runtime | validation | agreement with the .h5 | file (MB) | smaller than the base's .h5 | "
-             "latency (ms) | faster than the base's fastest |", "| --- | --- |" + " ---: |" * 6]
+             "latency (ms) | threads | faster than the base's fastest | seed |", "| --- | --- |" + " ---: |" * 8]
+    seeds = {str(run["sha256"]): run["run"]["seed"] for run in results.values()}  # of the training, not of the export
     for name, content in found.items():
         for row in content["files"]:
             agreement = f"{100 * row['agreement']:.2f}" if "agreement" in row else "-"
+            seed = seeds.get(content["sha256"], "-")
             lines.append(f"| {name}, {row['format']} | {row['runtime']} | {100 * row['acc']:.2f} | {agreement} | "
                          f"{row['bytes'] / 1e6:.2f} | {whole['bytes'] / row['bytes']:.1f}x | "
-                         f"{row['latency_ms_median']:.2f} | {fastest / row['latency_ms_median']:.1f}x |")
+                         f"{row['latency_ms_median']:.2f} | {row['threads']} | "
+                         f"{fastest / row['latency_ms_median']:.1f}x | {seed} |")
     first = found["base"]
     split = (f"{first['images']:,} validation images; int8 is calibrated on {first['calibration_images']:,} training "
-             "images; latency is the median of one image at a time")
+             "images; latency is the median of one image at a time, by one thread or all cores, whichever is faster")
     return "\n".join([*lines, "", caption(list(found.values()), split)])
 
 
 def section(name, results, tested):
     """What stands between the comments of a table, or '' where it has no record."""
     if name in ("shipped", "exports"):
-        return shipped(results, tested) if name == "shipped" else exports()
+        return shipped(results, tested) if name == "shipped" else exports(results)
     columns, labels = TABLES[name]
     if labels is None:
         if name not in results:
             return ""
         content = results[name]
-        return (f"{markdown(iterations(content), columns)}\n\n{caption([content], split_of([content], tested))}\n\n"
+        table = markdown(iterations(content, results), columns)
+        return (f"{table}\n\n{caption([content], split_of([content], tested))}\n\n"
                 f"![accuracy, sparsity, compression and MACs over the iterations](results/{name}/pruning.png)\n\n"
                 f"![channels left in every layer](results/{name}/channels.png)")
     rows, contents = {}, []

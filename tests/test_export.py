@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -46,8 +47,9 @@ def plain(network, images=IMAGES):
 @pytest.mark.parametrize("name", ["savedmodel", "onnx", "litert"])
 @pytest.mark.parametrize("count", [1, 40])
 def test_a_file_answers_in_its_runtime_what_plain_keras_answers(name, count, network, written):
-    logits = exporting.runner(written[name], name)(IMAGES[:count])
-    np.testing.assert_allclose(logits, plain(network, IMAGES[:count]), rtol=1e-3, atol=1e-3)
+    for threads in exporting.thread_counts(name):
+        logits = exporting.runner(written[name], name, threads)(IMAGES[:count])
+        np.testing.assert_allclose(logits, plain(network, IMAGES[:count]), rtol=1e-3, atol=1e-3)
 
 
 def test_int8_is_whole_numbers_throughout_and_near(network, written):
@@ -58,7 +60,7 @@ def test_int8_is_whole_numbers_throughout_and_near(network, written):
     kinds = {detail["dtype"] for detail in interpreter.get_tensor_details()}
     assert kinds <= {np.uint8, np.int8, np.int32, np.int64, np.bool_}, kinds
     assert interpreter.get_input_details()[0]["dtype"] == np.uint8
-    logits, wanted = exporting.runner(written["litert-int8"], "litert-int8")(IMAGES), plain(network)
+    logits, wanted = exporting.runner(written["litert-int8"], "litert-int8", 1)(IMAGES), plain(network)
     assert np.corrcoef(logits.ravel(), wanted.ravel())[0, 1] > 0.98
     assert exporting.size(written["litert-int8"]) < exporting.size(written["litert"])
 
@@ -107,10 +109,20 @@ def test_the_script_writes_files_table_and_record_and_does_it_again(network, tmp
     import data
 
     split = data.load_data(images, (32, 32), iter).val
-    run = exporting.runner(folder / "model-int8.tflite", "litert-int8")
+    run = exporting.runner(folder / "model-int8.tflite", "litert-int8", 1)
     assert int8["acc"] == metrics.classification_metrics(run(split.images), split.labels)["acc"]
+    assert list(int8["latency_ms_by_threads"]) == [str(count) for count in exporting.thread_counts("litert-int8")]
+    assert int8["latency_ms_median"] == min(int8["latency_ms_by_threads"].values())
     output = capsys.readouterr().out
     assert "litert-int8" in output and "144 validation images" in output
+
+
+def test_latency_is_of_the_fastest_number_of_threads():
+    pause = {1: 0.004, 2: 0.001, 7: 0.008}
+    row = export_model.fastest(lambda threads: lambda images: time.sleep(pause[threads]), pause, (2, 2, 3), 5)
+    assert row["threads"] == 2 and list(row["latency_ms_by_threads"]) == ["1", "2", "7"]
+    assert 1 <= row["latency_ms_p10"] <= row["latency_ms_median"] <= row["latency_ms_p90"]
+    assert row["latency_ms_median"] == row["latency_ms_by_threads"]["2"] < row["latency_ms_by_threads"]["1"]
 
 
 @pytest.mark.parametrize(("name", "package"), [("onnx", "tf2onnx"), ("litert", "ai_edge_litert")])

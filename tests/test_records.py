@@ -93,6 +93,15 @@ def test_a_run_from_before_the_tilt_is_another_one_where_macs_were_a_target():
     records.check_same_run(free, records.run_record(argparse.Namespace(target_macs=None, stage_tilt=1.0)), "x")
 
 
+def test_pruning_runs_from_before_the_flag_spread_their_targets_by_threshold():
+    then = records.run_record(argparse.Namespace(target_macs=(2.0, True)))
+    now = {name: records.run_record(argparse.Namespace(target_macs=(2.0, True), allocation=name))
+           for name in ("threshold", "sensitivity")}
+    records.check_same_run(then, now["threshold"], "x")
+    with pytest.raises(InputError, match="--allocation threshold, received sensitivity"):
+        records.check_same_run(then, now["sensitivity"], "x")
+
+
 def test_a_flag_newer_than_a_run_differs_only_where_it_is_given():
     then = records.run_record(argparse.Namespace(epoch_num=3))
     now = records.run_record(argparse.Namespace(epoch_num=3, optimizer="sgd", argv=["train.py", "--epoch_num=3"]))

@@ -132,7 +132,7 @@ def records_of_a_tree():
         "kd_model/exported/export.json": {
             "files": [{"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 401000, "latency_ms_median": 1.25},
                       {"format": "litert", "runtime": "LiteRT", "acc": 0.75, "agreement": 0.9, "bytes": 200000,
-                       "latency_ms_median": 0.5}],
+                       "latency_ms_median": 0.5, "threads": 2}],
             "dataset": "digits", "split": "validation", "images": 20, "sha256": STUDENT, "run": run_of("export_model")},
         "worth.json": {
             "acc": 0.95, "loss": 0.2, "shares": [0.25, 0.5], "criterion": "l1", "layers": [
@@ -211,6 +211,7 @@ def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
         "conv2_block1_1": {"channels": ("8", "8"), "25 %": ("95.00 %", "0.95"), "50 %": ("65.00 %", "0.65")},
         "conv2_block1_2": {"channels": ("12", "12"), "25 %": ("90.00 %", "0.9"), "50 %": ("10.00 %", "0.1")}}
     assert exports["litert"][0]["agreement with the .h5"][0] == "90.00 %" and exports["h5"][0]["latency"][1] == "1.25"
+    assert (exports["litert"][0]["threads"][0], exports["h5"][0]["threads"]) == ("2", ("-", None))
 
 
 def test_every_run_tells_flags_seed_versions_split_and_parents(made):

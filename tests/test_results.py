@@ -93,8 +93,8 @@ def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeyp
     assert build.main([]) == build.main(["--check"]) == 0
     lines = (tmp_path / "README.md").read_text().splitlines()
     assert lines[1].split(" | ")[1:5] == ["pruned", "batch-norm anew", "validation", "sparsity"]
-    assert lines[3].startswith("| 1 | 25.00 | 37.50 | 70.00 | 10.00 | 9.00 | 4.00 | 36.00 | 1.25x | 1.0 |")
-    assert lines[4].startswith("| 2 | 50.00 | 62.50 | 80.00 | 20.00 | 5.00 | 3.00 | 20.00 | 1.50x | 0.5 |")
+    assert lines[3].startswith("| 1 | 25.00 | 37.50 | 70.00 | 10.00 | 9.00 | 4.00 | 36.00 | 1.25x | 1.0 | 3 | 1 |")
+    assert lines[4].startswith("| 2 | 50.00 | 62.50 | 80.00 | 20.00 | 5.00 | 3.00 | 20.00 | 1.50x | 0.5 | 6 | 1 |")
     for name in ("pruning.png", "channels.png"):
         assert (tmp_path / "results" / "curve" / name).read_bytes().startswith(b"\x89PNG")
         assert f"(results/curve/{name})" in "\n".join(lines)
@@ -102,20 +102,20 @@ def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeyp
 
 def test_exported_files_are_compared_with_the_bases(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "HERE", tmp_path)
-    assert build.exports() == ""
+    assert build.exports({}) == ""
     for name, scale in (("base", 10), ("student", 1)):
         files = [{"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 4_000_000 * scale,
-                  "latency_ms_median": 2 * scale},
+                  "latency_ms_median": 2 * scale, "threads": 2},
                  {"format": "litert-int8", "runtime": "LiteRT", "acc": 0.795, "agreement": 0.99,
-                  "bytes": 500_000 * scale, "latency_ms_median": 0.25 * scale}]
+                  "bytes": 500_000 * scale, "latency_ms_median": 0.25 * scale, "threads": 1}]
         (tmp_path / "exports" / name).mkdir(parents=True)
         (tmp_path / "exports" / name / "export.json").write_text(json.dumps(
             record(1, "abc", files=files, calibration_images=512)))
-    lines = build.exports().splitlines()
-    assert lines[3] == "| base, litert-int8 | LiteRT | 79.50 | 99.00 | 5.00 | 8.0x | 2.50 | 1.0x |"
-    assert lines[4] == "| student, h5 | Keras | 80.00 | - | 4.00 | 10.0x | 2.00 | 1.2x |"
-    assert lines[5].endswith("| 0.50 | 80.0x | 0.25 | 10.0x |")
-    assert "5,000 validation images; int8 is calibrated on 512 training images" in build.exports()
+    lines = build.exports({"yardstick/base12": record(7, "abc"), "curve": record(1, ["x", "abc"])}).splitlines()
+    assert lines[3] == "| base, litert-int8 | LiteRT | 79.50 | 99.00 | 5.00 | 8.0x | 2.50 | 1 | 1.0x | 7 |"
+    assert lines[4] == "| student, h5 | Keras | 80.00 | - | 4.00 | 10.0x | 2.00 | 2 | 1.2x | 7 |"
+    assert lines[5].endswith("| 0.50 | 80.0x | 0.25 | 1 | 10.0x | 7 |")
+    assert "5,000 validation images; int8 is calibrated on 512 training images" in build.exports({})
 
 
 def test_the_readme_is_what_its_records_give():

@@ -122,6 +122,17 @@ def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
     assert result["base_acc"][1] == result["final_acc"][0]
 
 
+def test_a_model_alone_is_compared_with_its_network_unpruned(chain):
+    path = chain / "student" / "model.h5"
+    row, = evaluate_model.run(dataset="digits", model_path=[path], latency_runs=0, split="validation")["models"]
+    student, whole = keras.models.load_model(path), keras.applications.ResNet50(weights=None, classes=10)
+    assert row["compression_rate"] == pytest.approx(whole.count_params() / student.count_params())
+    convolutions = [sum(layer.count_params() for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
+                    for model in (student, whole)]
+    assert row["sparsity"] == pytest.approx(1 - convolutions[0] / convolutions[1])
+    assert row["sparsity"] > 0.8
+
+
 def test_records_name_split_count_parent_and_seed(chain):
     student = json.loads((chain / "student" / "result.json").read_text())
     assert student["parent_sha256"] == files.sha256(chain / "pruned" / "iter2" / "model.h5")

@@ -20,6 +20,7 @@ import metrics
 import model as resnet
 import prune
 import prune_model
+import records
 import sensitivity
 import trimming
 from errors import InputError
@@ -224,7 +225,8 @@ def test_pruning_by_sensitivity_meets_its_budget_in_equal_steps_and_goes_on_as_t
 def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     model = checkpoints.load_model(base, "base")
     args = prune_model.build_parser().parse_args(
-        [*DIGITS, "--criterion", "l2", "--target_macs", "2x", "--prune_iter", "1", "--round_to", "4"])
+        [*DIGITS, "--criterion", "l2", "--target_macs", "2x", "--prune_iter", "1", "--round_to", "4", "--allocation",
+         "threshold"])
     images = data.load_data(args, (32, 32))
     widths, scores = resnet.widths_of(model), prune.compute_scores("l2", model, None, None)
     target = trimming.budget(args, widths, 10, (32, 32, 3), "imagenet")
@@ -232,7 +234,6 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     def cost(left):
         return resnet.cost_of(widths | left)[1]
 
-    assert args.allocation == "threshold"
     for name, keep in prune.create_global_mask(scores, lambda left: cost(left) <= target[2], 4).items():
         np.testing.assert_array_equal(trimming.choose_mask(args, model, images, target, 1)[name], keep)
     args.allocation = "sensitivity"
@@ -243,6 +244,19 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     assert {name: int(keep.sum()) for name, keep in mask.items()} == kept
     for name, keep in mask.items():
         np.testing.assert_array_equal(keep, prune.least_idle(scores[name], kept[name]))
+
+
+@pytest.mark.parametrize(("words", "allocation"), [
+    ([], "threshold"), (["--prune_ratio", "0.3"], "threshold"), (["--target_macs", "2x"], "sensitivity"),
+    (["--target_compression", "2"], "sensitivity"),
+    (["--target_macs", "2x", "--allocation", "threshold"], "threshold")])
+def test_a_target_is_spread_by_sensitivity_unless_told_otherwise(words, allocation, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(prune_model, "prune_all", lambda args, peek: {"run": records.run_record(args)})
+    argv = [*DIGITS, "--base_model_path", str(base), "--root_folder", str(tmp_path / "run"), *words]
+    args = prune_model.build_parser().parse_args(argv)
+    again = prune_model.run(args)["run"]["flags"]
+    assert again["allocation"] == allocation
+    assert prune_model.run(**again)["run"]["flags"] == again  # what a record tells makes the same run
 
 
 def test_sensitivity_without_a_budget_is_refused_before_any_work(base, tmp_path, capsys):

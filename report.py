@@ -96,7 +96,10 @@ def run(args):
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     page = report_page.render(sections, drawn, root=report_sections.text(str(args.root_folder)), made=now,
                               cards=report_sections.cards(tree), folder=folder.name)
+    before = report_page.linked_figures(output)
     report_page.write(output, page)
+    for slug in before - set(drawn):  # of runs that are gone
+        (folder / f"{slug}.png").unlink(missing_ok=True)
     display.say(f"{output}: {len(tree.runs)} records, {len(tree.points)} accuracies, {len(drawn)} figures",
                 args.verbose)
     for file, why in tree.skipped:

@@ -11,6 +11,8 @@ import plots
 from files import replacing
 from report_svg import STYLE, inline_svg
 
+MOST_BYTES = 256 * 2**20  # of a page before, that is read for its links
+
 
 @dataclasses.dataclass
 class Figure:
@@ -103,3 +105,11 @@ def write(path, page):
     """Writes the page, whole or not at all. Raises InputError where it can't be written."""
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def linked_figures(path):
+    """Names without .png of the figures that the page at this path links; none where there is no page of ours."""
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        return set()
+    folder, page = urllib.parse.quote(path.with_suffix("").name), path.read_text(encoding="utf-8", errors="replace")
+    return set(re.findall(rf'<a href="{re.escape(folder)}/([a-z0-9-]+)\.png">', page))

@@ -214,6 +214,16 @@ def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
     assert (exports["litert"][0]["threads"][0], exports["h5"][0]["threads"]) == ("2", ("-", None))
 
 
+def test_a_report_takes_away_the_figures_of_runs_that_are_gone_and_nothing_else(tmp_path):
+    folder = write_all(tmp_path / "my model", records_of_a_tree())
+    before, _ = make(folder, "--no-models")
+    (folder / "report" / "mine.png").write_bytes(b"x")
+    (folder / "pruned_model" / "result.json").unlink()
+    after, _ = make(folder, "--no-models")
+    assert {path.name for path in before["figures"]} - {path.name for path in after["figures"]} >= {"pruning-1.png"}
+    assert set((folder / "report").iterdir()) == {*after["figures"], folder / "report" / "mine.png"}
+
+
 def test_every_run_tells_flags_seed_versions_split_and_parents(made):
     runs = made[2].rows("table-runs")
     assert set(runs) == set(records_of_a_tree()) - {"base_model/history.json"}

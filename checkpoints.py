@@ -80,7 +80,7 @@ def _digest(arrays):
 def _architecture(shapes):
     """Depth, stem and widths from {(layer, weight): shape}. Raises KeyError or ValueError for anything else."""
     kernel = shapes["conv1_conv", "kernel"]
-    stem = {7: "imagenet", 3: "cifar"}[kernel[0]]
+    stem = {side: stem for stem, (side, _) in resnet.STEMS.items()}[kernel[0]]
     inner = {layer: shape[-1] for (layer, weight), shape in shapes.items()
              if weight == "kernel" and layer.endswith(("_1_conv", "_2_conv")) and len(shape) == 4}
     depth = {blocks: depth for depth, blocks in resnet.BLOCKS.items()}[resnet.blocks_of(inner)]

@@ -102,8 +102,9 @@ def build_regressors(name, student_shapes, teacher_shapes, precision="float32"):
     """One regressor a stage, from the student's feature map to the teacher's.
 
     Args:
-        name: 'conv1x1' (three 1x1 convolutions with ReLU between, width (C_s + C_t) // 2, trained with the student)
-            or 'constant' (`ConstantRegressor`, nothing to train).
+        name: 'conv1x1' (three 1x1 convolutions with ReLU between, width (C_s + C_t) // 2, trained with the student,
+            behind an average over positions where the student's map is the larger one) or 'constant'
+            (`ConstantRegressor`, nothing to train).
         student_shapes: list of (None, h, w, channels).
         teacher_shapes: list of the same length.
         precision: dtype policy of the layers.
@@ -117,8 +118,10 @@ def build_regressors(name, student_shapes, teacher_shapes, precision="float32"):
             regressors.append(ConstantRegressor(teacher[-1], student[1] - teacher[1] + 1, dtype=precision))
         else:
             width = (student[-1] + teacher[-1]) // 2
+            pool = tuple(-(-large // small) for large, small in zip(student[1:3], teacher[1:3], strict=True))
+            pools = [layers.AveragePooling2D(pool, padding="same", dtype=precision)] if max(pool) > 1 else []
             regressors.append(keras.Sequential([
-                keras.Input(student[1:]), PointwiseConv(width, 1, activation="relu", dtype=precision),
+                keras.Input(student[1:]), *pools, PointwiseConv(width, 1, activation="relu", dtype=precision),
                 PointwiseConv(width, 1, activation="relu", dtype=precision),
                 PointwiseConv(teacher[-1], 1, dtype=precision)], name=f"regressor{i + 1}"))
     return regressors

@@ -92,6 +92,9 @@ def add_student_flags(parser):
     group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
                        help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
                             "as slowly (default: %(default)s)")
+    group.add_argument("--student_stem", choices=["imagenet", "half", "cifar"],
+                       help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
+                            "channels under --target_macs (default: the teacher's)")
     group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
                        help="inherit: the teacher's most important channels with their weights; random: the "
                             "original's (default: %(default)s)")
@@ -120,8 +123,9 @@ def make_student(args, teacher, images):
     widths = students.choose_widths(args, architecture)
     keras.utils.set_random_seed(args.seed)
     if args.student_init == "random":
-        return resnet.build_resnet(**(architecture | {"widths": widths}))
-    student = students.inherit_student(teacher, widths)
+        return resnet.build_resnet(**(architecture | {"widths": widths, "stem": args.student_stem or
+                                                      architecture["stem"]}))
+    student = students.inherit_student(teacher, widths, args.student_stem)
     if args.recalibrate_images:
         prune.recalibrate_bn(student, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
                              display.track("student: batch-norm", args.verbose))

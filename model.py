@@ -10,7 +10,7 @@ import math
 import re
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-STEMS = {"imagenet": (7, 2), "cifar": (3, 1)}  # kernel, stride of conv1; the ImageNet stem has a max-pool behind it
+STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}  # kernel, stride of conv1; a max-pool follows the first
 BN = {"epsilon": 1.001e-5, "momentum": 0.9}  # Keras' default momentum, 0.99, would evaluate a short run on stale means
 # RGB means that keras.applications subtracts ("caffe" style), and ImageNet's standard deviations. With these means
 # a zero of the first convolution's padding stands for the same colour here and there.
@@ -24,6 +24,16 @@ PREPROCESSING = {"tf": ((127.5,) * 3, (127.5,) * 3), "torch": ((123.675, 116.28,
 def stage_of(name):
     """The stage, 1 (the stem) to 5, of a layer or width name such as 'conv3_block2_1_conv'."""
     return int(name[4])
+
+
+def stem_of(kernel):
+    """The stem whose convolution has a kernel of this side, or None."""
+    return {side: stem for stem, (side, _) in STEMS.items()}.get(kernel)
+
+
+def stem_stride(stem):
+    """Side of an image / side of the maps that a stem gives to the first block."""
+    return STEMS[stem][1] * (2 if stem == "imagenet" else 1)
 
 
 def inner_names(blocks):
@@ -88,7 +98,7 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
         depth: 50, 101 or 152.
         classes: number of logits.
         input_shape: (height, width, 3); the network sees RGB from 0 to 255, uint8 or float.
-        stem: 'imagenet' (7x7 stride 2, max-pool) or 'cifar' (3x3 stride 1, no pool).
+        stem: 'imagenet' (7x7 stride 2, max-pool), 'half' (5x5 stride 2) or 'cifar' (3x3 stride 1).
         widths: dict as `full_widths` gives, with other numbers; None for the full network.
         normalization: (mean, standard deviation) of R, G and B, from 0 to 255.
 
@@ -153,10 +163,11 @@ def architecture_of(model):
     widths = widths_of(model)
     depth = {blocks: depth for depth, blocks in BLOCKS.items()}.get(blocks_of(widths))
     kernel, rescaling = model.get_layer("conv1_conv").kernel_size[0], model.get_layer("normalization")
-    if depth is None or kernel not in (7, 3):
+    stem = stem_of(kernel)
+    if depth is None or stem is None:
         raise ValueError(f"not a ResNet50, 101 or 152 of this suite: blocks {blocks_of(widths)}, stem {kernel}")
     return {"depth": depth, "classes": model.output_shape[-1], "input_shape": tuple(model.input_shape[1:]),
-            "stem": "imagenet" if kernel == STEMS["imagenet"][0] else "cifar", "widths": widths,
+            "stem": stem, "widths": widths,
             "normalization": normalization_of(rescaling.scale, rescaling.offset)}
 
 
@@ -186,7 +197,7 @@ def wiring(blocks, stem="imagenet"):
 
     Args:
         blocks: blocks of the four stages, such as (3, 4, 6, 3).
-        stem: 'imagenet' or 'cifar'.
+        stem: of STEMS.
 
     Yields:
         (name, kernel side, group read, group written); the layers are called name + '_conv' and name + '_bn', and

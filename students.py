@@ -78,17 +78,23 @@ def choose_widths(args, architecture):
     """The student's widths as resolved flags of knowledge_distillation.py ask for them.
 
     Args:
-        args: with stream_divisor, target_compression, target_macs, stage_tilt and round_to.
-        architecture: of the teacher, from `model.architecture_of`.
+        args: with stream_divisor, target_compression, target_macs, stage_tilt, student_stem and round_to.
+        architecture: of the teacher, from `model.architecture_of`; reductions are told against its network unpruned.
 
     Raises:
-        InputError: out of reach.
+        InputError: out of reach, or a stem with a larger kernel than the teacher's.
     """
-    def cost(widths):
-        return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], architecture["stem"])
+    stems = list(resnet.STEMS)  # a kernel can be cut, not made up
+    stems = stems[stems.index(architecture["stem"]):]
+    if args.student_stem not in (None, *stems):
+        raise InputError(f"--student_stem: received {args.student_stem}, expected {' or '.join(stems)}, as the "
+                         f"teacher's is {stems[0]}")
+
+    def cost(widths, stem=args.student_stem or stems[0]):
+        return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], stem)
 
     rate, macs, depth = args.target_compression, args.target_macs, architecture["depth"]
-    limit = macs and flags.macs_left(macs, cost(resnet.full_widths(depth))[1])
+    limit = macs and flags.macs_left(macs, cost(resnet.full_widths(depth), stems[0])[1])
     try:
         return student_widths(architecture["widths"], depth, args.stream_divisor, rate, limit, cost, args.round_to,
                               args.stage_tilt)
@@ -97,16 +103,36 @@ def choose_widths(args, architecture):
         raise InputError(f"{flag}: received {value}, expected a larger student: {error}") from None
 
 
-def inherit_student(teacher, widths):
+def with_stem(model, stem):
+    """A ResNet behind another stem: the middle of its first kernel, all other weights as they are.
+
+    Args:
+        model: a ResNet of `model.build_resnet`; it stays as it is.
+        stem: of `model.STEMS`, its kernel no larger than the model's.
+    """
+    architecture = resnet.architecture_of(model)
+    other = resnet.build_resnet(**(architecture | {"stem": stem}))
+    for layer in other.layers:
+        for old, new in zip(model.get_layer(layer.name).variables if layer.variables else (), layer.variables,
+                            strict=True):
+            cut = (old.shape[0] - new.shape[0]) // 2 if layer.name == "conv1_conv" and len(new.shape) == 4 else 0
+            values = np.array(old)  # a copy: JAX would share the buffer
+            new.assign(values[cut:len(values) - cut, cut:values.shape[1] - cut] if cut else values)
+    return other
+
+
+def inherit_student(teacher, widths, stem=None):
     """A student of the given widths that keeps the teacher's most important channels, with their weights.
 
     Args:
         teacher: a ResNet of `model.build_resnet`.
         widths: at most the teacher's, group by group.
+        stem: as in `with_stem`; None for the teacher's.
 
     Returns:
         An uncompiled keras.Model; its batch-norm statistics are still the teacher's (see `prune.recalibrate_bn`).
     """
     scores = prune.compute_group_scores(teacher, prune.wiring_of(teacher))
-    return prune.trim_model(teacher, {group: prune.least_idle(np.asarray(values), widths[group])
-                                      for group, values in scores.items()})
+    student = prune.trim_model(teacher, {group: prune.least_idle(np.asarray(values), widths[group])
+                                         for group, values in scores.items()})
+    return student if stem in (None, resnet.architecture_of(teacher)["stem"]) else with_stem(student, stem)

@@ -30,9 +30,10 @@ def build_parser():
     group = parser.add_argument_group("base model")
     group.add_argument("--depth", type=flags.whole(), choices=[50, 101, 152],
                        help="layers (default: the file's, else 50)")
-    group.add_argument("--stem", choices=["imagenet", "cifar"],
-                       help="imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1, 16 times the work on small "
-                            "images and several points more accurate (default: the file's, else imagenet)")
+    group.add_argument("--stem", choices=["imagenet", "half", "cifar"],
+                       help="imagenet: 7x7 stride 2 and max-pool; half: 5x5 stride 2, 4 times the work; cifar: 3x3 "
+                            "stride 1, 16 times the work on small images and several points more accurate (default: "
+                            "the file's, else imagenet)")
     group.add_argument("--learning_rate", type=flags.real(strict=True),
                        help="highest learning rate (default: 0.1 from scratch, 0.01 from weights)")
     flags.add_training_flags(parser)
@@ -61,10 +62,10 @@ def start_model(args, images):
 def check_flags(args):
     """Finds what can't work before anything heavy is imported."""
     files.check_writable(args.save_folder, "--save_folder")
-    if args.model_path is None or (args.model_path == "imagenet" and args.stem != "cifar"):
+    if args.model_path is None or (args.model_path == "imagenet" and args.stem in (None, "imagenet")):
         return
     if args.model_path == "imagenet":
-        raise InputError("--stem: received cifar, expected imagenet, the stem of the pretrained weights")
+        raise InputError(f"--stem: received {args.stem}, expected imagenet, the stem of the pretrained weights")
     import checkpoints
 
     files.check_apart(args.model_path, args.save_folder, "--save_folder")

@@ -1,5 +1,6 @@
 """distillation.py against numbers worked by hand, numpy and Keras' own distillation losses."""
 
+import argparse
 import copy
 import itertools
 
@@ -16,6 +17,7 @@ import prune
 import states
 import students
 import training
+from errors import InputError
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.integers(0, 256, (6, 32, 32, 3)).astype("uint8")
@@ -574,6 +576,58 @@ def test_an_inheriting_student_holds_slices_of_the_teacher():
     kernel, bias = arrays(teacher.get_layer("predictions").weights)
     ours = arrays(student.get_layer("predictions").weights)
     assert np.array_equal(ours[0], kernel[kept["conv5_stream"]]) and np.array_equal(ours[1], bias)
+
+
+@pytest.mark.parametrize(("before", "after"), [("imagenet", "half"), ("imagenet", "cifar"), ("half", "cifar")])
+def test_another_stem_keeps_the_middle_of_the_first_kernel_and_all_other_weights(before, after):
+    sides = {"imagenet": 7, "half": 5, "cifar": 3}
+    teacher = randomised(resnet.build_resnet(widths=narrow_widths(), stem=before), 7)
+    student = students.inherit_student(teacher, resnet.widths_of(teacher), after)
+    assert resnet.architecture_of(student) == resnet.architecture_of(teacher) | {"stem": after}
+    cut = (sides[before] - sides[after]) // 2
+    for theirs, ours in zip(teacher.weights, student.weights, strict=True):
+        theirs, ours = np.array(theirs), np.array(ours)  # noqa: PLW2901
+        if theirs.shape != ours.shape:
+            assert ours.shape[:3] == (sides[after], sides[after], 3)
+            theirs = theirs[cut:-cut, cut:-cut]  # noqa: PLW2901
+        np.testing.assert_array_equal(ours, theirs)
+    if after == "half":  # as far apart and as padded as the ImageNet stem's: with a kernel that is 0 outside, the same
+        kernel = np.zeros_like(np.array(teacher.get_layer("conv1_conv").kernel))
+        kernel[1:6, 1:6] = np.random.default_rng(0).normal(size=(5, 5, 3, kernel.shape[-1]))
+        teacher.get_layer("conv1_conv").kernel.assign(kernel)
+        student = students.with_stem(teacher, after)
+        first = [keras.Model(net.inputs, net.get_layer("conv1_relu").output)([IMAGES]) for net in (teacher, student)]
+        np.testing.assert_allclose(*map(np.asarray, first), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "stems"), [((32, 32), ("imagenet", "half")), ((45, 27), ("imagenet", "cifar")),
+                                             ((9, 5), ("half", "cifar")), ((3, 3), ("imagenet", "cifar"))])
+def test_regressors_average_larger_maps_down_to_the_teachers(size, stems):
+    shapes = [[net.get_layer(name).output.shape for name in resnet.stage_outputs(net)]
+              for net in (resnet.build_resnet(widths=narrow_widths(), stem=stem, input_shape=(*size, 3))
+                          for stem in stems)]
+    for regress, ours, theirs in zip(distillation.build_regressors("conv1x1", shapes[1], shapes[0]), shapes[1],
+                                     shapes[0], strict=True):
+        assert regress(np.zeros((2, *ours[1:]), "float32")).shape == (2, *theirs[1:])
+    # the average itself: a map of 2x2 onto one of 1x1
+    regress, = distillation.build_regressors("conv1x1", [(None, 2, 2, 3)], [(None, 1, 1, 5)])
+    x = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype("float32")
+    flat, = distillation.build_regressors("conv1x1", [(None, 1, 1, 3)], [(None, 1, 1, 5)])
+    flat.set_weights(regress.get_weights())
+    np.testing.assert_allclose(np.asarray(regress(x)), np.asarray(flat(x.mean((1, 2), keepdims=True))), rtol=1e-4,
+                               atol=1e-5)
+
+
+def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refused():
+    args = argparse.Namespace(stream_divisor=None, target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85,
+                              round_to=8, student_stem="half")
+    architecture = resnet.architecture_of(resnet.build_resnet())
+    whole, widths = resnet.cost_of(resnet.full_widths()), students.choose_widths(args, architecture)
+    parameters, macs = resnet.cost_of(widths, stem="half")
+    assert parameters <= whole[0] / 12.82 and 0.95 * whole[1] / 8 < macs <= whole[1] / 8
+    args.student_stem = "imagenet"
+    with pytest.raises(InputError, match="--student_stem: received imagenet, expected half or cifar"):
+        students.choose_widths(args, architecture | {"stem": "half"})
 
 
 def test_a_student_of_full_widths_is_the_teacher():

@@ -63,9 +63,9 @@ def summed_cost(widths, blocks, classes, height, width, stem):
     def half(n):  # every stride-2 layer gives half the positions, rounded up
         return n // 2 + n % 2
 
-    if stem == "imagenet":
+    if stem != "cifar":
         height, width = half(height), half(width)
-    costs, x = [conv(7 if stem == "imagenet" else 3, 3, widths["conv1_conv"])], widths["conv1_conv"]
+    costs, x = [conv({"imagenet": 7, "half": 5, "cifar": 3}[stem], 3, widths["conv1_conv"])], widths["conv1_conv"]
     if stem == "imagenet":
         height, width = half(height), half(width)
     for stage, count in enumerate(blocks, 2):
@@ -112,7 +112,8 @@ def test_cost_of_the_full_network_is_that_of_keras_applications(application):
 # ---- costs ----
 
 @pytest.mark.parametrize(("stem", "shape", "depth", "seed"), [
-    ("imagenet", (33, 47, 3), 50, 1), ("cifar", (9, 14, 3), 50, 2), ("cifar", (7, 5, 3), 101, 4)])
+    ("imagenet", (33, 47, 3), 50, 1), ("cifar", (9, 14, 3), 50, 2), ("cifar", (7, 5, 3), 101, 4),
+    ("half", (17, 10, 3), 50, 3)])
 def test_cost_of_equals_the_built_model(stem, shape, depth, seed):
     widths = random_widths(depth, seed)
     model = resnet.build_resnet(depth, 7, shape, stem, widths)
@@ -129,7 +130,7 @@ def test_count_macs_of_two_layers_by_hand():
 
 @settings(deadline=None, max_examples=30)
 @given(depth=st.sampled_from([50, 101, 152]), values=st.data(), classes=st.integers(1, 1000),
-       height=st.integers(1, 260), width=st.integers(1, 260), stem=st.sampled_from(["imagenet", "cifar"]))
+       height=st.integers(1, 260), width=st.integers(1, 260), stem=st.sampled_from(["imagenet", "half", "cifar"]))
 def test_cost_of_equals_a_walk_through_the_network(depth, values, classes, height, width, stem):
     names = list(resnet.full_widths(depth))
     widths = dict(zip(names, values.draw(st.lists(WIDTH, min_size=len(names), max_size=len(names))), strict=True))
@@ -158,8 +159,8 @@ def test_full_widths_are_those_of_the_paper():
 
 # ---- shapes read back ----
 
-@pytest.mark.parametrize(("depth", "stem", "shape", "classes"), [(50, "cifar", (17, 8, 3), 3),
-                                                               (101, "imagenet", (40, 32, 3), 1)])
+@pytest.mark.parametrize(("depth", "stem", "shape", "classes"), [
+    (50, "cifar", (17, 8, 3), 3), (101, "imagenet", (40, 32, 3), 1), (50, "half", (33, 20, 3), 2)])
 def test_widths_and_architecture_are_read_back(depth, stem, shape, classes):
     widths = random_widths(depth, depth)
     wanted = {"depth": depth, "classes": classes, "input_shape": shape, "stem": stem, "widths": widths,

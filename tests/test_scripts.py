@@ -453,14 +453,16 @@ def test_the_defaults_of_a_student_are_those_that_the_tables_were_made_with():
 
 
 @pytest.mark.slow
-def test_ablation_trains_the_same_student_with_each_combination(tmp_path):
+@pytest.mark.parametrize(("regressor", "stem"), [("constant", "imagenet"), ("constant", "half"), ("conv1x1", "half")])
+def test_ablation_trains_the_same_student_with_each_combination(regressor, stem, tmp_path):
     checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(20, 40, 10))), tmp_path / "teacher.h5")
     assert call(knowledge_distillation, *TINY, "--root_folder", tmp_path / "teacher.h5", "--save_folder",
-                tmp_path / "kd", "--stream_divisor", "4", "--regressor_name", "constant", "--ablation") == 0
+                tmp_path / "kd", "--stream_divisor", "4", "--regressor_name", regressor, "--student_stem", stem,
+                "--student_learning_rate", 0.001, "--ablation") == 0
     content = json.loads((tmp_path / "kd" / "ablation.json").read_text())
     assert [row["name"] for row in content["rows"]] == ["teacher", *knowledge_distillation.ABLATION]
-    shapes = [resnet.widths_of(keras.models.load_model(path)) for path in (tmp_path / "kd").rglob("model.h5")]
-    assert len(shapes) == 5 and all(shape == shapes[0] for shape in shapes)
+    shapes = [resnet.architecture_of(keras.models.load_model(path)) for path in (tmp_path / "kd").rglob("model.h5")]
+    assert len(shapes) == 5 and all(shape == shapes[0] for shape in shapes) and shapes[0]["stem"] == stem
     assert (tmp_path / "kd" / "ablation.png").exists()
 
 

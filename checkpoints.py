@@ -80,7 +80,8 @@ def _digest(arrays):
 def _architecture(shapes):
     """Depth, stem and widths from {(layer, weight): shape}. Raises KeyError or ValueError for anything else."""
     kernel = shapes["conv1_conv", "kernel"]
-    stem = {side: stem for stem, (side, _) in resnet.STEMS.items()}[kernel[0]]
+    if (stem := resnet.stem_of(kernel[0])) is None:
+        raise ValueError(f"a first kernel of {kernel[0]}x{kernel[0]}")
     inner = {layer: shape[-1] for (layer, weight), shape in shapes.items()
              if weight == "kernel" and layer.endswith(("_1_conv", "_2_conv")) and len(shape) == 4}
     depth = {blocks: depth for depth, blocks in resnet.BLOCKS.items()}[resnet.blocks_of(inner)]
@@ -138,6 +139,10 @@ def _recognised(path, shapes, layers):
         LookupError, ValueError, TypeError: it is no ResNet50, 101 or 152.
     """
     depth, stem, widths = _architecture(shapes)
+    if "conv1_conv" in layers:  # bare weights don't tell
+        stride, wanted = layers["conv1_conv"][1].get("strides"), resnet.STEMS[stem][1]
+        if stride not in (wanted, [wanted] * 2) or ("pool1_pool" in layers) != (stem == "imagenet"):
+            raise ValueError(f"a first kernel as of the stem {stem} with another stride or pool")
     heads = [(layer, shape) for (layer, weight), shape in shapes.items() if weight == "kernel" and len(shape) == 2]
     if len(heads) > 1:
         raise KeyError(f"one classifier, not {[layer for layer, _ in heads]}")

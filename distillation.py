@@ -84,7 +84,7 @@ class ConstantRegressor(layers.Layer):
 
     Args:
         channels: the teacher's.
-        kernel: k = student's side - teacher's side + 1, at least 1.
+        kernel: (k, k) = student's sides - teacher's sides + 1, at least 1.
     """
 
     def __init__(self, channels, kernel, **kwargs):
@@ -92,9 +92,9 @@ class ConstantRegressor(layers.Layer):
         self.channels, self.kernel_size = channels, kernel
 
     def call(self, x):
-        """(N, side, side, student's channels) -> (N, side - k + 1, side - k + 1, teacher's channels)."""
+        """(N, h, w, student's channels) -> (N, h - k + 1, w - k + 1, teacher's channels)."""
         x = ops.sum(x, axis=-1, keepdims=True)  # every channel of the answer is the same
-        x = ops.average_pool(x, self.kernel_size, 1) if self.kernel_size > 1 else x
+        x = ops.average_pool(x, self.kernel_size, 1) if max(self.kernel_size) > 1 else x
         return ops.repeat(x, self.channels, axis=-1)
 
 
@@ -115,7 +115,8 @@ def build_regressors(name, student_shapes, teacher_shapes, precision="float32"):
     regressors = []
     for i, (student, teacher) in enumerate(zip(student_shapes, teacher_shapes, strict=True)):
         if name == "constant":
-            regressors.append(ConstantRegressor(teacher[-1], student[1] - teacher[1] + 1, dtype=precision))
+            kernel = tuple(large - small + 1 for large, small in zip(student[1:3], teacher[1:3], strict=True))
+            regressors.append(ConstantRegressor(teacher[-1], kernel, dtype=precision))
         else:
             width = (student[-1] + teacher[-1]) // 2
             pool = tuple(-(-large // small) for large, small in zip(student[1:3], teacher[1:3], strict=True))

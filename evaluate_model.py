@@ -25,7 +25,8 @@ def build_parser():
     group = parser.add_argument_group("evaluation")
     group.add_argument("--model_path", required=True, nargs="+",
                        help="one or more .h5 files of this suite or of keras.applications; sparsity and compression "
-                            "rate are told against the first, or of one alone against its network unpruned")
+                            "rate are told against the first, or of one alone against its network unpruned, with the "
+                            "same stem")
     group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
                        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
                             "itself opens in its safe mode; only for files that you trust (default: off)")

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Distil a pruned teacher into a small student: soft labels, intermediate features, an adversary, hard labels."""
 
-import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -11,11 +10,9 @@ import display
 import files
 import flags
 import records
+import student_flags
 from errors import InputError
 
-COMPRESSION = 12.82  # the original suite's student
-MACS = (8.0, True)  # a reduction
-TILT = 0.7
 EXAMPLE = """example:
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --lambda1=0.7 --lambda2=0.3 --lambda3=0.2
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --stream_divisor 32 --ablation
@@ -65,49 +62,12 @@ def build_parser():
                        help="also train the same student directly, with soft labels, and with these and features, "
                             "adversary or both, and compare; a loss of weight 0 is tried with "
                             f"{', '.join(f'{weight} (lambda{i})' for i, weight in enumerate(TRIED, 1))}")
-    add_student_flags(parser)
+    student_flags.add_student_flags(parser)
     flags.add_training_flags(parser)
     parser.set_defaults(optimizer="muon")
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)
     return parser
-
-
-def add_student_flags(parser):
-    """What the student looks like."""
-    group = parser.add_argument_group("student")
-    size = group.add_mutually_exclusive_group()
-    size.add_argument("--stream_divisor", type=flags.whole(1, 2048),
-                      help="divide the stream widths by this and keep the teacher's inner widths (the original: 32)")
-    size.add_argument("--target_compression", type=flags.real(1), metavar="RATE",
-                      help="full-size parameters / student's, at least "
-                           f"(default: {COMPRESSION}, unless --stream_divisor is given)")
-    group.add_argument("--target_macs", type=flags.macs, metavar="MACS",
-                       help="MACs of the student at most (10M), or the reduction (8x); alone of the two, "
-                            "--target_compression leaves them free (default: 8x where neither is given)")
-    group.add_argument("--stage_tilt", type=flags.real(0.1, 10), metavar="RATIO",
-                       help="width factor of a stage / that of the stage before, the widths being the largest within "
-                            f"the targets; 1 narrows all alike, below 1 late stages more (default: {TILT}, on images "
-                            "of 32x32 as accurate as 0.85 with a third fewer parameters; 1 where MACs are free)")
-    group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
-                       help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
-                            "as slowly (default: %(default)s)")
-    group.add_argument("--student_stem", choices=["imagenet", "half", "cifar"],
-                       help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
-                            "channels under --target_macs (default: the teacher's)")
-    group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
-                       help="inherit: the teacher's most important channels with their weights; random: the "
-                            "original's (default: %(default)s)")
-    flags.add_recalibrate_flag(group)
-
-
-def with_targets(args):
-    """A copy of the flags with the student's targets where none was given, so that a record names them."""
-    rate, macs, tilt = args.target_compression, args.target_macs, args.stage_tilt
-    if not args.stream_divisor:
-        rate, macs = rate or COMPRESSION, macs or (None if rate else MACS)
-        tilt = tilt or (TILT if macs else 1.0)
-    return argparse.Namespace(**vars(args) | {"target_compression": rate, "target_macs": macs, "stage_tilt": tilt})
 
 
 def make_student(args, teacher, images):
@@ -123,8 +83,7 @@ def make_student(args, teacher, images):
     widths = students.choose_widths(args, architecture)
     keras.utils.set_random_seed(args.seed)
     if args.student_init == "random":
-        return resnet.build_resnet(**(architecture | {"widths": widths, "stem": args.student_stem or
-                                                      architecture["stem"]}))
+        return resnet.build_resnet(**(architecture | {"widths": widths, "stem": args.student_stem}))
     student = students.inherit_student(teacher, widths, args.student_stem)
     if args.recalibrate_images:
         prune.recalibrate_bn(student, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
@@ -227,7 +186,7 @@ def run(args):
     """
     import checkpoints
 
-    args = with_targets(args)
+    args = student_flags.with_targets(args)
     for flag in ("target_macs", "stage_tilt") if args.stream_divisor else ():
         if getattr(args, flag):
             raise InputError(f"--{flag}: received it beside --stream_divisor {args.stream_divisor}, which fixes all "
@@ -241,6 +200,7 @@ def run(args):
         files.check_apart(path, folder, "--save_folder")
     peek = checkpoints.read_checkpoint(path, "--root_folder", weights=False)
     checkpoints.check_fits(peek, "--root_folder", args.class_num)
+    args = student_flags.with_stem(args, peek.stem)
     with files.exclusive(args.save_folder, "--save_folder"):
         return teach(args, path, peek)
 

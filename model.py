@@ -31,11 +31,6 @@ def stem_of(kernel):
     return {side: stem for stem, (side, _) in STEMS.items()}.get(kernel)
 
 
-def stem_stride(stem):
-    """Side of an image / side of the maps that a stem gives to the first block."""
-    return STEMS[stem][1] * (2 if stem == "imagenet" else 1)
-
-
 def inner_names(blocks):
     """Names of the inner convolutions (1x1 and 3x3 of each block), in network order.
 

@@ -108,8 +108,11 @@ def write(path, page):
 
 
 def linked_figures(path):
-    """Names without .png of the figures that the page at this path links; none where there is no page of ours."""
-    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+    """Names without .png of the figures that a page of `render` at this path links; none of another page."""
+    try:
+        page = path.read_text(encoding="utf-8") if path.stat().st_size < MOST_BYTES else ""
+    except (OSError, ValueError):
         return set()
-    folder, page = urllib.parse.quote(path.with_suffix("").name), path.read_text(encoding="utf-8", errors="replace")
-    return set(re.findall(rf'<a href="{re.escape(folder)}/([a-z0-9-]+)\.png">', page))
+    folder = re.escape(urllib.parse.quote(path.with_suffix("").name))
+    links = re.findall(rf'<figcaption><a href="{folder}/([a-z0-9-]+)\.png">PNG<', page)
+    return set(links) if '<meta name="generator" content="report.py">' in page[:500] else set()

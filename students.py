@@ -82,25 +82,22 @@ def choose_widths(args, architecture):
         architecture: of the teacher, from `model.architecture_of`; reductions are told against its network unpruned.
 
     Raises:
-        InputError: out of reach, or a stem with a larger kernel than the teacher's.
+        InputError: out of reach.
     """
-    stems = list(resnet.STEMS)  # a kernel can be cut, not made up
-    stems = stems[stems.index(architecture["stem"]):]
-    if args.student_stem not in (None, *stems):
-        raise InputError(f"--student_stem: received {args.student_stem}, expected {' or '.join(stems)}, as the "
-                         f"teacher's is {stems[0]}")
-
-    def cost(widths, stem=args.student_stem or stems[0]):
+    def cost(widths, stem=args.student_stem):
         return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], stem)
 
     rate, macs, depth = args.target_compression, args.target_macs, architecture["depth"]
-    limit = macs and flags.macs_left(macs, cost(resnet.full_widths(depth), stems[0])[1])
+    limit = macs and flags.macs_left(macs, cost(resnet.full_widths(depth), architecture["stem"])[1])
     try:
         return student_widths(architecture["widths"], depth, args.stream_divisor, rate, limit, cost, args.round_to,
                               args.stage_tilt)
     except ValueError as error:
         flag, value = ("--target_macs", f"{macs[0]:g}{'x' * macs[1]}") if macs else ("--target_compression", rate)
-        raise InputError(f"{flag}: received {value}, expected a larger student: {error}") from None
+        other = "" if args.student_stem == architecture["stem"] else (
+            f" behind the stem {args.student_stem}; --student_stem {architecture['stem']} or a smaller --round_to "
+            "allows less")
+        raise InputError(f"{flag}: received {value}, expected a larger student: {error}{other}") from None
 
 
 def with_stem(model, stem):

@@ -130,6 +130,14 @@ def split_of(contents, tested):
     return f"{contents[0]['train_images']:,} training and {contents[0]['images']:,} validation images{test}"
 
 
+def _untold(run):
+    """Flags that a run had by a default of its time which has changed since."""
+    allocation = run["flags"].get("allocation")
+    targeted = run["flags"].get("target_macs") or run["flags"].get("target_compression")
+    told = allocation is None or any(word.startswith("--allocation") for word in run["argv"])
+    return ["--allocation", allocation] if targeted and not told else []
+
+
 def caption(contents, split):
     """The split in words, machine and versions that all runs of a table share, then each row's command."""
     def shared(values):
@@ -139,7 +147,7 @@ def caption(contents, split):
     machine = shared(f"{run['processor']}, {run['cores']} cores" for run in runs)
     versions = shared(" ".join((name.replace("tensorflow", "TensorFlow").replace("keras", "Keras"), version))
                       for run in runs for name, version in run["versions"].items() if name in ("keras", "tensorflow"))
-    commands = "\n".join(dict.fromkeys(f"python {' '.join(run['argv'])}" for run in runs))
+    commands = "\n".join(dict.fromkeys(f"python {' '.join([*run['argv'], *_untold(run)])}" for run in runs))
     return (f"Accuracies in per cent; {split}. {machine}; {versions}.\n\n<details><summary>commands</summary>\n\n"
             f"```\n{commands}\n```\n\n</details>")
 
@@ -193,7 +201,7 @@ def exports(results):
             seed = seeds.get(content["sha256"], "-")
             lines.append(f"| {name}, {row['format']} | {row['runtime']} | {100 * row['acc']:.2f} | {agreement} | "
                          f"{row['bytes'] / 1e6:.2f} | {whole['bytes'] / row['bytes']:.1f}x | "
-                         f"{row['latency_ms_median']:.2f} | {row['threads']} | "
+                         f"{row['latency_ms_median']:.2f} | {row.get('threads', '-')} | "
                          f"{fastest / row['latency_ms_median']:.1f}x | {seed} |")
     first = found["base"]
     split = (f"{first['images']:,} validation images; int8 is calibrated on {first['calibration_images']:,} training "

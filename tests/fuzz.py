@@ -369,14 +369,9 @@ def fuzz_image(fuzz, count, seed):
 
 def fuzz_flags(fuzz, count, seed):
     """The parsers of all scripts: any words give a namespace or exit status 2."""
-    import evaluate_model
-    import knowledge_distillation
-    import plot_train_history
-    import prune_model
-    import train_base_model
+    from test_layers import SCRIPTS
 
-    parsers = [script.build_parser() for script in (evaluate_model, knowledge_distillation, plot_train_history,
-                                                    prune_model, train_base_model)]
+    parsers = [importlib.import_module(script).build_parser() for script in SCRIPTS]
     flags = sorted({flag for parser in parsers for action in parser._actions for flag in action.option_strings}
                    - {"-h", "--help"})
     words = st.lists(st.sampled_from(flags) | st.text(max_size=8) | st.sampled_from(

@@ -18,6 +18,7 @@ import knowledge_distillation
 import model as resnet
 import plot_train_history
 import prune_model
+import student_flags
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,7 @@ def test_what_can_not_be_used_is_an_input_error(script, given, message, capfd):
 
 def test_the_flags_of_a_record_are_keywords():
     words = ["--root_folder", "x", "--target_macs", "3.5x", "--no-gpu", "--lambda3", "0"]
-    args = knowledge_distillation.with_targets(knowledge_distillation.build_parser().parse_args(words))
+    args = student_flags.with_targets(knowledge_distillation.build_parser().parse_args(words))
     record = json.loads(json.dumps({key: value for key, value in vars(args).items() if key != "argv"}))
     again = {key: value for key, value in vars(parsed(knowledge_distillation, **record)).items() if key != "argv"}
     assert again == {key: value for key, value in vars(args).items() if key != "argv"}

@@ -170,6 +170,23 @@ def test_foreign_files_are_refused_in_one_line(saved, tmp_path):
             assert "\n" not in str(caught.value), path
 
 
+@pytest.mark.parametrize(("side", "stride", "pool", "stem"), [
+    (5, 2, True, None), (5, 1, False, None), (5, 2, False, "half"), (3, 1, True, None), (3, 2, False, None),
+    (3, 1, False, "cifar"), (7, 2, False, None), (7, 2, True, "imagenet")])
+def test_a_stem_is_told_by_its_stride_and_pool_too(side, stride, pool, stem, tmp_path, monkeypatch):
+    """A plain Keras file whose first kernel alone looks like one of ours."""
+    monkeypatch.setitem(resnet.STEMS, "imagenet" if pool else "cifar", (side, stride))
+    model = resnet.build_resnet(widths=narrow_widths(), stem="imagenet" if pool else "cifar")
+    monkeypatch.undo()
+    for path in (tmp_path / "model.h5", tmp_path / "model.keras"):
+        model.save(path)
+        if stem:
+            assert checkpoints.read_checkpoint(path, "--x", weights=False).stem == stem
+        else:
+            with pytest.raises(InputError, match="--x: received .*with another stride or pool"):
+                checkpoints.read_checkpoint(path, "--x", weights=False)
+
+
 def test_links_and_external_storage_are_not_followed(saved, tmp_path):
     _, good = saved
     secret = tmp_path / "secret.bin"

@@ -15,6 +15,7 @@ import distillation
 import model as resnet
 import prune
 import states
+import student_flags
 import students
 import training
 from errors import InputError
@@ -133,7 +134,7 @@ def test_the_script_offers_the_modules_names():
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_constant_regressor_is_numpys_convolution(k):
     x = RNG.normal(0, 1, (2, 5, 4, 3)).astype("float32")
-    got = np.asarray(distillation.ConstantRegressor(7, k)(x))
+    got = np.asarray(distillation.ConstantRegressor(7, (k, k))(x))
     expected = np.zeros((2, 6 - k, 5 - k, 7))
     for i in range(6 - k):
         for j in range(5 - k):
@@ -606,9 +607,10 @@ def test_regressors_average_larger_maps_down_to_the_teachers(size, stems):
     shapes = [[net.get_layer(name).output.shape for name in resnet.stage_outputs(net)]
               for net in (resnet.build_resnet(widths=narrow_widths(), stem=stem, input_shape=(*size, 3))
                           for stem in stems)]
-    for regress, ours, theirs in zip(distillation.build_regressors("conv1x1", shapes[1], shapes[0]), shapes[1],
-                                     shapes[0], strict=True):
-        assert regress(np.zeros((2, *ours[1:]), "float32")).shape == (2, *theirs[1:])
+    for name in ("conv1x1", "constant"):
+        for regress, ours, theirs in zip(distillation.build_regressors(name, *reversed(shapes)), *reversed(shapes),
+                                         strict=True):
+            assert regress(np.zeros((2, *ours[1:]), "float32")).shape == (2, *theirs[1:])
     # the average itself: a map of 2x2 onto one of 1x1
     regress, = distillation.build_regressors("conv1x1", [(None, 2, 2, 3)], [(None, 1, 1, 5)])
     x = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype("float32")
@@ -625,9 +627,13 @@ def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refus
     whole, widths = resnet.cost_of(resnet.full_widths()), students.choose_widths(args, architecture)
     parameters, macs = resnet.cost_of(widths, stem="half")
     assert parameters <= whole[0] / 12.82 and 0.95 * whole[1] / 8 < macs <= whole[1] / 8
-    args.student_stem = "imagenet"
-    with pytest.raises(InputError, match="--student_stem: received imagenet, expected half or cifar"):
-        students.choose_widths(args, architecture | {"stem": "half"})
+    args.student_stem, args.round_to = "cifar", 16
+    with pytest.raises(InputError, match="--target_macs: received 8x, .*stem cifar; --student_stem imagenet"):
+        students.choose_widths(args, architecture)
+    with pytest.raises(InputError, match="--student_stem: received imagenet, expected half or cifar, as the teacher's"):
+        student_flags.with_stem(argparse.Namespace(student_stem="imagenet"), "half")
+    for asked, stem in ((None, "half"), ("half", "half"), ("cifar", "cifar")):
+        assert student_flags.with_stem(argparse.Namespace(student_stem=asked), "half").student_stem == stem
 
 
 def test_a_student_of_full_widths_is_the_teacher():

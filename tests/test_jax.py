@@ -31,7 +31,8 @@ def chain(tmp_path_factory):
     script("jax", "prune_model", *TINY, "--base_model_path", folder / "base" / "model.h5", "--root_folder",
            folder / "pruned", "--prune_iter", 1, "--criterion", "taylor", "--prune_ratio", 0.5)
     script("jax", "knowledge_distillation", *TINY, "--root_folder", folder / "pruned" / "iter1", "--save_folder",
-           folder / "student")
+           folder / "student", "--lambda2", 0.3, "--lambda3", 0.2, "--student_stem", "half",
+           "--student_learning_rate", 0.001)
     script("jax", "plot_train_history", "--history_path", folder / "student" / "history.json", "--no-show")
     return folder
 

@@ -25,6 +25,7 @@ import files
 import plots
 import report
 import report_models
+import report_page
 import report_plots
 import report_records
 import report_sections
@@ -218,6 +219,11 @@ def test_a_report_takes_away_the_figures_of_runs_that_are_gone_and_nothing_else(
     folder = write_all(tmp_path / "my model", records_of_a_tree())
     before, _ = make(folder, "--no-models")
     (folder / "report" / "mine.png").write_bytes(b"x")
+    link = '<figcaption><a href="other/mine.png">PNG<span></span></a>'
+    (tmp_path / "other.html").write_text(f"<p>{link}")  # a page of someone else's
+    assert report_page.linked_figures(tmp_path / "other.html") == report_page.linked_figures(tmp_path / "none") == set()
+    (tmp_path / "other.html").write_text(f'<meta name="generator" content="report.py">{link}')
+    assert report_page.linked_figures(tmp_path / "other.html") == {"mine"}
     (folder / "pruned_model" / "result.json").unlink()
     after, _ = make(folder, "--no-models")
     assert {path.name for path in before["figures"]} - {path.name for path in after["figures"]} >= {"pruning-1.png"}

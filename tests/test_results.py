@@ -100,6 +100,19 @@ def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeyp
         assert f"(results/curve/{name})" in "\n".join(lines)
 
 
+def test_a_default_that_has_changed_since_a_run_is_told_in_its_command():
+    flags = {"target_macs": [2.0, True], "allocation": "threshold"}
+    runs = {case: record(1, "abc") for case in ("untold", "told", "free", "older")}
+    for content in runs.values():
+        content["run"] |= {"argv": ["prune_model.py"], "flags": dict(flags)}
+    runs["told"]["run"]["argv"] = ["prune_model.py", "--allocation=threshold"]
+    runs["free"]["run"]["flags"]["target_macs"] = None
+    del runs["older"]["run"]["flags"]["allocation"]
+    commands = {case: build.caption([content], "x").split("```")[1].strip() for case, content in runs.items()}
+    assert commands == {"untold": "python prune_model.py --allocation threshold", "free": "python prune_model.py",
+                        "told": "python prune_model.py --allocation=threshold", "older": "python prune_model.py"}
+
+
 def test_exported_files_are_compared_with_the_bases(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "HERE", tmp_path)
     assert build.exports({}) == ""

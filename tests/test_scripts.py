@@ -24,6 +24,7 @@ import plot_train_history
 import prune
 import prune_model
 import records
+import student_flags
 import train_base_model
 from errors import Stopped
 
@@ -243,9 +244,9 @@ def test_absurd_values_get_one_line_with_flag_value_and_expectation(script, flag
     (["--target_compression", "4", "--target_macs", "3x", "--stage_tilt", "1"], 4, (3.0, True), 1)])
 def test_a_record_names_the_targets_that_no_flag_named(given, rate, macs, tilt):
     args = knowledge_distillation.build_parser().parse_args(["--root_folder", "x", *given])
-    resolved = knowledge_distillation.with_targets(args)
+    resolved = student_flags.with_targets(args)
     assert (resolved.target_compression, resolved.target_macs, resolved.stage_tilt) == (rate, macs, tilt)
-    assert vars(knowledge_distillation.with_targets(resolved)) == vars(resolved)
+    assert vars(student_flags.with_targets(resolved)) == vars(resolved)
 
 
 @pytest.mark.parametrize(("flags", "named"), [

@@ -1,0 +1,63 @@
+"""Flags that say what a student looks like, and what they mean where they aren't given. Imports no Keras."""
+
+import argparse
+
+import flags
+import model as resnet
+from errors import InputError
+
+COMPRESSION = 12.82  # the original suite's student
+MACS = (8.0, True)  # a reduction
+TILT = 0.7
+
+
+def add_student_flags(parser):
+    """Adds them in a group of their own."""
+    group = parser.add_argument_group("student")
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--stream_divisor", type=flags.whole(1, 2048),
+                      help="divide the stream widths by this and keep the teacher's inner widths (the original: 32)")
+    size.add_argument("--target_compression", type=flags.real(1), metavar="RATE",
+                      help="full-size parameters / student's, at least "
+                           f"(default: {COMPRESSION}, unless --stream_divisor is given)")
+    group.add_argument("--target_macs", type=flags.macs, metavar="MACS",
+                       help="MACs of the student at most (10M), or the reduction (8x); alone of the two, "
+                            "--target_compression leaves them free (default: 8x where neither is given)")
+    group.add_argument("--stage_tilt", type=flags.real(0.1, 10), metavar="RATIO",
+                       help="width factor of a stage / that of the stage before, the widths being the largest within "
+                            f"the targets; 1 narrows all alike, below 1 late stages more (default: {TILT}, on images "
+                            "of 32x32 as accurate as 0.85 with a third fewer parameters; 1 where MACs are free)")
+    group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
+                       help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
+                            "as slowly (default: %(default)s)")
+    group.add_argument("--student_stem", choices=resnet.STEMS,
+                       help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
+                            "channels under --target_macs; after 14 epochs half was 0.3 points better on images of "
+                            "32x32, after 5 it was 2 points worse (default: the teacher's)")
+    group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
+                       help="inherit: the teacher's most important channels with their weights; random: the "
+                            "original's (default: %(default)s)")
+    flags.add_recalibrate_flag(group)
+
+
+def with_targets(args):
+    """A copy of the flags with the student's targets where none was given, so that a record names them."""
+    rate, macs, tilt = args.target_compression, args.target_macs, args.stage_tilt
+    if not args.stream_divisor:
+        rate, macs = rate or COMPRESSION, macs or (None if rate else MACS)
+        tilt = tilt or (TILT if macs else 1.0)
+    return argparse.Namespace(**vars(args) | {"target_compression": rate, "target_macs": macs, "stage_tilt": tilt})
+
+
+def with_stem(args, teacher_stem):
+    """A copy of the flags with the student's stem, the teacher's where none was given.
+
+    Raises:
+        InputError: its kernel is larger than the teacher's, which it is cut from.
+    """
+    stems = list(resnet.STEMS)
+    stems = stems[stems.index(teacher_stem):]
+    if args.student_stem not in (None, *stems):
+        raise InputError(f"--student_stem: received {args.student_stem}, expected {' or '.join(stems)}, as the "
+                         f"teacher's is {teacher_stem}")
+    return argparse.Namespace(**vars(args) | {"student_stem": args.student_stem or teacher_stem})

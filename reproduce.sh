@@ -14,6 +14,9 @@ cd "$(dirname "$0")"
 PYTHON=${PYTHON:-.venv/bin/python}
 
 STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # the defaults, told
+# a teacher's assistant with maps twice as wide and fewer MACs than the base, and a student of an eighth of the base's MACs
+ASSISTANT="--student_stem half --target_compression 1 --target_macs 78.7M --stage_tilt 0.85 --round_to 16"
+SMALL="--student_stem half --target_macs 9.83M --stage_tilt 0.85 --round_to 8"
 PRUNED="--learning_rate 0.05 --criterion taylor --target_macs 2x --round_to 8"
 
 keep() {  # keep RUN RECORD: the small record of a finished run
@@ -38,20 +41,33 @@ judge() {  # judge TABLE SEED FOLDER ...: the models of a table on the test imag
     cp "$at/evaluation.json" "$to/evaluation.json"
 }
 
+compress() {  # compress TABLE SEED BASE EPOCHS EPOCHS EPOCHS: pruned teacher, assistant and its student, in these epochs
+    at=runs/$1/seed$2
+    # shellcheck disable=SC2086
+    $PYTHON prune_model.py --base_model_path "$at/$3/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
+        --epoch_num "$4" $PRUNED --seed "$2"
+    keep "$at/pruned" "results/$1/pruned/seed$2"
+    # shellcheck disable=SC2086
+    $PYTHON knowledge_distillation.py --root_folder "$at/$3" --save_folder "$at/assistant" --epoch_num "$5" \
+        --seed "$2" $STUDENT $ASSISTANT
+    keep "$at/assistant" "results/$1/assistant/seed$2"
+    # shellcheck disable=SC2086
+    $PYTHON knowledge_distillation.py --root_folder "$at/assistant" --save_folder "$at/student" --epoch_num "$6" \
+        --seed "$2" $STUDENT $SMALL
+    keep "$at/student" "results/$1/student/seed$2"
+}
+
 yardstick() {
     base "$1"
+    compress yardstick "$1" base12 7 6 8
     at=runs/yardstick/seed$1
     # shellcheck disable=SC2086
-    $PYTHON knowledge_distillation.py --root_folder "$at/base12" --save_folder "$at/student" --epoch_num 14 \
+    $PYTHON knowledge_distillation.py --root_folder "$at/base12" --save_folder "$at/alike" --epoch_num 14 \
         --seed "$1" $STUDENT
-    keep "$at/student" "results/yardstick/student/seed$1"
-    # shellcheck disable=SC2086
-    $PYTHON prune_model.py --base_model_path "$at/base12/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
-        --epoch_num 7 $PRUNED --seed "$1"
-    keep "$at/pruned" "results/yardstick/pruned/seed$1"
+    keep "$at/alike" "results/yardstick/alike/seed$1"
     $PYTHON train_base_model.py --epoch_num 26 --seed "$1" --save_folder "$at/base26"
     keep "$at/base26" "results/yardstick/base26/seed$1"
-    judge yardstick "$1" base12 base26 pruned/iter1 student
+    judge yardstick "$1" base12 base26 pruned/iter1 alike assistant student
 }
 
 variant() {  # variant SEED ROW FLAG ...: one line of the ablation
@@ -109,7 +125,7 @@ curve() {
 
 exports() {
     at=runs/yardstick/seed$1
-    for model in base12 student; do
+    for model in base12 alike student; do
         $PYTHON export_model.py --model_path "$at/$model/model.h5" --latency_runs 1000 \
             --format onnx litert litert-int8
         mkdir -p "results/exports/${model%12}"
@@ -121,15 +137,8 @@ long() {
     at=runs/long/seed$1
     $PYTHON train_base_model.py --epoch_num 60 --seed "$1" --save_folder "$at/base"
     keep "$at/base" "results/long/base/seed$1"
-    # shellcheck disable=SC2086
-    $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --epoch_num 70 \
-        --seed "$1" $STUDENT
-    keep "$at/student" "results/long/student/seed$1"
-    # shellcheck disable=SC2086
-    $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
-        --epoch_num 35 $PRUNED --seed "$1"
-    keep "$at/pruned" "results/long/pruned/seed$1"
-    judge long "$1" base pruned/iter1 student
+    compress long "$1" base 35 30 40
+    judge long "$1" base pruned/iter1 assistant student
 }
 
 table=${1:-}

@@ -25,8 +25,10 @@ SHIPPED = ("test", "validation", *SIZE, "epochs")
 STEPS = ("pruned", "batch-norm anew", "validation")
 TABLES = {  # name: (headings, {folder: what the row is called})
     "yardstick": (FULL, {"base12": "base", "base26": "base, trained for all the epochs", "pruned": "pruned teacher",
+                         "alike": "student without assistant, same stem", "assistant": "teacher's assistant",
                          "student": "student"}),
-    "long": (FULL, {"base": "base", "pruned": "pruned teacher", "student": "student"}),
+    "long": (FULL, {"base": "base", "pruned": "pruned teacher", "assistant": "teacher's assistant",
+                    "student": "student"}),
     "ablation": (("validation", "compression rate", "minutes", "epochs", "seeds"), {
         "direct": "trained directly", "backbone": "soft labels", "intermediate": "soft labels + intermediate features",
         "constant": "the same, constant regressors", "adversarial": "soft labels + intermediate + adversarial",
@@ -186,10 +188,10 @@ def shipped(results, tested):
 
 
 def exports(results):
-    """The files of two models in every format; sizes and latencies as times the base's .h5 and fastest file."""
-    found = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("base", "student")
+    """The files of the models in every format; sizes and latencies as times the base's .h5 and fastest file."""
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("base", "alike", "student")
              if (path := HERE / "exports" / name / "export.json").is_file()}
-    if len(found) < 2:  # without the base there is nothing to compare with
+    if not found.keys() > {"base"}:  # without the base there is nothing to compare with
         return ""
     whole, fastest = found["base"]["files"][0], min(row["latency_ms_median"] for row in found["base"]["files"])
     lines = ["| | runtime | validation | agreement with the .h5 | file (MB) | smaller than the base's .h5 | "
@@ -199,7 +201,8 @@ def exports(results):
         for row in content["files"]:
             agreement = f"{100 * row['agreement']:.2f}" if "agreement" in row else "-"
             seed = seeds.get(content["sha256"], "-")
-            lines.append(f"| {name}, {row['format']} | {row['runtime']} | {100 * row['acc']:.2f} | {agreement} | "
+            label = "without assistant" if name == "alike" else name
+            lines.append(f"| {label}, {row['format']} | {row['runtime']} | {100 * row['acc']:.2f} | {agreement} | "
                          f"{row['bytes'] / 1e6:.2f} | {whole['bytes'] / row['bytes']:.1f}x | "
                          f"{row['latency_ms_median']:.2f} | {row.get('threads', '-')} | "
                          f"{fastest / row['latency_ms_median']:.1f}x | {seed} |")

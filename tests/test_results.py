@@ -197,4 +197,4 @@ def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_tak
 
 def test_reproduce_keeps_what_the_exports_are_built_from(tmp_path):
     made = reproduced("exports", tmp_path)
-    assert made == {"base/export.json", "student/export.json"}
+    assert made == {"alike/export.json", "base/export.json", "student/export.json"}

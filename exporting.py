@@ -179,9 +179,9 @@ def _run_litert(path, threads):
             with _no_chatter():
                 interpreter.allocate_tensors()
         scale, zero = source["quantization"]
-        if scale:  # pixels may be no whole number of steps
+        if scale and (scale, zero, images.dtype) != (1, 0, source["dtype"]):  # pixels may be no whole number of steps
             images = np.clip(np.round(images / np.float32(scale)) + zero, 0, 255)
-        interpreter.set_tensor(source["index"], images.astype(source["dtype"]))
+        interpreter.set_tensor(source["index"], images.astype(source["dtype"], copy=False))
         interpreter.invoke()
         logits, (scale, zero) = interpreter.get_tensor(target["index"]), target["quantization"]
         return (logits.astype("float32") - zero) * np.float32(scale) if scale else logits

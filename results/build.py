@@ -6,7 +6,7 @@ typed by hand. Its rows are the folders results/NAME/ROW, in the order of TABLES
 of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json by
 the model's sha256, and what was trained before it by its parent's. A pruning run of many iterations, which is
 results/NAME/result.json alone, is a table of its own with a row an iteration, and two figures. The table 'shipped' is
-about the student under model/kd_model and the base that it comes from, the table 'exports' about the files of
+about the student under model/kd_model and the models that it comes from, the table 'exports' about the files of
 results/exports/MODEL/export.json.
 """
 
@@ -173,7 +173,7 @@ def figures(name, content):
 
 
 def shipped(results, tested):
-    """The student under model/kd_model beside the base that it comes from, or '' where none is shipped."""
+    """The student under model/kd_model beside all models that it comes from, or '' where none is shipped."""
     path = HERE.parent / "model" / "kd_model" / "result.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if content.get("shipped") is not True:
@@ -182,9 +182,10 @@ def shipped(results, tested):
     family, parent = [content], content["parent_sha256"]
     while found := [run for run in results.values() if parent is not None and parent in run["sha256"]]:
         family, parent = [found[0], *family], found[0].get("parent_sha256")
-    runs = [family[0], content]
-    rows = dict(zip(("base", "student"), ([measured(run, results, tested)] for run in runs), strict=True))
-    return f"{markdown(rows, SHIPPED)}\n\n{caption(runs, split_of(runs, tested))}"
+    between = [f"teacher {i}" for i in range(1, len(family) - 1)] if len(family) > 3 else ["the student's teacher"]
+    names = ["base", *between[:len(family) - 2], "student"]
+    rows = dict(zip(names, ([measured(run, results, tested)] for run in family), strict=True))
+    return f"{markdown(rows, SHIPPED)}\n\n{caption(family, split_of(family, tested))}"
 
 
 def exports(results):

@@ -171,8 +171,10 @@ def test_foreign_files_are_refused_in_one_line(saved, tmp_path):
 
 
 @pytest.mark.parametrize(("side", "stride", "pool", "stem"), [
-    (5, 2, True, None), (5, 1, False, None), (5, 2, False, "half"), (3, 1, True, None), (3, 2, False, None),
-    (3, 1, False, "cifar"), (7, 2, False, None), (7, 2, True, "imagenet")])
+    (5, 2, True, None), (5, 1, False, None), (5, 2, False, "half"),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (3, 1, True, None), (3, 2, False, None), (3, 1, False, "cifar"), (7, 2, False, None),
+        (7, 2, True, "imagenet")))])
 def test_a_stem_is_told_by_its_stride_and_pool_too(side, stride, pool, stem, tmp_path, monkeypatch):
     """A plain Keras file whose first kernel alone looks like one of ours."""
     monkeypatch.setitem(resnet.STEMS, "imagenet" if pool else "cifar", (side, stride))

@@ -32,7 +32,7 @@ DIGITS = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batc
 PAIR = ("conv2_block1_1_conv", "conv2_block1_2_conv")
 
 
-@pytest.fixture(scope="module", params=["imagenet", "cifar"])
+@pytest.fixture(scope="module", params=["imagenet", pytest.param("cifar", marks=pytest.mark.slow)])
 def network(request):
     """Narrow, its last maps of 1x1 (every kind of `fast.arranged`) or 2x4 positions."""
     shape = (32, 32, 3) if request.param == "imagenet" else (9, 26, 3)
@@ -269,6 +269,7 @@ def test_sensitivity_without_a_budget_is_refused_before_any_work(base, tmp_path,
 
 # ---- sensitivity.py ----
 
+@pytest.mark.slow
 def test_preprocessing_bears_on_the_accuracies(tmp_path):
     """A file of keras.applications, measured as what it was trained on, has evaluate_model.py's accuracy."""
     keras.applications.ResNet50(weights=None, classes=10, input_shape=(32, 32, 3)).save(tmp_path / "net.keras")

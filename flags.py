@@ -17,6 +17,7 @@ import completion
 import display
 import files
 import interrupts
+import native
 from errors import Diverged, InputError, Stopped, one_line
 from values import PRECISIONS, precision, real, whole
 
@@ -233,10 +234,7 @@ def start_keras(args):
         if importlib.util.find_spec("tensorflow") is None:
             raise InputError(f"--tensorboard: received {args.tensorboard} where there is no TensorFlow, which writes "
                              "the events; expected it installed, under any backend")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if not args.gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-        os.environ["JAX_PLATFORMS"] = "cpu"
+    native.prepare(args.gpu)
     with display.waiting("starting Keras", args.verbose), quiet_stderr():
         import keras
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back

@@ -23,6 +23,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import peers  # noqa: E402
 from peers import BATCH, CLASSES, SHAPE, pixels  # noqa: E402
 
+import native  # noqa: E402
+
 
 class Orders:
     """The other side of the two pipes."""
@@ -221,6 +223,8 @@ def main():
     parser.add_argument("--round_to", type=int, default=1)
     parser.add_argument("--data_dir", default="./data")
     args, orders = parser.parse_args(), Orders()
+    if args.library == "suite":  # the others run as their users find them
+        native.prepare()
     if args.work == "epoch":
         sys.exit(whole_epochs(args, orders))
     if args.work == "between":

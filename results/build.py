@@ -88,6 +88,12 @@ def _chain(results, sha256):
     return []
 
 
+def machine(run):
+    """A run's processor and cores, and the arithmetic of one that trained, as text."""
+    arithmetic = [run["flags"]["precision"].removeprefix("mixed_")] if "epoch_num" in run["flags"] else []
+    return ", ".join([run["processor"], f"{run['cores']} cores", *arithmetic])
+
+
 def measured(content, results, tested):
     """What a table can show of one run: {column: number or text}, None where no record tells."""
     sha256, seconds = _last(content, "sha256"), content["seconds"]
@@ -98,7 +104,7 @@ def measured(content, results, tested):
             "macs": _last(content, "macs"), "bytes": _last(content, "bytes"),
             "compression rate": _last(content, "compression_rate") or 1.0,
             "epochs": " + ".join(map(str, _chain(results, sha256))), "seed": content["run"]["seed"],
-            "seconds": sum(seconds) if isinstance(seconds, list) else seconds}
+            "seconds": sum(seconds) if isinstance(seconds, list) else seconds, "machine": machine(content["run"])}
 
 
 def spread(values, form):
@@ -120,7 +126,9 @@ def markdown(rows, columns):
     for label, runs in rows.items():
         cells = {"epochs": runs[0]["epochs"], "seeds": ", ".join(str(run["seed"]) for run in runs)}
         for heading, (key, form, factor) in COLUMNS.items():
-            cells[heading] = spread([None if run[key] is None else run[key] * factor for run in runs], form)
+            values = [None if run[key] is None else run[key] * factor for run in runs]
+            several = heading == "minutes" and len({run["machine"] for run in runs}) > 1  # no mean of machines
+            cells[heading] = " / ".join(map(form.format, values)) if several else spread(values, form)
         lines.append("| " + " | ".join([label, *(cells[column] for column in columns)]) + " |")
     return "\n".join(lines)
 
@@ -141,16 +149,20 @@ def _untold(run):
 
 
 def caption(contents, split):
-    """The split in words, machine and versions that all runs of a table share, then each row's command."""
+    """The split in words, the machines, with seeds where there are several, and versions, then each row's command."""
     def shared(values):
         return ", ".join(dict.fromkeys(values))
 
     runs = [content["run"] for content in contents]
-    machine = shared(f"{run['processor']}, {run['cores']} cores" for run in runs)
+    seeds = {}
+    for run in runs:
+        seeds.setdefault(machine(run), {})[str(run["seed"])] = None
+    machines = "; ".join(f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" if len(seeds) > 1 else name
+                         for name, of in seeds.items())
     versions = shared(" ".join((name.replace("tensorflow", "TensorFlow").replace("keras", "Keras"), version))
                       for run in runs for name, version in run["versions"].items() if name in ("keras", "tensorflow"))
     commands = "\n".join(dict.fromkeys(f"python {' '.join([*run['argv'], *_untold(run)])}" for run in runs))
-    return (f"Accuracies in per cent; {split}. {machine}; {versions}.\n\n<details><summary>commands</summary>\n\n"
+    return (f"Accuracies in per cent; {split}. {machines}; {versions}.\n\n<details><summary>commands</summary>\n\n"
             f"```\n{commands}\n```\n\n</details>")
 
 

@@ -1,5 +1,11 @@
 """fast.py, folded.py and optimizers.py against plain Keras: the same numbers by other operations."""
 
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -251,3 +257,19 @@ def test_an_unknown_precision_is_refused_in_one_line(capsys):
         parser.parse_args(["--precision", "float8"])
     assert capsys.readouterr().err == ("x.py: --precision: received 'float8', expected one of auto, float32, "
                                        "mixed_bfloat16, mixed_float16\n")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is asked for on x86 alone")
+@pytest.mark.parametrize("told", [None, "0"])
+def test_onednn_computes_unless_the_user_says_otherwise(told):
+    """TensorFlow itself turns it on only where the processor has AVX-512 VNNI or better; it is asked what it does."""
+    code = """
+import argparse, flags
+flags.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
+from tensorflow.python.util import _pywrap_util_port
+print(_pywrap_util_port.IsMklEnabled())
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
+    answer = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, text=True, check=True,
+                            env=environment | ({"TF_ENABLE_ONEDNN_OPTS": told} if told else {}), capture_output=True)
+    assert answer.stdout.split() == [str(told is None)]

@@ -11,7 +11,8 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"errors", "display"}, {"calls", "completion", "files", "interrupts", "sources", "values", "archives"},
+FLOORS = [{"errors", "display", "native"},
+          {"calls", "completion", "files", "interrupts", "sources", "values", "archives"},
           {"model", "data", "metrics", "records", "flags"},
           {"events", "fast", "optimizers", "states", "report_tree", "student_flags"},
           {"folded", "checkpoints", "plots", "foreign", "report_records", "report_tables"},

@@ -20,7 +20,8 @@ SPEC.loader.exec_module(build)
 
 def record(seed, sha256, parent=None, **content):
     run = {"seed": seed, "argv": ["train.py", "--seed", str(seed)], "processor": "A", "cores": 2,
-           "versions": {"keras": "3.15", "tensorflow": "2.21", "numpy": "2"}, "flags": {"epoch_num": 3}}
+           "versions": {"keras": "3.15", "tensorflow": "2.21", "numpy": "2"},
+           "flags": {"epoch_num": 3, "precision": "float32"}}
     return {"sha256": sha256, "parent_sha256": parent, "run": run, "images": 5000, "train_images": 45000} | content
 
 
@@ -60,8 +61,18 @@ def test_a_row_is_the_mean_of_its_seeds_with_the_epochs_of_all_that_it_came_from
     pruned = dict(zip(columns, rows["pruned teacher"], strict=True))
     assert (pruned["validation"], pruned["epochs"], pruned["minutes"]) == ("80.00", "12 + 6", "1.5")
     assert pruned["test"] == "-" and dict(zip(columns, rows["base"], strict=True))["compression rate"] == "1.00x"
-    assert "45,000 training and 5,000 validation images, the first 1,000 test images. A, 2 cores; Keras 3.15" in text
+    assert "45,000 training and 5,000 validation images, the first 1,000 test images. A, 2 cores, float32; " in text
     assert text.count("python train.py --seed 1\n") == 1  # a command is told once
+
+
+def test_minutes_of_several_machines_have_no_mean(folder):
+    path = folder / "yardstick" / "student" / "seed2" / "result.json"
+    content = json.loads(path.read_text())
+    content["run"] |= {"processor": "B", "flags": {"epoch_num": 3, "precision": "mixed_bfloat16"}}
+    path.write_text(json.dumps(content | {"seconds": 30}))
+    text = build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", folder)
+    assert "| 13.90x | 2.0 / 0.5 | 12 + 14 | 1, 2 |" in text
+    assert "images. A, 2 cores, float32 (seeds 1, 2); B, 2 cores, bfloat16 (seed 2); Keras 3.15" in text
 
 
 def test_a_validation_split_is_no_test(folder):
@@ -163,7 +174,7 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
     assert lines[5].endswith("| 12.50x | 3 + 3 + 2 |")
     assert json.loads((target / "result.json").read_text()) == content | {"shipped": True}
     assert {path.name for path in target.iterdir()} == {"model.h5", "history.json", "history.png", "result.json"}
-    other = {"flags": {"epoch_num": 9}, "parent_sha256": None}
+    other = {"flags": {"epoch_num": 9, "precision": "float32"}, "parent_sha256": None}
     assert records.finished_result(target, other, "auto") is None
     with pytest.raises(InputError, match="--epoch_num 3, received 9"):
         records.finished_result(run, other, "auto")

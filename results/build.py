@@ -108,11 +108,12 @@ def measured(content, results, tested):
 
 
 def spread(values, form):
-    """Mean, and from two unequal values on ± the sample standard deviation, as text; '-' where one is missing."""
+    """Mean, and from two values on that read unequal ± the sample standard deviation; '-' where one is missing."""
     if None in values:
         return "-"
     mean = form.format(statistics.fmean(values))
-    return mean if len(set(values)) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
+    several = len({form.format(value) for value in values}) > 1
+    return f"{mean} ± {form.removesuffix('x').format(statistics.stdev(values))}" if several else mean
 
 
 def markdown(rows, columns):

@@ -65,6 +65,11 @@ def test_a_row_is_the_mean_of_its_seeds_with_the_epochs_of_all_that_it_came_from
     assert text.count("python train.py --seed 1\n") == 1  # a command is told once
 
 
+def test_a_spread_is_told_where_values_read_unequal():
+    assert build.spread([4.70, 4.80], "{:.2f}x") == f"4.75x ± {statistics.stdev([4.7, 4.8]):.2f}"
+    assert (build.spread([1.001, 1.002], "{:.2f}"), build.spread([1, None], "{:.2f}")) == ("1.00", "-")
+
+
 def test_minutes_of_several_machines_have_no_mean(folder):
     path = folder / "yardstick" / "student" / "seed2" / "result.json"
     content = json.loads(path.read_text())

@@ -48,6 +48,7 @@ def whole(tmp_path_factory, base):
     return torture.contents(folder)
 
 
+@pytest.mark.slow  # `test_training.py` does the same within a process
 def test_sigterm_ctrl_c_and_sigkill_one_after_the_other_change_nothing(whole, base, tmp_path):
     folder, state = tmp_path / "run", tmp_path / "run" / "state.npz"
     process = started("train_base_model", folder, base)
@@ -78,6 +79,7 @@ def test_sigterm_ctrl_c_and_sigkill_one_after_the_other_change_nothing(whole, ba
     assert [name for name in whole if found[name] != whole[name]] == []
 
 
+@pytest.mark.slow  # `test_files.py` has a full disk under every kind of file
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux alone limits another process")
 def test_a_disk_that_fills_up_under_a_run_costs_nothing_that_was_saved(whole, base, tmp_path):
     folder, model = tmp_path / "run", tmp_path / "run" / "model.h5"
@@ -115,6 +117,7 @@ def test_kills_of_the_other_scripts_change_nothing(script, base, tmp_path):
     assert torture.contents(whole) == torture.contents(parts)
 
 
+@pytest.mark.slow
 def test_a_reader_may_come_at_any_moment(base, tmp_path):
     """evaluate_model.py's reader, again and again while train_base_model.py writes."""
     folder, looks = tmp_path / "run", 0

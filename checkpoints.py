@@ -84,7 +84,7 @@ def _architecture(shapes):
         raise ValueError(f"a first kernel of {kernel[0]}x{kernel[0]}")
     inner = {layer: shape[-1] for (layer, weight), shape in shapes.items()
              if weight == "kernel" and layer.endswith(("_1_conv", "_2_conv")) and len(shape) == 4}
-    depth = {blocks: depth for depth, blocks in resnet.BLOCKS.items()}[resnet.blocks_of(inner)]
+    depth = resnet.depth_of(resnet.blocks_of(inner))
     widths = {"conv1_conv": kernel[-1]}
     widths |= {f"conv{s}_stream": shapes[f"conv{s}_block1_3_conv", "kernel"][-1] for s in (2, 3, 4, 5)}
     return depth, stem, {name: int(width) for name, width in (widths | inner).items()}
@@ -155,10 +155,10 @@ def _recognised(path, shapes, layers):
     return checkpoint
 
 
-def _expected_shapes(depth, stem, widths):
+def _expected_shapes(stem, widths):
     """{(layer, weight): shape} of every convolution and batch-normalisation of a network."""
     shapes, channels = {}, widths | {"rgb": 3}
-    for name, kernel, read, written in resnet.wiring(resnet.BLOCKS[depth], stem):
+    for name, kernel, read, written in resnet.wiring(resnet.blocks_of(widths), stem):
         channels_in, channels_out = channels[read], channels[written]
         shapes[f"{name}_conv", "kernel"] = (kernel, kernel, channels_in, channels_out)
         shapes[f"{name}_conv", "bias"] = (channels_out,)
@@ -169,7 +169,7 @@ def _expected_shapes(depth, stem, widths):
 def _check_shapes(checkpoint, shapes):
     if min(checkpoint.widths.values()) < 1:
         raise ValueError("a layer without channels")
-    wanted = _expected_shapes(checkpoint.depth, checkpoint.stem, checkpoint.widths)
+    wanted = _expected_shapes(checkpoint.stem, checkpoint.widths)
     if checkpoint.head:
         features = checkpoint.widths["conv5_stream"]
         wanted |= {(checkpoint.head, "kernel"): (features, checkpoint.classes),

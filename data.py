@@ -58,7 +58,8 @@ def load_data(args, image_size=None, progress=iter):
     that holds between a subset and the full set too. The test images are always all of them.
 
     Args:
-        args: namespace with dataset, data_dir, val_split, subset, image_size, class_num and num_worker.
+        args: namespace with dataset, data_dir, val_split, subset, image_size, class_num and num_worker, and
+            crop_padding in a script that trains.
         image_size: (h, w) that a loaded model wants, or None; used for a folder where args.image_size is None.
         progress: wraps the range of a folder's images while they are read.
 
@@ -83,7 +84,7 @@ def load_data(args, image_size=None, progress=iter):
         size = (args.image_size,) * 2 if args.image_size else image_size
         parts = sources.read_images(parts, size, args.num_worker, progress)
     flip = args.dataset != "digits"  # a mirrored digit is another sign
-    pad = min(parts[0][0].shape[1:3]) // (8 if flip else 16)  # 4 at 32x32, as is usual for CIFAR
+    pad = _padding(args, parts[0][0].shape[1:3], flip)
     train, val, test = Split(*parts[0], "train", pad, flip), Split(*parts[1], "validation"), Split(*parts[2], "test")
     name = os.path.basename(os.path.abspath(args.dataset)) if is_folder else args.dataset
     return Data(name, train, val, test, names,
@@ -155,6 +156,17 @@ def _varied(images, chosen, pad, flip, rng):
     where = (chosen[:, None, None] * h + rows[:, :, None]) * w + cols[:, None, :]  # (n, h, w)
     pixels = images.view("V3").reshape(-1)  # one gather of three-byte pixels: 0.5 ms for 128 images of 32x32
     return pixels.take(where.reshape(-1)).view(np.uint8).reshape(n, h, w, 3)
+
+
+def _padding(args, sides, flip):
+    """The largest shift of a training image: --crop_padding, or a part of the shorter side."""
+    padding, most = getattr(args, "crop_padding", None), min(sides) - 1  # a border can mirror no more
+    if padding is None:
+        return min(sides) // (8 if flip else 16)  # 4 at 32x32, as is usual for CIFAR
+    if padding > most:
+        raise InputError(f"--crop_padding: received {padding}, expected at most {most} for images of "
+                         f"{sides[0]}x{sides[1]}")
+    return padding
 
 
 def _splits(args, names, train, val, test):

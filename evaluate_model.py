@@ -81,6 +81,7 @@ def open_model(args, path, images):
 
     model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape, args.preprocessing)
     kind = {key: value for key, value in resnet.architecture_of(model).items() if key in ("depth", "stem")}
+    kind["blocks"] = list(resnet.blocks_of(resnet.widths_of(model)))
     return (model, folded.FoldedResNet(model, args.precision), folded.freeze(model, args.precision),
             kind | metrics.size_of(model, path))
 
@@ -141,7 +142,7 @@ def evaluate_one(args, name, path, opened, images, base):
 
 
 def unpruned(model):
-    """A ResNet with all the channels that one of its depth has at first, to compare a single model with."""
+    """The smallest of ResNet50, 101 and 152 that has a model's blocks, with all its channels, to compare with."""
     import model as resnet
 
     architecture = resnet.architecture_of(model)

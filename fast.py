@@ -91,7 +91,7 @@ def forward(images, architecture, dtype, conv_bn):
     Returns:
         (mean over positions of the last feature map (N, channels) float32, the four stages' feature maps).
     """
-    stem, blocks = architecture["stem"], resnet.BLOCKS[architecture["depth"]]
+    stem, blocks = architecture["stem"], resnet.blocks_of(architecture["widths"])
     mean, deviation = map(np.float32, architecture["normalization"])
     kernel, stride = resnet.STEMS[stem]
     x = ops.cast((ops.cast(images, "float32") - mean) / deviation, dtype)
@@ -172,7 +172,7 @@ class FastResNet(keras.Model):
         super().__init__(name=f"fast_{net.name}", dtype="float32")
         self.net, self.features, self.arithmetic = net, features, keras.DTypePolicy(precision).compute_dtype
         self.architecture = resnet.architecture_of(net)
-        for name, *_ in resnet.wiring(resnet.BLOCKS[self.architecture["depth"]], self.architecture["stem"]):
+        for name, *_ in resnet.wiring(resnet.blocks_of(self.architecture["widths"]), self.architecture["stem"]):
             net.get_layer(f"{name}_conv").bias.trainable = False
         self.built = True
 

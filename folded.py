@@ -25,7 +25,7 @@ def fold(net):
         `fast.arranged` has them.
     """
     architecture, weights = resnet.architecture_of(net), {}
-    for name, *_ in resnet.wiring(resnet.BLOCKS[architecture["depth"]], architecture["stem"]):
+    for name, *_ in resnet.wiring(resnet.blocks_of(architecture["widths"]), architecture["stem"]):
         conv, norm = net.get_layer(f"{name}_conv"), net.get_layer(f"{name}_bn")
         scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
         kernel = fast.arranged(conv.kernel * scale, *conv.output.shape[1:3])

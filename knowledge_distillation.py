@@ -9,6 +9,7 @@ import calls
 import display
 import files
 import flags
+import model as resnet
 import records
 import student_flags
 from errors import InputError
@@ -75,7 +76,6 @@ def make_student(args, teacher, images):
     import keras
 
     import data
-    import model as resnet
     import prune
     import students
 
@@ -200,7 +200,7 @@ def run(args):
         files.check_apart(path, folder, "--save_folder")
     peek = checkpoints.read_checkpoint(path, "--root_folder", weights=False)
     checkpoints.check_fits(peek, "--root_folder", args.class_num)
-    args = student_flags.with_stem(args, peek.stem)
+    args = student_flags.with_form(args, peek.stem, resnet.blocks_of(peek.widths))
     with files.exclusive(args.save_folder, "--save_folder"):
         return teach(args, path, peek)
 
@@ -216,7 +216,6 @@ def teach(args, path, peek):
     import data
     import folded
     import metrics
-    import model as resnet
     import training
 
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],

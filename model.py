@@ -41,8 +41,12 @@ def inner_names(blocks):
             for b in range(1, n + 1) for i in (1, 2)]
 
 
-def full_widths(depth=50):
+def full_widths(depth=50, blocks=None):
     """The unpruned network's widths.
+
+    Args:
+        depth: 50, 101 or 152.
+        blocks: of the four stages, where some are gone; None for all that the depth has.
 
     Returns:
         dict of channels: 'conv1_conv' (the stem), 'conv{s}_stream' (what a stage's blocks add up: conv 3 of every
@@ -54,13 +58,25 @@ def full_widths(depth=50):
     if depth not in BLOCKS:
         raise ValueError(f"depth must be one of {sorted(BLOCKS)}. Received: depth={depth}")
     widths = {"conv1_conv": 64} | {f"conv{s}_stream": 64 * 2**s for s in (2, 3, 4, 5)}
-    return widths | {name: 16 * 2 ** stage_of(name) for name in inner_names(BLOCKS[depth])}
+    return widths | {name: 16 * 2 ** stage_of(name) for name in inner_names(blocks or BLOCKS[depth])}
 
 
 def blocks_of(widths):
     """Blocks of the four stages, such as (3, 4, 6, 3), from a dict of widths."""
     found = [re.fullmatch(r"conv([2-5])_block(\d+)_1_conv", name) for name in widths]
     return tuple(max((int(m[2]) for m in found if m and int(m[1]) == s), default=0) for s in (2, 3, 4, 5))
+
+
+def depth_of(blocks):
+    """Depth of the smallest network that has these blocks, at least one a stage, and perhaps more of them.
+
+    Raises:
+        ValueError: none has.
+    """
+    for depth, whole in sorted(BLOCKS.items()):
+        if all(1 <= count <= most for count, most in zip(blocks, whole, strict=True)):
+            return depth
+    raise ValueError(f"blocks {blocks}")
 
 
 def _conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones", relu=True):
@@ -94,7 +110,8 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
         classes: number of logits.
         input_shape: (height, width, 3); the network sees RGB from 0 to 255, uint8 or float.
         stem: 'imagenet' (7x7 stride 2, max-pool), 'half' (5x5 stride 2) or 'cifar' (3x3 stride 1).
-        widths: dict as `full_widths` gives, with other numbers; None for the full network.
+        widths: dict as `full_widths` gives, with other numbers and perhaps without the last blocks of a stage; None
+            for the full network.
         normalization: (mean, standard deviation) of R, G and B, from 0 to 255.
 
     Returns:
@@ -106,8 +123,9 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
     import keras  # here, not above: shapes and costs are asked for before Keras is started
     from keras import layers
 
-    full = full_widths(depth)
-    widths = full if widths is None else widths
+    widths = full_widths(depth) if widths is None else widths
+    blocks = blocks_of(widths)
+    full = full_widths(depth, [min(max(n, 1), most) for n, most in zip(blocks, BLOCKS[depth], strict=True)])
     if stem not in STEMS:
         raise ValueError(f"stem must be one of {sorted(STEMS)}. Received: stem={stem!r}")
     if len(input_shape) != 3 or input_shape[2] != 3 or classes < 1:
@@ -125,13 +143,13 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
     if stem == "imagenet":
         x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
         x = layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)
-    for stage, count in zip((2, 3, 4, 5), BLOCKS[depth], strict=True):
+    for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
         for block in range(1, count + 1):
             first = block == 1
             x = _block(x, f"conv{stage}_block{block}", widths, 2 if first and stage > 2 else 1, first)
     x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
     logits = layers.Dense(classes, dtype="float32", name="predictions")(x)  # float32 also under mixed precision
-    return keras.Model(inputs, logits, name=f"resnet{depth}")
+    return keras.Model(inputs, logits, name=f"resnet{3 * sum(blocks) + 2}")
 
 
 def widths_of(model):
@@ -156,12 +174,12 @@ def architecture_of(model):
         ValueError: the model is no ResNet of this suite.
     """
     widths = widths_of(model)
-    depth = {blocks: depth for depth, blocks in BLOCKS.items()}.get(blocks_of(widths))
+    blocks = blocks_of(widths)
     kernel, rescaling = model.get_layer("conv1_conv").kernel_size[0], model.get_layer("normalization")
     stem = stem_of(kernel)
-    if depth is None or stem is None:
-        raise ValueError(f"not a ResNet50, 101 or 152 of this suite: blocks {blocks_of(widths)}, stem {kernel}")
-    return {"depth": depth, "classes": model.output_shape[-1], "input_shape": tuple(model.input_shape[1:]),
+    if stem is None:
+        raise ValueError(f"not a ResNet50, 101 or 152 of this suite: stem {kernel}")
+    return {"depth": depth_of(blocks), "classes": model.output_shape[-1], "input_shape": tuple(model.input_shape[1:]),
             "stem": stem, "widths": widths,
             "normalization": normalization_of(rescaling.scale, rescaling.offset)}
 

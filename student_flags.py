@@ -34,6 +34,9 @@ def add_student_flags(parser):
                        help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
                             "channels under --target_macs; after 14 epochs half was 0.3 points better on images of "
                             "32x32, after 5 it was 2 points worse (default: the teacher's)")
+    group.add_argument("--student_blocks", type=flags.whole(1, 36), nargs=4, metavar="N",
+                       help="blocks of the four stages, the first of the teacher's; fewer leave wider ones under the "
+                            "same targets (default: the teacher's, 3 4 6 3 of a ResNet50)")
     group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
                        help="inherit: the teacher's most important channels with their weights; random: the "
                             "original's (default: %(default)s)")
@@ -49,15 +52,25 @@ def with_targets(args):
     return argparse.Namespace(**vars(args) | {"target_compression": rate, "target_macs": macs, "stage_tilt": tilt})
 
 
-def with_stem(args, teacher_stem):
-    """A copy of the flags with the student's stem, the teacher's where none was given.
+def with_form(args, teacher_stem, teacher_blocks):
+    """A copy of the flags with the student's stem and blocks, the teacher's where none were given.
+
+    Args:
+        args: with student_stem and student_blocks.
+        teacher_stem: of `model.STEMS`.
+        teacher_blocks: of the four stages.
 
     Raises:
-        InputError: its kernel is larger than the teacher's, which it is cut from.
+        InputError: the stem's kernel is larger than the teacher's, which it is cut from; or there are more blocks.
     """
     stems = list(resnet.STEMS)
     stems = stems[stems.index(teacher_stem):]
     if args.student_stem not in (None, *stems):
         raise InputError(f"--student_stem: received {args.student_stem}, expected {' or '.join(stems)}, as the "
                          f"teacher's is {teacher_stem}")
-    return argparse.Namespace(**vars(args) | {"student_stem": args.student_stem or teacher_stem})
+    blocks = args.student_blocks or teacher_blocks
+    if any(count > most for count, most in zip(blocks, teacher_blocks, strict=True)):
+        raise InputError(f"--student_blocks: received {' '.join(map(str, blocks))}, expected at most the teacher's "
+                         f"{' '.join(map(str, teacher_blocks))}")
+    return argparse.Namespace(**vars(args) | {"student_stem": args.student_stem or teacher_stem,
+                                              "student_blocks": list(blocks)})

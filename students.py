@@ -78,7 +78,8 @@ def choose_widths(args, architecture):
     """The student's widths as resolved flags of knowledge_distillation.py ask for them.
 
     Args:
-        args: with stream_divisor, target_compression, target_macs, stage_tilt, student_stem and round_to.
+        args: with stream_divisor, target_compression, target_macs, stage_tilt, student_stem, student_blocks and
+            round_to.
         architecture: of the teacher, from `model.architecture_of`; reductions are told against its network unpruned.
 
     Raises:
@@ -89,8 +90,10 @@ def choose_widths(args, architecture):
 
     rate, macs, depth = args.target_compression, args.target_macs, architecture["depth"]
     limit = macs and flags.macs_left(macs, cost(resnet.full_widths(depth), architecture["stem"])[1])
+    kept = resnet.full_widths(depth, args.student_blocks)
+    inherited = {name: width for name, width in architecture["widths"].items() if name in kept}
     try:
-        return student_widths(architecture["widths"], depth, args.stream_divisor, rate, limit, cost, args.round_to,
+        return student_widths(inherited, depth, args.stream_divisor, rate, limit, cost, args.round_to,
                               args.stage_tilt)
     except ValueError as error:
         flag, value = ("--target_macs", f"{macs[0]:g}{'x' * macs[1]}") if macs else ("--target_compression", rate)
@@ -100,15 +103,20 @@ def choose_widths(args, architecture):
         raise InputError(f"{flag}: received {value}, expected a larger student: {error}{other}") from None
 
 
-def with_stem(model, stem):
-    """A ResNet behind another stem: the middle of its first kernel, all other weights as they are.
+def rebuilt(model, stem, blocks):
+    """A ResNet behind another stem, with the first blocks of each stage: all other weights are as they were.
+
+    Of the first kernel the middle is left.
 
     Args:
         model: a ResNet of `model.build_resnet`; it stays as it is.
         stem: of `model.STEMS`, its kernel no larger than the model's.
+        blocks: of the four stages, none more than the model's.
     """
     architecture = resnet.architecture_of(model)
-    other = resnet.build_resnet(**(architecture | {"stem": stem}))
+    kept = resnet.full_widths(architecture["depth"], blocks)
+    widths = {name: width for name, width in architecture["widths"].items() if name in kept}
+    other = resnet.build_resnet(**(architecture | {"stem": stem, "widths": widths}))
     for layer in other.layers:
         for old, new in zip(model.get_layer(layer.name).variables if layer.variables else (), layer.variables,
                             strict=True):
@@ -123,13 +131,16 @@ def inherit_student(teacher, widths, stem=None):
 
     Args:
         teacher: a ResNet of `model.build_resnet`.
-        widths: at most the teacher's, group by group.
-        stem: as in `with_stem`; None for the teacher's.
+        widths: at most the teacher's, group by group, and perhaps without the last blocks of a stage.
+        stem: as in `rebuilt`; None for the teacher's.
 
     Returns:
         An uncompiled keras.Model; its batch-norm statistics are still the teacher's (see `prune.recalibrate_bn`).
     """
+    architecture, blocks = resnet.architecture_of(teacher), resnet.blocks_of(widths)
+    if blocks != resnet.blocks_of(architecture["widths"]):
+        teacher = rebuilt(teacher, architecture["stem"], blocks)
     scores = prune.compute_group_scores(teacher, prune.wiring_of(teacher))
     student = prune.trim_model(teacher, {group: prune.least_idle(np.asarray(values), widths[group])
                                          for group, values in scores.items()})
-    return student if stem in (None, resnet.architecture_of(teacher)["stem"]) else with_stem(student, stem)
+    return student if stem in (None, architecture["stem"]) else rebuilt(student, stem, blocks)

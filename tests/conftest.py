@@ -17,12 +17,12 @@ def keras_started():
     flags.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
 
 
-def narrow_widths(inner=6, stream=8, stem=5, depth=50):
-    """Widths of a narrow network, all groups of one kind alike."""
+def narrow_widths(inner=6, stream=8, stem=5, depth=50, blocks=None):
+    """Widths of a narrow network, all groups of one kind alike; `blocks` as in `model.full_widths`."""
     import model as resnet
 
     return {name: stem if name == "conv1_conv" else stream if name.endswith("_stream") else inner
-            for name in resnet.full_widths(depth)}
+            for name in resnet.full_widths(depth, blocks)}
 
 
 def randomised(model, seed=0):

@@ -287,6 +287,19 @@ def test_splits_are_disjoint_stratified_and_do_not_know_the_seed(cifar, val_spli
     assert (loaded.train.pad, loaded.train.flip) == (4, True) and loaded.val.pad == 0 and not loaded.val.flip
 
 
+@pytest.mark.parametrize("padding", [0, 2, 31])
+def test_crop_padding_sets_the_largest_shift_of_training_images_alone(cifar, padding):
+    loaded = data.load_data(asked(data_dir=str(cifar), crop_padding=padding))
+    assert (loaded.train.pad, loaded.val.pad, loaded.test.pad, loaded.train.flip) == (padding, 0, 0, True)
+    assert data.load_data(asked(data_dir=str(cifar), crop_padding=None)).train.pad == 4
+    x, y = data.batches(loaded.train, 50, seed=1)[0]
+    bordered = np.pad(loaded.train.images, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)), mode="reflect")
+    assert y.shape == (50,) and all(any(
+        np.array_equal(bordered[i, dy:dy + 32, dx:dx + 32][:, ::flip], image) for i in np.flatnonzero(
+            loaded.train.labels == label) for dy in range(2 * padding + 1) for dx in range(2 * padding + 1)
+        for flip in (1, -1)) for image, label in zip(x[:2], y[:2], strict=True))
+
+
 @pytest.mark.parametrize("subset", [100, 117, 195, 200])
 def test_a_subset_lies_within_the_full_splits(cifar, subset):
     full = data.load_data(asked(data_dir=str(cifar)))
@@ -303,6 +316,7 @@ def test_a_subset_lies_within_the_full_splits(cifar, subset):
     ({"subset": 201}, "--subset: received 201"), ({"subset": 50}, "--subset: received 50"),
     ({"subset": 10**9}, "--subset: received 1000000000"), ({"subset": 1}, "--subset: received 1"),
     ({"val_split": 0.04}, "--val_split: received 0.04, which makes 8"),
+    ({"crop_padding": 32}, "--crop_padding: received 32, expected at most 31 for images of 32x32"),
     ({"class_num": 7}, r"--class_num: received 7, expected 10 \(the classes of cifar10\)"),
     ({"dataset": "cifar"}, "--dataset: received 'cifar', expected cifar10, cifar100, digits or a folder"),
     ({"dataset": ""}, "--dataset: received ''")])

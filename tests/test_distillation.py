@@ -598,7 +598,7 @@ def test_another_stem_keeps_the_middle_of_the_first_kernel_and_all_other_weights
         kernel = np.zeros_like(np.array(teacher.get_layer("conv1_conv").kernel))
         kernel[1:6, 1:6] = np.random.default_rng(0).normal(size=(5, 5, 3, kernel.shape[-1]))
         teacher.get_layer("conv1_conv").kernel.assign(kernel)
-        student = students.with_stem(teacher, after)
+        student = students.rebuilt(teacher, after, (3, 4, 6, 3))
         first = [keras.Model(net.inputs, net.get_layer("conv1_relu").output)([IMAGES]) for net in (teacher, student)]
         np.testing.assert_allclose(*map(np.asarray, first), rtol=1e-4, atol=1e-4)
 
@@ -621,9 +621,13 @@ def test_regressors_average_larger_maps_down_to_the_teachers(size, strides):
                                atol=1e-5)
 
 
+def asking(stem):
+    return argparse.Namespace(student_stem=stem, student_blocks=None)
+
+
 def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refused():
     args = argparse.Namespace(stream_divisor=None, target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85,
-                              round_to=8, student_stem="half")
+                              round_to=8, student_stem="half", student_blocks=None)
     architecture = resnet.architecture_of(resnet.build_resnet())
     whole, widths = resnet.cost_of(resnet.full_widths()), students.choose_widths(args, architecture)
     parameters, macs = resnet.cost_of(widths, stem="half")
@@ -632,9 +636,43 @@ def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refus
     with pytest.raises(InputError, match="--target_macs: received 8x, .*stem cifar; --student_stem imagenet"):
         students.choose_widths(args, architecture)
     with pytest.raises(InputError, match="--student_stem: received imagenet, expected half or cifar, as the teacher's"):
-        student_flags.with_stem(argparse.Namespace(student_stem="imagenet"), "half")
+        student_flags.with_form(asking("imagenet"), "half", (3, 4, 6, 3))
     for asked, stem in ((None, "half"), ("half", "half"), ("cifar", "cifar")):
-        assert student_flags.with_stem(argparse.Namespace(student_stem=asked), "half").student_stem == stem
+        made = student_flags.with_form(asking(asked), "half", (3, 4, 6, 3))
+        assert made.student_stem == stem and made.student_blocks == [3, 4, 6, 3]
+
+
+def test_more_blocks_than_the_teachers_are_refused_and_fewer_are_wider_within_the_same_targets():
+    args = argparse.Namespace(stream_divisor=None, target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85,
+                              round_to=8, student_stem="half", student_blocks=[2, 2, 2, 2])
+    assert student_flags.with_form(args, "half", (3, 4, 6, 3)).student_blocks == [2, 2, 2, 2]
+    with pytest.raises(InputError, match="--student_blocks: received 2 2 2 2, expected at most the teacher's 2 2 1 2"):
+        student_flags.with_form(args, "half", (2, 2, 1, 2))
+    architecture = resnet.architecture_of(resnet.build_resnet())
+    few = students.choose_widths(args, architecture)
+    whole = students.choose_widths(argparse.Namespace(**vars(args) | {"student_blocks": None}), architecture)
+    assert resnet.blocks_of(few) == (2, 2, 2, 2) and resnet.blocks_of(whole) == (3, 4, 6, 3)
+    assert all(few[name] >= whole[name] for name in few) and few["conv4_stream"] > whole["conv4_stream"]
+    for widths in few, whole:
+        parameters, macs = resnet.cost_of(widths, stem="half")
+        assert parameters <= 23_608_202 / 12.82 and 0.9 * 78.71e6 / 8 < macs <= 78.71e6 / 8
+
+
+def test_a_student_of_fewer_blocks_is_the_teacher_whose_other_blocks_add_nothing():
+    teacher, blocks = randomised(resnet.build_resnet(widths=narrow_widths()), 8), (2, 4, 1, 2)
+    for stage, (count, kept) in enumerate(zip((3, 4, 6, 3), blocks, strict=True), 2):
+        for block in range(kept + 1, count + 1):
+            norm = teacher.get_layer(f"conv{stage}_block{block}_3_bn")
+            for variable in norm.gamma, norm.beta:
+                variable.assign(np.zeros(variable.shape))
+    widths = {name: width for name, width in resnet.widths_of(teacher).items()
+              if name in resnet.full_widths(50, blocks)}
+    student = students.inherit_student(teacher, widths)
+    assert resnet.architecture_of(student) == resnet.architecture_of(teacher) | {"widths": widths}
+    np.testing.assert_array_equal(np.asarray(student(IMAGES)), np.asarray(teacher(IMAGES)))
+    # and narrower at the same time: what is left of it has the widths asked for
+    narrow = {name: max(1, width // 2) for name, width in widths.items()}
+    assert resnet.widths_of(students.inherit_student(teacher, narrow, "cifar")) == narrow
 
 
 def test_a_student_of_full_widths_is_the_teacher():

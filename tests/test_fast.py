@@ -21,7 +21,8 @@ import model as resnet
 import optimizers
 
 BUILDS = {"imagenet stem": {}, "cifar stem": {"stem": "cifar"}, "half stem": {"stem": "half"},
-          "odd sides": {"input_shape": (45, 27, 3)}, "101 layers": {"depth": 101, "widths": narrow_widths(depth=101)}}
+          "odd sides": {"input_shape": (45, 27, 3)}, "101 layers": {"depth": 101, "widths": narrow_widths(depth=101)},
+          "20 layers": {"widths": narrow_widths(blocks=(1, 2, 2, 1))}}
 
 
 def build(seed=0, **more):

@@ -49,9 +49,9 @@ def small():
     return model
 
 
-def random_widths(depth, seed, most=9):
+def random_widths(depth, seed, most=9, blocks=None):
     rng = np.random.default_rng(seed)
-    return {name: int(rng.integers(1, most + 1)) for name in resnet.full_widths(depth)}
+    return {name: int(rng.integers(1, most + 1)) for name in resnet.full_widths(depth, blocks)}
 
 
 def summed_cost(widths, blocks, classes, height, width, stem):
@@ -111,11 +111,11 @@ def test_cost_of_the_full_network_is_that_of_keras_applications(application):
 
 # ---- costs ----
 
-@pytest.mark.parametrize(("stem", "shape", "depth", "seed"), [
-    ("imagenet", (33, 47, 3), 50, 1), ("cifar", (9, 14, 3), 50, 2), ("cifar", (7, 5, 3), 101, 4),
-    ("half", (17, 10, 3), 50, 3)])
-def test_cost_of_equals_the_built_model(stem, shape, depth, seed):
-    widths = random_widths(depth, seed)
+@pytest.mark.parametrize(("stem", "shape", "depth", "blocks", "seed"), [
+    ("imagenet", (33, 47, 3), 50, None, 1), ("cifar", (9, 14, 3), 50, None, 2), ("cifar", (7, 5, 3), 101, None, 4),
+    ("half", (17, 10, 3), 50, (2, 1, 5, 3), 3)])
+def test_cost_of_equals_the_built_model(stem, shape, depth, blocks, seed):
+    widths = random_widths(depth, seed, blocks=blocks)
     model = resnet.build_resnet(depth, 7, shape, stem, widths)
     assert resnet.cost_of(widths, 7, shape, stem) == (model.count_params(), metrics.count_macs(model))
     assert metrics.size_of(model) == {"parameters": model.count_params(), "macs": metrics.count_macs(model)}
@@ -159,15 +159,19 @@ def test_full_widths_are_those_of_the_paper():
 
 # ---- shapes read back ----
 
-@pytest.mark.parametrize(("depth", "stem", "shape", "classes"), [
-    (50, "cifar", (17, 8, 3), 3), (101, "imagenet", (40, 32, 3), 1), (50, "half", (33, 20, 3), 2)])
-def test_widths_and_architecture_are_read_back(depth, stem, shape, classes):
-    widths = random_widths(depth, depth)
+@pytest.mark.parametrize(("depth", "blocks", "stem", "shape", "classes"), [
+    (50, None, "cifar", (17, 8, 3), 3), (101, None, "imagenet", (40, 32, 3), 1),
+    (50, (1, 4, 2, 3), "half", (33, 20, 3), 2), (101, (1, 1, 7, 1), "imagenet", (20, 20, 3), 2)])
+def test_widths_and_architecture_are_read_back(depth, blocks, stem, shape, classes):
+    widths = random_widths(depth, depth, blocks=blocks)
     wanted = {"depth": depth, "classes": classes, "input_shape": shape, "stem": stem, "widths": widths,
               "normalization": ((1.5, 0.0, -3.25), (255.0, 1.0, 58.395))}
     model = resnet.build_resnet(**wanted)
     assert resnet.widths_of(model) == widths
     assert resnet.architecture_of(model) == wanted
+    # the layers that count in the name of a ResNet: convolutions outside of the shortcuts, and the classifier
+    counted = [layer for layer in model.layers if layer.name.endswith("_conv") and not layer.name.endswith("_0_conv")]
+    assert model.name == f"resnet{len(counted) + 1}"
 
 
 def test_stage_outputs_are_the_last_of_each_stage(small):
@@ -229,11 +233,24 @@ NARROW = dict.fromkeys(resnet.full_widths(50), 4)
     ({"depth": 34}, "depth=34"), ({"stem": "mnist"}, "stem='mnist'"),
     ({"widths": NARROW | {"conv3_stream": 0}}, "conv3_stream"), ({"widths": NARROW | {"conv9": 1}}, "conv9"),
     ({"widths": {k: v for k, v in NARROW.items() if k != "conv1_conv"}}, "conv1_conv"), ({"widths": {}}, "widths"),
-    ({"depth": 101, "widths": NARROW}, "conv4_block23_1_conv"),
+    ({"widths": NARROW | {"conv4_block7_1_conv": 4, "conv4_block7_2_conv": 4}}, "conv4_block7_1_conv"),
+    ({"widths": {k: v for k, v in NARROW.items() if "conv4_block2" not in k}}, "conv4_block2_1_conv"),
+    ({"widths": {k: v for k, v in NARROW.items() if "conv5_block" not in k}}, "conv5_block1_1_conv"),
     ({"widths": NARROW, "input_shape": (32, 32, 1)}, None), ({"widths": NARROW, "classes": 0}, None)])
 def test_wrong_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
         resnet.build_resnet(**arguments)
+
+
+@pytest.mark.parametrize(("blocks", "depth"), [
+    ((3, 4, 6, 3), 50), ((1, 1, 1, 1), 50), ((3, 4, 7, 3), 101), ((1, 1, 23, 1), 101), ((1, 5, 1, 1), 152),
+    ((3, 8, 36, 3), 152), ((3, 8, 37, 3), None), ((0, 1, 1, 1), None), ((4, 1, 1, 1), None)])
+def test_depth_of_blocks_is_that_of_the_smallest_network_that_holds_them(blocks, depth):
+    if depth is None:
+        with pytest.raises(ValueError, match="blocks"):
+            resnet.depth_of(blocks)
+    else:
+        assert resnet.depth_of(blocks) == depth
 
 
 def test_full_widths_wants_a_known_depth():

@@ -148,7 +148,7 @@ def command(script, folder, base):
         "prune_model": ([*train, "--base_model_path", base, "--root_folder", folder / "pruned", "--prune_iter", 1],
                         "pruned/result.json"),
         "knowledge_distillation": ([*train, "--root_folder", base, "--stream_divisor", 2, "--student_stem", "half",
-                                    "--save_folder", folder / "kd"], "kd/result.json"),
+                                    "--student_blocks", 2, 3, 2, 1, "--save_folder", folder / "kd"], "kd/result.json"),
         "evaluate_model": ([*TINY, "--model_path", base, base, "--split", "validation", "--latency_runs", 2,
                             "--output", folder / "r.json"], "r.json"),
         "export_model": ([*TINY, "--model_path", base, "--format", "savedmodel", "litert", "--latency_runs", 2,

@@ -468,6 +468,31 @@ def test_ablation_trains_the_same_student_with_each_combination(regressor, stem,
 
 
 @pytest.mark.slow
+def test_a_student_of_fewer_blocks_is_taught_pruned_taught_again_judged_and_exported(narrow, tmp_path, capsys):
+    assert call(knowledge_distillation, *TINY, "--root_folder", narrow, "--save_folder", tmp_path / "kd",
+                "--crop_padding", 2, "--stream_divisor", 2, "--student_blocks", 1, 3, 2, 1, "--lambda2", 0.1,
+                "--student_init", "random") == 0
+    student = tmp_path / "kd" / "model.h5"
+    assert resnet.blocks_of(resnet.widths_of(keras.models.load_model(student))) == (1, 3, 2, 1)
+    record = json.loads((tmp_path / "kd" / "result.json").read_text())
+    assert record["run"]["flags"]["student_blocks"] == [1, 3, 2, 1] and record["run"]["flags"]["crop_padding"] == 2
+    assert call(prune_model, *TINY, "--base_model_path", student, "--root_folder", tmp_path / "p", "--prune_iter",
+                1) == 0
+    assert call(knowledge_distillation, *TINY, "--root_folder", tmp_path / "p" / "iter1", "--save_folder",
+                tmp_path / "2", "--stream_divisor", 2) == 0
+    capsys.readouterr()
+    assert call(knowledge_distillation, *TINY, "--root_folder", student, "--save_folder", tmp_path / "3",
+                "--student_blocks", 3, 4, 6, 3) == 2
+    assert "--student_blocks: received 3 4 6 3, expected at most the teacher's 1 3 2 1\n" in capsys.readouterr().err
+    assert call(evaluate_model, *TINY[:2], "--model_path", tmp_path / "2" / "model.h5", "--json", "--verbose", 0) == 0
+    row, = json.loads(capsys.readouterr().out)["models"]
+    assert row["blocks"] == [1, 3, 2, 1] and row["depth"] == 50
+    whole = resnet.build_resnet()
+    assert row["compression_rate"] == pytest.approx(whole.count_params() / row["parameters"])
+    assert row["macs"] == resnet.cost_of(resnet.widths_of(keras.models.load_model(tmp_path / "2" / "model.h5")))[1]
+
+
+@pytest.mark.slow
 def test_a_softmax_model_of_plain_keras_and_a_folder_of_images(tmp_path):
     rng = np.random.default_rng(0)
     for name, colour in (("blue", 2), ("red", 0)):

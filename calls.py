@@ -25,7 +25,7 @@ def _words(action, name, value):
     several = isinstance(value, (list, tuple))
     if several and len(value) == 2 and isinstance(value[1], bool):  # MACs as a record holds them
         return [f"{flag}={value[0]}{'x' * value[1]}"]
-    if action.nargs == "+":
+    if action.nargs is not None and action.nargs != "?":  # "+", or a number of values
         return [flag, *map(str, value if several else [value])]
     if several:
         raise InputError(f"{name}: received {value!r}, expected one value")

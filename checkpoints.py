@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -22,6 +23,7 @@ from files import replacing, reserve, suggestion
 from records import check_record
 
 DIGEST = "weights_sha256"  # attribute of the suite's files
+BLOCK = re.compile(r"conv[2-5]_block\d+_")  # how the layers of a block are called
 
 
 @dataclasses.dataclass
@@ -177,6 +179,10 @@ def _check_shapes(checkpoint, shapes):
     for key, shape in wanted.items():
         if shapes.get(key) != shape:
             raise ValueError(f"{'/'.join(key)} is {shapes.get(key, 'missing')}, expected {shape}")
+    # a block that is there in part is no block less
+    if surplus := [key for key in shapes if BLOCK.match(key[0]) and key not in wanted]:
+        raise ValueError(f"{'/'.join(min(surplus))}, which no ResNet of blocks "
+                         f"{resnet.blocks_of(checkpoint.widths)} has")
 
 
 def build(checkpoint, classes=None, input_shape=None, preprocessing="auto"):

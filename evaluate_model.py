@@ -26,7 +26,7 @@ def build_parser():
     group.add_argument("--model_path", required=True, nargs="+",
                        help="one or more .h5 files of this suite or of keras.applications; sparsity and compression "
                             "rate are told against the first, or of one alone against its network unpruned, with the "
-                            "same stem")
+                            "same stem: the smallest of ResNet50, 101 and 152 that has its blocks")
     group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
                        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
                             "itself opens in its safe mode; only for files that you trust (default: off)")
@@ -81,7 +81,7 @@ def open_model(args, path, images):
 
     model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape, args.preprocessing)
     kind = {key: value for key, value in resnet.architecture_of(model).items() if key in ("depth", "stem")}
-    kind["blocks"] = list(resnet.blocks_of(resnet.widths_of(model)))
+    kind["blocks"] = list(resnet.blocks_of(resnet.widths_of(model)))  # depth is the whole network's
     return (model, folded.FoldedResNet(model, args.precision), folded.freeze(model, args.precision),
             kind | metrics.size_of(model, path))
 

@@ -1,4 +1,4 @@
-"""ResNet50/101/152 with free widths: the layer names of keras.applications, raw RGB in, logits out.
+"""ResNet50/101/152 with free widths and without some blocks: layer names of keras.applications, RGB in, logits out.
 
 Every model is plain Keras: `keras.models.load_model` opens its .h5 with no custom objects. The normalisation is a
 layer inside the model, so a saved file needs no outside knowledge.
@@ -76,7 +76,7 @@ def depth_of(blocks):
     for depth, whole in sorted(BLOCKS.items()):
         if all(1 <= count <= most for count, most in zip(blocks, whole, strict=True)):
             return depth
-    raise ValueError(f"blocks {blocks}")
+    raise ValueError(f"not a ResNet50, 101 or 152 of this suite, nor a part of one: {blocks} blocks")
 
 
 def _conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones", relu=True):
@@ -106,7 +106,7 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
     """A ResNet with random weights.
 
     Args:
-        depth: 50, 101 or 152.
+        depth: 50, 101 or 152; with widths, of the network that these are a part of.
         classes: number of logits.
         input_shape: (height, width, 3); the network sees RGB from 0 to 255, uint8 or float.
         stem: 'imagenet' (7x7 stride 2, max-pool), 'half' (5x5 stride 2) or 'cifar' (3x3 stride 1).
@@ -123,7 +123,8 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
     import keras  # here, not above: shapes and costs are asked for before Keras is started
     from keras import layers
 
-    widths = full_widths(depth) if widths is None else widths
+    full = full_widths(depth)
+    widths = full if widths is None else widths
     blocks = blocks_of(widths)
     full = full_widths(depth, [min(max(n, 1), most) for n, most in zip(blocks, BLOCKS[depth], strict=True)])
     if stem not in STEMS:
@@ -133,7 +134,8 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
                          f"input_shape={input_shape}, classes={classes}")
     if set(widths) != set(full) or min(widths.values()) < 1:
         wrong = sorted(set(widths) ^ set(full)) or {k: v for k, v in widths.items() if v < 1}
-        raise ValueError(f"widths must give a positive number for each name of full_widths({depth}). Wrong: {wrong}")
+        raise ValueError(f"widths must give a positive number for each name of full_widths({depth}), but for the last "
+                         f"blocks of a stage. Wrong: {wrong}")
     kernel, stride = STEMS[stem]
     inputs = keras.Input(input_shape, name="image")
     x = layers.Rescaling([1 / s for s in normalization[1]], [-m / s for m, s in zip(*normalization, strict=True)],
@@ -174,13 +176,12 @@ def architecture_of(model):
         ValueError: the model is no ResNet of this suite.
     """
     widths = widths_of(model)
-    blocks = blocks_of(widths)
     kernel, rescaling = model.get_layer("conv1_conv").kernel_size[0], model.get_layer("normalization")
     stem = stem_of(kernel)
     if stem is None:
         raise ValueError(f"not a ResNet50, 101 or 152 of this suite: stem {kernel}")
-    return {"depth": depth_of(blocks), "classes": model.output_shape[-1], "input_shape": tuple(model.input_shape[1:]),
-            "stem": stem, "widths": widths,
+    return {"depth": depth_of(blocks_of(widths)), "classes": model.output_shape[-1],
+            "input_shape": tuple(model.input_shape[1:]), "stem": stem, "widths": widths,
             "normalization": normalization_of(rescaling.scale, rescaling.offset)}
 
 

@@ -16,7 +16,8 @@ PYTHON=${PYTHON:-.venv/bin/python}
 STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # the defaults, told
 # a teacher's assistant with maps twice as wide and fewer MACs than the base, and a student of an eighth of the base's MACs
 ASSISTANT="--student_stem half --target_compression 1 --target_macs 78.7M --stage_tilt 0.85 --round_to 16"
-SMALL="--student_stem half --target_macs 9.83M --stage_tilt 0.85 --round_to 8 --lambda1 0.3 --hard_label_weight 1"
+SMALL="--student_stem half --student_blocks 2 2 2 2 --target_macs 9.83M --stage_tilt 0.85 --round_to 8 --lambda1 0.3 \
+    --hard_label_weight 1 --crop_padding 2"
 PRUNED="--learning_rate 0.05 --criterion taylor --target_macs 2x --round_to 8"
 
 keep() {  # keep RUN RECORD: the small record of a finished run

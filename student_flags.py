@@ -18,7 +18,8 @@ def add_student_flags(parser):
     size.add_argument("--stream_divisor", type=flags.whole(1, 2048),
                       help="divide the stream widths by this and keep the teacher's inner widths (the original: 32)")
     size.add_argument("--target_compression", type=flags.real(1), metavar="RATE",
-                      help="full-size parameters / student's, at least "
+                      help="parameters of the smallest of ResNet50, 101 and 152 that has the teacher's blocks / "
+                           "student's, at least "
                            f"(default: {COMPRESSION}, unless --stream_divisor is given)")
     group.add_argument("--target_macs", type=flags.macs, metavar="MACS",
                        help="MACs of the student at most (10M), or the reduction (8x); alone of the two, "

@@ -22,8 +22,8 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
     the budgets. An inner layer that pruning left narrower still stays as it is, but for `round_to`.
 
     Args:
-        teacher_widths: from `model.widths_of`.
-        depth: 50, 101 or 152.
+        teacher_widths: from `model.widths_of`, without the blocks that the student won't have.
+        depth: 50, 101 or 152, of the full network.
         stream_divisor: at least 1.
         target_compression: parameters of the full network / the student's, at least.
         target_macs: multiply-accumulates of the student, at most; None leaves them free.
@@ -98,8 +98,8 @@ def choose_widths(args, architecture):
     except ValueError as error:
         flag, value = ("--target_macs", f"{macs[0]:g}{'x' * macs[1]}") if macs else ("--target_compression", rate)
         other = "" if args.student_stem == architecture["stem"] else (
-            f" behind the stem {args.student_stem}; --student_stem {architecture['stem']} or a smaller --round_to "
-            "allows less")
+            f" behind the stem {args.student_stem}; --student_stem {architecture['stem']}, fewer --student_blocks or a "
+            "smaller --round_to allow less")
         raise InputError(f"{flag}: received {value}, expected a larger student: {error}{other}") from None
 
 

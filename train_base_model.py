@@ -8,6 +8,7 @@ import calls
 import display
 import files
 import flags
+import model as resnet
 import records
 from errors import InputError
 
@@ -45,7 +46,6 @@ def build_parser():
 def start_model(args, images):
     """The model to train: from --model_path, or new."""
     import checkpoints
-    import model as resnet
 
     if args.model_path is None:
         return resnet.build_resnet(args.depth or 50, images.class_num, images.image_shape, args.stem or "imagenet")
@@ -70,10 +70,12 @@ def check_flags(args):
 
     files.check_apart(args.model_path, args.save_folder, "--save_folder")
     checkpoint = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
-    for flag in ("depth", "stem"):
-        wanted, have = getattr(args, flag), getattr(checkpoint, flag)
-        if wanted not in (None, have):
-            raise InputError(f"--{flag}: received {wanted}, expected {have}, as {args.model_path} has it")
+    if args.stem not in (None, checkpoint.stem):
+        raise InputError(f"--stem: received {args.stem}, expected {checkpoint.stem}, as {args.model_path} has it")
+    blocks = resnet.blocks_of(checkpoint.widths)
+    if args.depth and resnet.BLOCKS[args.depth] != blocks:
+        raise InputError(f"--depth: received {args.depth}, which has blocks {resnet.BLOCKS[args.depth]}, expected "
+                         f"{blocks}, as {args.model_path} has them; leave --depth out")
 
 
 @calls.keywords(build_parser)

@@ -71,6 +71,7 @@ def test_what_can_not_be_used_is_an_input_error(script, given, message, capfd):
 def test_the_flags_of_a_record_are_keywords():
     words = ["--root_folder", "x", "--target_macs", "3.5x", "--no-gpu", "--lambda3", "0"]
     args = student_flags.with_targets(knowledge_distillation.build_parser().parse_args(words))
+    args = student_flags.with_form(args, "imagenet", (3, 4, 6, 3))
     record = json.loads(json.dumps({key: value for key, value in vars(args).items() if key != "argv"}))
     again = {key: value for key, value in vars(parsed(knowledge_distillation, **record)).items() if key != "argv"}
     assert again == {key: value for key, value in vars(args).items() if key != "argv"}

@@ -1,6 +1,7 @@
 """checkpoints.py: files of this suite and of keras.applications, damaged and foreign ones."""
 
 import dataclasses
+import re
 import zipfile
 
 import h5py
@@ -128,6 +129,32 @@ def test_bare_weights_in_the_applications_layout(application, tmp_path):
     assert built.output_shape == (None, 3)
     np.testing.assert_array_equal(built.get_layer("conv5_block3_2_conv").kernel,
                                   model.get_layer("conv5_block3_2_conv").kernel)
+
+
+@pytest.mark.parametrize(("blocks", "without", "more", "words"), [
+    ((3, 4, 6, 2), "", "", ""), ((1, 1, 1, 1), "", "", ""),
+    ((3, 4, 6, 3), "conv5_block3_1_conv", "", "conv5_block3"),  # a hole is no block less
+    ((3, 4, 6, 3), "conv5_block3_[12]_conv", "", "conv5_block3"),
+    ((3, 4, 6, 3), "conv4_block2_", "", "conv4_block2_1_conv"),
+    ((3, 4, 6, 3), "conv3_block", "", "blocks"),
+    ((2, 2, 2, 2), "", "conv2_block1_se_conv", "conv2_block1_se_conv")])
+def test_blocks_may_be_fewer_but_each_is_whole(blocks, without, more, words, tmp_path):
+    model = resnet.build_resnet(widths=narrow_widths(blocks=blocks))
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        for layer in model.layers:
+            for variable in layer.variables if not without or not re.match(without, layer.name) else ():
+                file[f"{layer.name}/{variable.name}"] = np.asarray(variable)
+        if more:
+            file[f"{more}/kernel"] = np.zeros((1, 1, 6, 6), "float32")
+    if not words:
+        found = checkpoints.read_checkpoint(tmp_path / "weights.h5", "--x")
+        assert (found.depth, resnet.blocks_of(found.widths)) == (50, blocks)
+        built = checkpoints.build(found, input_shape=(32, 32, 3))
+        for ours, theirs in zip(built.layers[-1].variables, model.layers[-1].variables, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        return
+    with pytest.raises(InputError, match=f"^--x: .*expected a ResNet50, .*{words}"):
+        checkpoints.read_checkpoint(tmp_path / "weights.h5", "--x", weights=False)
 
 
 def test_a_look_without_weights_knows_the_shapes(saved):

@@ -230,7 +230,7 @@ NARROW = dict.fromkeys(resnet.full_widths(50), 4)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ({"depth": 34}, "depth=34"), ({"stem": "mnist"}, "stem='mnist'"),
+    ({"depth": 34}, "depth=34"), ({"depth": 34, "widths": NARROW}, "depth=34"), ({"stem": "mnist"}, "stem='mnist'"),
     ({"widths": NARROW | {"conv3_stream": 0}}, "conv3_stream"), ({"widths": NARROW | {"conv9": 1}}, "conv9"),
     ({"widths": {k: v for k, v in NARROW.items() if k != "conv1_conv"}}, "conv1_conv"), ({"widths": {}}, "widths"),
     ({"widths": NARROW | {"conv4_block7_1_conv": 4, "conv4_block7_2_conv": 4}}, "conv4_block7_1_conv"),

@@ -17,6 +17,7 @@ from PIL import Image
 
 import checkpoints
 import evaluate_model
+import export_model
 import files
 import knowledge_distillation
 import model as resnet
@@ -24,6 +25,8 @@ import plot_train_history
 import prune
 import prune_model
 import records
+import report
+import sensitivity
 import student_flags
 import train_base_model
 from errors import Stopped
@@ -486,6 +489,16 @@ def test_a_student_of_fewer_blocks_is_taught_pruned_taught_again_judged_and_expo
     assert "--student_blocks: received 3 4 6 3, expected at most the teacher's 1 3 2 1\n" in capsys.readouterr().err
     assert call(evaluate_model, *TINY[:2], "--model_path", tmp_path / "2" / "model.h5", "--json", "--verbose", 0) == 0
     row, = json.loads(capsys.readouterr().out)["models"]
+    for script, words in (
+            (sensitivity, [*TINY[:-2], "--model_path", student, "--shares", 0.5, "--output", tmp_path / "s.json"]),
+            (export_model, [*TINY[:-2], "--model_path", student, "--format", "savedmodel", "--latency_runs", 2]),
+            (train_base_model, [*TINY, "--model_path", student, "--save_folder", tmp_path / "base"]),
+            (report, ["--root_folder", tmp_path, "--output", tmp_path / "page.html"])):
+        assert call(script, *words) == 0
+    capsys.readouterr()
+    assert call(train_base_model, *TINY, "--model_path", student, "--save_folder", tmp_path / "b", "--depth", 50) == 2
+    assert re.search(r"--depth: received 50, which has blocks \(3, 4, 6, 3\), expected \(1, 3, 2, 1\), as .*model.h5 "
+                     r"has them; leave --depth out\n$", capsys.readouterr().err)
     assert row["blocks"] == [1, 3, 2, 1] and row["depth"] == 50
     whole = resnet.build_resnet()
     assert row["compression_rate"] == pytest.approx(whole.count_params() / row["parameters"])

@@ -145,18 +145,20 @@ class Distiller(keras.Model):
         regressor_name: 'conv1x1' or 'constant'.
         label_smoothing: of the cross-entropy in training.
         precision: dtype policy of the arithmetic.
+        mirror: the teacher's logits are the mean of those of an image and of its mirror image; its feature maps are
+            those of the image alone.
 
     Raises:
         ValueError: every weight is 0.
     """
 
     def __init__(self, teacher, student, lambdas, temperature=4.0, hard_label_weight=0.0, regressor_name="conv1x1",
-                 label_smoothing=0.0, precision="float32"):
+                 label_smoothing=0.0, precision="float32", mirror=False):
         super().__init__(name="distiller", dtype="float32")
         if not (any(lambdas) or hard_label_weight):
             raise ValueError(f"at least one loss must have a weight. Received: lambdas={lambdas}, hard_label_weight=0")
         self.lambdas, self.temperature, self.hard_label_weight = tuple(lambdas), temperature, hard_label_weight
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.mirror = label_smoothing, mirror
         self.student = fast.FastResNet(student, precision, features=True)
         self.teacher = folded.FoldedResNet(teacher, precision, features=True) if any(lambdas) else None
         shapes = [[net.get_layer(name).output.shape for name in resnet.stage_outputs(net)]
@@ -198,6 +200,9 @@ class Distiller(keras.Model):
         parts = {}
         if any(self.lambdas):
             teacher_logits, *teacher_features = [ops.stop_gradient(o) for o in self.teacher(images, training=False)]
+            if self.mirror:
+                mirrored = self.teacher(ops.flip(images, axis=2), training=False)[0]
+                teacher_logits = (teacher_logits + ops.stop_gradient(mirrored)) / 2
         if self.lambdas[0]:
             parts["backbone"] = backbone_loss(teacher_logits, logits, self.temperature)
         if self.lambdas[1]:

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Distil a pruned teacher into a small student: soft labels, intermediate features, an adversary, hard labels."""
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -57,6 +58,9 @@ def build_parser():
                        help="weight of the cross-entropy with the true labels (default: %(default)s)")
     group.add_argument("--temperature", type=flags.real(strict=True), default=4.0,
                        help="softening of the soft labels (default: %(default)s)")
+    group.add_argument("--mirror_teacher", action=argparse.BooleanOptionalAction, default=False,
+                       help="the soft labels are the mean of the teacher's answers to an image and its mirror image, for "
+                            "twice the teacher's work (default: off)")
     group.add_argument("--regressor_name", choices=["conv1x1", "constant"], default="conv1x1",
                        help="what maps the student's features to the teacher's (default: %(default)s)")
     group.add_argument("--ablation", action="store_true",
@@ -101,7 +105,7 @@ def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, t
 
     recipe = training.Recipe.from_flags(args, args.student_learning_rate)
     distiller = distillation.Distiller(teacher, student, lambdas, args.temperature, hard_label_weight,
-                                       args.regressor_name, args.label_smoothing, args.precision)
+                                       args.regressor_name, args.label_smoothing, args.precision, args.mirror_teacher)
     optimizer = training.optimizer_of(recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
     if distiller.discriminator:
         optimizer = distillation.TwoOptimizers(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
@@ -193,6 +197,9 @@ def run(args):
                              "widths; expected one of them")
     if not (args.lambda1 or args.lambda2 or args.lambda3 or args.hard_label_weight):
         raise InputError("--lambda1: received 0, as all other weights; expected at least one loss above 0")
+    if args.mirror_teacher and args.dataset == "digits":
+        raise InputError("--mirror_teacher: received it for digits, whose mirror images are other signs; expected "
+                         "pictures that may be mirrored")
     files.check_writable(args.save_folder, "--save_folder")
     path = Path(args.root_folder)
     path = path if path.is_file() else path / "model.h5"

@@ -211,6 +211,23 @@ def build_distiller(lambdas=LAMBDAS, hard=HARD, **more):
     return distillation.Distiller(teacher, student, lambdas, hard_label_weight=hard, **more)
 
 
+def test_a_mirrored_teacher_answers_the_mean_of_both_images():
+    distiller = build_distiller((1.0, 0.5, 0.0), mirror=True)
+    plain = build_distiller((1.0, 0.5, 0.0))
+    x = pixels()
+    outputs = distiller(x, training=False)
+    parts, others = (d.compute_parts(x, LABELS, outputs[0], outputs[1:]) for d in (distiller, plain))
+    one, other = (np.asarray(distiller.teacher(images)[0]) for images in (x, np.asarray(x)[:, :, ::-1]))
+    assert np.abs(one - other).max() > 0.01
+    wanted = distillation.backbone_loss((one + other) / 2, outputs[0], 4.0)
+    np.testing.assert_allclose(parts["backbone"], wanted, rtol=1e-5)
+    assert abs(float(parts["backbone"]) / float(others["backbone"]) - 1) > 1e-3
+    np.testing.assert_allclose(parts["hard_label"], others["hard_label"], rtol=1e-6)
+    features = distiller.teacher(x)[1:]  # they have places, which a mirror moves
+    regressed = [regress(f) for regress, f in zip(distiller.regressors, outputs[1:], strict=True)]
+    np.testing.assert_allclose(parts["intermediate"], distillation.intermediate_loss(features, regressed), rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def distiller():
     """One whose trainable weights no test changes."""

@@ -59,8 +59,8 @@ def build_parser():
     group.add_argument("--temperature", type=flags.real(strict=True), default=4.0,
                        help="softening of the soft labels (default: %(default)s)")
     group.add_argument("--mirror_teacher", action=argparse.BooleanOptionalAction, default=False,
-                       help="the soft labels are the mean of the teacher's answers to an image and its mirror image, for "
-                            "twice the teacher's work (default: off)")
+                       help="the soft labels are the mean of the teacher's answers to an image and its mirror image, "
+                            "for twice the teacher's work (default: off)")
     group.add_argument("--regressor_name", choices=["conv1x1", "constant"], default="conv1x1",
                        help="what maps the student's features to the teacher's (default: %(default)s)")
     group.add_argument("--ablation", action="store_true",

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the records behind the README's result tables: ./reproduce.sh TABLE [SEED ...]
 #   ./reproduce.sh yardstick 826 827 828     base, pruned teacher and student at 12 + 14 epochs, and a base of 26
+#   ./reproduce.sh steps 826                 what assistant and student were before the yardstick's
 #   ./reproduce.sh ablation 826              losses, regressors and starts of a student of 3 epochs, from that base
 #   ./reproduce.sh criteria 826              four criteria and three ways to spread a budget, at equal MACs, one epoch
 #   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each
@@ -15,9 +16,10 @@ PYTHON=${PYTHON:-.venv/bin/python}
 
 STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # the defaults, told
 # a teacher's assistant with maps twice as wide and fewer MACs than the base, and a student of an eighth of the base's MACs
-ASSISTANT="--student_stem half --target_compression 1 --target_macs 78.7M --stage_tilt 0.85 --round_to 16"
-SMALL="--student_stem half --student_blocks 2 2 2 2 --target_macs 9.83M --stage_tilt 0.85 --round_to 8 --lambda1 0.3 \
-    --hard_label_weight 1 --crop_padding 2"
+WIDE="--student_stem half --target_compression 1 --target_macs 78.7M --stage_tilt 0.85 --round_to 16"
+NARROW="--student_stem half --target_macs 9.83M --stage_tilt 0.85 --round_to 8 --lambda1 0.3 --hard_label_weight 1"
+ASSISTANT="$WIDE --lambda1 0.1 --hard_label_weight 1"
+SMALL="$NARROW --student_blocks 2 2 2 2 --crop_padding 2 --mirror_teacher"
 PRUNED="--learning_rate 0.05 --criterion taylor --target_macs 2x --round_to 8"
 
 keep() {  # keep RUN RECORD: the small record of a finished run
@@ -69,6 +71,28 @@ yardstick() {
     $PYTHON train_base_model.py --epoch_num 26 --seed "$1" --save_folder "$at/base26"
     keep "$at/base26" "results/yardstick/base26/seed$1"
     judge yardstick "$1" base12 base26 pruned/iter1 alike assistant student
+}
+
+step() {  # step SEED TEACHER ROW EPOCHS FLAG ...: an assistant or a student that the yardstick's were made from
+    seed=$1 teacher=$2 row=$3 epochs=$4
+    shift 4
+    # shellcheck disable=SC2086
+    $PYTHON knowledge_distillation.py --root_folder "$teacher" --save_folder "runs/steps/seed$seed/$row" \
+        --epoch_num "$epochs" --seed "$seed" $STUDENT "$@"
+    keep "runs/steps/seed$seed/$row" "results/steps/$row/seed$seed"
+}
+
+steps() {
+    base "$1"
+    before=runs/steps/seed$1/assistant
+    # shellcheck disable=SC2086
+    step "$1" "runs/yardstick/seed$1/base12" assistant 6 $WIDE
+    # shellcheck disable=SC2086
+    step "$1" "$before" student 8 $NARROW
+    # shellcheck disable=SC2086
+    step "$1" "$before" blocks 8 $NARROW --student_blocks 2 2 2 2
+    # shellcheck disable=SC2086
+    step "$1" "$before" shift 8 $NARROW --student_blocks 2 2 2 2 --crop_padding 2
 }
 
 variant() {  # variant SEED ROW FLAG ...: one line of the ablation
@@ -145,9 +169,9 @@ long() {
 table=${1:-}
 [ $# -gt 0 ] && shift
 case $table in
-    yardstick | ablation | criteria | curve | exports | long)
+    yardstick | steps | ablation | criteria | curve | exports | long)
         for seed in "${@:-826}"; do "$table" "$seed"; done ;;
     *)
-        echo "reproduce.sh: received '$table', expected yardstick, ablation, criteria, curve, exports or long" >&2
+        echo "reproduce.sh: received '$table', expected yardstick, steps, ablation, criteria, curve, exports or long" >&2
         exit 2 ;;
 esac

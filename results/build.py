@@ -29,6 +29,10 @@ TABLES = {  # name: (headings, {folder: what the row is called})
                          "student": "student"}),
     "long": (FULL, {"base": "base", "pruned": "pruned teacher", "assistant": "teacher's assistant",
                     "student": "student"}),
+    "steps": (("validation", "compression rate", "MACs (M)", "epochs", "seeds"), {
+        "assistant": "assistant, λ1 0.5 and hard labels 0.6", "student": "its student of all blocks, shifts of 4",
+        "blocks": "its student of two blocks a stage, shifts of 4",
+        "shift": "its student of two blocks a stage, shifts of 2"}),
     "ablation": (("validation", "compression rate", "minutes", "epochs", "seeds"), {
         "direct": "trained directly", "backbone": "soft labels", "intermediate": "soft labels + intermediate features",
         "constant": "the same, constant regressors", "adversarial": "soft labels + intermediate + adversarial",

@@ -24,6 +24,7 @@ from records import check_record
 
 DIGEST = "weights_sha256"  # attribute of the suite's files
 BLOCK = re.compile(r"conv[2-5]_block\d+_")  # how the layers of a block are called
+LEARNED = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")  # a dropout's seed is no part of it
 
 
 @dataclasses.dataclass
@@ -180,7 +181,10 @@ def _check_shapes(checkpoint, shapes):
         if shapes.get(key) != shape:
             raise ValueError(f"{'/'.join(key)} is {shapes.get(key, 'missing')}, expected {shape}")
     # a block that is there in part is no block less
-    if surplus := [key for key in shapes if BLOCK.match(key[0]) and key not in wanted]:
+    surplus = [key for key in shapes if BLOCK.match(key[0]) and key[1] in LEARNED and key not in wanted]
+    surplus += [(name,) for name in checkpoint.widths
+                if not name.endswith("_stream") and (name, "kernel") not in wanted]
+    if surplus:
         raise ValueError(f"{'/'.join(min(surplus))}, which no ResNet of blocks "
                          f"{resnet.blocks_of(checkpoint.widths)} has")
 

@@ -59,8 +59,8 @@ def build_parser():
     group.add_argument("--temperature", type=flags.real(strict=True), default=4.0,
                        help="softening of the soft labels (default: %(default)s)")
     group.add_argument("--mirror_teacher", action=argparse.BooleanOptionalAction, default=False,
-                       help="the soft labels are the mean of the teacher's answers to an image and its mirror image, "
-                            "for twice the teacher's work (default: off)")
+                       help="soft labels, and what the adversary sees, are the mean of the teacher's answers to an "
+                            "image and its mirror image, for twice the teacher's work (default: off)")
     group.add_argument("--regressor_name", choices=["conv1x1", "constant"], default="conv1x1",
                        help="what maps the student's features to the teacher's (default: %(default)s)")
     group.add_argument("--ablation", action="store_true",
@@ -197,6 +197,9 @@ def run(args):
                              "widths; expected one of them")
     if not (args.lambda1 or args.lambda2 or args.lambda3 or args.hard_label_weight):
         raise InputError("--lambda1: received 0, as all other weights; expected at least one loss above 0")
+    if args.mirror_teacher and not (args.lambda1 or args.lambda3 or args.ablation):
+        raise InputError("--mirror_teacher: received it beside --lambda1 0 and --lambda3 0, which ask for no answer of "
+                         "the teacher; expected one of them above 0")
     if args.mirror_teacher and args.dataset == "digits":
         raise InputError("--mirror_teacher: received it for digits, whose mirror images are other signs; expected "
                          "pictures that may be mirrored")

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Makes the records behind the README's result tables: ./reproduce.sh TABLE [SEED ...]
 #   ./reproduce.sh yardstick 826 827 828     base, pruned teacher and student at 12 + 14 epochs, and a base of 26
-#   ./reproduce.sh steps 826                 what assistant and student were before the yardstick's
+#   ./reproduce.sh steps 826 827             what assistant and student were before the yardstick's
 #   ./reproduce.sh ablation 826              losses, regressors and starts of a student of 3 epochs, from that base
 #   ./reproduce.sh criteria 826              four criteria and three ways to spread a budget, at equal MACs, one epoch
 #   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each
-#   ./reproduce.sh exports 826               base and student of the yardstick in every format; one seed, the last given
+#   ./reproduce.sh exports 827               base and student of the yardstick in every format; one seed, the last given
 #   ./reproduce.sh long 826                  60 epochs of base, 70 after it
 # Models go to runs/TABLE, small records to results/TABLE; `make results` then rebuilds the tables. A command that was
 # cut off goes on where it was, and a finished one does nothing, but for those that only measure: start it as often as it

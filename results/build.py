@@ -250,7 +250,8 @@ def section(name, results, tested):
         if found:
             rows[label] = [measured(content, results, tested) for content in found]
             contents += found
-    return f"{markdown(rows, columns)}\n\n{caption(contents, split_of(contents, tested))}" if rows else ""
+    split = split_of(contents, tested if "test" in columns else {}) if rows else ""
+    return f"{markdown(rows, columns)}\n\n{caption(contents, split)}" if rows else ""
 
 
 def rebuilt(text, folder=None):

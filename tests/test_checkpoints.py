@@ -137,7 +137,8 @@ def test_bare_weights_in_the_applications_layout(application, tmp_path):
     ((3, 4, 6, 3), "conv5_block3_[12]_conv", "", "conv5_block3"),
     ((3, 4, 6, 3), "conv4_block2_", "", "conv4_block2_1_conv"),
     ((3, 4, 6, 3), "conv3_block", "", "blocks"),
-    ((2, 2, 2, 2), "", "conv2_block1_se_conv", "conv2_block1_se_conv")])
+    ((2, 2, 2, 2), "", "conv2_block1_se_conv", "conv2_block1_se_conv"),
+    ((3, 4, 6, 3), "", "aux_1_conv", "aux_1_conv"), ((2, 2, 2, 2), "", "conv6_block1_1_conv", "conv6_block1_1_conv")])
 def test_blocks_may_be_fewer_but_each_is_whole(blocks, without, more, words, tmp_path):
     model = resnet.build_resnet(widths=narrow_widths(blocks=blocks))
     with h5py.File(tmp_path / "weights.h5", "w") as file:

@@ -255,6 +255,7 @@ def test_a_record_names_the_targets_that_no_flag_named(given, rate, macs, tilt):
 @pytest.mark.parametrize(("flags", "named"), [
     (["--stream_divisor", 32, "--target_macs", "8x"], "--target_macs: received it beside --stream_divisor 32,"),
     (["--mirror_teacher"], "--mirror_teacher: received it for digits, whose mirror images are other signs;"),
+    (["--mirror_teacher", "--lambda1", 0], "--mirror_teacher: received it beside --lambda1 0 and --lambda3 0,"),
     (["--stream_divisor", 32, "--stage_tilt", "0.7"], "--stage_tilt: received it beside --stream_divisor 32,"),
     (["--target_macs", "1k"], "--target_macs: received 1000,"),
     (["--target_macs", "9000x"], "--target_macs: received 9000x,"),

@@ -101,6 +101,18 @@ def _block(x, name, widths, stride, shortcut):
     return layers.ReLU(name=f"{name}_out")(x)
 
 
+def _checked_blocks(depth, widths):
+    """The blocks of the four stages that widths name; ValueError where a name or a channel is missing."""
+    full_widths(depth)  # refuses an unknown depth
+    blocks = blocks_of(widths)
+    full = full_widths(depth, [min(max(n, 1), most) for n, most in zip(blocks, BLOCKS[depth], strict=True)])
+    if set(widths) != set(full) or min(widths.values()) < 1:
+        wrong = sorted(set(widths) ^ set(full)) or {k: v for k, v in widths.items() if v < 1}
+        raise ValueError(f"widths must give a positive number for each name of full_widths({depth}), but for the last "
+                         f"blocks of a stage. Wrong: {wrong}")
+    return blocks
+
+
 def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet", widths=None,
                  normalization=(MEAN, STD)):
     """A ResNet with random weights.
@@ -123,19 +135,13 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
     import keras  # here, not above: shapes and costs are asked for before Keras is started
     from keras import layers
 
-    full = full_widths(depth)
-    widths = full if widths is None else widths
-    blocks = blocks_of(widths)
-    full = full_widths(depth, [min(max(n, 1), most) for n, most in zip(blocks, BLOCKS[depth], strict=True)])
+    widths = full_widths(depth) if widths is None else widths
+    blocks = _checked_blocks(depth, widths)
     if stem not in STEMS:
         raise ValueError(f"stem must be one of {sorted(STEMS)}. Received: stem={stem!r}")
     if len(input_shape) != 3 or input_shape[2] != 3 or classes < 1:
         raise ValueError("input_shape must be (height, width, 3) and classes at least 1. Received: "
                          f"input_shape={input_shape}, classes={classes}")
-    if set(widths) != set(full) or min(widths.values()) < 1:
-        wrong = sorted(set(widths) ^ set(full)) or {k: v for k, v in widths.items() if v < 1}
-        raise ValueError(f"widths must give a positive number for each name of full_widths({depth}), but for the last "
-                         f"blocks of a stage. Wrong: {wrong}")
     kernel, stride = STEMS[stem]
     inputs = keras.Input(input_shape, name="image")
     x = layers.Rescaling([1 / s for s in normalization[1]], [-m / s for m, s in zip(*normalization, strict=True)],

@@ -369,6 +369,7 @@ def test_a_batch_of_one_is_refused_where_the_last_map_is_one_position(narrow, tm
         assert error.count("\n") == 1 and "--batch_size: received 1 image a batch, expected at least 2" in error
 
 
+@pytest.mark.slow
 def test_every_layer_keeps_its_floor_whatever_the_ratio(narrow, tmp_path):
     assert call(prune_model, *TINY, "--base_model_path", narrow, "--prune_iter", 1, "--prune_ratio", 0.99,
                 "--root_folder", tmp_path) == 0

@@ -80,8 +80,9 @@ def open_model(args, path, images):
     import model as resnet
 
     model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape, args.preprocessing)
-    kind = {key: value for key, value in resnet.architecture_of(model).items() if key in ("depth", "stem")}
-    kind["blocks"] = list(resnet.blocks_of(resnet.widths_of(model)))  # depth is the whole network's
+    architecture = resnet.architecture_of(model)
+    kind = {"depth": architecture["depth"], "stem": architecture["stem"],
+            "blocks": list(resnet.blocks_of(architecture["widths"]))}  # depth is the whole network's
     return (model, folded.FoldedResNet(model, args.precision), folded.freeze(model, args.precision),
             kind | metrics.size_of(model, path))
 

@@ -90,17 +90,21 @@ def choose_widths(args, architecture):
 
     rate, macs, depth = args.target_compression, args.target_macs, architecture["depth"]
     limit = macs and flags.macs_left(macs, cost(resnet.full_widths(depth), architecture["stem"])[1])
-    kept = resnet.full_widths(depth, args.student_blocks)
-    inherited = {name: width for name, width in architecture["widths"].items() if name in kept}
     try:
-        return student_widths(inherited, depth, args.stream_divisor, rate, limit, cost, args.round_to,
-                              args.stage_tilt)
+        return student_widths(_widths_left(architecture, args.student_blocks), depth, args.stream_divisor, rate, limit,
+                              cost, args.round_to, args.stage_tilt)
     except ValueError as error:
         flag, value = ("--target_macs", f"{macs[0]:g}{'x' * macs[1]}") if macs else ("--target_compression", rate)
         other = "" if args.student_stem == architecture["stem"] else (
             f" behind the stem {args.student_stem}; --student_stem {architecture['stem']}, fewer --student_blocks or a "
             "smaller --round_to allow less")
         raise InputError(f"{flag}: received {value}, expected a larger student: {error}{other}") from None
+
+
+def _widths_left(architecture, blocks):
+    """The widths of an architecture in the first blocks of each stage; None for all that its depth has."""
+    kept = resnet.full_widths(architecture["depth"], blocks)
+    return {name: width for name, width in architecture["widths"].items() if name in kept}
 
 
 def rebuilt(model, stem, blocks):
@@ -114,9 +118,7 @@ def rebuilt(model, stem, blocks):
         blocks: of the four stages, none more than the model's.
     """
     architecture = resnet.architecture_of(model)
-    kept = resnet.full_widths(architecture["depth"], blocks)
-    widths = {name: width for name, width in architecture["widths"].items() if name in kept}
-    other = resnet.build_resnet(**(architecture | {"stem": stem, "widths": widths}))
+    other = resnet.build_resnet(**(architecture | {"stem": stem, "widths": _widths_left(architecture, blocks)}))
     for layer in other.layers:
         for old, new in zip(model.get_layer(layer.name).variables if layer.variables else (), layer.variables,
                             strict=True):

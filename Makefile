@@ -63,7 +63,7 @@ lint: install-dev
 	$(BIN)/ruff check .
 
 test: install-dev
-	$(BIN)/python -m pytest -m "not slow and not jax"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not jax"
 
 test-slow: install-dev
 	$(BIN)/python -m pytest -m "slow and not jax"

@@ -106,6 +106,7 @@ variant() {  # variant SEED ROW FLAG ...: one line of the ablation
 
 ablation() {
     base "$1"
+    keep "runs/yardstick/seed$1/base12" "results/ablation/teacher/seed$1"
     variant "$1" direct --lambda1 0 --lambda2 0 --lambda3 0 --hard_label_weight 1
     variant "$1" backbone --lambda2 0 --lambda3 0
     variant "$1" intermediate --lambda2 0.3 --lambda3 0
@@ -113,6 +114,7 @@ ablation() {
     variant "$1" adversarial --lambda2 0.3 --lambda3 0.2
     variant "$1" backbone_adversarial --lambda2 0 --lambda3 0.2
     variant "$1" soft --lambda2 0 --lambda3 0 --hard_label_weight 0
+    variant "$1" weak --lambda2 0 --lambda3 0 --lambda1 0.1 --hard_label_weight 1
     variant "$1" sgd --lambda2 0 --lambda3 0 --optimizer sgd
     variant "$1" random --lambda2 0 --lambda3 0 --student_init random
     variant "$1" tilt085 --lambda2 0 --lambda3 0 --stage_tilt 0.85

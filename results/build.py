@@ -34,11 +34,12 @@ TABLES = {  # name: (headings, {folder: what the row is called})
         "blocks": "its student of two blocks a stage, shifts of 4",
         "shift": "its student of two blocks a stage, shifts of 2"}),
     "ablation": (("validation", "compression rate", "minutes", "epochs", "seeds"), {
-        "direct": "trained directly", "backbone": "soft labels", "intermediate": "soft labels + intermediate features",
+        "teacher": "the teacher, a base", "direct": "trained directly", "backbone": "soft labels",
+        "intermediate": "soft labels + intermediate features",
         "constant": "the same, constant regressors", "adversarial": "soft labels + intermediate + adversarial",
         "backbone_adversarial": "soft labels + adversarial", "soft": "soft labels alone, no hard ones",
-        "sgd": "soft labels, SGD instead of Muon", "random": "soft labels, random start",
-        "tilt085": "soft labels, late stages wider (tilt 0.85)",
+        "weak": "soft labels at 0.1, hard ones at 1", "sgd": "soft labels, SGD instead of Muon",
+        "random": "soft labels, random start", "tilt085": "soft labels, late stages wider (tilt 0.85)",
         "uniform": "soft labels, all stages alike, MACs free"}),
     "criteria": ((*STEPS, "sparsity", "parameters (M)", "MACs (M)", "minutes", "epochs", "seeds"), {
         f"{criterion}_{scope}": f"{criterion}, {text}"

@@ -2,6 +2,7 @@
 """Evaluate models: accuracy, size, work and speed, side by side; the first is what the others are compared with."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def build_parser():
                        help="also print the accuracy of every class (default: on up to 20 classes)")
     group.add_argument("--split", choices=["test", "validation", "train"], default="test",
                        help="images to evaluate on (default: %(default)s)")
+    group.add_argument("--images", type=flags.whole(1), metavar="N",
+                       help="evaluate on the first N images of the split only (default: all of them)")
     group.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=30, metavar="N",
                        help="timed passes of one image, 0 for none (default: %(default)s)")
     group.add_argument("--output", metavar="FILE.json",
@@ -129,6 +132,7 @@ def evaluate_one(args, name, path, opened, images, base):
 
     model, judge, function, size = opened
     split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
+    split = dataclasses.replace(split, images=split.images[:args.images], labels=split.labels[:args.images])
     row = {"name": name, "path": str(path)}
     row |= metrics.evaluate(judge, split, args.batch_size, display.track(name, args.verbose)) | size
     if not np.isfinite(row["loss"]):

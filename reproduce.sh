@@ -1,11 +1,12 @@
 #!/bin/sh
 # Makes the records behind the README's result tables: ./reproduce.sh TABLE [SEED ...]
-#   ./reproduce.sh yardstick 826 827 828     base, pruned teacher and student at 12 + 14 epochs, and a base of 26
+#   ./reproduce.sh yardstick 826 827 828     base, pruned teacher, assistant and students within 12 + 14 epochs; a base of 26
 #   ./reproduce.sh steps 826 827             what assistant and student were before the yardstick's
 #   ./reproduce.sh ablation 826              losses, regressors and starts of a student of 3 epochs, from that base
 #   ./reproduce.sh criteria 826              four criteria and three ways to spread a budget, at equal MACs, one epoch
 #   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each
-#   ./reproduce.sh exports 827               base and student of the yardstick in every format; one seed, the last given
+#   ./reproduce.sh exports 827               base and students of a finished yardstick in each format (needs
+#                                            requirements-export.txt); one seed, the last given
 #   ./reproduce.sh long 826                  60 epochs of base, 70 after it
 # Models go to runs/TABLE, small records to results/TABLE; `make results` then rebuilds the tables. A command that was
 # cut off goes on where it was, and a finished one does nothing, but for those that only measure: start it as often as it
@@ -39,7 +40,7 @@ judge() {  # judge TABLE SEED FOLDER ...: the models of a table on the test imag
         set -- "$@" "$at/$folder/model.h5"
         shift
     done
-    $PYTHON evaluate_model.py --output "$at/evaluation.json" --model_path "$@"
+    $PYTHON evaluate_model.py --images 1000 --output "$at/evaluation.json" --model_path "$@"
     mkdir -p "$to"
     cp "$at/evaluation.json" "$to/evaluation.json"
 }

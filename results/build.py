@@ -33,7 +33,7 @@ TABLES = {  # name: (headings, {folder: what the row is called})
         "assistant": "assistant, λ1 0.5 and hard labels 0.6", "student": "its student of all blocks, shifts of 4",
         "blocks": "its student of two blocks a stage, shifts of 4",
         "shift": "its student of two blocks a stage, shifts of 2"}),
-    "ablation": (("validation", "compression rate", "minutes", "epochs", "seeds"), {
+    "ablation": (("validation", "compression rate", "MACs (M)", "minutes", "epochs", "seeds"), {
         "teacher": "the teacher, a base", "direct": "trained directly", "backbone": "soft labels",
         "intermediate": "soft labels + intermediate features",
         "constant": "the same, constant regressors", "adversarial": "soft labels + intermediate + adversarial",

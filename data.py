@@ -82,6 +82,7 @@ def load_data(args, image_size=None, progress=iter):
     parts = _splits(args, names, *parts)
     if is_folder:
         size = (args.image_size,) * 2 if args.image_size else image_size
+        parts = [_mixed(*part) for part in parts]
         parts = sources.read_images(parts, size, args.num_worker, progress)
     flip = args.dataset != "digits"  # a mirrored digit is another sign
     pad = _padding(args, parts[0][0].shape[1:3], flip)
@@ -211,6 +212,13 @@ def _divided(pair, count):
     order = np.arange(len(pair[1]))
     sides = train_test_split(order, test_size=count, stratify=pair[1], random_state=SPLIT_SEED)
     return [tuple(column[np.sort(side)] for column in pair) for side in sides]
+
+
+def _mixed(items, labels):
+    """A folder's items and labels, which come class by class, in a fixed random order: any run of them has its share
+    of the classes, be it a batch of validation images or the first N."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+    return items[order], labels[order]
 
 
 def sample(split, count=None):

@@ -34,9 +34,10 @@ def progress_bar(shown=True, transient=False):
             return f"{task.speed:,.0f} images/s" if task.speed else "  - images/s"
 
     return progress.Progress(
-        progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=None), progress.TaskProgressColumn(),
-        Speed(), progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[note]}"),
-        console=_console(), disable=not (shown and _redraws()), speed_estimate_period=10, transient=transient)
+        progress.TextColumn("{task.description}", markup=False), progress.BarColumn(bar_width=None),
+        progress.TaskProgressColumn(), Speed(), progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"), console=_console(), disable=not (shown and _redraws()),
+        speed_estimate_period=10, transient=transient)
 
 
 def waiting(title, verbose=1):
@@ -84,12 +85,13 @@ def print_table(title, columns, rows, verbose=1):
         return
     from rich import box
     from rich.table import Table
+    from rich.text import Text  # takes [brackets] for what they are
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[str(cell) for cell in row])
+        table.add_row(*[Text(str(cell)) for cell in row])
     _console().print(table)
 
 

@@ -33,6 +33,18 @@ class Stopped(KeyboardInterrupt):
         self.number, self.saved = number, saved
 
 
+def of_the_system(error):
+    """What to say, in one line, of an exception that is the machine's: a file system's, or memory that ran out.
+
+    Returns:
+        The line; None for any other exception, which is a defect of the suite.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's is no OSError
+        return (f"the memory is too small ({one_line(error):.200}); expected a smaller --batch_size, or fewer or "
+                "smaller images (--subset, --image_size)")
+    return one_line(error) if isinstance(error, OSError) else None
+
+
 def one_line(text):
     """The text with its line ends, and the blanks around them, folded to one blank."""
     return " ".join(line.strip() for line in str(text).strip().splitlines())

@@ -60,6 +60,8 @@ def peek_at(args, path):
     """The Checkpoint of a model, without its weights; None, with --any_model, where Keras itself has to open it."""
     import checkpoints
 
+    if Path(path).is_file():
+        records.check_record(path, "--model_path")  # a damaged ResNet is no foreign model
     try:
         peek = checkpoints.read_checkpoint(path, "--model_path", weights=False)
     except InputError as error:
@@ -68,6 +70,8 @@ def peek_at(args, path):
         hint = "" if args.any_model or "expected a ResNet50" not in str(error) else "; other classifiers: --any_model"
         raise InputError(f"{error}{hint}") from None
     checkpoints.check_fits(peek, "--model_path", args.class_num)
+    if args.split != "test":
+        records.check_split(path, args)
     return peek
 
 

@@ -116,6 +116,7 @@ def run(args):
     files.check_writable(folder, "--output")
     peek = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
     checkpoints.check_fits(peek, "--model_path", args.class_num)
+    records.check_split(args.model_path, args)
     with files.exclusive(folder, "--output"):
         return export(args, peek, folder)
 

@@ -18,7 +18,7 @@ import display
 import files
 import interrupts
 import native
-from errors import Diverged, InputError, Stopped, one_line
+from errors import Diverged, InputError, Stopped, of_the_system, one_line
 from values import PRECISIONS, precision, real, whole
 
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
@@ -118,8 +118,7 @@ def add_output_flags(parser):
     """--verbose, --json."""
     group = parser.add_argument_group("output")
     group.add_argument("--verbose", type=whole(0, 2), default=1, metavar="{0,1,2}",
-                       help="0: errors only, 1: progress bars and tables, 2: a plain line an epoch "
-                            "(default: %(default)s)")
+                       help="0: errors only, 1: bars and tables, 2: a plain line an epoch (default: %(default)s)")
     group.add_argument("--json", action="store_true",
                        help="print the result as one JSON document on standard output, and all else on standard error")
 
@@ -137,8 +136,7 @@ def add_machine_flags(parser, default_precision="auto"):
     group.add_argument("--seed", type=whole(0, 2**32 - 1), default=826,
                        help="seed of weights, order and augmentation; the split into training and validation "
                             "images does not depend on it (default: %(default)s)")
-    group.add_argument("--deterministic", action="store_true",
-                       help="same seed, same bits, at some cost in speed")
+    group.add_argument("--deterministic", action="store_true", help="same seed, same bits, at some cost in speed")
     add_output_flags(parser)
 
 
@@ -276,8 +274,10 @@ def run_main(parser, run, argv=None):
     except BrokenPipeError:  # `script | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        return _end(f"{parser.prog}: {one_line(error)}", 2)
+    except Exception as error:
+        if (line := of_the_system(error)) is None:
+            raise
+        return _end(f"{parser.prog}: {line}", 2)
     except KeyboardInterrupt as error:
         number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
         how = f"; go on with: {_command_to_go_on(args.argv)}" if hasattr(args, "resume") else ""

@@ -3,6 +3,7 @@
 
 import argparse
 import importlib
+import math
 import sys
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def make_student(args, teacher, images):
     import data
     import prune
     import students
+    import training
 
     architecture = resnet.architecture_of(teacher)
     widths = students.choose_widths(args, architecture)
@@ -90,6 +92,7 @@ def make_student(args, teacher, images):
         return resnet.build_resnet(**(architecture | {"widths": widths, "stem": args.student_stem}))
     student = students.inherit_student(teacher, widths, args.student_stem)
     if args.recalibrate_images:
+        training.check_batch(student, args.recalibrate_images, "--recalibrate_images")
         prune.recalibrate_bn(student, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
                              display.track("student: batch-norm", args.verbose))
     return student
@@ -159,7 +162,7 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
     lambdas = [weight or tried for weight, tried in zip(own, TRIED, strict=True)]
     rows = [{"name": "teacher", "val_acc": teacher_acc, "sha256": run_record["parent_sha256"]}]
     for name, parts in ABLATION.items():
-        if parts == tuple(map(bool, own)):
+        if parts == tuple(map(bool, own)) and (any(parts) or args.hard_label_weight == 1):
             rows.append({"name": name, "val_acc": full["val_acc"], "sha256": full["sha256"]})
             continue
         weight = args.hard_label_weight if any(parts) else 1.0
@@ -195,8 +198,12 @@ def run(args):
         if getattr(args, flag):
             raise InputError(f"--{flag}: received it beside --stream_divisor {args.stream_divisor}, which fixes all "
                              "widths; expected one of them")
-    if not (args.lambda1 or args.lambda2 or args.lambda3 or args.hard_label_weight):
-        raise InputError("--lambda1: received 0, as all other weights; expected at least one loss above 0")
+    if not (args.lambda1 or args.lambda3 or args.hard_label_weight):
+        raise InputError("--lambda1: received 0, as --lambda3 and --hard_label_weight; expected one of them above 0: "
+                         "no other loss teaches the classifier")
+    if args.batch_size == 1 and (args.lambda3 or args.ablation):
+        raise InputError("--batch_size: received 1 beside --lambda3 or --ablation, expected at least 2: the "
+                         "discriminator's batch-norm learns nothing from one image")
     if args.mirror_teacher and not (args.lambda1 or args.lambda3 or args.ablation):
         raise InputError("--mirror_teacher: received it beside --lambda1 0 and --lambda3 0, which ask for no answer of "
                          "the teacher; expected one of them above 0")
@@ -210,6 +217,7 @@ def run(args):
         files.check_apart(path, folder, "--save_folder")
     peek = checkpoints.read_checkpoint(path, "--root_folder", weights=False)
     checkpoints.check_fits(peek, "--root_folder", args.class_num)
+    records.check_split(path, args)
     args = student_flags.with_form(args, peek.stem, resnet.blocks_of(peek.widths))
     with files.exclusive(args.save_folder, "--save_folder"):
         return teach(args, path, peek)
@@ -233,8 +241,10 @@ def teach(args, path, peek):
     display.say(images.description, args.verbose)
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, args.preprocessing)
     student = make_student(args, teacher, images)
-    teacher_acc = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
-                                   display.track("teacher: validation", args.verbose))["acc"]
+    found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
+                             display.track("teacher: validation", args.verbose))
+    if not math.isfinite(found["loss"]):
+        raise InputError(f"--root_folder: {path} answers NaN or infinity, expected a teacher with finite logits")
     base_parameters = resnet.cost_of(resnet.full_widths(peek.depth), images.class_num, images.image_shape, peek.stem)[0]
     if args.resume == "never" or not (Path(args.save_folder) / training.STATE).exists():
         for folder in filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")):
@@ -242,12 +252,12 @@ def teach(args, path, peek):
     history = distil(args, teacher, student, images, (args.lambda1, args.lambda2, args.lambda3),
                      args.hard_label_weight, args.save_folder, "student", run_record)
     result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
-    result |= {"teacher_acc": teacher_acc, "parent_sha256": run_record["parent_sha256"],
+    result |= {"teacher_acc": found["acc"], "parent_sha256": run_record["parent_sha256"],
                "widths": resnet.widths_of(student)}
     records.write_json(Path(args.save_folder) / "result.json", result)
     show(args, teacher, base_parameters, result)
     if args.ablation:
-        result["ablation"] = ablation(args, teacher, images, teacher_acc, result, run_record)
+        result["ablation"] = ablation(args, teacher, images, found["acc"], result, run_record)
     for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
         training.finish(folder)  # the student itself last: the run counts as unfinished until then
     return result

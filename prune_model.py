@@ -214,6 +214,7 @@ def run(args):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}", "--root_folder")
     peek = checkpoints.read_checkpoint(args.base_model_path, "--base_model_path", weights=False)
     checkpoints.check_fits(peek, "--base_model_path", args.class_num)
+    records.check_split(args.base_model_path, args)
     with files.exclusive(args.root_folder, "--root_folder"):
         return prune_all(args, peek)
 
@@ -236,6 +237,9 @@ def prune_all(args, peek):
     display.say(images.description, args.verbose)
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
                                   args.preprocessing)
+    training.check_batch(base, min(args.batch_size, len(images.train)))
+    if args.recalibrate_images:
+        training.check_batch(base, args.recalibrate_images, "--recalibrate_images")
     target = trimming.budget(args, peek.widths, images.class_num, images.image_shape, peek.stem)
     result |= {"images": len(images.val), "train_images": len(images.train),
                "parent_sha256": run_record["parent_sha256"]}

@@ -131,6 +131,25 @@ def check_record(path, flag):
                          f"expected {min(allowed):.8}..., as the record beside it says")
 
 
+def check_split(path, args):
+    """Raises InputError where the history beside a model says that it was trained under another --val_split.
+
+    Another share is another draw: its validation images would be some that the model was trained on.
+
+    Args:
+        path: of the model; one without a history, or trained on other data, passes.
+        args: namespace with dataset and val_split.
+    """
+    told = {}
+    with contextlib.suppress(InputError):
+        run = read_json(Path(path).with_name("history.json"), "").get("run")
+        told = run["flags"] if isinstance(run, dict) and isinstance(run.get("flags"), dict) else {}
+    share = told.get("val_split")
+    if told.get("dataset") == args.dataset and is_number(share) and share != args.val_split:
+        raise InputError(f"--val_split: received {args.val_split}, expected {share}, under which {path} was trained; "
+                         "another share would validate on images that it has seen")
+
+
 def processor():
     """The processor's name as the system gives it."""
     with contextlib.suppress(OSError):

@@ -65,6 +65,7 @@ def run(args):
         files.check_file(args.output, "--output", ".json")
     peek = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
     checkpoints.check_fits(peek, "--model_path", args.class_num)
+    records.check_split(args.model_path, args)
     digest = files.sha256(args.model_path)
     flags.start_keras(args)
     import data

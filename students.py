@@ -1,5 +1,6 @@
 """What a student looks like: how wide its layers are, and which of the teacher's channels it starts from."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -90,11 +91,18 @@ def choose_widths(args, architecture):
 
     rate, macs, depth = args.target_compression, args.target_macs, architecture["depth"]
     limit = macs and flags.macs_left(macs, cost(resnet.full_widths(depth), architecture["stem"])[1])
-    try:
+
+    def widest(limit):
         return student_widths(_widths_left(architecture, args.student_blocks), depth, args.stream_divisor, rate, limit,
                               cost, args.round_to, args.stage_tilt)
+
+    try:
+        return widest(limit)
     except ValueError as error:
-        flag, value = ("--target_macs", f"{macs[0]:g}{'x' * macs[1]}") if macs else ("--target_compression", rate)
+        flag, value = "--target_compression", rate
+        with contextlib.suppress(ValueError):
+            widest(None)
+            flag, value = "--target_macs", f"{macs[0]:g}{'x' * macs[1]}"
         other = "" if args.student_stem == architecture["stem"] else (
             f" behind the stem {args.student_stem}; --student_stem {architecture['stem']}, fewer --student_blocks or a "
             "smaller --round_to allow less")

@@ -69,6 +69,7 @@ def check_flags(args):
     import checkpoints
 
     files.check_apart(args.model_path, args.save_folder, "--save_folder")
+    records.check_split(args.model_path, args)
     checkpoint = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
     if args.stem not in (None, checkpoint.stem):
         raise InputError(f"--stem: received {args.stem}, expected {checkpoint.stem}, as {args.model_path} has it")

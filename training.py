@@ -132,13 +132,19 @@ def _unreadable(state, error):
                       "of this run, or --resume never to start over")
 
 
-def check_batch(model, batch_size):
-    """Raises InputError where a batch-norm would see one value a channel, whose deviation from their mean is 0."""
+def check_batch(model, batch_size, flag="--batch_size"):
+    """Raises InputError where a batch-norm would see one value a channel, whose deviation from their mean is 0.
+
+    Args:
+        model: any Keras model.
+        batch_size: images a batch.
+        flag: the one to blame.
+    """
     maps = [layer.output.shape[1:3] for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     height, width = min(maps, key=lambda size: size[0] * size[1])
     if batch_size * height * width < 2:
-        raise InputError(f"--batch_size: received {batch_size} image a batch, expected at least 2: batch-norm learns "
-                         f"nothing from one value a channel, and the last feature maps have {height}x{width}")
+        raise InputError(f"{flag}: received {batch_size} image a batch, expected at least 2: batch-norm learns nothing "
+                         f"from one value a channel, and the last feature maps have {height}x{width}")
 
 
 def _build(trainer, classes):

@@ -444,6 +444,19 @@ def test_a_folder_without_splits_is_divided(folder):
     assert sorted(greens) == [(c, g) for c in (0, 1) for g in range(12)]  # each image once
 
 
+def test_a_folders_splits_are_mixed_however_its_files_are_sorted(tmp_path):
+    for label in "abcd":
+        for i in range(40):
+            paint(tmp_path / label / f"{i}.png", (10 * i % 256, 0, 0), size=(8, 8))
+    first, again = (data.load_data(asked(dataset=str(tmp_path), val_split=0.5)) for _ in range(2))
+    for split, same in zip(parts(first), parts(again), strict=True):
+        np.testing.assert_array_equal(split.images, same.images)
+        for start in range(0, len(split) - 15, 16):  # by chance once in 10^7 for each
+            assert len(set(split.labels[start:start + 16])) > 1
+        images, labels = data.sample(split)
+        assert len(set(labels[:16])) > 1 and len(images) == len(split)
+
+
 def test_sizes_of_a_folder(folder):
     for flag, wanted, shape in ((None, (24, 16), (24, 16, 3)), (32, (24, 16), (32, 32, 3)), (None, None, (20, 20, 3))):
         loaded = data.load_data(asked(dataset=str(folder), val_split=0.2, image_size=flag), image_size=wanted)

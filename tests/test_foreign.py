@@ -98,6 +98,14 @@ def test_what_is_no_such_classifier_is_told_in_a_line(save, named, suffix, tmp_p
     assert error.count("\n") == 1 and named in error and "expected" in error
 
 
+def test_a_damaged_resnet_is_no_foreign_model(tmp_path, capsys):
+    (tmp_path / "history.json").write_text(json.dumps({"checkpoint": {"sha256": "0" * 64}}))
+    small_net(None).save(tmp_path / "model.h5")
+    assert evaluate_model.main(["--any_model", "--dataset", "digits", "--model_path", str(tmp_path / "model.h5")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "damaged or was replaced" in error
+
+
 def test_without_the_flag_keras_opens_nothing(tmp_path, capsys):
     small_net(None).save(tmp_path / "net.h5")
     assert evaluate_model.main(["--dataset", "digits", "--model_path", str(tmp_path / "net.h5")]) == 2

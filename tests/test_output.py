@@ -16,7 +16,9 @@ import pytest
 import torture
 from test_layers import SCRIPTS
 
+import display
 import files
+import flags
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_size", "32"]
@@ -198,6 +200,29 @@ def test_a_whole_process_that_is_silent_but_for_json(base, tmp_path):
     assert done.stderr == ""
     result = json.loads(done.stdout)
     assert result["models"][0]["sha256"] == files.sha256(base) and result["images"] == 16
+
+
+def test_brackets_in_a_table_are_text(capsys):
+    display.print_table("runs/[old]", ["[model]", "seeds"], [["kd[muon]", "[/1]"], ["kd[sgd]", "[bold]2"]])
+    output = capsys.readouterr().out
+    assert all(text in output for text in ("runs/[old]", "[model]", "kd[muon]", "[/1]", "kd[sgd]", "[bold]2"))
+
+
+@pytest.mark.parametrize("kind", [MemoryError, type("ResourceExhaustedError", (Exception,), {})])
+def test_memory_that_runs_out_is_one_line(kind, capsys):
+    def run(args):
+        raise kind("Unable to allocate 193. GiB\nfor an array")
+    assert flags.run_main(flags.Parser("script.py"), run, []) == 2
+    assert capsys.readouterr().err == ("script.py: the memory is too small (Unable to allocate 193. GiB for an array); "
+                                       "expected a smaller --batch_size, or fewer or smaller images (--subset, "
+                                       "--image_size)\n")
+
+
+def test_a_defect_is_no_users_error():
+    def run(args):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        flags.run_main(flags.Parser("script.py"), run, [])
 
 
 def test_an_error_leaves_standard_output_empty(tmp_path, capfd):

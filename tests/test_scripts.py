@@ -128,7 +128,8 @@ def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
 
 def test_a_model_alone_is_compared_with_its_network_unpruned(chain):
     path = chain / "student" / "model.h5"
-    row, = evaluate_model.run(dataset="digits", model_path=[path], latency_runs=0, split="validation")["models"]
+    row, = evaluate_model.run(dataset="digits", model_path=[path], latency_runs=0, split="validation",
+                              val_split=0.2)["models"]
     student, whole = keras.models.load_model(path), keras.applications.ResNet50(weights=None, classes=10)
     assert row["compression_rate"] == pytest.approx(whole.count_params() / student.count_params())
     convolutions = [sum(layer.count_params() for layer in model.layers if isinstance(layer, keras.layers.Conv2D))
@@ -259,6 +260,10 @@ def test_a_record_names_the_targets_that_no_flag_named(given, rate, macs, tilt):
     (["--stream_divisor", 32, "--target_macs", "8x"], "--target_macs: received it beside --stream_divisor 32,"),
     (["--mirror_teacher"], "--mirror_teacher: received it for digits, whose mirror images are other signs;"),
     (["--mirror_teacher", "--lambda1", 0], "--mirror_teacher: received it beside --lambda1 0 and --lambda3 0,"),
+    (["--lambda1", 0, "--hard_label_weight", 0, "--lambda2", 1], "--lambda1: received 0, as --lambda3 and"),
+    (["--lambda3", 0.2, "--batch_size", 1], "--batch_size: received 1 beside --lambda3 or --ablation,"),
+    (["--recalibrate_images", 1, "--stream_divisor", 2], "--recalibrate_images: received 1 image a batch,"),
+    (["--target_compression", 1e6, "--target_macs", "2x"], "--target_compression: received 1000000.0,"),
     (["--stream_divisor", 32, "--stage_tilt", "0.7"], "--stage_tilt: received it beside --stream_divisor 32,"),
     (["--target_macs", "1k"], "--target_macs: received 1000,"),
     (["--target_macs", "9000x"], "--target_macs: received 9000x,"),
@@ -370,6 +375,37 @@ def test_a_batch_of_one_is_refused_where_the_last_map_is_one_position(narrow, tm
         assert call(script, *TINY, "--batch_size", 1, *words, tmp_path / "new") == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "--batch_size: received 1 image a batch, expected at least 2" in error
+        assert not list((tmp_path / "new").glob("*"))  # another batch size may follow in the same folder
+    assert call(prune_model, *TINY, "--recalibrate_images", 1, "--base_model_path", narrow, "--root_folder",
+                tmp_path / "new") == 2
+    assert "--recalibrate_images: received 1 image a batch, expected at least 2" in capsys.readouterr().err
+    assert not list((tmp_path / "new").glob("*"))
+
+
+def test_another_share_of_validation_images_than_the_parents_is_refused(chain, tmp_path, capsys):
+    base = chain / "base" / "model.h5"
+    for script, words in ((train_base_model, ["--save_folder", tmp_path / "new", "--model_path"]),
+                          (prune_model, ["--root_folder", tmp_path / "new", "--base_model_path"]),
+                          (knowledge_distillation, ["--save_folder", tmp_path / "new", "--root_folder"]),
+                          (sensitivity, ["--model_path"]),
+                          (export_model, ["--output", tmp_path / "new", "--model_path"]),
+                          (evaluate_model, ["--split", "validation", "--model_path"])):
+        assert call(script, "--dataset", "digits", "--val_split", 0.25, *words, base) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"--val_split: received 0.25, expected 0.2, under which {base} was" in error
+    assert not list((tmp_path / "new").glob("*"))
+    row, = evaluate_model.run(dataset="digits", model_path=base, val_split=0.25, latency_runs=0)["models"]
+    assert 0 <= row["acc"] <= 1  # test images are those of any share
+
+
+def test_a_teacher_of_infinite_logits_is_refused(tmp_path, capsys):
+    net = randomised(resnet.build_resnet(widths=narrow_widths()))
+    net.get_layer("predictions").kernel.assign(np.full((8, 10), 3e38, "float32"))
+    checkpoints.save_model(net, tmp_path / "teacher.h5")
+    assert call(knowledge_distillation, *TINY, "--root_folder", tmp_path / "teacher.h5", "--save_folder",
+                tmp_path / "new", "--stream_divisor", 2) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--root_folder" in error and "finite logits" in error
 
 
 @pytest.mark.slow
@@ -452,6 +488,21 @@ def test_an_ablation_tries_losses_of_weight_0_and_never_the_student_itself_again
     names = list(knowledge_distillation.ABLATION)
     assert [row["name"] for row in rows] == ["teacher", *names, *(["the student"] if own[1] else [])]
     assert [row["val_acc"] for row in rows if row["sha256"] == "own"] == [0.625]
+
+
+@pytest.mark.parametrize(("hard", "row"), [("1", "trained directly"), ("0.4", "the student")])
+def test_trained_directly_is_by_whole_labels_in_any_ablation(hard, row, tmp_path, monkeypatch):
+    weights = []
+    monkeypatch.setattr(knowledge_distillation, "make_student", lambda *args: None)
+    monkeypatch.setattr(knowledge_distillation, "distil", lambda args, *rest: weights.append(rest[4]) or {
+        "val_acc": [0.5], "checkpoint": {"sha256": f"{len(weights)}"}})
+    args = knowledge_distillation.build_parser().parse_args(
+        ["--root_folder", "x", "--save_folder", str(tmp_path), "--hard_label_weight", hard, "--lambda1=0",
+         "--verbose", "0"])
+    rows = knowledge_distillation.ablation(args, None, types.SimpleNamespace(val=range(9)), 0.75,
+                                           {"val_acc": 0.625, "sha256": "own"}, {"parent_sha256": "teacher"})
+    assert [found["name"] for found in rows if found["sha256"] == "own"] == [row]
+    assert weights == ([1.0] if hard == "0.4" else []) + [float(hard)] * 4
 
 
 def test_the_defaults_of_a_student_are_those_that_the_tables_were_made_with():

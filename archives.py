@@ -33,7 +33,9 @@ def opened(path, flag):
     Raises:
         InputError: a .keras file that swells. What zipfile and h5py raise for a damaged one is passed on.
     """
-    if not zipfile.is_zipfile(path):
+    with open(path, "rb") as file:
+        is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"  # is_zipfile finds any PK\5\6 in the last 64 KiB
+    if is_hdf5 or not zipfile.is_zipfile(path):
         with h5py.File(path, "r") as file:
             yield file, _layers(file.attrs.get("model_config", "{}")), False
         return

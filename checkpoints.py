@@ -129,7 +129,7 @@ def read_checkpoint(path, flag, weights=True):
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # another zip, or a damaged one
         raise InputError(f"{flag}: received {path}, a zip file that can't be read ({error}); expected an .h5 or .keras "
                          "model") from None
-    except (LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
         raise InputError(f"{flag}: received {path}, expected a ResNet50, 101 or 152 with the layer names of "
                          f"keras.applications ({type(error).__name__}: {error})") from None
     return checkpoint

@@ -15,7 +15,8 @@ SPLIT_SEED = 826  # a constant of the suite, not --seed: see load_data
 class Split:
     """Images uint8 (N, H, W, 3), RGB 0 to 255; labels int64 (N,); name "train", "validation" or "test".
 
-    pad and flip say how `batches` may vary an image: a shift of at most `pad` pixels, a mirror image.
+    pad and flip say how `batches` may vary an image: a shift of at most `pad` pixels, a mirror image. source tells what
+    a folder's split was drawn from, [folder, checksum of its listing]; None where it is given as such.
     """
 
     images: np.ndarray
@@ -23,6 +24,7 @@ class Split:
     name: str
     pad: int = 0
     flip: bool = False
+    source: list | None = None
 
     def __len__(self):
         return len(self.labels)
@@ -79,6 +81,8 @@ def load_data(args, image_size=None, progress=iter):
     if args.class_num not in (None, len(names)):
         raise InputError(f"--class_num: received {args.class_num}, expected {len(names)} "
                          f"(the classes of {args.dataset})")
+    drawn = [is_folder and part is None for part in parts]
+    source = sources.listing(args.dataset, parts[0][0]) if any(drawn) else None
     parts = _splits(args, names, *parts)
     if is_folder:
         size = (args.image_size,) * 2 if args.image_size else image_size
@@ -86,7 +90,9 @@ def load_data(args, image_size=None, progress=iter):
         parts = sources.read_images(parts, size, args.num_worker, progress)
     flip = args.dataset != "digits"  # a mirrored digit is another sign
     pad = _padding(args, parts[0][0].shape[1:3], flip)
-    train, val, test = Split(*parts[0], "train", pad, flip), Split(*parts[1], "validation"), Split(*parts[2], "test")
+    train = Split(*parts[0], "train", pad, flip, source)
+    val, test = (Split(*part, name, source=source if is_drawn else None) for part, name, is_drawn in
+                 zip(parts[1:], ("validation", "test"), drawn[1:], strict=True))
     name = os.path.basename(os.path.abspath(args.dataset)) if is_folder else args.dataset
     return Data(name, train, val, test, names,
                 f"{name}: {len(train):,} training, {len(val):,} validation, {len(test):,} test images")

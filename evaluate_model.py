@@ -70,7 +70,7 @@ def peek_at(args, path):
         hint = "" if args.any_model or "expected a ResNet50" not in str(error) else "; other classifiers: --any_model"
         raise InputError(f"{error}{hint}") from None
     checkpoints.check_fits(peek, "--model_path", args.class_num)
-    if args.split != "test":
+    if args.split == "validation":
         records.check_split(path, args)
     return peek
 
@@ -101,6 +101,7 @@ def open_foreign(model, path, images):
         InputError: it is for other images or classes.
     """
     import keras
+    import numpy as np
 
     import folded
     import foreign
@@ -110,6 +111,11 @@ def open_foreign(model, path, images):
             classes != images.class_num):
         raise InputError(f"--model_path: received {path} for images of {shape[0]}x{shape[1]} and {classes} classes, "
                          f"expected {images.image_shape[0]}x{images.image_shape[1]} and {images.class_num}")
+    try:
+        model(np.zeros((1, *images.image_shape), "float32"), training=False)
+    except Exception as error:  # whatever layers raise
+        raise InputError(f"--model_path: {path} can't answer to images of {images.image_shape[0]}x"
+                         f"{images.image_shape[1]} ({error!s:.200}); expected a classifier of this size") from None
     compiled = folded.compiled_by_backend(lambda pixels: model(pixels, training=False))
     size = {"parameters": model.count_params(), "macs": foreign.count_macs(model), "bytes": Path(path).stat().st_size}
     return model, model, lambda pixels: keras.ops.convert_to_numpy(compiled(pixels.astype("float32"))), size
@@ -136,6 +142,8 @@ def evaluate_one(args, name, path, opened, images, base):
 
     model, judge, function, size = opened
     split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
+    if args.split != "train":
+        records.check_source(path, split)
     split = dataclasses.replace(split, images=split.images[:args.images], labels=split.labels[:args.images])
     row = {"name": name, "path": str(path)}
     row |= metrics.evaluate(judge, split, args.batch_size, display.track(name, args.verbose)) | size
@@ -192,7 +200,7 @@ def run(args):
     """
     if args.output:
         files.check_file(args.output, "--output", ".json")
-    peeks = [peek_at(args, path) for path in args.model_path]
+    peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(args)
     flags.start_keras(args)
     import data
     import foreign
@@ -210,7 +218,7 @@ def run(args):
         rows.append(evaluate_one(args, name, path, opened, images, base))
         base = base or opened[0]
     result = {"models": rows, "dataset": images.name, "split": args.split, "images": rows[0]["images"],
-              "class_names": list(images.class_names), "run": records.run_record(args)}
+              "class_names": list(images.class_names), "run": run_record}
     if args.output:
         write(args, result)
     show(args, rows)

@@ -123,6 +123,7 @@ def run(args):
 
 def export(args, peek, folder):
     """`run`, in a folder that is this process' alone, for a model of which `peek` tells."""
+    run_record = records.run_record(args)
     flags.start_keras(args)
     import checkpoints
     import data
@@ -133,6 +134,7 @@ def export(args, peek, folder):
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
+    records.check_source(args.model_path, images.val)
     model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
                                    args.preprocessing)
     function = folded.freeze(model, args.precision)
@@ -145,7 +147,7 @@ def export(args, peek, folder):
                           path, images, reference)[0])
     result = {"files": rows, "dataset": images.name, "split": "validation", "images": len(images.val),
               "calibration_images": len(calibration), "sha256": files.sha256(args.model_path),
-              "run": records.run_record(args)}
+              "run": run_record}
     records.write_json(folder / "export.json", result)
     show(args, rows, len(images.val))
     return result

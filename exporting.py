@@ -106,6 +106,9 @@ def _flat_buffer(saved, calibration):
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
     if calibration is not None:
+        if calibration.min() or calibration.max() < 255:  # any byte is a pixel: a scale of 1 for the input
+            calibration = calibration.copy()
+            calibration[0].flat[:2] = 0, 255
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image[None].astype("float32")] for image in calibration)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

@@ -128,8 +128,7 @@ def add_machine_flags(parser, default_precision="auto"):
     group = parser.add_argument_group("machine")
     group.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=True,
                        help="use an accelerator where there is one (default: on)")
-    group.add_argument("--precision", type=precision, default=default_precision,
-                       metavar=f"{{{','.join(PRECISIONS)}}}",
+    group.add_argument("--precision", type=precision, default=default_precision, metavar=f"{{{','.join(PRECISIONS)}}}",
                        help="arithmetic of the layers; weights, statistics and files are float32 in any; auto: "
                             "mixed_bfloat16 under TensorFlow where the processor multiplies it, else float32, "
                             "whatever an accelerator can do (default: %(default)s)")
@@ -157,8 +156,7 @@ def add_training_flags(parser):
                        help="shift training images by up to this in every direction; less suits few epochs (default: "
                             "an eighth of the side, 4 at 32x32; of digits a sixteenth)")
     group.add_argument("--warmup", type=real(0, 1), default=0.1,
-                       help="share of all steps in which the learning rate rises from 0 before its cosine fall to 0 "
-                            "(default: %(default)s)")
+                       help="share of steps in which the rate rises, before its cosine fall (default: %(default)s)")
     group.add_argument("--resume", choices=["auto", "never"], default="auto",
                        help="auto: go on where an unfinished run with the same flags stopped, do nothing where it is "
                             "finished, refuse to write over a run with other flags; never: start over "
@@ -262,6 +260,8 @@ def run_main(parser, run, argv=None):
     """
     args = parser.parse_args(argv)
     as_json = getattr(args, "json", False)
+    with contextlib.suppress(AttributeError):  # a caller's own stream
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have a name that the terminal can't show
     try:
         with interrupts.raising(), _result_alone(as_json):
             result = run(args)

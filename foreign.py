@@ -42,8 +42,8 @@ def load_classifier(path, flag, preprocessing="auto"):
         raise InputError(f"{flag}: received {path}, {shape} -> {out}; expected a classifier of one input of RGB images "
                          "and one output of two classes or more")
     image = keras.Input(shape[1:], name="image")
-    answers = net(preprocess(image, preprocessing), training=False)
-    if _answers_probabilities(net):
+    answers = ops.cast(net(preprocess(image, preprocessing), training=False), "float32")  # of half precision, too
+    if _answers_probabilities(net, path, flag):
         answers = ops.log(ops.maximum(answers, 1e-30))
     return keras.Model(image, answers, name="foreign")
 
@@ -60,12 +60,16 @@ def preprocess(image, mode):
     return (image - np.float32(mean)) / np.float32(deviation)
 
 
-def _answers_probabilities(net):
-    """Whether what a network answers to noise are numbers from 0 that add up to 1."""
-    shape = [n or 64 for n in net.input_shape[1:]]
+def _answers_probabilities(net, path, flag):
+    """Whether what a network answers to noise are numbers from 0 that add up to 1, as far as half precision goes."""
+    shape = [n or 224 for n in net.input_shape[1:]]
     noise = np.random.default_rng(0).normal(0, 2, (4, *shape)).astype("float32")
-    answers = np.asarray(net(noise, training=False), np.float64)
-    return bool((answers >= 0).all() and np.abs(answers.sum(1) - 1).max() < 1e-3)
+    try:
+        answers = np.asarray(ops.cast(net(noise, training=False), "float32"), np.float64)
+    except Exception as error:  # whatever layers raise
+        raise InputError(f"{flag}: received {path}, which can't answer to images of {shape[0]}x{shape[1]} "
+                         f"({error!s:.200}); expected a classifier that can") from None
+    return bool((answers >= 0).all() and np.abs(answers.sum(1) - 1).max() < 0.02)
 
 
 def count_macs(net):

@@ -239,6 +239,8 @@ def teach(args, path, peek):
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
+    records.check_source(path, images.val)
+    run_record["source"] = images.train.source
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, args.preprocessing)
     student = make_student(args, teacher, images)
     found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,

@@ -200,8 +200,11 @@ def normalization_of(scale, offset):
     if len(scale) != 3 or len(offset) != 3 or not all(math.isfinite(v) for v in (*scale, *offset)) or not all(scale):
         raise ValueError(f"a normalisation by {scale} and {offset}")
     # rounded: what is read must be what was written, to the last bit and however often
-    return (tuple(round(-shift / factor, 6) for factor, shift in zip(scale, offset, strict=True)),
-            tuple(round(1 / factor, 6) for factor in scale))
+    mean = tuple(round(-shift / factor, 6) for factor, shift in zip(scale, offset, strict=True))
+    deviation = tuple(round(1 / factor, 6) for factor in scale)
+    if not all(map(math.isfinite, mean + deviation)) or not all(deviation):
+        raise ValueError(f"a normalisation by {scale} and {offset}")
+    return mean, deviation
 
 
 def stage_outputs(model):

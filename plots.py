@@ -284,7 +284,7 @@ def save_figure(figure, path) -> None:
 
     Args:
         figure: a matplotlib Figure.
-        path: a file that ends in .png, .pdf or .svg; a missing folder is made.
+        path: a file that ends in .png, .pdf or .svg, in a folder that exists.
 
     Raises:
         InputError: another suffix, or the file can't be written.

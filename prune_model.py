@@ -235,6 +235,9 @@ def prune_all(args, peek):
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
+    records.check_source(args.base_model_path, images.val)
+    run_record["source"] = images.train.source
+    records.check_same_run(result["run"], run_record, args.root_folder)
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
                                   args.preprocessing)
     training.check_batch(base, min(args.batch_size, len(images.train)))

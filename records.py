@@ -131,6 +131,36 @@ def check_record(path, flag):
                          f"expected {min(allowed):.8}..., as the record beside it says")
 
 
+def _run_beside(path):
+    """What the history beside a model names as its run, or an empty dict."""
+    run = {}
+    if Path(path).is_file():
+        with contextlib.suppress(InputError):
+            run = read_json(Path(path).with_name("history.json"), "").get("run")
+    return run if isinstance(run, dict) else {}
+
+
+def _place(dataset):
+    """A --dataset in one spelling: my_images/ and ./my_images are the same folder."""
+    return os.path.abspath(dataset) if isinstance(dataset, str) else dataset
+
+
+def check_source(path, split):
+    """Raises InputError where a model was trained when the folder that a split is drawn from held other images.
+
+    One image more makes another draw, in which most of the split would be images that the model was trained on.
+
+    Args:
+        path: of the model; one without a history, or trained on other data, passes.
+        split: a data.Split.
+    """
+    then = _run_beside(path).get("source")
+    if None not in (then, split.source) and then[:1] == split.source[:1] and then != split.source:
+        raise InputError(f"--dataset: {split.source[0]} holds other images than when {path} was trained; its "
+                         f"{split.name} images are drawn from all of them, so that the model has seen most; expected "
+                         "the images of then, or subfolders train, val and test")
+
+
 def check_split(path, args):
     """Raises InputError where the history beside a model says that it was trained under another --val_split.
 
@@ -140,12 +170,10 @@ def check_split(path, args):
         path: of the model; one without a history, or trained on other data, passes.
         args: namespace with dataset and val_split.
     """
-    told = {}
-    with contextlib.suppress(InputError):
-        run = read_json(Path(path).with_name("history.json"), "").get("run")
-        told = run["flags"] if isinstance(run, dict) and isinstance(run.get("flags"), dict) else {}
+    told = _run_beside(path).get("flags")
+    told = told if isinstance(told, dict) else {}
     share = told.get("val_split")
-    if told.get("dataset") == args.dataset and is_number(share) and share != args.val_split:
+    if _place(told.get("dataset")) == _place(args.dataset) and is_number(share) and share != args.val_split:
         raise InputError(f"--val_split: received {args.val_split}, expected {share}, under which {path} was trained; "
                          "another share would validate on images that it has seen")
 
@@ -221,6 +249,8 @@ def check_same_run(before, run, folder, kind="an unfinished"):
         raise InputError(f"--resume: {folder} holds {kind} run that names no flags; expected them, or --resume "
                          "never to start over")
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
+    for flags in then, now:
+        flags |= {"dataset": _place(flags.get("dataset"))}
     if "allocation" in now:
         then.setdefault("allocation", "threshold")  # before there was the flag
     given = {word.split("=")[0] for word in run.get("argv", [])}
@@ -231,6 +261,9 @@ def check_same_run(before, run, folder, kind="an unfinished"):
         if then.get(key) != now.get(key):
             raise InputError(f"--resume: {folder} holds {kind} run with --{key} {then.get(key)}, received "
                              f"{now.get(key)}; expected the same flags, or --resume never to start over")
+    if None not in (sources := (before.get("source"), run.get("source"))) and sources[0] != sources[1]:
+        raise InputError(f"--resume: {folder} holds {kind} run on other images than {now['dataset']} holds now; "
+                         "expected the same, or --resume never to start over")
     if before.get("parent_sha256") != run.get("parent_sha256"):
         raise InputError(f"--resume: {folder} holds {kind} run from another model (its sha256 began with "
                          f"{before.get('parent_sha256')!s:.8}, now {run.get('parent_sha256')!s:.8}); expected the "

@@ -56,7 +56,7 @@ def save_figures(sections, folder, progress=iter):
 
     Args:
         sections: list of Section.
-        folder: of the files; it is made.
+        folder: of the files; it exists.
         progress: wraps the range of figures.
 
     Returns:

@@ -68,7 +68,7 @@ def _pruned(run):
         if not isinstance(content.get(key), list) or len(content[key]) != count:
             raise InputError(f"received {key}={text(content.get(key), 60)}, expected {count} numbers, one an iteration")
         for value in content[key]:
-            _checked(value, key)
+            _checked(value, "acc" if key == "sparsity" else key, key)  # pruning adds nothing
     channels, sums = content.get("channels", {}), content.get("sha256", [])
     if not (isinstance(channels, dict) and len(channels) <= MOST_ROWS and all(
             records.is_curve(left, count + 1) and min(left) >= 1 and max(left) <= 1e6 for left in channels.values())):

@@ -66,7 +66,7 @@ def run(args):
     peek = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
     checkpoints.check_fits(peek, "--model_path", args.class_num)
     records.check_split(args.model_path, args)
-    digest = files.sha256(args.model_path)
+    digest, run_record = files.sha256(args.model_path), records.run_record(args)
     flags.start_keras(args)
     import data
     import trimming
@@ -74,6 +74,7 @@ def run(args):
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
+    records.check_source(args.model_path, images.val)
     model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
                                    args.preprocessing)
     shares, part = sorted(set(args.shares)), data.sample(images.val, args.images)
@@ -83,7 +84,7 @@ def run(args):
         "shares": shares, "layers": [{"layer": name, "channels": len(scores[name])} | curve
                                      for name, curve in curves.items()],
         "criterion": args.criterion, "dataset": images.name, "split": "validation", "images": len(part[1]),
-        "sha256": digest, "run": records.run_record(args)}
+        "sha256": digest, "run": run_record}
     if args.output:
         import comparison_plots
         import plots

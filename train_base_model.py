@@ -60,10 +60,10 @@ def start_model(args, images):
 
 
 def check_flags(args):
-    """Finds what can't work before anything heavy is imported."""
+    """Finds what can't work before anything heavy is imported; returns the image size (h, w) that a file asks for."""
     files.check_writable(args.save_folder, "--save_folder")
     if args.model_path is None or (args.model_path == "imagenet" and args.stem in (None, "imagenet")):
-        return
+        return None
     if args.model_path == "imagenet":
         raise InputError(f"--stem: received {args.stem}, expected imagenet, the stem of the pretrained weights")
     import checkpoints
@@ -77,6 +77,7 @@ def check_flags(args):
     if args.depth and resnet.BLOCKS[args.depth] != blocks:
         raise InputError(f"--depth: received {args.depth}, which has blocks {resnet.BLOCKS[args.depth]}, expected "
                          f"{blocks}, as {args.model_path} has them; leave --depth out")
+    return checkpoint.input_shape and checkpoint.input_shape[:2]
 
 
 @calls.keywords(build_parser)
@@ -89,13 +90,13 @@ def run(args):
     Returns:
         What result.json holds: accuracies, sizes, split, run.
     """
-    check_flags(args)
+    size = check_flags(args)
     with files.exclusive(args.save_folder, "--save_folder"):
-        return train(args)
+        return train(args, size)
 
 
-def train(args):
-    """`run`, in a folder that is this process' alone."""
+def train(args, size):
+    """`run`, in a folder that is this process' alone, on images of `size` (h, w) where it is told."""
     parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
     folder, run_record = Path(args.save_folder), records.run_record(args, parent)
     if result := records.finished_result(folder, run_record, args.resume):
@@ -107,8 +108,10 @@ def train(args):
     import metrics
     import training
 
-    images = data.load_data(args, progress=display.track("reading images", args.verbose))
+    images = data.load_data(args, size, display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
+    records.check_source(args.model_path or "", images.val)  # of a file, if it is one
+    run_record["source"] = images.train.source
     model = start_model(args, images)
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
     trainer = fast.FastResNet(model, args.precision)

@@ -65,6 +65,14 @@ def test_int8_is_whole_numbers_throughout_and_near(network, written):
     assert exporting.size(written["litert-int8"]) < exporting.size(written["litert"])
 
 
+def test_int8_takes_every_byte_whichever_pixels_it_was_calibrated_on(network, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    dim = (IMAGES // 4 + 20).astype("uint8")
+    interpreter = Interpreter(str(exporting.write(network, "litert-int8", tmp_path, dim)))
+    assert interpreter.get_input_details()[0]["quantization"] == (1.0, 0) and dim.max() < 100
+
+
 def test_files_open_without_this_suite(written):
     """In a process that has none of its modules."""
     code = ("import sys, numpy as np, onnxruntime, tensorflow as tf\n"

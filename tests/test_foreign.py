@@ -98,6 +98,34 @@ def test_what_is_no_such_classifier_is_told_in_a_line(save, named, suffix, tmp_p
     assert error.count("\n") == 1 and named in error and "expected" in error
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_probabilities_of_half_precision_are_told_too(kind, tmp_path):
+    image = keras.Input((8, 8, 3))
+    logits = layers.Dense(10, name="logits")(layers.Flatten()(image))
+    net = keras.Model(image, layers.Softmax(dtype=kind)(logits))
+    net.save(tmp_path / "net.keras")
+    pixels = np.random.default_rng(2).uniform(0, 255, (6, 8, 8, 3)).astype("float32")
+    found = np.asarray(foreign.load_classifier(tmp_path / "net.keras", "--x")(pixels))
+    wanted = np.asarray(keras.Model(image, logits)(pixels), np.float64)
+    wanted -= np.log(np.exp(wanted - wanted.max(1, keepdims=True)).sum(1, keepdims=True)) + wanted.max(1, keepdims=True)
+    assert found.dtype == np.float32 and np.isfinite(found).all()
+    likely = wanted > -5  # half precision has no smaller probabilities of use
+    np.testing.assert_allclose(found[likely], wanted[likely], atol=0.02)
+
+
+def test_a_network_of_free_size_that_these_images_are_too_small_for_is_told(tmp_path, capsys):
+    image = keras.Input((None, None, 3))
+    layers_ = [layers.Conv2D(2, 65), layers.GlobalAveragePooling2D(), layers.Dense(10)]
+    answers = image
+    for layer in layers_:
+        answers = layer(answers)
+    keras.Model(image, answers).save(tmp_path / "net.keras")
+    foreign.load_classifier(tmp_path / "net.keras", "--x")
+    assert evaluate_model.main(["--any_model", "--dataset", "digits", "--model_path", str(tmp_path / "net.keras")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "can't answer to images of 32x32" in error
+
+
 def test_a_damaged_resnet_is_no_foreign_model(tmp_path, capsys):
     (tmp_path / "history.json").write_text(json.dumps({"checkpoint": {"sha256": "0" * 64}}))
     small_net(None).save(tmp_path / "model.h5")

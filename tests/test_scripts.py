@@ -398,6 +398,41 @@ def test_another_share_of_validation_images_than_the_parents_is_refused(chain, t
     assert 0 <= row["acc"] <= 1  # test images are those of any share
 
 
+def test_a_folder_of_other_images_than_the_parents_is_refused_where_splits_are_drawn_from_it(narrow, tmp_path, capsys,
+                                                                                         monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+
+    def paint(folder, count):
+        for label in "ab":
+            (tmp_path / folder / label).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+                    tmp_path / folder / label / f"{i}.png")
+
+    paint("pictures", 12)
+    words = ["--dataset", "pictures", "--val_split", 0.2, "--batch_size", 8, "--epoch_num", 1, "--model_path", narrow]
+    assert call(train_base_model, *words, "--save_folder", "base") == 0
+    paint("pictures", 13)
+    common = ["--dataset", "./pictures/", "--val_split", 0.2]
+    capsys.readouterr()
+    for script, flags in ((prune_model, ["--root_folder", "new", "--base_model_path"]), (sensitivity, ["--model_path"]),
+                          (knowledge_distillation, ["--save_folder", "new", "--root_folder"]),
+                          (evaluate_model, ["--model_path"]),
+                          (evaluate_model, ["--split", "validation", "--model_path"])):
+        assert call(script, *common, *flags, "base/model.h5") == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "./pictures/" not in error and "holds other images than when base" in error
+    assert call(prune_model, *common, "--val_split", 0.1, "--root_folder", "new", "--base_model_path",
+                "base/model.h5") == 2
+    assert "--val_split: received 0.1, expected 0.2" in capsys.readouterr().err  # in any spelling of the folder
+    paint("pictures/test", 3)
+    (tmp_path / "pictures" / "train").mkdir()
+    for label in "ab":
+        (tmp_path / "pictures" / label).rename(tmp_path / "pictures" / "train" / label)
+    assert call(evaluate_model, *common, "--model_path", "base/model.h5") == 0  # test images of their own
+
+
 def test_a_teacher_of_infinite_logits_is_refused(tmp_path, capsys):
     net = randomised(resnet.build_resnet(widths=narrow_widths()))
     net.get_layer("predictions").kernel.assign(np.full((8, 10), 3e38, "float32"))

@@ -255,8 +255,8 @@ INTERRUPTIONS = {
     "between next model and state of the last epoch": ((states, "save_state"), 4),
     "between state and history of epoch 1": ((records, "write_json"), 1),
     "between state and history of epoch 2": ((records, "write_json"), 2),
-    "between history and model of epoch 1": ((recording.files, "move"), 3),
-    "between history and model of epoch 2": ((recording.files, "move"), 7),
+    "between history and model of epoch 1": ((recording.files, "move"), 4),
+    "between history and model of epoch 2": ((recording.files, "move"), 8),
     "after the last epoch": ((training.plots, "save_figure"), 1),
 }
 
@@ -267,6 +267,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path, mon
         at_call(*INTERRUPTIONS[when], patch)
         run(tmp_path)
     assert not (tmp_path / "history.png").exists()
+    if "history and model" in when:
+        told = records.read_json(tmp_path / "history.json", "")["checkpoint"]
+        assert told["sha256"] == files.sha256(tmp_path / recording.NEXT)
     # other start weights: those of the state must win; where no state was written it is the same run from the start
     seed = 99 if (tmp_path / "state.npz").exists() else 0
     model, history = run(tmp_path, seed=seed)

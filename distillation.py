@@ -147,13 +147,16 @@ class Distiller(keras.Model):
         precision: dtype policy of the arithmetic.
         mirror: the teacher's logits are the mean of those of an image and of its mirror image; its feature maps are
             those of the image alone.
+        annealed_steps: training steps over which the three lambdas fall in a line to 0, after which the true labels
+            teach alone: the teacher annealing of Clark et al. 2019, BAM!, arXiv 1907.04829, section 3.1. None: never.
 
     Raises:
         ValueError: every weight is 0.
     """
 
     def __init__(self, teacher, student, lambdas, temperature=4.0, hard_label_weight=0.0, regressor_name="conv1x1",
-                 label_smoothing=0.0, precision="float32", mirror=False):
+                 label_smoothing=0.0, precision="float32", mirror=False,
+                 annealed_steps=None):
         super().__init__(name="distiller", dtype="float32")
         if not (any(lambdas) or hard_label_weight):
             raise ValueError(f"at least one loss must have a weight. Received: lambdas={lambdas}, hard_label_weight=0")
@@ -165,6 +168,9 @@ class Distiller(keras.Model):
                   for net in (student, teacher)]
         self.regressors = build_regressors(regressor_name, *shapes, precision) if lambdas[1] else []
         self.discriminator = build_discriminator(student.output_shape[-1], precision) if lambdas[2] else None
+        self.annealed_steps = annealed_steps if any(lambdas) else None
+        if self.annealed_steps:  # a variable: a state holds it, and every backend's compiled step counts by it
+            self.steps_done = self.add_weight((), "zeros", trainable=False, name="steps_done")
         self.trackers = [keras.metrics.Mean(name=name) for name in self.part_names()]
         self.built = True  # every part is
 
@@ -191,7 +197,11 @@ class Distiller(keras.Model):
         parts = self.compute_parts(x, y, logits, features)
         for tracker in self.trackers:
             tracker.update_state(parts[tracker.name])
-        weights = dict(zip(LOSSES, self.lambdas, strict=True)) | {
+        share = 1.0
+        if self.annealed_steps:
+            share = ops.maximum(0.0, 1.0 - self.steps_done / self.annealed_steps)
+            self.steps_done.assign_add(1.0)
+        weights = dict(zip(LOSSES, [share * weight for weight in self.lambdas], strict=True)) | {
             "hard_label": self.hard_label_weight, "discriminator": 1.0}
         return sum(weights[name] * part for name, part in parts.items())
 

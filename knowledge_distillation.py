@@ -62,6 +62,9 @@ def build_parser():
     group.add_argument("--mirror_teacher", action=argparse.BooleanOptionalAction, default=False,
                        help="soft labels, and what the adversary sees, are the mean of the teacher's answers to an "
                             "image and its mirror image, for twice the teacher's work (default: off)")
+    group.add_argument("--teacher_annealing", action=argparse.BooleanOptionalAction, default=False,
+                       help="let lambda1, lambda2 and lambda3 fall in a line to 0 over the epochs, so that the true "
+                            "labels teach alone at the end; for a teacher that its student may outdo (default: off)")
     group.add_argument("--regressor_name", choices=["conv1x1", "constant"], default="conv1x1",
                        help="what maps the student's features to the teacher's (default: %(default)s)")
     group.add_argument("--ablation", action="store_true",
@@ -107,9 +110,11 @@ def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, t
     import training
 
     recipe = training.Recipe.from_flags(args, args.student_learning_rate)
+    steps = data.steps_per_epoch(len(images.train), recipe.batch_size)
     distiller = distillation.Distiller(teacher, student, lambdas, args.temperature, hard_label_weight,
-                                       args.regressor_name, args.label_smoothing, args.precision, args.mirror_teacher)
-    optimizer = training.optimizer_of(recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
+                                       args.regressor_name, args.label_smoothing, args.precision, args.mirror_teacher,
+                                       steps * recipe.epochs if args.teacher_annealing else None)
+    optimizer = training.optimizer_of(recipe, steps)
     if distiller.discriminator:
         optimizer = distillation.TwoOptimizers(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
                                                [v.path for v in distiller.discriminator.trainable_variables])
@@ -204,6 +209,9 @@ def run(args):
     if args.batch_size == 1 and (args.lambda3 or args.ablation):
         raise InputError("--batch_size: received 1 beside --lambda3 or --ablation, expected at least 2: the "
                          "discriminator's batch-norm learns nothing from one image")
+    if args.teacher_annealing and not args.hard_label_weight:
+        raise InputError("--teacher_annealing: received it beside --hard_label_weight 0, which leaves no loss at the "
+                         "end; expected a weight above 0")
     if args.mirror_teacher and not (args.lambda1 or args.lambda3 or args.ablation):
         raise InputError("--mirror_teacher: received it beside --lambda1 0 and --lambda3 0, which ask for no answer of "
                          "the teacher; expected one of them above 0")

@@ -228,6 +228,35 @@ def test_a_mirrored_teacher_answers_the_mean_of_both_images():
     np.testing.assert_allclose(parts["intermediate"], distillation.intermediate_loss(features, regressed), rtol=1e-5)
 
 
+def test_an_annealed_teacher_falls_silent_step_by_step():
+    distiller = build_distiller((1.0, 0.5, 0.0), annealed_steps=4)
+    x = pixels()
+    outputs = distiller(x, training=False)
+    parts = {name: float(part) for name, part in distiller.compute_parts(x, LABELS, outputs[0], outputs[1:]).items()}
+    for share in (1, 0.75, 0.5, 0.25, 0, 0):
+        total = distiller.compute_loss(x, LABELS, outputs)
+        assert float(total) == pytest.approx(share * (parts["backbone"] + 0.5 * parts["intermediate"])
+                                             + HARD * parts["hard_label"], rel=1e-5)
+        distiller.compute_loss(x, LABELS, outputs, training=False)  # a validation counts nothing
+
+
+def test_a_state_holds_how_far_a_teacher_has_fallen_silent(tmp_path):
+    import states
+
+    images, labels = np.asarray(pixels()), np.asarray(LABELS)
+    steps = []
+    for _ in range(2):
+        distiller = build_distiller((1.0, 0.0, 0.0), annealed_steps=9)
+        distiller.compile("sgd")
+        distiller.optimizer.build(distiller.trainable_variables)
+        if (tmp_path / "state.npz").exists():
+            states.load_state(distiller, tmp_path / "state.npz")
+        distiller.fit(images, labels, batch_size=len(images) // 2, epochs=1, verbose=0)
+        states.save_state(distiller, tmp_path / "state.npz", {})
+        steps.append(float(distiller.steps_done))
+    assert steps == [2, 4]
+
+
 @pytest.fixture(scope="module")
 def distiller():
     """One whose trainable weights no test changes."""

@@ -258,6 +258,7 @@ def test_a_record_names_the_targets_that_no_flag_named(given, rate, macs, tilt):
 
 @pytest.mark.parametrize(("flags", "named"), [
     (["--stream_divisor", 32, "--target_macs", "8x"], "--target_macs: received it beside --stream_divisor 32,"),
+    (["--teacher_annealing", "--hard_label_weight", 0], "--teacher_annealing: received it beside --hard_label"),
     (["--mirror_teacher"], "--mirror_teacher: received it for digits, whose mirror images are other signs;"),
     (["--mirror_teacher", "--lambda1", 0], "--mirror_teacher: received it beside --lambda1 0 and --lambda3 0,"),
     (["--lambda1", 0, "--hard_label_weight", 0, "--lambda2", 1], "--lambda1: received 0, as --lambda3 and"),

@@ -19,8 +19,9 @@ STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_labe
 # a teacher's assistant with maps twice as wide and fewer MACs than the base, and a student of an eighth of the base's MACs
 WIDE="--student_stem half --target_compression 1 --target_macs 78.7M --stage_tilt 0.85 --round_to 16"
 NARROW="--student_stem half --target_macs 9.83M --stage_tilt 0.85 --round_to 8 --lambda1 0.3 --hard_label_weight 1"
+FEWER="--student_blocks 2 2 2 2 --crop_padding 2"
 ASSISTANT="$WIDE --lambda1 0.1 --hard_label_weight 1"
-SMALL="$NARROW --student_blocks 2 2 2 2 --crop_padding 2 --mirror_teacher"
+SMALL="$NARROW $FEWER --mirror_teacher --lambda1 2 --teacher_annealing"
 PRUNED="--learning_rate 0.05 --criterion taylor --target_macs 2x --round_to 8"
 
 keep() {  # keep RUN RECORD: the small record of a finished run
@@ -45,16 +46,20 @@ judge() {  # judge TABLE SEED FOLDER ...: the models of a table on the test imag
     cp "$at/evaluation.json" "$to/evaluation.json"
 }
 
+assistant() {  # assistant TABLE SEED BASE EPOCHS
+    # shellcheck disable=SC2086
+    $PYTHON knowledge_distillation.py --root_folder "runs/$1/seed$2/$3" --save_folder "runs/$1/seed$2/assistant" \
+        --epoch_num "$4" --seed "$2" $STUDENT $ASSISTANT
+    keep "runs/$1/seed$2/assistant" "results/$1/assistant/seed$2"
+}
+
 compress() {  # compress TABLE SEED BASE EPOCHS EPOCHS EPOCHS: pruned teacher, assistant and its student, in these epochs
     at=runs/$1/seed$2
     # shellcheck disable=SC2086
     $PYTHON prune_model.py --base_model_path "$at/$3/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
         --epoch_num "$4" $PRUNED --seed "$2"
     keep "$at/pruned" "results/$1/pruned/seed$2"
-    # shellcheck disable=SC2086
-    $PYTHON knowledge_distillation.py --root_folder "$at/$3" --save_folder "$at/assistant" --epoch_num "$5" \
-        --seed "$2" $STUDENT $ASSISTANT
-    keep "$at/assistant" "results/$1/assistant/seed$2"
+    assistant "$1" "$2" "$3" "$5"
     # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "$at/assistant" --save_folder "$at/student" --epoch_num "$6" \
         --seed "$2" $STUDENT $SMALL
@@ -93,7 +98,12 @@ steps() {
     # shellcheck disable=SC2086
     step "$1" "$before" blocks 8 $NARROW --student_blocks 2 2 2 2
     # shellcheck disable=SC2086
-    step "$1" "$before" shift 8 $NARROW --student_blocks 2 2 2 2 --crop_padding 2
+    step "$1" "$before" shift 8 $NARROW $FEWER
+    assistant yardstick "$1" base12 6
+    # shellcheck disable=SC2086
+    step "$1" "runs/yardstick/seed$1/assistant" mirror 8 $NARROW $FEWER --mirror_teacher
+    # shellcheck disable=SC2086
+    step "$1" "runs/yardstick/seed$1/assistant" soft 8 $NARROW $FEWER --mirror_teacher --lambda1 1 --hard_label_weight 0.5
 }
 
 variant() {  # variant SEED ROW FLAG ...: one line of the ablation

@@ -31,8 +31,8 @@ TABLES = {  # name: (headings, {folder: what the row is called})
                     "student": "student"}),
     "steps": (("validation", "compression rate", "MACs (M)", "epochs", "seeds"), {
         "assistant": "assistant, λ1 0.5 and hard labels 0.6", "student": "its student of all blocks, shifts of 4",
-        "blocks": "its student of two blocks a stage, shifts of 4",
-        "shift": "its student of two blocks a stage, shifts of 2"}),
+        "blocks": "its student of two blocks a stage, shifts of 4", "shift": "the same, shifts of 2",
+        "mirror": "student of the yardstick's assistant, mirrored", "soft": "the same, λ1 1 and hard labels 0.5"}),
     "ablation": (("validation", "compression rate", "MACs (M)", "minutes", "epochs", "seeds"), {
         "teacher": "the teacher, a base", "direct": "trained directly", "backbone": "soft labels",
         "intermediate": "soft labels + intermediate features",

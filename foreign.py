@@ -44,7 +44,7 @@ def load_classifier(path, flag, preprocessing="auto"):
     image = keras.Input(shape[1:], name="image")
     answers = ops.cast(net(preprocess(image, preprocessing), training=False), "float32")  # of half precision, too
     if _answers_probabilities(net, path, flag):
-        answers = ops.log(ops.maximum(answers, 1e-30))
+        answers = ops.log(ops.maximum(answers, float(np.finfo("float32").tiny)))
     return keras.Model(image, answers, name="foreign")
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +16,24 @@ import flags
 def keras_started():
     """Keras as the scripts start it, once."""
     flags.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
+
+
+def _seed(name):
+    import keras
+
+    keras.utils.set_random_seed(zlib.crc32(name.encode()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def seeded_file(keras_started, request):
+    """A file's fixtures draw the same random weights in whichever company it runs."""
+    _seed(request.module.__name__)
+
+
+@pytest.fixture(autouse=True)
+def seeded(seeded_file, request):
+    """A test draws the same random weights alone and behind any others."""
+    _seed(request.node.name)
 
 
 def narrow_widths(inner=6, stream=8, stem=5, depth=50, blocks=None):

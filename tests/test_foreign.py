@@ -24,9 +24,10 @@ RGB = np.random.default_rng(8).integers(0, 256, (6, 32, 32, 3)).astype("float32"
 def small_net(activation, classes=10, size=32):
     """A classifier with each kind of layer that can be counted."""
     return keras.Sequential([
-        keras.Input((size, size, 3)), layers.Conv2D(4, 3, strides=2, padding="same"), layers.BatchNormalization(),
-        layers.DepthwiseConv2D(3, use_bias=False), layers.SeparableConv2D(6, 3, padding="same"),
-        layers.Conv2D(8, 1, groups=2), layers.GlobalAveragePooling2D(), layers.Dense(classes, activation=activation)])
+        keras.Input((size, size, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3, strides=2, padding="same"),
+        layers.BatchNormalization(), layers.DepthwiseConv2D(3, use_bias=False),
+        layers.SeparableConv2D(6, 3, padding="same"), layers.Conv2D(8, 1, groups=2),
+        layers.GlobalAveragePooling2D(), layers.Dense(classes, activation=activation)])
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])

@@ -155,8 +155,7 @@ class Distiller(keras.Model):
     """
 
     def __init__(self, teacher, student, lambdas, temperature=4.0, hard_label_weight=0.0, regressor_name="conv1x1",
-                 label_smoothing=0.0, precision="float32", mirror=False,
-                 annealed_steps=None):
+                 label_smoothing=0.0, precision="float32", mirror=False, annealed_steps=None):
         super().__init__(name="distiller", dtype="float32")
         if not (any(lambdas) or hard_label_weight):
             raise ValueError(f"at least one loss must have a weight. Received: lambdas={lambdas}, hard_label_weight=0")

@@ -444,7 +444,6 @@ def test_a_teacher_of_infinite_logits_is_refused(tmp_path, capsys):
     assert error.count("\n") == 1 and "--root_folder" in error and "finite logits" in error
 
 
-@pytest.mark.slow
 def test_every_layer_keeps_its_floor_whatever_the_ratio(narrow, tmp_path):
     assert call(prune_model, *TINY, "--base_model_path", narrow, "--prune_iter", 1, "--prune_ratio", 0.99,
                 "--root_folder", tmp_path) == 0

@@ -429,7 +429,6 @@ def test_a_state_that_describes_no_run_is_refused(unfinished, change):
     assert contents(unfinished) == before
 
 
-@pytest.mark.slow
 def test_every_flipped_bit_of_a_state_is_found_or_harmless(unfinished, whole):
     """At 200 places all over the file."""
     path, found, rng = unfinished / "state.npz", 0, np.random.default_rng(0)

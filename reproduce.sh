@@ -126,6 +126,7 @@ ablation() {
     variant "$1" backbone_adversarial --lambda2 0 --lambda3 0.2
     variant "$1" soft --lambda2 0 --lambda3 0 --hard_label_weight 0
     variant "$1" weak --lambda2 0 --lambda3 0 --lambda1 0.1 --hard_label_weight 1
+    variant "$1" anneal --lambda2 0 --lambda3 0 --lambda1 2 --hard_label_weight 1 --teacher_annealing
     variant "$1" sgd --lambda2 0 --lambda3 0 --optimizer sgd
     variant "$1" random --lambda2 0 --lambda3 0 --student_init random
     variant "$1" tilt085 --lambda2 0 --lambda3 0 --stage_tilt 0.85

@@ -38,9 +38,9 @@ TABLES = {  # name: (headings, {folder: what the row is called})
         "intermediate": "soft labels + intermediate features",
         "constant": "the same, constant regressors", "adversarial": "soft labels + intermediate + adversarial",
         "backbone_adversarial": "soft labels + adversarial", "soft": "soft labels alone, no hard ones",
-        "weak": "soft labels at 0.1, hard ones at 1", "sgd": "soft labels, SGD instead of Muon",
-        "random": "soft labels, random start", "tilt085": "soft labels, late stages wider (tilt 0.85)",
-        "uniform": "soft labels, all stages alike, MACs free"}),
+        "weak": "soft labels at 0.1, hard ones at 1", "anneal": "soft labels from 2 to 0, hard ones at 1",
+        "sgd": "soft labels, SGD instead of Muon", "random": "soft labels, random start",
+        "tilt085": "soft labels, late stages wider (0.85)", "uniform": "soft labels, all stages alike, MACs free"}),
     "criteria": ((*STEPS, "sparsity", "parameters (M)", "MACs (M)", "minutes", "epochs", "seeds"), {
         f"{criterion}_{scope}": f"{criterion}, {text}"
         for scope, text in (("layer", "per layer"), ("global", "over all layers"), ("sensitivity", "by sensitivity"))

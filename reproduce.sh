@@ -94,6 +94,8 @@ steps() {
     # shellcheck disable=SC2086
     step "$1" "runs/yardstick/seed$1/base12" assistant 6 $WIDE
     # shellcheck disable=SC2086
+    step "$1" "runs/yardstick/seed$1/base12" annealed 6 $WIDE --lambda1 1 --hard_label_weight 1 --teacher_annealing
+    # shellcheck disable=SC2086
     step "$1" "$before" student 8 $NARROW
     # shellcheck disable=SC2086
     step "$1" "$before" blocks 8 $NARROW --student_blocks 2 2 2 2

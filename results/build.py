@@ -27,11 +27,11 @@ TABLES = {  # name: (headings, {folder: what the row is called})
     "yardstick": (FULL, {"base12": "base", "base26": "base, trained for all the epochs", "pruned": "pruned teacher",
                          "alike": "student without assistant, same stem", "assistant": "teacher's assistant",
                          "student": "student"}),
-    "long": (FULL, {"base": "base", "pruned": "pruned teacher", "assistant": "teacher's assistant",
-                    "student": "student"}),
+    "long": (FULL, {"base": "base", "pruned": "pruned teacher", "assistant": "its assistant", "student": "student"}),
     "steps": (("validation", "compression rate", "MACs (M)", "epochs", "seeds"), {
-        "assistant": "assistant, λ1 0.5 and hard labels 0.6", "student": "its student of all blocks, shifts of 4",
-        "blocks": "its student of two blocks a stage, shifts of 4", "shift": "the same, shifts of 2",
+        "assistant": "assistant, λ1 0.5 and hard labels 0.6", "annealed": "the same, λ1 from 1 to 0, hard labels 1",
+        "student": "the first one's student of all blocks, shifts of 4",
+        "blocks": "the first one's of two blocks a stage, shifts of 4", "shift": "the same, shifts of 2",
         "mirror": "student of the yardstick's assistant, mirrored", "soft": "the same, λ1 1 and hard labels 0.5"}),
     "ablation": (("validation", "compression rate", "MACs (M)", "minutes", "epochs", "seeds"), {
         "teacher": "the teacher, a base", "direct": "trained directly", "backbone": "soft labels",

@@ -81,6 +81,19 @@ def test_histories_of_jax_hold_every_loss(chain):
     assert history["run"]["backend"] == "jax"
 
 
+def test_the_teacher_falls_silent_under_jax_as_under_tensorflow(chain, tmp_path):
+    losses = {}
+    for backend, flag in (("jax", "--teacher_annealing"), ("tensorflow", "--teacher_annealing"),
+                          ("jax", "--no-teacher_annealing")):
+        folder = tmp_path / f"{backend}{flag}"
+        script(backend, "knowledge_distillation", *TINY, "--root_folder", chain / "base", "--save_folder", folder,
+               "--lambda1", 2, "--hard_label_weight", 1, "--student_learning_rate", 0.0001, flag)
+        losses[backend, flag] = json.loads((folder / "history.json").read_text())["train_loss"][0]
+    annealed, expected, constant = losses.values()
+    assert annealed == pytest.approx(expected, rel=0.01)
+    assert annealed < 0.95 * constant
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_gradients_of_a_half_precision_batch_norm_are_those_of_float32(dtype):
     import jax

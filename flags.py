@@ -153,8 +153,8 @@ def add_training_flags(parser):
     group.add_argument("--label_smoothing", type=real(0, 0.9), default=0.0,
                        help="share of each label spread over all classes (default: %(default)s)")
     group.add_argument("--crop_padding", type=whole(0), metavar="PIXELS",
-                       help="shift training images by up to this in every direction; less suits few epochs (default: "
-                            "an eighth of the side, 4 at 32x32; of digits a sixteenth)")
+                       help="shift training images by up to this in every direction (default: an eighth of the side, 4 "
+                            "at 32x32; of digits a sixteenth)")
     group.add_argument("--warmup", type=real(0, 1), default=0.1,
                        help="share of steps in which the rate rises, before its cosine fall (default: %(default)s)")
     group.add_argument("--resume", choices=["auto", "never"], default="auto",

@@ -106,6 +106,7 @@ steps() {
     step "$1" "runs/yardstick/seed$1/assistant" mirror 8 $NARROW $FEWER --mirror_teacher
     # shellcheck disable=SC2086
     step "$1" "runs/yardstick/seed$1/assistant" soft 8 $NARROW $FEWER --mirror_teacher --lambda1 1 --hard_label_weight 0.5
+    judge steps "$1" mirror
 }
 
 variant() {  # variant SEED ROW FLAG ...: one line of the ablation

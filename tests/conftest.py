@@ -1,15 +1,15 @@
 """What the tests share. Every check runs on small networks: 50 layers deep, a few channels wide."""
 
 import argparse
-import os
 import zlib
 
 import numpy as np
 import pytest
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # before Keras: the tests are about the processor
-
 import flags
+import native
+
+native.prepare(gpu=False)  # before a test file imports Keras, as the scripts do; the tests are about the processor
 
 
 @pytest.fixture(scope="session", autouse=True)

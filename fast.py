@@ -172,7 +172,7 @@ class FastResNet(keras.Model):
         super().__init__(name=f"fast_{net.name}", dtype="float32")
         self.net, self.features, self.arithmetic = net, features, keras.DTypePolicy(precision).compute_dtype
         self.architecture = resnet.architecture_of(net)
-        for name, *_ in resnet.wiring(resnet.blocks_of(self.architecture["widths"]), self.architecture["stem"]):
+        for name, *_ in resnet.wiring_of(net):
             net.get_layer(f"{name}_conv").bias.trainable = False
         self.built = True
 

@@ -24,8 +24,8 @@ def fold(net):
         {name: (kernel, bias)} float32 tensors, with the names of `model.wiring` and 'predictions'; kernels as
         `fast.arranged` has them.
     """
-    architecture, weights = resnet.architecture_of(net), {}
-    for name, *_ in resnet.wiring(resnet.blocks_of(architecture["widths"]), architecture["stem"]):
+    weights = {}
+    for name, *_ in resnet.wiring_of(net):
         conv, norm = net.get_layer(f"{name}_conv"), net.get_layer(f"{name}_bn")
         scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
         kernel = fast.arranged(conv.kernel * scale, *conv.output.shape[1:3])

@@ -239,6 +239,16 @@ def wiring(blocks, stem="imagenet"):
             before = stream
 
 
+def wiring_of(model):
+    """`wiring` of a built model, as a list.
+
+    Raises:
+        ValueError: the model is no ResNet of this suite.
+    """
+    architecture = architecture_of(model)
+    return list(wiring(blocks_of(architecture["widths"]), architecture["stem"]))
+
+
 def _positions(input_shape, stem):
     """Output positions, height times width, of the stem's convolution and of the four stages, as {stage: number}."""
     side = [-(-n // STEMS[stem][1]) for n in input_shape[:2]]  # -(-a // b) rounds up

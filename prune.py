@@ -116,12 +116,6 @@ def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
     return {layer: least_idle(scores[layer], n) for layer, n in kept(high).items()}
 
 
-def wiring_of(model):
-    """`model.wiring` of a built model, as a list."""
-    architecture = resnet.architecture_of(model)
-    return list(resnet.wiring(resnet.blocks_of(architecture["widths"]), architecture["stem"]))
-
-
 def _check_mask(model, mask):
     widths = resnet.widths_of(model)
     for group, keep in mask.items():
@@ -144,7 +138,7 @@ def apply_mask(model, mask):
         ValueError: a group or a length that the model doesn't have, or nothing kept.
     """
     _check_mask(model, mask)
-    for name, _, _, written in wiring_of(model):
+    for name, _, _, written in resnet.wiring_of(model):
         if written in mask:
             keep = np.asarray(mask[written], bool)
             conv, norm = model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn")
@@ -171,7 +165,7 @@ def trim_model(model, mask):
                                     for group, width in architecture["widths"].items()}
     widths = {group: len(kept[group]) for group in architecture["widths"]}
     small = resnet.build_resnet(**(architecture | {"widths": widths}))
-    for name, _, read, written in wiring_of(model):
+    for name, _, read, written in resnet.wiring_of(model):
         source, target = model.get_layer(f"{name}_conv"), small.get_layer(f"{name}_conv")
         target.kernel.assign(np.asarray(source.kernel)[:, :, kept[read]][:, :, :, kept[written]])
         target.bias.assign(np.asarray(source.bias)[kept[written]])
@@ -186,7 +180,7 @@ def trim_model(model, mask):
 
 def _live_parameters(model):
     """Parameters of the convolutions that can still matter: filters with a weight, input slices with a source."""
-    wiring, live, alive = wiring_of(model), 0, {"rgb": np.ones(3, bool)}
+    wiring, live, alive = resnet.wiring_of(model), 0, {"rgb": np.ones(3, bool)}
     kernels = {name: np.asarray(model.get_layer(f"{name}_conv").kernel) != 0 for name, *_ in wiring}
     for name, _, _, written in wiring:
         alive[written] = alive.get(written, False) | kernels[name].any((0, 1, 2))
@@ -206,7 +200,7 @@ def compute_sparsity(model, base):
         model: a trimmed or a masked model.
         base: the model that pruning started from.
     """
-    total = sum(base.get_layer(f"{name}_conv").count_params() for name, *_ in wiring_of(base))
+    total = sum(base.get_layer(f"{name}_conv").count_params() for name, *_ in resnet.wiring_of(base))
     return 1.0 - _live_parameters(model) / total
 
 
@@ -228,7 +222,8 @@ def recalibrate_bn(model, images, batch_size=128, progress=iter):
         raise ValueError("recalibrate_bn needs images. Received: none")
     batch_size = min(batch_size, len(images))
     starts, total = range(0, len(images) - batch_size + 1, batch_size), {}
-    layers = {name: (model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn")) for name, *_ in wiring_of(model)}
+    layers = {name: (model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn"))
+              for name, *_ in resnet.wiring_of(model)}
     weights = {name: [v.value for v in (conv.kernel, conv.bias, norm.gamma, norm.beta)]
                for name, (conv, norm) in layers.items()}
     compiled = folded.compiled_by_backend(_batch_statistics(model))

@@ -40,7 +40,7 @@ def plot_front(points, key, groups):
     Args:
         points: report_tree.Points, all with `key` among their sizes.
         key: of SIZES.
-        groups: what accuracies may have been measured on; a group's place in the list is its colour.
+        groups: what accuracies may have been measured on, as many as COLOURS at most; a group's place is its colour.
 
     Returns:
         (figure of one axes, {gid of a point's marker: what it stands for}).
@@ -52,7 +52,7 @@ def plot_front(points, key, groups):
     dress(axes, f"Accuracy against {title}", f"← smaller     {xlabel}", "accuracy (%)")
     names = _names(points)
     used = {point.group for point in points}
-    shown = {group: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups) if group in used}
+    shown = {group: colour for group, colour in zip(groups, COLOURS, strict=False) if group in used}
     for group, colour in shown.items():
         members = [p for p in points if p.group == group]
         places = [(p.sizes[key] / unit, 100 * p.acc) for p in members]

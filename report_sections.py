@@ -16,13 +16,18 @@ MOST_CURVES = 6  # runs in one figure; there are 7 colours
 
 def models_section(tree):
     """Accuracy against everything that sizes are measured in, and the table of all models."""
-    figures, missing, groups = [], [], list(dict.fromkeys(point.group for point in tree.points))
+    groups, most = list(dict.fromkeys(point.group for point in tree.points)), len(plots.COLOURS)
+    parted = [groups[start:start + most] for start in range(0, len(groups), most)]  # no two share a figure's colour
+    figures, missing = [], []
     for key, (title, _, _) in report_plots.SIZES.items():
-        points = [point for point in tree.points if key in point.sizes]
-        if points:
-            figure, tips = report_plots.plot_front(points, key, groups)
-            figures.append(Figure(f"front-{key.split('_')[0]}", f"Accuracy against {title}", figure, tips))
-        else:
+        for number, part in enumerate(parted, 1):
+            points = [point for point in tree.points if key in point.sizes and point.group in part]
+            if points:
+                figure, tips = report_plots.plot_front(points, key, part)
+                slug, count = f"front-{key.split('_')[0]}", f", {number} of {len(parted)}"
+                figures.append(Figure(slug if number == 1 else f"{slug}-{number}",
+                                      f"Accuracy against {title}{count if len(parted) > 1 else ''}", figure, tips))
+        if not any(key in point.sizes for point in tree.points):
             missing.append(title)
     parts = [("text", "A step joins the models that no smaller one beats, each for one set of images: accuracies of "
                       "different sets can't be compared.")]

@@ -150,7 +150,7 @@ def inherit_student(teacher, widths, stem=None):
     architecture, blocks = resnet.architecture_of(teacher), resnet.blocks_of(widths)
     if blocks != resnet.blocks_of(architecture["widths"]):
         teacher = rebuilt(teacher, architecture["stem"], blocks)
-    scores = prune.compute_group_scores(teacher, prune.wiring_of(teacher))
+    scores = prune.compute_group_scores(teacher, resnet.wiring_of(teacher))
     student = prune.trim_model(teacher, {group: prune.least_idle(np.asarray(values), widths[group])
                                          for group, values in scores.items()})
     return student if stem in (None, architecture["stem"]) else rebuilt(student, stem, blocks)

@@ -380,6 +380,24 @@ def test_curves_of_many_runs_share_figures_and_one_that_cannot_be_drawn_is_told(
     assert sorted(set(captions)) == ["base0, base1, base2, base4, base5, base6", "base_model"]
 
 
+def test_no_two_sets_of_images_share_a_colour_in_one_figure(tmp_path, monkeypatch):
+    content, drawn = records_of_a_tree(), []
+    for i in range(7):  # beside the tree's own two sets
+        content[f"base{i}/result.json"] = content["base_model/result.json"] | {"sha256": f"{i}" * 64, "images": 30 + i}
+    real = report_plots.plot_front
+    monkeypatch.setattr(report_plots, "plot_front", lambda *args: drawn.append(real(*args)[0]) or real(*args))
+    result, page = make(write_all(tmp_path, content), "--no-models")
+    fronts = [path.stem for path in result["figures"] if path.stem.startswith("front-parameters")]
+    assert fronts == ["front-parameters", "front-parameters-2"] and "Accuracy against parameters, 2 of 2" in page.raw
+    told = []
+    for figure in drawn:
+        sets = [(handle.get_color(), handle.get_label()) for handle in figure.legends[0].legend_handles
+                if handle.get_linestyle() == "-"]
+        assert len({colour for colour, _ in sets}) == len(sets)
+        told += [label for _, label in sets]
+    assert len(set(told)) == 9
+
+
 def test_numbers_at_the_limits_are_drawn(tmp_path):
     content = records_of_a_tree()
     content["base_model/result.json"] |= {"parameters": 10**15, "macs": 1, "bytes": 10**18, "val_acc": 1}

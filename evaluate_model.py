@@ -25,9 +25,9 @@ def build_parser():
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("evaluation")
     group.add_argument("--model_path", required=True, nargs="+",
-                       help="one or more .h5 files of this suite or of keras.applications; sparsity and compression "
-                            "rate are told against the first, or of one alone against its network unpruned, with the "
-                            "same stem: the smallest of ResNet50, 101 and 152 that has its blocks")
+                       help="one or more .h5 or .keras files of this suite or of keras.applications; sparsity and "
+                            "compression rate are told against the first; of one alone against its network unpruned, "
+                            "the smallest of ResNet50, 101 and 152 that has its blocks, with its stem")
     group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
                        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
                             "itself opens in its safe mode; only for files that you trust (default: off)")

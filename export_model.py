@@ -24,7 +24,7 @@ def build_parser():
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("export")
     group.add_argument("--model_path", default="./model/kd_model/model.h5",
-                       help="an .h5 file of this suite or of keras.applications (default: %(default)s)")
+                       help="an .h5 or .keras file of this suite or of keras.applications (default: %(default)s)")
     group.add_argument("--format", nargs="+", choices=exporting.FORMATS, default=list(exporting.FORMATS),
                        help="one or several; litert-int8 is quantised to whole numbers (default: all)")
     group.add_argument("--output", metavar="FOLDER",

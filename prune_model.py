@@ -30,7 +30,8 @@ def build_parser():
     group.add_argument("--root_folder", default="./model/pruned_model",
                        help="where iter1, iter2, ... and result.json go (default: %(default)s)")
     group.add_argument("--base_model_path", default="./model/base_model/model.h5",
-                       help="model to prune: an .h5 of this suite or of keras.applications (default: %(default)s)")
+                       help="model to prune: an .h5 or .keras of this suite or of keras.applications (default: "
+                            "%(default)s)")
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--learning_rate", type=flags.real(strict=True), default=0.01,
                        help="highest learning rate of each fine-tune (default: %(default)s)")

@@ -22,7 +22,7 @@ def build_parser():
                           "batch-norm is not measured anew: what a layer loses here, a fine-tune may give back.")
     group = parser.add_argument_group("sensitivity")
     group.add_argument("--model_path", default="./model/base_model/model.h5",
-                       help="an .h5 file of this suite or of keras.applications (default: %(default)s)")
+                       help="an .h5 or .keras file of this suite or of keras.applications (default: %(default)s)")
     group.add_argument("--output", metavar="FILE.json",
                        help="also write the table as JSON, and a figure of it beside that")
     flags.add_criterion_flags(group)

@@ -33,8 +33,7 @@ def add_student_flags(parser):
                             "as slowly (default: %(default)s)")
     group.add_argument("--student_stem", choices=resnet.STEMS,
                        help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
-                            "channels under --target_macs, and such a student takes more epochs to pay (default: the "
-                            "teacher's)")
+                            "channels under --target_macs (default: the teacher's)")
     group.add_argument("--student_blocks", type=flags.whole(1, 36), nargs=4, metavar="N",
                        help="blocks of the four stages, the first of the teacher's; fewer leave wider ones under the "
                             "same targets (default: the teacher's, 3 4 6 3 of a ResNet50)")

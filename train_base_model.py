@@ -26,14 +26,14 @@ def build_parser():
     group.add_argument("--save_folder", default="./model/base_model",
                        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
     group.add_argument("--model_path",
-                       help="weights to start from: an .h5 of this suite or of keras.applications, or the word "
-                            "imagenet to download them (default: random weights)")
+                       help="weights to start from: an .h5 or .keras of this suite or of keras.applications, or the "
+                            "word imagenet to download them (default: random weights)")
     group = parser.add_argument_group("base model")
     group.add_argument("--depth", type=flags.whole(), choices=[50, 101, 152],
                        help="layers (default: the file's, else 50)")
     group.add_argument("--stem", choices=["imagenet", "half", "cifar"],
                        help="imagenet: 7x7 stride 2 and max-pool; half: 5x5 stride 2, 4 times the work; cifar: 3x3 "
-                            "stride 1, 16 times the work on small images and several points more accurate (default: "
+                            "stride 1, 16 times the work on small images and usually more accurate (default: "
                             "the file's, else imagenet)")
     group.add_argument("--learning_rate", type=flags.real(strict=True),
                        help="highest learning rate (default: 0.1 from scratch, 0.01 from weights)")

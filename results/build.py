@@ -2,12 +2,12 @@
 """Rebuild the README's result tables and figures from the records under results/; `make results` runs it.
 
 A table stands between two comments, `<!-- results:NAME -->` and `<!-- /results:NAME -->`, and nothing between them is
-typed by hand. Its rows are the folders results/NAME/ROW, in the order of TABLES; a row is one result.json, or several
-of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json by
-the model's sha256, and what was trained before it by its parent's. A pruning run of many iterations, which is
-results/NAME/result.json alone, is a table of its own with a row an iteration, and two figures. The table 'shipped' is
-about the student under model/kd_model and the models that it comes from, the table 'exports' about the files of
-results/exports/MODEL/export.json.
+typed by hand. Its columns and rows stand in tables.json, as folders results/NAME/ROW. A
+row is one result.json, or several of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is
+found in any evaluation.json by the model's sha256, and what was trained before it by its parent's. A pruning run of
+many iterations, which is results/NAME/result.json alone, is a table of its own with a row an iteration, and two
+figures. The table 'shipped' is about the student under model/kd_model and the models that it comes from, the table
+'exports' about the files of results/exports/MODEL/export.json.
 """
 
 import argparse
@@ -19,37 +19,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SIZE = ("sparsity", "parameters (M)", "MACs (M)", "file (MB)", "compression rate")
-FULL = ("validation", "test", *SIZE, "minutes", "epochs", "seeds")
-SHIPPED = ("test", "validation", *SIZE, "epochs")
-STEPS = ("pruned", "batch-norm anew", "validation")
-TABLES = {  # name: (headings, {folder: what the row is called})
-    "yardstick": (FULL, {"base12": "base", "base26": "base, trained for all the epochs", "pruned": "pruned teacher",
-                         "alike": "student without assistant, same stem", "assistant": "teacher's assistant",
-                         "student": "student"}),
-    "long": (FULL, {"base": "base", "pruned": "pruned teacher", "assistant": "its assistant", "student": "student"}),
-    "steps": (("validation", "compression rate", "MACs (M)", "epochs", "seeds"), {
-        "assistant": "assistant, λ1 0.5 and hard labels 0.6", "annealed": "the same, λ1 from 1 to 0, hard labels 1",
-        "student": "the first one's student of all blocks, shifts of 4",
-        "blocks": "the first one's of two blocks a stage, shifts of 4", "shift": "the same, shifts of 2",
-        "mirror": "student of the yardstick's assistant, mirrored", "soft": "the same, λ1 1 and hard labels 0.5"}),
-    "ablation": (("validation", "compression rate", "MACs (M)", "minutes", "epochs", "seeds"), {
-        "teacher": "the teacher, a base", "direct": "trained directly", "backbone": "soft labels",
-        "intermediate": "soft labels + intermediate features",
-        "constant": "the same, constant regressors", "adversarial": "soft labels + intermediate + adversarial",
-        "backbone_adversarial": "soft labels + adversarial", "soft": "soft labels alone, no hard ones",
-        "weak": "soft labels at 0.1, hard ones at 1", "anneal": "soft labels from 2 to 0, hard ones at 1",
-        "sgd": "soft labels, SGD instead of Muon", "random": "soft labels, random start",
-        "tilt085": "soft labels, late stages wider (0.85)", "uniform": "soft labels, all stages alike, MACs free"}),
-    "criteria": ((*STEPS, "sparsity", "parameters (M)", "MACs (M)", "minutes", "epochs", "seeds"), {
-        f"{criterion}_{scope}": f"{criterion}, {text}"
-        for scope, text in (("layer", "per layer"), ("global", "over all layers"), ("sensitivity", "by sensitivity"))
-        for criterion in ("apoz", "l1", "taylor", "random") if (criterion, scope) != ("random", "sensitivity")} | {
-        "default": "apoz, mean + std of each layer", "default_sensitivity": "apoz, by sensitivity, at these MACs"}),
-    "curve": ((*STEPS, *SIZE, "minutes", "epochs", "seeds"), None)}  # None: a row an iteration
+TABLES = json.loads((HERE / "tables.json").read_text(encoding="utf-8"))
 COLUMNS = {  # heading: (what `measured` calls it, format, factor)
     "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),
-    "pruned": ("pruned_acc", "{:.2f}", 100), "batch-norm anew": ("recalibrated_acc", "{:.2f}", 100),
+    "right after the cut": ("pruned_acc", "{:.2f}", 100), "batch-norm anew": ("recalibrated_acc", "{:.2f}", 100),
     "sparsity": ("sparsity", "{:.2f}", 100), "parameters (M)": ("parameters", "{:.2f}", 1e-6),
     "MACs (M)": ("macs", "{:.2f}", 1e-6), "file (MB)": ("bytes", "{:.2f}", 1e-6),
     "compression rate": ("compression rate", "{:.2f}x", 1), "minutes": ("seconds", "{:.1f}", 1 / 60)}
@@ -130,7 +103,8 @@ def markdown(rows, columns):
     """
     lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for label, runs in rows.items():
-        cells = {"epochs": runs[0]["epochs"], "seeds": ", ".join(str(run["seed"]) for run in runs)}
+        cells = {"epochs": " / ".join(dict.fromkeys(run["epochs"] for run in runs)),
+                 "seeds": ", ".join(str(run["seed"]) for run in runs)}
         for heading, (key, form, factor) in COLUMNS.items():
             values = [None if run[key] is None else run[key] * factor for run in runs]
             several = heading == "minutes" and len({run["machine"] for run in runs}) > 1  # no mean of machines
@@ -140,9 +114,11 @@ def markdown(rows, columns):
 
 
 def split_of(contents, tested):
-    """Numbers of images that all runs of a table share, as text."""
+    """Numbers of images that all runs of a table share, as text; ValueError where they don't."""
     images = {row["images"] for c in contents if (row := tested.get(_last(c, "sha256")))}
-    test = f", the first {max(images):,} test images" if images else ""
+    if len(images) > 1:
+        raise ValueError(f"one table has tests of {sorted(images)} images; they can't be compared")
+    test = f", the first {images.pop():,} test images" if images else ""
     return f"{contents[0]['train_images']:,} training and {contents[0]['images']:,} validation images{test}"
 
 
@@ -169,6 +145,7 @@ def caption(contents, split):
                       for run in runs for name, version in run["versions"].items() if name in ("keras", "tensorflow"))
     commands = "\n".join(dict.fromkeys(f"python {' '.join([*run['argv'], *_untold(run)])}" for run in runs))
     return (f"Accuracies in per cent; {split}. {machines}; {versions}.\n\n<details><summary>commands</summary>\n\n"
+            "As they were run. Some folders were renamed since: to make the same models anew take `reproduce.sh`.\n\n"
             f"```\n{commands}\n```\n\n</details>")
 
 
@@ -203,7 +180,7 @@ def shipped(results, tested):
     between = [f"teacher {i}" for i in range(1, len(family) - 1)] if len(family) > 3 else ["the student's teacher"]
     names = ["base", *between[:len(family) - 2], "student"]
     rows = dict(zip(names, ([measured(run, results, tested)] for run in family), strict=True))
-    return f"{markdown(rows, SHIPPED)}\n\n{caption(family, split_of(family, tested))}"
+    return f"{markdown(rows, TABLES['shipped']['columns'])}\n\n{caption(family, split_of(family, tested))}"
 
 
 def exports(results):
@@ -226,6 +203,8 @@ def exports(results):
                          f"{row['latency_ms_median']:.2f} | {row.get('threads', '-')} | "
                          f"{fastest / row['latency_ms_median']:.1f}x | {seed} |")
     first = found["base"]
+    if len({machine(content["run"]) for content in found.values()}) > 1:
+        raise ValueError("latencies of several machines can't be compared; export all models on one")
     split = (f"{first['images']:,} validation images; int8 is calibrated on {first['calibration_images']:,} training "
              "images; latency is the median of one image at a time, by one thread or all cores, whichever is faster")
     return "\n".join([*lines, "", caption(list(found.values()), split)])
@@ -235,8 +214,8 @@ def section(name, results, tested):
     """What stands between the comments of a table, or '' where it has no record."""
     if name in ("shipped", "exports"):
         return shipped(results, tested) if name == "shipped" else exports(results)
-    columns, labels = TABLES[name]
-    if labels is None:
+    columns, labels = TABLES[name]["columns"], TABLES[name].get("rows")
+    if labels is None:  # a row an iteration
         if name not in results:
             return ""
         content = results[name]
@@ -290,7 +269,7 @@ def main(argv=None):
     if not args.check:
         readme.write_text(after, encoding="utf-8")
         for name, content in read()[0].items():
-            if name in TABLES:
+            if name in TABLES:  # a pruning run of many iterations
                 figures(name, content)
     return int(args.check and before != after)
 

@@ -24,6 +24,7 @@ from records import check_record
 
 DIGEST = "weights_sha256"  # attribute of the suite's files
 BLOCK = re.compile(r"conv[2-5]_block\d+_")  # how the layers of a block are called
+PIXELS = ("Rescaling", "Normalization", "Lambda")  # layers that change what a network sees
 LEARNED = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")  # a dropout's seed is no part of it
 
 
@@ -40,6 +41,7 @@ class Checkpoint:
         normalization: as `model.build_resnet` takes it, where it lies inside the model, as in every file of this
             suite; None for keras.applications, whose networks want images that were preprocessed outside.
         head: name of the classifier layer.
+        pixels: a layer of the file that does something to its images and isn't read, 'rescaling (Rescaling)', or None.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Checkpoint:
     input_shape: tuple | None
     normalization: tuple | None
     head: str | None
+    pixels: str | None = None
 
 
 def save_model(model, path):
@@ -152,8 +155,10 @@ def _recognised(path, shapes, layers):
     head, shape = heads[0] if heads else (None, (0, None))
     kind, config = layers.get("normalization", ("", {}))
     normalization = resnet.normalization_of(config["scale"], config["offset"]) if kind == "Rescaling" else None
+    pixels = [f"{name} ({kind})" for name, (kind, _) in layers.items()
+              if kind in PIXELS and (kind, name) != ("Rescaling", "normalization")]
     checkpoint = Checkpoint(str(path), {}, depth, stem, widths, shape[1], archives.input_shape(layers), normalization,
-                            head)
+                            head, pixels[0] if pixels else None)
     _check_shapes(checkpoint, shapes)
     return checkpoint
 
@@ -208,6 +213,9 @@ def build(checkpoint, classes=None, input_shape=None, preprocessing="auto"):
     classes = classes or checkpoint.classes
     if classes is None:
         raise InputError(f"{checkpoint.path} has no classifier; expected a number of classes (--class_num)")
+    if checkpoint.pixels and preprocessing == "auto":
+        raise InputError(f"{checkpoint.path} has a layer {checkpoint.pixels} that is not read; expected "
+                         "--preprocessing with what the network is to be given")
     model = resnet.build_resnet(checkpoint.depth, classes, input_shape or checkpoint.input_shape or (32, 32, 3),
                                 checkpoint.stem, checkpoint.widths, checkpoint.normalization or
                                 resnet.PREPROCESSING.get(preprocessing, (resnet.MEAN, resnet.STD)))

@@ -148,7 +148,8 @@ class Distiller(keras.Model):
         mirror: the teacher's logits are the mean of those of an image and of its mirror image; its feature maps are
             those of the image alone.
         annealed_steps: training steps over which the three lambdas fall in a line to 0, after which the true labels
-            teach alone: the teacher annealing of Clark et al. 2019, BAM!, arXiv 1907.04829, section 3.1. None: never.
+            teach alone: after the teacher annealing of Clark et al. 2019, BAM!, arXiv 1907.04829, section 3, where the
+            weight of the true labels rises meanwhile and here it stays. None: never.
 
     Raises:
         ValueError: every weight is 0.

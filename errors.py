@@ -39,7 +39,10 @@ def of_the_system(error):
     Returns:
         The line; None for any other exception, which is a defect of the suite.
     """
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's is no OSError
+    exhausted = type(error).__name__ == "ResourceExhaustedError"  # TensorFlow's, of memory and of disks; no OSError
+    if exhausted and "No space left on device" in str(error):
+        return f"the disk is full ({one_line(error):.200}); expected room for what is written"
+    if isinstance(error, MemoryError) or exhausted:
         return (f"the memory is too small ({one_line(error):.200}); expected a smaller --batch_size, or fewer or "
                 "smaller images (--subset, --image_size)")
     return one_line(error) if isinstance(error, OSError) else None

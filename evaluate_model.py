@@ -50,6 +50,8 @@ def short_names(paths):
     """Names that tell the paths apart: what is left of each without the common beginning and a last model.h5."""
     parts = [Path(path).with_suffix("").parts for path in paths]
     parts = [part[:-1] if len(part) > 1 and part[-1] == "model" else part for part in parts]
+    if len(set(parts)) < len(set(paths)):  # net.h5 and net.keras
+        parts = [Path(path).parts for path in paths]
     common = 0
     while len(parts) > 1 and all(len(part) > common + 1 for part in parts) and len({p[common] for p in parts}) == 1:
         common += 1
@@ -155,7 +157,7 @@ def evaluate_one(args, name, path, opened, images, base):
     if args.latency_runs:
         row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
             function, images.image_shape, 1, args.latency_runs)
-    return row | {"sha256": files.sha256(path)}
+    return row
 
 
 def unpruned(model):
@@ -212,10 +214,11 @@ def run(args):
                             display.track("reading images", args.verbose))
     rows, base = [], None
     for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
+        digest = files.sha256(path)  # of what is opened: a run may write the file while it is measured
         opened = (open_foreign(others[path], path, images) if path in others else open_model(args, path, images))
         if len(peeks) == 1 and not others:
             base = unpruned(opened[0])
-        rows.append(evaluate_one(args, name, path, opened, images, base))
+        rows.append(evaluate_one(args, name, path, opened, images, base) | {"sha256": digest})
         base = base or opened[0]
     result = {"models": rows, "dataset": images.name, "split": args.split, "images": rows[0]["images"],
               "class_names": list(images.class_names), "run": run_record}

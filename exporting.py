@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -80,9 +79,15 @@ def write(model, name, folder, calibration):
         else:
             _save_constant(model, saved)
             made.write_bytes(_flat_buffer(saved, calibration if name == "litert-int8" else None))
-        if path.is_dir():
-            shutil.rmtree(path)
-        files.move(made, path)
+        before = Path(temporary) / "before"
+        if path.is_dir():  # no folder can take another's place at once
+            os.replace(path, before)
+        try:
+            files.move(made, path)
+        except BaseException:
+            if before.exists() and not path.exists():
+                os.replace(before, path)
+            raise
     return path
 
 

@@ -147,9 +147,9 @@ def add_training_flags(parser):
                             "steps are made orthogonal; for small networks (default: %(default)s)")
     group.add_argument("--epoch_num", type=whole(1, 100_000), default=200, help="epochs (default: %(default)s)")
     group.add_argument("--weight_decay", type=real(0, 1), default=5e-3,
-                       help="decoupled decay: each step takes learning rate x this off every kernel, none off biases "
-                            "and batch-norm; 5e-3 equals 5e-4 as an L2 gradient term under momentum 0.9 "
-                            "(default: %(default)s)")
+                       help="decoupled decay: each step takes learning rate x this off every kernel that SGD trains, "
+                            "none off biases, batch-norm and Muon's convolutions; 5e-3 equals 5e-4 as an L2 gradient "
+                            "term under momentum 0.9 (default: %(default)s)")
     group.add_argument("--label_smoothing", type=real(0, 0.9), default=0.0,
                        help="share of each label spread over all classes (default: %(default)s)")
     group.add_argument("--crop_padding", type=whole(0), metavar="PIXELS",

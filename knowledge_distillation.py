@@ -264,10 +264,12 @@ def teach(args, path, peek):
     result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
     result |= {"teacher_acc": found["acc"], "parent_sha256": run_record["parent_sha256"],
                "widths": resnet.widths_of(student)}
-    records.write_json(Path(args.save_folder) / "result.json", result)
+    written = Path(args.save_folder) / "result.json"
+    records.write_json(written, result | ({"finished": False} if args.ablation else {}))
     show(args, teacher, base_parameters, result)
     if args.ablation:
         result["ablation"] = ablation(args, teacher, images, found["acc"], result, run_record)
+        records.write_json(written, result)
     for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
         training.finish(folder)  # the student itself last: the run counts as unfinished until then
     return result

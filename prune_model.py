@@ -110,7 +110,9 @@ def prune_once(args, model, base, images, target, result):
         result["begun"] = {"row": row, "sha256": files.sha256(folder / trimming.TRIMMED)}
         records.write_json(Path(args.root_folder) / "result.json", result)
     title = f"iteration {done + 1}/{args.prune_iter}"
-    row["final_acc"], row["seconds"] = _fine_tune(args, model, images, folder, result["run"], title)
+    # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
+    run_record = result["run"] | {"flags": records.run_record(args)["flags"]}
+    row["final_acc"], row["seconds"] = _fine_tune(args, model, images, folder, run_record, title)
     size = metrics.size_of(model, folder / "model.h5")
     row |= {**size, "compression_rate": base.count_params() / size["parameters"],
             "sha256": files.sha256(folder / "model.h5")}

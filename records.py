@@ -155,7 +155,7 @@ def check_source(path, split):
         split: a data.Split.
     """
     then = _run_beside(path).get("source")
-    if None not in (then, split.source) and then[:1] == split.source[:1] and then != split.source:
+    if isinstance(then, list) and split.source is not None and then[:1] == split.source[:1] and then != split.source:
         raise InputError(f"--dataset: {split.source[0]} holds other images than when {path} was trained; its "
                          f"{split.name} images are drawn from all of them, so that the model has seen most; expected "
                          "the images of then, or subfolders train, val and test")

@@ -17,9 +17,10 @@ import display
 import flags
 import folded
 import metrics
+import records
 import sources
 from errors import InputError
-from report_tree import text
+from report_tree import text, within
 
 MOST_LAYERS = 6  # whose histograms are drawn
 
@@ -69,6 +70,7 @@ class Images:
         if key not in self.known:
             self.known[key] = data.load_data(wanted, shape and shape[:2],
                                              display.track("reading images", self.args.verbose))
+        records.check_source(path, self.known[key].val)
         return self.known[key]
 
 
@@ -118,7 +120,10 @@ def survivors(folder, name, left):
     alive = np.arange(int(left[0]))
     try:
         for iteration, count in enumerate(left[1:], 1):
-            alive = alive[_read_mask(Path(folder) / f"iter{iteration}" / "mask.npz", name, len(alive))]
+            path = Path(folder) / f"iter{iteration}" / "mask.npz"
+            if not within(path, folder):
+                return None
+            alive = alive[_read_mask(path, name, len(alive))]
             if len(alive) != count:
                 return None
     except InputError:
@@ -177,6 +182,7 @@ def confusion(args, images, run, paths):
 
     found, matrices = images.of(run, paths[0]), []
     for path in paths:
+        records.check_source(path, found.val)
         model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape)
         logits = metrics.predict_logits(folded.FoldedResNet(model, args.precision), found.val.images, args.batch_size,
                                         display.track(f"{path.parent.name}: validation", args.verbose))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import records
 from errors import InputError, one_line
-from report_tree import Point, Run, Tree, checksum, mapping, text
+from report_tree import Point, Run, Tree, checksum, mapping, text, within
 
 MOST_FILES, MOST_ROWS = 5000, 1000  # JSON files that are read, and models or layers that one of them may tell of
 # smallest and largest number that a record may hold under a key; shares are not in per cent
@@ -157,6 +157,8 @@ def read_record(path, root):
     Raises:
         InputError: it can't be read, or is none of the suite's; the text says why, not which file.
     """
+    if not within(path, root):
+        raise InputError("a link out of the folder")
     try:
         content = records.read_json(path, "")
     except InputError as error:

@@ -8,7 +8,7 @@ import report_plots
 import report_tables
 from errors import InputError
 from report_page import Figure, Section
-from report_tree import text
+from report_tree import text, within
 
 MOST_PAIRS = 4  # of base and student whose confusion is shown
 MOST_CURVES = 6  # runs in one figure; there are 7 colours
@@ -84,7 +84,7 @@ def training_section(tree):
         curves = {}
         for run in tree.of_kind(kind):
             history = run.path.parent / "history.json"
-            if not history.is_file():  # records that were kept without their models
+            if not history.is_file() or not within(history, tree.root):  # records that were kept without their models
                 continue
             try:
                 curves[run.name] = records.read_history(history, "its history")
@@ -142,7 +142,7 @@ def apoz_section(args, tree, images):
 def existing(tree, sha256, what):
     """The point of a model whose file lies below the folder. Raises InputError where there is none."""
     point = tree.model(sha256)
-    if point is None or point.file is None or not point.file.is_file():
+    if point is None or point.file is None or not point.file.is_file() or not within(point.file, tree.root):
         named = f"the model.h5 of {point.name}" if point else f"{what} ({str(sha256)[:12]})"
         raise InputError(f"{named} is not below this folder")
     return point

@@ -121,6 +121,11 @@ def text(value, width=120):
     return value if len(value) <= width else f"{value[:width // 2 - 1]}…{value[-(width // 2):]}"
 
 
+def within(path, folder):
+    """Whether a path, with its links followed, lies below a folder: a stranger's link must not make others be read."""
+    return path.resolve().is_relative_to(Path(folder).resolve())
+
+
 def mapping(value):
     """The value where it is a dict, else an empty one."""
     return value if isinstance(value, dict) else {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from errors import InputError
 
+SPLITS = {"train", "val", "validation", "test"}  # folders that may hold the classes
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")  # of a folder's images
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -169,6 +170,7 @@ def list_folder(name):
     whole = Path(name).resolve()
     tops = {path.name: path for path in _visible(Path(name))}
     first = tops.get("train")
+    _check_split_folders(Path(name), tops)
     if not first or not _visible(first) or any(map(_is_image, first.iterdir())):
         return *_scanned(Path(name), whole), None, None  # a "train" that holds images itself is a class
     names, train = _scanned(first, whole)
@@ -180,6 +182,18 @@ def list_folder(name):
                              f"they differ in {', '.join(odd[:5])}")
         others.append(pair)
     return names, train, *others
+
+
+def _check_split_folders(root, tops):
+    """Raises InputError where train, test and val hold classes but would be taken for classes themselves."""
+    if not tops or not tops.keys() <= SPLITS or not any(map(_visible, tops.values())):
+        return
+    if "train" not in tops:
+        raise InputError(f"--dataset: received {root} with {', '.join(tops)} alone, expected a folder train beside "
+                         "them, with the same classes (links are not followed)")
+    if stray := sorted(filter(_is_image, tops["train"].iterdir())):
+        raise InputError(f"--dataset: received {root} whose train holds images itself, such as {stray[0].name}, "
+                         "expected each in the subfolder of its class")
 
 
 def _visible(folder):

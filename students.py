@@ -48,8 +48,8 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
         widths = {}
         for name, width in teacher_widths.items():
             wanted = factor * tilt ** (resnet.stage_of(name) - 3) * full[name]  # 3: the middle one
-            widths[name] = min(width // round_to * round_to or width,
-                               max(prune.FLOOR, max(round(wanted / round_to), 1) * round_to))
+            widths[name] = prune.rounded(round(wanted / round_to) * round_to, width // round_to * round_to or width,
+                                         round_to)
         return widths
 
     widths = _widest(narrowed, cost, limits, max(1.0, tilt, 1 / tilt) ** 2)

@@ -112,14 +112,15 @@ def _start(trainer, folder, recipe, steps, run, keep_best):
         (folder / recording.NEXT).unlink(missing_ok=True)  # of a run that was killed before its first state
         return recording.Progress({name: [] for name in records.CURVES} | {"run": run})
     try:
-        progress = recording.Progress.checked(states.read_meta(state), recipe.epochs, steps)
-        before = progress.history["run"]
-        if keep_best and progress.epoch and "checkpoint" not in progress.history:
-            raise ValueError("no checksum of the model")
+        meta = states.read_meta(state)
+        before = meta["history"]["run"]
     except Exception as error:  # a damaged zip can raise nearly anything
         raise _unreadable(state, error) from None
-    records.check_same_run(before, run, folder)
+    records.check_same_run(before, run, folder)  # first: other flags have other epochs and steps
     try:
+        progress = recording.Progress.checked(meta, recipe.epochs, steps)
+        if keep_best and progress.epoch and "checkpoint" not in progress.history:
+            raise ValueError("no checksum of the model")
         states.load_state(trainer, state)
     except Exception as error:
         raise _unreadable(state, error) from None
@@ -182,11 +183,11 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if recipe.resume == "never":
-        finish(folder)
     recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(images.train)))
     steps = data.steps_per_epoch(len(images.train), recipe.batch_size)
     check_batch(saved, recipe.batch_size)
+    if recipe.resume == "never":
+        finish(folder)
     _build(trainer, images.class_num)
     progress = _start(trainer, folder, recipe, steps, run, keep_best)
     bar = display.EpochBar(title, steps * recipe.batch_size, recipe.epochs, recipe.verbose)

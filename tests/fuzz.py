@@ -215,8 +215,9 @@ def _distorted(path, names, rng):
         if kind == 9:
             config = json.loads(file.attrs["model_config"])
             layers = config["config"]["layers"]
-            layers[int(rng.integers(len(layers)))] = [{}, None, {"class_name": "Lambda", "config": {
-                "name": "normalization", "function": "__import__('os').system('touch was_here')"}}][rng.integers(3)]
+            mark = {"name": "normalization", "function": f"__import__('os').system('touch {path.parent}/was_here')"}
+            layers[int(rng.integers(len(layers)))] = [{}, None, {"class_name": "Lambda", "config": mark}][
+                rng.integers(3)]
             file.attrs["model_config"] = json.dumps(config)
             return
         del file[name]

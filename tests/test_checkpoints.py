@@ -1,6 +1,7 @@
 """checkpoints.py: files of this suite and of keras.applications, damaged and foreign ones."""
 
 import dataclasses
+import json
 import re
 import zipfile
 
@@ -221,21 +222,42 @@ def test_links_and_external_storage_are_not_followed(saved, tmp_path):
     _, good = saved
     secret = tmp_path / "secret.bin"
     secret.write_bytes(bytes(10**5))
-    for kind in ("soft", "external", "storage"):
+    for kind, why in (("soft", r"conv1_conv/bias is missing"), ("external", r"conv1_conv/bias is missing"),
+                      ("storage", "is not a plain array"), ("virtual", "is not a plain array")):
         path = tmp_path / f"{kind}.h5"
         path.write_bytes(good.read_bytes())
         with h5py.File(path, "r+") as file:
             name = "model_weights/conv1_conv/conv1_conv/bias"
             shape = file[name].shape
-            del file[name]
+            del file[name], file.attrs["weights_sha256"]  # which would give any other array away
             if kind == "soft":
                 file[name] = h5py.SoftLink("/model_weights/conv1_bn/conv1_bn/beta")
             elif kind == "external":
                 file[name] = h5py.ExternalLink(str(good), name)
-            else:
+            elif kind == "storage":
                 file.create_dataset(name, shape, "f4", external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
-        with pytest.raises(InputError, match=r"^--x: received"):
+            else:
+                layout = h5py.VirtualLayout(shape, "f4")
+                layout[:] = h5py.VirtualSource(str(good), name, shape)
+                file.create_virtual_dataset(name, layout)
+        with pytest.raises(InputError, match=f"^--x: received .*{why}"):
             checkpoints.read_checkpoint(path, "--x")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("Rescaling", "rescaling"), ("Normalization", "normalization")])
+def test_a_layer_that_changes_the_images_and_is_not_read_is_told(kind, name, saved, tmp_path):
+    path = tmp_path / "model.h5"
+    path.write_bytes(saved[1].read_bytes())
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        layer, = [layer for layer in config["config"]["layers"] if layer["config"]["name"] == "normalization"]
+        layer["class_name"], layer["config"]["name"] = kind, name
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(InputError, match=rf"has a layer {name} \({kind}\) that is not read; expected --preprocessing"):
+        checkpoints.load_model(path, "--x")
+    rgb = np.full((1, 32, 32, 3), 128, "float32")
+    wanted = checkpoints.load_model(saved[1], "--x").predict_on_batch(rgb)
+    assert not np.allclose(checkpoints.load_model(path, "--x", preprocessing="none").predict_on_batch(rgb), wanted)
 
 
 def test_nan_in_a_weight_is_refused(saved, tmp_path):

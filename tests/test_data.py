@@ -488,6 +488,25 @@ def test_a_class_may_be_called_train(tmp_path):
     assert data.load_data(asked(dataset=str(tmp_path), val_split=0.3)).class_names == ("plane", "test", "train")
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    ("stray", r"train holds images itself, such as montage\.png"),
+    ("missing", "test, val alone, expected a folder train"),
+    ("linked", "test, val alone, expected a folder train")])
+def test_splits_are_never_taken_for_classes(change, words, tmp_path):
+    root, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    for split, label, i in itertools.product(("train", "val", "test"), "ab", range(3)):
+        paint(root / split / label / f"{i}.png", (0, 0, 0))
+    assert data.load_data(asked(dataset=str(root))).class_names == ("a", "b")
+    if change == "stray":
+        paint(root / "train" / "montage.png", (0, 0, 0))
+    else:
+        (root / "train").rename(elsewhere)
+    if change == "linked":
+        (root / "train").symlink_to(elsewhere)
+    with pytest.raises(InputError, match=f"^--dataset: received .*{words}"):
+        data.load_data(asked(dataset=str(root)))
+
+
 def test_every_kind_of_pixel_becomes_rgb(tmp_path):
     paint(tmp_path / "grey.png", 77, "L")
     paint(tmp_path / "alpha.png", (10, 20, 30, 40), "RGBA")

@@ -540,6 +540,16 @@ def test_target_compression_is_met_and_not_exceeded_by_a_step(target, seed):
     assert all(widths[name] <= teacher[name] for name in full)
 
 
+@pytest.mark.parametrize("round_to", [2, 3, 5, 6, 7, 12])
+def test_widths_are_multiples_of_any_number_and_keep_their_floor(round_to):
+    full = resnet.full_widths(50)
+    teacher = full | {"conv2_block1_1_conv": 5, "conv2_block1_2_conv": 4}
+    for target in (3, 150):
+        widths = students.student_widths(teacher, 50, target_compression=target, round_to=round_to)
+        assert all(width % round_to == 0 or width == teacher[name] < round_to for name, width in widths.items())
+        assert min(width for name, width in widths.items() if teacher[name] > 9) >= prune.FLOOR
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.floats(1.5, 60), st.sampled_from([8, 16, 32]), st.integers(0, 2**32 - 1))
 def test_rounded_widths_are_multiples_and_the_next_wider_ones_break_the_budget(target, round_to, seed):

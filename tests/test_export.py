@@ -99,6 +99,20 @@ def test_a_failed_export_leaves_the_file_before_it(network, written, tmp_path, m
     assert (tmp_path / "model.tflite").read_bytes() == b"before"
 
 
+def test_a_folder_that_cannot_be_replaced_stays(network, tmp_path, monkeypatch):
+    (tmp_path / "savedmodel").mkdir()
+    (tmp_path / "savedmodel" / "x.pb").write_bytes(b"before")
+    monkeypatch.setattr(exporting, "_save_constant", lambda model, path: path.mkdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting.files, "move", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            exporting.write(network, "savedmodel", tmp_path, IMAGES)
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "savedmodel", "savedmodel/x.pb"]
+    exporting.write(network, "savedmodel", tmp_path, IMAGES)
+    assert [path.name for path in tmp_path.rglob("*")] == ["savedmodel"]
+
+
 def test_the_script_writes_files_table_and_record_and_does_it_again(network, tmp_path, capsys):
     checkpoints.save_model(network, tmp_path / "model.h5")
     argv = ["--model_path", str(tmp_path / "model.h5"), "--dataset", "digits", "--format", "savedmodel", "litert-int8",

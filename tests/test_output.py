@@ -218,6 +218,22 @@ def test_memory_that_runs_out_is_one_line(kind, capsys):
                                        "--image_size)\n")
 
 
+def test_a_disk_that_tensorflow_finds_full_is_one_line(capsys):
+    def run(args):
+        raise type("ResourceExhaustedError", (Exception,), {})("saved/x.pb; No space left on device")
+    assert flags.run_main(flags.Parser("script.py"), run, []) == 2
+    assert capsys.readouterr().err == ("script.py: the disk is full (saved/x.pb; No space left on device); expected "
+                                       "room for what is written\n")
+
+
+@pytest.mark.parametrize(("paths", "names"), [
+    (["a/base/model.h5", "a/kd/model.h5"], ["base", "kd"]), (["model/kd/model.h5"], ["kd"]),
+    (["net.h5", "net.keras"], ["net.h5", "net.keras"]), (["a/model.h5", "a/model.keras"], ["model.h5", "model.keras"]),
+    (["x/1.h5", "x/1.h5"], ["1", "1"])])
+def test_rows_have_names_that_tell_files_apart(paths, names):
+    assert importlib.import_module("evaluate_model").short_names(paths) == names
+
+
 def test_a_defect_is_no_users_error():
     def run(args):
         raise ZeroDivisionError

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import types
 
 import pytest
 
@@ -109,6 +110,17 @@ def test_a_flag_newer_than_a_run_differs_only_where_it_is_given():
     now["flags"]["optimizer"], now["argv"] = "muon", ["train.py", "--optimizer=muon"]
     with pytest.raises(InputError, match="--optimizer None, received muon"):
         records.check_same_run(then, now, "folder")
+
+
+@pytest.mark.parametrize("source", [5, {}, True, 1.5, "x", None, []])
+def test_a_strangers_source_is_no_source(source, tmp_path):
+    (tmp_path / "model.h5").write_bytes(b"x")
+    (tmp_path / "history.json").write_text(json.dumps({"run": {"source": source}}))
+    split = types.SimpleNamespace(source=["/a", "0" * 64], name="validation")
+    records.check_source(tmp_path / "model.h5", split)
+    (tmp_path / "history.json").write_text(json.dumps({"run": {"source": ["/a", "1" * 64]}}))
+    with pytest.raises(InputError, match="holds other images than when"):
+        records.check_source(tmp_path / "model.h5", split)
 
 
 def test_sha256_is_the_published_one(tmp_path):

@@ -584,6 +584,39 @@ def test_a_record_cannot_name_a_place_that_is_read(tmp_path, monkeypatch):
     assert report_models.data_flags(args, DATA | {"dataset": f"{tmp_path}/."}).dataset
 
 
+def test_images_that_a_folder_had_not_when_a_model_was_trained_are_not_measured(tmp_path, monkeypatch):
+    args = report.build_parser().parse_args(["--dataset", str(tmp_path), "--verbose", "0"])
+    run = SimpleNamespace(flags=DATA | {"dataset": str(tmp_path)})
+    split = SimpleNamespace(source=[str(tmp_path), "0" * 64], name="validation")
+    monkeypatch.setattr(report_models.checkpoints, "read_checkpoint",
+                        lambda *_, **__: SimpleNamespace(input_shape=None))
+    monkeypatch.setattr(report_models.data, "load_data", lambda *_: SimpleNamespace(val=split))
+    images = report_models.Images(args)
+    for name, digit in (("then", "0"), ("now", "1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.h5").write_bytes(b"x")
+        (tmp_path / name / "history.json").write_text(json.dumps({"run": {"source": [str(tmp_path), digit * 64]}}))
+    assert images.of(run, tmp_path / "then" / "model.h5").val is split
+    with pytest.raises(InputError, match="holds other images than when"):
+        images.of(run, tmp_path / "now" / "model.h5")
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path):
+    outside, inside = write_all(tmp_path / "outside", records_of_a_tree()), tmp_path / "inside"
+    write_all(inside, {"base_model/result.json": records_of_a_tree()["base_model/result.json"]})
+    (inside / "linked").mkdir()
+    (inside / "linked" / "result.json").symlink_to(outside / "kd_model" / "result.json")
+    (inside / "base_model" / "history.json").symlink_to(outside / "base_model" / "history.json")
+    (inside / "base_model" / "model.h5").symlink_to(outside / "results.json")
+    result, _ = make(inside, "--no-models")
+    assert result["skipped"] == [(name, "a link out of the folder") for name in (
+        "base_model/history.json", "linked/result.json")] and len(result["models"]) == 1
+    assert not [path for path in result["figures"] if path.stem.startswith("history")]
+    tree = report_records.read_tree(inside)
+    with pytest.raises(InputError, match="is not below this folder"):
+        report_sections.existing(tree, BASE, "the base")
+
+
 def test_a_damaged_mask_is_no_mask(tmp_path):
     left, name = [8, 3], "conv2_block1_1_conv"
     mask, place = np.array([1, 0, 1, 0, 0, 1, 0, 0], bool), tmp_path / "iter1" / "mask.npz"

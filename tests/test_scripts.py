@@ -560,6 +560,8 @@ def test_ablation_trains_the_same_student_with_each_combination(regressor, stem,
     shapes = [resnet.architecture_of(keras.models.load_model(path)) for path in (tmp_path / "kd").rglob("model.h5")]
     assert len(shapes) == 5 and all(shape == shapes[0] for shape in shapes) and shapes[0]["stem"] == stem
     assert (tmp_path / "kd" / "ablation.png").exists()
+    again = knowledge_distillation.run(**json.loads((tmp_path / "kd" / "result.json").read_text())["run"]["flags"])
+    assert again["ablation"] == content["rows"]  # finished: nothing trains
 
 
 @pytest.mark.slow
@@ -637,12 +639,14 @@ def test_pruning_goes_on_in_the_iteration_where_it_stopped(tmp_path, monkeypatch
         patch.setattr(training, "fit", killed_in_the_second)
         assert call(prune_model, *words, "--root_folder", tmp_path / "parts") == 130
     assert call(prune_model, *words, "--root_folder", tmp_path / "parts", "--criterion", "l1") == 2
+    (tmp_path / "parts").rename(tmp_path / "moved")
     monkeypatch.setattr(training, "fit", lambda *args, **kwargs: calls.append(2) or original(*args, **kwargs))
-    assert call(prune_model, *words, "--root_folder", tmp_path / "parts") == 0
+    assert call(prune_model, *words, "--root_folder", tmp_path / "moved", "--tensorboard", tmp_path / "logs") == 0
+    assert [path.parent for path in tmp_path.rglob("*tfevents*")] == [tmp_path / "logs" / "moved" / "iter2"]
     assert calls == [1, 1, 2]  # the first iteration was not trained again
-    whole, parts = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts"))
+    whole, parts = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "moved"))
     for key in ("base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity", "parameters", "channels"):
         assert whole[key] == parts[key]
     for ours, theirs in zip(*(keras.models.load_model(tmp_path / name / "iter2" / "model.h5").get_weights()
-                              for name in ("whole", "parts")), strict=True):
+                              for name in ("whole", "moved")), strict=True):
         np.testing.assert_array_equal(ours, theirs)

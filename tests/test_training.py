@@ -380,6 +380,23 @@ def test_other_flags_are_refused_and_nothing_is_overwritten(unfinished):
     assert contents(unfinished) == before
 
 
+def test_the_flag_is_named_where_it_makes_the_state_one_of_another_length(unfinished):
+    shorter = {"flags": RUN["flags"] | {"epoch_num": 1}, "argv": ["script.py", "--epoch_num=1"]}
+    with pytest.raises(InputError, match=r"^--resume: .*--epoch_num None, received 1; expected the same flags"):
+        run(unfinished, dataclasses.replace(RECIPE, epochs=1), shorter)
+
+
+def test_a_refused_batch_leaves_the_state_of_before(unfinished, monkeypatch):
+    def refuse(*_):
+        raise InputError("--batch_size: received 1 image")
+
+    before = contents(unfinished)
+    monkeypatch.setattr(training, "check_batch", refuse)
+    with pytest.raises(InputError, match="--batch_size"):
+        run(unfinished, dataclasses.replace(RECIPE, resume="never"))
+    assert contents(unfinished) == before
+
+
 def test_flags_that_leave_the_result_alone_may_differ(unfinished, whole):
     _, history = run(unfinished, run_record={"flags": RUN["flags"] | {"verbose": 2, "num_worker": 3}})
     assert history["val_loss"] == whole[1]["val_loss"]

@@ -47,12 +47,14 @@ def plot_front(points, key, groups):
     """
     from matplotlib.text import Text
     title, unit, xlabel = SIZES[key]
-    figure = new_figure(4.8, 4.4)
+    names, used = _names(points), {point.group for point in points}
+    shown = {group: colour for group, colour in zip(groups, COLOURS, strict=False) if group in used}
+    kinds = [kind for kind in KINDS if any((p.role or p.kind) == kind for p in points)]
+    columns = 2 if len(shown) <= len(kinds) + 1 else 1  # a set's name is too long for the second one
+    lines = -(-(len(shown) + len(kinds)) // columns)
+    figure = new_figure(4.8, 4.4 + 0.2 * max(0, lines - 4))
     axes, tips = figure.subplots(), {}
     dress(axes, f"Accuracy against {title}", f"← smaller     {xlabel}", "accuracy (%)")
-    names = _names(points)
-    used = {point.group for point in points}
-    shown = {group: colour for group, colour in zip(groups, COLOURS, strict=False) if group in used}
     for group, colour in shown.items():
         members = [p for p in points if p.group == group]
         places = [(p.sizes[key] / unit, 100 * p.acc) for p in members]
@@ -67,7 +69,7 @@ def plot_front(points, key, groups):
                       zorder=2 if point.kind == "ablation" else 2.5)
     size_axis(axes, [p.sizes[key] / unit for p in points])
     axes.margins(0.16, 0.14)
-    _front_legend(figure, shown, [kind for kind in KINDS if any((p.role or p.kind) == kind for p in points)])
+    _front_legend(figure, shown, kinds, columns)
     figure.draw_without_rendering()
     place_names(axes)
     for name in filter(Text.get_text, axes.texts):  # a front may run through it
@@ -97,14 +99,14 @@ def _names(points):
     return {id(point): plain_text(point.name, 22) for point in chosen}
 
 
-def _front_legend(figure, shown, kinds):
+def _front_legend(figure, shown, kinds, columns):
     """Under the axes: what colours and what markers stand for."""
     from matplotlib.lines import Line2D
     handles = [Line2D([], [], color=colour, linewidth=2, label=plain_text(group, 32))
                for group, colour in shown.items()]
     handles += [Line2D([], [], color=GREY, linestyle="none", marker=MARKERS[list(KINDS).index(kind)], markersize=7,
                        label=KINDS[kind]) for kind in kinds]
-    figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=10)
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=10)
 
 
 def plot_apoz(layers):

@@ -395,6 +395,8 @@ def test_no_two_sets_of_images_share_a_colour_in_one_figure(tmp_path, monkeypatc
                 if handle.get_linestyle() == "-"]
         assert len({colour for colour, _ in sets}) == len(sets)
         told += [label for _, label in sets]
+        figure.draw_without_rendering()
+        assert figure.legends[0].get_window_extent().width <= figure.bbox.width  # no name is cut off
     assert len(set(told)) == 9
 
 

@@ -53,17 +53,18 @@ assistant() {  # assistant TABLE SEED BASE EPOCHS
     keep "runs/$1/seed$2/assistant" "results/$1/assistant/seed$2"
 }
 
-compress() {  # compress TABLE SEED BASE EPOCHS EPOCHS EPOCHS: pruned teacher, assistant and its student, in these epochs
-    at=runs/$1/seed$2
+compress() {  # compress TABLE SEED BASE EPOCHS EPOCHS EPOCHS FLAG ...: pruned teacher, assistant and its student, in
+    at=runs/$1/seed$2 table=$1 seed=$2 epochs=$6  # these epochs, the student with these further flags
     # shellcheck disable=SC2086
     $PYTHON prune_model.py --base_model_path "$at/$3/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
         --epoch_num "$4" $PRUNED --seed "$2"
     keep "$at/pruned" "results/$1/pruned/seed$2"
     assistant "$1" "$2" "$3" "$5"
+    shift 6
     # shellcheck disable=SC2086
-    $PYTHON knowledge_distillation.py --root_folder "$at/assistant" --save_folder "$at/student" --epoch_num "$6" \
-        --seed "$2" $STUDENT $SMALL
-    keep "$at/student" "results/$1/student/seed$2"
+    $PYTHON knowledge_distillation.py --root_folder "$at/assistant" --save_folder "$at/student" --epoch_num "$epochs" \
+        --seed "$seed" $STUDENT $SMALL "$@"
+    keep "$at/student" "results/$table/student/seed$seed"
 }
 
 yardstick() {
@@ -179,7 +180,7 @@ long() {
     at=runs/long/seed$1
     $PYTHON train_base_model.py --epoch_num 60 --seed "$1" --save_folder "$at/base"
     keep "$at/base" "results/long/base/seed$1"
-    compress long "$1" base 35 30 40
+    compress long "$1" base 35 30 40 --crop_padding 4  # it sees each image 40 times, not 8
     judge long "$1" base pruned/iter1 assistant student
 }
 

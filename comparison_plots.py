@@ -19,7 +19,8 @@ def plot_models(rows: list[dict], split="test"):
     """Accuracy against parameters and, beside it, against multiply-accumulates; smaller is to the left.
 
     Args:
-        rows: one dict a model: name, test_acc (0 to 1), parameters and macs (each at least 1).
+        rows: one dict a model: name, test_acc (0 to 1), parameters and macs (each at least 1), and optionally spread
+            (0 to 1), the standard deviation of test_acc, drawn to either side.
         split: what the accuracy was measured on, for the axis.
 
     Returns:
@@ -29,6 +30,7 @@ def plot_models(rows: list[dict], split="test"):
         InputError: no row, or a number that is missing or out of range.
     """
     heights = _column(rows, "test_acc")
+    spreads = _column([{"name": row.get("name"), "spread": row.get("spread", 0)} for row in rows], "spread")
     figure = new_figure(10.5, 4.6)
     both = figure.subplots(1, 2, sharey=True)
     for axes, key, name in zip(both, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
@@ -36,6 +38,7 @@ def plot_models(rows: list[dict], split="test"):
         dress(axes, f"Accuracy against {name}", f"← smaller     {name} (millions, log scale)",
                f"{split} accuracy (%)" if axes is both[0] else "")
         for i, point in enumerate(zip(sizes, heights, strict=True)):
+            axes.errorbar(*point, spreads[i] or None, fmt="none", ecolor=GREY, elinewidth=1.2)
             axes.plot(*point, linestyle="none", color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
                       markersize=9, markeredgecolor="white", label=plain_text(rows[i].get("name"), 40))
         size_axis(axes, sizes)

@@ -20,7 +20,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours: 56 histories before a pair repeats
 GREY, PALE, DASHED = "#595959", COLOURS[5], (0, (4, 2))
 MOST = 1e30  # beyond it axes overflow
-SHARES = ("train_acc", "val_acc", "test_acc", "base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity")
+SHARES = ("train_acc", "val_acc", "test_acc", "base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity",
+          "spread")
 PANELS = (("Loss", "loss", "train_loss", "val_loss"), ("Accuracy", "accuracy (%)", "train_acc", "val_acc"),
           ("Learning rate", "learning rate", None, "learning_rate"))
 

@@ -2,12 +2,13 @@
 """Rebuild the README's result tables and figures from the records under results/; `make results` runs it.
 
 A table stands between two comments, `<!-- results:NAME -->` and `<!-- /results:NAME -->`, and nothing between them is
-typed by hand. Its columns and rows stand in tables.json, as folders results/NAME/ROW. A
-row is one result.json, or several of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is
-found in any evaluation.json by the model's sha256, and what was trained before it by its parent's. A pruning run of
-many iterations, which is results/NAME/result.json alone, is a table of its own with a row an iteration, and two
-figures. The table 'shipped' is about the student under model/kd_model and the models that it comes from, the table
-'exports' about the files of results/exports/MODEL/export.json.
+typed by hand. Its columns and rows stand in tables.json, as folders results/NAME/ROW. A row is one result.json, or
+several of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json
+by the model's sha256, and what was trained before it by its parent's. A pruning run of many iterations, which is
+results/NAME/result.json alone, is a table of its own with a row an iteration, and two figures; a table whose entry in
+tables.json says so has one of its rows by accuracy and size. The table 'shipped' is about the student under
+model/kd_model and the models that it comes from, the table 'exports' about the files of
+results/exports/MODEL/export.json.
 """
 
 import argparse
@@ -156,15 +157,38 @@ def iterations(content, results):
             for i in range(len(lists["final_acc"]))}
 
 
-def figures(name, content):
-    """Draws a pruning run's curves and the channels that it left."""
+def grouped(name, results):
+    """The records of a table's rows: {label: [result, one a seed]}, without rows that have none."""
+    rows = {label: [results[path] for path in sorted(results)
+                    if re.fullmatch(re.escape(f"{name}/{folder}") + r"(/seed\d+)?", path)]
+            for folder, label in TABLES[name]["rows"].items()}
+    return {label: found for label, found in rows.items() if found}
+
+
+def figures(results):
+    """Draws a pruning run's curves and the channels that it left, and the models of tables that ask for it."""
     sys.path.insert(0, str(HERE.parent))
+    import comparison_plots
     import plots
 
-    layers = {layer.removesuffix("_conv"): left for layer, left in content["channels"].items()
-              if layer.endswith(("_1_conv", "_2_conv"))}
-    plots.save_figure(plots.plot_pruning(content), HERE / name / "pruning.png")
-    plots.save_figure(plots.plot_channels(layers), HERE / name / "channels.png")
+    for name, table in TABLES.items():
+        if name in results:  # a pruning run of many iterations
+            layers = {layer.removesuffix("_conv"): left for layer, left in results[name]["channels"].items()
+                      if layer.endswith(("_1_conv", "_2_conv"))}
+            plots.save_figure(plots.plot_pruning(results[name]), HERE / name / "pruning.png")
+            plots.save_figure(plots.plot_channels(layers), HERE / name / "channels.png")
+        if table.get("figure") and len(rows := grouped(name, results)) > 1:
+            plots.save_figure(comparison_plots.plot_models([averaged(*row) for row in rows.items()], "validation"),
+                              HERE / name / "models.png")
+
+
+def averaged(label, contents):
+    """A row of a table as `plot_models` takes it: means over the seeds, and the spread of several."""
+    runs = [measured(content, {}, {}) for content in contents]
+    accuracies = [run["validation"] for run in runs]
+    return {"name": label, "test_acc": statistics.fmean(accuracies),
+            "spread": statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
+            **{key: statistics.fmean(run[key] for run in runs) for key in ("parameters", "macs")}}
 
 
 def shipped(results, tested):
@@ -214,8 +238,8 @@ def section(name, results, tested):
     """What stands between the comments of a table, or '' where it has no record."""
     if name in ("shipped", "exports"):
         return shipped(results, tested) if name == "shipped" else exports(results)
-    columns, labels = TABLES[name]["columns"], TABLES[name].get("rows")
-    if labels is None:  # a row an iteration
+    columns = TABLES[name]["columns"]
+    if "rows" not in TABLES[name]:  # a row an iteration
         if name not in results:
             return ""
         content = results[name]
@@ -223,15 +247,14 @@ def section(name, results, tested):
         return (f"{table}\n\n{caption([content], split_of([content], tested))}\n\n"
                 f"![accuracy, sparsity, compression and MACs over the iterations](results/{name}/pruning.png)\n\n"
                 f"![channels left in every layer](results/{name}/channels.png)")
-    rows, contents = {}, []
-    for folder, label in labels.items():
-        found = [results[path] for path in sorted(results)
-                 if re.fullmatch(re.escape(f"{name}/{folder}") + r"(/seed\d+)?", path)]
-        if found:
-            rows[label] = [measured(content, results, tested) for content in found]
-            contents += found
-    split = split_of(contents, tested if "test" in columns else {}) if rows else ""
-    return f"{markdown(rows, columns)}\n\n{caption(contents, split)}" if rows else ""
+    rows = grouped(name, results)
+    if not rows:
+        return ""
+    contents = [content for row in rows.values() for content in row]
+    runs = {label: [measured(content, results, tested) for content in row] for label, row in rows.items()}
+    text = f"{markdown(runs, columns)}\n\n{caption(contents, split_of(contents, tested if 'test' in columns else {}))}"
+    figure = f"\n\n![accuracy against parameters and MACs](results/{name}/models.png)"
+    return text + figure * (TABLES[name].get("figure", False) and len(rows) > 1)
 
 
 def rebuilt(text, folder=None):
@@ -268,9 +291,7 @@ def main(argv=None):
     after = rebuilt(before)
     if not args.check:
         readme.write_text(after, encoding="utf-8")
-        for name, content in read()[0].items():
-            if name in TABLES:  # a pruning run of many iterations
-                figures(name, content)
+        figures(read()[0])
     return int(args.check and before != after)
 
 

@@ -181,8 +181,18 @@ def test_models_stand_at_their_size_and_names_do_not_overlap():
         assert all(axes.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
     with pytest.raises(InputError, match=r"'base'.*macs"):
         comparison_plots.plot_models([rows[0] | {"macs": None}])
+    with pytest.raises(InputError, match=r"'base'.*spread=\[2\]"):
+        comparison_plots.plot_models([rows[0] | {"spread": 2}])
     with pytest.raises(InputError, match="rows"):
         comparison_plots.plot_models([])
+
+
+def test_a_spread_is_a_bar_of_its_size_and_only_where_there_is_one():
+    one = {"name": "one", "test_acc": 0.75, "parameters": 10**6, "macs": 10**6}
+    for axes in comparison_plots.plot_models([one | {"spread": 0.0625}, one | {"name": "two"}]).axes:
+        bars = [np.asarray(path.vertices) for bar in axes.collections for path in bar.get_paths()]
+        assert len(bars) == 1
+        np.testing.assert_allclose(bars[0], [(1, 75 - 6.25), (1, 75 + 6.25)])
 
 
 def test_ablation_dots_and_numbers():

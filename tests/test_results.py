@@ -130,6 +130,27 @@ def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeyp
         assert f"(results/curve/{name})" in "\n".join(lines)
 
 
+def test_a_table_that_asks_for_it_has_a_figure_of_its_means_and_spreads(folder, monkeypatch, tmp_path):
+    import comparison_plots
+
+    drawn = []
+    monkeypatch.setattr(comparison_plots, "plot_models",
+                        lambda rows, split, plot=comparison_plots.plot_models: drawn.append(rows) or plot(rows, split))
+    readme = tmp_path / "README.md"
+    readme.write_text("".join(f"<!-- results:{name} --><!-- /results:{name} -->" for name in ("yardstick", "long")))
+    (tmp_path / "results").mkdir()
+    (folder / "yardstick").rename(tmp_path / "results" / "yardstick")
+    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    assert build.main([]) == 0
+    base, pruned, student = drawn.pop()
+    assert not drawn  # none of a table without records
+    assert (base["name"], pruned["spread"], student["name"]) == ("base", 0, "student")
+    assert base["test_acc"] == pytest.approx(0.81) and base["spread"] == pytest.approx(statistics.stdev([0.80, 0.82]))
+    assert (pruned["test_acc"], pruned["parameters"], student["macs"]) == (0.8, 1_700_000, 9_700_000)
+    assert (tmp_path / "results" / "yardstick" / "models.png").read_bytes().startswith(b"\x89PNG")
+    assert readme.read_text().count("(results/yardstick/models.png)") == 1 and "long/models" not in readme.read_text()
+
+
 def test_a_default_that_has_changed_since_a_run_is_told_in_its_command():
     flags = {"target_macs": [2.0, True], "allocation": "threshold"}
     runs = {case: record(1, "abc") for case in ("untold", "told", "free", "older")}

@@ -7,7 +7,7 @@
 #   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each
 #   ./reproduce.sh exports 827               base and students of a finished yardstick in each format (needs
 #                                            requirements-export.txt); one seed, the last given
-#   ./reproduce.sh long 826                  60 epochs of base, 70 after it
+#   ./reproduce.sh long 826                  60 epochs of base, 35 pruned, 30 of assistant, 40 of student
 # Models go to runs/TABLE, small records to results/TABLE; `make results` then rebuilds the tables. A command that was
 # cut off goes on where it was, and a finished one does nothing, but for those that only measure: start it as often as it
 # takes.

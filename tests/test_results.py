@@ -58,7 +58,7 @@ def test_a_row_is_the_mean_of_its_seeds_with_the_epochs_of_all_that_it_came_from
     assert student["validation"] == f"{83:.2f} ± {statistics.stdev([81, 85]):.2f}"
     assert student["test"] == "79.00" and student["epochs"] == "12 + 14" and student["seeds"] == "1, 2"
     assert (student["compression rate"], student["parameters (M)"], student["minutes"]) == ("13.90x", "1.70", "2.0")
-    pruned = dict(zip(columns, rows["pruned teacher"], strict=True))
+    pruned = dict(zip(columns, rows["pruned"], strict=True))
     assert (pruned["validation"], pruned["epochs"], pruned["minutes"]) == ("80.00", "12 + 6", "1.5")
     assert pruned["test"] == "-" and dict(zip(columns, rows["base"], strict=True))["compression rate"] == "1.00x"
     assert "45,000 training and 5,000 validation images, the first 1,000 test images. A, 2 cores, float32; " in text

@@ -210,14 +210,14 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
     (tmp_path / "results" / "yardstick" / "base12" / "result.json").write_text(json.dumps(base))
     lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->").splitlines()
     assert lines[3].startswith("| base | - | 75.00 |") and lines[4].startswith("| student | - | 50.00 |")
-    assert lines[4].endswith("| 12.50x | 3 + 2 |")
+    assert lines[4].endswith("| 12.50x | 0.0 | 3 + 2 | 1 |")
     teacher = record(1, "base", "first", epochs=3, val_acc=0.625, seconds=1, parameters=10**6, macs=10**6, bytes=10**6)
     for name, content_ in (("base12", base | {"sha256": "first"}), ("assistant", teacher)):
         (tmp_path / "results" / "yardstick" / name).mkdir(exist_ok=True)
         (tmp_path / "results" / "yardstick" / name / "result.json").write_text(json.dumps(content_))
     lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->").splitlines()
     assert [line.split(" | ")[0] for line in lines[3:6]] == ["| base", "| the student's teacher", "| student"]
-    assert lines[5].endswith("| 12.50x | 3 + 3 + 2 |")
+    assert lines[5].endswith("| 12.50x | 0.0 | 3 + 3 + 2 | 1 |")
     assert json.loads((target / "result.json").read_text()) == content | {"shipped": True}
     assert {path.name for path in target.iterdir()} == {"model.h5", "history.json", "history.png", "result.json"}
     other = {"flags": {"epoch_num": 9, "precision": "float32"}, "parent_sha256": None}

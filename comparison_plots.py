@@ -30,7 +30,7 @@ def plot_models(rows: list[dict], split="test"):
         InputError: no row, or a number that is missing or out of range.
     """
     heights = _column(rows, "test_acc")
-    spreads = _column([{"name": row.get("name"), "spread": row.get("spread", 0)} for row in rows], "spread")
+    spreads = _column([{"spread": 0} | row for row in rows], "spread")
     figure = new_figure(10.5, 4.6)
     both = figure.subplots(1, 2, sharey=True)
     for axes, key, name in zip(both, ("parameters", "macs"), ("parameters", "MACs"), strict=True):

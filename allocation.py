@@ -116,7 +116,8 @@ def allocate(whole, curves, channels, cost, limit, round_to=1, floor=prune.FLOOR
     is met (Everett 1963, Generalized Lagrange Multiplier Method, Operations Research 11(3); as for the bits of
     quantisers Shoham and Gersho 1988, IEEE Transactions on ASSP 36(9)). The cost couples the two inner layers of a
     block, whose widths are multiplied, and no two blocks, so each block is minimised over all its pairs of widths.
-    What the last jump of the multiplier left unspent goes back a step at a time, where the loss falls most a cost.
+    What the last jump of the multiplier left unspent goes back a step at a time, where the loss falls most a cost; or
+    first to one block after the other, as its best pair of widths that this pays, if the loss is less in the end.
 
     Args:
         whole: the whole network's loss.
@@ -140,25 +141,21 @@ def allocate(whole, curves, channels, cost, limit, round_to=1, floor=prune.FLOOR
     tables = {pair: (rise[pair[0]][:, None] + rise[pair[1]], _cost_table(pair, channels, cost, widths))
               for pair in blocks}
 
-    def at(multiplier):
-        places = {}
-        for pair, (loss, price) in tables.items():
-            best = np.unravel_index(np.argmin(loss + multiplier * price), loss.shape)
-            places |= dict(zip(pair, map(int, best), strict=True))
-        return places
-
     def left(places):
         return {name: int(widths[name][place]) for name, place in places.items()}
 
     if cost(left(dict.fromkeys(channels, 0))) > limit:
         raise ValueError("the budget is out of reach: it isn't met with every layer at its floor")
     low, high = 0.0, 1 / cost(channels)  # a nat for the whole network; doubled until it is enough
-    while cost(left(at(high))) > limit:
+    while cost(left(_least(tables, high))) > limit:
         low, high = high, 2 * high
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if cost(left(at(middle))) <= limit else (middle, high)
-    return left(_spend(at(high), rise, lambda places: cost(left(places)), limit))
+        low, high = (low, middle) if cost(left(_least(tables, middle))) <= limit else (middle, high)
+    least = _least(tables, high)
+    starts = least, _choose_anew(least, tables, limit - cost(left(least)))
+    ends = [_spend(places, rise, lambda places: cost(left(places)), limit) for places in starts]
+    return left(min(ends, key=lambda places: sum(rise[name][place] for name, place in places.items())))
 
 
 def _cost_table(pair, channels, cost, widths):
@@ -170,6 +167,15 @@ def _cost_table(pair, channels, cost, widths):
                                  for ends in ((0, 0), (1, 0), (0, 1), (1, 1)))
     m, n = widths[pair[0]][:, None].astype(float), widths[pair[1]].astype(float)
     return (first - none) * m + (second - none) * n + (both - first - second + none) * m * n
+
+
+def _least(tables, multiplier):
+    """Places of the pair of widths of each block with the least loss + multiplier x cost."""
+    places = {}
+    for pair, (loss, price) in tables.items():
+        best = np.unravel_index(np.argmin(loss + multiplier * price), loss.shape)
+        places |= dict(zip(pair, map(int, best), strict=True))
+    return places
 
 
 def _spend(places, rise, cost, limit):
@@ -186,3 +192,22 @@ def _spend(places, rise, cost, limit):
         if best is None:
             return places
         places, spent = places | {best[1]: places[best[1]] + 1}, best[2]
+
+
+def _choose_anew(places, tables, unspent):
+    """Gives one block after the other its best pair of widths within its cost and what is unspent: most fall first.
+
+    Single steps can't narrow one layer of a block to widen the other by more; for a lone block this is the best choice.
+    """
+    while True:
+        best = None
+        for pair, (loss, price) in tables.items():
+            now = tuple(places[name] for name in pair)
+            allowed = np.where(price <= price[now] + unspent, loss, np.inf)
+            new = np.unravel_index(np.argmin(allowed), loss.shape)
+            fall = loss[now] - loss[new]
+            if fall > 0 and (best is None or fall > best[0]):
+                best = fall, dict(zip(pair, map(int, new), strict=True)), price[new] - price[now]
+        if best is None:
+            return places
+        places, unspent = places | best[1], unspent - best[2]

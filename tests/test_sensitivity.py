@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import narrow_widths, randomised
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import allocation
@@ -129,6 +129,7 @@ def cost_of(price):
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 0.95), blocks=st.integers(1, 2))
+@example(seed=41154, share=0.0625, blocks=1)  # no single step leads from the multiplier's choice to the best one
 def test_the_search_is_near_the_best_of_all_choices_and_within_the_budget(seed, share, blocks):
     rng = np.random.default_rng(seed)
     names = [f"conv2_block{b + 1}_{i}_conv" for b in range(blocks) for i in (1, 2)]

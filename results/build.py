@@ -6,9 +6,9 @@ typed by hand. Its columns and rows stand in tables.json, as folders results/NAM
 several of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json
 by the model's sha256, and what was trained before it by its parent's. A pruning run of many iterations, which is
 results/NAME/result.json alone, is a table of its own with a row an iteration, and two figures; a table whose entry in
-tables.json says so has one of its rows by accuracy and size. The table 'shipped' is about the student under
-model/kd_model and the models that it comes from, the table 'exports' about the files of
-results/exports/MODEL/export.json.
+tables.json says so has one of its rows by accuracy and size, and results/NAME/sensitivity.json is drawn. The table
+'shipped' is about the student under model/kd_model and the models that it comes from, the table 'exports' about the
+files of results/exports/MODEL/export.json.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from readings import gaps, last, machine, measured, read
+
 HERE = Path(__file__).resolve().parent
 TABLES = json.loads((HERE / "tables.json").read_text(encoding="utf-8"))
 COLUMNS = {  # heading: (what `measured` calls it, format, factor)
@@ -27,63 +29,6 @@ COLUMNS = {  # heading: (what `measured` calls it, format, factor)
     "sparsity": ("sparsity", "{:.2f}", 100), "parameters (M)": ("parameters", "{:.2f}", 1e-6),
     "MACs (M)": ("macs", "{:.2f}", 1e-6), "file (MB)": ("bytes", "{:.2f}", 1e-6),
     "compression rate": ("compression rate", "{:.2f}x", 1), "minutes": ("seconds", "{:.1f}", 1 / 60)}
-
-
-def read(folder=None):
-    """All records below a folder.
-
-    Returns:
-        ({path below the folder without '/result.json': content}, {sha256: row of an evaluation of the test split}).
-    """
-    folder, results, tested = folder or HERE, {}, {}
-    for path in sorted(folder.rglob("result.json")):
-        results[path.parent.relative_to(folder).as_posix()] = json.loads(path.read_text(encoding="utf-8"))
-    for path in sorted(folder.rglob("evaluation.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["split"] == "test":
-            tested |= {row["sha256"]: row for row in content["models"]}
-    return results, tested
-
-
-def _last(content, key):
-    """A number of a result; of a pruning result the last iteration's."""
-    value = content.get(key)
-    return value[-1] if isinstance(value, list) else value
-
-
-def _epochs(content, sha256):
-    """Epochs that a run trained up to the model of this checksum."""
-    if "epochs" in content:
-        return content["epochs"]
-    return (content["sha256"].index(sha256) + 1) * content["run"]["flags"]["epoch_num"]
-
-
-def _chain(results, sha256):
-    """Epochs of every run that a model comes from, the first one first."""
-    for content in results.values():
-        made = content["sha256"] if isinstance(content["sha256"], list) else [content["sha256"]]
-        if sha256 in made:
-            return [*_chain(results, content.get("parent_sha256")), _epochs(content, sha256)]
-    return []
-
-
-def machine(run):
-    """A run's processor and cores, and the arithmetic of one that trained, as text."""
-    arithmetic = [run["flags"]["precision"].removeprefix("mixed_")] if "epoch_num" in run["flags"] else []
-    return ", ".join([run["processor"], f"{run['cores']} cores", *arithmetic])
-
-
-def measured(content, results, tested):
-    """What a table can show of one run: {column: number or text}, None where no record tells."""
-    sha256, seconds = _last(content, "sha256"), content["seconds"]
-    test = tested.get(sha256, {})
-    return {"validation": _last(content, "final_acc" if "final_acc" in content else "val_acc"), "test": test.get("acc"),
-            "pruned_acc": _last(content, "pruned_acc"), "recalibrated_acc": _last(content, "recalibrated_acc"),
-            "sparsity": _last(content, "sparsity") or test.get("sparsity"), "parameters": _last(content, "parameters"),
-            "macs": _last(content, "macs"), "bytes": _last(content, "bytes"),
-            "compression rate": _last(content, "compression_rate") or 1.0,
-            "epochs": " + ".join(map(str, _chain(results, sha256))), "seed": content["run"]["seed"],
-            "seconds": sum(seconds) if isinstance(seconds, list) else seconds, "machine": machine(content["run"])}
 
 
 def spread(values, form):
@@ -116,7 +61,7 @@ def markdown(rows, columns):
 
 def split_of(contents, tested):
     """Numbers of images that all runs of a table share, as text; ValueError where they don't."""
-    images = {row["images"] for c in contents if (row := tested.get(_last(c, "sha256")))}
+    images = {row["images"] for c in contents if (row := tested.get(last(c, "sha256")))}
     if len(images) > 1:
         raise ValueError(f"one table has tests of {sorted(images)} images; they can't be compared")
     test = f", the first {images.pop():,} test images" if images else ""
@@ -166,7 +111,7 @@ def grouped(name, results):
 
 
 def figures(results):
-    """Draws a pruning run's curves and the channels that it left, and the models of tables that ask for it."""
+    """Draws a pruning run's curves and channels left, the models of tables that ask for it, what sensitivity.py saw."""
     sys.path.insert(0, str(HERE.parent))
     import comparison_plots
     import plots
@@ -180,6 +125,9 @@ def figures(results):
         if table.get("figure") and len(rows := grouped(name, results)) > 1:
             plots.save_figure(comparison_plots.plot_models([averaged(*row) for row in rows.items()], "validation"),
                               HERE / name / "models.png")
+        if (path := HERE / name / "sensitivity.json").is_file():
+            seen = json.loads(path.read_text(encoding="utf-8"))
+            plots.save_figure(comparison_plots.plot_sensitivity(seen), path.with_suffix(".png"))
 
 
 def averaged(label, contents):
@@ -259,7 +207,7 @@ def section(name, results, tested):
 
 def rebuilt(text, folder=None):
     """A README's text with every table between its comments made anew."""
-    results, tested = read(folder)
+    results, tested = read(folder or HERE)
 
     def fill(match):
         none = f"No record yet: `./reproduce.sh {match[2]}` makes them."
@@ -289,9 +237,12 @@ def main(argv=None):
     readme = HERE.parent / "README.md"
     before = readme.read_text(encoding="utf-8")
     after = rebuilt(before)
+    results, tested = read(HERE)
+    for line in gaps(results, tested, TABLES):
+        print(line, file=sys.stderr)
     if not args.check:
         readme.write_text(after, encoding="utf-8")
-        figures(read()[0])
+        figures(results)
     return int(args.check and before != after)
 
 

@@ -1,6 +1,5 @@
 """results/build.py: tables that nobody types, from records made up here."""
 
-import importlib.util
 import json
 import os
 import statistics
@@ -10,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import build
+import readings
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-SPEC = importlib.util.spec_from_file_location("build", ROOT / "results" / "build.py")
-build = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(build)
 
 
 def record(seed, sha256, parent=None, **content):
@@ -97,7 +95,7 @@ def test_seeds_of_other_lengths_tell_theirs(folder):
 def test_a_validation_split_is_no_test(folder):
     path = folder / "yardstick" / "evaluation.json"
     path.write_text(path.read_text().replace('"test"', '"validation"'))
-    assert build.read(folder)[1] == {}
+    assert readings.read(folder)[1] == {}
 
 
 def test_building_twice_changes_nothing_and_a_table_without_records_says_so(folder, tmp_path):
@@ -188,8 +186,37 @@ def test_exported_files_are_compared_with_the_bases(tmp_path, monkeypatch):
         build.exports({})
 
 
-def test_the_readme_is_what_its_records_give():
+def test_the_readme_is_what_its_records_give_and_they_fit_together(capsys):
     assert build.main(["--check"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_base_made_anew_beside_records_of_the_one_before_is_told(folder, monkeypatch, capsys):
+    (folder / "yardstick" / "base12" / "seed1" / "result.json").write_text(json.dumps(
+        record(1, "another", epochs=12, val_acc=0.8, seconds=60, parameters=1, macs=1, bytes=1)))
+    told = list(readings.gaps(*readings.read(folder), {"yardstick": {"columns": ["validation", "test"]}}))
+    untested, orphans = ([f"results/yardstick/{name}: no {missing}; ./reproduce.sh yardstick {seed} makes them anew"
+                          for name, seed in pairs] for missing, pairs in (
+        ("evaluation.json tells its model's test accuracy", (("base12/seed1", 1), ("base12/seed2", 2), ("pruned", 1))),
+        ("record tells the model that it was made from", (("pruned", 1), ("student/seed1", 1)))))
+    assert sorted(told) == sorted(untested + orphans)
+    (folder / "README.md").write_text("")
+    (folder / "results").mkdir()
+    (folder / "yardstick").rename(folder / "results" / "yardstick")
+    monkeypatch.setattr(build, "HERE", folder / "results")
+    assert build.main(["--check"]) == 0
+    assert capsys.readouterr().err.splitlines() == told
+
+
+def test_what_sensitivity_saw_is_drawn(tmp_path, monkeypatch):
+    seen = {"acc": 0.8, "shares": [0.5], "criterion": "l1", "images": 1000,
+            "layers": [{"layer": "conv2_block1_1_conv", "acc": [0.75]}]}
+    (tmp_path / "results" / "criteria").mkdir(parents=True)
+    (tmp_path / "results" / "criteria" / "sensitivity.json").write_text(json.dumps(seen))
+    (tmp_path / "README.md").write_text("")
+    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    assert build.main([]) == 0
+    assert (tmp_path / "results" / "criteria" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monkeypatch):

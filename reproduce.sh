@@ -1,16 +1,19 @@
 #!/bin/sh
 # Makes the records behind the README's result tables: ./reproduce.sh TABLE [SEED ...]
-#   ./reproduce.sh yardstick 826 827 828     base, pruned teacher, assistant and students within 12 + 14 epochs; a base of 26
-#   ./reproduce.sh steps 826 827             what assistant and student were before the yardstick's
+#   ./reproduce.sh yardstick 826 827 828     base, pruned network, assistant and students within 12 + 14 epochs; a base of 26
+#   ./reproduce.sh steps 826 827             other assistants and students, most of them earlier than the yardstick's
 #   ./reproduce.sh ablation 826              losses, regressors and starts of a student of 3 epochs, from that base
-#   ./reproduce.sh criteria 826              four criteria and three ways to spread a budget, at equal MACs, one epoch
-#   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each
+#   ./reproduce.sh criteria 826              four criteria and three ways to spread a budget, at equal MACs, one epoch;
+#                                            the figure of sensitivity is of the last seed given
+#   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each; one seed, the
+#                                            last given
 #   ./reproduce.sh exports 827               base and students of a finished yardstick in each format (needs
 #                                            requirements-export.txt); one seed, the last given
 #   ./reproduce.sh long 826                  60 epochs of base, 35 pruned, 30 of assistant, 40 of student
 # Models go to runs/TABLE, small records to results/TABLE; `make results` then rebuilds the tables. A command that was
 # cut off goes on where it was, and a finished one does nothing, but for those that only measure: start it as often as it
-# takes.
+# takes. Each seed has one base of 12 epochs: where it is trained anew, the tables with that seed are whole again when
+# all of them were made anew; until then `make results` names the records that don't fit.
 set -eu
 cd "$(dirname "$0")"
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -53,7 +56,7 @@ assistant() {  # assistant TABLE SEED BASE EPOCHS
     keep "runs/$1/seed$2/assistant" "results/$1/assistant/seed$2"
 }
 
-compress() {  # compress TABLE SEED BASE EPOCHS EPOCHS EPOCHS FLAG ...: pruned teacher, assistant and its student, in
+compress() {  # compress TABLE SEED BASE EPOCHS EPOCHS EPOCHS FLAG ...: pruned network, assistant and its student, in
     at=runs/$1/seed$2 table=$1 seed=$2 epochs=$6  # these epochs, the student with these further flags
     # shellcheck disable=SC2086
     $PYTHON prune_model.py --base_model_path "$at/$3/model.h5" --root_folder "$at/pruned" --prune_iter 1 \

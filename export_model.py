@@ -131,6 +131,7 @@ def export(args, peek, folder):
 
     formats = list(dict.fromkeys(args.format))
     exporting.check_packages(formats, "--format")
+    run_record["versions"] |= exporting.versions(formats)
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)

@@ -1,6 +1,7 @@
 """Other files of a trained model: who writes them, and who runs them. Imports Keras when it is called."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -37,6 +38,15 @@ def check_packages(formats, flag):
             if importlib.util.find_spec(package) is None:
                 raise InputError(f"{flag}: received {name}, which needs the package {package.replace('_', '-')}; "
                                  "expected it installed: pip install -r requirements-export.txt")
+
+
+def versions(formats):
+    """Versions of what writes and runs the formats: {package: version}, without those that Python itself can't tell."""
+    found = {}
+    for package in sorted({package.replace("_", "-") for name in formats for package in FORMATS[name][2]}):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 @contextlib.contextmanager

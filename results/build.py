@@ -29,6 +29,7 @@ COLUMNS = {  # heading: (what `measured` calls it, format, factor)
     "sparsity": ("sparsity", "{:.2f}", 100), "parameters (M)": ("parameters", "{:.2f}", 1e-6),
     "MACs (M)": ("macs", "{:.2f}", 1e-6), "file (MB)": ("bytes", "{:.2f}", 1e-6),
     "compression rate": ("compression rate", "{:.2f}x", 1), "minutes": ("seconds", "{:.1f}", 1 / 60)}
+PACKAGES = {"keras": "Keras", "tensorflow": "TensorFlow", "onnxruntime": "ONNX Runtime", "ai-edge-litert": "LiteRT"}
 
 
 def spread(values, form):
@@ -87,8 +88,8 @@ def caption(contents, split):
         seeds.setdefault(machine(run), {})[str(run["seed"])] = None
     machines = "; ".join(f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" if len(seeds) > 1 else name
                          for name, of in seeds.items())
-    versions = shared(" ".join((name.replace("tensorflow", "TensorFlow").replace("keras", "Keras"), version))
-                      for run in runs for name, version in run["versions"].items() if name in ("keras", "tensorflow"))
+    versions = shared(f"{PACKAGES[name]} {version}" for run in runs for name, version in run["versions"].items()
+                      if name in PACKAGES)
     commands = "\n".join(dict.fromkeys(f"python {' '.join([*run['argv'], *_untold(run)])}" for run in runs))
     return (f"Accuracies in per cent; {split}. {machines}; {versions}.\n\n<details><summary>commands</summary>\n\n"
             "As they were run. Some folders were renamed since: to make the same models anew take `reproduce.sh`.\n\n"

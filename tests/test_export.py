@@ -135,8 +135,21 @@ def test_the_script_writes_files_table_and_record_and_does_it_again(network, tmp
     assert int8["acc"] == metrics.classification_metrics(run(split.images), split.labels)["acc"]
     assert list(int8["latency_ms_by_threads"]) == [str(count) for count in exporting.thread_counts("litert-int8")]
     assert int8["latency_ms_median"] == min(int8["latency_ms_by_threads"].values())
+    versions = record["run"]["versions"]
+    assert versions.keys() >= {"keras", "ai-edge-litert"} and "onnx" not in versions
     output = capsys.readouterr().out
     assert "litert-int8" in output and "144 validation images" in output
+
+
+def test_a_record_tells_the_versions_of_what_runs_its_files():
+    import onnx
+    import onnxruntime
+    import tf2onnx
+
+    assert exporting.versions(["savedmodel"]) == {}
+    told = exporting.versions(["onnx", "litert", "litert-int8"])
+    assert told.pop("ai-edge-litert")[0].isdigit()
+    assert told == {package.__name__: package.__version__ for package in (onnx, onnxruntime, tf2onnx)}
 
 
 def test_latency_is_of_the_fastest_number_of_threads():

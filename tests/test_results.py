@@ -171,13 +171,15 @@ def test_exported_files_are_compared_with_the_bases(tmp_path, monkeypatch):
                  {"format": "litert-int8", "runtime": "LiteRT", "acc": 0.795, "agreement": 0.99,
                   "bytes": 500_000 * scale, "latency_ms_median": 0.25 * scale, "threads": 1}]
         (tmp_path / "exports" / name).mkdir(parents=True)
-        (tmp_path / "exports" / name / "export.json").write_text(json.dumps(
-            record(1, "abc", files=files, calibration_images=512)))
+        content = record(1, "abc", files=files, calibration_images=512)
+        content["run"]["versions"] |= {"onnx": "1.23", "ai-edge-litert": "2.3"}
+        (tmp_path / "exports" / name / "export.json").write_text(json.dumps(content))
     lines = build.exports({"yardstick/base12": record(7, "abc"), "curve": record(1, ["x", "abc"])}).splitlines()
     assert lines[3] == "| base, litert-int8 | LiteRT | 79.50 | 99.00 | 5.00 | 8.0x | 2.50 | 1 | 1.0x | 7 |"
     assert lines[4] == "| student, h5 | Keras | 80.00 | - | 4.00 | 10.0x | 2.00 | 2 | 1.2x | 7 |"
     assert lines[5].endswith("| 0.50 | 80.0x | 0.25 | 1 | 10.0x | 7 |")
     assert "5,000 validation images; int8 is calibrated on 512 training images" in build.exports({})
+    assert "A, 2 cores, float32; Keras 3.15, TensorFlow 2.21, LiteRT 2.3.\n" in build.exports({})
     path = tmp_path / "exports" / "student" / "export.json"
     content = json.loads(path.read_text())
     content["run"]["processor"] = "another"

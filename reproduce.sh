@@ -110,6 +110,10 @@ steps() {
     step "$1" "runs/yardstick/seed$1/assistant" mirror 8 $NARROW $FEWER --mirror_teacher
     # shellcheck disable=SC2086
     step "$1" "runs/yardstick/seed$1/assistant" soft 8 $NARROW $FEWER --mirror_teacher --lambda1 1 --hard_label_weight 0.5
+    # shellcheck disable=SC2086
+    step "$1" "runs/yardstick/seed$1/assistant" labels 8 $NARROW $FEWER --lambda1 0
+    # shellcheck disable=SC2086
+    step "$1" "runs/yardstick/seed$1/base12" alone 14 $SMALL
     judge steps "$1" mirror
 }
 

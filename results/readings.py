@@ -32,11 +32,15 @@ def _epochs(content, sha256):
     return (content["sha256"].index(sha256) + 1) * content["run"]["flags"]["epoch_num"]
 
 
+def _made(content):
+    """Checksums of the models that a run made; of a pruning run one an iteration."""
+    return content["sha256"] if isinstance(content["sha256"], list) else [content["sha256"]]
+
+
 def _chain(results, sha256):
     """Epochs of every run that a model comes from, the first one first."""
     for content in results.values():
-        made = content["sha256"] if isinstance(content["sha256"], list) else [content["sha256"]]
-        if sha256 in made:
+        if sha256 in _made(content):
             return [*_chain(results, content.get("parent_sha256")), _epochs(content, sha256)]
     return []
 
@@ -68,8 +72,7 @@ def gaps(results, tested, tables):
         tested: as from `read`.
         tables: of tables.json.
     """
-    made = {sha256 for content in results.values()
-            for sha256 in ([content["sha256"]] if isinstance(content["sha256"], str) else content["sha256"])}
+    made = {sha256 for content in results.values() for sha256 in _made(content)}
     for path, content in results.items():
         table, seed = path.split("/")[0], content["run"]["seed"]
         anew = f"./reproduce.sh {table} {seed} makes them anew"

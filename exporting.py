@@ -1,7 +1,6 @@
 """Other files of a trained model: who writes them, and who runs them. Imports Keras when it is called."""
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -13,6 +12,7 @@ import numpy as np
 
 import files
 import flags
+import records
 from errors import InputError
 
 FORMATS = {  # name: (file or folder, what runs it, packages that both need besides the suite's own)
@@ -41,12 +41,8 @@ def check_packages(formats, flag):
 
 
 def versions(formats):
-    """Versions of what writes and runs the formats: {package: version}, without those that Python itself can't tell."""
-    found = {}
-    for package in sorted({package.replace("_", "-") for name in formats for package in FORMATS[name][2]}):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+    """Versions of what writes and runs the formats: {package: version}."""
+    return records.versions(sorted({package.replace("_", "-") for name in formats for package in FORMATS[name][2]}))
 
 
 @contextlib.contextmanager

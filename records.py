@@ -187,6 +187,15 @@ def processor():
     return platform.processor() or platform.machine()
 
 
+def versions(packages):
+    """{package: version}, in the order asked for, without those that aren't installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
 def run_record(args, parent_sha256=None):
     """What made a result: command, resolved flags, seed, versions, machine, time.
 
@@ -197,13 +206,10 @@ def run_record(args, parent_sha256=None):
     Returns:
         dict that JSON can hold.
     """
-    versions = {"python": platform.python_version()}
-    for name in ("keras", "tensorflow", "jax", "numpy", "h5py"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
+    packages = {"python": platform.python_version()} | versions(("keras", "tensorflow", "jax", "numpy", "h5py"))
     given = {key: value for key, value in sorted(vars(args).items()) if key != "argv"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"argv": list(getattr(args, "argv", [])), "flags": given, "seed": given.get("seed"), "versions": versions,
+    return {"argv": list(getattr(args, "argv", [])), "flags": given, "seed": given.get("seed"), "versions": packages,
             "parent_sha256": parent_sha256,
             "processor": processor(), "cores": cores,
             "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),

@@ -206,10 +206,8 @@ def section(name, results, tested):
     return text + figure * (TABLES[name].get("figure", False) and len(rows) > 1)
 
 
-def rebuilt(text, folder=None):
-    """A README's text with every table between its comments made anew."""
-    results, tested = read(folder or HERE)
-
+def rebuilt(text, results, tested):
+    """A README's text with every table between its comments made anew from what `read` gives."""
     def fill(match):
         none = f"No record yet: `./reproduce.sh {match[2]}` makes them."
         return f"{match[1]}\n{section(match[2], results, tested) or none}\n{match[3]}"
@@ -237,8 +235,8 @@ def main(argv=None):
         return 0
     readme = HERE.parent / "README.md"
     before = readme.read_text(encoding="utf-8")
-    after = rebuilt(before)
     results, tested = read(HERE)
+    after = rebuilt(before, results, tested)
     for line in gaps(results, tested, TABLES):
         print(line, file=sys.stderr)
     if not args.check:

@@ -46,7 +46,8 @@ def folder(tmp_path):
 
 
 def test_a_row_is_the_mean_of_its_seeds_with_the_epochs_of_all_that_it_came_from(folder):
-    text = build.rebuilt("before\n<!-- results:yardstick -->\nstale\n<!-- /results:yardstick -->\nafter", folder)
+    before = "before\n<!-- results:yardstick -->\nstale\n<!-- /results:yardstick -->\nafter"
+    text = build.rebuilt(before, *readings.read(folder))
     assert text.startswith("before\n") and text.endswith("\nafter") and "stale" not in text
     rows = {line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]]
             for line in text.splitlines() if line.startswith("|")}
@@ -73,7 +74,7 @@ def test_minutes_of_several_machines_have_no_mean(folder):
     content = json.loads(path.read_text())
     content["run"] |= {"processor": "B", "flags": {"epoch_num": 3, "precision": "mixed_bfloat16"}}
     path.write_text(json.dumps(content | {"seconds": 30}))
-    text = build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", folder)
+    text = build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", *readings.read(folder))
     assert "| 13.90x | 2.0 / 0.5 | 12 + 14 | 1, 2 |" in text
     assert "images. A, 2 cores, float32 (seeds 1, 2); B, 2 cores, bfloat16 (seed 2); Keras 3.15" in text
 
@@ -82,13 +83,13 @@ def test_what_cannot_be_compared_is_no_table(folder):
     path = folder / "yardstick" / "evaluation.json"
     path.write_text(path.read_text().replace("1000", "10000", 1))
     with pytest.raises(ValueError, match=r"tests of \[1000, 10000\] images"):
-        build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", folder)
+        build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", *readings.read(folder))
 
 
 def test_seeds_of_other_lengths_tell_theirs(folder):
     path = folder / "yardstick" / "base12" / "seed2" / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": 26}))
-    text = build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", folder)
+    text = build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", *readings.read(folder))
     assert "| 12 / 26 | 1, 2 |" in text and "| 12 + 14 / 26 + 14 | 1, 2 |" in text
 
 
@@ -100,10 +101,10 @@ def test_a_validation_split_is_no_test(folder):
 
 def test_building_twice_changes_nothing_and_a_table_without_records_says_so(folder, tmp_path):
     text = "<!-- results:yardstick -->\n<!-- /results:yardstick -->"
-    once = build.rebuilt(text, folder)
-    assert build.rebuilt(once, folder) == once != text
+    once = build.rebuilt(text, *readings.read(folder))
+    assert build.rebuilt(once, *readings.read(folder)) == once != text
     (tmp_path / "empty").mkdir()
-    assert build.rebuilt(once, tmp_path / "empty").splitlines() == [
+    assert build.rebuilt(once, *readings.read(tmp_path / "empty")).splitlines() == [
         "<!-- results:yardstick -->", "No record yet: `./reproduce.sh yardstick` makes them.", text.splitlines()[1]]
 
 
@@ -237,14 +238,14 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
     base = record(1, "base", epochs=3, val_acc=0.75, seconds=1, parameters=10**6, macs=10**6, bytes=10**6)
     (tmp_path / "results" / "yardstick" / "base12").mkdir(parents=True)
     (tmp_path / "results" / "yardstick" / "base12" / "result.json").write_text(json.dumps(base))
-    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->").splitlines()
+    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(build.HERE)).splitlines()
     assert lines[3].startswith("| base | - | 75.00 |") and lines[4].startswith("| student | - | 50.00 |")
     assert lines[4].endswith("| 12.50x | 0.0 | 3 + 2 | 1 |")
     teacher = record(1, "base", "first", epochs=3, val_acc=0.625, seconds=1, parameters=10**6, macs=10**6, bytes=10**6)
     for name, content_ in (("base12", base | {"sha256": "first"}), ("assistant", teacher)):
         (tmp_path / "results" / "yardstick" / name).mkdir(exist_ok=True)
         (tmp_path / "results" / "yardstick" / name / "result.json").write_text(json.dumps(content_))
-    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->").splitlines()
+    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(build.HERE)).splitlines()
     assert [line.split(" | ")[0] for line in lines[3:6]] == ["| base", "| the student's teacher", "| student"]
     assert lines[5].endswith("| 12.50x | 0.0 | 3 + 3 + 2 | 1 |")
     assert json.loads((target / "result.json").read_text()) == content | {"shipped": True}

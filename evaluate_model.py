@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import app
 import calls
 import display
 import files
@@ -203,7 +204,7 @@ def run(args):
     if args.output:
         files.check_file(args.output, "--output", ".json")
     peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(args)
-    flags.start_keras(args)
+    app.start_keras(args)
     import data
     import foreign
 
@@ -244,7 +245,7 @@ def write(args, result):
 
 def main(argv=None):
     """Command line; returns the exit status."""
-    return flags.run_main(build_parser(), run, argv)
+    return app.run_main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-import flags
+import app
 from errors import InputError
 
 TAGS = {"train_loss": "loss/train", "val_loss": "loss/validation", "train_acc": "accuracy/train",
@@ -67,7 +67,7 @@ class EventLog:
     """
 
     def __init__(self, place, mark):
-        with flags.quiet_stderr():  # under JAX this is where TensorFlow is loaded
+        with app.quiet_stderr():  # under JAX this is where TensorFlow is loaded
             import tensorflow as tf
         self.place, self.written, self.messages = place, 0, tf.compat.v1
         with _told(place):

@@ -5,6 +5,7 @@ import functools
 import sys
 from pathlib import Path
 
+import app
 import calls
 import display
 import exporting
@@ -124,7 +125,7 @@ def run(args):
 def export(args, peek, folder):
     """`run`, in a folder that is this process' alone, for a model of which `peek` tells."""
     run_record = records.run_record(args)
-    flags.start_keras(args)
+    app.start_keras(args)
     import checkpoints
     import data
     import folded
@@ -157,7 +158,7 @@ def export(args, peek, folder):
 
 def main(argv=None):
     """Command line; returns the exit status."""
-    return flags.run_main(build_parser(), run, argv)
+    return app.run_main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

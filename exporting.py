@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+import app
 import files
-import flags
 import records
 from errors import InputError
 
@@ -50,7 +50,7 @@ def _no_chatter():
     """Holds back what converters warn of and print: none of it is about the model."""
     level = logging.getLogger().level
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), flags.quiet_stderr():
+    with warnings.catch_warnings(), app.quiet_stderr():
         warnings.simplefilter("ignore")
         try:
             yield

@@ -1,24 +1,13 @@
 """Command-line flags: every flag that two scripts share is declared here, once. Imports no Keras."""
 
 import argparse
-import contextlib
 import difflib
-import importlib.util
-import json
 import math
-import os
 import re
-import shlex
-import signal
 import sys
-import tempfile
 
 import completion
-import display
-import files
-import interrupts
-import native
-from errors import Diverged, InputError, Stopped, of_the_system, one_line
+from errors import one_line
 from values import PRECISIONS, precision, real, whole
 
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
@@ -181,119 +170,3 @@ def add_recalibrate_flag(group):
     group.add_argument("--recalibrate_images", type=whole(0), default=2048, metavar="N",
                        help="training images on which batch-norm is measured again after channels went, 0 for none "
                             "(default: %(default)s)")
-
-
-@contextlib.contextmanager
-def quiet_stderr():
-    """Holds back what native libraries print on file descriptor 2; gives it out after all if the body fails."""
-    with tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        real_stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(real_stderr, held.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(real_stderr, 2)
-            os.close(real_stderr)
-
-
-@contextlib.contextmanager
-def _result_alone(wanted):
-    """Where it is wanted, sends what Python and native libraries print meanwhile to standard error."""
-    if not wanted:
-        yield
-        return
-    sys.stdout.flush()
-    real_stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(real_stdout, 1)
-        os.close(real_stdout)
-
-
-def start_keras(args):
-    """Imports Keras as the machine flags say: devices, seed, no chatter from native libraries.
-
-    Args:
-        args: a namespace with gpu, seed, deterministic and verbose, and tensorboard in a script that trains.
-
-    Raises:
-        InputError: no events can be written for --tensorboard.
-    """
-    if getattr(args, "tensorboard", None) is not None:
-        files.check_writable(args.tensorboard, "--tensorboard")
-        if importlib.util.find_spec("tensorflow") is None:
-            raise InputError(f"--tensorboard: received {args.tensorboard} where there is no TensorFlow, which writes "
-                             "the events; expected it installed, under any backend")
-    native.prepare(args.gpu)
-    with display.waiting("starting Keras", args.verbose), quiet_stderr():
-        import keras
-        keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
-        keras.utils.set_random_seed(args.seed)  # loads TensorFlow under JAX too
-    import logging
-    for name in ("absl", "tensorflow"):  # "legacy HDF5 format": .h5 is this suite's; "retracing": one trace a model
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if args.deterministic and keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-        tf.config.experimental.enable_op_determinism()
-
-
-def run_main(parser, run, argv=None):
-    """What every script's main does: parse, run, turn the user's errors into one line.
-
-    Args:
-        parser: the script's Parser.
-        run: function(args) -> dict of results, which --json prints.
-        argv: list of words; None takes the process's own.
-
-    Returns:
-        The exit status: 0; 2 for input that can't be used or a file that can't be written; 3 for a loss that is no
-        number; 128 + the signal's number where one ended the run; 141 where standard output was closed.
-    """
-    args = parser.parse_args(argv)
-    as_json = getattr(args, "json", False)
-    with contextlib.suppress(AttributeError):  # a caller's own stream
-        sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have a name that the terminal can't show
-    try:
-        with interrupts.raising(), _result_alone(as_json):
-            result = run(args)
-        if as_json:
-            print(json.dumps(result, indent=1, allow_nan=False, default=str), flush=True)
-    except InputError as error:
-        return _end(f"{parser.prog}: {error}", 2)  # one line; two where a data set has to be fetched by hand
-    except Diverged as error:
-        return _end(f"{parser.prog}: {error}", 3)
-    except BrokenPipeError:  # `script | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        if (line := of_the_system(error)) is None:
-            raise
-        return _end(f"{parser.prog}: {line}", 2)
-    except KeyboardInterrupt as error:
-        number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
-        how = f"; go on with: {_command_to_go_on(args.argv)}" if hasattr(args, "resume") else ""
-        saved = f"; {saved}" if saved else "; what was saved before stays" if how else ""
-        return _end(f"{parser.prog}: stopped by {signal.Signals(number).name}{saved}{how}", 128 + number)
-    return 0
-
-
-def _command_to_go_on(argv):
-    """The command that was given, without its --resume: 'never' would start over once more."""
-    words = [word for i, word in enumerate(argv) if "--resume" not in (word.split("=")[0], argv[i - 1] if i else "")]
-    return shlex.join(["python", *words])
-
-
-def _end(message, status):
-    """Says why a script ends; the terminal may be gone."""
-    with contextlib.suppress(OSError):
-        print(message, file=sys.stderr, flush=True)
-    return status

@@ -7,6 +7,7 @@ import math
 import sys
 from pathlib import Path
 
+import app
 import calls
 import display
 import files
@@ -237,7 +238,7 @@ def teach(args, path, peek):
     if result := records.finished_result(args.save_folder, run_record, args.resume):
         display.say(f"{args.save_folder} holds this run, finished; --resume never trains it again", args.verbose)
         return result
-    flags.start_keras(args)
+    app.start_keras(args)
     import checkpoints
     import data
     import folded
@@ -277,7 +278,7 @@ def teach(args, path, peek):
 
 def main(argv=None):
     """Command line; returns the exit status."""
-    return flags.run_main(build_parser(), run, argv)
+    return app.run_main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

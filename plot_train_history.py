@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import app
 import calls
 import display
 import files
@@ -214,7 +215,7 @@ def report(pruning, summary):
 
 def main(argv=None):
     """Runs the script; returns the exit status."""
-    return flags.run_main(build_parser(), run, argv)
+    return app.run_main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import app
 import calls
 import display
 import files
@@ -229,7 +230,7 @@ def prune_all(args, peek):
         display.say(f"{args.root_folder} holds this run, finished; --resume never prunes again", args.verbose)
         return result
     result = _start(args, run_record, peek.widths)
-    flags.start_keras(args)
+    app.start_keras(args)
     import checkpoints
     import data
     import training
@@ -266,7 +267,7 @@ def prune_all(args, peek):
 
 def main(argv=None):
     """Command line; returns the exit status."""
-    return flags.run_main(build_parser(), run, argv)
+    return app.run_main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

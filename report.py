@@ -6,6 +6,7 @@ import datetime
 import sys
 from pathlib import Path
 
+import app
 import calls
 import display
 import files
@@ -52,7 +53,7 @@ def build(args, tree):
 
     measured = dict.fromkeys(("apoz", "classes"))
     if args.models and tree.of_kind("pruned", "student"):
-        flags.start_keras(args)
+        app.start_keras(args)
         import report_models
 
         images = report_models.Images(args)
@@ -112,7 +113,7 @@ def run(args):
 
 def main(argv=None):
     """Command line; returns the exit status."""
-    return flags.run_main(build_parser(), run, argv)
+    return app.run_main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 import sys
 from pathlib import Path
 
+import app
 import calls
 import display
 import files
@@ -67,7 +68,7 @@ def run(args):
     checkpoints.check_fits(peek, "--model_path", args.class_num)
     records.check_split(args.model_path, args)
     digest, run_record = files.sha256(args.model_path), records.run_record(args)
-    flags.start_keras(args)
+    app.start_keras(args)
     import data
     import trimming
 
@@ -98,7 +99,7 @@ def run(args):
 
 def main(argv=None):
     """Command line; returns the exit status."""
-    return flags.run_main(build_parser(), run, argv)
+    return app.run_main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 import sys
 from pathlib import Path
 
+import app
 import calls
 import display
 import files
@@ -102,7 +103,7 @@ def train(args, size):
     if result := records.finished_result(folder, run_record, args.resume):
         display.say(f"{folder} holds this run, finished; --resume never trains it again", args.verbose)
         return result
-    flags.start_keras(args)
+    app.start_keras(args)
     import data
     import fast
     import metrics
@@ -134,7 +135,7 @@ def train(args, size):
 
 def main(argv=None):
     """Command line; returns the exit status."""
-    return flags.run_main(build_parser(), run, argv)
+    return app.run_main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

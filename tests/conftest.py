@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-import flags
+import app
 import native
 
 native.prepare(gpu=False)  # before a test file imports Keras, as the scripts do; the tests are about the processor
@@ -15,7 +15,7 @@ native.prepare(gpu=False)  # before a test file imports Keras, as the scripts do
 @pytest.fixture(scope="session", autouse=True)
 def keras_started():
     """Keras as the scripts start it, once."""
-    flags.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
+    app.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
 
 
 def _seed(name):

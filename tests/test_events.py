@@ -11,8 +11,8 @@ import tensorflow as tf
 import test_training
 from test_training import RECIPE, RUN, Killed, at_call, same, without_times
 
+import app
 import events
-import flags
 import recording
 import states
 from errors import InputError
@@ -151,9 +151,9 @@ def test_what_takes_no_events_is_told_before_any_work(tmp_path, monkeypatch):
     args = argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0, tensorboard=str(tmp_path / "a"))
     (tmp_path / "a").write_text("")
     with pytest.raises(InputError, match=r"^--tensorboard: received .*, expected a folder that can be written to"):
-        flags.start_keras(args)
-    monkeypatch.setattr(flags.importlib.util, "find_spec", lambda name: None)
+        app.start_keras(args)
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
     args.tensorboard = str(tmp_path / "b")
     with pytest.raises(InputError, match=r"^--tensorboard: received \S+ where there is no TensorFlow"):
-        flags.start_keras(args)
+        app.start_keras(args)
     assert not (tmp_path / "b").exists()

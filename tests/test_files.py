@@ -58,8 +58,8 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, kind):
     code = f"""
 import argparse, resource, sys, numpy as np
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
-import flags
-flags.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
+import app, flags
+app.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
 import checkpoints, plots, records, states, keras, model as resnet
 from conftest import narrow_widths
 net = resnet.build_resnet(widths=narrow_widths())
@@ -71,7 +71,7 @@ def run(args):
     {{"model.h5": lambda: checkpoints.save_model(net, path), "state.npz": lambda: states.save_state(net, path, {{}}),
       "history.json": lambda: records.write_json(path, {{"x": list(range(10_000))}}),
       "history.png": lambda: plots.save_figure(figure, path)}}[{kind!r}]()
-sys.exit(flags.run_main(flags.Parser("script.py"), run, []))
+sys.exit(app.run_main(flags.Parser("script.py"), run, []))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

@@ -16,6 +16,7 @@ import pytest
 import torture
 from test_layers import SCRIPTS
 
+import app
 import display
 import files
 import flags
@@ -212,7 +213,7 @@ def test_brackets_in_a_table_are_text(capsys):
 def test_memory_that_runs_out_is_one_line(kind, capsys):
     def run(args):
         raise kind("Unable to allocate 193. GiB\nfor an array")
-    assert flags.run_main(flags.Parser("script.py"), run, []) == 2
+    assert app.run_main(flags.Parser("script.py"), run, []) == 2
     assert capsys.readouterr().err == ("script.py: the memory is too small (Unable to allocate 193. GiB for an array); "
                                        "expected a smaller --batch_size, or fewer or smaller images (--subset, "
                                        "--image_size)\n")
@@ -221,7 +222,7 @@ def test_memory_that_runs_out_is_one_line(kind, capsys):
 def test_a_disk_that_tensorflow_finds_full_is_one_line(capsys):
     def run(args):
         raise type("ResourceExhaustedError", (Exception,), {})("saved/x.pb; No space left on device")
-    assert flags.run_main(flags.Parser("script.py"), run, []) == 2
+    assert app.run_main(flags.Parser("script.py"), run, []) == 2
     assert capsys.readouterr().err == ("script.py: the disk is full (saved/x.pb; No space left on device); expected "
                                        "room for what is written\n")
 
@@ -238,7 +239,7 @@ def test_a_defect_is_no_users_error():
     def run(args):
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError):
-        flags.run_main(flags.Parser("script.py"), run, [])
+        app.run_main(flags.Parser("script.py"), run, [])
 
 
 def test_an_error_leaves_standard_output_empty(tmp_path, capfd):

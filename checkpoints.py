@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 import archives
+import classes
 import model as resnet
 from errors import InputError, one_line
 from files import replacing, reserve, suggestion
@@ -56,8 +57,13 @@ class Checkpoint:
     pixels: str | None = None
 
 
-def save_model(model, path):
+def save_model(model, path, class_names=None):
     """Writes a model as .h5 that plain Keras opens, atomically, without slots, with a checksum of its weights.
+
+    Args:
+        model: a keras.Model.
+        path: of the file.
+        class_names: list of the classes' names, which then lie in the file too, see `classes`.
 
     Raises:
         InputError: the file can't be written.
@@ -69,6 +75,8 @@ def save_model(model, path):
             with h5py.File(temporary, "r+") as file:  # travels with the file, where the records beside it may not
                 weights = {key: np.asarray(item) for key, item in archives.arrays(file, temporary, "").items()}
                 file.attrs[DIGEST] = _digest(weights)
+                if class_names := classes.checked(class_names):
+                    classes.write(file, class_names)
         except RuntimeError as error:  # h5py, where the disk is full as it closes a file
             raise OSError(one_line(error)) from None
 

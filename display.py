@@ -72,6 +72,11 @@ def say(text, verbose=1):
         print(text, flush=True)
 
 
+def warn(text):
+    """Prints a line on standard error, whatever --verbose is: a number may be wrong, or not what it seems."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
 def print_table(title, columns, rows, verbose=1):
     """Prints a table; the first column is text, the others are right-aligned.
 

@@ -199,12 +199,14 @@ def run(args):
         args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
-        {"models": list of rows, "split", "images", "class_names", "run"}.
+        {"models": list of rows, each with the "model_class_names" that its model was trained on where they are known,
+        "split", "images", "class_names" of the data, "run"}.
     """
     if args.output:
         files.check_file(args.output, "--output", ".json")
     peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(args)
     app.start_keras(args)
+    import classes
     import data
     import foreign
 
@@ -215,14 +217,16 @@ def run(args):
                             display.track("reading images", args.verbose))
     rows, base = [], None
     for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
+        known = classes.meet(path, images)
         digest = files.sha256(path)  # of what is opened: a run may write the file while it is measured
         opened = (open_foreign(others[path], path, images) if path in others else open_model(args, path, images))
         if len(peeks) == 1 and not others:
             base = unpruned(opened[0])
-        rows.append(evaluate_one(args, name, path, opened, images, base) | {"sha256": digest})
+        rows.append(evaluate_one(args, name, path, opened, images, base) | {"model_class_names": known,
+                                                                            "sha256": digest})
         base = base or opened[0]
     result = {"models": rows, "dataset": images.name, "split": args.split, "images": rows[0]["images"],
-              "class_names": list(images.class_names), "run": run_record}
+              "class_names": classes.of_data(images), "run": run_record}
     if args.output:
         write(args, result)
     show(args, rows)

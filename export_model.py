@@ -127,6 +127,7 @@ def export(args, peek, folder):
     run_record = records.run_record(args)
     app.start_keras(args)
     import checkpoints
+    import classes
     import data
     import folded
 
@@ -137,6 +138,7 @@ def export(args, peek, folder):
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
     records.check_source(args.model_path, images.val)
+    known = classes.meet(args.model_path, images)
     digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
     model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
                                    args.preprocessing)
@@ -149,7 +151,8 @@ def export(args, peek, folder):
         rows.append(judge(args, name, exporting.FORMATS[name][1], functools.partial(exporting.runner, path, name),
                           path, images, reference)[0])
     result = {"files": rows, "dataset": images.name, "split": "validation", "images": len(images.val),
-              "calibration_images": len(calibration), "sha256": digest,
+              "calibration_images": len(calibration), "class_names": classes.of_data(images),
+              "model_class_names": known, "sha256": digest,
               "run": run_record}
     records.write_json(folder / "export.json", result)
     show(args, rows, len(images.val))

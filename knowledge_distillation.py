@@ -240,6 +240,7 @@ def teach(args, path, peek):
         return result
     app.start_keras(args)
     import checkpoints
+    import classes
     import data
     import folded
     import metrics
@@ -249,7 +250,8 @@ def teach(args, path, peek):
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
     records.check_source(path, images.val)
-    run_record["source"] = images.train.source
+    parents = classes.meet(path, images)
+    run_record |= {"source": images.train.source, "class_names": classes.of_data(images)}
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, args.preprocessing)
     student = make_student(args, teacher, images)
     found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
@@ -264,6 +266,7 @@ def teach(args, path, peek):
                      args.hard_label_weight, args.save_folder, "student", run_record)
     result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
     result |= {"teacher_acc": found["acc"], "parent_sha256": run_record["parent_sha256"],
+               "class_names": run_record["class_names"], "parent_class_names": parents,
                "widths": resnet.widths_of(student)}
     written = Path(args.save_folder) / "result.json"
     records.write_json(written, result | ({"finished": False} if args.ablation else {}))

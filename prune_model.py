@@ -112,7 +112,7 @@ def prune_once(args, model, base, images, target, result):
         records.write_json(Path(args.root_folder) / "result.json", result)
     title = f"iteration {done + 1}/{args.prune_iter}"
     # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
-    run_record = result["run"] | {"flags": records.run_record(args)["flags"]}
+    run_record = result["run"] | {"flags": records.run_record(args)["flags"], "class_names": result["class_names"]}
     row["final_acc"], row["seconds"] = _fine_tune(args, model, images, folder, run_record, title)
     size = metrics.size_of(model, folder / "model.h5")
     row |= {**size, "compression_rate": base.count_params() / size["parameters"],
@@ -232,6 +232,7 @@ def prune_all(args, peek):
     result = _start(args, run_record, peek.widths)
     app.start_keras(args)
     import checkpoints
+    import classes
     import data
     import training
     import trimming
@@ -240,7 +241,8 @@ def prune_all(args, peek):
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
     records.check_source(args.base_model_path, images.val)
-    run_record["source"] = images.train.source
+    parents = classes.meet(args.base_model_path, images)
+    run_record |= {"source": images.train.source, "class_names": classes.of_data(images)}
     records.check_same_run(result["run"], run_record, args.root_folder)
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
                                   args.preprocessing)
@@ -249,7 +251,8 @@ def prune_all(args, peek):
         training.check_batch(base, args.recalibrate_images, "--recalibrate_images")
     target = trimming.budget(args, peek.widths, images.class_num, images.image_shape, peek.stem)
     result |= {"images": len(images.val), "train_images": len(images.train),
-               "parent_sha256": run_record["parent_sha256"]}
+               "parent_sha256": run_record["parent_sha256"], "parent_class_names": parents,
+               "class_names": run_record["class_names"]}
     root, done = Path(args.root_folder), len(result["final_acc"])
     for folder in filter(Path.is_dir, root.glob("iter*")):  # states of finished iterations, or of an older run
         if "begun" not in result or folder.name != f"iter{done + 1}":

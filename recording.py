@@ -191,7 +191,7 @@ class Recorder(keras.callbacks.Callback):
         """Step 1: the network as it is now shall be model.h5."""
         history, model = self.progress.history, self.folder / MODEL
         before = history.get("checkpoint", {}).get("sha256") or (files.sha256(model) if model.is_file() else None)
-        checkpoints.save_model(self.saved, self.folder / NEXT)
+        checkpoints.save_model(self.saved, self.folder / NEXT, history["run"].get("class_names"))
         history["checkpoint"] = {"sha256": files.sha256(self.folder / NEXT), "previous_sha256": before, "epoch": epoch}
 
     def write_state(self):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import checkpoints
+import classes
 import criteria
 import data
 import display
@@ -151,6 +152,7 @@ def apoz_of_cut_layers(args, images, run, path):
     if not names:
         raise InputError("no layer lost a channel")
     found = images.of(run, path)
+    classes.meet(path, found)
     model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape)
     count = run.flags.get("apoz_images")
     chosen = data.sample(found.val, count if type(count) is int and count > 0 else None)[0]
@@ -183,6 +185,7 @@ def confusion(args, images, run, paths):
     found, matrices = images.of(run, paths[0]), []
     for path in paths:
         records.check_source(path, found.val)
+        classes.meet(path, found)
         model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape)
         logits = metrics.predict_logits(folded.FoldedResNet(model, args.precision), found.val.images, args.batch_size,
                                         display.track(f"{path.parent.name}: validation", args.verbose))

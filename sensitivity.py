@@ -69,6 +69,7 @@ def run(args):
     records.check_split(args.model_path, args)
     digest, run_record = files.sha256(args.model_path), records.run_record(args)
     app.start_keras(args)
+    import classes
     import data
     import trimming
 
@@ -76,6 +77,7 @@ def run(args):
                             display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
     records.check_source(args.model_path, images.val)
+    known = classes.meet(args.model_path, images)
     model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
                                    args.preprocessing)
     shares, part = sorted(set(args.shares)), data.sample(images.val, args.images)
@@ -85,7 +87,7 @@ def run(args):
         "shares": shares, "layers": [{"layer": name, "channels": len(scores[name])} | curve
                                      for name, curve in curves.items()],
         "criterion": args.criterion, "dataset": images.name, "split": "validation", "images": len(part[1]),
-        "sha256": digest, "run": run_record}
+        "class_names": classes.of_data(images), "model_class_names": known, "sha256": digest, "run": run_record}
     if args.output:
         import comparison_plots
         import plots

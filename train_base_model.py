@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train the base model: a ResNet50, 101 or 152 from scratch, from ImageNet weights or from any .h5 of the kind."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def build_parser():
 def start_model(args, images):
     """The model to train: from --model_path, or new."""
     import checkpoints
+    import classes
 
     if args.model_path is None:
         return resnet.build_resnet(args.depth or 50, images.class_num, images.image_shape, args.stem or "imagenet")
@@ -57,6 +59,10 @@ def start_model(args, images):
     if checkpoint.classes != images.class_num:
         display.say(f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
                     "the classifier starts from random weights", args.verbose)
+    elif classes.tells_others(known := classes.of_model(args.model_path), names := classes.of_data(images)):
+        display.say(f"{args.model_path} tells {classes.shown(known)} apart, the data {classes.shown(names)}: "
+                    "the classifier starts from random weights", args.verbose)
+        checkpoint = dataclasses.replace(checkpoint, classes=None)
     return checkpoints.build(checkpoint, images.class_num, images.image_shape, args.preprocessing)
 
 
@@ -104,6 +110,7 @@ def train(args, size):
         display.say(f"{folder} holds this run, finished; --resume never trains it again", args.verbose)
         return result
     app.start_keras(args)
+    import classes
     import data
     import fast
     import metrics
@@ -112,7 +119,7 @@ def train(args, size):
     images = data.load_data(args, size, display.track("reading images", args.verbose))
     display.say(images.description, args.verbose)
     records.check_source(args.model_path or "", images.val)  # of a file, if it is one
-    run_record["source"] = images.train.source
+    run_record |= {"source": images.train.source, "class_names": classes.of_data(images)}
     model = start_model(args, images)
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
     trainer = fast.FastResNet(model, args.precision)
@@ -122,7 +129,7 @@ def train(args, size):
     result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
               "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
               "epochs": recipe.epochs, **metrics.size_of(model, file), "sha256": files.sha256(file),
-              "parent_sha256": parent,
+              "parent_sha256": parent, "class_names": run_record["class_names"],
               "seconds": sum(history["seconds"]), "run": run_record}
     records.write_json(folder / "result.json", result)
     training.finish(folder)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [{"errors", "display", "native"},
           {"calls", "completion", "files", "interrupts", "sources", "values", "archives"},
           {"model", "data", "metrics", "records", "flags", "app"},
-          {"events", "fast", "optimizers", "states", "report_tree", "student_flags"},
+          {"classes", "events", "fast", "optimizers", "states", "report_tree", "student_flags"},
           {"folded", "checkpoints", "plots", "foreign", "report_records", "report_tables"},
           {"criteria", "recording", "exporting", "report_svg"},
           {"prune"}, {"allocation"},

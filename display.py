@@ -6,6 +6,8 @@ import shutil
 import sys
 import time
 
+import tables
+
 
 def _redraws():
     """Whether standard output is a terminal that can draw a line anew; TERM=dumb says that one can't."""
@@ -66,10 +68,16 @@ def track(title, verbose=1):
     return walk
 
 
+def encodable(text):
+    """Text with what standard output can't encode written as escapes: a folder may have any name."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def say(text, verbose=1):
     """Prints a line, unless verbose is 0."""
     if verbose:
-        print(text, flush=True)
+        print(encodable(text), flush=True)
 
 
 def warn(text):
@@ -78,31 +86,35 @@ def warn(text):
 
 
 def print_table(title, columns, rows, verbose=1):
-    """Prints a table; the first column is text, the others are right-aligned.
+    """Prints a table, in the form of `tables.layout` that fits the terminal.
 
     Args:
         title: shown above.
-        columns: list of headings.
-        rows: list of lists of text.
+        columns: list of (heading, function of `tables` that turns the column's values into a unit and text); the first
+            is set left, the others right.
+        rows: list of lists of values, None for what is not known.
         verbose: 0 for nothing.
     """
     if not verbose:
         return
-    from rich import box
-    from rich.table import Table
     from rich.text import Text  # takes [brackets] for what they are
 
-    table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    for i, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if i else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*[Text(str(cell)) for cell in row])
-    _console().print(table)
+    console, grid = _console(), []
+    for i, (heading, kind) in enumerate(columns):
+        unit, cells = kind([row[i] for row in rows])
+        grid.append([encodable(text) for text in (f"{heading} ({unit})" if unit else heading, *cells)])
+    rule = "-" if console.options.ascii_only else "\u2500"
+    lines = [Text(line, "bold") for line in ("", *tables.wrap(tables.printable(encodable(title)), console.width))]
+    for head, body in tables.layout(grid, console.width):
+        length = max(map(tables.width_of, [*head, *body]))
+        lines += [Text(""), *[Text(line, "bold") for line in head], Text(rule * length, "dim"), *map(Text, body)]
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def millions(number):
-    """A count in millions, such as '23.61 M'."""
-    return f"{number / 1e6:,.2f} M"
+    """A count in millions with at least four significant digits, such as '23.61 M' or '0.6047 M'."""
+    return f"{number / 1e6:,.2f} M" if number >= 1e7 else f"{tables.significant(number / 1e6)} M"
 
 
 def percent(share):

@@ -12,6 +12,7 @@ import display
 import files
 import flags
 import records
+import tables
 from errors import InputError
 
 EXAMPLE = """example:
@@ -172,23 +173,23 @@ def unpruned(model):
 
 def show(args, rows):
     """Prints the table."""
-    table = [[row["name"], display.percent(row["acc"]), display.percent(row["top5_acc"]), f"{row['loss']:.4f}",
-              f"{row['calibration_error']:.4f}", display.millions(row["parameters"]),
-              "-" if row["macs"] is None else display.millions(row["macs"]), f"{row['bytes'] / 1e6:.2f} MB",
-              display.percent(row["sparsity"]), f"{row['compression_rate']:.2f}x",
-              f"{row['latency_ms_median']:.1f} ms" if args.latency_runs else "-"] for row in rows]
-    display.print_table(f"{args.dataset}: {rows[0]['images']:,} {args.split} images; latency: median of one image at "
-                        "a time",
-                        ["model", f"{args.split} accuracy", "top 5", "loss", "calibration error", "parameters", "MACs",
-                         "file", "sparsity", "compression rate", "latency"], table, args.verbose)
+    columns = {"name": ("model", tables.text), "acc": (f"{args.split} accuracy", tables.percent),
+               "top5_acc": ("top-5 accuracy", tables.percent), "loss": ("loss", tables.number),
+               "calibration_error": ("ECE", tables.number), "parameters": ("parameters", tables.count),
+               "macs": ("MACs", tables.count), "bytes": ("file", tables.size), "sparsity": ("sparsity", tables.percent),
+               "compression_rate": ("compression rate", tables.ratio)}
+    title = f"{args.dataset}: {rows[0]['images']:,} {args.split} images; ECE: expected calibration error"
+    if args.latency_runs:
+        columns["latency_ms_median"] = ("latency", tables.milliseconds)
+        title += "; latency: median of one image at a time"
+    display.print_table(title, list(columns.values()), [[row[key] for key in columns] for row in rows], args.verbose)
 
 
 def show_classes(args, rows, class_names):
     """Prints the accuracy of every class."""
-    table = [[name, *[display.percent(row["class_acc"][i]) for row in rows]]
-             for i, name in enumerate(class_names)]
-    display.print_table(f"{args.split} accuracy of every class", ["class", *(row["name"] for row in rows)], table,
-                        args.verbose)
+    table = [[name, *[row["class_acc"][i] for row in rows]] for i, name in enumerate(class_names)]
+    columns = [("class", tables.text), *((row["name"], tables.plain_percent) for row in rows)]
+    display.print_table(f"{args.split} accuracy of every class (%)", columns, table, args.verbose)
 
 
 @calls.keywords(build_parser)

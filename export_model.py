@@ -12,6 +12,7 @@ import exporting
 import files
 import flags
 import records
+import tables
 from errors import InputError
 
 EXAMPLE = """example:
@@ -91,14 +92,13 @@ def judge(args, name, runtime, start, path, images, reference):
 def show(args, rows, count):
     """Prints the table."""
     full = rows[0]["bytes"]
-    table = [[row["format"], row["runtime"], display.percent(row["acc"]),
-              display.percent(row.get("agreement")), f"{row['bytes'] / 1e6:.2f} MB", f"{full / row['bytes']:.2f}x",
-              f"{row['latency_ms_median']:.2f} ms" if args.latency_runs else "-", str(row.get("threads", "-"))]
-             for row in rows]
+    columns = [("format", tables.text), ("runtime", tables.text), ("validation accuracy", tables.percent),
+               ("agreement", tables.percent), ("file", tables.size), ("smaller by", tables.ratio),
+               ("latency", tables.milliseconds), ("threads", tables.text)]
+    table = [[row["format"], row["runtime"], row["acc"], row.get("agreement"), row["bytes"], full / row["bytes"],
+              row.get("latency_ms_median"), row.get("threads")] for row in rows]
     display.print_table(f"Exports; {count:,} validation images; latency: median of one image at a time, by one thread "
-                        "or all cores, whichever is faster",
-                        ["format", "runtime", "accuracy", "agreement", "size", "smaller by", "latency", "threads"],
-                        table, args.verbose)
+                        "or all cores, whichever is faster", columns, table, args.verbose)
 
 
 @calls.keywords(build_parser)

@@ -15,6 +15,7 @@ import flags
 import model as resnet
 import records
 import student_flags
+import tables
 from errors import InputError
 
 EXAMPLE = """example:
@@ -141,13 +142,13 @@ def show(args, teacher, base_parameters, result):
     """Prints the table of teacher and student."""
     import metrics
 
-    display.print_table(f"Distillation; accuracy on {result['images']} validation images",
-                        ["", "accuracy", "parameters", "MACs", "compression rate"],
-                        [["teacher", display.percent(result["teacher_acc"]), display.millions(teacher.count_params()),
-                          display.millions(metrics.count_macs(teacher)),
-                          f"{base_parameters / teacher.count_params():.2f}x"],
-                         ["student", display.percent(result["val_acc"]), display.millions(result["parameters"]),
-                          display.millions(result["macs"]), f"{result['compression_rate']:.2f}x"]], args.verbose)
+    size = teacher.count_params()
+    display.print_table(f"Distillation; {result['images']:,} validation images",
+                        [("model", tables.text), ("validation accuracy", tables.percent), ("parameters", tables.count),
+                         ("MACs", tables.count), ("compression rate", tables.ratio)],
+                        [["teacher", result["teacher_acc"], size, metrics.count_macs(teacher), base_parameters / size],
+                         ["student", result["val_acc"], result["parameters"], result["macs"],
+                          result["compression_rate"]]], args.verbose)
 
 
 def ablation_folder(args, name):
@@ -182,9 +183,15 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
     content = {"rows": rows, "split": "validation", "images": len(images.val), "run": run_record}
     records.write_json(Path(args.save_folder) / "ablation.json", content)
     plots.save_figure(comparison_plots.plot_ablation(rows), Path(args.save_folder) / "ablation.png")
-    display.print_table(f"Losses; accuracy on {len(images.val)} validation images", ["", "accuracy"],
-                        [[row["name"], display.percent(row["val_acc"])] for row in rows], args.verbose)
+    show_ablation(args, content)
     return rows
+
+
+def show_ablation(args, content):
+    """Prints the table of ablation.json."""
+    display.print_table(f"Losses; {content['images']:,} validation images",
+                        [("student", tables.text), ("validation accuracy", tables.percent)],
+                        [[row["name"], row["val_acc"]] for row in content["rows"]], args.verbose)
 
 
 @calls.keywords(build_parser)

@@ -13,6 +13,7 @@ import files
 import flags
 import plots
 import records
+import tables
 from errors import InputError
 
 FLAG = "--history_path"
@@ -198,19 +199,18 @@ def run(args):
 
 def report(pruning, summary):
     """Prints the table of a pruning result, or of the histories' summaries."""
-    def loss(value):
-        return "-" if value is None else f"{value:.4g}"
-
     if pruning:
-        columns = ("sparsity", "pruned_acc", "final_acc")
-        display.print_table("Pruning", ["iteration", "sparsity", "pruned", "fine-tuned"],
-                            [[i, *map(display.percent, row)] for i, row in
-                             enumerate(zip(*(pruning[key] for key in columns), strict=True), 1)])
+        columns = {"sparsity": "sparsity", "pruned_acc": "after pruning", "final_acc": "after fine-tuning"}
+        rows = zip(range(1, len(pruning["sparsity"]) + 1), *(pruning[key] for key in columns), strict=True)
+        display.print_table("Pruning; validation accuracy",
+                            [("iteration", tables.text), *((name, tables.percent) for name in columns.values())],
+                            list(rows))
     else:
-        display.print_table("Histories", ["", "epochs", "best validation accuracy", "at epoch", "train loss",
-                                          "validation loss"],
-                            [[label, s["epochs"], display.percent(s["best_val_acc"]), s["best_epoch"] or "-",
-                              loss(s["last_train_loss"]), loss(s["last_val_loss"])] for label, s in summary.items()])
+        columns = {"epochs": ("epochs", tables.text), "best_val_acc": ("best validation accuracy", tables.percent),
+                   "best_epoch": ("at epoch", tables.text), "last_train_loss": ("last train loss", tables.number),
+                   "last_val_loss": ("last validation loss", tables.number)}
+        display.print_table("Histories", [("history", tables.text), *columns.values()],
+                            [[label, *(found[key] for key in columns)] for label, found in summary.items()])
 
 
 def main(argv=None):

@@ -11,6 +11,7 @@ import display
 import files
 import flags
 import records
+import tables
 from errors import InputError
 
 EXAMPLE = """example:
@@ -185,14 +186,14 @@ def _write(args, result):
 
 
 def _table(args, result):
-    rows = [[f"iter{i + 1}", *[display.percent(result[key][i]) for key in
-                               ("base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity")],
-             display.millions(result["parameters"][i]), display.millions(result["macs"][i]),
-             f"{result['bytes'][i] / 1e6:.1f} MB", f"{result['compression_rate'][i]:.2f}x"]
-            for i in range(len(result["final_acc"]))]
-    display.print_table(f"Pruning by {args.criterion}; accuracies on {result['images']} validation images",
-                        ["", "before", "pruned", "batch-norm anew", "fine-tuned", "sparsity", "parameters", "MACs",
-                         "file", "compression rate"], rows, args.verbose)
+    columns = {"base_acc": ("before", tables.percent), "pruned_acc": ("after pruning", tables.percent),
+               "recalibrated_acc": ("after BN recalibration", tables.percent),
+               "final_acc": ("after fine-tuning", tables.percent), "sparsity": ("sparsity", tables.percent),
+               "parameters": ("parameters", tables.count), "macs": ("MACs", tables.count),
+               "bytes": ("file", tables.size), "compression_rate": ("compression rate", tables.ratio)}
+    rows = zip(range(1, len(result["final_acc"]) + 1), *(result[key] for key in columns), strict=True)
+    display.print_table(f"Pruning by {args.criterion}; accuracy on {result['images']:,} validation images before and "
+                        "after each step", [("iteration", tables.text), *columns.values()], list(rows), args.verbose)
 
 
 @calls.keywords(build_parser)

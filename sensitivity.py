@@ -10,6 +10,7 @@ import display
 import files
 import flags
 import records
+import tables
 
 EXAMPLE = """example:
   python sensitivity.py --model_path=./model/base_model/model.h5
@@ -41,12 +42,12 @@ def build_parser():
 
 def show(args, result):
     """Prints the table: accuracies, a row a layer."""
-    table = [[row["layer"].removesuffix("_conv"), row["channels"], *map(display.percent, row["acc"])]
-             for row in result["layers"]]
+    columns = [("layer", tables.text), ("channels", tables.text),
+               *((f"{100 * share:g}%", tables.plain_percent) for share in result["shares"])]
     display.print_table(
-        f"Validation accuracy with a share of one layer's channels removed, by {args.criterion}; whole network "
-        f"{display.percent(result['acc'])}; {result['images']:,} images",
-        ["layer", "channels", *[f"{100 * share:g} %" for share in result["shares"]]], table, args.verbose)
+        f"Validation accuracy (%) with a share of one layer's channels removed, by {args.criterion}; whole network "
+        f"{display.percent(result['acc'])}; {result['images']:,} images", columns,
+        [[row["layer"].removesuffix("_conv"), row["channels"], *row["acc"]] for row in result["layers"]], args.verbose)
 
 
 @calls.keywords(build_parser)

@@ -12,6 +12,7 @@ import files
 import flags
 import model as resnet
 import records
+import tables
 from errors import InputError
 
 EXAMPLE = """example:
@@ -133,11 +134,19 @@ def train(args, size):
               "seconds": sum(history["seconds"]), "run": run_record}
     records.write_json(folder / "result.json", result)
     training.finish(folder)
-    display.print_table("Base model", ["", "epoch", "validation accuracy", "parameters", "MACs", "file"], [
-        [str(file), f"{best + 1} of {recipe.epochs}", display.percent(result["val_acc"]),
-         display.millions(result["parameters"]), display.millions(result["macs"]),
-         f"{result['bytes'] / 1e6:.1f} MB"]], args.verbose)
+    show(args, result)
     return result
+
+
+def show(args, result):
+    """Prints the table."""
+    columns = {"val_acc": ("validation accuracy", tables.percent), "val_loss": ("validation loss", tables.number),
+               "parameters": ("parameters", tables.count), "macs": ("MACs", tables.count),
+               "bytes": ("file", tables.size)}
+    display.print_table(f"Base model; {result['images']:,} validation images",
+                        [("best epoch", tables.text), *columns.values()],
+                        [[f"{result['best_epoch']} of {result['epochs']}", *(result[key] for key in columns)]],
+                        args.verbose)
 
 
 def main(argv=None):

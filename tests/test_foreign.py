@@ -64,7 +64,7 @@ def test_evaluation_sets_any_classifier_beside_another(tmp_path, capsys):
             "--model_path", str(tmp_path / "a.keras"), str(tmp_path / "b.h5")]
     assert evaluate_model.main(argv) == 0
     output = capsys.readouterr().out
-    assert "calibration error" in output and "accuracy of every class" in output
+    assert "ECE: expected calibration error" in output and "accuracy of every class" in output
     result = json.loads((tmp_path / "out.json").read_text())
     test = data.load_data(evaluate_model.build_parser().parse_args(argv), (32, 32)).test
     answers = net.predict(test.images.astype("float32"), verbose=0)

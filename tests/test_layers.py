@@ -11,7 +11,7 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"errors", "display", "native"},
+FLOORS = [{"errors", "native", "tables"}, {"display"},
           {"calls", "completion", "files", "interrupts", "sources", "values", "archives"},
           {"model", "data", "metrics", "records", "flags", "app"},
           {"classes", "events", "fast", "optimizers", "states", "report_tree", "student_flags"},

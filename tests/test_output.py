@@ -20,6 +20,7 @@ import app
 import display
 import files
 import flags
+import tables
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_size", "32"]
@@ -51,7 +52,7 @@ def test_two_examples_and_more_parse_as_they_stand(script):
 # ---- terminals ----
 
 SHOW = """
-import display, time
+import display, tables, time
 with display.waiting("starting"):
     time.sleep(0.3)
 bar = display.EpochBar("base", 100, 2)
@@ -63,7 +64,8 @@ for epoch in (0, 1):
 bar.stop()
 for start in display.track("reading")(range(0, 4, 2)):
     time.sleep(0.2)
-display.print_table("Models", ["model", "accuracy", *["a long heading"] * 6], [["base", "97.77 %", *["1.00x"] * 6]])
+columns = [("model", tables.text), ("accuracy", tables.percent), *[("long heading", tables.ratio)] * 6]
+display.print_table("Models", columns, [["base", 0.9777, *[1.0] * 6]])
 """
 
 
@@ -97,9 +99,8 @@ COLOUR = re.compile(r"\x1b\[[\d;]*3[0-8][\d;]*m")
 
 
 def rows(output):
-    """The table's heading and row, as columns; an ASCII table has bars between them."""
-    return [re.split(r"\s*\|\s*|\s{2,}", line.strip(" |")) for line in output.splitlines()
-            if re.match(r"[ |]*(model|base) ", line)]
+    """The table's heading and row, as columns."""
+    return [re.split(r"\s{2,}", line.strip()) for line in output.splitlines() if re.match("(model|base) ", line)]
 
 
 def test_a_terminal_gets_bars_in_colour():
@@ -116,7 +117,7 @@ def test_a_dumb_terminal_gets_lines_and_nothing_that_it_cannot_draw():
     output = on_a_terminal(TERM="dumb")
     assert not re.search(r"[\x00-\x08\x0b-\x0c\x0e-\x1f]", output)  # line ends apart, no control characters
     assert LINE in output and "%" in output
-    assert rows(output) == [["model", "accuracy", *["a long heading"] * 6], ["base", "97.77 %", *["1.00x"] * 6]]
+    assert rows(output) == [["model", "accuracy (%)", *["long heading"] * 6], ["base", "97.77", *["1.00x"] * 6]]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -125,7 +126,7 @@ def test_a_pipe_gets_lines_and_whole_tables(encoding):
                           env=os.environ | {"TERM": "xterm-256color", "PYTHONIOENCODING": encoding})
     output = done.stdout.decode(encoding)
     assert done.stderr == b"" and "\x1b" not in output and "\r" not in output and LINE in output
-    assert rows(output) == [["model", "accuracy", *["a long heading"] * 6], ["base", "97.77 %", *["1.00x"] * 6]]
+    assert rows(output) == [["model", "accuracy (%)", *["long heading"] * 6], ["base", "97.77", *["1.00x"] * 6]]
 
 
 # ---- silence and JSON ----
@@ -204,7 +205,8 @@ def test_a_whole_process_that_is_silent_but_for_json(base, tmp_path):
 
 
 def test_brackets_in_a_table_are_text(capsys):
-    display.print_table("runs/[old]", ["[model]", "seeds"], [["kd[muon]", "[/1]"], ["kd[sgd]", "[bold]2"]])
+    display.print_table("runs/[old]", [("[model]", tables.text), ("seeds", tables.text)],
+                        [["kd[muon]", "[/1]"], ["kd[sgd]", "[bold]2"]])
     output = capsys.readouterr().out
     assert all(text in output for text in ("runs/[old]", "[model]", "kd[muon]", "[/1]", "kd[sgd]", "[bold]2"))
 

@@ -105,14 +105,18 @@ def of_model(path):
     run = _run_beside(path)
     if names := _inside(path) or checked(run.get("class_names")):
         return names
-    stock = {"digits": DIGITS} | {name: known[0] for name, known in sources.CIFAR.items()}
-    if run and (names := stock.get(data_set_of(path))):
+    if run and (names := of_stock(data_set_of(path))):
         return names
     labels = path.with_name(LABELS)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if labels.is_file() and labels.stat().st_size <= 4 * LONGEST * MOST:
             return of_labels(labels.read_text(encoding="utf-8-sig"))
     return None
+
+
+def of_stock(dataset):
+    """The names of a stock data set's classes, or None for another one."""
+    return ({"digits": DIGITS} | {name: known[0] for name, known in sources.CIFAR.items()}).get(dataset)
 
 
 def _plain(name):

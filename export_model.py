@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Export a model for another runtime, and run each file there: accuracy, agreement with the .h5, size, latency."""
 
+import argparse
 import functools
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ import files
 import flags
 import records
 import tables
-from errors import InputError
+from errors import InputError, one_line
+
+SOUND = 0.01  # a difference of probabilities that rounding leaves, at most
+MADE_UP = 64  # images
 
 EXAMPLE = """example:
   python export_model.py --model_path=./model/kd_model/model.h5 --format litert litert-int8
@@ -35,6 +39,10 @@ def build_parser():
                        help="training images on which the ranges of litert-int8 are measured (default: %(default)s)")
     group.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=100, metavar="N",
                        help="timed passes of one image with each number of threads, 0 for none (default: %(default)s)")
+    group.add_argument("--measure", action=argparse.BooleanOptionalAction, default=None,
+                       help="measure accuracy on validation images; without, the files are still compared with the "
+                            "model on made-up images, and litert-int8, which needs images, isn't written (default: on, "
+                            "but off where no --dataset is given and cifar10 can't be had or isn't the model's)")
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
     return parser
@@ -53,7 +61,7 @@ def fastest(functions, image_shape, runs):
 
 
 def judge(args, name, runtime, start, path, images, reference):
-    """One row: what a file does in its runtime on the validation images.
+    """One row: what a file does in its runtime on the images.
 
     Args:
         args: the flags.
@@ -61,7 +69,7 @@ def judge(args, name, runtime, start, path, images, reference):
         runtime: what runs it.
         start: function(threads) -> function(images uint8) -> logits, such as `exporting.runner`.
         path: the file or folder.
-        images: a data.Data.
+        images: a data.Split; without labels no accuracy is measured.
         reference: logits of the .h5 on the same images, or None where this is the .h5.
 
     Returns:
@@ -71,33 +79,55 @@ def judge(args, name, runtime, start, path, images, reference):
 
     import metrics
 
-    pixels, labels = images.val.images, images.val.labels
     functions = {threads: start(threads) for threads in exporting.thread_counts(name)}
-    starts = range(0, len(pixels), args.batch_size)
+    starts = range(0, len(images.images), args.batch_size)
     answer = functions[max(functions)]
-    logits = np.concatenate([answer(pixels[start:start + args.batch_size])
-                             for start in display.track(f"{name}: validation", args.verbose)(starts)])
+    logits = np.concatenate([answer(images.images[start:start + args.batch_size])
+                             for start in display.track(f"{name}: {images.name}", args.verbose)(starts)])
     if not np.isfinite(logits).all():
         raise InputError(f"--model_path: {args.model_path} answers NaN or infinity as {name}, expected a network with "
                          "finite logits")
-    row = {"format": name, "runtime": runtime, "path": str(path)} | metrics.classification_metrics(logits, labels)
+    row = {"format": name, "runtime": runtime, "path": str(path), "acc": None}
+    if images.labels is not None:
+        row |= metrics.classification_metrics(logits, images.labels)
     row["bytes"] = exporting.size(path)
     if reference is not None:
         row["agreement"] = float(np.mean(logits.argmax(1) == reference.argmax(1)))
+        difference = np.abs(metrics.probabilities(logits) - metrics.probabilities(reference)).max()
+        row["largest_difference"] = float(difference)  # of a probability
+        if difference > SOUND and name != "litert-int8" and args.precision == "float32":
+            display.warn(f"{path} answers otherwise than {args.model_path}: probabilities differ by up to "
+                         f"{difference:.3f}; expected at most {SOUND}: don't use it")
     if args.latency_runs:
-        row |= fastest(functions, images.image_shape, args.latency_runs)
+        row |= fastest(functions, images.images.shape[1:], args.latency_runs)
     return row, logits
 
 
-def show(args, rows, count):
-    """Prints the table."""
+def made_up(shape):
+    """Images of coarse patches and of noise, without labels, to compare files on where there are no others.
+
+    Args:
+        shape: (h, w, 3).
+    """
+    import numpy as np
+
+    import data
+
+    rng, (height, width, _) = np.random.default_rng(0), shape
+    patches = rng.integers(0, 256, (MADE_UP, 4, 4, 3)).repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)
+    noise = rng.normal(0, 20, (MADE_UP, *shape))
+    return data.Split((patches[:, :height, :width] + noise).clip(0, 255).astype("uint8"), None, "made-up")
+
+
+def show(args, rows, told):
+    """Prints the table; `told` says on which images."""
     full = rows[0]["bytes"]
     columns = [("format", tables.text), ("runtime", tables.text), ("validation accuracy", tables.percent),
                ("agreement", tables.percent), ("file", tables.size), ("smaller by", tables.ratio),
                ("latency", tables.milliseconds), ("threads", tables.text)]
     table = [[row["format"], row["runtime"], row["acc"], row.get("agreement"), row["bytes"], full / row["bytes"],
               row.get("latency_ms_median"), row.get("threads")] for row in rows]
-    display.print_table(f"Exports; {count:,} validation images; latency: median of one image at a time, by one thread "
+    display.print_table(f"Exports; {told}; latency: median of one image at a time, by one thread "
                         "or all cores, whichever is faster", columns, table, args.verbose)
 
 
@@ -109,17 +139,64 @@ def run(args):
         args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
-        What export.json holds: {"files": list of rows, the .h5 first, "split", "images", "sha256", "run"}.
+        What export.json holds: {"files": list of rows, the .h5 first, "split", "images", "class_names", "sha256",
+        "not_measured": why there are no accuracies, or None, "run"}.
     """
     import checkpoints
 
     folder = Path(args.output) if args.output else Path(args.model_path).parent / "exported"
     files.check_writable(folder, "--output")
     peek = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
-    checkpoints.check_fits(peek, "--model_path", args.class_num)
-    records.check_split(args.model_path, args)
+    if args.measure or (args.measure is None and has_data_set(args)):
+        checkpoints.check_fits(peek, "--model_path", args.class_num)
     with files.exclusive(folder, "--output"):
         return export(args, peek, folder)
+
+
+def has_data_set(args):
+    """Whether the command line names a data set."""
+    return any(word.split("=")[0] == "--dataset" for word in args.argv)
+
+
+def find_images(args, peek):
+    """The data.Data to measure on; where there is none, the reason as text.
+
+    Raises:
+        InputError: a data set that the command line asks for can't be had.
+    """
+    import classes
+    import data
+
+    asked = args.measure or has_data_set(args)
+    if args.measure is False:
+        return "--no-measure"
+    names = classes.of_model(args.model_path)
+    if not asked and (peek.classes != args.class_num or peek.input_shape not in (None, (32, 32, 3))
+                      or (names and names != classes.of_stock(args.dataset))):
+        return f"no --dataset, and {args.model_path} is no model of {args.dataset}"
+    records.check_split(args.model_path, args)
+    try:
+        images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
+                                display.track("reading images", args.verbose))
+    except InputError as error:
+        if asked:
+            raise
+        return f"no --dataset, and no {args.dataset}: {one_line(error):.200}"
+    display.say(images.description, args.verbose)
+    records.check_source(args.model_path, images.val)
+    return images
+
+
+def formats_of(args, measured):
+    """The formats to write: those asked for, without images not litert-int8."""
+    formats = list(dict.fromkeys(args.format))
+    if not measured and "litert-int8" in formats:
+        formats.remove("litert-int8")
+        line = ("--format: litert-int8 needs images to measure its ranges on, expected --dataset and no --no-measure")
+        if not formats:
+            raise InputError(line)
+        display.warn(f"{line}; it is not written")
+    return formats
 
 
 def export(args, peek, folder):
@@ -131,32 +208,48 @@ def export(args, peek, folder):
     import data
     import folded
 
-    formats = list(dict.fromkeys(args.format))
-    exporting.check_packages(formats, "--format")
+    exporting.check_packages(args.format, "--format")
+    images = find_images(args, peek)
+    why = images if isinstance(images, str) else None
+    formats = formats_of(args, not why)
     run_record["versions"] |= exporting.versions(formats)
-    images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
-                            display.track("reading images", args.verbose))
-    display.say(images.description, args.verbose)
-    records.check_source(args.model_path, images.val)
-    known = classes.meet(args.model_path, images)
+    known = classes.of_model(args.model_path) if why else classes.meet(args.model_path, images)
+    names = list(known or ()) if why else classes.of_data(images)
+    shape = shape_asked(args, peek) if why else images.image_shape
     digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
-    model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
+    model = checkpoints.load_model(args.model_path, "--model_path", None if why else images.class_num, shape,
                                    args.preprocessing)
-    function = folded.freeze(model, args.precision)
-    row, reference = judge(args, "h5", "Keras", lambda threads: function, args.model_path, images, None)
-    rows, calibration = [row], data.sample(images.train, args.calibration_images)[0]
+    function, split = folded.freeze(model, args.precision), made_up(shape) if why else images.val
+    row, reference = judge(args, "h5", "Keras", lambda threads: function, args.model_path, split, None)
+    rows, calibration = [row], () if why else data.sample(images.train, args.calibration_images)[0]
     for name in formats:
         with display.waiting(f"writing {name}", args.verbose):
-            path = exporting.write(model, name, folder, calibration)
+            path = exporting.write(model, name, folder, calibration, names)
         rows.append(judge(args, name, exporting.FORMATS[name][1], functools.partial(exporting.runner, path, name),
-                          path, images, reference)[0])
-    result = {"files": rows, "dataset": images.name, "split": "validation", "images": len(images.val),
-              "calibration_images": len(calibration), "class_names": classes.of_data(images),
-              "model_class_names": known, "sha256": digest,
+                          path, split, reference)[0])
+    exporting.write_labels(folder, names)
+    result = {"files": rows, "dataset": None if why else images.name, "split": None if why else "validation",
+              "images": len(split.images), "not_measured": why, "calibration_images": len(calibration),
+              "class_names": names or None, "model_class_names": known and list(known), "sha256": digest,
               "run": run_record}
     records.write_json(folder / "export.json", result)
-    show(args, rows, len(images.val))
+    if why:
+        display.say(f"accuracy not measured: {why}", args.verbose)
+    show(args, rows, f"accuracy not measured, agreement on {MADE_UP} made-up images" if why else
+         f"{len(split):,} validation images")
     return result
+
+
+def shape_asked(args, peek):
+    """(h, w, 3) of the images that the files shall take, where no data set tells it.
+
+    Raises:
+        InputError: neither the model nor --image_size does.
+    """
+    if peek.input_shape or args.image_size:
+        return (args.image_size, args.image_size, 3) if args.image_size else peek.input_shape
+    raise InputError(f"--image_size: {args.model_path} takes images of any size; expected the side in pixels of those "
+                     "that the files shall take")
 
 
 def main(argv=None):

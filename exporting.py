@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 import app
+import classes
 import files
+import metadata
 import records
 from errors import InputError
 
@@ -58,8 +60,8 @@ def _no_chatter():
             logging.getLogger().setLevel(level)  # tf2onnx sets the root's
 
 
-def write(model, name, folder, calibration):
-    """Writes a model in another format, whole or not at all.
+def write(model, name, folder, calibration=None, names=None):
+    """Writes a model in another format, whole or not at all, with what `metadata` has it say of itself.
 
     The weights are float32, but for 'litert-int8': full-integer post-training quantisation, int8 weights with a scale a
     channel and int8 activations; Jacob et al. 2018, arXiv 1712.05877, section 2. It takes pixels as they are, uint8,
@@ -69,7 +71,9 @@ def write(model, name, folder, calibration):
         model: a keras.Model, (N, h, w, 3) -> logits (N, classes).
         name: of FORMATS.
         folder: where the file goes, under its name in FORMATS; it exists.
-        calibration: (N, h, w, 3) uint8 images whose activations fix the scales of 'litert-int8'.
+        calibration: (N, h, w, 3) uint8 images whose activations fix the scales of 'litert-int8', which alone needs
+            them.
+        names: list of the classes' names, or None.
 
     Returns:
         The path.
@@ -85,6 +89,7 @@ def write(model, name, folder, calibration):
         else:
             _save_constant(model, saved)
             made.write_bytes(_flat_buffer(saved, calibration if name == "litert-int8" else None))
+        metadata.describe(made, name, model.input_shape[1:3], names)
         before = Path(temporary) / "before"
         if path.is_dir():  # no folder can take another's place at once
             os.replace(path, before)
@@ -95,6 +100,17 @@ def write(model, name, folder, calibration):
                 os.replace(before, path)
             raise
     return path
+
+
+def write_labels(folder, names):
+    """Writes labels.txt, a class a line; without names removes that of an earlier export."""
+    path = Path(folder) / classes.LABELS
+    if not names:
+        if (Path(folder) / "export.json").is_file():
+            path.unlink(missing_ok=True)
+        return
+    with files.replacing(path) as temporary:
+        temporary.write_text(metadata.labels(names), encoding="utf-8")
 
 
 def _save_constant(model, path):

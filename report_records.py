@@ -98,6 +98,8 @@ def _evaluation(run):
 
 def _export(run):
     """The files of export.json."""
+    if run.content.get("not_measured"):
+        raise InputError("its files were written without images to measure them on")
     rows = _rows(run.content, "files")
     for row in rows:
         if row.get("agreement") is not None:

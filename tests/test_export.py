@@ -16,6 +16,7 @@ from conftest import narrow_widths, randomised
 import checkpoints
 import export_model
 import exporting
+import metadata
 import metrics
 import model as resnet
 
@@ -110,7 +111,8 @@ def test_a_folder_that_cannot_be_replaced_stays(network, tmp_path, monkeypatch):
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
         "savedmodel", "savedmodel/x.pb"]
     exporting.write(network, "savedmodel", tmp_path, IMAGES)
-    assert [path.name for path in tmp_path.rglob("*")] == ["savedmodel"]
+    assert not (tmp_path / "savedmodel" / "x.pb").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["savedmodel"]
 
 
 def test_the_script_writes_files_table_and_record_and_does_it_again(network, tmp_path, capsys):
@@ -120,7 +122,7 @@ def test_the_script_writes_files_table_and_record_and_does_it_again(network, tmp
     for _ in range(2):  # the second writes over the first
         assert export_model.main(argv) == 0
     folder = tmp_path / "exported"
-    assert {path.name for path in folder.iterdir()} == {"savedmodel", "model-int8.tflite", "export.json"}
+    assert {path.name for path in folder.iterdir()} == {"savedmodel", "model-int8.tflite", "labels.txt", "export.json"}
     record = json.loads((folder / "export.json").read_text())
     h5, saved, int8 = record["files"]
     assert (h5["format"], h5["bytes"]) == ("h5", (tmp_path / "model.h5").stat().st_size)
@@ -179,4 +181,81 @@ def test_a_killed_export_is_cleared_away(network, tmp_path):
     shutil.copy(tmp_path / "model.h5", left)
     assert export_model.main(["--model_path", str(tmp_path / "model.h5"), "--dataset", "digits", "--format",
                               "savedmodel", "--latency_runs", "0", "--verbose", "0"]) == 0
-    assert {path.name for path in (tmp_path / "exported").iterdir()} == {"savedmodel", "export.json"}
+    assert {path.name for path in (tmp_path / "exported").iterdir()} == {"savedmodel", "labels.txt", "export.json"}
+
+
+NAMES = ["hot dog", "not, a dog", "Füchse 🦊", "0", 'quoted "d"', *"fghij"]
+
+
+def test_a_file_says_what_its_classes_are_called_and_what_pixels_it_expects(network, tmp_path):
+    import ast
+    import zipfile
+
+    import onnx
+    import onnxruntime
+
+    paths = {name: exporting.write(network, name, tmp_path, IMAGES, NAMES) for name in exporting.FORMATS}
+    props = {prop.key: prop.value for prop in onnx.load(paths["onnx"]).metadata_props}
+    assert ast.literal_eval(props["names"]) == dict(enumerate(NAMES)) and json.loads(props["class_names"]) == NAMES
+    assert (props["imgsz"], props["Image.BitmapPixelFormat"], props["Image.NominalPixelRange"]) == (
+        "[32, 32]", "Rgb8", "NominalRange_0_255")
+    onnx.checker.check_model(str(paths["onnx"]))
+    assert metadata.of_onnx(onnxruntime.InferenceSession(str(paths["onnx"]))) == (tuple(NAMES), True)
+    for name in ("litert", "litert-int8"):
+        with zipfile.ZipFile(paths[name]) as archive:
+            assert archive.read("labels.txt").decode().splitlines() == NAMES
+        assert metadata.of_litert(paths[name]) == (tuple(NAMES), True)
+        again = paths[name].read_bytes()
+        assert exporting.write(network, name, tmp_path, IMAGES, NAMES).read_bytes() == again
+        logits = exporting.runner(paths[name], name, 1)(IMAGES[:4])
+        assert np.corrcoef(logits.ravel(), plain(network, IMAGES[:4]).ravel())[0, 1] > 0.98
+    extra = paths["savedmodel"] / "assets.extra"
+    assert (extra / "labels.txt").read_text("utf-8").splitlines() == NAMES
+    assert json.loads((extra / "metadata.json").read_text())["output"] == "logits"
+
+
+def test_without_images_files_are_written_compared_and_said_not_to_be_measured(network, tmp_path, capsys):
+    network = keras.models.clone_model(network)
+    network.get_layer("predictions").kernel.assign(np.random.default_rng(1).normal(0, 0.05, (16, 10)))
+    checkpoints.save_model(network, tmp_path / "model.h5", NAMES)
+    assert export_model.main(["--model_path", str(tmp_path / "model.h5"), "--format", "onnx", "litert-int8",
+                              "--latency_runs", "0"]) == 0
+    out, error = capsys.readouterr()
+    assert "accuracy not measured: no --dataset, and" in " ".join(out.split()) and "is no model of cifar10" in (
+        " ".join(out.split()))
+    assert error == ("warning: --format: litert-int8 needs images to measure its ranges on, expected --dataset and no "
+                     "--no-measure; it is not written\n")
+    folder = tmp_path / "exported"
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "labels.txt", "export.json"}
+    assert (folder / "labels.txt").read_text("utf-8").splitlines() == NAMES
+    record = json.loads((folder / "export.json").read_text())
+    assert record["not_measured"] and record["class_names"] == NAMES and record["split"] is None
+    h5, onnx = record["files"]
+    assert h5["acc"] is None and onnx["acc"] is None and onnx["agreement"] == 1
+    made_up = export_model.made_up((32, 32, 3)).images
+    found = exporting.runner(folder / "model.onnx", "onnx", 1)(made_up)
+    softmax = [np.exp(logits) / np.exp(logits).sum(1, keepdims=True) for logits in (found, plain(network, made_up))]
+    assert np.ptp(softmax[1], 0).max() > 0.05  # they are told apart, so that agreement says something
+    assert onnx["largest_difference"] == pytest.approx(np.abs(softmax[0] - softmax[1]).max(), abs=1e-5)
+
+
+def test_without_images_int8_alone_is_refused(network, tmp_path, capsys):
+    checkpoints.save_model(network, tmp_path / "model.h5", NAMES)  # which aren't cifar10's: nothing is downloaded
+    argv = ["--model_path", str(tmp_path / "model.h5"), "--format", "litert-int8"]
+    assert export_model.main([*argv, "--no-measure"]) == 2
+    assert export_model.main(argv) == 2
+    assert capsys.readouterr().err.count("litert-int8 needs images") == 2
+    assert not (tmp_path / "exported").exists()
+    assert export_model.main([*argv, "--dataset", str(tmp_path / "gone")]) == 2
+    assert "gone" in capsys.readouterr().err
+
+
+def test_a_file_that_answers_otherwise_is_warned_of(network, tmp_path, capsys):
+    def start(threads):
+        return lambda images: plain(network, images)[:, ::-1]
+
+    args = export_model.build_parser().parse_args(["--latency_runs", "0", "--verbose", "0"])
+    images = export_model.made_up((32, 32, 3))
+    checkpoints.save_model(network, tmp_path / "model.h5")
+    row, _ = export_model.judge(args, "onnx", "", start, tmp_path / "model.h5", images, plain(network, images.images))
+    assert row["largest_difference"] > 0.1 and "answers otherwise than" in capsys.readouterr().err

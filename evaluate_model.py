@@ -150,7 +150,7 @@ def evaluate_one(args, name, path, opened, images, base):
         records.check_source(path, split)
     split = dataclasses.replace(split, images=split.images[:args.images], labels=split.labels[:args.images])
     row = {"name": name, "path": str(path)}
-    row |= metrics.evaluate(judge, split, args.batch_size, display.track(name, args.verbose)) | size
+    row |= metrics.evaluate(judge, split, args.batch_size, display.track(name, args.verbose, "compiling")) | size
     if not np.isfinite(row["loss"]):
         raise InputError(f"--model_path: {path} answers NaN or infinity, expected a network with finite logits")
     base = base or model
@@ -228,24 +228,26 @@ def run(args):
         base = base or opened[0]
     result = {"models": rows, "dataset": images.name, "split": args.split, "images": rows[0]["images"],
               "class_names": classes.of_data(images), "run": run_record}
-    if args.output:
-        write(args, result)
+    paths = write(args, result) if args.output else []
     show(args, rows)
     if args.per_class or (args.per_class is None and images.class_num <= 20):
         show_classes(args, rows, images.class_names)
+    display.written(paths, args.verbose)
     return result
 
 
 def write(args, result):
-    """Writes the table as JSON, and a figure of the models whose multiply-accumulates are known."""
+    """Writes the table as JSON, and a figure of the models whose MACs are known; returns their paths."""
     import comparison_plots
     import plots
 
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     records.write_json(args.output, result)
     rows = [row | {"test_acc": row["acc"]} for row in result["models"] if row["macs"]]
+    figure = Path(args.output).with_suffix(".png")
     if rows:
-        plots.save_figure(comparison_plots.plot_models(rows, args.split), Path(args.output).with_suffix(".png"))
+        plots.save_figure(comparison_plots.plot_models(rows, args.split), figure)
+    return [args.output, *([figure] if rows else [])]
 
 
 def main(argv=None):

@@ -83,7 +83,7 @@ def judge(args, name, runtime, start, path, images, reference):
     starts = range(0, len(images.images), args.batch_size)
     answer = functions[max(functions)]
     logits = np.concatenate([answer(images.images[start:start + args.batch_size])
-                             for start in display.track(f"{name}: {images.name}", args.verbose)(starts)])
+                             for start in display.track(f"{name}: {images.name}", args.verbose, "compiling")(starts)])
     if not np.isfinite(logits).all():
         raise InputError(f"--model_path: {args.model_path} answers NaN or infinity as {name}, expected a network with "
                          "finite logits")
@@ -237,6 +237,7 @@ def export(args, peek, folder):
         display.say(f"accuracy not measured: {why}", args.verbose)
     show(args, rows, f"accuracy not measured, agreement on {MADE_UP} made-up images" if why else
          f"{len(split):,} validation images")
+    display.written([*(row["path"] for row in rows[1:]), folder / classes.LABELS, folder / "export.json"], args.verbose)
     return result
 
 

@@ -99,7 +99,7 @@ def make_student(args, teacher, images):
     if args.recalibrate_images:
         training.check_batch(student, args.recalibrate_images, "--recalibrate_images")
         prune.recalibrate_bn(student, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
-                             display.track("student: batch-norm", args.verbose))
+                             display.track("student: batch-norm", args.verbose, "compiling"))
     return student
 
 
@@ -236,7 +236,12 @@ def run(args):
     records.check_split(path, args)
     args = student_flags.with_form(args, peek.stem, resnet.blocks_of(peek.widths))
     with files.exclusive(args.save_folder, "--save_folder"):
-        return teach(args, path, peek)
+        result = teach(args, path, peek)
+    names = ["model.h5", "result.json", "history.json", "history.png"]
+    if args.ablation:
+        names += ["ablation.json", "ablation.png", "ablation"]
+    display.written([*(Path(args.save_folder) / name for name in names), args.tensorboard or ""], args.verbose)
+    return result
 
 
 def teach(args, path, peek):
@@ -262,7 +267,7 @@ def teach(args, path, peek):
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, args.preprocessing)
     student = make_student(args, teacher, images)
     found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
-                             display.track("teacher: validation", args.verbose))
+                             display.track("teacher: validation", args.verbose, "compiling"))
     if not math.isfinite(found["loss"]):
         raise InputError(f"--root_folder: {path} answers NaN or infinity, expected a teacher with finite logits")
     base_parameters = resnet.cost_of(resnet.full_widths(peek.depth), images.class_num, images.image_shape, peek.stem)[0]

@@ -191,7 +191,7 @@ def run(args):
     summary = {label: summarise(curves) for label, curves in histories.items()}
     if args.verbose:
         report(pruning, summary)
-        print(f"written to {output}")
+        display.written([output])
     if args.show or (args.show is None and sys.stdout.isatty() and can_show()):
         show(figure)
     return {"output": output, "histories": summary}

@@ -221,7 +221,11 @@ def run(args):
     checkpoints.check_fits(peek, "--base_model_path", args.class_num)
     records.check_split(args.base_model_path, args)
     with files.exclusive(args.root_folder, "--root_folder"):
-        return prune_all(args, peek)
+        result = prune_all(args, peek)
+    models = [f"iter{i + 1}/model.h5" for i in range(len(result["final_acc"]))]
+    names = (*models, "result.json", "pruning.png", "channels.png")
+    display.written([*(Path(args.root_folder) / name for name in names), args.tensorboard or ""], args.verbose)
+    return result
 
 
 def prune_all(args, peek):

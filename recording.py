@@ -165,6 +165,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.check_finite()
+        self.bar.validating()
         found = self.validate()
         values = {"train_loss": logs["loss"], "train_acc": logs["accuracy"],
                   "val_loss": found["loss"], "val_acc": found["acc"],

@@ -101,10 +101,10 @@ def run(args):
     report_page.write(output, page)
     for slug in before - set(drawn):  # of runs that are gone
         (folder / f"{slug}.png").unlink(missing_ok=True)
-    display.say(f"{output}: {len(tree.runs)} records, {len(tree.points)} accuracies, {len(drawn)} figures",
-                args.verbose)
+    display.say(f"{len(tree.runs)} records, {len(tree.points)} accuracies, {len(drawn)} figures", args.verbose)
     for file, why in tree.skipped:
         display.say(f"not shown: {file}, {why}", args.verbose)
+    display.written([output, *([folder] if drawn else [])], args.verbose)
     return {"output": output, "figures": [folder / f"{slug}.png" for slug in drawn],
             "models": [{"name": p.name, "kind": p.kind, "acc": p.acc, "dataset": p.dataset, "split": p.split,
                         "images": p.images, "sha256": p.sha256, **p.sizes} for p in tree.points],

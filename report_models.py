@@ -156,7 +156,7 @@ def apoz_of_cut_layers(args, images, run, path):
     model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape)
     count = run.flags.get("apoz_images")
     chosen = data.sample(found.val, count if type(count) is int and count > 0 else None)[0]
-    apoz = criteria.compute_apoz(model, chosen, args.batch_size, display.track("APoZ", args.verbose))
+    apoz = criteria.compute_apoz(model, chosen, args.batch_size, display.track("APoZ", args.verbose, "compiling"))
     for name in names:
         if len(apoz.get(name, ())) != channels[name][0]:
             raise InputError(f"{name} of the base has {len(apoz.get(name, ()))} channels, the record says "
@@ -188,7 +188,7 @@ def confusion(args, images, run, paths):
         classes.meet(path, found)
         model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape)
         logits = metrics.predict_logits(folded.FoldedResNet(model, args.precision), found.val.images, args.batch_size,
-                                        display.track(f"{path.parent.name}: validation", args.verbose))
+                                        display.track(f"{path.parent.name}: validation", args.verbose, "compiling"))
         if not np.isfinite(logits).all():
             raise InputError(f"{path.parent.name} answers NaN or infinity")
         matrices.append(confusion_matrix(found.val.labels, logits.argmax(1), labels=range(found.class_num)))

@@ -97,6 +97,8 @@ def run(args):
         records.write_json(args.output, result)
         plots.save_figure(comparison_plots.plot_sensitivity(result), Path(args.output).with_suffix(".png"))
     show(args, result)
+    if args.output:
+        display.written([args.output, Path(args.output).with_suffix(".png")], args.verbose)
     return result
 
 

@@ -100,7 +100,10 @@ def run(args):
     """
     size = check_flags(args)
     with files.exclusive(args.save_folder, "--save_folder"):
-        return train(args, size)
+        result = train(args, size)
+    names = ("model.h5", "result.json", "history.json", "history.png")
+    display.written([*(Path(args.save_folder) / name for name in names), args.tensorboard or ""], args.verbose)
+    return result
 
 
 def train(args, size):

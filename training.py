@@ -215,7 +215,7 @@ def _run_epochs(trainer, recorder, split, recipe, steps):
     progress = recorder.progress
     if progress.epoch == recipe.epochs:
         return
-    recorder.bar.start(progress.epoch + progress.step / steps)
+    recorder.bar.start(progress.epoch + progress.step / steps, progress.history["val_acc"])
     try:
         if progress.step:
             recorder.set_model(trainer)

@@ -59,7 +59,7 @@ def criterion_scores(args, model, images, seed, where):
         InputError: a score is no finite number.
     """
     scores = prune.compute_scores(args.criterion, model, *data.sample(images.val, args.apoz_images), args.batch_size,
-                                  seed, display.track(f"{args.criterion} scores", args.verbose))
+                                  seed, display.track(f"{args.criterion} scores", args.verbose, "compiling"))
     if not all(np.isfinite(values).all() for values in scores.values()):
         raise InputError(f"{where}: the {args.criterion} scores hold NaN or infinity; expected a network with finite "
                          "outputs")
@@ -83,7 +83,7 @@ def sensitivity_curves(args, model, scores, split, shares, title, where):
     """
     whole, curves = allocation.measure_curves(
         model, scores, *split, shares, args.round_to, batch_size=args.batch_size, precision=args.precision,
-        progress=display.track(title, args.verbose))
+        progress=display.track(title, args.verbose, "compiling"))
     if not np.isfinite([whole["loss"], *(loss for curve in curves.values() for loss in curve["loss"])]).all():
         raise InputError(f"{where}: the losses of layers pruned alone hold NaN or infinity; expected a network with "
                          "finite logits")
@@ -137,7 +137,7 @@ def trim_once(args, model, base, images, target, iteration, before):
 
     def accuracy(judge):
         return metrics.evaluate(judge, images.val, args.batch_size,
-                                display.track(f"{title}: validation", args.verbose))["acc"]
+                                display.track(f"{title}: validation", args.verbose, "compiling"))["acc"]
 
     row = {"base_acc": accuracy(folded.FoldedResNet(model, args.precision)) if before is None else before}
     mask = choose_mask(args, model, images, target, iteration)
@@ -147,7 +147,7 @@ def trim_once(args, model, base, images, target, iteration, before):
     row["recalibrated_acc"] = row["pruned_acc"]
     if args.recalibrate_images:
         prune.recalibrate_bn(model, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
-                             display.track(f"{title}: batch-norm", args.verbose))
+                             display.track(f"{title}: batch-norm", args.verbose, "compiling"))
         judge.refold(model)  # the same graph again
         row["recalibrated_acc"] = accuracy(judge)
     folder.mkdir(exist_ok=True)

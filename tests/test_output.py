@@ -58,7 +58,7 @@ with display.waiting("starting"):
 bar = display.EpochBar("base", 100, 2)
 bar.start(0)
 for epoch in (0, 1):
-    time.sleep(0.3)
+    time.sleep(0.5)
     bar.step(epoch, 50, {"loss": 1.5})
     bar.epoch_end(epoch, dict(train_loss=1.5, train_acc=0.25, val_loss=1.25, val_acc=0.5, seconds=2.0))
 bar.stop()
@@ -69,14 +69,14 @@ display.print_table("Models", columns, [["base", 0.9777, *[1.0] * 6]])
 """
 
 
-def on_a_terminal(**environment):
-    """What SHOW writes to a terminal of 132 columns."""
+def on_a_terminal(columns=132, **environment):
+    """What SHOW writes to a terminal."""
     import fcntl
     import struct
     import termios
 
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 132, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     given = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS",
                                                                             "LINES", "COLORTERM")}
     process = subprocess.Popen([sys.executable, "-c", SHOW], stdout=slave, stderr=slave, stdin=slave, cwd=ROOT,
@@ -106,6 +106,19 @@ def rows(output):
 def test_a_terminal_gets_bars_in_colour():
     output = on_a_terminal(TERM="xterm-256color")
     assert COLOUR.search(output) and "\x1b[2K" in output and "100%" in output and LINE not in output
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100, 120])
+def test_bars_fit_and_tell_the_last_validation_accuracy(columns):
+    output = on_a_terminal(columns, TERM="xterm-256color")
+    drawn = [re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", line) for line in re.split("[\r\n]", output)]
+    assert max(map(len, drawn)) <= columns
+    bars = [line for line in drawn if line.startswith("base ")]
+    assert any("compiling" in line for line in bars)
+    told = [line for line in bars if "val acc 50.00 %" in line]
+    assert not told if columns == 40 else told and all("loss 1.5000" in line for line in told if "100%" not in line)
+    assert all(("best 50.00 %" in line) == (columns >= 100) for line in told if "loss" in line)
+    assert not any("…" in line for line in bars if columns >= 80)
 
 
 def test_no_color_leaves_the_bars_and_takes_the_colours():
@@ -164,6 +177,12 @@ def command(script, folder, base):
     }[script]
 
 
+WRITTEN = {
+    "train_base_model": "base/model.h5 base/result.json base/history.json base/history.png",
+    "prune_model": "pruned/iter1/model.h5 pruned/result.json pruned/pruning.png pruned/channels.png",
+    "knowledge_distillation": "kd/model.h5 kd/result.json kd/history.json kd/history.png",
+    "evaluate_model": "r.json r.png", "export_model": "exported/savedmodel exported/model.tflite exported/labels.txt exported/export.json",
+    "sensitivity": "sensitivity.json sensitivity.png", "plot_train_history": "h.png", "report": "page.html page"}
 ORDER = ["train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "export_model",
          "sensitivity", "plot_train_history", "report"]
 
@@ -187,7 +206,9 @@ def test_verbose_0_is_silent_and_json_is_the_result_alone(script, folder, base, 
     else:
         assert printed["output"] == str(folder / "h.png")
         assert [history["epochs"] for history in printed["histories"].values()] == [1]
-    assert error  # the tables, or the word that the run was finished
+    told = error.partition("written  ")[2].split("\n")[:-1]  # behind the tables, or the word that the run was finished
+    assert [str(Path(line.strip()).relative_to(folder)) for line in told] == WRITTEN[script].split()
+    assert all(Path(line.strip()).exists() for line in told)
 
 
 def test_every_script_has_been_tried():

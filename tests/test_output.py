@@ -181,7 +181,8 @@ WRITTEN = {
     "train_base_model": "base/model.h5 base/result.json base/history.json base/history.png",
     "prune_model": "pruned/iter1/model.h5 pruned/result.json pruned/pruning.png pruned/channels.png",
     "knowledge_distillation": "kd/model.h5 kd/result.json kd/history.json kd/history.png",
-    "evaluate_model": "r.json r.png", "export_model": "exported/savedmodel exported/model.tflite exported/labels.txt exported/export.json",
+    "evaluate_model": "r.json r.png",
+    "export_model": "exported/savedmodel exported/model.tflite exported/labels.txt exported/export.json",
     "sensitivity": "sensitivity.json sensitivity.png", "plot_train_history": "h.png", "report": "page.html page"}
 ORDER = ["train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "export_model",
          "sensitivity", "plot_train_history", "report"]

@@ -1,11 +1,11 @@
 """Figures that compare: models by accuracy and size, losses of a distillation, layers by what channels are worth."""
 
-import itertools
-import math
 import textwrap
 
+import roles
+import size_axes
 from errors import InputError
-from plots import COLOURS, GREY, MARKERS, dress, heat_map, new_figure, numbers_of, plain_text
+from plots import GREY, count_unit, dress, heat_map, legend_below, new_figure, numbers_of, plain_text
 
 
 def _column(rows, key, low=0):
@@ -20,90 +20,54 @@ def plot_models(rows: list[dict], split="test"):
 
     Args:
         rows: one dict a model: name, test_acc (0 to 1), parameters and macs (each at least 1), and optionally spread
-            (0 to 1), the standard deviation of test_acc, drawn to either side.
+            (0 to 1), the standard deviation of test_acc, drawn to either side, and role, of `roles.LOOKS`.
         split: what the accuracy was measured on, for the axis.
 
     Returns:
-        A figure of two axes: accuracy (%) over millions of parameters, and over millions of MACs, both log.
+        A figure of two axes: accuracy (%) over millions or thousands of parameters, and over MACs, both log.
 
     Raises:
         InputError: no row, or a number that is missing or out of range.
     """
     heights = _column(rows, "test_acc")
     spreads = _column([{"spread": 0} | row for row in rows], "spread")
-    figure = new_figure(10.5, 4.6)
+    figure = new_figure(10.5, 4.9)
     both = figure.subplots(1, 2, sharey=True)
+    used = [role for role in roles.LOOKS if any(known_role(row.get("role")) == role for row in rows)]
+    role_legend(figure, used)
     for axes, key, name in zip(both, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
-        sizes = [v / 1e6 for v in _column(rows, key, 1)]
-        dress(axes, f"Accuracy against {name}", f"← smaller     {name} (millions, log scale)",
-               f"{split} accuracy (%)" if axes is both[0] else "")
-        for i, point in enumerate(zip(sizes, heights, strict=True)):
-            axes.errorbar(*point, spreads[i] or None, fmt="none", ecolor=GREY, elinewidth=1.2)
-            axes.plot(*point, linestyle="none", color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
-                      markersize=9, markeredgecolor="white", label=plain_text(rows[i].get("name"), 40))
-        size_axis(axes, sizes)
-    figure.draw_without_rendering()  # fixes the places to which names are fitted
-    for axes in both:
-        place_names(axes)
+        sizes = _column(rows, key, 1)
+        divisor, unit = count_unit(max(sizes))
+        dress(axes, f"Accuracy against {name}", f"← smaller     {name} ({unit}, log scale)",
+              f"{split} accuracy (%)" if axes is both[0] else "")
+        left_out = size_axes.draw(axes, [size_axes.Dot(size / divisor, height, row.get("role"), str(row.get("name")),
+                                                       spread) for row, size, height, spread in
+                                         zip(rows, sizes, heights, spreads, strict=True)])
+        if left_out:
+            axes.set_title(f"{left_out} names have no room", loc="right", fontsize=9, color=GREY)
     return figure
 
 
-def size_axis(axes, sizes):
-    """A logarithmic x axis with plain numbers, for sizes above 0, and room around the points."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-    axes.margins(0.2)
-    axes.set_xscale("log")
-    span = max(sizes) / min(sizes)  # within a small one 1, 2, 5 would leave an axis with one tick or none
-    axes.xaxis.set_major_locator(MaxNLocator(5) if 1 < span < 5 else LogLocator(
-        subs=(1, 2, 5) if span < 300 else (1,), numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", which="minor", length=0)
+def known_role(role):
+    """The role itself, or 'other' for what is none."""
+    return role if role in roles.LOOKS else "other"
 
 
-def place_names(axes):
-    """Writes each point's label beside it, where it covers least of other names and points.
-
-    A point is a line of one place; one whose label begins with an underscore has no name, and others keep clear of it.
-    The figure must have been drawn once, so that places are fixed.
-    """
-    from matplotlib.transforms import Bbox
-
-    def shared(box, other):
-        both = Bbox.intersection(box, other)
-        return both.width * both.height if both else 0
-
-    unit = axes.figure.dpi / 72  # pixels in a point; all that follows is in points
-    inside, lines = Bbox(axes.bbox.get_points() / unit), [line for line in axes.lines if len(line.get_xdata()) == 1]
-    centres = [axes.transData.transform(line.get_xydata()[0]) / unit for line in lines]
-    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in centres]
-    ways = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-    for line, (x, y) in zip(lines, centres, strict=True):
-        if line.get_label().startswith("_"):
-            continue
-        point = line.get_xydata()[0]
-        text = axes.annotate(line.get_label(), point, (0, 0), textcoords="offset points", fontsize=10, va="bottom")
-        extent, best = text.get_window_extent(), (math.inf,)
-        width, height = extent.width / unit, extent.height / unit
-        for far, (dx, dy) in itertools.product((10, 18, 28, 40, 54), ways):
-            corner = far * dx + width * (dx - 1) / 2, far * dy + height * (dy - 1) / 2
-            box = Bbox.from_bounds(x + corner[0], y + corner[1], width, height)
-            cost = sum(shared(box, other) for other in taken) + 2 * (width * height - shared(box, inside))
-            cost = round(cost + far * math.hypot(dx, dy))  # whole: between equals the first way wins
-            best = min(best, (cost, far, dx, dy, corner, box), key=lambda spot: spot[0])
-        _, far, dx, dy, corner, box = best
-        text.set(position=corner, in_layout=False)
-        taken.append(box)
-        if far > 10:  # too far to be seen as the point's name without a line
-            axes.annotate("", point, (far * dx, far * dy), textcoords="offset points", in_layout=False,
-                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8})
+def role_legend(figure, used, extra=()):
+    """Under the axes: the colour and marker of each role that is used; `extra` handles behind them."""
+    from matplotlib.lines import Line2D
+    handles = [Line2D([], [], color=roles.colour(role), marker=roles.marker(role), markersize=8, linestyle="none",
+                      markeredgecolor="white", label=role) for role in used]
+    legend_below(figure, [*(handles if used != ["other"] else []), *extra])
 
 
-def plot_ablation(rows: list[dict]):
+def plot_ablation(rows: list[dict], roles_of=None, width=7.5):
     """One line of dots a variant: validation accuracy and, where given, test accuracy, each with its number.
 
     Args:
         rows: one dict a variant: name, val_acc and optionally test_acc (0 to 1). The first is drawn on top.
+        roles_of: role of each row's network, of `roles.LOOKS`; None: a teacher of unknown role and its students.
+        width: of the figure, in inches.
 
     Returns:
         A figure of one axes, accuracies in per cent.
@@ -111,26 +75,30 @@ def plot_ablation(rows: list[dict]):
     Raises:
         InputError: no row, or a number that is missing or out of range.
     """
+    from matplotlib.lines import Line2D
     tested = [i for i, row in enumerate(rows) if row.get("test_acc") is not None]
     valid, test = _column(rows, "val_acc"), _column([rows[i] for i in tested], "test_acc") if tested else []
     shift = 0.17 if tested else 0.0
-    figure = new_figure(7.5, 1.4 + (0.58 if tested else 0.42) * max(2, len(rows)))
+    figure = new_figure(width, 1.7 + (0.58 if tested else 0.42) * max(2, len(rows)))
     axes = figure.subplots()
-    dress(axes, "", "accuracy (%)")
-    for values, places, name, colour, marker in (
-            (valid, [i - shift for i in range(len(rows))], "validation", COLOURS[0], "o"),
-            (test, [i + shift for i in tested], "test", COLOURS[1], "D")):
-        if values:
-            axes.plot(values, places, marker, linestyle="none", color=colour, markersize=7, label=name)
-        for value, place in zip(values, places, strict=True):
-            axes.annotate(f"{value:.2f}", (value, place), (8, 0), textcoords="offset points", va="center",
-                          fontsize=10, color=colour)
-    axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(plain_text(row.get("name"), 68), 34)) for row in rows])
+    dress(axes, "", "accuracy (%)" if tested else "validation accuracy (%)")
+    looks = [known_role(role) for role in (roles_of or [None] + ["student"] * (len(rows) - 1))]
+    for values, places, members, name, fill in (
+            (valid, [i - shift for i in range(len(rows))], looks, "validation", "full"),
+            (test, [i + shift for i in tested], [looks[i] for i in tested], "test", "none")):
+        for value, place, role in zip(values, places, members, strict=True):
+            axes.plot([value], [place], marker=roles.marker(role), linestyle="none", color=roles.colour(role),
+                      markersize=7, fillstyle=fill, label=f"_{name}")
+            axes.annotate(f"{value:.2f}", (value, place), (8, 0), textcoords="offset points", va="center", fontsize=10)
+    names = ["\n".join(textwrap.wrap(plain_text(row.get("name"), 68), int(4.5 * width))) for row in rows]
+    axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     low, room = min(valid + test), max(max(valid + test) - min(valid + test), 0.1)
     axes.set_xlim(low - 0.08 * room, low + 1.2 * room)  # the numbers stand on the right
     axes.grid(False, axis="x")
-    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10)
+    role_legend(figure, [role for role in roles.LOOKS if role in looks], [
+        Line2D([], [], linestyle="none", marker="o", color=GREY, fillstyle=fill, label=name)
+        for name, fill in (("validation", "full"), ("test", "none")) if tested])
     return figure
 
 

@@ -12,6 +12,7 @@ import display
 import files
 import flags
 import records
+import roles
 import tables
 from errors import InputError
 
@@ -243,7 +244,8 @@ def write(args, result):
 
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     records.write_json(args.output, result)
-    rows = [row | {"test_acc": row["acc"]} for row in result["models"] if row["macs"]]
+    known = zip(result["models"], roles.of_files(args.model_path), strict=True)
+    rows = [row | {"test_acc": row["acc"], "role": role} for row, role in known if row["macs"]]
     figure = Path(args.output).with_suffix(".png")
     if rows:
         plots.save_figure(comparison_plots.plot_models(rows, args.split), figure)

@@ -14,6 +14,7 @@ import files
 import flags
 import model as resnet
 import records
+import roles
 import student_flags
 import tables
 from errors import InputError
@@ -182,7 +183,8 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
         rows.append({"name": "the student", "val_acc": full["val_acc"], "sha256": full["sha256"]})
     content = {"rows": rows, "split": "validation", "images": len(images.val), "run": run_record}
     records.write_json(Path(args.save_folder) / "ablation.json", content)
-    plots.save_figure(comparison_plots.plot_ablation(rows), Path(args.save_folder) / "ablation.png")
+    looks = [roles.of_files([args.root_folder, args.save_folder])[0], *["student"] * (len(rows) - 1)]
+    plots.save_figure(comparison_plots.plot_ablation(rows, looks), Path(args.save_folder) / "ablation.png")
     show_ablation(args, content)
     return rows
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import app
 import calls
+import curves
 import display
 import files
 import flags
 import plots
 import records
+import roles
 import tables
 from errors import InputError
 
@@ -182,7 +184,8 @@ def run(args):
     if args.show and not can_show():
         raise InputError("--show: received it where no window can be opened; expected a display, or --no-show")
     try:
-        figure = plots.plot_pruning(pruning) if pruning else plots.plot_history(histories)
+        known = dict(zip(histories, roles.of_files(paths), strict=True)) if histories else {}
+        figure = plots.plot_pruning(pruning) if pruning else curves.plot_history(histories, known)
     except InputError as error:  # it knows the curve, not the file
         raise InputError(f"{FLAG}: received {', '.join(map(str, paths))}: {error}") from None
     output.parent.mkdir(parents=True, exist_ok=True)

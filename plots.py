@@ -1,4 +1,4 @@
-"""Figures from records: training curves, pruning, channels, models. Imports matplotlib only when it draws."""
+"""What all figures share, and those of pruning: accuracy and size, channels. Imports matplotlib only when it draws."""
 
 import itertools
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import records
+import roles
 from errors import InputError
 from files import replacing
 
@@ -15,15 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf", "svg")
-# Okabe and Ito's palette, which colour-blind readers can tell apart; its yellow is too pale for a line on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # one more than colours: 56 histories before a pair repeats
-GREY, PALE, DASHED = "#595959", COLOURS[5], (0, (4, 2))
+GREY, DASHED = "#595959", (0, (4, 2))
 MOST = 1e30  # beyond it axes overflow
 SHARES = ("train_acc", "val_acc", "test_acc", "base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity",
           "spread")
-PANELS = (("Loss", "loss", "train_loss", "val_loss"), ("Accuracy", "accuracy (%)", "train_acc", "val_acc"),
-          ("Learning rate", "learning rate", None, "learning_rate"))
 
 
 def plain_text(label, width=60):
@@ -66,93 +62,37 @@ def dress(axes, title="", xlabel="", ylabel=""):
         spine.set_color(GREY)
 
 
-def _whole_steps(axes, last):
+def legend_below(figure, handles, width=None):
+    """A legend under the axes, in as many columns as fit side by side; `width`: of the figure, where it will change."""
+    if handles:
+        longest = max(len(handle.get_label()) for handle in handles)
+        fit = int((width or figure.get_figwidth()) / (0.08 * longest + 0.65))  # inches
+        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), fit)), frameon=False,
+                      fontsize=10)
+
+
+def count_unit(largest):
+    """(divisor, letter) in which a count and smaller ones read well: millions, or thousands below 100,000."""
+    return (1e6, "M") if largest >= 1e5 else (1e3, "k")
+
+
+def luminance(colour):
+    """Relative luminance of an opaque colour, 0 (black) to 1 (white), as WCAG 2 defines it."""
+    from matplotlib.colors import to_rgb
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055)**2.4 for v in to_rgb(colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def ink_on(cell):
+    """'black' or 'white', whichever contrasts more with an opaque colour: with any at least 4.58 to 1."""
+    return "black" if (luminance(cell) + 0.05)**2 > 1.05 * 0.05 else "white"
+
+
+def whole_steps(axes, last):
     """An x axis of whole numbers from 1 to `last`, with half a step of room at both ends."""
     from matplotlib.ticker import MaxNLocator
     axes.set_xlim(0.5, last + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-
-
-def plot_history(histories: dict[str, dict[str, list[float]]]) -> "Figure":
-    """Loss, accuracy (%) and, where recorded, learning rate over the epochs, which count from 1.
-
-    One history shows its best validation epoch; several share the panels, one colour and marker each.
-
-    Args:
-        histories: label -> curves as `records.read_history` returns them: any of train_loss, train_acc, val_loss,
-            val_acc (accuracies 0 to 1) and learning_rate, each one number an epoch.
-
-    Returns:
-        A figure with one axes a panel. A validation line's label is the history's; a training line's is "_train".
-
-    Raises:
-        InputError: no history, no curve to draw, or numbers that are not finite or out of range.
-    """
-    panels = [p for p in PANELS if any(key in curves for curves in histories.values() for key in p[2:])]
-    if not panels:
-        raise InputError("histories: received no curve, expected train_loss, train_acc, val_loss or val_acc")
-    figure = new_figure(max(6.5, 4.6 * len(panels)), 4.6)
-    for axes, (title, ylabel, *keys) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        dress(axes, title, "epoch", ylabel)
-        for index, (label, curves) in enumerate(histories.items()):
-            drawn = {key: numbers_of(curves, key, label) for key in keys if key in curves}
-            for key, values in drawn.items():
-                _draw_curve(axes, values, index, len(histories), label if key == keys[1] else None)
-            if len(histories) == 1 and keys[1] in drawn and keys[1] == ("val_acc" if "val_acc" in curves
-                                                                         else "val_loss"):
-                _mark_best(axes, drawn[keys[1]], keys[1])
-        _whole_steps(axes, max(len(line.get_xdata()) for line in axes.lines))
-        heights = sorted(v for line in axes.lines for v in line.get_ydata())
-        if title == "Loss" and heights[0] > 0 and heights[-1] > 20 * heights[len(heights) // 2]:
-            axes.set_yscale("log")  # one outlier, such as a first epoch, would press all other losses flat
-            axes.set_ylabel("loss (log scale)", fontsize=11)
-        elif title == "Learning rate":
-            axes.set_ylim(-0.04 * (heights[-1] or 1), 1.08 * (heights[-1] or 1))
-    if len(histories) == 1:
-        figure.suptitle(plain_text(next(iter(histories))), fontsize=12)
-    _history_legend(figure, histories)
-    return figure
-
-
-def _draw_curve(axes, values, index, number, label):
-    """One line; without a label it is a training curve: dashed and lighter than the validation's."""
-    few = len(values) <= 30  # then every epoch gets its marker; else a single line gets none
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-    epochs = range(1, len(values) + 1)
-    if label is None:
-        axes.plot(epochs, values, color=PALE if number == 1 else colour, alpha=1 if number == 1 else 0.6,
-                  linestyle=DASHED, linewidth=1.2, marker=marker if few else None, markersize=4, label="_train")
-        return
-    step = 1 if few else max(1, len(values) // 8)
-    every = (index * step // number % len(values), step)  # histories put theirs at different epochs
-    axes.plot(epochs, values, color=colour, linewidth=1.7, marker=marker if few or number > 1 else None,
-              markevery=every, markersize=5, markeredgecolor="white", markeredgewidth=0.5,
-              label=plain_text(label), zorder=3)
-
-
-def _mark_best(axes, values, key):
-    """A dot at the highest accuracy or lowest loss; its value goes above the axes, where it covers no curve."""
-    best = values.index(max(values) if key == "val_acc" else min(values))
-    axes.plot([best + 1], [values[best]], "o", color=COLOURS[1], markersize=8, markeredgecolor="white", label="_best",
-              zorder=5, clip_on=False)
-    value = f"{values[best]:.2f} %" if key == "val_acc" else f"{values[best]:.4g}"
-    axes.set_title(f"best {value}, epoch {best + 1}", loc="right", fontsize=11, color=COLOURS[1])
-
-
-def _history_legend(figure, histories):
-    """Under the panels: a colour and marker for each of several histories, a line style for training, validation."""
-    from matplotlib.lines import Line2D
-    several = len(histories) > 1
-    handles = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], linewidth=1.7,
-                      markeredgecolor="white", markeredgewidth=0.5, label=plain_text(label))
-               for i, label in enumerate(histories) if several]
-    for name, style, colour in (("validation", "-", COLOURS[0]), ("training", DASHED, PALE)):
-        if any(key.startswith((name[:3] + "_", name[:5] + "_")) for curves in histories.values() for key in curves):
-            handles.append(Line2D([], [], color=GREY if several else colour, linestyle=style, label=name))
-    if handles:
-        longest = max(len(handle.get_label()) for handle in handles)
-        columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.075 * longest + 0.7))))  # inches
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
 
 
 def plot_pruning(result: dict) -> "Figure":
@@ -169,12 +109,12 @@ def plot_pruning(result: dict) -> "Figure":
     Raises:
         InputError: a list is missing, not of finite numbers in range, or not as long as the others.
     """
-    panels = [("sparsity", "sparsity\n(%)", 1, "{:.1f} %"), ("compression_rate", "compression\n(x)", 1, "{:.2f}x"),
-              ("parameters", "parameters\n(M)", 1e6, "{:.2f} M"), ("macs", "MACs\n(M)", 1e6, "{:.1f} M")]
-    panels = [p for p in panels if p[0] == "sparsity" or (
-        result.get(p[0]) and not (p[0] == "parameters" and result.get("compression_rate")))]
+    panels = {"sparsity": ("sparsity", "%"), "compression_rate": ("compression", "x"),
+              "parameters": ("parameters", "M"), "macs": ("MACs", "M")}
+    panels = {key: words for key, words in panels.items() if key == "sparsity" or (
+        result.get(key) and not (key == "parameters" and result.get("compression_rate")))}
     keys = ["base_acc", "pruned_acc", "final_acc", *(["recalibrated_acc"] if result.get("recalibrated_acc") else [])]
-    curves = {key: numbers_of(result, key, "pruning result", 0) for key in keys + [p[0] for p in panels]}
+    curves = {key: numbers_of(result, key, "pruning result", 0) for key in [*keys, *panels]}
     lengths = {key: len(values) for key, values in curves.items()}
     if len(set(lengths.values())) != 1:
         raise InputError(f"pruning result: received lists of the lengths {lengths}, expected equally long ones")
@@ -183,23 +123,27 @@ def plot_pruning(result: dict) -> "Figure":
     top, *below = figure.subplots(1 + len(panels), 1, sharex=True, height_ratios=[3] + [1.15] * len(panels))
     dress(top, "Accuracy while pruning", "", "accuracy (%)")
     steps = range(1, lengths["base_acc"] + 1)
-    top.axhline(curves["base_acc"][0], color=GREY, linestyle=(0, (1, 2)), linewidth=1.5, label="unpruned")
+    top.axhline(curves["base_acc"][0], color=roles.colour("base"), linestyle=(0, (1, 2)), linewidth=1.7,
+                label="unpruned")
     for key, name, colour, marker, style in (
-            ("pruned_acc", "after pruning", COLOURS[1], "v", DASHED),
-            ("recalibrated_acc", "after BN recalibration", COLOURS[4], "s", (0, (6, 1, 1, 1))),
-            ("final_acc", "after fine-tuning", COLOURS[0], "o", "-")):
+            ("pruned_acc", "after pruning", roles.NEUTRALS[0], "v", DASHED),
+            ("recalibrated_acc", "after BN recalibration", roles.NEUTRALS[1], "P", (0, (6, 1, 1, 1))),
+            ("final_acc", "after fine-tuning", roles.colour("pruned"), roles.marker("pruned"), "-")):
         if key in curves:
             top.plot(steps, curves[key], color=colour, marker=marker, linestyle=style, linewidth=1.7, label=name)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
-    for axes, (key, ylabel, unit, form) in zip(below, panels, strict=True):
-        dress(axes, "", "prune iteration" if axes is below[-1] else "", ylabel)
-        values = [v / unit for v in curves[key]]
-        axes.plot(steps, values, color=COLOURS[2], marker="D", markersize=4, linewidth=1.7)
+    for axes, (key, (name, unit)) in zip(below, panels.items(), strict=True):
+        divisor, unit = count_unit(max(curves[key])) if unit == "M" else (1, unit)  # noqa: PLW2901
+        dress(axes, "", "prune iteration" if axes is below[-1] else "", f"{name}\n({unit})")
+        values = [v / divisor for v in curves[key]]
+        axes.plot(steps, values, color=roles.colour("pruned"), marker=roles.marker("pruned"), markersize=4,
+                  linewidth=1.7)
         axes.set_ylim(0, max(values) * 1.45 or 1)  # room for the value above the last point
-        axes.annotate(form.format(values[-1]), (steps[-1], values[-1]), (0, 9), fontsize=10,
+        last = {"%": "{:.1f} %", "x": "{:.2f}x"}.get(unit, f"{{:.4g}} {unit}").format(values[-1])
+        axes.annotate(last, (steps[-1], values[-1]), (0, 9), fontsize=10,
                       textcoords="offset points", ha="center" if len(steps) < 2 else "right")
     figure.align_ylabels([top, *below])
-    _whole_steps(below[-1], steps[-1])
+    whole_steps(below[-1], steps[-1])
     return figure
 
 
@@ -259,9 +203,8 @@ def heat_map(values, texts, rows, columns, limits, words, colours="viridis"):
     for row in (r for r in range(1, len(stages)) if stages[r] != stages[r - 1]):
         axes.axhline(row - 0.5, color="white", linewidth=2.5)  # sets the stages apart
     for row, column in itertools.product(range(len(texts)), range(len(columns))):
-        place = image.norm(values[row][column]) if colours == "viridis" else 1 - image.norm(values[row][column])
         axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=size - 1,
-                  color="black" if place > 0.46 else "white")  # both contrast 4.5 to 1 with viridis's 46 %
+                  color=ink_on(image.cmap(image.norm(values[row][column]))))
     bar = figure.colorbar(image, ax=axes, shrink=min(1, 5 / figure.get_figheight()), aspect=25, pad=0.03)
     bar.set_label(words[2], fontsize=11)
     bar.outline.set_visible(False)

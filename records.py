@@ -13,6 +13,8 @@ from errors import InputError
 from files import replacing, sha256, suggestion
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
+# a distillation's losses before their weights
+PARTS = ("train_backbone", "train_intermediate", "train_adversarial", "train_hard_label", "train_discriminator")
 KERAS_CURVES = {"loss": "train_loss", "accuracy": "train_acc", "acc": "train_acc",
                 "sparse_categorical_accuracy": "train_acc", "categorical_accuracy": "train_acc",
                 "val_loss": "val_loss", "val_accuracy": "val_acc", "val_acc": "val_acc",
@@ -80,7 +82,7 @@ def read_history(path, flag="--history_path"):
 
     Returns:
         dict of equally long lists, one number an epoch, under the names train_loss, train_acc, val_loss, val_acc
-        (accuracies 0 to 1), and learning_rate and seconds where the file has them.
+        (accuracies 0 to 1), and learning_rate, seconds and the PARTS of a distillation where the file has them.
 
     Raises:
         InputError: not a history.
@@ -90,7 +92,7 @@ def read_history(path, flag="--history_path"):
         content = content["history"]
     curves = {}
     for key, values in content.items():
-        name = key if key in CURVES or key in ("learning_rate", "seconds") else KERAS_CURVES.get(key)
+        name = key if key in (*CURVES, *PARTS, "learning_rate", "seconds") else KERAS_CURVES.get(key)
         if name and is_curve(values):
             curves.setdefault(name, [float(v) for v in values])
     lengths = {len(values) for values in curves.values()}

@@ -71,6 +71,8 @@ def save_figures(sections, folder, progress=iter):
     with matplotlib.rc_context(STYLE):
         for i in progress(range(0, len(figures), 1)):
             entry = figures[i]
+            entry.figure.draw_without_rendering()
+            entry.figure.set_layout_engine("none")  # found once; both formats would look for it again
             plots.save_figure(entry.figure, Path(folder) / f"{entry.slug}.png")
             drawn[entry.slug] = inline_svg(entry.figure, entry.slug, entry.title, entry.tips)
     return drawn
@@ -95,10 +97,18 @@ def render(sections, drawn, **words):
     # the page allows this one script by its checksum: a text that slipped through the escaping could not run
     environment.filters["csp_hash"] = lambda script: base64.b64encode(
         hashlib.sha256(str(script).encode()).digest()).decode()
+    environment.filters["breakable"] = _breakable
     environment.filters["address"] = urllib.parse.quote
     svg = {slug: markupsafe.Markup(content) for slug, content in drawn.items()}  # inline_svg escapes
     page = environment.get_template("report_page.html").render(sections=sections, svg=svg, **words)
     return re.sub(r"\n\s*\n", "\n", page)
+
+
+def _breakable(name):
+    """A name that a narrow column may break behind its slashes and underscores, before it breaks a word."""
+    import markupsafe
+
+    return markupsafe.Markup(re.sub(r"([/_])", r"\1<wbr>", str(markupsafe.escape(name))))  # escaping makes neither
 
 
 def write(path, page):

@@ -2,87 +2,60 @@
 
 import numpy as np
 
-from comparison_plots import place_names, size_axis
-from plots import COLOURS, DASHED, GREY, MARKERS, dress, new_figure, plain_text
+import roles
+import size_axes
+from comparison_plots import known_role, role_legend
+from plots import DASHED, GREY, count_unit, dress, ink_on, new_figure, plain_text
 
 # what accuracy is drawn against: (in a title, unit, on the axis)
-SIZES = {"parameters": ("parameters", 1e6, "parameters (millions, log scale)"),
-         "bytes": ("file size", 1e6, "file (MB, log scale)"), "macs": ("MACs", 1e6, "MACs (millions, log scale)"),
+SIZES = {"parameters": ("parameters", 1e6, "parameters (M, log scale)"),
+         "bytes": ("file size", 1e6, "file (MB, log scale)"), "macs": ("MACs", 1e6, "MACs (M, log scale)"),
          "latency_ms_median": ("latency", 1, "latency of one image (ms, log scale)")}
-KINDS = {"base": "base", "pruned": "pruned", "student": "student", "ablation": "ablation", "evaluation": "evaluated",
-         "export": "exported"}
+HOLLOW = {"ablation": "of an ablation", "export": "exported"}  # kinds whose points are outlines
+CUT = (roles.NEUTRALS[3], roles.NEUTRALS[1])  # of channels that are left and that were cut
+EMPTY = "#f2f3f5"  # of a confusion's cell without an image
 NAMED = 10  # points that a figure can name before names cover each other
 
 
-def front(points):
-    """The points that no other one beats: none at most as large is at least as accurate.
+def plot_front(points, key):
+    """Accuracy against one measure of size, in the colour and marker of each model's role.
+
+    A stepped line joins the models that no smaller one beats. Students of an ablation and exported files are hollow.
 
     Args:
-        points: list of (size, accuracy).
-
-    Returns:
-        Indices of the front by rising size; of equal points the first.
-    """
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
-    chosen, best = [], -1.0
-    for i in order:
-        if points[i][1] > best:
-            chosen.append(i)
-            best = points[i][1]
-    return chosen
-
-
-def plot_front(points, key, groups):
-    """Accuracy against one measure of size; a colour for what accuracies were measured on, a marker a kind of model.
-
-    Stepped lines join the models that none of the same colour beats.
-
-    Args:
-        points: report_tree.Points, all with `key` among their sizes.
+        points: report_tree.Points of one group, all with `key` among their sizes.
         key: of SIZES.
-        groups: what accuracies may have been measured on, as many as COLOURS at most; a group's place is its colour.
 
     Returns:
         (figure of one axes, {gid of a point's marker: what it stands for}).
     """
+    from matplotlib.lines import Line2D
     from matplotlib.text import Text
     title, unit, xlabel = SIZES[key]
-    names, used = _names(points), {point.group for point in points}
-    shown = {group: colour for group, colour in zip(groups, COLOURS, strict=False) if group in used}
-    kinds = [kind for kind in KINDS if any((p.role or p.kind) == kind for p in points)]
-    columns = 2 if len(shown) <= len(kinds) + 1 else 1  # a set's name is too long for the second one
-    lines = -(-(len(shown) + len(kinds)) // columns)
-    figure = new_figure(4.8, 4.4 + 0.2 * max(0, lines - 4))
-    axes, tips = figure.subplots(), {}
-    dress(axes, f"Accuracy against {title}", f"← smaller     {xlabel}", "accuracy (%)")
-    for group, colour in shown.items():
-        members = [p for p in points if p.group == group]
-        places = [(p.sizes[key] / unit, 100 * p.acc) for p in members]
-        edge = [places[i] for i in front(places)]
-        if len(edge) > 1:
-            axes.step(*zip(*edge, strict=True), where="post", color=colour, linewidth=1.5, alpha=0.6, label="_front",
-                      zorder=1.5)
-        for point, place in zip(members, places, strict=True):
-            tips[f"point{len(tips)}"] = f"{point.name}: {place[1]:.2f} % of {group}, {place[0]:,.4g} {xlabel[:-12]})"
-            axes.plot(*place, linestyle="none", color=colour, marker=_marker(point), markersize=8,
-                      markeredgecolor="white", gid=f"point{len(tips) - 1}", label=names.get(id(point), "_point"),
-                      zorder=2 if point.kind == "ablation" else 2.5)
-    size_axis(axes, [p.sizes[key] / unit for p in points])
-    axes.margins(0.16, 0.14)
-    _front_legend(figure, shown, kinds, columns)
-    figure.draw_without_rendering()
-    place_names(axes)
+    if unit > 1 and key != "bytes":
+        unit, letter = count_unit(max(p.sizes[key] for p in points))
+        xlabel = xlabel.replace("(M", f"({letter}")
+    figure = new_figure(4.8, 4.6)
+    axes, tips, names, dots = figure.subplots(), {}, _names(points), []
+    dress(axes, f"Accuracy against {title}", f"← smaller     {xlabel}", f"{plain_text(points[0].split)} accuracy (%)")
+    for number, point in enumerate(points):
+        x, y = point.sizes[key] / unit, 100 * point.acc
+        measured = f"{x:,.4g} {xlabel.removesuffix(', log scale)')})"
+        tips[f"point{number}"] = f"{point.name}: {y:.2f} % of {point.group}, {measured}"
+        dots.append(size_axes.Dot(x, y, point.role, names.get(id(point), ""), gid=f"point{number}",
+                                  hollow=point.kind in HOLLOW))
+    extra = [Line2D([], [], linestyle="none", color=GREY, marker="o", markersize=6, fillstyle="none", label=name)
+             for kind, name in HOLLOW.items() if any(p.kind == kind for p in points)]
+    role_legend(figure, [role for role in roles.LOOKS if any(known_role(p.role) == role for p in points)], extra)
+    size_axes.draw(axes, dots, edge=True)
+    figure.set_layout_engine("none")
     for name in filter(Text.get_text, axes.texts):  # a front may run through it
         name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8})
     return figure, tips
 
 
-def _marker(point):
-    return MARKERS[list(KINDS).index(point.role or point.kind)]
-
-
 def _names(points):
-    """{id of a point: name}: each model's topmost point; where they are many, the first and the last of each kind.
+    """{id of a point: name}: each model's topmost point; where they are many, the first and the last of each role.
 
     The students of an ablation lie upon each other, and have a figure of their own.
     """
@@ -94,19 +67,10 @@ def _names(points):
             top[point.name] = point
     chosen = list(top.values())
     if len(chosen) > NAMED:
-        ends = [same[i] for kind in KINDS if (same := [p for p in chosen if p.kind == kind]) for i in (0, -1)]
+        ends = [same[i] for role in roles.LOOKS if (same := [p for p in chosen if known_role(p.role) == role])
+                for i in (0, -1)]
         chosen = list({id(point): point for point in ends}.values())[:NAMED]
     return {id(point): plain_text(point.name, 22) for point in chosen}
-
-
-def _front_legend(figure, shown, kinds, columns):
-    """Under the axes: what colours and what markers stand for."""
-    from matplotlib.lines import Line2D
-    handles = [Line2D([], [], color=colour, linewidth=2, label=plain_text(group, 32))
-               for group, colour in shown.items()]
-    handles += [Line2D([], [], color=GREY, linestyle="none", marker=MARKERS[list(KINDS).index(kind)], markersize=7,
-                       label=KINDS[kind]) for kind in kinds]
-    figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False, fontsize=10)
 
 
 def plot_apoz(layers):
@@ -126,9 +90,9 @@ def plot_apoz(layers):
     for axes, (name, (apoz, left)) in zip(grid.flat, layers.items(), strict=False):
         dress(axes, plain_text(name, 30), "", "channels")
         parts = [apoz] if left is None else [apoz[left], apoz[~left]]
-        axes.hist(parts, np.linspace(0, 1, 21), stacked=True, color=[COLOURS[0], COLOURS[1]][:len(parts)],
+        axes.hist(parts, np.linspace(0, 1, 21), stacked=True, color=CUT[:len(parts)],
                   edgecolor="white", linewidth=0.5)
-        axes.axvline(apoz.mean() + apoz.std(), color=COLOURS[6], linestyle=DASHED, linewidth=1.5)
+        axes.axvline(apoz.mean() + apoz.std(), color="black", linestyle=DASHED, linewidth=1.5)
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(0, 1)
     for axes in grid.flat[len(layers):]:
@@ -137,15 +101,15 @@ def plot_apoz(layers):
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("APoZ", fontsize=11)
     known = all(left is not None for _, left in layers.values())
-    handles = [Patch(color=COLOURS[i], label=label) for i, label in
+    handles = [Patch(color=CUT[i], label=label) for i, label in
                enumerate(("left at the end", "cut")) if known]
-    handles.append(Line2D([], [], color=COLOURS[6], linestyle=DASHED, label="mean + 1 standard deviation"))
+    handles.append(Line2D([], [], color="black", linestyle=DASHED, label="mean + 1 standard deviation"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
 
 
-def plot_confusion(matrix, names, title):
-    """A confusion matrix: rows are true classes, columns answers; right ones blue, wrong ones red.
+def plot_confusion(matrix, names, title, role=None):
+    """A confusion matrix: rows are true classes, columns answers; right ones in the role's colour, wrong ones grey.
 
     A right cell's depth is the share of its class that is right, a wrong one's its share of its class against the
     largest such share. Up to 20 classes have their counts written in.
@@ -154,17 +118,19 @@ def plot_confusion(matrix, names, title):
         matrix: (classes, classes) whole numbers, [true, answered].
         names: of the classes.
         title: above the figure.
+        role: of the model, of `roles.LOOKS`.
 
     Returns:
         A figure of one axes.
     """
-    from matplotlib.colors import to_rgba
+    from matplotlib.colors import to_rgb
     matrix, count = np.asarray(matrix), len(names)
     share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     right = np.eye(count, dtype=bool)
     depth = np.where(right, share, share / max(share[~right].max(initial=0), 1e-9))
-    cells = np.where(right[..., None], to_rgba(COLOURS[0]), to_rgba(COLOURS[1]))
-    cells[..., 3] = np.where(matrix > 0, 0.1 + 0.75 * depth, 0)
+    depth = np.where(matrix > 0, 0.12 + 0.88 * depth, 0)[..., None]
+    deep = np.where(right[..., None], to_rgb(roles.colour(role)), to_rgb(GREY))
+    cells = depth * deep + (1 - depth) * np.array(to_rgb(EMPTY))  # opaque: the same on a light page and a dark one
     figure = new_figure(4.8, 4.8)
     axes = figure.subplots()
     axes.imshow(cells, interpolation="nearest")
@@ -178,11 +144,11 @@ def plot_confusion(matrix, names, title):
     axes.set_xticks(range(0, count, step), labels, fontsize=9, rotation=0 if max(map(len, labels)) < 3 else 90)
     for row, column in zip(*np.nonzero(matrix), strict=True) if count <= 20 else ():
         axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", fontsize=9 if count <= 12 else 7,
-                  **({"color": "white"} if cells[row, column, 3] > 0.6 else {}))
+                  color=ink_on(cells[row, column]))
     return figure
 
 
-def plot_classes(names, before, after, labels):
+def plot_classes(names, before, after, labels, looks):
     """The accuracy of classes in two models: a dot each, joined by a line; the class that lost most is on top.
 
     Args:
@@ -190,6 +156,7 @@ def plot_classes(names, before, after, labels):
         before: accuracies (0 to 1) in the first model.
         after: likewise in the second.
         labels: the two models' names.
+        looks: their roles, of `roles.LOOKS`.
 
     Returns:
         A figure of one axes, accuracies in per cent.
@@ -198,10 +165,9 @@ def plot_classes(names, before, after, labels):
     axes, places = figure.subplots(), range(len(names))
     dress(axes, "Classes that lost most", "accuracy of the class (%)")
     axes.hlines(places, [100 * v for v in before], [100 * v for v in after], color=GREY, linewidth=1.5, zorder=2)
-    for values, label, colour, marker, size in ((before, labels[0], COLOURS[0], MARKERS[0], 10),
-                                                (after, labels[1], COLOURS[1], MARKERS[2], 6)):
-        axes.plot([100 * v for v in values], places, linestyle="none", marker=marker, color=colour, markersize=size,
-                  markeredgecolor="white", label=plain_text(label, 24))
+    for values, label, role in zip((before, after), labels, looks, strict=True):
+        axes.plot([100 * v for v in values], places, linestyle="none", marker=roles.marker(role), markersize=8,
+                  color=roles.colour(role), markeredgecolor="white", label=plain_text(label, 24), zorder=3)
     axes.set_yticks(places, [plain_text(name, 20) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.08)

@@ -218,13 +218,19 @@ def _settle(tree):
     """Brings together what several records say of one model, known by its checksum.
 
     Evaluations and exports get the name of the model's own record. Of an ablation those rows go that have a record,
-    the teacher and the student itself; the other students have that one's widths, and so its size.
+    the teacher and the student itself; the other students have that one's widths, and so its size. Roles are settled
+    here too: a student that another one was distilled from is an assistant.
     """
+    taught = {run.parent for run in tree.of_kind("student")} - {None}
+    for point in (p for run in tree.of_kind("base", "pruned", "student", "ablation") for p in run.points):
+        point.role = ("assistant" if point.kind == "student" and point.sha256 in taught else
+                      "student" if point.kind == "ablation" else point.kind)
     for run in tree.of_kind("evaluation", "export", "sensitivity"):
         for point in run.points:
             own = tree.model(point.sha256)
+            point.role = own.role if own else None
             if run.kind != "export":
-                point.name, point.role = (own.name, own.kind) if own else (point.name, None)
+                point.name = own.name if own else point.name
             else:
                 point.name = f"{own.name if own else run.name}, {point.name}"
     recorded = {point.sha256: point for run in tree.of_kind("base", "pruned", "student") for point in run.points}

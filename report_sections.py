@@ -1,6 +1,7 @@
 """The sections of a report: what is shown of a tree of records, and why something is not."""
 
 import comparison_plots
+import curves
 import display
 import plots
 import records
@@ -11,31 +12,40 @@ from report_page import Figure, Section
 from report_tree import text, within
 
 MOST_PAIRS = 4  # of base and student whose confusion is shown
-MOST_CURVES = 6  # runs in one figure; there are 7 colours
+MOST_CURVES = 6  # runs in one figure
+NARROW = 5.6  # inches; a phone shows a figure of this width whole
+MOST_SETS = 6  # of images that have figures
 
 
 def models_section(tree):
-    """Accuracy against everything that sizes are measured in, and the table of all models."""
-    groups, most = list(dict.fromkeys(point.group for point in tree.points)), len(plots.COLOURS)
-    parted = [groups[start:start + most] for start in range(0, len(groups), most)]  # no two share a figure's colour
-    figures, missing = [], []
-    for key, (title, _, _) in report_plots.SIZES.items():
-        for number, part in enumerate(parted, 1):
-            points = [point for point in tree.points if key in point.sizes and point.group in part]
+    """Accuracy against everything that sizes are measured in, for each set of images, and the table of all models."""
+    groups, missing, parts = {}, [], []
+    for point in tree.points:
+        groups.setdefault(point.group, []).append(point)
+    compared = [name for name, points in groups.items() if len({p.name for p in points}) > 1] or list(groups)[:1]
+    shown = compared[:MOST_SETS]
+    for number, name in enumerate(shown, 1):
+        figures = []
+        for key, (title, _, _) in report_plots.SIZES.items():
+            points = [point for point in groups[name] if key in point.sizes]
             if points:
-                figure, tips = report_plots.plot_front(points, key, part)
-                slug, count = f"front-{key.split('_')[0]}", f", {number} of {len(parted)}"
-                figures.append(Figure(slug if number == 1 else f"{slug}-{number}",
-                                      f"Accuracy against {title}{count if len(parted) > 1 else ''}", figure, tips))
+                slug = f"front-{key.split('_')[0]}" + (f"-{number}" if number > 1 else "")
+                figure, tips = report_plots.plot_front(points, key)
+                figures.append(Figure(slug, f"Accuracy against {title}, {name}", figure, tips))
+        if figures:
+            parts += [("heading", f"On {name}"), ("figures", figures)]
+    for key, (title, _, _) in report_plots.SIZES.items():
         if not any(key in point.sizes for point in tree.points):
             missing.append(title)
-    parts = [("text", "A step joins the models that no smaller one beats, each for one set of images: accuracies of "
-                      "different sets can't be compared.")]
+    if len(groups) > len(shown):
+        parts.append(("note", f"{len(groups) - len(shown)} more sets of images, of which one model or more was "
+                              "measured, are in the table alone."))
     if missing:
         why = "; evaluate_model.py --output measures it" if "latency" in missing else ""
         parts.append(("note", f"No record names {' or '.join(missing)}{why}."))
-    return Section("models", "Accuracy against size", [*parts, ("figures", figures),
-                                                       ("table", report_tables.models(tree))])
+    return Section("models", "Accuracy against size", [
+        ("text", "A step joins the models that no smaller one beats. Accuracies on different images can't be compared: "
+                 "each set of images has its own figures."), *parts, ("table", report_tables.models(tree))])
 
 
 def pruning_section(tree):
@@ -47,8 +57,9 @@ def pruning_section(tree):
         unfinished = "" if run.content.get("finished", True) else " The run is not finished."
         parts.append(("text", f"Accuracies are of {run.points[0].group}. Criterion: "
                               f"{report_tables.word(run.flags.get('criterion'))[0]}.{unfinished}"))
-        figures = [Figure(f"pruning-{number}", f"Accuracy and size over the iterations of {run.name}",
-                          plots.plot_pruning(run.content))]
+        drawn = plots.plot_pruning(run.content)
+        drawn.set_figwidth(NARROW)
+        figures = [Figure(f"pruning-{number}", f"Accuracy and size over the iterations of {run.name}", drawn)]
         layers = {name.removesuffix("_conv"): left for name, left in run.content.get("channels", {}).items()
                   if name.endswith(("_1_conv", "_2_conv"))}
         if layers:
@@ -67,10 +78,12 @@ def distillation_section(tree):
                               f"{teacher.name if teacher else '(not below this folder)'} "
                               f"{display.percent(run.content['teacher_acc'])} ({run.points[0].group})."))
     for number, run in enumerate(tree.of_kind("ablation"), 1):
-        images = run.content.get("images")
+        images, teacher = run.content.get("images"), tree.model(run.parent)
+        looks = [teacher.role if teacher else None, *["student"] * (len(run.content["rows"]) - 1)]
         parts += [("heading", f"What each loss brings, {run.name}"),
                   ("figures", [Figure(f"ablation-{number}", f"Accuracy by each combination of losses, {run.name}",
-                                      comparison_plots.plot_ablation(run.content["rows"]))]),
+                                      comparison_plots.plot_ablation(run.content["rows"], looks,
+                                                                     NARROW))]),
                   ("table", report_tables.ablation(run, number))]
         if images:
             parts.append(("note", f"One image of {images:,} is {100 / images:.2f} points."))
@@ -79,24 +92,31 @@ def distillation_section(tree):
 
 def training_section(tree):
     """Curves of bases and students over their epochs, several in one figure, or None."""
-    notes, figures = [], []
+    notes, parts, number = [], [], 0
     for kind in ("base", "student"):
-        curves = {}
+        drawn = {}
         for run in tree.of_kind(kind):
             history = run.path.parent / "history.json"
             if not history.is_file() or not within(history, tree.root):  # records that were kept without their models
                 continue
             try:
-                curves[run.name] = records.read_history(history, "its history")
-                plots.plot_history({run.name: curves[run.name]})  # raises where the numbers can't be drawn
+                found = records.read_history(history, "its history")
+                curves.plot_history({run.name: found})  # raises where the numbers can't be drawn
+                drawn[run.name] = (found, run.points[0].role)
             except InputError as error:
-                curves.pop(run.name, None)
                 notes.append(("note", f"{run.name}: no curves, {text(str(error), 300)}."))
-        for start in range(0, len(curves), MOST_CURVES):
-            shown = dict(list(curves.items())[start:start + MOST_CURVES])
-            what = f"Loss and accuracy over the epochs of {', '.join(shown)}"
-            figures.append(Figure(f"history-{len(figures) + 1}", what, plots.plot_history(shown)))
-    return Section("training", "Training", [("figures", figures), *notes]) if figures or notes else None
+        for start in range(0, len(drawn), MOST_CURVES):
+            names = list(drawn)[start:start + MOST_CURVES]
+            histories, looks = {n: drawn[n][0] for n in names}, {n: drawn[n][1] for n in names}
+            number, figures = number + 1, []
+            for panel in curves.panels_of(histories, looks):  # one figure each, so that they stack on a phone
+                figure = curves.plot_history(histories, looks, panel)
+                if len(names) == 1:
+                    figure.suptitle(plots.plain_text(names[0], 40), fontsize=10, color=plots.GREY)
+                figures.append(Figure(f"history-{number}-{panel.replace(' ', '-')}",
+                                      f"{panel.capitalize()} over the epochs of {', '.join(names)}", figure))
+            parts += [("heading", ", ".join(names)), ("figures", figures)]
+    return Section("training", "Training", [*parts, *notes]) if parts or notes else None
 
 
 def sensitivity_section(tree):
@@ -168,14 +188,15 @@ def classes_section(args, tree, images):
         table, order = report_tables.classes(names, matrices, [point.name for point in pair], number)
         accuracies = [display.percent(matrix.trace() / total) for matrix in matrices]
         figures = [Figure(f"confusion-{number}-{role}", f"Confusion matrix of {point.name}",
-                          report_plots.plot_confusion(matrix, names, f"{point.name}: {accuracy}"))
+                          report_plots.plot_confusion(matrix, names, f"{point.name}: {accuracy}", point.role))
                    for role, point, matrix, accuracy in zip(("base", "student"), pair, matrices, accuracies,
                                                             strict=True)]
         shown = order[:20]
         shares = [[matrix[i, i] / matrix[i].sum() for i in shown] for matrix in matrices]
         figures.append(Figure(f"classes-{number}", f"Classes that lost most from {base.name} to {student.name}",
                               report_plots.plot_classes([names[i] for i in shown], *shares,
-                                                        [point.name for point in pair])))
+                                                        [point.name for point in pair],
+                                                        [point.role for point in pair])))
         parts += [("text", f"{base.name} and {student.name} on {total:,} validation images."),
                   ("figures", figures), ("table", table)]
     if len(students) > MOST_PAIRS:
@@ -184,19 +205,30 @@ def classes_section(args, tree, images):
 
 
 def cards(tree):
-    """The most accurate student, what it was taught by and the first model of its chain: the page's first look."""
-    ends = [run.points[-1] for run in tree.of_kind("student") or tree.of_kind("pruned") or tree.of_kind("base")]
+    """The most accurate student, what it was taught by and the first model of its chain: the page's first look.
+
+    Validation images choose. The accuracies shown are of one split for all cards: of the test images where all three
+    were evaluated on the same ones, else of what each one's own record names.
+    """
+    students = [run for run in tree.of_kind("student") if run.points[0].role == "student"]
+    ends = [run.points[-1] for run in students or tree.of_kind("pruned") or tree.of_kind("base")]
     if not ends:
         return []
     last = max(ends, key=lambda point: point.acc)
     chain = [point for digest in tree.chain(last.sha256) if (point := tree.model(digest))] or [last]
     chosen = list({id(point): point for point in (chain[0], chain[max(0, len(chain) - 2)], chain[-1])}.values())
+    tested = {}
+    for point in (p for run in tree.of_kind("evaluation") for p in run.points if p.split == "test" and p.sha256):
+        tested.setdefault(point.group, {})[point.sha256] = point
+    whole = next((seen for seen in tested.values() if all(point.sha256 in seen for point in chosen)), {})
     found = []
     for point in chosen:
-        rate, size = point.sizes.get("compression_rate"), point.sizes.get("parameters")
-        notes = [point.group, *([f"{display.millions(size)} parameters"] if size else []),
+        sizes, shown = point.sizes, whole.get(point.sha256, point)
+        rate, size = sizes.get("compression_rate"), sizes.get("parameters")
+        notes = [shown.group, *([f"{report_tables.count(size)} parameters"] if size else []),
                  *([f"compression rate {rate:,.2f}x"] if rate else [])]
-        found.append({"what": point.kind, "name": point.name, "acc": display.percent(point.acc), "notes": notes})
+        found.append({"what": point.what, "role": point.role, "name": point.name, "acc": display.percent(shown.acc),
+                      "split": f"{shown.split} accuracy", "notes": notes})
     return found
 
 

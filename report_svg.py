@@ -5,13 +5,16 @@ import re
 import warnings
 from xml.etree import ElementTree
 
-from plots import COLOURS, GREY
+import roles
+from plots import GREY
 
 INK = "#1a1a1b"  # of titles and labels; a colour that nothing else has, so that it can be told apart
 GRID = "#e4e4e4"
 # The page declares these variables for both schemes. White and black text stands on coloured cells and stays.
 VARIABLES = {INK: "ink", GREY.lower(): "soft", GRID: "grid", "#ffffff": "paper",
-             **{colour.lower(): f"series{i}" for i, colour in enumerate(COLOURS)}}
+             roles.PALE.lower(): "pale",
+             **{colour.lower(): f"neutral{i}" for i, colour in enumerate(roles.NEUTRALS)},
+             **{colour.lower(): f"role-{role}" for role, (colour, _) in roles.LOOKS.items() if role != "other"}}
 STYLE = {"text.color": INK, "axes.labelcolor": INK, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
          "svg.fonttype": "none"}  # to draw and to save under
 NAMESPACE = "{http://www.w3.org/2000/svg}"

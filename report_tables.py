@@ -38,9 +38,14 @@ def word(value, width=60):
     return (text(value, width), text(value, width)) if value not in (None, "") else (NOTHING, None)
 
 
+def count(number):
+    """A count, such as '23.61 M', or '4.712 k' of a small model."""
+    return f"{number / 1e6:,.2f} M" if number >= 1e5 else f"{number / 1e3:.4g} k"
+
+
 def megabytes(number):
-    """Bytes in units of 10^6, such as '95.03 MB'."""
-    return f"{number / 1e6:,.2f} MB"
+    """Bytes in units of 10^6, such as '95.03 MB', or '61.44 kB' of a small file."""
+    return f"{number / 1e6:,.2f} MB" if number >= 1e5 else f"{number / 1e3:.4g} kB"
 
 
 def times(number):
@@ -50,7 +55,7 @@ def times(number):
 
 def _sizes(sizes):
     """Cells of what a point's sizes hold, a dash for what they lack."""
-    forms = {"parameters": display.millions, "macs": display.millions, "bytes": megabytes, "compression_rate": times,
+    forms = {"parameters": count, "macs": count, "bytes": megabytes, "compression_rate": times,
              "sparsity": display.percent, "latency_ms_median": lambda v: f"{v:,.2f} ms"}
     return [_cell(sizes.get(key), form) for key, form in forms.items()]
 
@@ -61,7 +66,7 @@ SIZE_COLUMNS = [("parameters", True), ("MACs", True), ("file", True), ("compress
 
 def models(tree):
     """Every model and every accuracy that a record names."""
-    rows = [[word(p.name, 80), _cell(p.acc, display.percent), word(p.group, 100), word(p.role or p.kind),
+    rows = [[word(p.name, 80), _cell(p.acc, display.percent), word(p.group, 100), word(p.what),
              *_sizes(p.sizes)] for p in tree.points]
     return Table("models", "Every model, with each accuracy that a record names and the images that it is of",
                  [("model", False), ("accuracy", True), ("images", False), ("kind", False), *SIZE_COLUMNS], rows)
@@ -69,7 +74,7 @@ def models(tree):
 
 def pruning(run, number):
     """The iterations of a pruning run."""
-    columns = [("before", "base_acc"), ("after pruning", "pruned_acc"), ("batch-norm anew", "recalibrated_acc"),
+    columns = [("before", "base_acc"), ("after pruning", "pruned_acc"), ("after BN recalibration", "recalibrated_acc"),
                ("after fine-tuning", "final_acc")]
     columns = [(heading, key) for heading, key in columns if run.content.get(key)]
     rows = [[(str(i + 1), i + 1), *[_cell(run.content[key][i], display.percent) for _, key in columns],

@@ -16,7 +16,7 @@ class Point:
         sizes: any of `report_records.SIZES`.
         sha256: of the model's file, or None.
         file: the model's file where it lies in the record's folder, or None.
-        role: the kind that an evaluation's model has in its own record, where there is one.
+        role: what the model is in its chain, of `roles.LOOKS`; None where no record of its own tells.
     """
 
     name: str
@@ -29,6 +29,11 @@ class Point:
     sha256: str | None = None
     file: Path | None = None
     role: str | None = None
+
+    @property
+    def what(self):
+        """Its role, or where it is one of many by-products or nothing is known, the kind of its record."""
+        return self.kind if self.kind in ("ablation", "export") else self.role or self.kind
 
     @property
     def group(self):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+import curves
 import data
 import display
 import events
@@ -15,6 +16,7 @@ import optimizers
 import plots
 import recording
 import records
+import roles
 import states
 from errors import InputError
 from records import STATE
@@ -206,7 +208,8 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate
         saved.load_weights(folder / recording.MODEL)
     progress.history["checkpoint"].pop("previous_sha256", None)
     records.write_json(folder / recording.HISTORY, progress.history)
-    plots.save_figure(plots.plot_history({folder.name: progress.history}), folder / "history.png")
+    role = roles.of_run(progress.history.get("run"))
+    plots.save_figure(curves.plot_history({folder.name: progress.history}, {folder.name: role}), folder / "history.png")
     return progress.history
 
 

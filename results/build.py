@@ -124,11 +124,22 @@ def figures(results):
             plots.save_figure(plots.plot_pruning(results[name]), HERE / name / "pruning.png")
             plots.save_figure(plots.plot_channels(layers), HERE / name / "channels.png")
         if table.get("figure") and len(rows := grouped(name, results)) > 1:
-            plots.save_figure(comparison_plots.plot_models([averaged(*row) for row in rows.items()], "validation"),
+            looks = [role_of(contents[0], results) for contents in rows.values()]
+            models = [averaged(*row) | {"role": role} for row, role in zip(rows.items(), looks, strict=True)]
+            plots.save_figure(comparison_plots.plot_models(models, "validation"),
                               HERE / name / "models.png")
         if (path := HERE / name / "sensitivity.json").is_file():
             seen = json.loads(path.read_text(encoding="utf-8"))
             plots.save_figure(comparison_plots.plot_sensitivity(seen), path.with_suffix(".png"))
+
+
+def role_of(content, results):
+    """What a result's model is in its chain, as `roles.LOOKS` names it: a student that taught is an assistant."""
+    import roles
+
+    role = roles.of_run(content["run"])
+    taught = {run.get("parent_sha256") for run in results.values() if roles.of_run(run["run"]) == "student"}
+    return "assistant" if role == "student" and content["sha256"] in taught else role
 
 
 def averaged(label, contents):

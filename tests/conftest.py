@@ -36,6 +36,20 @@ def seeded(seeded_file, request):
     _seed(request.node.name)
 
 
+def luminance(colour):
+    """WCAG 2's relative luminance of an opaque colour, 0 to 1, by its text."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one, two):
+    """WCAG 2's contrast of two opaque colours, 1 to 21."""
+    dark, light = sorted((luminance(one), luminance(two)))
+    return (light + 0.05) / (dark + 0.05)
+
+
 def narrow_widths(inner=6, stream=8, stem=5, depth=50, blocks=None):
     """Widths of a narrow network, all groups of one kind alike; `blocks` as in `model.full_widths`."""
     import model as resnet

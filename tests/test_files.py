@@ -60,11 +60,11 @@ import argparse, resource, sys, numpy as np
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
 import app, flags
 app.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
-import checkpoints, plots, records, states, keras, model as resnet
+import checkpoints, curves, plots, records, states, keras, model as resnet
 from conftest import narrow_widths
 net = resnet.build_resnet(widths=narrow_widths())
 net.compile("sgd", "mse")
-figure = plots.plot_history({{"x": {{name: [0.5, 0.25] for name in records.CURVES}}}})
+figure = curves.plot_history({{"x": {{name: [0.5, 0.25] for name in records.CURVES}}}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 def run(args):
     path = {str(tmp_path / kind)!r}

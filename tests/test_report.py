@@ -12,9 +12,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib
 import numpy as np
 import pytest
-from conftest import narrow_widths, randomised
+from conftest import contrast, luminance, narrow_widths, randomised
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -30,13 +31,15 @@ import report_plots
 import report_records
 import report_sections
 import report_svg
+import roles
+import size_axes
 from errors import InputError
 from report_tree import text
 
 BASE, FIRST, SECOND, STUDENT, ALONE = ("".join(itertools.repeat(digit, 64)) for digit in "abcde")
 DATA = {"dataset": "digits", "val_split": 0.2, "subset": 80, "image_size": None, "num_worker": 0}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
+VOID = {"meta", "wbr", "br", "img", "link", "input", "hr", "base"}
 
 
 class Page(HTMLParser):
@@ -184,7 +187,8 @@ def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
             assert (row["kind"][0], row["images"][0]) == (kind, images)
             assert row["accuracy"] == (f"{100 * accuracy:.2f} %", str(accuracy))
             assert row["parameters"] == (("-", None) if parameters is None else
-                                         (f"{parameters / 1e6:.2f} M", str(parameters)))
+                                         ("90 k" if parameters == 90000 else f"{parameters / 1e6:.2f} M",
+                                          str(parameters)))
     assert rows["base_model"][0]["compression rate"] == ("1.00x", "1.0")
     assert rows["base_model"][1]["latency"] == ("7.50 ms", "7.5") and rows["base_model"][0]["latency"] == ("-", None)
     assert rows["kd_model"][0]["file"] == ("0.40 MB", "401000") and rows["kd_model"][0]["MACs"] == ("0.30 M", "300000")
@@ -197,7 +201,7 @@ def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
     pruning = made[2].rows("table-pruning-1")
     for i, name in enumerate("12"):
         row, = pruning[name]
-        shares = {"before": (0.95, 0.9), "after pruning": (0.5, 0.4), "batch-norm anew": (0.8, 0.7),
+        shares = {"before": (0.95, 0.9), "after pruning": (0.5, 0.4), "after BN recalibration": (0.8, 0.7),
                   "after fine-tuning": (0.9, 0.85), "sparsity": (0.25, 0.5)}
         assert {key: row[key] for key in shares} == {key: (f"{100 * v[i]:.2f} %", str(v[i])) for key, v in
                                                      shares.items()}
@@ -247,8 +251,8 @@ def test_every_run_tells_flags_seed_versions_split_and_parents(made):
 
 def test_figures_are_drawn_and_lie_beside_the_page_as_png(made):
     folder, result, page = made
-    slugs = ["front-parameters", "front-bytes", "front-macs", "front-latency", "history-1", "pruning-1",
-             "channels-1", "sensitivity-1", "ablation-1"]
+    slugs = [f"front-{size}{number}" for number in ("", "-2") for size in ("parameters", "bytes", "macs", "latency")]
+    slugs += ["history-1-loss", "history-1-accuracy", "pruning-1", "channels-1", "sensitivity-1", "ablation-1"]
     assert [path.stem for path in result["figures"]] == slugs and len(page.figures) == len(slugs)
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a" and attrs["href"].endswith(".png")]
     assert links == [f"report/{slug}.png" for slug in slugs]
@@ -261,8 +265,9 @@ def test_figures_are_drawn_and_lie_beside_the_page_as_png(made):
     values = [value or "" for _, attrs in page.tags for value in attrs.values()]
     inside |= {name for value in values for name in re.findall(r"url\(#([^)]+)\)", value)}
     assert inside <= set(ids)
-    assert {"Accuracy against parameters", "conv2_block1_1", "after fine-tuning"} <= set(page.lines)  # text is text
-    assert "base_model: 95.00 % of digits validation, 20 images, 1 parameters (millions)" in page.lines  # on hover
+    assert {"Accuracy against parameters", "On digits test, 50 images", "conv2_block1_1",
+            "after fine-tuning"} <= set(page.lines)  # text is text
+    assert "base_model: 95.00 % of digits validation, 20 images, 1 parameters (M)" in page.lines  # on hover
 
 
 def test_nothing_is_loaded_from_elsewhere(made):
@@ -303,14 +308,51 @@ def test_colours_of_figures_follow_both_schemes(made):
     style = page.raw.partition("<style>")[2].partition("</style>")[0]
     light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
     used = set(re.findall(r"var\(--([\w-]+)\)", page.raw)) - {"width"}
-    assert {"ink", "soft", "grid", "paper", "series0", "series1"} <= used
+    assert {"ink", "soft", "grid", "paper", "role-base", "role-student", "neutral0"} <= used
     for name in used - {"font"}:
         one, two = (re.search(rf"--{name}: (#[0-9a-f]{{6}})", part)[1] for part in (light, dark))
-        assert name == "series6" or one != two
+        assert one != two
     styles = [attrs.get("style", "") for tag, attrs in page.tags if tag in ("path", "use", "g", "line", "rect")]
-    assert not [s for s in styles if any(colour.lower() in s.lower() for colour in (*plots.COLOURS, plots.GREY))]
+    assert not [s for s in styles if any(colour.lower() in s.lower() for colour in (
+        plots.GREY, roles.PALE, *roles.NEUTRALS, *(look[0] for look in roles.LOOKS.values())))]
     cells = [attrs["style"] for tag, attrs in page.tags if tag == "text" and "#ffffff" in attrs.get("style", "")]
     assert len(cells) == 2  # the 2 of 8 channels and the 80 points lost, on dark cells in either scheme
+
+
+def test_text_contrasts_with_what_it_stands_on_in_both_schemes(made):
+    style = made[2].raw.partition("<style>")[2].partition("</style>")[0]
+    for part in style.split("@media (prefers-color-scheme: dark)")[:2]:
+        found = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part.split("* { box-sizing")[0]))
+        for ground in ("paper", "raised"):
+            assert all(contrast(found[name], found[ground]) >= 4.5 for name in ("ink", "soft", "link"))
+            lines = [name for name in found if name.startswith(("role", "neutral"))]
+            assert len(lines) == 8 and all(contrast(found[name], found["paper"]) >= 3 for name in lines)
+
+
+def test_cards_are_of_one_split_the_test_images_where_all_were_evaluated(tmp_path):
+    content = records_of_a_tree()
+    tree = report_records.read_tree(write_all(tmp_path / "some", content))
+    shown = [(card["what"], card["acc"], card["split"], card["notes"][0]) for card in report_sections.cards(tree)]
+    assert shown == [("base", "95.00 %", "validation accuracy", "digits validation, 20 images"),
+                     ("pruned", "85.00 %", "validation accuracy", "digits validation, 20 images"),
+                     ("student", "80.00 %", "validation accuracy", "digits validation, 20 images")]
+    content["results.json"]["models"][2] |= {"sha256": SECOND, "acc": 0.83}
+    tree = report_records.read_tree(write_all(tmp_path / "all", content))
+    shown = [(card["what"], card["acc"], card["split"], card["notes"][0]) for card in report_sections.cards(tree)]
+    assert shown == [(what, acc, "test accuracy", "digits test, 50 images") for what, acc in (
+        ("base", "94.00 %"), ("pruned", "83.00 %"), ("student", "79.00 %"))]
+
+
+def test_a_student_that_taught_another_is_an_assistant(tmp_path):
+    content = records_of_a_tree()
+    content["small/result.json"] = content["kd_model/result.json"] | {
+        "sha256": ALONE, "parent_sha256": STUDENT, "val_acc": 0.75, "run": run_of("knowledge_distillation", STUDENT)}
+    tree = report_records.read_tree(write_all(tmp_path, content))
+    looks = {(point.name, point.role, point.what) for point in tree.points}
+    assert {("kd_model", "assistant", "assistant"), ("small", "student", "student"), ("base_model", "base", "base"),
+            ("pruned_model/iter2", "pruned", "pruned"), ("m2", None, "evaluation"),
+            ("kd_model, litert", "assistant", "export")} <= looks
+    assert [card["name"] for card in report_sections.cards(tree)] == ["base_model", "kd_model", "small"]
 
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>$x_{$\x00\x1b[31m\u202e"
@@ -373,31 +415,41 @@ def test_curves_of_many_runs_share_figures_and_one_that_cannot_be_drawn_is_told(
         content[f"base{i}/result.json"] = content["base_model/result.json"] | {"sha256": f"{i}" * 64}
         content[f"base{i}/history.json"] = {"val_acc": [0.5, 0.75], "val_loss": [1e308 if i == 3 else 1.0, 0.5]}
     result, page = make(write_all(tmp_path, content), "--no-models")
-    assert [path.stem for path in result["figures"] if path.stem.startswith("history")] == ["history-1", "history-2"]
+    assert [path.stem for path in result["figures"] if path.stem.startswith("history")] == [
+        "history-1-loss", "history-1-accuracy", "history-2-loss", "history-2-accuracy"]
     told, = [line for line in page.lines if "no curves" in line]
     assert told.startswith("base3: no curves, ") and "1e+308" in told
-    captions = re.findall('Loss and accuracy over the epochs of ([^"<]*)', page.raw)
+    captions = re.findall('"Accuracy over the epochs of ([^"<]*)', page.raw)
     assert sorted(set(captions)) == ["base0, base1, base2, base4, base5, base6", "base_model"]
 
 
-def test_no_two_sets_of_images_share_a_colour_in_one_figure(tmp_path, monkeypatch):
+def test_each_set_of_images_has_figures_of_its_own(tmp_path, monkeypatch):
     content, drawn = records_of_a_tree(), []
     for i in range(7):  # beside the tree's own two sets
-        content[f"base{i}/result.json"] = content["base_model/result.json"] | {"sha256": f"{i}" * 64, "images": 30 + i}
+        for name in ("a", "b")[:1 + (i < 6)]:
+            content[f"base{i}{name}/result.json"] = content["base_model/result.json"] | {
+                "sha256": f"{i}{name}" * 32, "images": 30 + i}
     real = report_plots.plot_front
-    monkeypatch.setattr(report_plots, "plot_front", lambda *args: drawn.append(real(*args)[0]) or real(*args))
-    result, page = make(write_all(tmp_path, content), "--no-models")
-    fronts = [path.stem for path in result["figures"] if path.stem.startswith("front-parameters")]
-    assert fronts == ["front-parameters", "front-parameters-2"] and "Accuracy against parameters, 2 of 2" in page.raw
-    told = []
-    for figure in drawn:
-        sets = [(handle.get_color(), handle.get_label()) for handle in figure.legends[0].legend_handles
-                if handle.get_linestyle() == "-"]
-        assert len({colour for colour, _ in sets}) == len(sets)
-        told += [label for _, label in sets]
-        figure.draw_without_rendering()
+
+    def plot_front(points, key):
+        figure, tips = real(points, key)
+        drawn.append((points, key, figure))
+        return figure, tips
+
+    monkeypatch.setattr(report_plots, "plot_front", plot_front)
+    monkeypatch.setattr(report_plots, "SIZES", {
+        key: report_plots.SIZES[key] for key in ("parameters", "latency_ms_median")})  # half the time
+    section = report_sections.models_section(report_records.read_tree(write_all(tmp_path, content)))
+    assert all(len({point.group for point in points}) == 1 for points, _, _ in drawn)
+    assert len({points[0].group for points, _, _ in drawn}) == report_sections.MOST_SETS
+    for points, key, figure in drawn:
+        axes, = figure.axes
+        at = {tuple(line.get_xydata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
+        assert at >= {(point.sizes[key] / (1 if key == "latency_ms_median" else 1e6), 100 * point.acc)
+                      for point in points}
         assert figure.legends[0].get_window_extent().width <= figure.bbox.width  # no name is cut off
-    assert len(set(told)) == 9
+    assert any(kind == "note" and what.startswith("3 more sets of images") for kind, what in section.parts)
+    assert len(section.parts[-1][1].rows) == 11 + 13 and len(section.figures) == len(drawn)
 
 
 def test_numbers_at_the_limits_are_drawn(tmp_path):
@@ -455,7 +507,7 @@ def test_a_page_goes_where_output_says_and_replaces_the_old_one_whole(tmp_path, 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6).map(lambda n: n / 6)), min_size=1, max_size=12))
 def test_the_front_is_what_nothing_beats(points):
-    chosen = report_plots.front(points)
+    chosen = size_axes.front(points)
     beaten = [any(size <= s and acc >= a and (size, acc) != (s, a) for size, acc in points) for s, a in points]
     assert {points[i] for i in chosen} == {p for p, lost in zip(points, beaten, strict=True) if not lost}
     assert [points[i] for i in chosen] == sorted(points[i] for i in chosen) and len(set(chosen)) == len(
@@ -637,13 +689,19 @@ def test_a_damaged_mask_is_no_mask(tmp_path):
     assert report_models.survivors(tmp_path, name, left) is None
 
 
-def test_confusion_cells_hold_their_counts():
+@pytest.mark.parametrize("role", [*roles.LOOKS, None])
+def test_confusion_cells_hold_their_counts_which_contrast_with_them(role):
     matrix = np.array([[5, 1, 0], [0, 4, 2], [3, 0, 0]])
-    axes, = report_plots.plot_confusion(matrix, ["a", "b", "c"], "m").axes
+    axes, = report_plots.plot_confusion(matrix, ["a", "b", "c"], "m", role).axes
+    cells = np.asarray(axes.images[0].get_array())
     assert {t.get_position(): t.get_text() for t in axes.texts} == {
         (c, r): str(matrix[r, c]) for r in range(3) for c in range(3) if matrix[r, c]}
-    depth = axes.images[0].get_array()[..., 3]
-    assert (depth[matrix == 0] == 0).all() and depth[2, 0] > depth[1, 2] > depth[0, 1]
+    for t in axes.texts:
+        column, row = t.get_position()
+        assert contrast(cells[row, column], t.get_color()) >= 4.5
+    light = np.array([[luminance(cell) for cell in row] for row in cells])  # opaque, so alike on a dark page
+    assert cells.shape[-1] == 3 and np.ptp(light[matrix == 0]) == 0 and light[0, 2] > light[0, 1] > light[1, 2]
+    np.testing.assert_allclose(cells[0, 0], matplotlib.colors.to_rgb(roles.colour(role)), atol=0.17)  # 5 of 6 right
 
 
 @pytest.mark.slow
@@ -662,6 +720,19 @@ def test_in_a_browser(made, tmp_path, scheme):
       heads[9].querySelector("button").click(); heads[9].querySelector("button").click();
       root.dataset.down = Array.from(document.querySelectorAll("#table-models tbody tr")).map(
         function (row) { return row.children[9].textContent; }).join();
+      var box = document.querySelector("#table-models").parentElement, figures = document.querySelectorAll("figure");
+      root.dataset.first = document.querySelector("#table-models tbody th").offsetWidth / innerWidth;
+      root.dataset.stacked = new Set(Array.from(figures).map(function (f) { return f.offsetLeft; })).size;
+      root.dataset.cut = Array.from(document.querySelectorAll("main *")).filter(function (e) {
+        return !e.closest(".scroll") && e.getBoundingClientRect().right > root.clientWidth; }).length;
+      root.dataset.broken = Array.from(document.querySelectorAll("td.number, .cards strong")).filter(function (e) {
+        var range = document.createRange(); range.selectNodeContents(e);
+        return range.getClientRects().length > 1; }).length;
+      root.dataset.more = box.parentElement.hasAttribute("data-right") + "," + box.tabIndex;
+      root.dataset.fade = getComputedStyle(box.parentElement, "::after").opacity;
+      box.scrollLeft = 9999; box.dispatchEvent(new Event("scroll"));
+      root.dataset.end = box.parentElement.hasAttribute("data-right") + "," +
+        box.parentElement.hasAttribute("data-left");
       root.dataset.sorted = Array.from(heads).map(function (head) { return head.getAttribute("aria-sort"); }).join();
     });</script></body>"""
     copy = tmp_path / "probe.html"
@@ -676,11 +747,13 @@ def test_in_a_browser(made, tmp_path, scheme):
              f"--blink-settings=preferredColorScheme={scheme}", path.as_uri()],
             capture_output=True, text=True, timeout=120, check=True).stdout
 
-    found = dict(re.findall(r'data-(overflow|dark|up|down|sorted)="([^"]*)"', dom(copy).partition("<head>")[0]))
+    found = dict(re.findall(r'data-([a-z]+)="([^"]*)"', dom(copy).partition("<head>")[0]))
     assert found["overflow"] == "0"
     assert found["dark"] == ("rgb(20, 23, 27)", "rgb(255, 255, 255)")[scheme]
     up = [float(cell.removesuffix(" %")) for cell in found["up"].split(",")]
     assert up == sorted(up) and len(up) == 11
     assert found["down"].split(",") == ["7.50 ms", "1.50 ms", "1.25 ms", "1.00 ms", "0.50 ms", *["-"] * 6]
     assert found["sorted"].split(",").index("descending") == 9 and found["sorted"].count("none") == 9
-    assert re.search(r'class="table scroll"[^>]*tabindex="0"', dom(page))  # the page's own script ran
+    assert (found["more"], found["fade"], found["end"]) == ("true,0", "1", "false,true")
+    assert float(found["first"]) < 0.5 and (found["stacked"], found["cut"], found["broken"]) == ("1", "0", "0")
+    assert re.search(r'class="table" data-right[^>]*><div class="scroll"[^>]*tabindex="0"', dom(page))  # its own script

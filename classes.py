@@ -15,7 +15,7 @@ import numpy as np
 
 import display
 import records
-import sources
+import stock
 from errors import InputError
 
 DATASET = "class_names"  # of the suite's .h5 files: (classes,) strings of UTF-8; HDF5 attributes end at 64 KiB
@@ -116,7 +116,7 @@ def of_model(path):
 
 def of_stock(dataset):
     """The names of a stock data set's classes, or None for another one."""
-    return ({"digits": DIGITS} | {name: known[0] for name, known in sources.CIFAR.items()}).get(dataset)
+    return ({"digits": DIGITS} | {name: known[0] for name, known in stock.CIFAR.items()}).get(dataset)
 
 
 def _plain(name):

@@ -5,41 +5,69 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import sources
+import decoding
+import display
+import drawing
+import folders
+import reading
+import stock
 from errors import InputError
 
-SPLIT_SEED = 826  # a constant of the suite, not --seed: see load_data
+NAMES = ("train", "validation", "test")
+TOLD = dict(zip(NAMES, ("training", "validation", "test"), strict=True))
 
 
-@dataclass(frozen=True, eq=False)
 class Split:
     """Images uint8 (N, H, W, 3), RGB 0 to 255; labels int64 (N,); name "train", "validation" or "test".
 
-    pad and flip say how `batches` may vary an image: a shift of at most `pad` pixels, a mirror image. source tells what
-    a folder's split was drawn from, [folder, checksum of its listing]; None where it is given as such.
+    Args:
+        images: the array, or a reading.Pending, which is read when `images` is first asked for.
+        labels: (N,).
+        name: of the split.
+        pad: how many pixels `batches` may shift an image at most.
+        flip: whether it may mirror one.
+        source: what a folder's split was drawn from, [folder, checksum of its listing]; None where it is given as such.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    name: str
-    pad: int = 0
-    flip: bool = False
-    source: list | None = None
+    def __init__(self, images, labels, name, pad=0, flip=False, source=None):
+        self._images, self.labels, self.name = images, labels, name
+        self.pad, self.flip, self.source = pad, flip, source
 
     def __len__(self):
         return len(self.labels)
 
+    @property
+    def images(self):
+        """All images; read now if they weren't before."""
+        if not isinstance(self._images, np.ndarray):
+            self._images = self._images[:]
+        return self._images
+
+    @property
+    def image_shape(self):
+        """(H, W, 3), known before the images are read."""
+        return tuple(self._images.shape[1:])
+
+    def take(self, chosen):
+        """The images of these numbers; no others are read."""
+        return self._images[chosen]
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set in its three splits; labels index `class_names`."""
+    """A data set in its three splits; labels index `class_names`.
+
+    A split is None where the data set has none and none was needed. pixels: the decoding.Look by which its images are
+    shown, as a dict without what they have no need of.
+    """
 
     name: str
-    train: Split
-    val: Split
-    test: Split
+    train: Split | None
+    val: Split | None
+    test: Split | None
     class_names: tuple
     description: str
+    reader: reading.Reader | None = None
 
     @property
     def class_num(self):
@@ -49,10 +77,15 @@ class Data:
     @property
     def image_shape(self):
         """(H, W, 3)."""
-        return self.train.images.shape[1:]
+        return next(split for split in (self.train, self.val, self.test) if split).image_shape
+
+    @property
+    def pixels(self):
+        """How pixels are shown that aren't plain 8-bit RGB, for the record: what `load_data` takes as `pixels`."""
+        return {name: value for name, value in vars(self.reader.look).items() if value} if self.reader else {}
 
 
-def load_data(args, image_size=None, progress=iter):
+def load_data(args, image_size=None, progress=iter, needs=NAMES, most=None, pixels=None):
     """The data set that the data flags ask for.
 
     Training and validation images are told apart with SPLIT_SEED, never with --seed: a prune or a distillation under
@@ -64,6 +97,9 @@ def load_data(args, image_size=None, progress=iter):
             crop_padding in a script that trains.
         image_size: (h, w) that a loaded model wants, or None; used for a folder where args.image_size is None.
         progress: wraps the range of a folder's images while they are read.
+        needs: names of the splits that have to be there; a folder's are read now, its others when they are asked for.
+        most: of each of those splits the first so many alone; None for all.
+        pixels: `Data.pixels` of the images that a model was trained on: a folder's are shown in the same way.
 
     Returns:
         Data; images uint8 (N, H, W, 3), labels int64 (N,). CIFAR and digits are 32x32.
@@ -71,31 +107,68 @@ def load_data(args, image_size=None, progress=iter):
     Raises:
         InputError: the data are missing, damaged, too few for the splits, or not what --class_num says.
     """
-    is_folder = args.dataset not in (*sources.CIFAR, "digits")
-    if is_folder:
-        names, *parts = sources.list_folder(args.dataset)
-    elif args.dataset == "digits":
-        names, *parts = sources.read_digits()
-    else:
-        names, *parts = sources.read_cifar(args.dataset, args.data_dir)
+    names, parts, listing = _found(args, needs)
     if args.class_num not in (None, len(names)):
         raise InputError(f"--class_num: received {args.class_num}, expected {len(names)} "
                          f"(the classes of {args.dataset})")
-    drawn = [is_folder and part is None for part in parts]
-    source = sources.listing(args.dataset, parts[0][0]) if any(drawn) else None
-    parts = _splits(args, names, *parts)
-    if is_folder:
-        size = (args.image_size,) * 2 if args.image_size else image_size
-        parts = [_mixed(*part) for part in parts]
-        parts = sources.read_images(parts, size, args.num_worker, progress)
-    flip = args.dataset != "digits"  # a mirrored digit is another sign
-    pad = _padding(args, parts[0][0].shape[1:3], flip)
-    train = Split(*parts[0], "train", pad, flip, source)
-    val, test = (Split(*part, name, source=source if is_drawn else None) for part, name, is_drawn in
-                 zip(parts[1:], ("validation", "test"), drawn[1:], strict=True))
-    name = os.path.basename(os.path.abspath(args.dataset)) if is_folder else args.dataset
-    return Data(name, train, val, test, names,
-                f"{name}: {len(train):,} training, {len(val):,} validation, {len(test):,} test images")
+    drawn = [listing and part is None for part in parts]
+    source = folders.listing_checksum(args.dataset, parts[0][0]) if parts[0] and any(drawn) else None
+    parts, notes = drawing.divide(args, names, parts, needs)
+    for note in (*(listing.notes if listing else ()), *notes):
+        display.warn(note)
+    reader = None
+    if listing:
+        parts = [part and drawing.mixed(*part) for part in parts]
+        reader = _reader(args, listing, parts, image_size, progress, pixels)
+    parts = [(part[0][:most], part[1][:most]) if part and name in needs else part
+             for part, name in zip(parts, NAMES, strict=True)]
+    splits = [part and Split(reader.pending(part[0]) if reader else part[0], part[1], name,
+                             source=source if is_drawn else None)
+              for part, name, is_drawn in zip(parts, NAMES, (True, *drawn[1:]), strict=True)]
+    if splits[0]:
+        splits[0].flip = args.dataset != "digits"  # a mirrored digit is another sign
+        splits[0].pad = _padding(args, splits[0].image_shape[:2], splits[0].flip)
+    if reader:
+        _read([split for split in splits if split and split.name in needs], reader)
+    name = os.path.basename(os.path.abspath(args.dataset)) if listing else args.dataset
+    return Data(name, *splits, names, _described(name, splits, {*needs} == {"test"} and drawn[2]), reader)
+
+
+def _described(name, splits, test_drawn):
+    """'my_images: 15 training, 4 validation, 5 test images'; only the test images where they were drawn for their own
+    sake."""
+    if test_drawn and splits[0]:
+        return (f"{name}: {len(splits[2]):,} test images, the fifth that training leaves out; classes in {name}/test "
+                "would count in full")
+    return f"{name}: {', '.join(f'{len(split):,} {TOLD[split.name]}' for split in splits if split)} images"
+
+
+def _read(splits, reader):
+    """Reads the images of several splits together, so that all broken files are told of at once."""
+    for split, images in zip(splits, reader.read(*[split._images.paths for split in splits]), strict=True):
+        split._images = images
+
+
+def _found(args, needs):
+    """Names of the classes, [(items, labels), None for what there isn't] by NAMES, a folder's Listing or None."""
+    if args.dataset == "digits":
+        names, *parts = stock.read_digits()
+        return names, parts, None
+    if args.dataset in stock.CIFAR:
+        names, *parts = stock.read_cifar(args.dataset, args.data_dir, with_train={*needs} != {"test"})
+        return names, parts, None
+    listing = folders.list_folder(args.dataset)
+    folders.check_has(listing, args.dataset, needs)
+    return listing.class_names, [listing.splits.get(name) for name in NAMES], listing
+
+
+def _reader(args, listing, parts, image_size, progress, pixels):
+    """A Reader of a folder's images, in the size that a flag or the model wants, or else in their own."""
+    paths = np.concatenate([paths for paths, _ in listing.splits.values()])
+    reader = reading.Reader(paths, args.num_worker, progress, decoding.Look(**pixels or {}), display.warn)
+    size = (args.image_size,) * 2 if args.image_size else image_size
+    reader.size = size or reader.common_size(np.concatenate([part[0] for part in parts if part]))
+    return reader
 
 
 def steps_per_epoch(n, batch_size):
@@ -176,62 +249,11 @@ def _padding(args, sides, flip):
     return padding
 
 
-def _splits(args, names, train, val, test):
-    """(items, labels) of the three splits, as the data set has them or cut from its training images."""
-    counts, need = np.bincount(train[1], minlength=len(names)), 1 + (val is None) + (test is None)
-    classes = np.count_nonzero(counts)
-    if short := [f"{names[i]} ({counts[i]})" for i in np.flatnonzero((counts > 0) & (counts < need))]:
-        raise InputError(f"--dataset: received {args.dataset}, expected at least {need} training images a class, "
-                         f"found fewer for {', '.join(short[:5])}")
-    if test is None:
-        train, test = _divided(train, max(round(0.2 * len(train[1])), classes))
-    if val is None:
-        count = round(len(train[1]) * args.val_split)
-        if count < classes:
-            raise InputError(f"--val_split: received {args.val_split}, which makes {count} validation images of "
-                             f"{len(train[1])}; expected at least one for each of {classes} classes")
-        train, val = _divided(train, count)
-    if args.subset is not None:
-        count = round(args.subset * args.val_split)
-        train, val = _part(args.subset, train, args.subset - count), _part(args.subset, val, count)
-    return train, val, test
-
-
-def _part(subset, pair, count):
-    """A stratified (items, labels) of `count`; a larger count adds to what a smaller one takes."""
-    labels = pair[1]
-    if not len(np.unique(labels)) <= count <= len(labels):
-        raise InputError(f"--subset: received {subset}, which takes {count} of {len(labels)} training or validation "
-                         f"images; expected {len(np.unique(labels))} (one for each class) to {len(labels)}")
-    order, place = np.random.default_rng(SPLIT_SEED).permutation(len(labels)), np.empty(len(labels))
-    for label in np.unique(labels):  # scikit-learn's split refuses a class of one image and a rest of few
-        mine = order[labels[order] == label]
-        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
-    taken = np.sort(order[np.argsort(place[order], kind="stable")[:count]])
-    return tuple(column[taken] for column in pair)
-
-
-def _divided(pair, count):
-    """Two stratified (items, labels), in their old order: the rest, and `count` taken by SPLIT_SEED."""
-    from sklearn.model_selection import train_test_split
-
-    order = np.arange(len(pair[1]))
-    sides = train_test_split(order, test_size=count, stratify=pair[1], random_state=SPLIT_SEED)
-    return [tuple(column[np.sort(side)] for column in pair) for side in sides]
-
-
-def _mixed(items, labels):
-    """A folder's items and labels, which come class by class, in a fixed random order: any run of them has its share
-    of the classes, be it a batch of validation images or the first N."""
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
-    return items[order], labels[order]
-
-
 def sample(split, count=None):
     """A fixed random part of a split, the same in every run; a larger count adds to what a smaller one takes.
 
     Args:
-        split: a Split.
+        split: a Split; where its images weren't read before, no others than those of the part are.
         count: images; None, or more than there are, for all of them in their own order.
 
     Returns:
@@ -239,5 +261,5 @@ def sample(split, count=None):
     """
     if count is None or count >= len(split):
         return split.images, split.labels
-    chosen = np.random.default_rng(SPLIT_SEED).permutation(len(split))[:count]
-    return split.images[chosen], split.labels[chosen]
+    chosen = np.random.default_rng(drawing.SPLIT_SEED).permutation(len(split))[:count]
+    return split.take(chosen), split.labels[chosen]

@@ -2,7 +2,6 @@
 """Evaluate models: accuracy, size, work and speed, side by side; the first is what the others are compared with."""
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -149,7 +148,6 @@ def evaluate_one(args, name, path, opened, images, base):
     split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
     if args.split != "train":
         records.check_source(path, split)
-    split = dataclasses.replace(split, images=split.images[:args.images], labels=split.labels[:args.images])
     row = {"name": name, "path": str(path)}
     row |= metrics.evaluate(judge, split, args.batch_size, display.track(name, args.verbose, "compiling")) | size
     if not np.isfinite(row["loss"]):
@@ -211,12 +209,15 @@ def run(args):
     import classes
     import data
     import foreign
+    import pixels
 
     others = {path: foreign.load_classifier(path, "--model_path", args.preprocessing)
               for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
     shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
     images = data.load_data(args, shape[:2] if shape and None not in shape else None,
-                            display.track("reading images", args.verbose))
+                            display.track("reading images", args.verbose), needs=(args.split,), most=args.images,
+                            pixels=pixels.of_models(*args.model_path))
+    display.say(images.description, args.verbose)
     rows, base = [], None
     for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
         known = classes.meet(path, images)

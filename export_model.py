@@ -166,6 +166,7 @@ def find_images(args, peek):
     """
     import classes
     import data
+    import pixels
 
     asked = args.measure or has_data_set(args)
     if args.measure is False:
@@ -177,7 +178,8 @@ def find_images(args, peek):
     records.check_split(args.model_path, args)
     try:
         images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
-                                display.track("reading images", args.verbose))
+                                display.track("reading images", args.verbose), needs=("validation",),
+                                pixels=pixels.of_models(args.model_path))
     except InputError as error:
         if asked:
             raise
@@ -211,7 +213,7 @@ def export(args, peek, folder):
     exporting.check_packages(args.format, "--format")
     images = find_images(args, peek)
     why = images if isinstance(images, str) else None
-    formats = formats_of(args, not why)
+    formats = formats_of(args, not why and images.train)
     run_record["versions"] |= exporting.versions(formats)
     known = classes.of_model(args.model_path) if why else classes.meet(args.model_path, images)
     names = list(known or ()) if why else classes.of_data(images)
@@ -221,7 +223,7 @@ def export(args, peek, folder):
                                    args.preprocessing)
     function, split = folded.freeze(model, args.precision), made_up(shape) if why else images.val
     row, reference = judge(args, "h5", "Keras", lambda threads: function, args.model_path, split, None)
-    rows, calibration = [row], () if why else data.sample(images.train, args.calibration_images)[0]
+    rows, calibration = [row], () if why or not images.train else data.sample(images.train, args.calibration_images)[0]
     for name in formats:
         with display.waiting(f"writing {name}", args.verbose):
             path = exporting.write(model, name, folder, calibration, names)

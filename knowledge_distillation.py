@@ -258,14 +258,16 @@ def teach(args, path, peek):
     import data
     import folded
     import metrics
+    import pixels
     import training
 
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
-                            display.track("reading images", args.verbose))
+                            display.track("reading images", args.verbose), needs=("train", "validation"),
+                            pixels=pixels.of_models(path))
     display.say(images.description, args.verbose)
     records.check_source(path, images.val)
     parents = classes.meet(path, images)
-    run_record |= {"source": images.train.source, "class_names": classes.of_data(images)}
+    run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, args.preprocessing)
     student = make_student(args, teacher, images)
     found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,

@@ -239,15 +239,17 @@ def prune_all(args, peek):
     import checkpoints
     import classes
     import data
+    import pixels
     import training
     import trimming
 
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
-                            display.track("reading images", args.verbose))
+                            display.track("reading images", args.verbose), needs=("train", "validation"),
+                            pixels=pixels.of_models(args.base_model_path))
     display.say(images.description, args.verbose)
     records.check_source(args.base_model_path, images.val)
     parents = classes.meet(args.base_model_path, images)
-    run_record |= {"source": images.train.source, "class_names": classes.of_data(images)}
+    run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     records.check_same_run(result["run"], run_record, args.root_folder)
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
                                   args.preprocessing)

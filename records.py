@@ -272,6 +272,9 @@ def check_same_run(before, run, folder, kind="an unfinished"):
     if None not in (sources := (before.get("source"), run.get("source"))) and sources[0] != sources[1]:
         raise InputError(f"--resume: {folder} holds {kind} run on other images than {now['dataset']} holds now; "
                          "expected the same, or --resume never to start over")
+    if None not in (shown := (before.get("pixels"), run.get("pixels"))) and shown[0] != shown[1]:
+        raise InputError(f"--resume: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
+                         "expected the same, or --resume never to start over")
     if before.get("parent_sha256") != run.get("parent_sha256"):
         raise InputError(f"--resume: {folder} holds {kind} run from another model (its sha256 began with "
                          f"{before.get('parent_sha256')!s:.8}, now {run.get('parent_sha256')!s:.8}); expected the "

@@ -18,8 +18,9 @@ import display
 import flags
 import folded
 import metrics
+import pixels
 import records
-import sources
+import stock
 from errors import InputError
 from report_tree import text, within
 
@@ -43,7 +44,7 @@ def data_flags(args, recorded):
     if dataset not in flags.CLASS_NUM:
         if args.dataset is None or os.path.abspath(args.dataset) != os.path.abspath(dataset):
             raise InputError(f"its images are those of {text(dataset)}, and --dataset doesn't name that folder")
-    elif dataset in sources.CIFAR and not sources.find_cifar(dataset, args.data_dir):
+    elif dataset in stock.CIFAR and not stock.find_cifar(dataset, args.data_dir):
         raise InputError(f"{dataset} is not in {args.data_dir} (--data_dir), and a report downloads nothing")
     limits = {"val_split": flags.real(0, 0.5, strict=True), "subset": flags.whole(1),
               "image_size": flags.whole(16, 1024)}
@@ -67,10 +68,12 @@ class Images:
         """The data.Data of a run, in the size that the model at `path` wants. Raises InputError as `data_flags`."""
         wanted = data_flags(self.args, run.flags)
         shape = checkpoints.read_checkpoint(path, "model.h5", weights=False).input_shape
-        key = (str(vars(wanted)), shape)
+        shown = pixels.of_models(path)
+        key = (str(vars(wanted)), shape, str(shown))
         if key not in self.known:
             self.known[key] = data.load_data(wanted, shape and shape[:2],
-                                             display.track("reading images", self.args.verbose))
+                                             display.track("reading images", self.args.verbose),
+                                             needs=("validation",), pixels=shown)
         records.check_source(path, self.known[key].val)
         return self.known[key]
 

@@ -72,10 +72,12 @@ def run(args):
     app.start_keras(args)
     import classes
     import data
+    import pixels
     import trimming
 
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
-                            display.track("reading images", args.verbose))
+                            display.track("reading images", args.verbose), needs=("validation",),
+                            pixels=pixels.of_models(args.model_path))
     display.say(images.description, args.verbose)
     records.check_source(args.model_path, images.val)
     known = classes.meet(args.model_path, images)

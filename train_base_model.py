@@ -118,12 +118,14 @@ def train(args, size):
     import data
     import fast
     import metrics
+    import pixels
     import training
 
-    images = data.load_data(args, size, display.track("reading images", args.verbose))
+    images = data.load_data(args, size, display.track("reading images", args.verbose), needs=("train", "validation"),
+                            pixels=pixels.of_models(args.model_path or ""))
     display.say(images.description, args.verbose)
     records.check_source(args.model_path or "", images.val)  # of a file, if it is one
-    run_record |= {"source": images.train.source, "class_names": classes.of_data(images)}
+    run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     model = start_model(args, images)
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
     trainer = fast.FastResNet(model, args.precision)

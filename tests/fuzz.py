@@ -151,8 +151,8 @@ def fuzz_history(fuzz, count, seed):
 
 
 def fuzz_pickle(fuzz, count, seed):
-    """sources.read_batch on pickles."""
-    import sources
+    """stock.read_batch on pickles."""
+    import stock
 
     path, rows = fuzz.folder / "data_batch_1", np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
 
@@ -169,18 +169,18 @@ def fuzz_pickle(fuzz, count, seed):
         if i % 2:  # damage in the pixels alone teaches little: leave them short
             content = content.replace(rows.tobytes()[200:6000], b"")
         path.write_bytes(content)
-        fuzz.attempt("pickle", lambda: sources.read_batch(path, b"labels", 10), content)
+        fuzz.attempt("pickle", lambda: stock.read_batch(path, b"labels", 10), content)
 
 
 def fuzz_binary(fuzz, count, seed):
-    """sources.read_batch on binary batches."""
-    import sources
+    """stock.read_batch on binary batches."""
+    import stock
 
     path, good = fuzz.folder / "data_batch_1.bin", bytes(3073 * 2)
     for _ in range(count):
         content = fuzz.mutated(good)
         path.write_bytes(content)
-        fuzz.attempt("binary", lambda: sources.read_batch(path, b"labels", 10), content[:64])
+        fuzz.attempt("binary", lambda: stock.read_batch(path, b"labels", 10), content[:64])
 
 
 def fuzz_h5(fuzz, count, seed):
@@ -346,8 +346,8 @@ def fuzz_state(fuzz, count, seed):
 
 
 def fuzz_image(fuzz, count, seed):
-    """sources._decoded on images of every format, PostScript among them."""
-    import sources
+    """decoding.decode on images of every format, PostScript among them."""
+    import decoding
 
     path, picture, goods = fuzz.folder / "x.png", Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)), []
     for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "EPS"):
@@ -364,7 +364,7 @@ def fuzz_image(fuzz, count, seed):
         def read():
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                assert sources._decoded(str(path), (8, 8)).shape == (8, 8, 3)
+                assert decoding.decode(str(path), (8, 8), decoding.Look(65535, 1.0, "white")).shape == (8, 8, 3)
         fuzz.attempt("image", read, content[:200])
 
 

@@ -13,19 +13,19 @@ import atheris
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT)]
-with atheris.instrument_imports(include=["pickle", "sources", "records", "json"]):
+with atheris.instrument_imports(include=["pickle", "stock", "records", "json"]):
     import records
-    import sources
+    import stock
     from errors import InputError
 
 FOLDER = Path(tempfile.mkdtemp(prefix="guided-"))
 
 
 def read_pickle(data):
-    """sources.read_batch."""
+    """stock.read_batch."""
     path = FOLDER / "data_batch_1"
     path.write_bytes(data)
-    sources.read_batch(path, b"labels", 10)
+    stock.read_batch(path, b"labels", 10)
 
 
 def read_history(data):

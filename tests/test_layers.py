@@ -11,10 +11,11 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"errors", "native", "tables"}, {"display"},
-          {"calls", "completion", "files", "interrupts", "sources", "values", "archives"},
+FLOORS = [{"decoding", "errors", "native", "tables"}, {"display"},
+          {"calls", "completion", "files", "interrupts", "stock", "folders", "reading", "drawing", "values",
+           "archives"},
           {"model", "data", "metrics", "records", "flags", "app"},
-          {"classes", "events", "fast", "roles", "optimizers", "states", "report_tree", "student_flags"},
+          {"classes", "events", "fast", "roles", "optimizers", "pixels", "states", "report_tree", "student_flags"},
           {"folded", "checkpoints", "metadata", "plots", "foreign", "report_records", "report_tables"},
           {"criteria", "recording", "exporting", "report_svg", "curves", "size_axes"},
           {"prune"}, {"allocation"},

@@ -1,0 +1,290 @@
+"""What a folder of images holds: classes, splits as people spell them, and what is left out. Follows no links."""
+
+import collections
+import hashlib
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from decoding import SUFFIXES
+from errors import InputError
+
+SPLITS = {"train": {"train", "training", "trn"},
+          "validation": {"val", "valid", "validation", "validate", "dev", "eval"},
+          "test": {"test", "testing", "tst", "holdout"}}
+FILLERS = {"set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "seg", "folder", "dir"}
+UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "inference"}
+# what systems and tools put beside the images; their names in lower case
+SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found", "#recycle",
+          "@recycle", "__pycache__", ".ipynb_checkpoints", ".git", ".svn", ".hg", ".dvc", ".idea", ".vscode",
+          ".appledouble", ".trashes", ".spotlight-v100", ".fseventsd", ".thumbnails", ".cache"}
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r", ".gitkeep", ".gitignore",
+                ".gitattributes", ".nomedia", ".picasa.ini"}
+MOST_KINDS = 6  # of skipped things in one line
+
+
+@dataclass
+class Listing:
+    """What a folder holds.
+
+    class_names: of the classes, sorted. splits: 'train', 'validation', 'test' -> (paths, labels) of those that there
+    are. unlabelled: split -> its folder, where that has images but no classes. places: the same for those with classes.
+    notes: lines that a person should read.
+    """
+
+    class_names: tuple
+    splits: dict
+    unlabelled: dict
+    places: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+
+
+class Skipped:
+    """Counts what is left out, by kind, each with an example."""
+
+    def __init__(self, root):
+        self.root, self.counts, self.examples = Path(root), collections.Counter(), {}
+
+    def add(self, kind, path, count=1):
+        """One more, or several, of a kind such as '.heic' or 'linked folder'."""
+        self.counts[kind] += count
+        shown = os.path.relpath(path, self.root)
+        self.examples.setdefault(kind, "".join(c if c.isprintable() else "?" for c in shown))
+
+    def line(self):
+        """'skipped: 2 .heic (such as red/031.heic), 1 linked folder (cats2)'; empty where nothing was."""
+        kinds = self.counts.most_common()
+        told = [f"{n:,} {kind if n == 1 or kind[0] == '.' else kind + 's'} "
+                f"({'' if n == 1 else 'such as '}{self.examples[kind]})" for kind, n in kinds[:MOST_KINDS]]
+        if rest := sum(n for _, n in kinds[MOST_KINDS:]):
+            told.append(f"{rest:,} of {len(kinds) - MOST_KINDS} other kinds")
+        return f"skipped: {', '.join(told)}" if told else ""
+
+
+def split_of(name):
+    """'train', 'validation' or 'test' for the name of a folder that says so ('Training', 'seg_test'), else None."""
+    words = _words(name)
+    return next((split for split, known in SPLITS.items() if len(words) == 1 and words[0] in known), None)
+
+
+def list_folder(name):
+    """What the folder of a data set holds: a subfolder for each class, or such folders in one for each split.
+
+    Args:
+        name: of the folder.
+
+    Returns:
+        A Listing; its paths are sorted within each class.
+
+    Raises:
+        InputError: no such folder, fewer than two classes, a class without images, splits of other classes, a link out
+            of the folder, or names that leave open what is a split and what a class.
+    """
+    if not name or not os.path.isdir(name):
+        raise InputError(f"--dataset: received {name!r}, expected cifar10, cifar100, digits or a folder that exists")
+    root, skipped = Path(name), Skipped(name)
+    tops, _ = _entries(root)
+    shapes = {folder: _shape(folder) for folder in tops}
+    alike = [folder for folder in tops if split_of(folder.name)]
+    named, notes = [folder for folder in alike if shapes[folder]], []
+    others = [folder for folder in tops if folder not in alike and shapes[folder]]
+    if not named or _is_a_class(root, named, others, shapes, notes):
+        left = [folder for folder in alike if not shapes[folder]]
+        names, pair = _scanned(root, skipped, without=left)
+        listing = Listing(names, {"train": pair}, {}, {"train": root}, notes)
+    else:
+        listing = _splits(root, named, others, shapes, skipped)
+    listing.notes += [f"{folder.name} holds no images" for folder in alike if not shapes[folder]]
+    listing.notes += filter(None, [skipped.line()])
+    return listing
+
+
+def _is_a_class(root, named, others, shapes, notes):
+    """Whether folders whose names say split are classes all the same. Raises InputError where that can't be told."""
+    said = ", ".join(folder.name for folder in named)
+    if twice := [split for split, n in collections.Counter(split_of(f.name) for f in named).items() if n > 1]:
+        several = " and ".join(folder.name for folder in named if split_of(folder.name) == twice[0])
+        raise InputError(f"--dataset: {root} has {several}, which both say {twice[0]}; expected one folder for each of "
+                         "train, val and test: rename or move the other")
+    nested = [folder for folder in named if shapes[folder] != "flat"]
+    if not nested and not others:
+        raise InputError(f"--dataset: received {root} whose {said} holds images itself, such as "
+                         f"{_entries(named[0])[1][0].name}, expected each in the subfolder of its class "
+                         f"({named[0].name}/CLASS/...); a class of such a name has to be renamed")
+    plain = [folder for folder in others if not UNLABELLED & {*_words(folder.name)}]
+    if nested and (len(nested) > 1 or not plain):
+        return False
+    if not nested and len(named) == 1 and named[0].name == "train" and len(plain) >= 4:  # as in CIFAR-100, VOC, COCO
+        notes.append(f"train is taken for a class, as {len(plain)} other folders are; if it holds the training images, "
+                     "move the classes into it")
+        return True
+    raise InputError(f"--dataset: {root} has {said} beside {', '.join(f.name for f in plain[:3])}, which leaves open "
+                     "what is a split and what a class; expected the classes alone, or in train, val and test alone: "
+                     "move or rename the others")
+
+
+def _splits(root, named, others, shapes, skipped):
+    """The Listing of a folder with a folder for each split."""
+    listing, first = Listing((), {}, {}), None
+    for folder in sorted(named, key=lambda folder: tuple(SPLITS).index(split_of(folder.name))):
+        split, place = split_of(folder.name), _doubled(folder)
+        stray = _entries(place)[1]
+        if split == "train" and stray:
+            raise InputError(f"--dataset: received {root} whose {place.relative_to(root)} holds images itself, such as "
+                             f"{stray[0].name}, expected each in the subfolder of its class")
+        if shapes[folder] == "flat":
+            listing.unlabelled[split] = place
+            continue
+        names, listing.splits[split] = _scanned(place, skipped)
+        listing.places[split] = folder
+        if odd := sorted(set(listing.class_names or names) ^ set(names)):
+            raise InputError(f"--dataset: received {root}, expected the same classes in {place} as in {first}; they "
+                             f"differ in {', '.join(odd[:5])}")
+        listing.class_names, first = names, first or place
+    for folder in others:
+        if folder.name in listing.class_names:
+            raise InputError(f"--dataset: {root} has {folder.name} both beside and below {first.relative_to(root)}; "
+                             "expected the classes below it alone")
+        skipped.add("folder beside the splits", folder)
+    listing.notes += [f"{folder.relative_to(root)} has images but no class folders: it is left out, and "
+                      f"{split} images are drawn from the training images" for split, folder in
+                      listing.unlabelled.items()]
+    return listing
+
+
+def check_has(listing, root, needs):
+    """Raises InputError where a folder has not the splits that are needed.
+
+    Args:
+        listing: of `list_folder`.
+        root: the folder.
+        needs: some of 'train', 'validation', 'test'; the latter two can be drawn from the first.
+    """
+    if len(needs) == 1 and (flat := listing.unlabelled.get(needs[0])):
+        raise InputError(f"--dataset: {flat} has images but no class folders, so that no accuracy can be measured on "
+                         f"it; expected {flat.name}/CLASS/...")
+    if "train" not in listing.splits and (missing := [split for split in needs if split not in listing.splits]):
+        there = ", ".join(sorted(place.name for place in listing.places.values()))
+        raise InputError(f"--dataset: received {root} with {there} alone, expected a folder train beside it, with the "
+                         f"same classes, for its {missing[0]} images (links are not followed)")
+
+
+def _words(name):
+    """The telling words of a folder's name, in lower case: 'seg_train' and 'TrainSet 2' are ['train']."""
+    name = re.sub(r"hold[\W_]out", "holdout", name.lower())
+    words = [word for word in re.split(r"[\W\d_]+", name) if word and word not in FILLERS]
+    return [re.sub(r"(?<=...)(set|data|dataset|images|split)$", "", word) for word in words]
+
+
+def _entries(folder, skipped=None):
+    """(subfolders, image files) of a folder, sorted; what is neither is counted in `skipped`.
+
+    Links to folders are left out, as they may lead out of the data set or round it; so are hidden and system folders.
+    """
+    folders, images, odd = [], [], []
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"--dataset: {folder} cannot be read ({error.strerror})") from None
+    for entry in entries:
+        name, path = entry.name, Path(folder, entry.name)
+        is_folder = os.path.isdir(path) if entry.is_symlink() else entry.is_dir()  # the entry's own raises on a loop
+        if name.lower() in SYSTEM | SYSTEM_FILES or name.startswith(("._", ".Trash")):
+            continue
+        if is_folder:
+            kind = "linked folder" if entry.is_symlink() else "hidden folder" if name[0] == "." else ""
+        elif os.path.isfile(path) if entry.is_symlink() else entry.is_file():
+            known = name.lower().endswith(SUFFIXES)
+            kind = "hidden file" if name[0] == "." else "" if known else path.suffix.lower() or "file without suffix"
+        else:
+            kind = "broken link" if entry.is_symlink() else "special file"
+        if kind:
+            odd.append((kind, path))
+        else:
+            (folders if is_folder else images).append(path)
+    for kind, path in odd if skipped else ():
+        skipped.add(kind, path)
+    return folders, images
+
+
+def _holds_images(folder):
+    folders, images = _entries(folder)
+    return bool(images) or any(map(_holds_images, folders))
+
+
+def _shape(folder):
+    """'flat' for a folder that holds images itself alone, 'nested' for one with folders of images, '' for none."""
+    folders, images = _entries(folder)
+    return "nested" if any(map(_holds_images, folders)) else "flat" if images else ""
+
+
+def _doubled(folder):
+    """The folder of the same name in a folder that holds nothing else, as archives are unpacked; else the folder."""
+    while True:
+        folders, images = _entries(folder)
+        if images or len(folders) != 1 or _words(folders[0].name) != _words(folder.name):
+            return folder
+        folder = folders[0]
+
+
+def _scanned(root, skipped, without=()):
+    """Class names, the subfolders of `root`, and the paths of all images in and below each, with their labels.
+
+    A link to a file outside the data set's folder is refused: a folder of someone else's must not make this machine's
+    other files part of a data set.
+    """
+    folders, stray = _entries(root, skipped)
+    if folders and stray:
+        skipped.add("image beside the class folders", stray[0], len(stray))
+    folders, paths, labels = [folder for folder in folders if folder not in without], [], []
+    whole = skipped.root.resolve()
+    for label, folder in enumerate(folders if len(folders) > 1 else ()):
+        files = _below(folder, skipped)
+        for path in files:
+            if path.is_symlink() and not path.resolve().is_relative_to(whole):
+                raise InputError(f"--dataset: {path} is a link to {path.resolve()}, expected a file in {whole}")
+        paths += sorted(map(str, files))
+        labels += [label] * len(files)
+    empty = [folder.name for i, folder in enumerate(folders) if i not in {*labels} and not _holds_images(folder)]
+    if len(folders) < 2 or empty:
+        told = "".join(f"; {name} has 0 images" for name in empty) + (f"; {line}" if (line := skipped.line()) else "")
+        raise InputError(f"--dataset: received {root}, expected at least two subfolders, one a class, each with images "
+                         f"({' '.join(SUFFIXES)}); found {len(folders)} (links are not followed){told:.300}"
+                         f"{_hint(folders, stray)}")
+    return tuple(p.name for p in folders), (np.array(paths, dtype=object), np.array(labels, dtype=np.int64))
+
+
+def _below(folder, skipped):
+    """All image files in and below the folder of a class."""
+    left, files = [folder], []
+    while left:
+        folders, images = _entries(left.pop(0), skipped)
+        left, files = left + folders, files + images
+        found = {split_of(below.name) for below in folders if _holds_images(below)} - {None}
+        if len(found) > 1:
+            raise InputError(f"--dataset: {folder} was to be a class and holds {', '.join(sorted(found))} images in "
+                             f"folders of their own; expected train/{folder.name} rather than {folder.name}/train; or "
+                             f"did you mean --dataset {folder}?")
+    return files
+
+
+def _hint(folders, stray):
+    """What may have been meant by a folder that has not two classes."""
+    full = [folder for folder in folders if _holds_images(folder)]
+    while len(full) == 1 and (folders := _entries(full[0])[0]):
+        below = [folder for folder in folders if _holds_images(folder)]
+        if len(below) > 1 or any(split_of(folder.name) for folder in below):
+            return f"; did you mean {full[0]}?"
+        full = below
+    return f"; it holds {len(stray)} images itself, expected each in the subfolder of its class" if stray else ""
+
+
+def listing_checksum(folder, paths):
+    """What tells a folder's images from those of another day: [its path, SHA-256 of their names and sizes]."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{os.path.relpath(path, folder)} {os.path.getsize(path)}\n".encode(errors="surrogateescape"))
+    return [os.path.abspath(folder), digest.hexdigest()]

@@ -1,0 +1,310 @@
+"""decoding.py, reading.py, folders.py: what people's folders hold; nothing of it is read wrongly in silence."""
+
+import itertools
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import data
+import decoding
+import folders
+import reading
+from errors import InputError
+
+GREY = np.random.default_rng(5).integers(0, 256, (8, 12), dtype=np.uint8)
+GREY[0, :2] = 0, 255  # every image reaches both ends
+
+
+def asked(dataset, **flags):
+    return SimpleNamespace(**{"dataset": str(dataset), "data_dir": "data", "val_split": 0.25, "subset": None,
+                              "image_size": None, "class_num": None, "num_worker": 2} | flags)
+
+
+def put(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+
+
+def read(root, **more):
+    """The images of a folder in the order of their paths, and the lines that were told."""
+    told, paths = [], sorted(str(path) for path in root.rglob("*.*"))
+    reader = reading.Reader(paths, tell=told.append, **more)
+    reader.size = reader.common_size(paths)
+    return reader.read(paths)[0], told
+
+
+@pytest.mark.parametrize(("kind", "suffix", "encode", "told"), [
+    ("16 bits", ".png", lambda g: g.astype(np.uint16) * 257, "hold values up to 65,535: scaled by 65,535"),
+    ("12 in 16", ".png", lambda g: g.astype(np.uint16) * 16, "hold values up to 4,080: scaled by 4,095"),
+    ("10 in 16", ".tif", lambda g: g.astype(np.uint16) * 4, "hold values up to 1,020: scaled by 1,023"),
+    ("8 in 32", ".tif", lambda g: g.astype(np.int32), "hold values up to 255: scaled by 255"),
+    ("16 in 32", ".tif", lambda g: g.astype(np.int32) * 257, "scaled by 65,535"),
+    ("big-endian", ".tif", lambda g: g.astype(">u2") * 16, "scaled by 4,095"),
+    ("16-bit pgm", ".pgm", lambda g: g.astype(np.uint16) * 257, "scaled by 65,535"),
+    ("float 0..1", ".tif", lambda g: g.astype(np.float32) / 255, "floating point hold values up to 1: scaled by 1"),
+    ("float 0..255", ".tif", lambda g: g.astype(np.float32), "scaled by 255")])
+def test_any_depth_gives_the_same_pixels(tmp_path, kind, suffix, encode, told):
+    put(tmp_path / "a" / f"0{suffix}", encode(GREY))
+    put(tmp_path / "a" / f"1{suffix}", encode(GREY // 3))  # of its own it would be scaled by another number
+    images, lines = read(tmp_path)
+    for image, grey in zip(images, (GREY, GREY // 3), strict=True):
+        np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, -1))
+    assert len(lines) == 1 and told in lines[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["whole", "floating"]), st.floats(0, 1e5), st.floats(-10, 0))
+def test_a_scale_keeps_at_least_a_sixteenth_of_the_light_or_there_is_none(depth, high, low):
+    high = float(int(high)) if depth == "whole" else high
+    scale = decoding.natural_scale(depth, 0, high)
+    if scale is not None and high:
+        assert high <= 1.001 * scale and (depth == "whole" or 16 * high >= scale)
+        assert depth != "whole" or scale == min(2**bits - 1 for bits in (1, 4, 8, 10, 12, 14, 16) if 2**bits > high)
+    assert decoding.natural_scale(depth, low, high) == (scale if low == 0 else None)
+    assert decoding.natural_scale("floating", float("nan"), float("nan")) is None
+
+
+@pytest.mark.parametrize(("numbers", "words"), [
+    (GREY.astype(np.float32) / 100, r"floating point hold values from 0 to 2\.55 .*expected 0 to 1 or 0 to 255"),
+    (GREY.astype(np.float32) - 128, r"from -128 to 127"),
+    (GREY.astype(np.float32) * np.nan, "hold what is no number .NaN, .*odd"),
+    (GREY.astype(np.float32) / 1e5, r"from 0 to 0\.00255"), (GREY.astype(np.int32) - 1, "more than 8 bits .* from -1"),
+    (GREY.astype(np.int32) * 1000, "from 0 to 255,000 .*expected 0 to 65,535")])
+def test_numbers_without_a_natural_scale_are_refused_with_their_range(tmp_path, numbers, words):
+    put(tmp_path / "a" / "fine.tif", np.zeros_like(numbers))
+    put(tmp_path / "a" / "odd.tif", numbers)
+    with pytest.raises(InputError, match=f"^--dataset: images of .*{words}"):
+        read(tmp_path)
+
+
+def test_the_scale_that_a_model_was_trained_with_is_kept_and_a_brighter_image_refused(tmp_path):
+    put(tmp_path / "a" / "0.png", GREY.astype(np.uint16) // 2)
+    images, lines = read(tmp_path, look=decoding.Look(whole=4095))
+    np.testing.assert_array_equal(images[0, ..., 0], GREY // 2 >> 4)
+    assert lines == ["images of more than 8 bits are scaled by 4,095"]
+    put(tmp_path / "a" / "1.png", GREY.astype(np.uint16) * 257)
+    with pytest.raises(InputError, match=r"1\.png, hold values from 0 to 65,535, expected 0 to 4,095, by which"):
+        read(tmp_path, look=decoding.Look(whole=4095))
+
+
+def test_an_inverted_scale_of_grey_is_shown_as_a_viewer_does(tmp_path):
+    put(tmp_path / "a" / "0.tif", GREY.astype(np.uint16) * 257, tiffinfo={262: 0})
+    np.testing.assert_array_equal(read(tmp_path)[0][0, ..., 1], 255 - GREY)
+
+
+def colour_of_16_bits(path, factor):
+    """A PNG of 16-bit RGB, which Pillow writes none of: row by row, without filters."""
+    import struct
+    import zlib
+
+    rows = (np.repeat(GREY[..., None], 3, -1).astype(int) * factor).astype(">u2").reshape(8, -1)
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", 12, 8, 16, 2, 0, 0, 0)),
+             (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b""))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chunks = (struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+              for name, body in parts)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def test_colour_of_16_bits_is_read_where_its_upper_8_are_enough(tmp_path):
+    colour_of_16_bits(tmp_path / "a" / "0.png", 257)
+    np.testing.assert_array_equal(read(tmp_path)[0][0, ..., 2], GREY)
+    colour_of_16_bits(tmp_path / "b" / "0.png", 16)
+    with pytest.raises(InputError, match=r"16 bits a channel, such as .*0\.png, hold values of at most 4,095"):
+        read(tmp_path / "b")
+
+
+@pytest.mark.parametrize("ink", [0, 120, 255])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_is_shown_on_white_unless_it_draws_in_white(tmp_path, ink, mode):
+    drawn = np.dstack([np.full((8, 12, 3 if mode == "RGBA" else 1), ink, np.uint8), GREY])
+    put(tmp_path / "a" / "0.png", Image.fromarray(drawn, mode))
+    images, lines = read(tmp_path)
+    share, ground = GREY.astype(float) / 255, 0 if ink == 255 else 255
+    np.testing.assert_allclose(images[0, ..., 0], share * ink + (1 - share) * ground, atol=1)
+    assert lines == ["1 images with transparent pixels are shown on "
+                     + ("black; most of them draw in white" if ink == 255 else "white")]
+    with pytest.raises(InputError, match="it draws in white on transparent ground, which is shown as white"):
+        put(tmp_path / "a" / "1.png", Image.fromarray(np.dstack([np.full((8, 12, 3), 255, np.uint8), GREY]), "RGBA"))
+        read(tmp_path, look=decoding.Look(ground="white"))
+
+
+def test_opaque_pixels_are_as_without_alpha_and_need_no_word(tmp_path):
+    picture = np.random.default_rng(1).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    put(tmp_path / "a" / "0.png", np.dstack([picture, np.full((8, 12), 255, np.uint8)]))
+    images, lines = read(tmp_path)
+    np.testing.assert_array_equal(images[0], picture)
+    assert lines == []
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_a_picture_is_turned_as_its_tag_says_and_its_size_with_it(tmp_path, number, suffix):
+    from PIL import ImageOps
+
+    upright = np.repeat(np.repeat(np.arange(96, dtype=np.uint8).reshape(8, 12) * 2, 8, 0), 8, 1)
+    exif = Image.Exif()
+    exif[0x0112] = number
+    options = {".jpg": {"quality": 95}, ".webp": {"lossless": True}}.get(suffix, {})
+    put(tmp_path / "a" / f"0{suffix}", np.repeat(upright[..., None], 3, -1), exif=exif, **options)
+    with Image.open(tmp_path / "a" / f"0{suffix}") as file:
+        wanted = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    header = decoding.read_header(tmp_path / "a" / f"0{suffix}")
+    assert header.size == wanted.shape[:2] == ((96, 64) if number >= 5 else (64, 96))
+    np.testing.assert_array_equal(read(tmp_path)[0][0], wanted)
+
+
+def test_only_the_first_frame_counts_and_that_is_told(tmp_path):
+    frames = [Image.fromarray(np.full((8, 12), value, np.uint8)) for value in (10, 200)]
+    for name in ("0.gif", "1.tif", "2.webp"):
+        put(tmp_path / "a" / name, frames[0], save_all=True, append_images=frames[1:], lossless=True)
+    images, lines = read(tmp_path)
+    assert (images == 10).all() and "3 images have several frames or pages" in lines[0]
+
+
+def test_all_broken_files_are_named_at_once_with_a_command_that_goes_on_without_them(tmp_path):
+    for label, i in itertools.product(("cat's", "dog"), range(8)):
+        put(tmp_path / "d" / label / f"{i}.jpg", np.repeat(GREY[..., None], 3, -1))
+    for i in range(6):
+        (tmp_path / "d" / "dog" / f"{i}.jpg").write_bytes(b"<html>404</html>" if i else b"")
+        (tmp_path / "d" / "cat's" / f"{i}.jpg").write_bytes((tmp_path / "d" / "cat's" / "7.jpg").read_bytes()[:-100])
+    with pytest.raises(InputError) as caught:
+        data.load_data(asked(tmp_path / "d"), needs=("train", "validation"))
+    first, second = str(caught.value).split("\n")
+    assert first.startswith("--dataset: 12 images: ") and first.count("cannot be read") == 10 and "and 2 more" in first
+    assert "0.jpg cannot be read as an image (it is empty)" in first and "UnidentifiedImageError: no image" in first
+    put(tmp_path / "d" / "dog" / "8.jpg", np.repeat(GREY[..., None], 3, -1))
+    put(tmp_path / "d" / "cat's" / "8.jpg", np.repeat(GREY[..., None], 3, -1))
+    subprocess.run(["bash", "-c", second], check=True)
+    assert len(data.load_data(asked(tmp_path / "d")).train) + 2 + 2 == 6
+    assert len(list((tmp_path / "d").rglob("*.broken"))) == 12
+
+
+@pytest.mark.parametrize(("name", "split"), [
+    *[(name, "train") for name in ("train", "Train", "TRAINING", "training_set", "train-set", "seg_train", "TrainSet",
+                                   "Training Images", "train2017", "training data (1)")],
+    *[(name, "validation") for name in ("val", "valid", "Validation", "dev", "eval", "validation_set", "seg_val")],
+    *[(name, "test") for name in ("test", "Testing", "test_set", "testset", "seg_test", "hold-out", "test1")],
+    *[(name, None) for name in ("trains", "latest", "trainers", "devil", "valve", "set", "contest", "train_val",
+                                "images", "model train", "1", "")]])
+def test_names_that_say_split(name, split):
+    assert folders.split_of(name) == split
+
+
+def fill(root, *places, count=3):
+    for place, i in itertools.product(places, range(count)):
+        put(root / place / f"{i}.png", GREY)
+
+
+@pytest.mark.parametrize("names", [("Training", "dev", "Testing"), ("train_set", "Valid", "test_set"),
+                                   ("seg_train/seg_train", "val", "seg_test/seg_test")])
+def test_splits_are_read_as_people_spell_them(tmp_path, names):
+    for name, count in zip(names, (5, 3, 2), strict=True):
+        fill(tmp_path, f"{name}/a", f"{name}/b", count=count)
+    loaded = data.load_data(asked(tmp_path))
+    assert loaded.class_names == ("a", "b") and [len(loaded.train), len(loaded.val), len(loaded.test)] == [10, 6, 4]
+
+
+@pytest.mark.parametrize(("places", "words"), [
+    (("train/a", "train/b", "Training/a", "Training/b"), "has Training and train, which both say train"),
+    (("train/a", "train/b", "val/a", "val/b", "valid/a", "valid/b"), "val and valid, which both say validation"),
+    (("cat", "dog", "test"), "has test beside cat, dog, which leaves open what is a split and what a class"),
+    (("cat", "dog", "test/cat", "test/dog"), "has test beside cat, dog, which leaves open"),
+    (("train/a", "train/b", "PublicTest/a", "PublicTest/b"), "has train beside PublicTest, which leaves open"),
+    (("train/a", "train/b", "test/a", "test/b", "a"), "has a both beside and below train"),
+    (("train", "test"), r"whose test, train holds images itself, such as 0\.png, .*test/CLASS/"),
+    (("train",), r"whose train holds images itself"),
+    (("a/train", "a/test", "b/train", "b/test"), "a was to be a class and holds test, train images .*expected train/a"),
+    (("pets/train/a", "pets/train/b"), "found 1 .*; did you mean .*pets[?]"),
+    (("x/pets/a", "x/pets/b"), "found 1 .*; did you mean .*x.pets[?]"),
+    ((".",), "found 0 .*holds 3 images itself"),
+    (("test/a", "test/b"), "with test alone, expected a folder train beside it")])
+def test_what_leaves_open_which_folders_are_classes_is_refused(tmp_path, places, words):
+    fill(tmp_path, *places)
+    with pytest.raises(InputError, match=f"^--dataset: .*{words}") as caught:
+        data.load_data(asked(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_classes_is_left_out_of_training_and_refused_in_evaluation(tmp_path, capsys):
+    fill(tmp_path, "train/a", "train/b", "seg_pred", count=6)
+    fill(tmp_path, "test")
+    loaded = data.load_data(asked(tmp_path), needs=("train", "validation"))
+    assert [len(loaded.train), len(loaded.val), len(loaded.test)] == [8, 2, 2]
+    err = capsys.readouterr().err
+    assert "test has images but no class folders: it is left out, and test images are drawn" in err
+    assert "1 folder beside the splits (seg_pred)" in err
+    with pytest.raises(InputError, match="test has images but no class folders, so that no accuracy"):
+        data.load_data(asked(tmp_path), needs=("test",))
+
+
+def test_what_is_skipped_is_counted_and_named_in_one_line(tmp_path, capsys):
+    fill(tmp_path / "d", "red", "green", count=4)
+    for name in ("red/1.heic", "red/2.heic", "green/x.jpg_large", "green/README", "red/.hidden.png", ".hidden/a.png",
+                 "red/Thumbs.db", "red/._0.png", ".DS_Store", "__MACOSX/red/._0.png"):
+        (tmp_path / "d" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "d" / name).write_bytes(b"x")
+    fill(tmp_path / "d", "red/@eaDir/0.png", "green/.ipynb_checkpoints", "$RECYCLE.BIN", "lost+found")
+    fill(tmp_path, "elsewhere")
+    (tmp_path / "d" / "cats2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "d" / "red" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "d" / "loose.png").write_bytes((tmp_path / "d" / "red" / "0.png").read_bytes())
+    put(tmp_path / "d" / "red" / "photo.JFIF", np.repeat(GREY[..., None], 3, -1), format="JPEG")
+    put(tmp_path / "d" / "red" / "wrong.png", np.repeat(GREY[..., None], 3, -1), format="JPEG")
+    loaded = data.load_data(asked(tmp_path / "d"))
+    assert loaded.class_names == ("green", "red")
+    assert sum(map(len, (loaded.train, loaded.val, loaded.test))) == 4 + 4 + 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: skipped: 2 .heic (such as red/1.heic), ")
+    for part in ("1 .jpg_large (green/x.jpg_large)", "1 linked folder (cats2)", "1 hidden folder (.hidden)"):
+        assert part in line
+    assert line.endswith("2 of 2 other kinds")
+
+
+def test_a_split_is_decoded_when_it_is_asked_for_and_no_other_file(tmp_path, monkeypatch):
+    for split, count in (("train", 6), ("val", 3), ("test", 4)):
+        fill(tmp_path, f"{split}/a", f"{split}/b", count=count)
+    seen, decode = [], decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, *more: seen.append(path) or decode(path, *more))
+    loaded = data.load_data(asked(tmp_path), needs=("train", "validation"))
+    assert len(seen) == 18 and not any("/test/" in path for path in seen) and len(loaded.test) == 8
+    assert loaded.test.images.shape == (8, 8, 12, 3) and len(seen) == 26 and loaded.test.images.all is not None
+    seen.clear()
+    loaded = data.load_data(asked(tmp_path), needs=("test",), most=3)
+    assert len(seen) == 3 == len(loaded.test) and loaded.image_shape == (8, 12, 3)
+    part, labels = data.sample(loaded.train, 5)
+    assert len(seen) == 8 and part.shape == (5, 8, 12, 3) and len(labels) == 5
+    np.testing.assert_array_equal(part, data.sample(data.load_data(asked(tmp_path)).train, 5)[0])
+
+
+def test_an_evaluation_needs_no_training_images(tmp_path, capsys):
+    fill(tmp_path / "alone", "test/a", "test/b")
+    loaded = data.load_data(asked(tmp_path / "alone"), needs=("test",))
+    assert loaded.description == "alone: 6 test images" and loaded.train is None and loaded.image_shape == (8, 12, 3)
+    fill(tmp_path / "plain", "a", "b", count=10)
+    loaded = data.load_data(asked(tmp_path / "plain"), needs=("test",))
+    assert loaded.description.startswith("plain: 4 test images, the fifth that training leaves out; ")
+    whole = data.load_data(asked(tmp_path / "plain"))
+    np.testing.assert_array_equal(loaded.test.labels, whole.test.labels)
+    capsys.readouterr()
+    fill(tmp_path / "few", "a", "b", count=1)
+    assert len(data.load_data(asked(tmp_path / "few"), needs=("test",)).test) == 2
+    assert "all 2 are test images" in capsys.readouterr().err
+
+
+def test_many_small_classes_give_a_validation_image_each(tmp_path, capsys):
+    fill(tmp_path, *"abcdefghij", count=4)
+    loaded = data.load_data(asked(tmp_path, val_split=0.1))
+    assert [len(loaded.train), len(loaded.val), len(loaded.test)] == [20, 10, 10]
+    assert capsys.readouterr().err == ("warning: 10 validation images, one for each class: --val_split 0.1 of 30 would "
+                                       "be 3\n")
+    fill(tmp_path, "rare", count=1)
+    with pytest.raises(InputError, match=r"at least 3 training images a class, found fewer for rare \(1\): one each to "
+                                         "train on, to validate on, to test on") as caught:
+        data.load_data(asked(tmp_path, val_split=0.1))
+    assert "--val_split" not in str(caught.value)

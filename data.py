@@ -112,7 +112,9 @@ def load_data(args, image_size=None, progress=iter, needs=NAMES, most=None, pixe
         raise InputError(f"--class_num: received {args.class_num}, expected {len(names)} "
                          f"(the classes of {args.dataset})")
     drawn = [listing and part is None for part in parts]
-    source = folders.listing_checksum(args.dataset, parts[0][0]) if parts[0] and any(drawn) else None
+    # the images that splits are drawn from, or else all of them
+    listed = [part for part in parts if part][:1 if any(drawn) else None] if listing and parts[0] else []
+    source = folders.listing_checksum(args.dataset, [path for part in listed for path in part[0]]) if listed else None
     parts, notes = drawing.divide(args, names, parts, needs)
     for note in (*(listing.notes if listing else ()), *notes):
         display.warn(note)

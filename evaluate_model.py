@@ -147,7 +147,7 @@ def evaluate_one(args, name, path, opened, images, base):
     model, judge, function, size = opened
     split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
     if args.split != "train":
-        records.check_source(path, split)
+        records.check_source(path, split, args.val_split if args.split == "validation" else None)
     row = {"name": name, "path": str(path)}
     row |= metrics.evaluate(judge, split, args.batch_size, display.track(name, args.verbose, "compiling")) | size
     if not np.isfinite(row["loss"]):

@@ -185,7 +185,7 @@ def find_images(args, peek):
             raise
         return f"no --dataset, and no {args.dataset}: {one_line(error):.200}"
     display.say(images.description, args.verbose)
-    records.check_source(args.model_path, images.val)
+    records.check_source(args.model_path, images.val, args.val_split)
     return images
 
 

@@ -14,6 +14,7 @@ import files
 import flags
 import model as resnet
 import records
+import resuming
 import roles
 import student_flags
 import tables
@@ -112,11 +113,11 @@ def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, t
     import distillation
     import training
 
-    recipe = training.Recipe.from_flags(args, args.student_learning_rate)
+    recipe = training.going_on(training.Recipe.from_flags(args, args.student_learning_rate), folder, run_record)
     steps = data.steps_per_epoch(len(images.train), recipe.batch_size)
     distiller = distillation.Distiller(teacher, student, lambdas, args.temperature, hard_label_weight,
                                        args.regressor_name, args.label_smoothing, args.precision, args.mirror_teacher,
-                                       steps * recipe.epochs if args.teacher_annealing else None)
+                                       steps * (recipe.epochs - recipe.begun) if args.teacher_annealing else None)
     optimizer = training.optimizer_of(recipe, steps)
     if distiller.discriminator:
         optimizer = distillation.TwoOptimizers(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
@@ -177,7 +178,7 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
         student = make_student(args, teacher, images)
         folder = ablation_folder(args, name)
         chosen = [value * part for value, part in zip(lambdas, parts, strict=True)]
-        history = distil(args, teacher, student, images, chosen, weight, folder, name, run_record)
+        history = distil(args, teacher, student, images, chosen, weight, folder, name, dict(run_record))
         rows.append({"name": name, "val_acc": max(history["val_acc"]), "sha256": history["checkpoint"]["sha256"]})
     if full["sha256"] not in [row["sha256"] for row in rows]:
         rows.append({"name": "the student", "val_acc": full["val_acc"], "sha256": full["sha256"]})
@@ -249,8 +250,7 @@ def run(args):
 def teach(args, path, peek):
     """`run`, in a folder that is this process' alone, with a teacher from `path`."""
     run_record = records.run_record(args, files.sha256(path))
-    if result := records.finished_result(args.save_folder, run_record, args.resume):
-        display.say(f"{args.save_folder} holds this run, finished; --resume never trains it again", args.verbose)
+    if result := resuming.finished(args.save_folder, run_record, args):
         return result
     app.start_keras(args)
     import checkpoints
@@ -265,9 +265,11 @@ def teach(args, path, peek):
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(path))
     display.say(images.description, args.verbose)
-    records.check_source(path, images.val)
+    records.check_source(path, images.val, args.val_split)
     parents = classes.meet(path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
+    if result := resuming.finished(args.save_folder, run_record, args):  # on images that lie elsewhere now
+        return result
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, args.preprocessing)
     student = make_student(args, teacher, images)
     found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,

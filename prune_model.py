@@ -11,6 +11,7 @@ import display
 import files
 import flags
 import records
+import resuming
 import tables
 from errors import InputError
 
@@ -129,8 +130,13 @@ def prune_once(args, model, base, images, target, result):
     return model
 
 
+def _length(args):
+    """The flag that may be larger than it was, for `resuming`: what an iteration removes must not depend on it."""
+    return "prune_iter" if args.target_compression is None and args.target_macs is None else None
+
+
 def _start(args, run_record, widths):
-    """result.json of an unfinished run with the same flags, or a new one.
+    """result.json of an unfinished run with the same flags, or of one that was to have fewer iterations, or a new one.
 
     Raises:
         InputError: an unfinished run with other flags, or one whose files are not those that it names.
@@ -139,9 +145,14 @@ def _start(args, run_record, widths):
     path = root / "result.json"
     if args.resume == "auto" and path.is_file():
         result = records.read_json(path, "--root_folder")
-        if result.get("finished") is False:
+        more = result.get("finished") is True and resuming.is_shorter(result.get("run"), run_record, "prune_iter")
+        if result.get("finished") is False or more:
             _check_unfinished(result, root, widths)
-            records.check_same_run(result["run"], run_record, args.root_folder)
+            resuming.check_same_run(result["run"], run_record, args.root_folder, length=_length(args))
+            if (done := len(result["final_acc"])) > args.prune_iter:
+                raise InputError(f"--prune_iter: received {args.prune_iter}, but {args.root_folder} holds {done} "
+                                 f"iterations; expected at least {done}, another --root_folder, or --resume never to "
+                                 "start over")
             return result
     return {"finished": False, "split": "validation", "run": run_record, "final_acc": [],
             "channels": {name: [width] for name, width in widths.items()}}
@@ -231,8 +242,7 @@ def run(args):
 def prune_all(args, peek):
     """`run`, in a folder that is this process' alone, for a base of which `peek` tells."""
     run_record = records.run_record(args, files.sha256(args.base_model_path))
-    if result := records.finished_result(args.root_folder, run_record, args.resume):
-        display.say(f"{args.root_folder} holds this run, finished; --resume never prunes again", args.verbose)
+    if result := resuming.finished(args.root_folder, run_record, args, _length(args)):
         return result
     result = _start(args, run_record, peek.widths)
     app.start_keras(args)
@@ -247,17 +257,22 @@ def prune_all(args, peek):
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(args.base_model_path))
     display.say(images.description, args.verbose)
-    records.check_source(args.base_model_path, images.val)
+    records.check_source(args.base_model_path, images.val, args.val_split)
     parents = classes.meet(args.base_model_path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    records.check_same_run(result["run"], run_record, args.root_folder)
+    if before := resuming.finished(args.root_folder, run_record, args, _length(args)):  # images that lie elsewhere
+        return before
+    resuming.check_same_run(result["run"], run_record, args.root_folder, length=_length(args))
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
                                   args.preprocessing)
     training.check_batch(base, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
         training.check_batch(base, args.recalibrate_images, "--recalibrate_images")
     target = trimming.budget(args, peek.widths, images.class_num, images.image_shape, peek.stem)
-    result |= {"images": len(images.val), "train_images": len(images.train),
+    if resuming.is_shorter(result["run"], run_record, "prune_iter"):
+        display.say(f"{args.root_folder} goes on behind iteration {len(result['final_acc'])}", args.verbose)
+        result["run"] = run_record
+    result |= {"finished": False, "images": len(images.val), "train_images": len(images.train),
                "parent_sha256": run_record["parent_sha256"], "parent_class_names": parents,
                "class_names": run_record["class_names"]}
     root, done = Path(args.root_folder), len(result["final_acc"])

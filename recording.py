@@ -64,6 +64,23 @@ class Progress:
         return found
 
 
+def from_model(saved, folder, epochs, steps, run):
+    """The Progress of a finished run that is to go on, whose model `saved` then holds.
+
+    Raises:
+        InputError: its history or its model is not as it left them.
+    """
+    history = records.read_json(folder / HISTORY, "--resume") | {"run": run}
+    try:
+        progress = Progress.checked({"history": history, "epoch": epochs, "step": 0, "seconds": 0.0}, epochs, steps)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--resume: {folder / HISTORY} is not that of a finished run of {epochs} epochs ({error}); "
+                         "expected it, or --resume never to start over") from None
+    settle(folder, history)
+    saved.load_weights(folder / MODEL)
+    return progress
+
+
 def publish(folder, history):
     """Steps 3 and 4, where there is a next model; a result of an older run goes with the model that it tells of."""
     records.write_json(folder / HISTORY, history)
@@ -148,7 +165,7 @@ class Recorder(keras.callbacks.Callback):
         if np.isfinite(float(loss)):
             return
         kept = self.progress.history.get("checkpoint")
-        rate = float(self.rate(max(self.epoch * self.steps + step - 1, 0)))
+        rate = float(self.rate(max((self.epoch - self.recipe.begun) * self.steps + step - 1, 0)))
         raise Diverged(f"{self.rate_flag}: the loss became {float(loss)} in epoch {self.epoch + 1}, step {step} of "
                        f"{self.steps}, at a learning rate of {rate:.4g}; "
                        + (f"{self.folder / MODEL} holds epoch {kept['epoch']}, the best before it" if kept else

@@ -22,9 +22,6 @@ KERAS_CURVES = {"loss": "train_loss", "accuracy": "train_acc", "acc": "train_acc
                 "learning_rate": "learning_rate", "lr": "learning_rate"}
 MAX_JSON_BYTES = 64 * 2**20
 STATE = "state.npz"  # of an unfinished run, in its folder
-# flags that leave the result alone, and names of places: what lies there is compared by its checksum
-IGNORED_ON_RESUME = {"argv", "resume", "verbose", "num_worker", "gpu", "save_minutes", "save_folder", "root_folder",
-                     "base_model_path", "data_dir", "tensorboard", "json"}
 
 
 def write_json(path, content):
@@ -142,21 +139,26 @@ def _run_beside(path):
     return run if isinstance(run, dict) else {}
 
 
-def _place(dataset):
+def place(dataset):
     """A --dataset in one spelling: my_images/ and ./my_images are the same folder."""
     return os.path.abspath(dataset) if isinstance(dataset, str) else dataset
 
 
-def check_source(path, split):
+def check_source(path, split, val_split=None):
     """Raises InputError where a model was trained when the folder that a split is drawn from held other images.
 
-    One image more makes another draw, in which most of the split would be images that the model was trained on.
+    One image more makes another draw, in which most of the split would be images that the model was trained on; so does
+    another share for validation, wherever the folder lies now.
 
     Args:
         path: of the model; one without a history, or trained on other data, passes.
         split: a data.Split.
+        val_split: what the share is now; None where no split depends on it.
     """
-    then = _run_beside(path).get("source")
+    run = _run_beside(path)
+    then = run.get("source")
+    if val_split is not None and isinstance(then, list) and split.source is not None and then[1:] == split.source[1:]:
+        _check_share(path, run, val_split)
     if isinstance(then, list) and split.source is not None and then[:1] == split.source[:1] and then != split.source:
         raise InputError(f"--dataset: {split.source[0]} holds other images than when {path} was trained; its "
                          f"{split.name} images are drawn from all of them, so that the model has seen most; expected "
@@ -172,11 +174,16 @@ def check_split(path, args):
         path: of the model; one without a history, or trained on other data, passes.
         args: namespace with dataset and val_split.
     """
-    told = _run_beside(path).get("flags")
-    told = told if isinstance(told, dict) else {}
-    share = told.get("val_split")
-    if _place(told.get("dataset")) == _place(args.dataset) and is_number(share) and share != args.val_split:
-        raise InputError(f"--val_split: received {args.val_split}, expected {share}, under which {path} was trained; "
+    run = _run_beside(path)
+    told = run.get("flags")
+    if isinstance(told, dict) and place(told.get("dataset")) == place(args.dataset):
+        _check_share(path, run, args.val_split)
+
+
+def _check_share(path, run, val_split):
+    share = run["flags"].get("val_split") if isinstance(run.get("flags"), dict) else None
+    if is_number(share) and share != val_split:
+        raise InputError(f"--val_split: received {val_split}, expected {share}, under which {path} was trained; "
                          "another share would validate on images that it has seen")
 
 
@@ -216,66 +223,3 @@ def run_record(args, parent_sha256=None):
             "processor": processor(), "cores": cores,
             "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
             "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
-
-
-def finished_result(folder, run, resume):
-    """What result.json holds of a finished run with the same flags, which has nothing left to do, or None.
-
-    A record with a true 'shipped' belongs to a model that came with the suite: any run may write over it.
-
-    Args:
-        folder: where a run writes.
-        run: what `run_record` gives now.
-        resume: 'auto' or 'never'; with 'never' the answer is None.
-
-    Raises:
-        InputError: a finished run of other flags lies there, which must not be lost.
-    """
-    folder = Path(folder)
-    if resume == "never" or not (folder / "result.json").is_file() or (folder / STATE).exists():
-        return None
-    result = read_json(folder / "result.json", "--resume")
-    if result.get("finished") is False or result.get("shipped") is True:  # what came with the suite can be had again
-        return None
-    check_same_run(result.get("run"), run, folder, "a finished")
-    return result
-
-
-def check_same_run(before, run, folder, kind="an unfinished"):
-    """Makes sure that a run had the flags that this one has.
-
-    Args:
-        before: what `run_record` gave then.
-        run: what it gives now.
-        folder: where the run of then lies, for the message.
-        kind: of run, for the message.
-
-    Raises:
-        InputError: a flag that bears on the result differs, or the model that the run started from.
-    """
-    if not isinstance(before, dict) or not isinstance(before.get("flags"), dict):
-        raise InputError(f"--resume: {folder} holds {kind} run that names no flags; expected them, or --resume "
-                         "never to start over")
-    then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
-    for flags in then, now:
-        flags |= {"dataset": _place(flags.get("dataset"))}
-    if "allocation" in now:
-        then.setdefault("allocation", "threshold")  # before there was the flag
-    given = {word.split("=")[0] for word in run.get("argv", [])}
-    newer = {key for key in set(now) - set(then) if f"--{key}" not in given}  # flags that the run of then didn't know
-    if now.get("target_macs"):
-        newer -= {"stage_tilt"}  # before it, such a student had other widths
-    for key in sorted((set(then) | set(now)) - IGNORED_ON_RESUME - newer):
-        if then.get(key) != now.get(key):
-            raise InputError(f"--resume: {folder} holds {kind} run with --{key} {then.get(key)}, received "
-                             f"{now.get(key)}; expected the same flags, or --resume never to start over")
-    if None not in (sources := (before.get("source"), run.get("source"))) and sources[0] != sources[1]:
-        raise InputError(f"--resume: {folder} holds {kind} run on other images than {now['dataset']} holds now; "
-                         "expected the same, or --resume never to start over")
-    if None not in (shown := (before.get("pixels"), run.get("pixels"))) and shown[0] != shown[1]:
-        raise InputError(f"--resume: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
-                         "expected the same, or --resume never to start over")
-    if before.get("parent_sha256") != run.get("parent_sha256"):
-        raise InputError(f"--resume: {folder} holds {kind} run from another model (its sha256 began with "
-                         f"{before.get('parent_sha256')!s:.8}, now {run.get('parent_sha256')!s:.8}); expected the "
-                         "same, or --resume never to start over")

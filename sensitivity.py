@@ -79,7 +79,7 @@ def run(args):
                             display.track("reading images", args.verbose), needs=("validation",),
                             pixels=pixels.of_models(args.model_path))
     display.say(images.description, args.verbose)
-    records.check_source(args.model_path, images.val)
+    records.check_source(args.model_path, images.val, args.val_split)
     known = classes.meet(args.model_path, images)
     model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
                                    args.preprocessing)

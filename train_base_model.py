@@ -12,6 +12,7 @@ import files
 import flags
 import model as resnet
 import records
+import resuming
 import tables
 from errors import InputError
 
@@ -110,8 +111,7 @@ def train(args, size):
     """`run`, in a folder that is this process' alone, on images of `size` (h, w) where it is told."""
     parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
     folder, run_record = Path(args.save_folder), records.run_record(args, parent)
-    if result := records.finished_result(folder, run_record, args.resume):
-        display.say(f"{folder} holds this run, finished; --resume never trains it again", args.verbose)
+    if result := resuming.finished(folder, run_record, args):
         return result
     app.start_keras(args)
     import classes
@@ -124,10 +124,13 @@ def train(args, size):
     images = data.load_data(args, size, display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(args.model_path or ""))
     display.say(images.description, args.verbose)
-    records.check_source(args.model_path or "", images.val)  # of a file, if it is one
+    records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
+    if result := resuming.finished(folder, run_record, args):  # on images that lie elsewhere now
+        return result
     model = start_model(args, images)
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
+    recipe = training.going_on(recipe, folder, run_record)
     trainer = fast.FastResNet(model, args.precision)
     training.compile_classifier(trainer, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
     history = training.fit(trainer, model, images, recipe, folder, run_record, "base model")

@@ -16,6 +16,7 @@ import optimizers
 import plots
 import recording
 import records
+import resuming
 import roles
 import states
 from errors import InputError
@@ -40,6 +41,7 @@ class Recipe:
         precision: dtype policy of the arithmetic.
         optimizer: 'sgd' or 'muon', see --optimizer.
         tensorboard: folder of event files, see `events`, or None.
+        begun: epochs that were done when this schedule began, see `going_on`.
     """
 
     epochs: int
@@ -55,17 +57,42 @@ class Recipe:
     precision: str = "float32"
     optimizer: str = "sgd"
     tensorboard: str | None = None
+    begun: int = 0
 
     @classmethod
     def from_flags(cls, args, learning_rate):
         """The recipe that a script's flags describe, with this learning rate."""
         same = {field.name: getattr(args, field.name) for field in dataclasses.fields(cls)
-                if field.name not in ("epochs", "learning_rate")}
+                if field.name not in ("epochs", "learning_rate", "begun")}
         return cls(epochs=args.epoch_num, learning_rate=learning_rate, **same)
 
 
+def going_on(recipe, folder, run):
+    """The recipe of a run that goes on in its folder, perhaps with other epochs than it was to have; says how.
+
+    Call it before the trainer is compiled, whose schedule depends on it.
+
+    Args:
+        recipe: a Recipe.
+        folder: where `fit` will write.
+        run: what `records.run_record` gives; see `resuming.continuation`, which may add to it.
+    """
+    if recipe.resume == "never":
+        return recipe
+    begun = resuming.continuation(folder, run)
+    last = run.get("continued", [{}])[-1]
+    if last.get("schedule") == "anew" and not (Path(folder) / STATE).exists():
+        display.say(f"{folder} goes on behind its {begun} epochs, from the best of them: the learning rate rises and "
+                    f"falls once more up to epoch {recipe.epochs}, with a new optimiser; {recipe.epochs} epochs from "
+                    "the start (--resume never) would be another run", recipe.verbose)
+    elif last.get("schedule") == "stretched":
+        display.say(f"{folder} goes on behind epoch {last['after_epoch']} with the learning rate of a run of "
+                    f"{recipe.epochs} epochs; before, it was that of {last['epoch_num']}", recipe.verbose)
+    return dataclasses.replace(recipe, begun=begun)
+
+
 def schedule(recipe, steps):
-    """Learning rate over all steps: linear from nearly 0 to the highest, then a cosine to 0.
+    """Learning rate over all steps of the epochs behind recipe.begun: linear to the highest, then a cosine to 0.
 
     Loshchilov and Hutter 2017, SGDR, arXiv 1608.03983, equation 5, with warm-up (Goyal et al. 2017, 1706.02677, 2.2).
 
@@ -73,7 +100,7 @@ def schedule(recipe, steps):
         recipe: a Recipe.
         steps: steps an epoch.
     """
-    total = recipe.epochs * steps
+    total = (recipe.epochs - recipe.begun) * steps
     rise = min(round(recipe.warmup * total), total - 1)
     if rise == 0:
         return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total)
@@ -107,18 +134,24 @@ def compile_trainer(trainer, optimizer, recipe, loss=None):
     trainer.compile(optimizer, loss=loss, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
 
 
-def _start(trainer, folder, recipe, steps, run, keep_best):
-    """The Progress of an unfinished run with the same flags, whose state is then loaded, or of a new run."""
+def _start(trainer, saved, folder, recipe, steps, run, keep_best):
+    """The Progress of an unfinished run with the same flags, whose state is then loaded, of a finished one that
+    goes on, whose model is, or of a new run."""
     state = folder / STATE
     if not state.exists():
         (folder / recording.NEXT).unlink(missing_ok=True)  # of a run that was killed before its first state
-        return recording.Progress({name: [] for name in records.CURVES} | {"run": run})
+        return recording.from_model(saved, folder, recipe.begun, steps, run) if recipe.begun else (
+            recording.Progress({name: [] for name in records.CURVES} | {"run": run}))
     try:
         meta = states.read_meta(state)
-        before = meta["history"]["run"]
+        before, done = meta["history"]["run"], meta["epoch"] + (meta["step"] > 0)
     except Exception as error:  # a damaged zip can raise nearly anything
         raise _unreadable(state, error) from None
-    records.check_same_run(before, run, folder)  # first: other flags have other epochs and steps
+    resuming.check_same_run(before, run, folder, length="epoch_num")  # first: other flags have other steps
+    changed = before["flags"].get("epoch_num") != run["flags"].get("epoch_num")
+    if changed and done > recipe.epochs:
+        raise InputError(f"--epoch_num: received {recipe.epochs}, but the run in {folder} is in epoch {done} already; "
+                         f"expected at least {done}, another folder to write to, or --resume never to start over")
     try:
         progress = recording.Progress.checked(meta, recipe.epochs, steps)
         if keep_best and progress.epoch and "checkpoint" not in progress.history:
@@ -126,6 +159,8 @@ def _start(trainer, folder, recipe, steps, run, keep_best):
         states.load_state(trainer, state)
     except Exception as error:
         raise _unreadable(state, error) from None
+    if changed:
+        progress.history["run"] = run
     recording.settle(folder, progress.history)
     return progress
 
@@ -191,7 +226,7 @@ def fit(trainer, saved, images, recipe, folder, run, title, keep_best=True, rate
     if recipe.resume == "never":
         finish(folder)
     _build(trainer, images.class_num)
-    progress = _start(trainer, folder, recipe, steps, run, keep_best)
+    progress = _start(trainer, saved, folder, recipe, steps, run, keep_best)
     bar = display.EpochBar(title, steps * recipe.batch_size, recipe.epochs, recipe.verbose)
     log = events.following(recipe.tensorboard, folder, run, progress.history)
     with interrupts.Deferred() as signals, log as follow:

@@ -294,6 +294,7 @@ def fuzz_state(fuzz, count, seed):
 
     import recording
     import records
+    import resuming
     import states
 
     path = fuzz.folder / "state.npz"
@@ -311,7 +312,7 @@ def fuzz_state(fuzz, count, seed):
     def read():
         try:
             before = recording.Progress.checked(states.load_state(model, path), 4, 5).history["run"]
-            records.check_same_run(before, {"flags": {}}, "x")
+            resuming.check_same_run(before, {"flags": {}}, "x")
         except Exception as error:
             raise InputError(repr(error)) from None
         finally:
@@ -334,7 +335,7 @@ def fuzz_state(fuzz, count, seed):
             progress = recording.Progress.checked(said, 4, 5)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise InputError("refused, as training.fit refuses it") from None
-        records.check_same_run(progress.history["run"], {"flags": {}}, "x")
+        resuming.check_same_run(progress.history["run"], {"flags": {}}, "x")
         assert max(progress.history["val_acc"], default=-1.0) < 1e400 and progress.seconds + 1.5
         assert "checkpoint" not in progress.history or f"{progress.history['checkpoint']['sha256']:.8}"
 

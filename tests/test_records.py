@@ -9,6 +9,7 @@ import pytest
 
 import files
 import records
+import resuming
 from errors import InputError
 
 
@@ -79,37 +80,88 @@ def test_unwritable_places_are_found_and_nothing_is_left(tmp_path):
 def test_only_flags_that_bear_on_the_result_stop_a_resume():
     then = records.run_record(argparse.Namespace(epoch_num=3, verbose=1, target_macs=(4.0, True), seed=1))
     now = records.run_record(argparse.Namespace(epoch_num=3, verbose=2, target_macs=(4.0, True), seed=1))
-    records.check_same_run(json.loads(json.dumps(then)), now, "folder")
+    resuming.check_same_run(json.loads(json.dumps(then)), now, "folder")
     now["flags"]["epoch_num"] = 4
     with pytest.raises(InputError, match="--epoch_num 3, received 4"):
-        records.check_same_run(then, now, "folder")
+        resuming.check_same_run(then, now, "folder")
 
 
 def test_a_run_from_before_the_tilt_is_another_one_where_macs_were_a_target():
     then = records.run_record(argparse.Namespace(target_macs=(8.0, True)))
     with pytest.raises(InputError, match="--stage_tilt None, received 0.7"):
         now = records.run_record(argparse.Namespace(target_macs=(8.0, True), stage_tilt=0.7))
-        records.check_same_run(then, now, "x")
+        resuming.check_same_run(then, now, "x")
     free = records.run_record(argparse.Namespace(target_macs=None))
-    records.check_same_run(free, records.run_record(argparse.Namespace(target_macs=None, stage_tilt=1.0)), "x")
+    resuming.check_same_run(free, records.run_record(argparse.Namespace(target_macs=None, stage_tilt=1.0)), "x")
 
 
 def test_pruning_runs_from_before_the_flag_spread_their_targets_by_threshold():
     then = records.run_record(argparse.Namespace(target_macs=(2.0, True)))
     now = {name: records.run_record(argparse.Namespace(target_macs=(2.0, True), allocation=name))
            for name in ("threshold", "sensitivity")}
-    records.check_same_run(then, now["threshold"], "x")
+    resuming.check_same_run(then, now["threshold"], "x")
     with pytest.raises(InputError, match="--allocation threshold, received sensitivity"):
-        records.check_same_run(then, now["sensitivity"], "x")
+        resuming.check_same_run(then, now["sensitivity"], "x")
 
 
 def test_a_flag_newer_than_a_run_differs_only_where_it_is_given():
     then = records.run_record(argparse.Namespace(epoch_num=3))
     now = records.run_record(argparse.Namespace(epoch_num=3, optimizer="sgd", argv=["train.py", "--epoch_num=3"]))
-    records.check_same_run(then, now, "folder")
+    resuming.check_same_run(then, now, "folder")
     now["flags"]["optimizer"], now["argv"] = "muon", ["train.py", "--optimizer=muon"]
     with pytest.raises(InputError, match="--optimizer None, received muon"):
-        records.check_same_run(then, now, "folder")
+        resuming.check_same_run(then, now, "folder")
+
+
+def finished_record(folder, dataset, source, **flags):
+    """A folder with the result of a finished run; returns its record."""
+    run = {"flags": {"dataset": dataset, "epoch_num": 3, "seed": 1} | flags, "source": source, "parent_sha256": None}
+    records.write_json(folder / "result.json", {"val_acc": 0.5, "run": run})
+    return run
+
+
+def test_a_run_goes_on_where_its_images_lie_elsewhere(tmp_path):
+    (tmp_path / "there").mkdir()
+    run = finished_record(tmp_path, "/gone/images", ["/gone/images", "a" * 64])
+    now = {"flags": run["flags"] | {"dataset": str(tmp_path / "there")}, "parent_sha256": None}
+    assert resuming.finished_result(tmp_path, now, "auto") is None  # nobody has looked at the images yet
+    same = now | {"source": [str(tmp_path / "there"), "a" * 64]}
+    assert resuming.finished_result(tmp_path, same, "auto")["val_acc"] == 0.5
+    for other in ({"source": [str(tmp_path / "there"), "b" * 64]}, {"source": None}):
+        with pytest.raises(InputError, match="other images|--dataset /gone/images"):
+            resuming.finished_result(tmp_path, now | other, "auto")
+    with pytest.raises(InputError, match="--dataset /gone/images, received cifar10"):
+        resuming.finished_result(tmp_path, now | {"flags": run["flags"] | {"dataset": "cifar10"}}, "auto")
+
+
+def test_a_share_for_validation_is_checked_wherever_the_images_lie(tmp_path):
+    (tmp_path / "history.json").write_text(json.dumps({"run": {"source": ["/gone", "a" * 64],
+                                                               "flags": {"dataset": "/gone", "val_split": 0.1}}}))
+    (tmp_path / "model.h5").write_bytes(b"x")
+    split = types.SimpleNamespace(source=["/here", "a" * 64], name="validation")
+    records.check_source(tmp_path / "model.h5", split, 0.1)
+    with pytest.raises(InputError, match=r"--val_split: received 0\.2, expected 0\.1"):
+        records.check_source(tmp_path / "model.h5", split, 0.2)
+
+
+def test_a_finished_run_says_what_can_be_done_with_more_or_fewer_epochs(tmp_path, capsys):
+    run = finished_record(tmp_path, "digits", None)
+    now = {"flags": run["flags"] | {"epoch_num": 5}, "parent_sha256": None, "source": None}
+    assert resuming.finished_result(tmp_path, now, "auto") is None
+    with pytest.raises(InputError, match="--epoch_num 3, received 5; expected --epoch_num 3 to go on"):
+        resuming.finished_result(tmp_path, now, "auto", None)
+    with pytest.raises(InputError, match="^--epoch_num: received 2, but .* finished run of 3 epochs; expected 3"):
+        resuming.finished_result(tmp_path, now | {"flags": now["flags"] | {"epoch_num": 2}}, "auto")
+    assert resuming.finished(tmp_path, run, argparse.Namespace(resume="auto", verbose=1))["val_acc"] == 0.5
+    assert "finished: a larger --epoch_num goes on from its end, another --save_folder" in capsys.readouterr().out
+
+
+def test_a_model_that_a_run_started_from_may_have_moved(tmp_path):
+    run = finished_record(tmp_path, "digits", None, model_path="a/m.h5") | {"parent_sha256": "c" * 64}
+    moved = run | {"flags": run["flags"] | {"model_path": "b/m.h5"}}
+    resuming.check_same_run(run, moved, tmp_path)
+    with pytest.raises(InputError, match="from another model"):
+        resuming.check_same_run(run, moved | {"parent_sha256": "d" * 64}, tmp_path)
 
 
 @pytest.mark.parametrize("source", [5, {}, True, 1.5, "x", None, []])

@@ -11,6 +11,7 @@ import pytest
 
 import build
 import readings
+import resuming
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -223,7 +224,6 @@ def test_what_sensitivity_saw_is_drawn(tmp_path, monkeypatch):
 
 
 def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monkeypatch):
-    import records
 
     run = tmp_path / "run"
     run.mkdir()
@@ -251,9 +251,10 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
     assert json.loads((target / "result.json").read_text()) == content | {"shipped": True}
     assert {path.name for path in target.iterdir()} == {"model.h5", "history.json", "history.png", "result.json"}
     other = {"flags": {"epoch_num": 9, "precision": "float32"}, "parent_sha256": None}
-    assert records.finished_result(target, other, "auto") is None
+    assert resuming.finished_result(target, other, "auto") is None
     with pytest.raises(InputError, match="--epoch_num 3, received 9"):
-        records.finished_result(run, other, "auto")
+        resuming.finished_result(run, other, "auto", None)
+    assert resuming.finished_result(run, other, "auto") is None  # it goes on
 
 
 STAND_IN = """#!{python}

@@ -73,7 +73,7 @@ def test_a_finished_run_is_neither_repeated_nor_written_over(chain, monkeypatch,
     before = {path: path.read_bytes() for path in chain.rglob("*") if path.is_file()}
     for script, words in chain_of(chain / "base", chain / "pruned", chain / "student"):
         assert call(script, *words) == 0
-        assert "holds this run, finished; --resume never" in capsys.readouterr().out
+        assert "holds this run, finished: " in capsys.readouterr().out
         assert call(script, *words, "--seed", 3) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "holds a finished run with --seed 826, received 3; expected" in error
@@ -644,7 +644,13 @@ def test_pruning_goes_on_in_the_iteration_where_it_stopped(tmp_path, monkeypatch
     assert call(prune_model, *words, "--root_folder", tmp_path / "moved", "--tensorboard", tmp_path / "logs") == 0
     assert [path.parent for path in tmp_path.rglob("*tfevents*")] == [tmp_path / "logs" / "moved" / "iter2"]
     assert calls == [1, 1, 2]  # the first iteration was not trained again
+    assert call(prune_model, *words[:-3], "--prune_iter", 1, "--deterministic", "--root_folder", tmp_path / "one") == 0
+    assert call(prune_model, *words, "--root_folder", tmp_path / "one") == 0  # finished, and goes on
+    assert calls == [1, 1, 2, 2, 2]
+    one = json.loads((tmp_path / "one" / "result.json").read_text())
+    assert one["finished"] is True and one["run"]["flags"]["prune_iter"] == 2
     whole, parts = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "moved"))
+    assert one["final_acc"] == whole["final_acc"] and one["channels"] == whole["channels"]
     for key in ("base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity", "parameters", "channels"):
         assert whole[key] == parts[key]
     for ours, theirs in zip(*(keras.models.load_model(tmp_path / name / "iter2" / "model.h5").get_weights()

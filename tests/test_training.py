@@ -21,6 +21,7 @@ import data
 import files
 import recording
 import records
+import resuming
 import states
 import training
 from errors import Diverged, InputError, Stopped
@@ -382,7 +383,7 @@ def test_other_flags_are_refused_and_nothing_is_overwritten(unfinished):
 
 def test_the_flag_is_named_where_it_makes_the_state_one_of_another_length(unfinished):
     shorter = {"flags": RUN["flags"] | {"epoch_num": 1}, "argv": ["script.py", "--epoch_num=1"]}
-    with pytest.raises(InputError, match=r"^--resume: .*--epoch_num None, received 1; expected the same flags"):
+    with pytest.raises(InputError, match=r"^--epoch_num: received 1, but the run in .* is in epoch 2 already"):
         run(unfinished, dataclasses.replace(RECIPE, epochs=1), shorter)
 
 
@@ -547,6 +548,74 @@ def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path, monkeypat
     model, resumed = scaled(tmp_path / "parts", seed=99)
     assert without_times(resumed) == without_times(history)
     assert same(model.get_weights(), expected.get_weights())
+
+
+# ---- more epochs than a run was to have ----
+
+def with_epochs(folder, epochs, seed=0):
+    """A run of so many epochs, as a script makes it that is told of it by a flag."""
+    record = {"flags": RUN["flags"] | {"epoch_num": epochs}}
+    recipe = training.going_on(dataclasses.replace(RECIPE, epochs=epochs), folder, record)
+    return run(folder, recipe, record, seed)
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """(history after 2 epochs, its best weights, history after 4, folder)."""
+    folder = tmp_path_factory.mktemp("longer") / "run"
+    _, first = with_epochs(folder, 2)
+    return first, weights_of(folder / "model.h5"), with_epochs(folder, 4, 99)[1], folder
+
+
+def test_a_finished_run_goes_on_from_its_best_weights_with_another_cycle_of_the_schedule(longer):
+    first, weights, history, folder = longer
+    for name in records.CURVES:
+        assert history[name][:2] == first[name] and len(history[name]) == 4
+    assert history["run"]["continued"] == [{"after_epoch": 2, "epoch_num": 2, "schedule": "anew"}]
+    assert history["checkpoint"]["epoch"] == training.best_epoch(history) + 1
+    assert files.sha256(folder / "model.h5") == history["checkpoint"]["sha256"]
+    again = compiled(small_model(5), dataclasses.replace(RECIPE, epochs=2))  # a run of two epochs from these weights
+    again.set_weights(weights)
+    alone = again.fit(data.batches(IMAGES.train, 8, RECIPE.seed, True, 2), steps_per_epoch=STEPS, epochs=2,
+                      shuffle=False, verbose=0).history
+    np.testing.assert_allclose(history["train_loss"][2:], alone["loss"], rtol=1e-6)
+    np.testing.assert_allclose(history["learning_rate"][2:], first["learning_rate"], rtol=1e-6)
+
+
+def test_a_run_that_goes_on_so_may_stop_as_any_other(longer, tmp_path, monkeypatch):
+    with_epochs(tmp_path, 2)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call((recording.Recorder, "on_epoch_begin"), 2, patch)
+        with_epochs(tmp_path, 4, 98)
+    assert states.read_meta(tmp_path / "state.npz")["epoch"] == 3
+    _, history = with_epochs(tmp_path, 4, 99)
+    assert without_times(history) == without_times(longer[2])
+    assert same(weights_of(tmp_path / "model.h5"), weights_of(longer[3] / "model.h5"))
+
+
+@pytest.mark.parametrize("epochs", [6, 3])
+def test_an_unfinished_run_takes_the_schedule_of_another_length(epochs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_call((recording.Recorder, "on_epoch_begin"), 3, patch)
+        with_epochs(tmp_path, 4)
+    with pytest.raises(InputError, match="^--epoch_num: received 1, but the run in .* is in epoch 2 already; expected"):
+        with_epochs(tmp_path, 1, 99)
+    _, history = with_epochs(tmp_path, epochs, 99)
+    expected = np.r_[rates(RECIPE, STEPS)[4:10:5],
+                     rates(dataclasses.replace(RECIPE, epochs=epochs), STEPS)[14:5 * epochs:5]]
+    np.testing.assert_allclose(history["learning_rate"], expected, rtol=1e-5)
+    assert history["run"]["flags"]["epoch_num"] == epochs
+    assert history["run"]["continued"] == [{"after_epoch": 2, "epoch_num": 4, "schedule": "stretched"}]
+
+
+def test_a_finished_run_whose_model_is_another_starts_over(longer, tmp_path):
+    shutil.copytree(longer[3], tmp_path / "run")
+    (tmp_path / "run" / "model.h5").write_bytes(b"other")
+    record = {"flags": RUN["flags"] | {"epoch_num": 9}}
+    assert resuming.continuation(tmp_path / "run", record) == 0 and "continued" not in record
+    shutil.copy(longer[3] / "model.h5", tmp_path / "run")
+    assert resuming.continuation(tmp_path / "run", record) == 4
+    assert [step["after_epoch"] for step in record["continued"]] == [2, 4]
 
 
 # ---- losses that aren't numbers ----

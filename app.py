@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import display
 import files
 import interrupts
 import native
-from errors import Diverged, InputError, Stopped, of_the_system
+from errors import Diverged, InputError, Stopped, command, of_the_system
 
 
 @contextlib.contextmanager
@@ -91,6 +90,20 @@ def run_main(parser, run, argv=None):
         The exit status: 0; 2 for input that can't be used or a file that can't be written; 3 for a loss that is no
         number; 128 + the signal's number where one ended the run; 141 where standard output was closed.
     """
+    try:
+        try:
+            return _status(parser, run, argv)
+        finally:
+            sys.stdout.flush()  # now, where a closed pipe can still be told: Python's own flush comes too late
+    except BrokenPipeError:  # `script | head`
+        for stream in sys.stdout, sys.stderr:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+
+
+def _status(parser, run, argv):
+    """The exit status of `run_main`, but for a closed pipe."""
     args = parser.parse_args(argv)
     as_json = getattr(args, "json", False)
     with contextlib.suppress(AttributeError):  # a caller's own stream
@@ -104,9 +117,8 @@ def run_main(parser, run, argv=None):
         return _end(f"{parser.prog}: {error}", 2)  # one line; two where a data set has to be fetched by hand
     except Diverged as error:
         return _end(f"{parser.prog}: {error}", 3)
-    except BrokenPipeError:  # `script | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if (line := of_the_system(error)) is None:
             raise
@@ -122,7 +134,7 @@ def run_main(parser, run, argv=None):
 def _command_to_go_on(argv):
     """The command that was given, without its --resume: 'never' would start over once more."""
     words = [word for i, word in enumerate(argv) if "--resume" not in (word.split("=")[0], argv[i - 1] if i else "")]
-    return shlex.join(["python", *words])
+    return command(*words)
 
 
 def _end(message, status):

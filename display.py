@@ -30,7 +30,11 @@ def _has_bars():
 
 
 def _console():
-    from rich.console import Console
+    from rich import console
+
+    class Console(console.Console):
+        def on_broken_pipe(self):  # rich itself would end the process, with status 1
+            raise BrokenPipeError
 
     if _redraws():
         return Console(highlight=False)

@@ -1,5 +1,11 @@
 """What ends a run early, each with the exit status of its own that a script gives: bad input, divergence, signals."""
 
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
@@ -32,6 +38,11 @@ class Stopped(KeyboardInterrupt):
         super().__init__(number, saved)
         self.number, self.saved = number, saved
 
+    def __str__(self):
+        """For a call from Python; a script tells the command instead."""
+        return f"stopped by signal {self.number}" + (f"; {self.saved}; the same call goes on from there" if self.saved
+                                                     else "")
+
 
 def of_the_system(error):
     """What to say, in one line, of an exception that is the machine's: a file system's, or memory that ran out.
@@ -51,3 +62,17 @@ def of_the_system(error):
 def one_line(text):
     """The text with its line ends, and the blanks around them, folded to one blank."""
     return " ".join(line.strip() for line in str(text).strip().splitlines())
+
+
+def command(script, *words):
+    """A command line of one of the suite's scripts that runs from the working directory of now, quoted for a shell.
+
+    Args:
+        script: its file name.
+        words: flags and values.
+    """
+    place = str(Path(__file__).resolve().parent / script)
+    near, python = os.path.relpath(place), shutil.which("python")
+    same = python is not None and os.path.realpath(python) == os.path.realpath(sys.executable) and (
+        os.path.dirname(python) == os.path.dirname(sys.executable))  # a virtual environment is known by its folder
+    return shlex.join(["python" if same else sys.executable or "python", min(near, place, key=len), *words])

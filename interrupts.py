@@ -1,34 +1,111 @@
 """Signals that ask a run to end: Ctrl-C, SIGTERM, a closed terminal."""
 
 import contextlib
+import os
 import signal
+import socket
+import sys
 import threading
 
 from errors import Stopped
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+PATIENCE = 0.7  # seconds in which a run that saves nothing should end by itself
+_listening = set()  # file numbers of ours that signals are written to
 
 
 @contextlib.contextmanager
-def _handling(handler):
-    """Installs a handler of all three; does nothing in a thread, where Python takes no signals."""
+def _handling(handler, patience, words):
+    """Installs a handler of all three, and a thread that answers; does nothing in a thread, where there are no signals.
+
+    A handler in Python has to wait until the main thread is done with what native code computes for it, which is
+    minutes where a large network is compiled. The thread answers meanwhile, and where a second signal comes and still
+    nothing happens, it ends the process: every file is whole at any moment, as `files.replacing` writes it.
+
+    Args:
+        handler: function(number, frame).
+        patience: seconds from the first signal to the answer.
+        words: what is said behind the signal's name.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.signal(number, handler) for number in NUMBERS
               if signal.getsignal(number) is not signal.SIG_IGN}  # nohup
     try:
-        yield
+        with _answering(set(before), patience, words):
+            yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def _answering(numbers, patience, words):
+    """A thread that says `words` when one of the signals comes, and ends the process when another follows."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    outer = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    if outer not in (-1, *_listening):  # an event loop's, as in a notebook: it has to hear its signals
+        signal.set_wakeup_fd(outer)
+        ours.close()
+        theirs.close()
+        yield
+        return
+    over = threading.Event()
+
+    def listen(say):
+        heard = False
+        while received := ours.recv(1):
+            if received[0] not in numbers:
+                continue
+            name = signal.Signals(received[0]).name
+            if not heard and not over.wait(patience):
+                say(f"{name}: {words}")
+            elif heard and not over.wait(PATIENCE):
+                say(f"{name} once more: ended at once")
+                os._exit(128 + received[0])
+            heard = True
+
+    _listening.add(theirs.fileno())
+    with _voice() as say:
+        thread = threading.Thread(target=listen, args=(say,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            signal.set_wakeup_fd(outer)
+            _listening.discard(theirs.fileno())
+            theirs.close()
+            thread.join()
+            ours.close()
+
+
+@contextlib.contextmanager
+def _voice():
+    """Yields a function(line) that writes on standard error as that is now, whoever redirects it later."""
+    stream = sys.stderr
+    try:
+        number = os.dup(stream.fileno())
+    except (OSError, AttributeError, ValueError):  # a notebook's stream has no file
+        yield lambda line: print(line, file=stream, flush=True)
+        return
+
+    def say(line):
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(number, f"{chr(10) if os.isatty(number) else ''}{line}\n".encode())  # a bar stands there
+    try:
+        yield say
+    finally:
+        os.close(number)
 
 
 def raising():
     """A context manager in which any of the signals raises errors.Stopped at once."""
     def stop(number, frame):
         raise Stopped(number)
-    return _handling(stop)
+    return _handling(stop, PATIENCE, "ending as soon as what is being computed is done; once more ends at once")
 
 
 class Deferred:
@@ -49,7 +126,8 @@ class Deferred:
         self.number = number
 
     def __enter__(self):
-        self._held = _handling(self._remember)
+        self._held = _handling(self._remember, 0.0, "the state is saved as soon as the step at work is done, then the "
+                                                    "run ends; once more ends it at once")
         self._held.__enter__()
         return self
 

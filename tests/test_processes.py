@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -59,8 +60,9 @@ def test_sigterm_ctrl_c_and_sigkill_one_after_the_other_change_nothing(whole, ba
     assert f"--save_folder: received {folder}, where another run is writing" in error
     os.killpg(process.pid, signal.SIGTERM)
     error = process.communicate()[1]
-    assert process.returncode == 143 and error.count("\n") == 1
-    assert "stopped by SIGTERM; epoch " in error and f"is saved in {state}; go on with: python " in error
+    assert process.returncode == 143 and error.count("\n") == 2
+    assert error.startswith("SIGTERM: the state is saved as soon as")
+    assert "stopped by SIGTERM; epoch " in error and f"is saved in {state}; go on with: " in error
     assert f"--save_folder {folder}" in error.split("go on with: ")[1]
     for number, status in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         before = states.read_meta(state)
@@ -127,3 +129,30 @@ def test_a_reader_may_come_at_any_moment(base, tmp_path):
     assert process.communicate()[1] == "" and process.returncode == 0
     assert looks > 100
     assert not list(Path(folder).glob(".*"))
+
+
+BUSY = """
+import hashlib, sys
+sys.path.insert(0, {root!r})
+import app, flags, interrupts
+def run(args):
+    with interrupts.{kind}:
+        print("busy", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)  # native code, which no handler of Python's can interrupt
+sys.exit(app.run_main(flags.Parser("script.py"), run, []))
+"""
+
+
+@pytest.mark.parametrize(("kind", "says"), [("Deferred()", "SIGINT: the state is saved as soon as"),
+                                            ("raising()", "SIGINT: ending as soon as what is being computed")])
+def test_ctrl_c_is_answered_within_a_second_whatever_is_computed_and_twice_ends_at_once(kind, says):
+    code = BUSY.format(root=str(Path(__file__).parent.parent), kind=kind)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "busy\n"
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline().startswith(says)
+    assert time.monotonic() - sent < 1
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130 and process.communicate()[1] == "SIGINT once more: ended at once\n"
+    assert time.monotonic() - sent < 3

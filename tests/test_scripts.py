@@ -364,9 +364,15 @@ def test_the_command_to_go_on_with_does_not_start_over(never, tmp_path, monkeypa
         raise Stopped(15, "epoch 1 is saved")
     monkeypatch.setattr(train_base_model, "run", stop)
     folder = tmp_path / "two words"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     assert call(train_base_model, *never, "--save_folder", folder, "--seed", 3) == 143
-    assert capsys.readouterr().err == ("train_base_model.py: stopped by SIGTERM; epoch 1 is saved; go on with: python "
-                                       f"train_base_model.py --save_folder '{folder}' --seed 3\n")
+    before, command = capsys.readouterr().err.split("; go on with: ")
+    assert before == "train_base_model.py: stopped by SIGTERM; epoch 1 is saved"
+    python, script, *words = shlex.split(command)  # it runs from here
+    assert Path(script).samefile(ROOT / "train_base_model.py")
+    assert words == ["--save_folder", str(folder), "--seed", "3"]
+    assert python == "python" or Path(python).samefile(sys.executable)
 
 
 def test_a_batch_of_one_is_refused_where_the_last_map_is_one_position(narrow, tmp_path, capsys):

@@ -210,25 +210,7 @@ def run(args):
     import checkpoints
 
     args = student_flags.with_targets(args)
-    for flag in ("target_macs", "stage_tilt") if args.stream_divisor else ():
-        if getattr(args, flag):
-            raise InputError(f"--{flag}: received it beside --stream_divisor {args.stream_divisor}, which fixes all "
-                             "widths; expected one of them")
-    if not (args.lambda1 or args.lambda3 or args.hard_label_weight):
-        raise InputError("--lambda1: received 0, as --lambda3 and --hard_label_weight; expected one of them above 0: "
-                         "no other loss teaches the classifier")
-    if args.batch_size == 1 and (args.lambda3 or args.ablation):
-        raise InputError("--batch_size: received 1 beside --lambda3 or --ablation, expected at least 2: the "
-                         "discriminator's batch-norm learns nothing from one image")
-    if args.teacher_annealing and not args.hard_label_weight:
-        raise InputError("--teacher_annealing: received it beside --hard_label_weight 0, which leaves no loss at the "
-                         "end; expected a weight above 0")
-    if args.mirror_teacher and not (args.lambda1 or args.lambda3 or args.ablation):
-        raise InputError("--mirror_teacher: received it beside --lambda1 0 and --lambda3 0, which ask for no answer of "
-                         "the teacher; expected one of them above 0")
-    if args.mirror_teacher and args.dataset == "digits":
-        raise InputError("--mirror_teacher: received it for digits, whose mirror images are other signs; expected "
-                         "pictures that may be mirrored")
+    student_flags.check(args)
     files.check_writable(args.save_folder, "--save_folder")
     path = Path(args.root_folder)
     path = path if path.is_file() else path / "model.h5"

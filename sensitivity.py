@@ -91,17 +91,22 @@ def run(args):
                                      for name, curve in curves.items()],
         "criterion": args.criterion, "dataset": images.name, "split": "validation", "images": len(part[1]),
         "class_names": classes.of_data(images), "model_class_names": known, "sha256": digest, "run": run_record}
-    if args.output:
-        import comparison_plots
-        import plots
-
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        records.write_json(args.output, result)
-        plots.save_figure(comparison_plots.plot_sensitivity(result), Path(args.output).with_suffix(".png"))
     show(args, result)
     if args.output:
-        display.written([args.output, Path(args.output).with_suffix(".png")], args.verbose)
+        write(args, result)
     return result
+
+
+def write(args, result):
+    """Writes the result to --output, and the figure beside it."""
+    import comparison_plots
+    import plots
+
+    figure = Path(args.output).with_suffix(".png")
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    records.write_json(args.output, result)
+    plots.save_figure(comparison_plots.plot_sensitivity(result), figure)
+    display.written([args.output, figure], args.verbose)
 
 
 def main(argv=None):

@@ -6,6 +6,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 from types import SimpleNamespace
 
@@ -224,6 +225,74 @@ def test_damaged_pickles_give_input_errors_only(whole, draw):
         assert labels.min() >= 0 and labels.max() < 10
 
 
+def packed(folder, archive, names=None, mode="w:gz"):
+    """An archive of a folder, without the files that aren't named; returns its path."""
+    with tarfile.open(archive, mode) as tar:
+        for path in sorted(folder.iterdir()):
+            if names is None or path.name in names:
+                tar.add(path, f"{folder.name}/{path.name}")
+    return archive
+
+
+@pytest.mark.parametrize(("name", "suffix", "mode"), [
+    ("cifar-10-python.tar.gz", "", "w:gz"), ("cifar-10-python (1).tar.gz", "", "w:gz"),
+    ("cifar-10-binary.tar.gz", ".bin", "w:gz"), ("CIFAR10.tgz", ".bin", "w:gz"), ("cifar-10-python.tar", "", "w")])
+def test_an_archive_is_read_as_it_was_downloaded_and_nothing_unpacked(cifar, tmp_path, name, suffix, mode):
+    if suffix:
+        write_cifar10(tmp_path / "cifar-10-batches-bin", suffix)
+    place = tmp_path / "download"
+    place.mkdir()
+    packed(tmp_path / "cifar-10-batches-bin" if suffix else cifar / "cifar-10-batches-py", place / name, mode=mode)
+    wanted = data.load_data(asked(data_dir=str(cifar)))
+    for where in (place, place / name):
+        for a, b in zip(parts(data.load_data(asked(data_dir=str(where)))), parts(wanted), strict=True):
+            assert np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels)
+    assert [path.name for path in place.iterdir()] == [name]
+    assert stock.find_cifar("cifar10", place) and not stock.find_cifar("cifar100", place)
+
+
+def test_an_archive_that_is_cut_off_incomplete_or_a_bomb_is_refused_in_a_line(cifar, tmp_path, monkeypatch):
+    archive = packed(cifar / "cifar-10-batches-py", tmp_path / "cifar-10-python.tar.gz", ["test_batch", "data_batch_1"])
+
+    def refused(words):
+        with pytest.raises(InputError, match=f"^--data_dir: .*cifar-10-python.tar.gz.({words})") as caught:
+            data.load_data(asked(data_dir=str(archive)))
+        assert "\n" not in str(caught.value)
+
+    refused("holds no data_batch_2, data_batch_3, data_batch_4, data_batch_5; expected the python or the binary")
+    assert len(data.load_data(asked(data_dir=str(archive)), needs=("test",)).test) == 40
+    monkeypatch.setattr(stock, "MAX_UNPACKED", 100_000)
+    refused(r"is a damaged archive .*more than 100,000 bytes.*; download it again")
+    monkeypatch.undo()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "no cache"))
+    raw = packed(cifar / "cifar-10-batches-py", archive).read_bytes()
+    for content in (raw[:-9000], raw[:300], b"<html>", b"", raw[:2000] + bytes(2000) + raw[4000:]):
+        archive.write_bytes(content)
+        refused("is a damaged archive|holds no|data_batch_1 is not a CIFAR file")
+
+
+def test_members_of_an_archive_that_are_no_files_are_left_alone(cifar, tmp_path):
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for i, name in enumerate((b"test_batch", b"data_batch_1")):
+            link = tarfile.TarInfo(f"x/{name.decode()}")
+            link.type, link.linkname = (tarfile.SYMTYPE, tarfile.LNKTYPE)[i], "/etc/passwd"
+            tar.addfile(link)
+    with pytest.raises(InputError, match="holds no data_batch_1, data_batch_2, .*, test_batch"):
+        data.load_data(asked(data_dir=str(archive)))
+
+
+def test_an_evaluation_of_cifar_reads_the_test_file_alone(cifar):
+    for i in range(1, 6):
+        (cifar / "cifar-10-batches-py" / f"data_batch_{i}").unlink()
+    loaded = data.load_data(asked(data_dir=str(cifar)), needs=("test",), most=7)
+    assert loaded.train is None and loaded.image_shape == (32, 32, 3) and loaded.class_num == 10
+    assert loaded.test.labels.tolist() == rows_and_labels(40, seed=5)[1][:7]
+    assert loaded.description == "cifar10: 7 test images"
+    with pytest.raises(InputError, match="data_batch_1, data_batch_2, .* are missing, or not a file"):
+        data.load_data(asked(data_dir=str(cifar)))
+
+
 def test_no_data_and_no_network_is_a_message_of_two_lines(tmp_path, monkeypatch):
     import keras
 
@@ -236,7 +305,8 @@ def test_no_data_and_no_network_is_a_message_of_two_lines(tmp_path, monkeypatch)
         data.load_data(asked(data_dir=str(tmp_path)))
     first, second = str(caught.value).split("\n")
     assert first.startswith(f"--data_dir: received {tmp_path}") and "Name or service not known" in first
-    for word in ("data_batch_1", "data_batch_5", "test_batch", str(tmp_path / "cifar-10-batches-py")):
+    for word in ("cifar-10-python.tar.gz", "data_batch_1", "data_batch_5", "test_batch", "--dataset digits",
+                 "make demo", str(tmp_path / "cifar-10-batches-py")):
         assert word in second
 
 

@@ -1,6 +1,7 @@
 """decoding.py, reading.py, folders.py: what people's folders hold; nothing of it is read wrongly in silence."""
 
 import itertools
+import json
 import subprocess
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from PIL import Image
 import data
 import decoding
 import folders
+import pixels
 import reading
 from errors import InputError
 
@@ -308,3 +310,33 @@ def test_many_small_classes_give_a_validation_image_each(tmp_path, capsys):
                                          "train on, to validate on, to test on") as caught:
         data.load_data(asked(tmp_path, val_split=0.1))
     assert "--val_split" not in str(caught.value)
+
+
+def history(folder, told):
+    folder.mkdir()
+    (folder / "history.json").write_text(json.dumps({"run": {"pixels": told}}), encoding="utf-8")
+    return folder / "model.h5"
+
+
+def test_a_model_meets_images_shown_as_those_that_it_was_trained_on(tmp_path):
+    for label, i in itertools.product("ab", range(4)):
+        put(tmp_path / "d" / label / f"{i}.png", GREY.astype(np.uint16) * 16)
+        put(tmp_path / "dim" / label / f"{i}.png", GREY.astype(np.uint16) * 2)
+        put(tmp_path / "bright" / label / f"{i}.png", GREY.astype(np.uint16) * 257)
+    trained = data.load_data(asked(tmp_path / "d"))
+    model = history(tmp_path / "model", trained.pixels)
+    assert trained.pixels == pixels.of_models(model) == {"whole": 4095}
+    dim = data.load_data(asked(tmp_path / "dim"), pixels=pixels.of_models(model))
+    np.testing.assert_array_equal(dim.test.images[0, ..., 0], GREY * np.uint16(2) >> 4)
+    with pytest.raises(InputError, match="hold values from 0 to 65,535, expected 0 to 4,095, by which the images were"):
+        data.load_data(asked(tmp_path / "bright"), pixels=pixels.of_models(model))
+    assert pixels.of_models(tmp_path / "elsewhere.h5") == {}
+    other = history(tmp_path / "other", {"whole": 65535})
+    with pytest.raises(InputError, match=r"model\.h5 was trained on images shown with whole 4095, .*with 65535"):
+        pixels.of_models(model, other)
+
+
+@pytest.mark.parametrize("told", [None, 3, [], {"whole": 4096}, {"whole": [1]}, {"whole": 4095.0}, {"floating": 1},
+                                  {"ground": "red"}, {"ground": None}, {"size": 3}, {"whole": True}])
+def test_what_a_strangers_record_says_of_pixels_is_checked(tmp_path, told):
+    assert pixels.of_models(history(tmp_path / "m", told)) == {}

@@ -10,12 +10,40 @@ import zipfile
 import h5py
 
 from errors import InputError
+from graphs import Unread
 
 BYTES = 4 * 2**30
 MOST_COMPRESSED = 20  # bytes of weights a byte of file: Keras writes them as they are, zeros that swell are a trap
 SIDE = 4096  # of an image, at most
-WEIGHTS = {"Conv2D": ("kernel", "bias"), "Dense": ("kernel", "bias"),  # a .keras file numbers them in this order
-           "BatchNormalization": ("gamma", "beta", "moving_mean", "moving_variance")}
+CONTAINERS = ("layers", "vars", "_layer_checkpoint_dependencies")  # groups of a .keras file that are no layers
+
+
+OTHERS = (  # first bytes, or bytes among the first 512, of files that are given as models and are none
+    (r"version https://git-lfs", "a pointer of Git LFS in place of the file itself, which git lfs pull fetches"),
+    (r"\s*<(!doctype|html|\?xml)", "a web page in place of what was to be downloaded from it"),
+    (r".{4}TFL3", "a LiteRT (TFLite) file, which is made from a model and can't be trained"),
+    (r"PK.*(data\.pkl|\.data/|/version|byteorder)|\x80\x02(\x8a\nl\xfc|\})", "a file of PyTorch"),
+    (r"$", "an empty file"))
+SUFFIXES = {".onnx": "an ONNX file, which is made from a model and can't be trained",
+            ".pb": "a part of TensorFlow's SavedModel, which is made from a model",
+            ".index": "a part of a TensorFlow checkpoint"}
+
+
+def other_kind(path):
+    """What a file or folder is that is no model of Keras; an empty string of any that may be one.
+
+    Args:
+        path: that exists.
+    """
+    if os.path.isdir(path):
+        inside = os.path.join(path, "model.h5")
+        if os.path.isfile(os.path.join(path, "saved_model.pb")):
+            return "a folder of TensorFlow's SavedModel, which is made from a model and can't be trained"
+        return "a folder" + (f" that holds {inside}" if os.path.isfile(inside) else "")
+    with open(path, "rb") as file:
+        begin = file.read(512).decode("latin-1")
+    found = [what for pattern, what in OTHERS if re.match(pattern, begin, re.IGNORECASE | re.DOTALL)]
+    return (found or [SUFFIXES.get(os.path.splitext(path)[1].lower(), "")])[0]
 
 
 @contextlib.contextmanager
@@ -27,8 +55,7 @@ def opened(path, flag):
         flag: the flag that named it, for messages.
 
     Yields:
-        (h5py.File, layers of its model_config as {name: (class, config)}, which is empty where the file holds only
-        weights, True for a .keras file).
+        (h5py.File, its model config as JSON has it, None where the file holds only weights, True for a .keras file).
 
     Raises:
         InputError: a .keras file that swells. What zipfile and h5py raise for a damaged one is passed on.
@@ -37,7 +64,7 @@ def opened(path, flag):
         is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"  # is_zipfile finds any PK\5\6 in the last 64 KiB
     if is_hdf5 or not zipfile.is_zipfile(path):
         with h5py.File(path, "r") as file:
-            yield file, _layers(file.attrs.get("model_config", "{}")), False
+            yield file, json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else None, False
         return
     with zipfile.ZipFile(path) as archive:
         parts = []
@@ -48,51 +75,23 @@ def opened(path, flag):
                                  f"{_limit(path)}")
             parts.append(archive.read(name))
     with h5py.File(io.BytesIO(parts[1]), "r") as file:
-        yield file, _layers(parts[0]), True
+        yield file, json.loads(parts[0]), True
 
 
 def _limit(path):
     return min(BYTES, MOST_COMPRESSED * os.path.getsize(path))
 
 
-def _layers(text):
-    try:
-        layers = json.loads(text)["config"]["layers"]
-        return {layer["config"]["name"]: (layer["class_name"], layer["config"]) for layer in layers}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-
-
-def numbered(layers):
-    """The names under which a .keras file keeps its layers' weights.
-
-    They come from the layers' classes and are counted, as keras.saving does, since a layer's name may be made up.
-
-    Args:
-        layers: from `opened`.
-
-    Returns:
-        {group: (layer, names of its weights in their order)}, such as {'conv2d_1': ('conv2_block1_1_conv', ...)}.
-    """
-    counts, groups = {}, {}
-    for name, (kind, _) in layers.items():
-        snake = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", str(kind))).lower()
-        count = counts[snake] = counts.get(snake, -1) + 1
-        groups[f"{snake}_{count}" if count else snake] = name, WEIGHTS.get(kind, ())
-    return groups
-
-
-def arrays(file, path, flag, groups=None):
+def arrays(file, path, flag):
     """All weights of a file; links and external storage are not followed.
 
     Args:
         file: from `opened`, or the h5py.File of an .h5.
         path: the file, for its size and for messages.
         flag: the flag that named it.
-        groups: from `numbered`, for a .keras file.
 
     Returns:
-        {(layer, weight): h5py.Dataset}.
+        {names of its groups and its own: h5py.Dataset}, such as ('conv1_conv', 'conv1_conv', 'kernel').
 
     Raises:
         InputError: something else than arrays of floats, or more of them than the file's size allows.
@@ -105,15 +104,12 @@ def arrays(file, path, flag, groups=None):
         parts = name.split("/")
         if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[0] in ("optimizer_weights", "optimizer"):
             return
-        if item.external or item.is_virtual or item.dtype.kind != "f":
+        if item.external or item.is_virtual or item.dtype.kind not in "fiu":
             raise InputError(f"{flag}: received {path}, whose {name} is not a plain array of numbers; expected a "
                              "model file of Keras")
         total += item.nbytes
-        layer, weight = parts[-2], parts[-1].split(":")[0]
-        if groups is not None:
-            layer, names = groups.get(parts[-3] if len(parts) > 2 else "", (layer, ()))
-            weight = names[int(weight)] if weight.isdigit() and int(weight) < len(names) else weight
-        found[layer, weight] = item
+        if item.dtype.kind == "f":  # whole numbers are counters and seeds
+            found[(*parts[:-1], parts[-1].split(":")[0])] = item
 
     root.visititems(visit)
     if total > _limit(path):
@@ -121,16 +117,94 @@ def arrays(file, path, flag, groups=None):
     return found
 
 
-def input_shape(layers):
+def groups(file):
+    """Names of the layers' groups of a .weights.h5 file of Keras 3, such as ('functional', 'conv2d_1')."""
+    found = []
+
+    def visit(name, item):
+        *parents, last = name.split("/")
+        if last == "vars" and isinstance(item, h5py.Group) and parents and parents[0] not in ("optimizer",):
+            found.append(tuple(part for part in parents if part not in CONTAINERS))
+
+    file.visititems(visit)
+    return found
+
+
+def by_layer(found):
+    """{(layer, weight): array} of what `arrays` gives for a file whose groups are called as its layers."""
+    return {key[-2:]: item for key, item in found.items()}
+
+
+class Weights:
+    """The arrays of a file, found by the steps of its config.
+
+    Args:
+        found: from `arrays`.
+        is_archive: a .keras file, which keeps weights by the classes of their layers and by number.
+    """
+
+    def __init__(self, found, is_archive):
+        self.is_archive, self.places = is_archive, {}
+        for key, item in found.items():
+            inner = tuple(part for part in key if part not in CONTAINERS)
+            place = inner if is_archive else (key[0], key[-2], key[-1])
+            self.places.setdefault(place, []).append(item)
+
+    def find(self, part, weight):
+        """The h5py.Dataset of a weight of a layer.
+
+        Args:
+            part: a kinds.Part.
+            weight: 'kernel', 'bias', 'gamma', 'beta', 'moving_mean', 'moving_variance', 'mean' or 'variance'.
+
+        Raises:
+            Unread: it is missing, or there are two of its name.
+        """
+        step = part.step
+        if self.is_archive:
+            names = [name for name in ORDER[part.what] if part.values.get(name, True)]
+            found = self.places.get((*step.group, str(names.index(weight))), [])
+        else:
+            found = self.places.get((step.layers[0], step.layers[-1], weight), [])
+            if not found and len(step.layers) == 1:  # TensorFlow of old gave the layer of a second graph another name
+                found = [item for (top, _, name), items in self.places.items() for item in items
+                         if (top, name) == (step.layers[0], weight)]
+        if len(found) != 1:
+            raise Unread(f"{step.layers[-1]}/{weight} is {'missing' if not found else 'there twice'}")
+        return found[0]
+
+    def shape(self, part, weight):
+        """The shape of a weight; raises as `find`."""
+        return self.find(part, weight).shape
+
+    def read(self, part, weight, shape):
+        """The h5py.Dataset of a weight whose shape is this; a None in it is any length.
+
+        Raises:
+            Unread: as `find`; or it is of another shape.
+        """
+        item = self.find(part, weight)
+        if len(item.shape) != len(shape) or any(w not in (None, n) for w, n in zip(shape, item.shape, strict=True)):
+            raise Unread(f"{part.step.layers[-1]}/{weight} is {item.shape}, expected {tuple(shape)}")
+        return item
+
+
+# the order in which a .keras file numbers a layer's weights, by what kinds.py calls it
+ORDER = {"conv": ("kernel", "bias"), "dense": ("kernel", "bias"), "normalization": ("mean", "variance"),
+         "norm": ("gamma", "beta", "moving_mean", "moving_variance")}
+
+
+def input_shape(shape):
     """(height, width, 3) of a model's images, or None where they may have any size or the file doesn't say.
+
+    Args:
+        shape: batch_shape or batch_input_shape of its InputLayer, or None.
 
     Raises:
         ValueError: no sizes of images.
     """
-    for kind, config in layers.values():
-        shape = config.get("batch_shape") or config.get("batch_input_shape")
-        if kind == "InputLayer" and isinstance(shape, list) and len(shape) == 4:
-            if not all(type(n) is int and 0 < n <= SIDE for n in shape[1:] if n is not None):
-                raise ValueError(f"images of {shape[1:]}, expected sides of at most {SIDE}")
-            return None if None in shape[1:] else tuple(shape[1:])
-    return None
+    if not isinstance(shape, list) or len(shape) != 4:
+        return None
+    if not all(type(n) is int and 0 < n <= SIDE for n in shape[1:] if n is not None):
+        raise ValueError(f"images of {shape[1:]}, expected sides of at most {SIDE}")
+    return None if None in shape[1:] else tuple(shape[1:])

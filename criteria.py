@@ -208,7 +208,8 @@ def compute_group_scores(model, wiring):
     Returns:
         {group: (channels,) float64, at most 0} for the names of `model.full_widths`; high means idle.
     """
-    head = (np.asarray(model.get_layer("predictions").kernel, np.float64) ** 2).sum(1)
+    first = resnet.head_of(resnet.widths_of(model))[0][0]
+    head = (np.asarray(model.get_layer(first).kernel, np.float64) ** 2).sum(1)
     members = [("conv5_stream", head)]
     for name, _, read, written in wiring:
         kernel = np.asarray(model.get_layer(f"{name}_conv").kernel, np.float64)

@@ -90,7 +90,7 @@ def open_model(args, path, images):
     import metrics
     import model as resnet
 
-    model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape, args.preprocessing)
+    model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape, *flags.opening(args))
     architecture = resnet.architecture_of(model)
     kind = {"depth": architecture["depth"], "stem": architecture["stem"],
             "blocks": list(resnet.blocks_of(architecture["widths"]))}  # depth is the whole network's
@@ -166,7 +166,7 @@ def unpruned(model):
     import model as resnet
 
     architecture = resnet.architecture_of(model)
-    full = resnet.full_widths(architecture["depth"])
+    full = resnet.unpruned_widths(architecture["widths"])
     return model if architecture["widths"] == full else resnet.build_resnet(**architecture | {"widths": full})
 
 
@@ -211,7 +211,7 @@ def run(args):
     import foreign
     import pixels
 
-    others = {path: foreign.load_classifier(path, "--model_path", args.preprocessing)
+    others = {path: foreign.load_classifier(path, "--model_path", args.preprocessing, args.verbose)
               for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
     shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
     images = data.load_data(args, shape[:2] if shape and None not in shape else None,

@@ -220,7 +220,7 @@ def export(args, peek, folder):
     shape = shape_asked(args, peek) if why else images.image_shape
     digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
     model = checkpoints.load_model(args.model_path, "--model_path", None if why else images.class_num, shape,
-                                   args.preprocessing)
+                                   *flags.opening(args))
     function, split = folded.freeze(model, args.precision), made_up(shape) if why else images.val
     row, reference = judge(args, "h5", "Keras", lambda threads: function, args.model_path, split, None)
     rows, calibration = [row], () if why or not images.train else data.sample(images.train, args.calibration_images)[0]

@@ -182,8 +182,9 @@ class FastResNet(keras.Model):
             return self._conv_bn(x, name, training, stride, relu)
 
         pooled, stages = forward(images, self.architecture, self.arithmetic, conv_bn)
-        logits = self.net.get_layer("predictions")(pooled)
-        return [logits, *stages] if self.features else logits
+        for name, _ in resnet.head_of(self.architecture["widths"]):
+            pooled = self.net.get_layer(name)(pooled)  # the last one gives the logits
+        return [pooled, *stages] if self.features else pooled
 
     def _conv_bn(self, x, name, training, stride, relu):
         conv, norm = self.net.get_layer(f"{name}_conv"), self.net.get_layer(f"{name}_bn")

@@ -85,11 +85,20 @@ def add_data_flags(parser):
     group.add_argument("--preprocessing", choices=PREPROCESSING, default="auto",
                        help="what a model file from elsewhere was trained with: a mode of keras.applications' "
                             "preprocess_input, unit: pixels / 255, none: pixels as they are; auto: caffe, which its "
-                            "ResNets use; files of this suite hold their own (default: %(default)s)")
+                            "ResNets use; a file's own layers for it, as every file of this suite has them, come first "
+                            "(default: %(default)s)")
+    group.add_argument("--verify_model", action=argparse.BooleanOptionalAction, default=True,
+                       help="compare a model file that others wrote with plain Keras' own reading of it, on 4 images, "
+                            "before it is used; takes some 5 s for a ResNet50 (default: on)")
     group.add_argument("--num_worker", type=whole(0, 256), default=0,
                        help="threads that decode a FOLDER's images, 0: one a core; "
                             "stock sets lie in memory and need none (default: %(default)s)")
     add_batch_size_flag(group)
+
+
+def opening(args):
+    """The last arguments of `checkpoints.load_model`, as the flags say: preprocessing, verify, verbose."""
+    return args.preprocessing, args.verify_model, args.verbose
 
 
 def add_data_dir_flag(group):

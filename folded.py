@@ -21,8 +21,8 @@ def fold(net):
         net: a model of `model.build_resnet`.
 
     Returns:
-        {name: (kernel, bias)} float32 tensors, with the names of `model.wiring` and 'predictions'; kernels as
-        `fast.arranged` has them.
+        {name: (kernel, bias)} float32 tensors, with the names of `model.wiring` and of `model.head_of`; kernels of
+        convolutions as `fast.arranged` has them.
     """
     weights = {}
     for name, *_ in resnet.wiring_of(net):
@@ -30,8 +30,8 @@ def fold(net):
         scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
         kernel = fast.arranged(conv.kernel * scale, *conv.output.shape[1:3])
         weights[name] = kernel, norm.beta + (conv.bias - norm.moving_mean) * scale
-    head = net.get_layer("predictions")
-    return weights | {"predictions": (ops.copy(head.kernel), ops.copy(head.bias))}
+    head = {name: net.get_layer(name) for name, _ in resnet.head_of(resnet.widths_of(net))}
+    return weights | {name: (ops.copy(dense.kernel), ops.copy(dense.bias)) for name, dense in head.items()}
 
 
 def run_folded(weights, images, architecture, dtype="float32", watch=None):
@@ -53,8 +53,11 @@ def run_folded(weights, images, architecture, dtype="float32", watch=None):
         return x
 
     pooled, stages = fast.forward(images, architecture, dtype, conv_bn)
-    kernel, bias = weights["predictions"]
-    return ops.matmul(pooled, kernel) + bias, stages
+    for name, _ in resnet.head_of(architecture["widths"]):
+        kernel, bias = weights[name]
+        pooled = ops.matmul(pooled, kernel) + bias
+        pooled = pooled if name == "predictions" else ops.relu(pooled)
+    return pooled, stages
 
 
 class FoldedResNet(keras.Model):
@@ -77,7 +80,7 @@ class FoldedResNet(keras.Model):
         self.built = True
 
     def _dtype_of(self, name):
-        return "float32" if name == "predictions" else self.arithmetic
+        return self.arithmetic if name.startswith("conv") else "float32"
 
     def refold(self, net):
         """Takes the weights that a network of the same shapes has now."""
@@ -104,7 +107,7 @@ def constant(net, precision="float32"):
         function(tensor (N, h, w, 3), RGB 0 to 255) -> logits, tensor (N, classes) float32; it is not compiled.
     """
     dtype, architecture = keras.DTypePolicy(precision).compute_dtype, resnet.architecture_of(net)
-    weights = {name: tuple(ops.convert_to_numpy(ops.cast(part, "float32" if name == "predictions" else dtype))
+    weights = {name: tuple(ops.convert_to_numpy(ops.cast(part, dtype if name.startswith("conv") else "float32"))
                            for part in parts) for name, parts in fold(net).items()}
     return lambda images: run_folded(weights, images, architecture, dtype)[0]
 

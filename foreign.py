@@ -1,12 +1,28 @@
 """Classifiers that are no ResNet of this suite: opened by Keras itself, for `evaluate_model.py --any_model` alone."""
 
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+
+import h5py
 import keras
 import numpy as np
 from keras import ops
 
-import model as resnet
-from errors import InputError
+import archives
+import display
+import graphs
+import kinds
+import preprocess
+import twins
+from errors import InputError, one_line
 
+# of keras.applications, by the names of its models; those that aren't here preprocess by themselves
+FAMILIES = {r"mobilenet(v2)?_": "tf", r"mobilenet(v2)?$": "tf", r"xception|inception|nasnet|resnet\d+v2": "tf",
+            r"densenet": "torch", r"vgg|resnet": "caffe"}
 # layers whose multiply-accumulates are output positions x kernel; none of another kind may have a kernel
 COUNTED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D,
            keras.layers.Dense)
@@ -14,7 +30,7 @@ FREE = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.
         keras.layers.Normalization, keras.layers.PReLU)
 
 
-def load_classifier(path, flag, preprocessing="auto"):
+def load_classifier(path, flag, preprocessing="auto", verbose=0):
     """Any image classifier that Keras opens, .keras or .h5, as a model of pixels and logits.
 
     Keras' safe mode is on: a file that brings its own code is refused. Its own layers run.
@@ -22,8 +38,8 @@ def load_classifier(path, flag, preprocessing="auto"):
     Args:
         path: the file.
         flag: the flag that named it, for messages.
-        preprocessing: what the model was trained with, one of flags.PREPROCESSING; 'auto' is 'none': the model
-            preprocesses by itself.
+        preprocessing: what the model was trained with, one of flags.PREPROCESSING; see `preprocess.decide`.
+        verbose: 0 doesn't say what pixels go through.
 
     Returns:
         An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes); where the file answers
@@ -32,17 +48,21 @@ def load_classifier(path, flag, preprocessing="auto"):
     Raises:
         InputError: Keras can't open it, or it is no image classifier.
     """
-    try:
-        net = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # whatever layers and files raise
-        raise InputError(f"{flag}: received {path}, which Keras can't open ({type(error).__name__}: {error!s:.300}); "
-                         "expected a classifier that keras.models.load_model opens") from None
+    config = _config(path, flag)
+    net = _opened(path, flag, config)
     shape, out = getattr(net, "input_shape", None), getattr(net, "output_shape", None)
     if not _is_shape(shape, 4) or shape[-1] != 3 or not _is_shape(out, 2) or (out[-1] or 0) < 2:
-        raise InputError(f"{flag}: received {path}, {shape} -> {out}; expected a classifier of one input of RGB images "
-                         "and one output of two classes or more")
+        grey = _is_shape(shape, 4) and shape[-1] == 1
+        raise InputError(f"{flag}: received {path}, {shape} -> {out}{', of grey images' * grey}; expected "
+                         "a classifier of one input of RGB images and one output of two classes or more")
+    family, mode = _family(config)
+    pixels = preprocess.decide(path, _on_pixels(config), None, preprocessing, mode,
+                               f"as keras.applications' {family} expects them" if family else
+                               "since nothing in the file tells of another")
+    display.say(f"{path}: opened by Keras itself; {pixels.told}", verbose)
     image = keras.Input(shape[1:], name="image")
-    answers = ops.cast(net(preprocess(image, preprocessing), training=False), "float32")  # of half precision, too
+    seen = preprocess.apply(image, pixels.mode) if pixels.mode != "none" else image
+    answers = ops.cast(net(seen, training=False), "float32")  # of half precision, too
     if _answers_probabilities(net, path, flag):
         answers = ops.log(ops.maximum(answers, float(np.finfo("float32").tiny)))
     return keras.Model(image, answers, name="foreign")
@@ -52,12 +72,82 @@ def _is_shape(shape, rank):
     return isinstance(shape, tuple) and len(shape) == rank and all(n is None or isinstance(n, int) for n in shape)
 
 
-def preprocess(image, mode):
-    """RGB pixels of 0 to 255 as a mode of flags.PREPROCESSING has them; 'auto' as 'none'."""
-    if mode == "caffe":
-        return image[..., ::-1] - np.float32(resnet.MEAN[::-1])
-    mean, deviation = resnet.PREPROCESSING["none" if mode == "auto" else mode]
-    return (image - np.float32(mean)) / np.float32(deviation)
+def _config(path, flag):
+    """A file's model config, an empty dict where it has none. Raises InputError where it needs its author's code."""
+    try:
+        with archives.opened(path, flag) as (_, config, _):
+            for layer in _layers(config or {}):
+                graphs.check_own(layer)
+                if layer["class_name"] == "Lambda":
+                    raise graphs.Unread(f"{layer['config'].get('name')} (Lambda), which is code that no file of this "
+                                        "suite runs")
+            return config or {}
+    except graphs.Unread as error:
+        raise InputError(f"{flag}: received {path}, which Keras can't open: it has {error}; expected layers of Keras "
+                         "alone") from None
+    except InputError:
+        raise
+    except Exception:  # whatever a damaged file raises: Keras says it
+        return {}
+
+
+def _layers(model):
+    """All layers of a config, at any depth, in their order."""
+    config = model.get("config", {})
+    for layer in config if isinstance(config, list) else config.get("layers", ()):
+        yield layer
+        if layer.get("class_name") in graphs.MODELS:
+            yield from _layers(layer)
+
+
+def _opened(path, flag, config):
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # whatever layers and files raise
+        if config and h5py.is_hdf5(path):
+            with contextlib.suppress(Exception):
+                return _mended(path, config)
+        why = re.split(r"\s*(?:Full config|config=|Exception encountered|Arguments received)", one_line(error))[0]
+        raise InputError(f"{flag}: received {path}, which Keras {keras.__version__} can't open ({why:.600}); expected "
+                         "a classifier that keras.models.load_model opens") from None
+
+
+def _mended(path, config):
+    """The model of an .h5 file of tf.keras 2, or with operations beside layers, both of which Keras 3 stumbles over."""
+    for layer in _layers(config):
+        if layer["class_name"] == "DepthwiseConv2D":
+            layer["config"].pop("groups", None)
+        if layer["class_name"] in twins.OPERATIONS and "trainable" not in layer["config"]:
+            layer |= {"module": twins.OPERATIONS[layer["class_name"]], "registered_name": layer["class_name"]}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copyfile(path, os.path.join(folder, "model.h5"))
+        with h5py.File(copy, "r+") as file:
+            file.attrs["model_config"] = json.dumps(config)
+        return keras.models.load_model(copy, compile=False, safe_mode=True)
+
+
+def _family(config):
+    """(family, mode of --preprocessing) of the networks of keras.applications that a config's name is one of."""
+    models = [config, *(layer for layer in _layers(config) if layer.get("class_name") in graphs.MODELS)]
+    for model in models:
+        name = model.get("config", {}).get("name", "") if isinstance(model.get("config"), dict) else ""
+        for pattern, mode in FAMILIES.items():
+            if re.match(pattern, str(name)):
+                return name, mode
+    return None, "none"
+
+
+def _on_pixels(config):
+    """What a model's own layers do to pixels, one after the other, in front of the first that does more."""
+    found = []
+    with contextlib.suppress(Exception):  # a config of kinds that the suite doesn't know tells nothing
+        for step in graphs.unfold(config)[1:]:
+            parts = kinds.parts_of(step)
+            if any(part.what not in ("same", "affine", "norm", "normalization", "cast", "pick", "stack", "flip")
+                   for part in parts):
+                break
+            found += [str(part) for part in parts if part.what != "same"]
+    return tuple(found)
 
 
 def _answers_probabilities(net, path, flag):

@@ -252,13 +252,14 @@ def teach(args, path, peek):
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     if result := resuming.finished(args.save_folder, run_record, args):  # on images that lie elsewhere now
         return result
-    teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, args.preprocessing)
+    teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, *flags.opening(args))
     student = make_student(args, teacher, images)
     found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
                              display.track("teacher: validation", args.verbose, "compiling"))
     if not math.isfinite(found["loss"]):
         raise InputError(f"--root_folder: {path} answers NaN or infinity, expected a teacher with finite logits")
-    base_parameters = resnet.cost_of(resnet.full_widths(peek.depth), images.class_num, images.image_shape, peek.stem)[0]
+    whole = resnet.unpruned_widths(peek.widths)
+    base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, peek.stem)[0]
     if args.resume == "never" or not (Path(args.save_folder) / training.STATE).exists():
         for folder in filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")):
             training.finish(folder)  # a state of an older run

@@ -61,6 +61,22 @@ def full_widths(depth=50, blocks=None):
     return widths | {name: 16 * 2 ** stage_of(name) for name in inner_names(blocks or BLOCKS[depth])}
 
 
+def hidden_names(widths):
+    """Names of the Dense layers with a ReLU in front of the classifier, 'hidden1' first; those of others have some."""
+    return [f"hidden{i}" for i in range(1, sum(name.startswith("hidden") for name in widths) + 1)]
+
+
+def unpruned_widths(widths):
+    """The widths of the smallest whole network that has a network's blocks, with the same hidden Dense layers."""
+    return full_widths(depth_of(blocks_of(widths))) | {name: widths[name] for name in hidden_names(widths)}
+
+
+def head_of(widths):
+    """(name, width of what it reads) of the Dense layers behind the pooling, the classifier last."""
+    hidden = hidden_names(widths)
+    return list(zip([*hidden, "predictions"], [widths[name] for name in ("conv5_stream", *hidden)], strict=True))
+
+
 def blocks_of(widths):
     """Blocks of the four stages, such as (3, 4, 6, 3), from a dict of widths."""
     found = [re.fullmatch(r"conv([2-5])_block(\d+)_1_conv", name) for name in widths]
@@ -68,11 +84,7 @@ def blocks_of(widths):
 
 
 def depth_of(blocks):
-    """Depth of the smallest network that has these blocks, at least one a stage, and perhaps more of them.
-
-    Raises:
-        ValueError: none has.
-    """
+    """Depth of the smallest network that has these blocks, at least one a stage, or more; ValueError where none has."""
     for depth, whole in sorted(BLOCKS.items()):
         if all(1 <= count <= most for count, most in zip(blocks, whole, strict=True)):
             return depth
@@ -106,6 +118,7 @@ def _checked_blocks(depth, widths):
     full_widths(depth)  # refuses an unknown depth
     blocks = blocks_of(widths)
     full = full_widths(depth, [min(max(n, 1), most) for n, most in zip(blocks, BLOCKS[depth], strict=True)])
+    full |= dict.fromkeys(hidden_names(widths))
     if set(widths) != set(full) or min(widths.values()) < 1:
         wrong = sorted(set(widths) ^ set(full)) or {k: v for k, v in widths.items() if v < 1}
         raise ValueError(f"widths must give a positive number for each name of full_widths({depth}), but for the last "
@@ -122,8 +135,8 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
         classes: number of logits.
         input_shape: (height, width, 3); the network sees RGB from 0 to 255, uint8 or float.
         stem: 'imagenet' (7x7 stride 2, max-pool), 'half' (5x5 stride 2) or 'cifar' (3x3 stride 1).
-        widths: dict as `full_widths` gives, with other numbers and perhaps without the last blocks of a stage; None
-            for the full network.
+        widths: dict as `full_widths` gives, with other numbers, perhaps without the last blocks of a stage or with the
+            units of `hidden_names`; None for the full network.
         normalization: (mean, standard deviation) of R, G and B, from 0 to 255.
 
     Returns:
@@ -156,6 +169,8 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
             first = block == 1
             x = _block(x, f"conv{stage}_block{block}", widths, 2 if first and stage > 2 else 1, first)
     x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    for name in hidden_names(widths):
+        x = layers.Dense(widths[name], activation="relu", dtype="float32", name=name)(x)
     logits = layers.Dense(classes, dtype="float32", name="predictions")(x)  # float32 also under mixed precision
     return keras.Model(inputs, logits, name=f"resnet{3 * sum(blocks) + 2}")
 
@@ -170,7 +185,9 @@ def widths_of(model):
         blocks = blocks_of([layer.name for layer in model.layers])
         widths = {"conv1_conv": model.get_layer("conv1_conv").filters}
         widths |= {f"conv{s}_stream": model.get_layer(f"conv{s}_block1_3_conv").filters for s in (2, 3, 4, 5)}
-        return widths | {name: model.get_layer(name).filters for name in inner_names(blocks)}
+        widths |= {name: model.get_layer(name).filters for name in inner_names(blocks)}
+        hidden = hidden_names([layer.name for layer in model.layers])
+        return widths | {name: model.get_layer(name).units for name in hidden}
     except ValueError as error:
         raise ValueError(f"not a ResNet50, 101 or 152 of this suite: {error}") from None
 
@@ -200,8 +217,8 @@ def normalization_of(scale, offset):
     if len(scale) != 3 or len(offset) != 3 or not all(math.isfinite(v) for v in (*scale, *offset)) or not all(scale):
         raise ValueError(f"a normalisation by {scale} and {offset}")
     # rounded: what is read must be what was written, to the last bit and however often
-    mean = tuple(round(-shift / factor, 6) for factor, shift in zip(scale, offset, strict=True))
-    deviation = tuple(round(1 / factor, 6) for factor in scale)
+    mean = tuple(float(f"{-shift / factor + 0.0:.12g}") for factor, shift in zip(scale, offset, strict=True))
+    deviation = tuple(float(f"{1 / factor:.12g}") for factor in scale)
     if not all(map(math.isfinite, mean + deviation)) or not all(deviation):
         raise ValueError(f"a normalisation by {scale} and {offset}")
     return mean, deviation
@@ -249,16 +266,13 @@ def wiring_of(model):
     return list(wiring(blocks_of(architecture["widths"]), architecture["stem"]))
 
 
-def _positions(input_shape, stem):
-    """Output positions, height times width, of the stem's convolution and of the four stages, as {stage: number}."""
-    side = [-(-n // STEMS[stem][1]) for n in input_shape[:2]]  # -(-a // b) rounds up
-    positions = {1: side[0] * side[1]}
-    if stem == "imagenet":
-        side = [-(-n // 2) for n in side]
+def map_sizes(input_shape, stem):
+    """(height, width) of the stem's convolution and of the four stages' maps, as {stage, 1 to 5: sizes}."""
+    sizes = {1: tuple(-(-n // STEMS[stem][1]) for n in input_shape[:2])}  # -(-a // b) rounds up
     for stage in (2, 3, 4, 5):
-        side = [-(-n // 2) for n in side] if stage > 2 else side
-        positions[stage] = side[0] * side[1]
-    return positions
+        by = 1 if stage == 2 and stem != "imagenet" else 2
+        sizes[stage] = tuple(-(-n // by) for n in sizes[stage - 1])
+    return sizes
 
 
 def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
@@ -272,10 +286,12 @@ def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
         (parameters, macs).
     """
     parameters = macs = 0
-    channels, positions = widths | {"rgb": input_shape[2]}, _positions(input_shape, stem)
+    channels = widths | {"rgb": input_shape[2]}
+    positions = {stage: height * width for stage, (height, width) in map_sizes(input_shape, stem).items()}
     for name, kernel, read, written in wiring(blocks_of(widths), stem):
         weights = kernel * kernel * channels[read] * channels[written]
         parameters += weights + 5 * channels[written]
         macs += weights * positions[stage_of(name)]
-    head = widths["conv5_stream"] * classes
-    return parameters + head + classes, macs + head
+    head, units = head_of(widths), [*(widths[name] for name in hidden_names(widths)), classes]
+    weights = sum(read * written for (_, read), written in zip(head, units, strict=True))
+    return parameters + weights + sum(units), macs + weights

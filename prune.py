@@ -172,9 +172,13 @@ def trim_model(model, mask):
         for old, new in zip(model.get_layer(f"{name}_bn").variables, small.get_layer(f"{name}_bn").variables,
                             strict=True):
             new.assign(np.asarray(old)[kept[written]])
-    source, target = model.get_layer("predictions"), small.get_layer("predictions")
-    target.kernel.assign(np.asarray(source.kernel)[kept["conv5_stream"]])
-    target.bias.assign(np.array(source.bias))  # a copy: JAX would share the buffer, and give it up when one trains
+    places = kept["conv5_stream"]
+    for name, _ in resnet.head_of(widths):
+        source, target = model.get_layer(name), small.get_layer(name)
+        units = kept.get(name, np.arange(architecture["classes"]))
+        target.kernel.assign(np.asarray(source.kernel)[places][:, units])
+        target.bias.assign(np.array(source.bias)[units])  # a copy: JAX would share the buffer
+        places = units
     return small
 
 

@@ -264,7 +264,7 @@ def prune_all(args, peek):
         return before
     resuming.check_same_run(result["run"], run_record, args.root_folder, length=_length(args))
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
-                                  args.preprocessing)
+                                  *flags.opening(args))
     training.check_batch(base, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
         training.check_batch(base, args.recalibrate_images, "--recalibrate_images")

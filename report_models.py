@@ -135,6 +135,12 @@ def survivors(folder, name, left):
     return np.isin(np.arange(int(left[0])), alive)
 
 
+def _preprocessing(run):
+    """--preprocessing as a run had it: its base may be a file of others."""
+    value = run.flags.get("preprocessing")
+    return value if value in flags.PREPROCESSING else "auto"
+
+
 def apoz_of_cut_layers(args, images, run, path):
     """APoZ of the base's layers that a pruning run cut most, on the validation images that the run looked at.
 
@@ -156,7 +162,7 @@ def apoz_of_cut_layers(args, images, run, path):
         raise InputError("no layer lost a channel")
     found = images.of(run, path)
     classes.meet(path, found)
-    model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape)
+    model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape, _preprocessing(run))
     count = run.flags.get("apoz_images")
     chosen = data.sample(found.val, count if type(count) is int and count > 0 else None)[0]
     apoz = criteria.compute_apoz(model, chosen, args.batch_size, display.track("APoZ", args.verbose, "compiling"))
@@ -189,7 +195,7 @@ def confusion(args, images, run, paths):
     for path in paths:
         records.check_source(path, found.val)
         classes.meet(path, found)
-        model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape)
+        model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape, _preprocessing(run))
         logits = metrics.predict_logits(folded.FoldedResNet(model, args.precision), found.val.images, args.batch_size,
                                         display.track(f"{path.parent.name}: validation", args.verbose, "compiling"))
         if not np.isfinite(logits).all():

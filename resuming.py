@@ -11,7 +11,7 @@ from files import sha256
 
 # flags that leave the result alone, and names of places: what lies there is compared by its checksum
 IGNORED = {"argv", "resume", "verbose", "num_worker", "gpu", "save_minutes", "save_folder", "root_folder",
-           "base_model_path", "data_dir", "tensorboard", "json"}
+           "base_model_path", "data_dir", "tensorboard", "json", "verify_model"}
 LENGTHS = {"epoch_num": "epochs", "prune_iter": "iterations"}  # how much is to be done; may differ from what was
 
 

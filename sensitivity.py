@@ -82,7 +82,7 @@ def run(args):
     records.check_source(args.model_path, images.val, args.val_split)
     known = classes.meet(args.model_path, images)
     model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
-                                   args.preprocessing)
+                                   *flags.opening(args))
     shares, part = sorted(set(args.shares)), data.sample(images.val, args.images)
     scores = trimming.criterion_scores(args, model, images, args.seed, "--model_path")
     whole, curves = trimming.sensitivity_curves(args, model, scores, part, shares, "sensitivity", "--model_path")

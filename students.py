@@ -38,10 +38,12 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
     Raises:
         ValueError: a budget is out of reach.
     """
-    full = resnet.full_widths(depth)
+    hidden = {name: teacher_widths[name] for name in resnet.hidden_names(teacher_widths)}  # they stay as they are
+    full, teacher_widths = resnet.full_widths(depth) | hidden, {
+        name: width for name, width in teacher_widths.items() if name not in hidden}
     if target_compression is None:
         return {name: max(1, int(width // stream_divisor)) if name.endswith("_stream") else width
-                for name, width in teacher_widths.items()}
+                for name, width in teacher_widths.items()} | hidden
     limits = cost(full)[0] / target_compression, math.inf if target_macs is None else target_macs
 
     def narrowed(factor):
@@ -50,7 +52,7 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
             wanted = factor * tilt ** (resnet.stage_of(name) - 3) * full[name]  # 3: the middle one
             widths[name] = prune.rounded(round(wanted / round_to) * round_to, width // round_to * round_to or width,
                                          round_to)
-        return widths
+        return widths | hidden
 
     widths = _widest(narrowed, cost, limits, max(1.0, tilt, 1 / tilt) ** 2)
     if widths is None:
@@ -90,7 +92,8 @@ def choose_widths(args, architecture):
         return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], stem)
 
     rate, macs, depth = args.target_compression, args.target_macs, architecture["depth"]
-    limit = macs and flags.macs_left(macs, cost(resnet.full_widths(depth), architecture["stem"])[1])
+    whole = resnet.unpruned_widths(architecture["widths"])
+    limit = macs and flags.macs_left(macs, cost(whole, architecture["stem"])[1])
 
     def widest(limit):
         return student_widths(_widths_left(architecture, args.student_blocks), depth, args.stream_divisor, rate, limit,
@@ -112,7 +115,7 @@ def choose_widths(args, architecture):
 def _widths_left(architecture, blocks):
     """The widths of an architecture in the first blocks of each stage; None for all that its depth has."""
     kept = resnet.full_widths(architecture["depth"], blocks)
-    return {name: width for name, width in architecture["widths"].items() if name in kept}
+    return {name: width for name, width in architecture["widths"].items() if name in kept or name.startswith("hidden")}
 
 
 def rebuilt(model, stem, blocks):

@@ -65,7 +65,7 @@ def start_model(args, images):
         display.say(f"{args.model_path} tells {classes.shown(known)} apart, the data {classes.shown(names)}: "
                     "the classifier starts from random weights", args.verbose)
         checkpoint = dataclasses.replace(checkpoint, classes=None)
-    return checkpoints.build(checkpoint, images.class_num, images.image_shape, args.preprocessing)
+    return checkpoints.open_checkpoint(checkpoint, images.class_num, images.image_shape, *flags.opening(args))
 
 
 def check_flags(args):

@@ -244,20 +244,84 @@ def test_links_and_external_storage_are_not_followed(saved, tmp_path):
             checkpoints.read_checkpoint(path, "--x")
 
 
-@pytest.mark.parametrize(("kind", "name"), [("Rescaling", "rescaling"), ("Normalization", "normalization")])
-def test_a_layer_that_changes_the_images_and_is_not_read_is_told(kind, name, saved, tmp_path):
+def test_a_layer_of_code_that_changes_the_images_is_told(saved, tmp_path, capsys):
     path = tmp_path / "model.h5"
     path.write_bytes(saved[1].read_bytes())
     with h5py.File(path, "r+") as file:
         config = json.loads(file.attrs["model_config"])
         layer, = [layer for layer in config["config"]["layers"] if layer["config"]["name"] == "normalization"]
-        layer["class_name"], layer["config"]["name"] = kind, name
+        layer["class_name"], layer["config"] = "Lambda", {"name": "normalization", "function": "code"}
         file.attrs["model_config"] = json.dumps(config)
-    with pytest.raises(InputError, match=rf"has a layer {name} \({kind}\) that is not read; expected --preprocessing"):
+    with pytest.raises(InputError, match=r"layer normalization \(Lambda\) that is not read; expected --preproc"):
         checkpoints.load_model(path, "--x")
     rgb = np.full((1, 32, 32, 3), 128, "float32")
     wanted = checkpoints.load_model(saved[1], "--x").predict_on_batch(rgb)
-    assert not np.allclose(checkpoints.load_model(path, "--x", preprocessing="none").predict_on_batch(rgb), wanted)
+    assert not np.allclose(checkpoints.load_model(path, "--x", preprocessing="none", verbose=1).predict_on_batch(rgb),
+                           wanted)
+    assert "in place of normalization (Lambda), which is not read; not compared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+    (b"\n<!DOCTYPE html><html>", "web page"),
+    (b"\x1c\0\0\0TFL3", "LiteRT"), (b"PK\3\4\0\0\0\0archive/data.pkl", "PyTorch"),
+    (b"", "an empty file"), (None, "SavedModel")])
+def test_what_is_no_model_is_named(content, what, tmp_path):
+    path = tmp_path / "model.h5"
+    if content is None:
+        path.mkdir()
+        (path / "saved_model.pb").touch()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"--x: received .*model.h5, which is .*{what}") as caught:
+        checkpoints.read_checkpoint(path, "--x")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_old_names_are_read_bare(saved, tmp_path):
+    """As Keras 1 wrote them, with its epsilon of 1e-3; deeper networks number their blocks."""
+    model, _ = saved
+    names = {"0": "1", "1": "2a", "2": "2b", "3": "2c"}
+
+    def old(layer):
+        stage, block, part, kind = re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)", layer).groups()
+        block = "abcdef"[int(block) - 1] if stage != "4" else "a" if block == "1" else f"b{int(block) - 1}"
+        return f"{'res' if kind == 'conv' else 'bn'}{stage}{block}_branch{names[part]}"
+
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        for layer in model.layers:
+            name = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1", "predictions": "fc1000"}.get(layer.name, layer.name)
+            name = old(name) if "block" in name and layer.variables else name
+            for variable in layer.variables:
+                short = {"kernel": "W", "bias": "b", "moving_mean": "running_mean",
+                         "moving_variance": "running_std"}.get(variable.name, variable.name)
+                file[f"{name}/{name}_{short}:0"] = np.asarray(variable)
+    found = checkpoints.read_checkpoint(tmp_path / "old.h5", "--x")
+    assert (found.old, found.classes, found.widths) == (True, 10, narrow_widths())
+    ours = checkpoints.build(found, input_shape=(32, 32, 3), preprocessing="none")
+    twin = keras.models.clone_model(model, clone_function=lambda layer: type(layer).from_config(
+        layer.get_config() | ({"epsilon": 1e-3} if layer.name.endswith("_bn") else
+                              {"scale": 1.0, "offset": 0.0} if layer.name == "normalization" else {})))
+    twin.set_weights(model.get_weights())
+    rgb = np.random.default_rng(1).normal(0, 1, (3, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(ours.predict_on_batch(rgb), twin.predict_on_batch(rgb), rtol=1e-3, atol=1e-4)
+
+
+def test_weights_of_keras_3_are_read_by_their_numbers(saved, tmp_path):
+    model = keras.Model(saved[0].get_layer("conv1_pad").input, saved[0].output)  # without the layer on pixels
+    for name, net in (("flat", model), ("nested", keras.Sequential([model, keras.layers.Dropout(0.1)]))):
+        net.save_weights(tmp_path / f"{name}.weights.h5")
+        found = checkpoints.read_checkpoint(tmp_path / f"{name}.weights.h5", "--x")
+        for layer in model.layers:
+            for variable in layer.variables:
+                np.testing.assert_array_equal(found.weights[layer.name, variable.name], variable)
+    saved[0].save_weights(tmp_path / "scaled.weights.h5")
+    with pytest.raises(InputError, match="rescaling, a kind of layer that"):
+        checkpoints.read_checkpoint(tmp_path / "scaled.weights.h5", "--x")
+    other = keras.Sequential([model, keras.layers.BatchNormalization()])
+    other.save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(InputError, match=r"expected a ResNet50, .*batch_normalization, which lies elsewhere"):
+        checkpoints.read_checkpoint(tmp_path / "other.weights.h5", "--x")
 
 
 def test_nan_in_a_weight_is_refused(saved, tmp_path):

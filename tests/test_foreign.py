@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -15,16 +16,19 @@ import export_model
 import foreign
 import knowledge_distillation
 import metrics
+import preprocess
 import prune_model
 import report
+from errors import InputError
 
 RGB = np.random.default_rng(8).integers(0, 256, (6, 32, 32, 3)).astype("float32")
 
 
-def small_net(activation, classes=10, size=32):
-    """A classifier with each kind of layer that can be counted."""
+def small_net(activation, classes=10, size=32, scale=True):
+    """A classifier with each kind of layer that can be counted; without `scale` its images are preprocessed outside."""
     return keras.Sequential([
-        keras.Input((size, size, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3, strides=2, padding="same"),
+        keras.Input((size, size, 3)), *[layers.Rescaling(1 / 255)] * scale,
+        layers.Conv2D(4, 3, strides=2, padding="same"),
         layers.BatchNormalization(), layers.DepthwiseConv2D(3, use_bias=False),
         layers.SeparableConv2D(6, 3, padding="same"), layers.Conv2D(8, 1, groups=2),
         layers.GlobalAveragePooling2D(), layers.Dense(classes, activation=activation)])
@@ -33,14 +37,54 @@ def small_net(activation, classes=10, size=32):
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 @pytest.mark.parametrize("activation", ["softmax", None])
 def test_probabilities_and_logits_are_both_told_and_pixels_preprocessed(activation, suffix, tmp_path):
-    net, path = small_net(activation), tmp_path / f"net.{suffix}"
+    net, path = small_net(activation, scale=False), tmp_path / f"net.{suffix}"
     net.save(path)
-    for mode, seen in (("auto", RGB), ("unit", RGB / 255),
+    for mode, seen in (("auto", RGB), ("none", RGB), ("unit", RGB / 255),
                        *((m, keras.applications.imagenet_utils.preprocess_input(RGB.copy(), mode=m))
                          for m in ("caffe", "tf", "torch"))):
         loaded = foreign.load_classifier(path, "--x", mode)
         answers, wanted = loaded.predict_on_batch(RGB), net.predict_on_batch(seen)
         np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_what_the_file_does_to_pixels_is_not_done_twice(tmp_path, capsys):
+    """Operations beside layers in an .h5, and tf.keras 2's groups, over which Keras' own reading stumbles."""
+    image = keras.Input((32, 32, 3))
+    x = layers.DepthwiseConv2D(3, name="depthwise")(keras.applications.mobilenet_v2.preprocess_input(image))
+    net = keras.Model(image, layers.Dense(3)(layers.GlobalMaxPooling2D()(x)))
+    net.save(tmp_path / "net.h5")
+    with h5py.File(tmp_path / "net.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        next(layer for layer in config["config"]["layers"] if layer["name"] == "depthwise")["config"]["groups"] = 1
+        file.attrs["model_config"] = json.dumps(config)
+    for mode, told in (("auto", "0 to 255 through the file's own true_div"), ("tf", "without --preprocessing tf on")):
+        loaded = foreign.load_classifier(tmp_path / "net.h5", "--x", mode, verbose=1)
+        np.testing.assert_allclose(loaded.predict_on_batch(RGB), net.predict_on_batch(RGB), rtol=1e-4, atol=1e-5)
+        assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "mode"), [("mobilenet_1.00_32", "tf"), ("vgg16", "caffe"), ("mine", "none")])
+def test_a_family_of_keras_applications_is_known_by_its_name(name, mode, tmp_path, capsys):
+    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)], name=name)
+    net = keras.Sequential([inner, layers.Flatten(), layers.Dense(3)])
+    net.save(tmp_path / "net.keras")
+    pixels = RGB[:, :8, :8]
+    wanted = net.predict_on_batch(np.asarray(preprocess.apply(pixels, mode), "float32"))
+    loaded = foreign.load_classifier(tmp_path / "net.keras", "--x", verbose=1)
+    np.testing.assert_allclose(loaded.predict_on_batch(pixels), wanted, rtol=1e-4, atol=1e-4)
+    assert f"pixels by --preprocessing {mode}" in capsys.readouterr().out
+
+
+@keras.saving.register_keras_serializable("mine")
+class Doubled(layers.Layer):
+    """A layer of its author's own."""
+
+
+def test_a_layer_of_its_authors_own_is_named(tmp_path):
+    keras.Sequential([keras.Input((8, 8, 3)), Doubled(name="twice"), layers.Flatten(), layers.Dense(3)]).save(
+        tmp_path / "net.keras")
+    with pytest.raises(InputError, match=r"twice \(Doubled\), a class of its author's own"):
+        foreign.load_classifier(tmp_path / "net.keras", "--x")
 
 
 def test_work_by_hand():

@@ -1,0 +1,274 @@
+"""kinds.py, graphs.py, folding.py, recognition.py: networks of all kinds of heads and preprocessing, and those refused.
+
+The oracle is plain Keras: the same model, asked directly. All backbones are the suite's own, a few channels wide.
+"""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import narrow_widths
+from keras import layers, ops
+
+import checkpoints
+import fast
+import folded
+import graphs
+import kinds
+import metrics
+import model as resnet
+import prune
+import recognition
+import students
+import twins
+from errors import InputError
+
+SIZE = 40  # maps of 2x2 at the end
+RNG = np.random.default_rng(12)
+RGB = RNG.integers(0, 256, (3, SIZE, SIZE, 3)).astype("float32")
+
+
+def plain_backbone(size=SIZE, image=None, widths=None, **changes):
+    """The convolutions of a narrow ResNet50 by keras.layers alone, under names of its own, images in, map out.
+
+    Args:
+        size: of the images.
+        image: a tensor of pixels to grow it on; None makes a model of its own.
+        widths: as `model.build_resnet` takes them.
+        changes: {name of `model.wiring`: settings of its convolution or, with '_bn' behind it, its norm} to change.
+    """
+    widths = widths or narrow_widths()
+    inputs = keras.Input((size, size, 3)) if image is None else image
+
+    def conv_norm(x, name, channels, side, stride=1, relu=True, padding="valid"):
+        settings = {"kernel_size": side, "strides": stride, "padding": padding} | changes.get(name, {})
+        x = layers.Conv2D(channels, **settings)(x)
+        x = layers.BatchNormalization(**({"epsilon": 1.001e-5} | changes.get(f"{name}_bn", {})))(x)
+        return changes.get("relu", layers.ReLU)()(x) if relu else x
+
+    x = conv_norm(layers.ZeroPadding2D(3)(inputs), "conv1", widths["conv1_conv"], 7, 2)
+    x = changes.get("pool", layers.MaxPooling2D(3, 2))(layers.ZeroPadding2D(1)(x))
+    for stage, count in zip((2, 3, 4, 5), resnet.blocks_of(widths), strict=True):
+        for block in range(1, count + 1):
+            name, stride = f"conv{stage}_block{block}", 2 if block == 1 and stage > 2 else 1
+            stream = widths[f"conv{stage}_stream"]
+            skip = conv_norm(x, f"{name}_0", stream, 1, stride, relu=False) if block == 1 else x
+            x = conv_norm(x, f"{name}_1", widths[f"{name}_1_conv"], 1, stride)
+            x = conv_norm(x, f"{name}_2", widths[f"{name}_2_conv"], 3, padding="same")
+            x = conv_norm(x, f"{name}_3", stream, 1, relu=False)
+            x = layers.ReLU()(changes.get("add", layers.Add)()([x, skip]))
+    return x if image is not None else keras.Model(inputs, x, name="backbone")
+
+
+SMALL = narrow_widths(blocks=(1, 1, 1, 1))
+
+
+def lively(model, seed=1):
+    """The model with random weights of every layer, none at a start value."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if weight.dtype == "float32":
+            name = weight.path.split("/")[-1]
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape) if name in ("gamma", "moving_variance", "variance") else
+                          rng.normal(0, 0.3, weight.shape) if len(weight.shape) < 2 else
+                          rng.normal(0, (2 / np.prod(weight.shape[:-1])) ** 0.5, weight.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A backbone of four blocks."""
+    return plain_backbone(widths=SMALL)
+
+
+def around(pixels, head, backbone):
+    """A model of something in front, a backbone and something behind."""
+    image = keras.Input((SIZE, SIZE, 3))
+    return lively(keras.Model(image, head(backbone(pixels(image), training=False))))
+
+
+def found_in(model):
+    """What is found in a model's config, without a file."""
+    shapes = {layer.name: {weight.name: weight.shape for weight in layer.weights}
+              for layer in model._flatten_layers() if not isinstance(layer, keras.Model)}
+
+    def shape_of(part, weight):
+        return shapes[part.step.name][weight]
+
+    return recognition.find_resnet(graphs.unfold(json.loads(model.to_json())), None, shape_of)
+
+
+def pool_dense(x, units=5):
+    return layers.Dense(units, activation="softmax")(layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def pool(x):
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def norms(x):
+    x = layers.BatchNormalization(epsilon=0.03, center=False)(pool(x))
+    return layers.Dense(4)(layers.BatchNormalization()(layers.Dense(7, use_bias=False)(x)))
+
+
+def augmented(x):
+    return keras.Sequential([layers.RandomFlip("horizontal"), layers.Rescaling(1 / 99, offset=-1),
+                             layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.5, 1, 2])])(x)
+
+
+# each reading is of another way with pixels and of another head, in .h5 and .keras by turns
+READ = {
+    "x / 127.5 - 1, two norms": (keras.applications.mobilenet_v2.preprocess_input, norms),
+    "caffe": (keras.applications.resnet.preprocess_input, pool_dense),
+    "torch, no bias": (lambda x: keras.applications.imagenet_utils.preprocess_input(x, mode="torch"),
+                       lambda x: layers.Dense(4, use_bias=False)(pool(x))),
+    "odd arithmetic, norm on the map": (
+        lambda x: 1 - (x - np.array([9.0, 5, 2], "float32")) * 2 / np.array([60.0, 70, 80], "float32"),
+        lambda x: pool_dense(layers.BatchNormalization()(x))),
+    "flipped, two linear layers": (
+        lambda x: ops.flip(layers.Rescaling([0.01, 0.02, 0.03], [-1, 0.5, 0.2])(x), axis=-1) / 2,
+        lambda x: layers.Dense(4)(layers.Dense(6)(pool(x)))),
+    "a slice, a softmax of its own": (lambda x: layers.Rescaling(0.01, -1)(x[..., ::-1]),
+                                      lambda x: layers.Softmax()(layers.Dense(4)(layers.Dropout(0.2)(pool(x))))),
+    "a norm on pixels, a temperature": (
+        lambda x: layers.BatchNormalization(epsilon=0.01, scale=False)(layers.Rescaling(0.02)(x)),
+        lambda x: layers.Activation("softmax")(layers.Rescaling(0.5, 0.1)(layers.Dense(4)(pool(x))))),
+    "two layers with a ReLU": (lambda x: x, lambda x: layers.Dense(4, activation="softmax")(layers.Dropout(0.5)(
+        layers.BatchNormalization()(layers.Dense(9, activation="relu")(layers.BatchNormalization()(pool(x))))))),
+    "nested, a pool as large as the map": (
+        augmented, lambda x: layers.Dense(4)(layers.Flatten()(layers.AveragePooling2D(2)(x))))}
+
+
+def assert_read_alike(model, path):
+    """The suite's reading of a model's file answers what plain Keras answers to raw pixels."""
+    model.save(path)
+    ours = checkpoints.load_model(path, "--x", preprocessing="none", verify=False)
+    wanted, found = (np.asarray(net(RGB, training=False)) for net in (model, ours))
+    if np.allclose(wanted.sum(1), 1, atol=1e-4):
+        found = np.asarray(ops.softmax(found))
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5 * max(1, np.abs(wanted).max()))
+    return ours
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_lies_around_the_blocks_is_read(name, small, tmp_path):
+    path = tmp_path / f"m.{('h5', 'keras')[list(READ).index(name) % 2]}"
+    assert_read_alike(around(*READ[name], small), path)
+
+
+REFUSED_FRONTS = {
+    "resizing": (lambda x: layers.Resizing(SIZE, SIZE)(layers.UpSampling2D(2)(x)), "up_sampling2d.*UpSampling2D"),
+    "resize": (layers.Resizing(SIZE, SIZE), "Resizing.*--image_size"),
+    "grey": (lambda x: ops.stack([x[..., 0]] * 3, axis=-1), "channels come from R, G and B"),
+    "square": (lambda x: x * x, "Multiply.*two tensors"),
+    "transposed": (layers.Conv2DTranspose(3, 1), "Conv2DTranspose"),
+    "crop": (lambda x: layers.ZeroPadding2D(1)(layers.CenterCrop(SIZE - 2, SIZE - 2)(x)), "CenterCrop"),
+    "mixing": (layers.Conv2D(3, 1), "first kernel of 1x1"),
+    "always": (lambda x: layers.GaussianNoise(0.5)(x, training=True), "training on")}
+REFUSED_HEADS = {
+    "max": (lambda x: layers.Dense(3)(layers.GlobalMaxPooling2D()(x)), "GlobalMaxPooling2D.*2x2"),
+    "flatten": (lambda x: layers.Dense(3)(layers.Flatten()(x)), "Flatten.*2x2"),
+    "sigmoid": (lambda x: layers.Dense(1, activation="sigmoid")(layers.GlobalAveragePooling2D()(x)),
+                "sigmoid; expected a softmax"),
+    "tanh": (lambda x: layers.Dense(3)(layers.Dense(4, activation="tanh")(layers.GlobalAveragePooling2D()(x))),
+             "activation tanh"),
+    "relu at the end": (lambda x: layers.ReLU()(layers.Dense(3)(layers.GlobalAveragePooling2D()(x))), "at the end"),
+    "more convolution": (lambda x: pool_dense(layers.Conv2D(8, 3, padding="same")(x)), "Conv2D"),
+    "pool in parts": (lambda x: layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.AveragePooling2D(1)(x))),
+                      "AveragePooling2D.* on a map of 2x2"),
+    "norm of vectors": (lambda x: layers.Dense(3)(layers.LayerNormalization()(x)), "LayerNormalization"),
+    "two": (lambda x: layers.Concatenate()([pool_dense(x), pool_dense(x)]), "read by 2 layers at once behind the b")}
+
+
+@pytest.mark.parametrize("name", [*REFUSED_FRONTS, *REFUSED_HEADS])
+def test_what_cannot_be_carried_over_is_named(name, small):
+    front, words = REFUSED_FRONTS.get(name, (lambda x: x, None))
+    head, words = REFUSED_HEADS.get(name, (pool_dense, words))
+    image = keras.Input((SIZE, SIZE, 3))
+    with pytest.raises(graphs.Unread, match=words):
+        found_in(keras.Model(image, head(small(front(image)))))
+
+
+CHANGED = {
+    "stride in the 3x3": ({"conv3_block1_1": {"strides": 1}, "conv3_block1_2": {"strides": 2}}, r"strides \(2, 2\)"),
+    "dilated": ({"conv2_block1_2": {"dilation_rate": 2}}, "dilation_rate"),
+    "groups": ({"conv2_block1_2": {"groups": 2}}, "groups=2"),
+    "inline": ({"conv2_block1_1": {"activation": "relu"}}, "where a batch-normalisation is expected"),
+    "kernel": ({"conv4_block1_2": {"kernel_size": 5}}, "3x3, not 5x5"),
+    "leaky": ({"relu": layers.LeakyReLU}, "LeakyReLU"), "cut": ({"relu": lambda: layers.ReLU(6.0)}, "cut off at 6"),
+    "slope": ({"relu": lambda: layers.ReLU(negative_slope=0.1)}, "negative_slope"),
+    "pool": ({"pool": layers.AveragePooling2D(3, 2)}, "max-pooling is expected"),
+    "pool 2": ({"pool": layers.MaxPooling2D(2, 2)}, "3x3 windows"),
+    "maximum": ({"add": layers.Maximum}, "Maximum"), "stem": ({"conv1": {"strides": 4}}, "another stride or pool")}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_changed_block_is_named(name):
+    changes, words = CHANGED[name]
+    net = plain_backbone(64, widths=SMALL, **changes)
+    with pytest.raises(graphs.Unread, match=words):
+        found_in(keras.Model(net.inputs, pool_dense(net.output)))
+
+
+def test_other_names_epsilons_and_missing_biases_of_a_whole_resnet_are_read(tmp_path):
+    changes = {"conv2_block1_1_bn": {"epsilon": 1e-3}, "conv1_bn": {"epsilon": 1e-7, "scale": False},
+               "conv3_block1_2": {"use_bias": False}, "conv5_block1_3_bn": {"center": False}}
+    image = keras.Input((SIZE, SIZE, 3))
+    model = lively(keras.Model(image, pool_dense(plain_backbone(image=image, widths=SMALL, **changes))))
+    first = next(layer for layer in model.layers if isinstance(layer, layers.BatchNormalization))
+    first.moving_variance.assign(first.moving_variance * 1e-9)  # below the epsilon that the suite's networks have
+    first.moving_mean.assign(first.moving_mean * 1e-3)
+    assert_read_alike(model, tmp_path / "m.h5")
+    found = checkpoints.read_checkpoint(tmp_path / "m.h5", "--x")
+    assert found.widths == SMALL and found.depth == 50
+
+
+def test_hidden_layers_go_the_whole_way(small, tmp_path):
+    """Read, counted, trained, folded, pruned, inherited and written: a head of two Dense layers with ReLUs."""
+    def head(x):
+        return layers.Dense(5)(layers.Dense(3, activation="relu")(layers.Dense(9, activation="relu")(pool(x))))
+
+    net = assert_read_alike(around(lambda x: x / 99, head, small), tmp_path / "m.keras")
+    widths = resnet.widths_of(net)
+    assert (widths["hidden1"], widths["hidden2"]) == (9, 3)
+    checkpoints.save_model(net, tmp_path / "ours.h5")
+    again = checkpoints.load_model(tmp_path / "ours.h5", "--x")
+    wanted = np.asarray(net(RGB, training=False))
+    np.testing.assert_array_equal(again(RGB, training=False), wanted)
+    for fast_net in (folded.FoldedResNet(net), fast.FastResNet(again)):
+        np.testing.assert_allclose(fast_net(RGB, training=False), wanted, rtol=1e-3, atol=1e-4)
+    architecture = resnet.architecture_of(net)
+    assert resnet.cost_of(widths, 5, (SIZE, SIZE, 3)) == (net.count_params(), metrics.count_macs(net))
+    mask = {"conv2_block1_1_conv": np.arange(6) > 2, "conv5_stream": np.arange(8) != 3}
+    small_net = prune.trim_model(net, mask)
+    prune.apply_mask(again, mask)
+    np.testing.assert_allclose(small_net(RGB, training=False), again(RGB, training=False), rtol=1e-3, atol=1e-4)
+    student = students.inherit_student(net, students.student_widths(widths, 50, stream_divisor=2))
+    assert resnet.widths_of(student) == {
+        name: width // 2 if name.endswith("_stream") else width for name, width in widths.items()}
+    assert set(architecture["widths"]) == set(resnet.widths_of(student))
+
+
+def test_idle_layers_do_nothing_once_training_is_over():
+    values = {"rate": 0.5, "stddev": 1.0, "factor": 0.5, "height_factor": 0.5, "width_factor": 0.5, "x_factor": 0.5}
+    for name in kinds.IDLE:
+        kind = getattr(layers, name)
+        wanted = inspect.signature(kind.__init__).parameters
+        layer = kind(**{key: value for key, value in values.items() if key in wanted and (
+            wanted[key].default is inspect.Parameter.empty)})
+        np.testing.assert_array_equal(layer(RGB, training=False), RGB, err_msg=name)
+
+
+def test_a_wrong_reading_is_found(small, tmp_path):
+    """The proof at the moment of reading: one weight off, one activation less."""
+    model = around(lambda x: x / 255, pool_dense, small)
+    model.save(tmp_path / "m.keras")
+    found = checkpoints.read_checkpoint(tmp_path / "m.keras", "--x")
+    net = checkpoints.build(found)
+    assert "equal to plain Keras" in checkpoints.prove(found, net)
+    assert twins.same_config(json.loads(net.to_json()), net)
+    net.get_layer("conv4_block1_2_bn").epsilon = 0.5
+    with pytest.raises(InputError, match="differs from plain Keras"):
+        checkpoints.prove(found, net)

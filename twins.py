@@ -1,0 +1,172 @@
+"""A model file in plain Keras beside the network that was built from it: the same images, the same probabilities.
+
+Keras is given no file and no config of others: the config is written anew from what `kinds.py` knows, so that only
+those classes are looked up, in float32 and without initialisers and regularisers. It reads the weights by itself, by
+its own rules.
+"""
+
+import json
+
+import keras
+import numpy as np
+
+import graphs
+import kinds
+from graphs import Unread
+
+IMAGES = 4
+WITHIN = 1e-3  # of probabilities
+ROUNDING = 1e-5  # of the largest logit: what float32 leaves open
+OPERATIONS = dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Negative", "GetItem", "Stack",
+                            "Concatenate", "Flip", "Mean"), "keras.src.ops.numpy") | {
+                                "Relu": "keras.src.ops.nn", "Softmax": "keras.src.ops.nn",
+                                "Cast": "keras.src.ops.core"}
+VALUES = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__")
+
+
+def rewritten(model):
+    """A model's config with nothing in it but what decides its answers, in the spelling of Keras 3.
+
+    Args:
+        model: {'class_name', 'config'}, whose steps have passed `kinds.parts_of`.
+
+    Raises:
+        Unread: Keras 3 has no spelling for it, or it would look something up.
+    """
+    config = model["config"]
+    inside = config if isinstance(config, list) else config["layers"]
+    name = {} if isinstance(config, list) or "name" not in config else {"name": str(config["name"])}
+    layers = [_layer(layer) for layer in inside]
+    if model["class_name"] == "Sequential":
+        first = graphs.first_shape(inside[0]).get("batch_input_shape") if inside else None
+        if first and layers[0]["class_name"] != "InputLayer":
+            layers.insert(0, _named("InputLayer", "keras.layers", {"batch_shape": first, "name": "first_input"}))
+        return _named("Sequential", "keras", {"layers": layers} | name)
+    return _named("Model", "keras", {
+        "layers": layers, "input_layers": config["input_layers"], "output_layers": config["output_layers"]} | name)
+
+
+def _named(kind, module, config):
+    return {"class_name": kind, "module": module, "registered_name": None, "config": config}
+
+
+def _layer(layer):
+    kind, config = str(layer["class_name"]), layer["config"]
+    nodes = {"inbound_nodes": _checked(layer["inbound_nodes"])} if "inbound_nodes" in layer else {}
+    if kind in graphs.MODELS:
+        made = rewritten(layer)
+    elif kind in kinds.IDLE:
+        made = _named("Identity", "keras.layers", {"name": config.get("name")})
+    elif kind in OPERATIONS and "trainable" not in config:
+        made = _named(kind, OPERATIONS[kind], {key: value for key, value in config.items() if key != "dtype"})
+        made["registered_name"] = kind
+    elif kind in kinds.TABLE and kind != "Lambda":
+        made = _named(kind, "keras.layers", _settings(kind, config))
+    else:
+        raise Unread(f"{layer.get('name', kind)} ({kind}), which Keras 3 can't open")
+    return made | nodes | {"name": layer.get("name", made["config"].get("name"))}
+
+
+def _settings(kind, config):
+    kept = {"batch_shape" if key == "batch_input_shape" else key: value for key, value in config.items()
+            if key != "dtype" and not key.endswith(("_initializer", "_regularizer", "_constraint"))
+            and value is not None and (kind == "InputLayer" or not key.startswith("batch_"))
+            and key not in ("sparse", "ragged", "optional", "fused", "renorm", "groups" * (kind != "Conv2D"), "seed",
+                            "build_input_shape", "virtual_batch_size", "quantization_config", "autocast",
+                            "input_dtype", "input_shape")}
+    if "activation" in kept:
+        kept["activation"] = kinds.activation_name(kept["activation"])
+    if isinstance(kept.get("axis"), list) and kind == "BatchNormalization":
+        kept["axis"] = kept["axis"][0]
+    for key in ("scale", "offset", "mean", "variance"):
+        if isinstance(kept.get(key), dict):
+            kept[key] = kept[key]["config"]["value"]
+    return json.loads(json.dumps(kept)) | {"dtype": "float32"}
+
+
+def _checked(value):
+    """What layers are called with, if it holds nothing but tensors, numbers and cuts."""
+    if isinstance(value, dict):
+        if value.get("class_name", "__tensor__") not in VALUES:
+            raise Unread(f"a call with a {value['class_name']!s:.60}")
+        return {key: _checked(item) for key, item in value.items()}
+    return [_checked(item) for item in value] if isinstance(value, list) else value
+
+
+def same_config(config, model):
+    """Whether a file's config is that of a network which was built, but for what plays no part in its answers."""
+    try:
+        ours, theirs = rewritten(json.loads(model.to_json())), rewritten(config)
+    except (Unread, LookupError, TypeError, AttributeError):
+        return False
+    return _nameless(ours) == _nameless(theirs)
+
+
+def _nameless(model):
+    """A rewritten config without the model's own name and the shapes that its tensors had."""
+    def walk(value):
+        if isinstance(value, dict):
+            if value.get("class_name") == "__keras_tensor__":
+                return value["config"]["keras_history"]
+            return {key: walk(item) for key, item in value.items()}
+        return [walk(item) for item in value] if isinstance(value, list) else value
+
+    config = model["config"]
+    return walk({key: item for key, item in config.items() if key != "name"})
+
+
+def in_keras(config, path):
+    """The model of a file as Keras itself reads it, in float32.
+
+    Raises:
+        Unread: Keras can't open it; the text says why.
+    """
+    written = rewritten(config)
+    try:
+        kind = keras.Sequential if written["class_name"] == "Sequential" else keras.Model
+        model = kind.from_config(written["config"])
+        model.load_weights(path)
+    except Exception as error:  # whatever layers and files raise
+        raise Unread(f"what Keras {keras.__version__} can't open ({error!s:.200})") from None
+    return model
+
+
+def pictures(shape):
+    """(IMAGES, h, w, 3) float32, 0 to 255: noise, a ramp, patches of colour, faint noise."""
+    rng = np.random.default_rng(826)
+    height, width = shape[:2]
+    ramp = np.linspace(0, 255, height)[:, None, None] * np.linspace(0.2, 1, width)[:, None] * [1, 0.7, 0.4]
+    patches = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((-(-height // 4), -(-width // 4), 1)))
+    return np.rint(np.stack([rng.uniform(0, 255, (height, width, 3)), ramp, patches[:height, :width],
+                             128 + rng.normal(0, 12, (height, width, 3))])).astype("float32")
+
+
+def difference(ours, theirs, shape, seen):
+    """By how much two networks differ, and how much is theirs to differ.
+
+    Args:
+        ours: the network that was built, RGB 0 to 255 -> logits.
+        theirs: from `in_keras`, which answers logits, probabilities or, without a classifier, a map or its mean.
+        shape: (height, width, 3) of the images.
+        seen: function(images) -> what `theirs` is to be given.
+
+    Returns:
+        (largest difference of a probability, or of a feature relative to the largest; what may be, by rounding).
+    """
+    images = pictures(shape)
+    answers = np.asarray(keras.ops.cast(theirs(seen(images), training=False), "float32"), np.float64)
+    logits = np.asarray(ours(images, training=False), np.float64)
+    if answers.ndim == 4:
+        answers = answers.mean((1, 2))
+    if answers.shape != logits.shape:  # no classifier
+        features = keras.Model(ours.inputs, ours.get_layer("avg_pool").output)
+        logits = np.asarray(features(images, training=False), np.float64)
+        return np.abs(answers - logits).max() / (np.abs(logits).max() or 1.0), WITHIN
+    if not np.allclose(answers.sum(1), 1, atol=1e-4) or (answers < 0).any():
+        answers = _softmax(answers)
+    return np.abs(answers - _softmax(logits)).max(), max(WITHIN, ROUNDING * np.abs(logits).max())
+
+
+def _softmax(logits):
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)

@@ -11,6 +11,7 @@ import tempfile
 import display
 import files
 import interrupts
+import keras_config
 import native
 from errors import Diverged, InputError, Stopped, command, of_the_system
 
@@ -58,7 +59,7 @@ def start_keras(args):
         args: a namespace with gpu, seed, deterministic and verbose, and tensorboard in a script that trains.
 
     Raises:
-        InputError: no events can be written for --tensorboard.
+        InputError: no events can be written for --tensorboard; or Keras is set to what the suite can't run on.
     """
     if getattr(args, "tensorboard", None) is not None:
         files.check_writable(args.tensorboard, "--tensorboard")
@@ -66,10 +67,14 @@ def start_keras(args):
             raise InputError(f"--tensorboard: received {args.tensorboard} where there is no TensorFlow, which writes "
                              "the events; expected it installed, under any backend")
     native.prepare(args.gpu)
+    passed_over = [keras_config.choose_backend()]
     with display.waiting("starting Keras", args.verbose), quiet_stderr():
         import keras
+        passed_over += keras_config.settle()
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
         keras.utils.set_random_seed(args.seed)  # loads TensorFlow under JAX too
+    if any(passed_over):
+        display.warn(f"Keras is set to {'; to '.join(filter(None, passed_over))} ({keras_config.config_path()})")
     import logging
     for name in ("absl", "tensorflow"):  # "legacy HDF5 format": .h5 is this suite's; "retracing": one trace a model
         logging.getLogger(name).setLevel(logging.ERROR)

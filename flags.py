@@ -41,6 +41,12 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{unknown[0]}: no such flag" + (f"; did you mean {near[0]}?" if near else "; see --help"))
         return parsed
 
+    def _print_message(self, message, file=None):
+        if file is sys.stdout:
+            file.write(message)  # argparse itself passes over a closed pipe
+        else:
+            super()._print_message(message, file)
+
     def error(self, message):
         """Raises SystemExit(2) after one line on standard error."""
         self.exit(2, f"{self.prog}: {one_line(message.removeprefix('argument '))}\n")

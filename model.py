@@ -9,6 +9,8 @@ He et al. 2016, arXiv 1512.03385 (version 1 as in keras.applications: the stride
 import math
 import re
 
+import keras_config
+
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}  # kernel, stride of conv1; a max-pool follows the first
 BN = {"epsilon": 1.001e-5, "momentum": 0.9}  # Keras' default momentum, 0.99, would evaluate a short run on stale means
@@ -143,11 +145,12 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
         An uncompiled keras.Model, (N, height, width, 3) -> logits (N, classes).
 
     Raises:
-        ValueError: an argument is out of range, or widths misses a name.
+        ValueError: an argument is out of range, or widths misses a name, or Keras is set to another form.
     """
     import keras  # here, not above: shapes and costs are asked for before Keras is started
     from keras import layers
 
+    keras_config.check()
     widths = full_widths(depth) if widths is None else widths
     blocks = _checked_blocks(depth, widths)
     if stem not in STEMS:

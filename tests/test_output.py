@@ -259,6 +259,32 @@ def test_rows_have_names_that_tell_files_apart(paths, names):
     assert importlib.import_module("evaluate_model").short_names(paths) == names
 
 
+PIPED = """
+import sys
+sys.path.insert(0, {root!r})
+import app, display, flags, tables
+def run(args):
+    {what}
+    return {{}}
+parser = flags.Parser("script.py")
+flags.add_output_flags(parser)
+sys.exit(app.run_main(parser, run, {words}))
+"""
+
+
+@pytest.mark.parametrize(("what", "words"), [
+    ("print('short')", []), ("display.say('flushed')", []), ("pass", ["--json"]), ("pass", ["--help"]),
+    ("display.print_table('t', [('a', tables.text)], [['x']] * 9999)", [])],
+    ids=["at the end", "at once", "json", "help", "table"])
+def test_a_closed_pipe_is_status_141_without_a_word(what, words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = PIPED.format(root=str(ROOT), what=what, words=words)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_a_defect_is_no_users_error():
     def run(args):
         raise ZeroDivisionError

@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 TABLES = json.loads((HERE / "tables.json").read_text(encoding="utf-8"))
 COLUMNS = {  # heading: (what `measured` calls it, format, factor)
     "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),
-    "right after the cut": ("pruned_acc", "{:.2f}", 100), "batch-norm anew": ("recalibrated_acc", "{:.2f}", 100),
+    "after pruning": ("pruned_acc", "{:.2f}", 100), "after BN recalibration": ("recalibrated_acc", "{:.2f}", 100),
     "sparsity": ("sparsity", "{:.2f}", 100), "parameters (M)": ("parameters", "{:.2f}", 1e-6),
     "MACs (M)": ("macs", "{:.2f}", 1e-6), "file (MB)": ("bytes", "{:.2f}", 1e-6),
     "compression rate": ("compression rate", "{:.2f}x", 1), "minutes": ("seconds", "{:.1f}", 1 / 60)}

@@ -122,7 +122,7 @@ def train(args, size):
     import training
 
     images = data.load_data(args, size, display.track("reading images", args.verbose), needs=("train", "validation"),
-                            pixels=pixels.of_models(args.model_path or ""))
+                            pixels=pixels.of_models(*filter(None, [args.model_path])))
     display.say(images.description, args.verbose)
     records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}

@@ -3,8 +3,10 @@
 import argparse
 import difflib
 import functools
+import inspect
+import textwrap
 
-from errors import InputError
+from errors import InputError, of_the_system
 
 
 def _refuse(message):
@@ -56,8 +58,32 @@ def arguments(parser, given):
     return parser.parse_args([word for name, value in given.items() for word in _words(known[name], name, value)])
 
 
+def _signature(parser):
+    """What a notebook completes: the parser's flags as keywords, with their defaults."""
+    empty, kinds = inspect.Parameter.empty, inspect.Parameter
+    flags = [kinds(action.dest, kinds.KEYWORD_ONLY, default=empty if action.required else action.default)
+             for action in parser._actions if action.default is not argparse.SUPPRESS]
+    return inspect.Signature([kinds("args", kinds.POSITIONAL_ONLY, default=None), *flags])
+
+
+def _described(parser):
+    """The parser's flags with their help, a paragraph a group."""
+    formatter = parser._get_formatter()
+    for group in parser._action_groups:
+        actions = [action for action in group._group_actions if action.default is not argparse.SUPPRESS]
+        if actions:
+            yield f"\nKeywords, {group.title}:\n"
+        for action in actions:
+            choices = f"one of {', '.join(map(str, action.choices))}; " if action.choices else ""
+            yield textwrap.fill(f"{action.dest}: {choices}{formatter._expand_help(action)}", 100,
+                                initial_indent="    ", subsequent_indent="        ") + "\n"
+
+
 def keywords(build_parser):
-    """A decorator of run(args), which may then be called as run(flag=value, ...) too; see `arguments`."""
+    """A decorator of run(args), which may then be called as run(flag=value, ...) too; see `arguments`.
+
+    help(run) lists the flags with their defaults. In a notebook, what isn't a defect of the suite ends in one line.
+    """
     def decorate(run):
         @functools.wraps(run)
         def either(args=None, /, **given):
@@ -65,6 +91,16 @@ def keywords(build_parser):
                 args = arguments(build_parser(), given)
             elif given:
                 raise TypeError(f"{run.__module__}.run takes a namespace or keywords, not both")
-            return run(args)
+            try:
+                return run(args)
+            except (Exception, KeyboardInterrupt) as error:
+                line = "stopped" if type(error) is KeyboardInterrupt else of_the_system(error)
+                if line:
+                    shown = [f"{type(error).__name__}: {line}"]
+                    error._render_traceback_ = lambda: shown
+                raise
+        parser = build_parser()
+        either.__signature__ = _signature(parser)
+        either.__doc__ = f"{inspect.getdoc(run)}\n{''.join(_described(parser))}"
         return either
     return decorate

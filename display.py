@@ -132,8 +132,9 @@ def print_table(title, columns, rows, verbose=1):
     for head, body in tables.layout(grid, console.width):
         length = max(map(tables.width_of, [*head, *body]))
         lines += [Text(""), *[Text(line, "bold") for line in head], Text(rule * length, "dim"), *map(Text, body)]
-    for line in lines:
-        console.print(line, soft_wrap=True)
+    with console:  # in a notebook, one output
+        for line in lines:
+            console.print(line, soft_wrap=True)
 
 
 def millions(number):

@@ -3,11 +3,19 @@
 import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 
-class InputError(ValueError):
+class Told:
+    """An exception whose text says all that there is to say: a notebook shows that line, and no traceback."""
+
+    def _render_traceback_(self):  # what IPython asks an exception for
+        return [f"{type(self).__name__}: {self}"]
+
+
+class InputError(Told, ValueError):
     """Something the user gave cannot be used.
 
     Its text names the flag or the file, what was received and what was expected. A script prints it on
@@ -22,11 +30,11 @@ class InputError(ValueError):
         super().__init__("\n".join(one_line(line) for line in lines))
 
 
-class Diverged(ArithmeticError):
+class Diverged(Told, ArithmeticError):
     """The loss is no number any more. Its text is one line; a script prints it and exits with status 3."""
 
 
-class Stopped(KeyboardInterrupt):
+class Stopped(Told, KeyboardInterrupt):
     """A signal asked the run to end.
 
     Args:
@@ -40,8 +48,8 @@ class Stopped(KeyboardInterrupt):
 
     def __str__(self):
         """For a call from Python; a script tells the command instead."""
-        return f"stopped by signal {self.number}" + (f"; {self.saved}; the same call goes on from there" if self.saved
-                                                     else "")
+        return f"by {signal.Signals(self.number).name}" + (f"; {self.saved}; the same call goes on from there"
+                                                           if self.saved else "")
 
 
 def of_the_system(error):

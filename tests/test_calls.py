@@ -1,7 +1,9 @@
 """calls.py: the scripts from Python, with keywords; the README's examples as they stand."""
 
 import importlib
+import inspect
 import json
+import pydoc
 import re
 import shlex
 from pathlib import Path
@@ -19,7 +21,7 @@ import model as resnet
 import plot_train_history
 import prune_model
 import student_flags
-from errors import InputError
+from errors import Diverged, InputError, Stopped
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,6 +68,44 @@ def test_what_can_not_be_used_is_an_input_error(script, given, message, capfd):
         script.run(**given)
     assert re.fullmatch(message, str(error.value))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_lists_every_flag_with_its_default(script):
+    module = importlib.import_module(script)
+    found = {name: keyword for name, keyword in inspect.signature(module.run).parameters.items() if name != "args"}
+    assert all(keyword.kind is keyword.KEYWORD_ONLY for keyword in found.values())
+    needed = {name: "x.h5" for name, keyword in found.items() if keyword.default is keyword.empty}
+    defaults = {name: keyword.default for name, keyword in found.items()} | needed
+    bare, told = vars(parsed(module, **needed)), vars(parsed(module, **defaults))
+    assert found.keys() == bare.keys() - {"argv"} and bare | {"argv": 0} == told | {"argv": 0}
+    shown = pydoc.plain(pydoc.render_doc(module.run))
+    assert all(re.search(rf"^ *{name}: \S", shown, re.MULTILINE) for name in found)
+    assert "Returns:" in shown and "verbose=1" in shown and "(default: 1)" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(("error", "shown"), [
+    (InputError("--x: received 1"), "InputError: --x: received 1"), (Diverged("--x: nan"), "Diverged: --x: nan"),
+    (Stopped(2, "epoch 3 is saved"), "Stopped: by SIGINT; epoch 3 is saved; the same call goes on from there"),
+    (Stopped(15), "Stopped: by SIGTERM"),
+    (PermissionError(13, "denied", "x.h5"), "PermissionError: [Errno 13] denied: 'x.h5'"),
+    (MemoryError("193 GiB"), "MemoryError: the memory is too small (193 GiB); expected .*"),
+    (KeyboardInterrupt(), "KeyboardInterrupt: stopped")])
+def test_a_notebook_shows_one_line(error, shown):
+    def run(args):
+        raise error
+    with pytest.raises(type(error)) as caught:
+        calls.keywords(plot_train_history.build_parser)(run)(history_path="x")
+    line, = caught.value._render_traceback_()  # as IPython calls it, after all
+    assert re.fullmatch(re.sub(r"([\[\]()])", r"\\\1", shown), line)
+
+
+def test_a_notebook_shows_a_defect_in_full():
+    def run(args):
+        raise KeyError("a defect")
+    with pytest.raises(KeyError) as caught:
+        calls.keywords(plot_train_history.build_parser)(run)(history_path="x")
+    assert not hasattr(caught.value, "_render_traceback_")
 
 
 def test_the_flags_of_a_record_are_keywords():

@@ -19,6 +19,7 @@ EXAMPLE = """example:
   python evaluate_model.py --model_path=./model/base_model/model.h5
   python evaluate_model.py --model_path model/base_model/model.h5 model/kd_model/model.h5 --output model/results.json
   python evaluate_model.py --model_path model/kd_model/model.h5 --json | python -m json.tool
+  python evaluate_model.py --model_path model/kd_model/model.h5 --predict my_photo.jpg my_photos/
 """
 
 
@@ -33,6 +34,9 @@ def build_parser():
     group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
                        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
                             "itself opens in its safe mode; only for files that you trust (default: off)")
+    group.add_argument("--predict", nargs="+", metavar="PHOTO",
+                       help="tell for each of these photographs, or of those in these folders, what the model takes it "
+                            "for; no data set is read, and the model may also be an .onnx or .tflite file")
     group.add_argument("--per_class", action=argparse.BooleanOptionalAction, default=None,
                        help="also print the accuracy of every class (default: on up to 20 classes)")
     group.add_argument("--split", choices=["test", "validation", "train"], default="test",
@@ -200,10 +204,14 @@ def run(args):
 
     Returns:
         {"models": list of rows, each with the "model_class_names" that its model was trained on where they are known,
-        "split", "images", "class_names" of the data, "run"}.
+        "split", "images", "class_names" of the data, "run"}; with --predict see `predicting.run`.
     """
     if args.output:
         files.check_file(args.output, "--output", ".json")
+    if args.predict:
+        import predicting
+
+        return predicting.run(argparse.Namespace(**vars(args) | {"class_num": None, "split": "test"}), peek_at)
     peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(args)
     app.start_keras(args)
     import classes

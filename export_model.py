@@ -93,7 +93,7 @@ def judge(args, name, runtime, start, path, images, reference):
     row["bytes"] = exporting.size(path)
     if reference is not None:
         row["agreement"] = float(np.mean(logits.argmax(1) == reference.argmax(1)))
-        difference = np.abs(metrics.probabilities(logits) - metrics.probabilities(reference)).max()
+        difference = np.abs(exporting.probabilities(logits) - exporting.probabilities(reference)).max()
         row["largest_difference"] = float(difference)  # of a probability
         if difference > SOUND and name != "litert-int8" and args.precision == "float32":
             display.warn(f"{path} answers otherwise than {args.model_path}: probabilities differ by up to "

@@ -160,6 +160,12 @@ def thread_counts(name):
     return [cores] if name in ("h5", "savedmodel") else sorted({1, cores})
 
 
+def probabilities(logits):
+    """Softmax of logits (N, classes), float64."""
+    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, 1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
 def runner(path, name, threads):
     """A written file in its own runtime.
 
@@ -174,7 +180,9 @@ def runner(path, name, threads):
     with _no_chatter():
         if name == "savedmodel":
             return _run_savedmodel(path)
-        return (_run_onnx if name == "onnx" else _run_litert)(path, threads)
+        if name == "onnx":
+            return run_onnx(onnx_session(path, threads))
+        return run_litert(litert_interpreter(path, threads))
 
 
 def _run_savedmodel(path):
@@ -184,20 +192,32 @@ def _run_savedmodel(path):
     return lambda images: serve(image=tf.constant(images, tf.float32))["logits"].numpy()
 
 
-def _run_onnx(path, threads):
+def onnx_session(path, threads):
+    """An onnxruntime.InferenceSession on the processor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images.astype("float32")})[0]
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _run_litert(path, threads):
+def run_onnx(session):
+    """`runner` of a session of one input."""
+    source = session.get_inputs()[0]
+    dtype = "uint8" if source.type == "tensor(uint8)" else "float32"
+    return lambda images: session.run(None, {source.name: images.astype(dtype)})[0]
+
+
+def litert_interpreter(path, threads):
+    """A LiteRT interpreter, whose tensors are not allocated yet."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), num_threads=threads)
+    with _no_chatter():
+        return Interpreter(str(path), num_threads=threads)
+
+
+def run_litert(interpreter):
+    """`runner` of an interpreter of one input."""
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     shape = None
 
@@ -210,7 +230,8 @@ def _run_litert(path, threads):
                 interpreter.allocate_tensors()
         scale, zero = source["quantization"]
         if scale and (scale, zero, images.dtype) != (1, 0, source["dtype"]):  # pixels may be no whole number of steps
-            images = np.clip(np.round(images / np.float32(scale)) + zero, 0, 255)
+            limits = np.iinfo(source["dtype"])
+            images = np.clip(np.round(images / np.float32(scale)) + zero, limits.min, limits.max)
         interpreter.set_tensor(source["index"], images.astype(source["dtype"], copy=False))
         interpreter.invoke()
         logits, (scale, zero) = interpreter.get_tensor(target["index"]), target["quantization"]

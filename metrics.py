@@ -69,12 +69,6 @@ def calibration_error(logits, labels, bins=15):
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def probabilities(logits):
-    """Softmax of logits (N, classes), float64."""
-    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, 1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
-
-
 def evaluate(model, split, batch_size=128, progress=iter):
     """Loss and accuracies on a split, with the split's name and its number of images.
 

@@ -170,8 +170,8 @@ def layout(columns, width):
     narrow = _narrowed(whole, width)
     if _total(narrow) <= width:
         return [_drawn(narrow)]
-    _, *names = columns[0]
-    turned = [["", *[column[0] for column in columns[1:]]],
+    corner, *names = columns[0]
+    turned = [[corner, *[column[0] for column in columns[1:]]],
               *[_pointed(list(row)) for row in zip(names, *[column[1:] for column in columns[1:]], strict=True)]]
     for form in (turned, _narrowed(turned, width)):
         if _total(form) <= width:

@@ -1,6 +1,7 @@
 """What arrives at a terminal, in a pipe, in a program that reads JSON, and in silence; and what --help offers."""
 
 import importlib
+import io
 import json
 import os
 import pty
@@ -131,6 +132,37 @@ def test_a_dumb_terminal_gets_lines_and_nothing_that_it_cannot_draw():
     assert not re.search(r"[\x00-\x08\x0b-\x0c\x0e-\x1f]", output)  # line ends apart, no control characters
     assert LINE in output and "%" in output
     assert rows(output) == [["model", "accuracy (%)", *["long heading"] * 6], ["base", "97.77", *["1.00x"] * 6]]
+
+
+def test_a_terminal_that_can_not_show_all_characters_gets_those_that_it_can():
+    output = on_a_terminal(TERM="xterm-256color", PYTHONIOENCODING="cp1252")
+    assert output.isascii() and "100%" in output and rows(re.sub(r"\x1b\[[\d;]*m", "", output))[1][1] == "97.77"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+def test_names_of_other_alphabets_are_escaped_where_they_can_not_be_written(encoding, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    display.print_table("Models of 学", [("model", tables.text), ("parameters", tables.count)],
+                        [["学", 23_608_202], ["base", 604_712]])
+    display.say("written 学")
+    stream.flush()
+    printed = stream.buffer.getvalue().decode(encoding)
+    assert "Models of \\u5b66" in printed and printed.endswith("written \\u5b66\n")
+    assert "\\u5b66         23.61\nbase            0.6047\n" in printed
+
+
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_has_bars_where_it_can_draw_them(widgets, monkeypatch, capsys):
+    """With what rich finds in a kernel made up; bars themselves were looked at in one."""
+    monkeypatch.setitem(sys.modules, "IPython", object())
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr(display.importlib.util, "find_spec", lambda name: {"ipywidgets": widgets or None}[name])
+    bar = display.EpochBar("base", 100, 2)
+    assert (bar.lines, bar.bar.disable, bar.bar.console.is_jupyter) == (not widgets, not widgets, True)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: False)  # IPython in a pipe
+    bar = display.EpochBar("base", 100, 2)
+    assert (bar.lines, bar.bar.disable) == (True, True)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -73,7 +73,7 @@ def test_a_table_in_each_of_its_forms():
                                                     "model           (%)     loss    (MB)\n"
                                                     "base          98.89  0.04020  95.03\n"
                                                     "runs/学生         -  1.234     2.754"]
-    assert drawn([*SMALL, ["latency (ms)", "9.3", "12"]], 40) == ["                       base  runs/学生\n"
+    assert drawn([*SMALL, ["latency (ms)", "9.3", "12"]], 40) == ["model                  base  runs/学生\n"
                                                                   "test accuracy (%)  98.89             -\n"
                                                                   "loss                0.04020      1.234\n"
                                                                   "file (MB)          95.03         2.754\n"

@@ -135,7 +135,9 @@ def _splits(root, named, others, shapes, skipped):
         if split == "train" and stray:
             raise InputError(f"--dataset: received {root} whose {place.relative_to(root)} holds images itself, such as "
                              f"{stray[0].name}, expected each in the subfolder of its class")
-        if shapes[folder] == "flat":
+        below = [] if _shape(place) == "flat" else [f for f in _entries(place)[0] if _holds_images(f)]
+        if split != "train" and (not below or (len(below) == 1 and listing.class_names and (
+                below[0].name not in listing.class_names))):  # as in val/images/*.jpg
             listing.unlabelled[split] = place
             continue
         names, listing.splits[split] = _scanned(place, skipped)

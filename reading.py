@@ -14,6 +14,13 @@ from errors import InputError, one_line
 
 LARGEST = 1024  # pixels a side that images keep when no size is asked for: photographs would fill the memory
 MOST_NAMED = 10  # broken files in one message
+BEGINNINGS = {  # of files that are no image which can be read, and what they are
+    "it is empty": lambda head: not head,
+    "a pointer of Git LFS, expected what it points to: git lfs pull": lambda head: head.startswith(b"version https://git"),
+    "a web page": lambda head: head.lstrip().startswith((b"<!doctype", b"<html")),
+    "HEIC or AVIF under another name: convert it": lambda head: head[4:8] == b"ftyp",
+    "a TIFF of a kind that isn't read, such as several channels of floating point": lambda head: head[:4] in (
+        b"ii*\0", b"mm\0*")}
 DIM = 64  # of the upper 8 bits of 16-bit colour: below it the lower ones, which Pillow drops, are missed
 NAMED = {"whole": "images of more than 8 bits", "floating": "images of floating point"}
 
@@ -190,10 +197,13 @@ def _or_error(function, *arguments):
 
 def _reason(path, error):
     """Why a file can't be read, in a few words."""
-    if os.path.isfile(path) and not os.path.getsize(path):
-        return "it is empty"
-    told = "no image" if type(error).__name__ == "UnidentifiedImageError" else one_line(error)
-    return f"{type(error).__name__}: {told:.80}"
+    if type(error).__name__ != "UnidentifiedImageError":
+        return f"{type(error).__name__}: {one_line(error):.80}"
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        head = file.read(64).lower()
+        known = next((what for what, test in BEGINNINGS.items() if test(head)), "no image")
+        return f"UnidentifiedImageError: {known}"
+    return "UnidentifiedImageError"
 
 
 def _broken(flag, broken):

@@ -347,25 +347,33 @@ def fuzz_state(fuzz, count, seed):
 
 
 def fuzz_image(fuzz, count, seed):
-    """decoding.decode on images of every format, PostScript among them."""
-    import decoding
+    """reading.Reader on images of every format and depth, PostScript among them."""
+    import reading
 
-    path, picture, goods = fuzz.folder / "x.png", Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)), []
-    for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "EPS"):
+    path, pixels, goods = fuzz.folder / "x.png", np.arange(768, dtype=np.uint8).reshape(16, 16, 3), []
+    picture, exif = Image.fromarray(pixels), Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 16)
+    for image, kind, more in (
+            *[(picture, kind, {}) for kind in ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "EPS")],
+            (picture, "JPEG", {"exif": exif}), (deep, "PNG", {}), (deep, "TIFF", {}), (deep, "PPM", {}),
+            (Image.fromarray(pixels[..., 0] / np.float32(255)), "TIFF", {}), (picture.convert("RGBA"), "PNG", {}),
+            (Image.fromarray(pixels[..., :2]), "PNG", {"exif": exif}),
+            (picture.convert("P"), "PNG", {"transparency": bytes(range(256))}),
+            (picture, "GIF", {"save_all": True, "append_images": [deep.convert("L")], "transparency": 3})):
         stream = io.BytesIO()
-        picture.save(stream, kind)
+        image.save(stream, kind, **more)
         goods.append(stream.getvalue())
     bomb = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
-    goods.append(bomb.getvalue())
     for i in range(count):
-        content = goods[i] if i < len(goods) else fuzz.mutated(goods[i % 8])
+        content = [*goods, bomb.getvalue()][i] if i <= len(goods) else fuzz.mutated(goods[i % len(goods)])
         path.write_bytes(content)
 
         def read():
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                assert decoding.decode(str(path), (8, 8), decoding.Look(65535, 1.0, "white")).shape == (8, 8, 3)
+            reader = reading.Reader([str(path)], workers=1, tell=lambda line: None)
+            reader.size = reader.common_size([str(path)])
+            assert reader.read([str(path)])[0].shape == (1, *reader.size, 3)
         fuzz.attempt("image", read, content[:200])
 
 

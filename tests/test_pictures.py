@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 from types import SimpleNamespace
 
@@ -179,7 +180,8 @@ def test_all_broken_files_are_named_at_once_with_a_command_that_goes_on_without_
         data.load_data(asked(tmp_path / "d"), needs=("train", "validation"))
     first, second = str(caught.value).split("\n")
     assert first.startswith("--dataset: 12 images: ") and first.count("cannot be read") == 10 and "and 2 more" in first
-    assert "0.jpg cannot be read as an image (it is empty)" in first and "UnidentifiedImageError: no image" in first
+    assert "0.jpg cannot be read as an image (UnidentifiedImageError: it is empty)" in first
+    assert "1.jpg cannot be read as an image (UnidentifiedImageError: a web page)" in first
     put(tmp_path / "d" / "dog" / "8.jpg", np.repeat(GREY[..., None], 3, -1))
     put(tmp_path / "d" / "cat's" / "8.jpg", np.repeat(GREY[..., None], 3, -1))
     subprocess.run(["bash", "-c", second], check=True)
@@ -340,3 +342,50 @@ def test_a_model_meets_images_shown_as_those_that_it_was_trained_on(tmp_path):
                                   {"ground": "red"}, {"ground": None}, {"size": 3}, {"whole": True}])
 def test_what_a_strangers_record_says_of_pixels_is_checked(tmp_path, told):
     assert pixels.of_models(history(tmp_path / "m", told)) == {}
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS.*: git lfs pull"),
+    (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC or AVIF under another name: convert it"),
+    (b"<!DOCTYPE html><p>404", "a web page"), (b"II*\0" + bytes(40), "a TIFF of a kind that isn't read"),
+    (b"%!PS-Adobe", "UnidentifiedImageError: no image")])
+def test_a_file_that_is_no_image_is_called_what_it_is(tmp_path, content, words):
+    (tmp_path / "0.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=rf"^--dataset: .*0\.jpg cannot be read as an image \(.*{words}.*mv \S*0\.jpg"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_fewer_bits_than_8_reach_from_black_to_white(tmp_path, bits):
+    levels = 2**bits - 1
+    image = Image.fromarray(GREY >> (8 - bits), "P")
+    image.putpalette([round(level * 255 / levels) for level in range(levels + 1) for _ in range(3)])
+    put(tmp_path / "palette.png", image, bits=bits)
+    if bits == 1:
+        put(tmp_path / "bilevel.tif", Image.fromarray(GREY > 127))
+    for shown in read(tmp_path)[0]:
+        np.testing.assert_allclose(shown[..., 0], (GREY >> (8 - bits)) * (255.0 / levels), atol=0.5)
+
+
+def test_a_colour_that_stands_for_transparent_shows_the_ground(tmp_path):
+    picture = np.dstack([GREY, GREY // 2, GREY // 3])
+    put(tmp_path / "0.png", picture, transparency=(0, 0, 0))
+    put(tmp_path / "1.png", GREY, transparency=0)
+    colours, greys = read(tmp_path)[0]
+    np.testing.assert_array_equal(colours, np.where((picture == 0).all(-1, keepdims=True), 255, picture))
+    np.testing.assert_array_equal(greys[..., 1], np.where(GREY == 0, 255, GREY))
+
+
+def test_a_pipe_is_no_image_and_keeps_nobody_waiting(tmp_path, capsys):
+    fill(tmp_path, "a", "b", count=4)
+    os.mkfifo(tmp_path / "a" / "9.png")
+    assert len(data.load_data(asked(tmp_path)).train) == 4
+    assert "1 special file (a/9.png)" in capsys.readouterr().err
+
+
+def test_images_of_a_split_in_a_folder_that_is_no_class_are_without_classes(tmp_path, capsys):
+    fill(tmp_path, "train/n01/images", "train/n02/images", "val/images", "test/test", count=6)
+    loaded = data.load_data(asked(tmp_path))
+    assert loaded.class_names == ("n01", "n02") and [len(loaded.val), len(loaded.test)] == [2, 2]
+    err = capsys.readouterr().err
+    assert "val has images but no class folders" in err and "test/test has images but no class folders" in err

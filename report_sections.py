@@ -110,13 +110,22 @@ def training_section(tree):
             histories, looks = {n: drawn[n][0] for n in names}, {n: drawn[n][1] for n in names}
             number, figures = number + 1, []
             for panel in curves.panels_of(histories, looks):  # one figure each, so that they stack on a phone
-                figure = curves.plot_history(histories, looks, panel)
-                if len(names) == 1:
-                    figure.suptitle(plots.plain_text(names[0], 40), fontsize=10, color=plots.GREY)
-                figures.append(Figure(f"history-{number}-{panel.replace(' ', '-')}",
-                                      f"{panel.capitalize()} over the epochs of {', '.join(names)}", figure))
+                figures += _panel_figures(histories, looks, panel, f"history-{number}-{panel.replace(' ', '-')}")
             parts += [("heading", ", ".join(names)), ("figures", figures)]
     return Section("training", "Training", [*parts, *notes]) if parts or notes else None
+
+
+def _panel_figures(histories, looks, panel, slug):
+    """A panel of histories as one figure; the parts of a distillation's loss as one for each history that has them."""
+    parted = [[name] for name in histories if "distillation" in curves.panels_of({name: histories[name]}, looks)]
+    figures = []
+    for i, names in enumerate(parted if panel == "distillation" else [list(histories)]):
+        figure = curves.plot_history({name: histories[name] for name in names}, looks, panel)
+        if len(names) == 1:
+            figure.suptitle(plots.plain_text(names[0], 40), fontsize=10, color=plots.GREY)
+        figures.append(Figure(f"{slug}-{i + 1}" if i else slug,
+                              f"{panel.capitalize()} over the epochs of {', '.join(names)}", figure))
+    return figures
 
 
 def sensitivity_section(tree):

@@ -353,6 +353,16 @@ def test_a_student_that_taught_another_is_an_assistant(tmp_path):
             ("pruned_model/iter2", "pruned", "pruned"), ("m2", None, "evaluation"),
             ("kd_model, litert", "assistant", "export")} <= looks
     assert [card["name"] for card in report_sections.cards(tree)] == ["base_model", "kd_model", "small"]
+    curve = {"train_loss": [3.0, 2.0], "train_backbone": [2.5, 1.5], "val_loss": [1.0, 0.5], "val_acc": [0.5, 0.75]}
+    for name in ("kd_model", "small"):
+        (tmp_path / name / "history.json").write_text(json.dumps(curve))
+    figures = {figure.slug: figure.figure for figure in report_sections.training_section(tree).figures}
+    assert set(figures) == {"history-1-loss", "history-1-accuracy", "history-2-loss", "history-2-accuracy",
+                            "history-2-distillation", "history-2-distillation-2"}
+    for slug, role in (("history-2-distillation", "assistant"), ("history-2-distillation-2", "student")):
+        lines = {line.get_label(): line for line in figures[slug].axes[0].lines}
+        assert list(lines["soft labels (KL x T²)"].get_ydata()) == [2.5, 1.5]  # each loss by its name
+        assert lines["weighted sum, which is trained"].get_color() == roles.colour(role)
 
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>$x_{$\x00\x1b[31m\u202e"

@@ -11,6 +11,7 @@ import tables
 
 ROOMY = 100  # columns from which a bar also says how many images a second it does
 
+
 def _redraws():
     """Whether standard output is a terminal that can draw a line anew; TERM=dumb says that one can't."""
     return sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
@@ -154,8 +155,9 @@ def written(paths, verbose=1):
         paths: of files and folders.
         verbose: 0 for nothing.
     """
-    for i, path in enumerate(filter(os.path.exists, paths)):
-        say(f"{'' if i else 'written':8} {path}", verbose)
+    lines = [f"{'' if i else 'written':8} {path}" for i, path in enumerate(filter(os.path.exists, paths))]
+    if lines:
+        say("\n" + "\n".join(lines), verbose)
 
 
 class EpochBar:

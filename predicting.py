@@ -262,8 +262,8 @@ def run(args, peek_at):
 
 
 def _short(text):
-    """Text of at most 36 characters, shortened in the middle, so that three columns fit a terminal."""
-    return text if len(text) <= 36 else f"{text[:12]}...{text[-21:]}"
+    """Text of at most 31 characters, shortened in the middle, so that three columns fit a terminal of 80."""
+    return text if len(text) <= 31 else f"{text[:10]}...{text[-18:]}"
 
 
 def show(args, result):

@@ -98,7 +98,7 @@ def wrap(line, width):
         if width_of(lines[-1] + word) <= width:
             lines[-1] += piece
             continue
-        *full, rest = chop_cells(word, max(width, 2))
+        *full, rest = chop_cells(word, max(width, 2)) or [word]
         lines += [*full, rest + piece[len(word):]]
     return [line.rstrip(" ") for line in lines if line.strip(" ")] or [""]
 
@@ -125,12 +125,14 @@ def _pointed(column):
 
 
 def _narrowed(columns, width):
-    """The columns with headings over several lines, and the first one's cells too where they are long."""
+    """The columns with headings and other text over several lines."""
     first, *others = columns
     narrow, least = [], 8  # cells of the first column, on any terminal
-    for heading, *cells in others:
-        room = max(min(_longest_word(heading), width - len(GAP) - least), _width(cells or [""]), 1)
-        narrow.append(["\n".join(wrap(heading, room)), *cells])
+    for column in others:
+        numbers = [cell for cell in column[1:] if NUMBER.fullmatch(cell.rstrip(" "))]
+        words = max(_longest_word(cell) for cell in column if cell not in numbers)
+        room = max(min(words, width - len(GAP) - least), _width([*numbers, "-"]))
+        narrow.append([cell if cell in numbers else "\n".join(wrap(cell, room)) for cell in column])
     room = width - len(GAP) - max(map(_width, narrow), default=0)
     room = max(min(max(width // 3, *map(_longest_word, first)), room), least)
     return [["\n".join(wrap(cell, room)) for cell in first], *narrow]

@@ -6,7 +6,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -16,6 +16,7 @@ import export_model
 import knowledge_distillation
 import metrics
 import plot_train_history
+import predicting
 import prune_model
 import sensitivity
 import tables
@@ -127,6 +128,7 @@ def test_nothing_is_broken_or_wider_than_the_terminal(grid, width):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), st.integers(2, 30))
+@example("ab      \u0301", 2)  # an accent on a blank
 def test_wrapping_loses_nothing_but_blanks(text, width):
     line = tables.printable(text)
     lines = tables.wrap(line, width)
@@ -174,6 +176,8 @@ TABLES = {
     "sensitivity": lambda: sensitivity.show(ARGS, {
         "acc": 0.9, "images": 1000, "shares": [0.1, 0.25, 0.5, 0.75, 0.9],
         "layers": [{"layer": name, "channels": 512, "acc": [1.0] * 5} for name in LAYERS]}),
+    "photographs": lambda: predicting.show(SimpleNamespace(verbose=1, model_path=["model/kd_model/model.h5"]), {
+        "photographs": [{"path": "x" * 50 + ".jpg", "classes": [{"class": "a" * 50, "probability": 1.0}] * 5}] * 9}),
     "histories": lambda: plot_train_history.report(None, {"runs/a/base": HISTORY, "runs/b/学生": HISTORY}),
     "pruning again": lambda: plot_train_history.report(PRUNED, {})}
 

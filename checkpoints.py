@@ -22,7 +22,7 @@ import graphs
 import model as resnet
 import preprocess
 import readers
-from errors import InputError, one_line
+from errors import InputError, command, one_line
 from files import replacing, reserve, suggestion
 from records import check_record
 
@@ -237,11 +237,14 @@ def load_model(path, flag, class_num=None, input_shape=None, preprocessing="auto
     return open_checkpoint(checkpoint, class_num, input_shape, preprocessing, verify, verbose)
 
 
-def check_fits(checkpoint, flag, class_num=None, input_shape=None):
+def check_fits(checkpoint, flag, class_num=None, input_shape=None, dataset=None):
     """Raises InputError where a checkpoint has another class count or another image size than the data."""
     if class_num is not None and checkpoint.classes != class_num:
+        head = command("train_base_model.py", "--model_path", checkpoint.path, "--dataset", dataset or "IMAGES",
+                       "--save_folder", f"./model/of_{class_num}_classes")
         raise InputError(f"{flag}: received {checkpoint.path} with {checkpoint.classes or 'no'} classes, expected "
-                         f"{class_num} (see --class_num and --dataset)")
+                         f"{class_num}, as {dataset or 'the data'} has them; a model with a new head of {class_num} "
+                         f"classes is trained by: {head}")
     have = checkpoint.input_shape
     if input_shape is not None and have is not None and tuple(have) != tuple(input_shape):
         raise InputError(f"{flag}: received {checkpoint.path} for images of {have[0]}x{have[1]}, expected "

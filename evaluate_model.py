@@ -77,7 +77,7 @@ def peek_at(args, path):
             return None
         hint = "" if args.any_model or "expected a ResNet50" not in str(error) else "; other classifiers: --any_model"
         raise InputError(f"{error}{hint}") from None
-    checkpoints.check_fits(peek, "--model_path", args.class_num)
+    checkpoints.check_fits(peek, "--model_path", args.class_num, dataset=args.dataset)
     if args.split == "validation":
         records.check_split(path, args)
     return peek

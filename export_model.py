@@ -148,7 +148,7 @@ def run(args):
     files.check_writable(folder, "--output")
     peek = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
     if args.measure or (args.measure is None and has_data_set(args)):
-        checkpoints.check_fits(peek, "--model_path", args.class_num)
+        checkpoints.check_fits(peek, "--model_path", args.class_num, dataset=args.dataset)
     with files.exclusive(folder, "--output"):
         return export(args, peek, folder)
 

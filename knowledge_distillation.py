@@ -16,6 +16,7 @@ import model as resnet
 import records
 import resuming
 import roles
+import shipped
 import student_flags
 import tables
 from errors import InputError
@@ -217,7 +218,7 @@ def run(args):
     for folder in (args.save_folder, *(ablation_folder(args, name) for name in ABLATION)):
         files.check_apart(path, folder, "--save_folder")
     peek = checkpoints.read_checkpoint(path, "--root_folder", weights=False)
-    checkpoints.check_fits(peek, "--root_folder", args.class_num)
+    checkpoints.check_fits(peek, "--root_folder", args.class_num, dataset=args.dataset)
     records.check_split(path, args)
     args = student_flags.with_form(args, peek.stem, resnet.blocks_of(peek.widths))
     with files.exclusive(args.save_folder, "--save_folder"):
@@ -229,6 +230,18 @@ def run(args):
     return result
 
 
+def judge_teacher(args, path, teacher, images):
+    """The teacher's validation accuracy, 0 to 1. Raises InputError where it doesn't answer finite numbers."""
+    import folded
+    import metrics
+
+    found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
+                             display.track("teacher: validation", args.verbose, "compiling"))
+    if not math.isfinite(found["loss"]):
+        raise InputError(f"--root_folder: {path} answers NaN or infinity, expected a teacher with finite logits")
+    return found["acc"]
+
+
 def teach(args, path, peek):
     """`run`, in a folder that is this process' alone, with a teacher from `path`."""
     run_record = records.run_record(args, files.sha256(path))
@@ -238,8 +251,6 @@ def teach(args, path, peek):
     import checkpoints
     import classes
     import data
-    import folded
-    import metrics
     import pixels
     import training
 
@@ -248,32 +259,32 @@ def teach(args, path, peek):
                             pixels=pixels.of_models(path))
     display.say(images.description, args.verbose)
     records.check_source(path, images.val, args.val_split)
+    checkpoints.check_fits(peek, "--root_folder", images.class_num, dataset=args.dataset)
     parents = classes.meet(path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     if result := resuming.finished(args.save_folder, run_record, args):  # on images that lie elsewhere now
         return result
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, *flags.opening(args))
     student = make_student(args, teacher, images)
-    found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
-                             display.track("teacher: validation", args.verbose, "compiling"))
-    if not math.isfinite(found["loss"]):
-        raise InputError(f"--root_folder: {path} answers NaN or infinity, expected a teacher with finite logits")
+    teacher_acc = judge_teacher(args, path, teacher, images)
     whole = resnet.unpruned_widths(peek.widths)
     base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, peek.stem)[0]
     if args.resume == "never" or not (Path(args.save_folder) / training.STATE).exists():
         for folder in filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")):
             training.finish(folder)  # a state of an older run
+    goal = student_flags.goal(args, teacher, student)
+    shipped.set_aside(args.save_folder, args.verbose)
     history = distil(args, teacher, student, images, (args.lambda1, args.lambda2, args.lambda3),
                      args.hard_label_weight, args.save_folder, "student", run_record)
     result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
-    result |= {"teacher_acc": found["acc"], "parent_sha256": run_record["parent_sha256"],
+    result |= {"teacher_acc": teacher_acc, "parent_sha256": run_record["parent_sha256"],
                "class_names": run_record["class_names"], "parent_class_names": parents,
-               "widths": resnet.widths_of(student)}
+               "widths": resnet.widths_of(student), "goal": goal}
     written = Path(args.save_folder) / "result.json"
     records.write_json(written, result | ({"finished": False} if args.ablation else {}))
     show(args, teacher, base_parameters, result)
     if args.ablation:
-        result["ablation"] = ablation(args, teacher, images, found["acc"], result, run_record)
+        result["ablation"] = ablation(args, teacher, images, teacher_acc, result, run_record)
         records.write_json(written, result)
     for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
         training.finish(folder)  # the student itself last: the run counts as unfinished until then

@@ -51,7 +51,7 @@ def build_parser():
                       help="base parameters / parameters left after the last iteration; each iteration goes an equal "
                            "factor of the way")
     rule.add_argument("--target_macs", type=flags.macs, metavar="MACS",
-                      help="likewise for MACs: left after the last iteration (20M), or the reduction (4x)")
+                      help="likewise for MACs left after the last iteration (20M), or the reduction (4x) of the base's")
     group.add_argument("--allocation", choices=["threshold", "sensitivity"],
                        help="how a target is spread over the layers: one threshold over all of them, or the shares "
                             "that the loss of one layer pruned alone, as sensitivity.py measures it, predicts to cost "
@@ -229,7 +229,7 @@ def run(args):
     for iteration in range(1, args.prune_iter + 1):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}", "--root_folder")
     peek = checkpoints.read_checkpoint(args.base_model_path, "--base_model_path", weights=False)
-    checkpoints.check_fits(peek, "--base_model_path", args.class_num)
+    checkpoints.check_fits(peek, "--base_model_path", args.class_num, dataset=args.dataset)
     records.check_split(args.base_model_path, args)
     with files.exclusive(args.root_folder, "--root_folder"):
         result = prune_all(args, peek)
@@ -258,6 +258,7 @@ def prune_all(args, peek):
                             pixels=pixels.of_models(args.base_model_path))
     display.say(images.description, args.verbose)
     records.check_source(args.base_model_path, images.val, args.val_split)
+    checkpoints.check_fits(peek, "--base_model_path", images.class_num, dataset=args.dataset)
     parents = classes.meet(args.base_model_path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     if before := resuming.finished(args.root_folder, run_record, args, _length(args)):  # images that lie elsewhere

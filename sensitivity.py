@@ -66,7 +66,7 @@ def run(args):
     if args.output:
         files.check_file(args.output, "--output", ".json")
     peek = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
-    checkpoints.check_fits(peek, "--model_path", args.class_num)
+    checkpoints.check_fits(peek, "--model_path", args.class_num, dataset=args.dataset)
     records.check_split(args.model_path, args)
     digest, run_record = files.sha256(args.model_path), records.run_record(args)
     app.start_keras(args)

@@ -2,6 +2,7 @@
 
 import argparse
 
+import display
 import flags
 import model as resnet
 from errors import InputError
@@ -22,7 +23,8 @@ def add_student_flags(parser):
                            "student's, at least "
                            f"(default: {COMPRESSION}, unless --stream_divisor is given)")
     group.add_argument("--target_macs", type=flags.macs, metavar="MACS",
-                       help="MACs of the student at most (10M), or the reduction (8x); alone of the two, "
+                       help="MACs of the student at most (10M), or the reduction (8x) of those of the whole ResNet50, "
+                            "101 or 152 that the teacher is a part of, not of the teacher's own; alone of the two, "
                             "--target_compression leaves them free (default: 8x where neither is given)")
     group.add_argument("--stage_tilt", type=flags.real(0.1, 10), metavar="RATIO",
                        help="width factor of a stage / that of the stage before, the widths being the largest within "
@@ -101,3 +103,32 @@ def check(args):
     if args.mirror_teacher and args.dataset == "digits":
         raise InputError("--mirror_teacher: received it for digits, whose mirror images are other signs; expected "
                          "pictures that may be mirrored")
+
+
+def goal(args, teacher, student):
+    """Says what --target_macs asked for, and warns of a student that is no smaller than its teacher.
+
+    Args:
+        args: from `with_targets`.
+        teacher: its network.
+        student: its network, before the first step.
+
+    Returns:
+        {"of", "macs", "left", "reached"} for the record: what the reduction is counted from, its MACs, the student's at
+        most and what it has; None without --target_macs.
+    """
+    import metrics
+
+    sizes = [(net.count_params(), metrics.count_macs(net)) for net in (student, teacher)]
+    if sizes[0][0] >= sizes[1][0] or sizes[0][1] >= sizes[1][1]:
+        display.warn(f"the student has {sizes[0][0]:,} parameters and {sizes[0][1]:,} MACs, its teacher "
+                     f"{sizes[1][0]:,} and {sizes[1][1]:,}: it is no smaller")
+    if not args.target_macs:
+        return None
+    form = resnet.architecture_of(teacher)
+    full = resnet.cost_of(resnet.full_widths(form["depth"]), form["classes"], form["input_shape"], form["stem"])[1]
+    found = {"of": f"the whole ResNet{form['depth']}", "macs": full, "left": flags.macs_left(args.target_macs, full),
+             "reached": sizes[0][1]}
+    display.say(f"--target_macs {args.target_macs[0]:g}{'x' * args.target_macs[1]}: at most {found['left']:,.0f} MACs, "
+                f"of {full:,} that {found['of']} has; the student has {found['reached']:,}", args.verbose)
+    return found

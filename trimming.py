@@ -42,6 +42,8 @@ def budget(args, widths, classes, input_shape, stem):
         raise InputError(f"{flag}: received a target of {end:,.0f} {('parameters', 'MACs')[which]}, expected one from "
                          f"{least:,} (a reduction of {costs[which] / least:.2f}x, every inner layer at its floor) to "
                          f"below {costs[which]:,}, the base's")
+    display.say(f"{flag}: {end:,.0f} {('parameters', 'MACs')[which]} shall be left of the base model's "
+                f"{costs[which]:,}", args.verbose)
     return which, costs[which], end
 
 

@@ -766,3 +766,18 @@ def test_a_distiller_learns_in_half_precision(precision):
     assert np.isfinite(losses).all()
     assert not any(np.array_equal(a, b) for a, b in zip(before, arrays(distiller.trainable_variables), strict=True))
     assert {v.dtype for v in distiller.trainable_variables} == {"float32"}
+
+
+def test_a_student_no_smaller_than_its_teacher_is_a_warning_and_a_target_says_of_what(capsys):
+    teacher = resnet.build_resnet(widths=narrow_widths())
+    whole = sum(resnet.cost_of(resnet.full_widths(50))[1:])
+    for student, warned in ((resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), False),
+                            (resnet.build_resnet(widths=narrow_widths(inner=7)), True), (teacher, True)):
+        found = student_flags.goal(argparse.Namespace(target_macs=(4.0, True), verbose=1), teacher, student)
+        assert found == {"of": "the whole ResNet50", "macs": whole, "left": whole / 4,
+                         "reached": resnet.cost_of(resnet.widths_of(student))[1]}
+        said, error = capsys.readouterr()
+        assert f"at most {whole / 4:,.0f} MACs, of {whole:,} that the whole ResNet50 has" in said
+        assert ("it is no smaller" in error) == warned
+        assert not warned or all(f"{net.count_params():,} " in error for net in (teacher, student))
+    assert student_flags.goal(argparse.Namespace(target_macs=None, verbose=1), teacher, student) is None

@@ -7,6 +7,7 @@ Writing is atomic. Reading takes shapes, settings and numbers from the file and 
 import hashlib
 import math
 import os
+import random
 import zipfile
 import zlib
 from pathlib import Path
@@ -184,9 +185,10 @@ def prove(checkpoint, model, preprocessing="auto"):
     mode = pixels_of(checkpoint, preprocessing).mode
     try:
         theirs = twins.in_keras(checkpoint.config, checkpoint.path)
+        found, allowed = twins.difference(model, theirs, model.input_shape[1:],
+                                          lambda rgb: preprocess.apply(rgb, mode))
     except graphs.Unread as error:
         return f"not compared with plain Keras: {error}"
-    found, allowed = twins.difference(model, theirs, model.input_shape[1:], lambda rgb: preprocess.apply(rgb, mode))
     if not found <= allowed:
         raise InputError(f"{checkpoint.path}: the network read from it differs from plain Keras' by {found:.3g} in a "
                          f"probability, expected at most {allowed:.3g}; please report it, or try evaluate_model.py "
@@ -205,11 +207,14 @@ def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="a
         verify: compare the network with plain Keras' own reading of the file.
         verbose: 0 says nothing.
     """
+    start = random.getstate()  # Keras draws the seeds of its weights from it
     model = build(checkpoint, checkpoint.classes or classes, input_shape, preprocessing)
+    built = random.getstate()
     proof = prove(checkpoint, model, preprocessing) if verify else "not compared with plain Keras (--no-verify_model)"
     if proof and (checkpoint.config or checkpoint.path != "imagenet"):
         display.say(f"{checkpoint.path}: {pixels_of(checkpoint, preprocessing).told}; {proof}", verbose)
     same = classes in (None, checkpoint.classes) or checkpoint.classes is None
+    random.setstate(built if same else start)  # a proof changes no run
     return model if same else build(checkpoint, classes, input_shape, preprocessing)
 
 

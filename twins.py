@@ -152,14 +152,22 @@ def difference(ours, theirs, shape, seen):
 
     Returns:
         (largest difference of a probability, or of a feature relative to the largest; what may be, by rounding).
+
+    Raises:
+        Unread: `theirs` can't answer, or answers NaN or infinity.
     """
     images = pictures(shape)
-    answers = np.asarray(keras.ops.cast(theirs(seen(images), training=False), "float32"), np.float64)
+    try:
+        answers = np.asarray(keras.ops.cast(theirs(seen(images), training=False), "float32"), np.float64)
+    except Exception as error:  # whatever layers raise
+        raise Unread(f"what can't answer to images of {shape[0]}x{shape[1]} in Keras ({error!s:.200})") from None
     logits = np.asarray(ours(images, training=False), np.float64)
+    if not np.isfinite(answers).all():
+        raise Unread("NaN or infinity as its answer, on images of noise")
     if answers.ndim == 4:
         answers = answers.mean((1, 2))
     if answers.shape != logits.shape:  # no classifier
-        features = keras.Model(ours.inputs, ours.get_layer("avg_pool").output)
+        features = keras.Model(ours.inputs[0], ours.get_layer("avg_pool").output)
         logits = np.asarray(features(images, training=False), np.float64)
         return np.abs(answers - logits).max() / (np.abs(logits).max() or 1.0), WITHIN
     if not np.allclose(answers.sum(1), 1, atol=1e-4) or (answers < 0).any():

@@ -5,7 +5,9 @@ The oracle is plain Keras: the same model, asked directly. All backbones are the
 
 import inspect
 import json
+import random
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -225,6 +227,17 @@ def test_other_names_epsilons_and_missing_biases_of_a_whole_resnet_are_read(tmp_
     assert found.widths == SMALL and found.depth == 50
 
 
+def test_a_network_without_a_classifier_gets_one_behind_the_same_features(small, tmp_path, capsys):
+    model = around(lambda x: x / 99, lambda x: x, small)
+    model.save(tmp_path / "m.keras")
+    found = checkpoints.read_checkpoint(tmp_path / "m.keras", "--x")
+    net = checkpoints.open_checkpoint(found, 3, verbose=1)
+    assert found.classes is None and net.output_shape == (None, 3)
+    assert "equal to plain Keras" in capsys.readouterr().out
+    features = keras.Model(net.inputs[0], net.get_layer("avg_pool").output)(RGB, training=False)
+    np.testing.assert_allclose(features, np.mean(model(RGB, training=False), (1, 2)), rtol=1e-4, atol=1e-4)
+
+
 def test_hidden_layers_go_the_whole_way(small, tmp_path):
     """Read, counted, trained, folded, pruned, inherited and written: a head of two Dense layers with ReLUs."""
     def head(x):
@@ -251,6 +264,52 @@ def test_hidden_layers_go_the_whole_way(small, tmp_path):
     assert set(architecture["widths"]) == set(resnet.widths_of(student))
 
 
+def of_old(model):
+    """A model's config as tf.keras 2 wrote it: lists for calls, functions of TensorFlow, short settings."""
+    config = json.loads(model.to_json())
+
+    def rewrite(layer):
+        kept = {"class_name": layer["class_name"], "config": dict(layer["config"]), "name": layer["name"]}
+        settings, node = kept["config"], layer["inbound_nodes"][0] if layer["inbound_nodes"] else {"args": []}
+        if "layers" in settings:
+            settings["layers"] = [rewrite(inner) for inner in settings["layers"]]
+            settings["input_layers"], settings["output_layers"] = (
+                [settings[key]] for key in ("input_layers", "output_layers"))
+        args = node["args"][0] if node["args"] and isinstance(node["args"][0], list) else node["args"][:1]
+        kept["inbound_nodes"] = [[[*item["config"]["keras_history"], {}] for item in args]] if args else []
+        settings |= {"dtype": "float32"}
+        if kept["class_name"] == "InputLayer":
+            settings["batch_input_shape"] = settings.pop("batch_shape")
+        if kept["class_name"] == "BatchNormalization":
+            settings |= {"axis": [3]}
+        functions = {"TrueDivide": "math.truediv", "Subtract": "math.subtract", "GetItem": "__operators__.getitem"}
+        if kept["class_name"] in functions:
+            history = node["args"][0]["config"]["keras_history"]
+            given = {"y": node["args"][1], "name": None}
+            if kept["class_name"] == "GetItem":
+                given = {"slice_spec": {"class_name": "__tuple__", "items": [
+                    {"class_name": "__ellipsis__"}, {"start": None, "stop": None, "step": -1}]}}
+            kept |= {"class_name": "SlicingOpLambda" if "slice_spec" in given else "TFOpLambda",
+                     "config": {"name": kept["name"], "function": functions[kept["class_name"]], "dtype": "float32"},
+                     "inbound_nodes": [[*history, given]]}
+        return kept
+
+    config["config"]["layers"] = [rewrite(layer) for layer in config["config"]["layers"]]
+    config["config"]["input_layers"], config["config"]["output_layers"] = (
+        [config["config"][key]] for key in ("input_layers", "output_layers"))
+    return {"class_name": "Functional", "config": config["config"]}
+
+
+def test_a_file_of_tf_keras_2_is_read_though_keras_3_cannot_open_it(small, tmp_path, capsys):
+    model = around(lambda x: (x / 127.5 - 1)[..., ::-1], pool_dense, small)
+    model.save(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        file.attrs["model_config"] = json.dumps(of_old(model))
+    ours = checkpoints.load_model(tmp_path / "m.h5", "--x", verbose=1)
+    np.testing.assert_allclose(ops.softmax(ours(RGB, training=False)), model(RGB, training=False), rtol=1e-4, atol=1e-5)
+    assert "not compared with plain Keras: " in (told := capsys.readouterr().out) and "TFOpLambda" in told
+
+
 def test_idle_layers_do_nothing_once_training_is_over():
     values = {"rate": 0.5, "stddev": 1.0, "factor": 0.5, "height_factor": 0.5, "width_factor": 0.5, "x_factor": 0.5}
     for name in kinds.IDLE:
@@ -269,6 +328,12 @@ def test_a_wrong_reading_is_found(small, tmp_path):
     net = checkpoints.build(found)
     assert "equal to plain Keras" in checkpoints.prove(found, net)
     assert twins.same_config(json.loads(net.to_json()), net)
+    states = []
+    for verify in (True, False):  # what a run draws afterwards is the same
+        random.seed(1)
+        checkpoints.open_checkpoint(found, verify=verify)
+        states.append(random.getstate())
+    assert states[0] == states[1]
     net.get_layer("conv4_block1_2_bn").epsilon = 0.5
     with pytest.raises(InputError, match="differs from plain Keras"):
         checkpoints.prove(found, net)

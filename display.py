@@ -116,7 +116,7 @@ def print_table(title, columns, rows, verbose=1):
     Args:
         title: shown above.
         columns: list of (heading, function of `tables` that turns the column's values into a unit and text); the first
-            is set left, the others right.
+            is set left, and so is text; numbers are set right.
         rows: list of lists of values, None for what is not known.
         verbose: 0 for nothing.
     """

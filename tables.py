@@ -139,8 +139,10 @@ def _narrowed(columns, width):
 
 
 def _drawn(columns):
-    """(lines of the heading, lines of the rows)."""
+    """(lines of the heading, lines of the rows); the first column and those of text are set left."""
     widths = list(map(_width, columns))
+    left = [i == 0 or not any(cell == "-" or NUMBER.fullmatch(cell.rstrip(" ")) for cell in column[1:])
+            for i, column in enumerate(columns)]
 
     def lines(cells, at_the_bottom=False):
         parts = [cell.split("\n") for cell in cells]
@@ -149,7 +151,8 @@ def _drawn(columns):
                  for part in parts]
         for row in zip(*parts, strict=True):
             fills = [" " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)]
-            yield GAP.join([row[0] + fills[0], *map(str.__add__, fills[1:], row[1:])]).rstrip(" ")
+            yield GAP.join(cell + fill if first else fill + cell
+                           for cell, fill, first in zip(row, fills, left, strict=True)).rstrip(" ")
 
     heads, *rows = zip(*columns, strict=True)
     return list(lines(heads, True)), [line for row in rows for line in lines(row)]
@@ -159,7 +162,7 @@ def layout(columns, width):
     """Sets a table.
 
     Args:
-        columns: list of lists of text, of equal length, the heading first; the first is set left, the others right.
+        columns: list of lists of text, of equal length, the heading first; numbers are set right.
         width: in cells, of the terminal.
 
     Returns:

@@ -79,6 +79,8 @@ def test_a_table_in_each_of_its_forms():
                                                                   "loss                0.04020      1.234\n"
                                                                   "file (MB)          95.03         2.754\n"
                                                                   "latency (ms)        9.3         12"]
+    assert drawn([["format", "h5"], ["runtime", "Keras"], ["size", "9"]], 40) == ["format  runtime  size\n"
+                                                                              "h5      Keras       9"]
     assert drawn(SMALL, 24) == ["           test\n"
                                 "       accuracy\n"
                                 "model       (%)     loss\n"

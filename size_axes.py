@@ -165,7 +165,7 @@ def size_axis(axes, sizes, only=None):
 
 
 def place_names(axes):
-    """Writes each point's label beside it, clear of other names and points; one with no free place is left out.
+    """Writes each point's label beside it, clear of other names, points and error bars, or leaves it out.
 
     A point is a line of one place; one whose label begins with an underscore has no name, and others keep clear of it.
     The figure must have been drawn once, so that places are fixed.
@@ -178,6 +178,8 @@ def place_names(axes):
     lines = [line for line in axes.lines if len(line.get_xdata()) == 1]
     centres = [axes.transData.transform(line.get_xydata()[0]) / unit for line in lines]
     taken = [(x - MARKER / 2, y - MARKER / 2, x + MARKER / 2, y + MARKER / 2) for x, y in centres]
+    bars = [axes.transData.transform(path.vertices) / unit for bar in axes.collections for path in bar.get_paths()]
+    taken += [(*(bar.min(axis=0) - 1), *(bar.max(axis=0) + 1)) for bar in bars]  # error bars
     for line, (x, y) in zip(lines, centres, strict=True):
         if line.get_label().startswith("_"):
             continue

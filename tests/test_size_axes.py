@@ -35,7 +35,7 @@ def crowd(seed, number):
     looks = [*roles.LOOKS, None]
     return [{"name": f"model {i} {'x' * int(rng.integers(0, 9))}", "test_acc": float(0.9 + rng.normal(0, 0.01)),
              "parameters": int(10**rng.uniform(6, 6.7)), "macs": int(10**rng.uniform(7, 7.2)),
-             "role": looks[i % len(looks)]} for i in range(number)]
+             "spread": 0.003 * (i % 2), "role": looks[i % len(looks)]} for i in range(number)]
 
 
 @pytest.mark.parametrize(("seed", "number"), [(1, 3), (2, 8), (3, 12), (4, 16)])
@@ -48,6 +48,10 @@ def test_in_a_crowd_no_name_lies_on_another_or_on_a_point(seed, number):
         assert not [pair for pair in itertools.combinations(names, 2) if names[pair[0]].overlaps(names[pair[1]])]
         assert not [(name, other) for name, box in names.items() for other, marks in points.items()
                     for mark in marks if box.overlaps(mark)]
+        bars = [axes.transData.transform(path.vertices) for bar in axes.collections for path in bar.get_paths()]
+        assert len(bars) == number // 2
+        assert not [name for name, box in names.items() for bar in bars if box.overlaps(
+            matplotlib.transforms.Bbox([bar.min(axis=0), bar.max(axis=0)]))]
         assert all(axes.bbox.padded(1).contains(*corner) for box in names.values() for corner in (box.min, box.max))
         missing = number - len(names)
         assert (f"{missing} names" in axes.get_title(loc="right")) == (missing > 0)

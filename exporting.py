@@ -198,7 +198,8 @@ def onnx_session(path, threads):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"],
+                                        enable_fallback=0)  # which prints, and tries the same again
 
 
 def run_onnx(session):

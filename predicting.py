@@ -270,6 +270,7 @@ def show(args, result):
     """Prints the table: for each photograph its most probable classes, each on a line."""
     rows = [["" if i else _short(photo["path"]), _short(best["class"]), best["probability"]]
             for photo in result["photographs"] for i, best in enumerate(photo["classes"])]
-    display.print_table(f"{args.model_path[0]}: what it takes {len(result['photographs']):,} photographs for",
+    count = len(result["photographs"])
+    display.print_table(f"{args.model_path[0]}: most probable classes of {count:,} photograph{'s'[:count > 1]}",
                         [("photograph", tables.text), ("class", tables.text), ("probability", tables.percent)], rows,
                         args.verbose)

@@ -64,7 +64,9 @@ def start_model(args, images):
     elif classes.tells_others(known := classes.of_model(args.model_path), names := classes.of_data(images)):
         display.say(f"{args.model_path} tells {classes.shown(known)} apart, the data {classes.shown(names)}: "
                     "the classifier starts from random weights", args.verbose)
-        checkpoint = dataclasses.replace(checkpoint, classes=None)
+        checkpoints.open_checkpoint(checkpoint, None, images.image_shape, *flags.opening(args))  # proven as it is
+        return checkpoints.build(dataclasses.replace(checkpoint, classes=None), images.class_num, images.image_shape,
+                                 args.preprocessing)
     return checkpoints.open_checkpoint(checkpoint, images.class_num, images.image_shape, *flags.opening(args))
 
 

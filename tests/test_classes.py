@@ -12,7 +12,11 @@ import checkpoints
 import classes
 import data
 import evaluate_model
+import export_model
+import knowledge_distillation
 import model as resnet
+import prune_model
+import sensitivity
 import train_base_model
 from errors import InputError
 
@@ -180,3 +184,43 @@ def test_a_fine_tune_keeps_the_head_only_for_the_same_names(three, tmp_path, cap
     np.testing.assert_array_equal(first, second)
     assert np.abs(kept - anew).min() > 0
     np.testing.assert_array_equal(kept, np.asarray(checkpoints.load_model(three, "").get_layer("predictions").kernel))
+
+
+def test_a_model_of_plain_keras_with_labels_beside_gets_a_new_head_for_others(three, tmp_path):
+    import keras
+
+    keras.models.load_model(three, compile=False).save(tmp_path / "net.keras")
+    (tmp_path / "labels.txt").write_text("0 Cat\n1 Dog\n2 Fox\n")
+    split = data.Split(np.zeros((3, 32, 32, 3), "uint8"), np.arange(3), "train")
+
+    def head_of(*names):
+        args = train_base_model.build_parser().parse_args(["--model_path", str(tmp_path / "net.keras")])
+        found = train_base_model.start_model(args, data.Data("unread", split, split, split, names, ""))
+        return np.asarray(found.get_layer("predictions").kernel)
+
+    theirs = np.asarray(checkpoints.load_model(three, "").get_layer("predictions").kernel)
+    np.testing.assert_array_equal(head_of("cat", "dog", "fox"), theirs)
+    assert np.abs(head_of("cat", "dog", "wolf") - theirs).min() > 0
+
+
+@pytest.mark.parametrize(("script", "flag", "more"), [
+    (prune_model, "--base_model_path", ["--root_folder", "new"]), (sensitivity, "--model_path", []),
+    (knowledge_distillation, "--root_folder", ["--save_folder", "new"]), (export_model, "--model_path", [])],
+    ids=lambda value: getattr(value, "__name__", ""))
+def test_every_script_that_opens_a_model_compares(script, flag, more, three, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder_of(tmp_path / "mixed", ["cat", "dog", "wolf"])
+    assert script.main([flag, str(three), "--dataset", "mixed", "--val_split", "0.4", *more]) == 2
+    error = capsys.readouterr().err
+    assert "class 2 of mixed is wolf, of" in error and error.count("\n") == 1, error
+    assert [path.name for path in tmp_path.iterdir()] == ["mixed"]
+
+
+def test_a_report_measures_no_model_on_images_of_other_classes(three, tmp_path, capsys):
+    import report_models
+
+    names = ("cat", "dog", "wolf")
+    split = data.Split(np.zeros((3, 32, 32, 3), "uint8"), np.arange(3), "validation")
+    found = types.SimpleNamespace(of=lambda run, path: data.Data("mixed", split, split, split, names, ""))
+    with pytest.raises(InputError, match="class 2 of mixed is wolf"):
+        report_models.confusion(types.SimpleNamespace(), found, None, [three])

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import keras
@@ -20,6 +21,8 @@ import exporting
 import metadata
 import metrics
 import model as resnet
+import report_records
+from errors import InputError
 
 NAMES = ["hot dog", "not, a dog", "Füchse 🦊", "0", 'quoted "d"', *"fghij"]
 IMAGES = np.random.default_rng(5).integers(0, 256, (40, 32, 32, 3)).astype("uint8")
@@ -222,6 +225,8 @@ def test_without_images_files_are_written_compared_and_said_not_to_be_measured(n
     assert (folder / "labels.txt").read_text("utf-8").splitlines() == NAMES
     record = json.loads((folder / "export.json").read_text())
     assert record["not_measured"] and record["class_names"] == NAMES and record["split"] is None
+    with pytest.raises(InputError, match="written without images"):  # a report has nothing to show of it
+        report_records.READERS["export"](types.SimpleNamespace(content=record))
     h5, onnx = record["files"]
     assert h5["acc"] is None and onnx["acc"] is None and onnx["agreement"] == 1
     made_up = export_model.made_up((32, 32, 3)).images

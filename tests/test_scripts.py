@@ -64,6 +64,17 @@ def chain_of(base, pruned, student):
             (knowledge_distillation, [*TINY, "--root_folder", pruned / "iter2", "--save_folder", student])]
 
 
+def test_names_of_classes_go_from_file_to_file(chain):
+    names = list("0123456789")
+    for place in ("base", "pruned/iter1", "pruned/iter2", "student"):
+        with h5py.File(chain / place / "model.h5") as file:
+            assert list(file["class_names"].asstr()) == names, place
+        assert json.loads((chain / place / "history.json").read_text())["run"]["class_names"] == names
+    for place in ("base", "pruned", "student"):
+        result = json.loads((chain / place / "result.json").read_text())
+        assert result["class_names"] == names and result.get("parent_class_names", names) == names
+
+
 def test_a_finished_run_is_neither_repeated_nor_written_over(chain, monkeypatch, capsys):
     import training
 

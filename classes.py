@@ -57,7 +57,7 @@ def write(file, names):
 
 def _inside(path):
     """The names in an .h5 file, or None."""
-    with contextlib.suppress(OSError, ValueError, RuntimeError), h5py.File(path, "r") as file:
+    with contextlib.suppress(OSError, ValueError, RuntimeError, LookupError, TypeError), h5py.File(path, "r") as file:
         item = file[DATASET] if isinstance(file.get(DATASET, getlink=True), h5py.HardLink) else None
         if isinstance(item, h5py.Dataset) and item.dtype.kind == "S" and item.ndim == 1 and (
                 item.size <= MOST and item.dtype.itemsize <= 4 * LONGEST and not item.external and not item.is_virtual):

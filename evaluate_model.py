@@ -211,6 +211,7 @@ def run(args):
     if args.predict:
         import predicting
 
+        predicting.check_flags(args, build_parser())
         return predicting.run(argparse.Namespace(**vars(args) | {"class_num": None, "split": "test"}), peek_at)
     peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(args)
     app.start_keras(args)

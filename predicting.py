@@ -26,9 +26,8 @@ from errors import InputError, one_line
 
 TOP = 5  # classes told of each photograph
 RUNTIMES = {".onnx": "onnx", ".tflite": "litert"}
-# of an evaluation alone
-OTHER_FLAGS = ("split", "images", "per_class", "no-per_class", "latency_runs", "dataset", "data_dir", "val_split",
-               "subset", "class_num")
+OTHER_FLAGS = ("split", "images", "per_class", "latency_runs", "dataset", "data_dir", "val_split", "subset",
+               "class_num")  # of an evaluation alone
 
 
 @dataclasses.dataclass
@@ -212,10 +211,9 @@ def named(args, classifier, count):
     return None
 
 
-def check_flags(args):
+def check_flags(args, parser):
     """Raises InputError for flags that say nothing about photographs, and for several models."""
-    given = {word.split("=")[0].removeprefix("--") for word in args.argv if word.startswith("--")}
-    if odd := [flag for flag in OTHER_FLAGS if flag in given]:
+    if odd := [flag for flag in OTHER_FLAGS if getattr(args, flag) != parser.get_default(flag)]:
         raise InputError(f"--{odd[0]}: received it beside --predict, which reads photographs and no data set; expected "
                          "it left out")
     if len(args.model_path) != 1:
@@ -233,7 +231,6 @@ def run(args, peek_at):
         {"photographs": list of {"path", "classes": list of {"class", "index", "probability"}, most probable first},
         "class_names": list or None, "sha256" of the model, "run"}.
     """
-    check_flags(args)
     path, paths = args.model_path[0], photographs(args.predict)
     run_record, is_exported = records.run_record(args), Path(path).suffix.lower() in RUNTIMES
     reader = reading.Reader(paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), tell=display.warn,

@@ -69,6 +69,8 @@ def test_photographs_and_folders_of_them_are_told_by_name_and_probability(net, n
         np.testing.assert_allclose([best["probability"] for best in row["classes"]],
                                    np.sort(probabilities)[::-1][:5], atol=1e-4)
     text = capsys.readouterr().out
+    again = evaluate_model.run(**found["run"]["flags"] | {"output": None, "verbose": 0})  # the flags of a record
+    assert again["photographs"] == found["photographs"]
     best = found["photographs"][1]["classes"][0]
     assert f"{100 * best['probability']:.2f}" in text and best["class"] in text and "B b.jpg" in text
 
@@ -112,7 +114,7 @@ def test_what_can_not_be_read_is_named_in_one_line(named, photos, tmp_path, caps
 
 @pytest.mark.parametrize(("words", "told"), [
     (["--dataset", "digits"], "--dataset: received it beside --predict"), (["--images=3"], "--images: received it"),
-    (["--no-per_class"], "--no-per_class: received it"), (["--image_size", "64"], "takes images of 32x32")])
+    (["--no-per_class"], "--per_class: received it"), (["--image_size", "64"], "takes images of 32x32")])
 def test_flags_that_say_nothing_about_photographs_are_refused(words, told, named, photos, capsys):
     assert call(named, "--predict", photos / "a.png", *words) == 2
     assert told in (error := capsys.readouterr().err) and error.count("\n") == 1

@@ -44,7 +44,8 @@ def plot_models(rows: list[dict], split="test"):
                                                        spread) for row, size, height, spread in
                                          zip(rows, sizes, heights, spreads, strict=True)])
         if left_out:
-            axes.set_title(f"{left_out} names have no room", loc="right", fontsize=9, color=GREY)
+            axes.set_title(f"{left_out} {'name has' if left_out == 1 else 'names have'} no room", loc="right",
+                           fontsize=9, color=GREY)
     return figure
 
 

@@ -87,14 +87,15 @@ def draw(axes, dots, edge=False):
     for d, x, y, log_x, place_y in zip(dots, far_x, far_y, places_x, places_y, strict=True):
         beyond = [f"{d.y:.2f} % {'↓' if place_y > d.y else '↑'}"] if y else []
         beyond += [f"{d.x:.3g} {'←' if 10**log_x > d.x else '→'}"] if x else []
-        name = " ".join(filter(None, [d.name, f"({', '.join(beyond)})" if beyond else ""]))
+        shown = plain_text(d.name, 36) if d.name else ""
+        name = " ".join(filter(None, [shown, f"({', '.join(beyond)})" if beyond else ""]))
         if d.spread and not y:
             axes.errorbar(d.x if not x else 10**log_x, d.y, d.spread, fmt="none", ecolor=GREY, elinewidth=1.2)
         colour = roles.colour(d.role)
         axes.plot(10**log_x if x else d.x, place_y if y else d.y, linestyle="none", color=colour,
                   marker=roles.marker(d.role), markersize=6 if d.hollow else 9, markeredgewidth=1.3 if d.hollow else 1,
                   fillstyle="none" if d.hollow else "full", markeredgecolor=colour if d.hollow else "white",
-                  gid=d.gid, label=plain_text(name, 48) if name else "_point", zorder=2 if d.hollow else 2.5)
+                  gid=d.gid, label=name or "_point", zorder=2 if d.hollow else 2.5)
     axes.figure.draw_without_rendering()  # finds the places to which names are fitted
     return place_names(axes)
 

@@ -54,7 +54,7 @@ def test_in_a_crowd_no_name_lies_on_another_or_on_a_point(seed, number):
             matplotlib.transforms.Bbox([bar.min(axis=0), bar.max(axis=0)]))]
         assert all(axes.bbox.padded(1).contains(*corner) for box in names.values() for corner in (box.min, box.max))
         missing = number - len(names)
-        assert (f"{missing} names" in axes.get_title(loc="right")) == (missing > 0)
+        assert (f"{missing} name" in axes.get_title(loc="right")) == (missing > 0)
         for name, box in names.items():  # a name that is not beside its point has a line to it
             mark, = points[name]
             far = max(box.x0 - mark.x1, mark.x0 - box.x1, box.y0 - mark.y1, mark.y0 - box.y1)
@@ -63,6 +63,15 @@ def test_in_a_crowd_no_name_lies_on_another_or_on_a_point(seed, number):
             assert led or far < 12 * figure.dpi / 72
     if number <= 12:
         assert all(len(boxes_of(axes)[0]) == number for axes in figure.axes)
+
+
+def test_long_names_of_models_at_one_place_are_shortened_and_stay_apart():
+    rows = [{"name": f"runs/{i}/" + "a very long name " * 5 + f"{i}", "test_acc": 0.9, "parameters": 10**6,
+             "macs": 10**7} for i in range(5)]
+    rows.append({"name": "$x_1$", "test_acc": 0.8, "parameters": 2, "macs": 2})
+    for axes in comparison_plots.plot_models(rows).axes:
+        names, _ = boxes_of(axes)
+        assert len(names) == 6 and not any(a.overlaps(b) for a, b in itertools.combinations(names.values(), 2))
 
 
 def test_the_same_models_give_the_same_places():

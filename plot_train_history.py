@@ -1,7 +1,6 @@
 """Draws training histories, or the result of pruning, from the files that the other scripts write."""
 
 import argparse
-import math
 import os
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ import curves
 import display
 import files
 import flags
+import histories
 import plots
-import records
 import roles
 import tables
 from errors import InputError
@@ -30,8 +29,9 @@ def build_parser():
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("figure")
     group.add_argument(FLAG, nargs="+", required=True, type=Path, metavar="PATH",
-                       help="one or more histories: .json files of this suite, of the original suite or plain Keras "
-                            "History.history dumps, or folders with a history.json; or the result.json of one pruning")
+                       help="one or more histories: .json files of this suite, of the original suite, of plain Keras' "
+                            "History.history or of pandas, CSVLogger's files, or folders with a history.json; or "
+                            "the result.json of one pruning")
     group.add_argument("--output", type=Path, metavar="FILE",
                        help="figure to write, .png, .pdf or .svg (default: beside the first history: history.png, "
                             "history_compare.png for several, pruning.png for a pruning result)")
@@ -73,17 +73,6 @@ def is_pruning_result(content):
     return all(isinstance(content.get(key), list) for key in ("base_acc", "sparsity", "pruned_acc", "final_acc"))
 
 
-def check_finite(content, path):
-    """Refuses NaN and infinite numbers: `records.read_history` leaves such a curve out, and its panel would lack it."""
-    inner = content["history"] if isinstance(content.get("history"), dict) else content
-    for key, values in inner.items():
-        if (key in records.CURVES or key in records.KERAS_CURVES) and isinstance(values, list):
-            bad = [i for i, v in enumerate(values, 1) if isinstance(v, float) and not math.isfinite(v)]
-            if bad:
-                raise InputError(f"{FLAG}: received {path}, whose {key} is {values[bad[0] - 1]} at epoch {bad[0]}; "
-                                 "expected finite numbers")
-
-
 def short_labels(paths):
     """The shortest distinguishing parts of paths; of a single path, its last two.
 
@@ -108,7 +97,7 @@ def short_labels(paths):
 
 def summarise(curves):
     """What the table says of a history: epochs, best validation accuracy (0 to 1), its epoch, the last losses."""
-    best = max(curves.get("val_acc", []), default=None)
+    best = max((value for value in curves.get("val_acc", []) if value is not None), default=None)
     return {"epochs": len(next(iter(curves.values()))), "best_val_acc": best,
             "best_epoch": None if best is None else curves["val_acc"].index(best) + 1,
             **{f"last_{key}": curves[key][-1] if key in curves else None for key in ("train_loss", "val_loss")}}
@@ -147,15 +136,19 @@ def read_all(paths):
     Raises:
         InputError: a file is neither, or a pruning result is not alone.
     """
-    contents = [records.read_json(path, FLAG) for path in paths]
-    for path, content in zip(paths, contents, strict=True):
+    found = []
+    for path in paths:
+        content = histories.load(path, FLAG)
         if is_pruning_result(content) and len(paths) > 1:
             raise InputError(f"{FLAG}: received {path}, a pruning result, among {len(paths)} files; "
                              "expected it alone, or histories only")
-        check_finite(content, path)
-    if is_pruning_result(contents[0]):
-        return contents[0], {}
-    return None, dict(zip(short_labels(paths), [records.read_history(path, FLAG) for path in paths], strict=True))
+        if is_pruning_result(content):
+            return content, {}
+        curves, notes = histories.read(path, FLAG)
+        for note in notes:
+            display.warn(f"{path}: {note}")
+        found.append(curves)
+    return None, dict(zip(short_labels(paths), found, strict=True))
 
 
 @calls.keywords(build_parser)

@@ -279,8 +279,8 @@ def test_misspelt_folder_of_the_original_readme(tmp_path, monkeypatch, capsys):
 
 
 BAD_FILES = {"no_history": '{"a": 1}', "empty_list": '{"train_loss": []}', "garbage": "{oops", "array": "[1, 2]",
-             "nan": '{"train_loss": [1, 2], "val_loss": [1, NaN]}', "uneven": '{"loss": [1, 2], "val_loss": [1]}',
-             "keras_nan": '{"loss": [NaN], "val_accuracy": [0.5]}', "per_cent": '{"val_acc": [93.5]}'}
+             "words": '{"train_loss": ["a", 2]}', "uneven": '{"loss": [1, 2], "lr": [1], "accuracy": [0, 1]}',
+             "keras_nan": '{"loss": [NaN], "accuracy": [null]}', "per_mille": '{"val_acc": [935]}'}
 
 
 @pytest.mark.parametrize("name", BAD_FILES)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from errors import InputError
+from files import suggestion
 from records import CURVES, KERAS_CURVES, MAX_JSON_BYTES, PARTS, is_number
 
 NAMES = KERAS_CURVES | {"binary_accuracy": "train_acc", "val_binary_accuracy": "val_acc"} | {
@@ -45,6 +46,8 @@ def load(path, flag):
         InputError: neither.
     """
     path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{flag}: received {path}, which is not a file; expected a history{suggestion(path)}")
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
         raise InputError(f"{flag}: received {path} of {size} bytes, expected at most {MAX_JSON_BYTES}")

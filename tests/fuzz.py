@@ -127,7 +127,8 @@ def fuzz_json(fuzz, count, seed):
 
 
 def fuzz_history(fuzz, count, seed):
-    """records.read_history and the checksums that a record may name."""
+    """histories.read, records.read_history and the checksums that a record may name."""
+    import histories
     import records
 
     path = fuzz.folder / "history.json"
@@ -136,7 +137,10 @@ def fuzz_history(fuzz, count, seed):
 
     def read():
         assert all(len(value) == 64 for value in records.recorded_sha256(fuzz.folder / "model.h5"))
-        records.read_history(path)
+        try:
+            histories.read(path, "--x")
+        finally:
+            records.read_history(path)
 
     def attempt(content):
         path.write_bytes(content)

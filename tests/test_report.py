@@ -654,7 +654,7 @@ def test_images_that_a_folder_had_not_when_a_model_was_trained_are_not_measured(
     split = SimpleNamespace(source=[str(tmp_path), "0" * 64], name="validation")
     monkeypatch.setattr(report_models.checkpoints, "read_checkpoint",
                         lambda *_, **__: SimpleNamespace(input_shape=None))
-    monkeypatch.setattr(report_models.data, "load_data", lambda *_: SimpleNamespace(val=split))
+    monkeypatch.setattr(report_models.data, "load_data", lambda *_, **__: SimpleNamespace(val=split))
     images = report_models.Images(args)
     for name, digit in (("then", "0"), ("now", "1")):
         (tmp_path / name).mkdir()

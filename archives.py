@@ -162,7 +162,7 @@ class Weights:
         """
         step = part.step
         if self.is_archive:
-            names = [name for name in ORDER[part.what] if part.values.get(name, True)]
+            names = [name for name in ORDER[part.what] if part.values.get(name, True) is not False]
             found = self.places.get((*step.group, str(names.index(weight))), [])
         else:
             found = self.places.get((step.layers[0], step.layers[-1], weight), [])

@@ -191,8 +191,8 @@ def prove(checkpoint, model, preprocessing="auto"):
         return f"not compared with plain Keras: {error}"
     if not found <= allowed:
         raise InputError(f"{checkpoint.path}: the network read from it differs from plain Keras' by {found:.3g} in a "
-                         f"probability, expected at most {allowed:.3g}; please report it, or try evaluate_model.py "
-                         "--any_model")
+                         f"probability or logit, expected at most {allowed:.3g}; please report it, or try "
+                         "evaluate_model.py --any_model")
     return f"equal to plain Keras on {twins.IMAGES} images (largest difference {found:.1g})"
 
 

@@ -44,7 +44,8 @@ def affine_of(part, width, read):
     if part.what == "affine":
         scale, offset = values["scale"], values["offset"]
     elif part.what == "normalization":
-        mean, variance = (np.asarray(read(part, name, (width,)) if values[name] is None else values[name], np.float64)
+        shape = (width,) * len(values["shape"])  # one number a channel, or one for all
+        mean, variance = (np.asarray(read(part, name, shape) if values[name] is None else values[name], np.float64)
                           for name in ("mean", "variance"))
         deviation = np.maximum(np.sqrt(variance), SMALLEST)
         scale, offset = (deviation, mean) if values["invert"] else (1 / deviation, -mean / deviation)

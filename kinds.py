@@ -177,10 +177,10 @@ def _rescaling(step):
 
 
 def _normalization(step):
-    _settings(step, axis=(*LAST, None), mean=None, variance=None, invert=None)
+    _settings(step, axis=(*LAST, []), mean=None, variance=None, invert=None)
     told = step.config.get("mean") is not None
     return [Part("normalization", step, {
-        "invert": bool(step.config.get("invert")),
+        "invert": bool(step.config.get("invert")), "shape": (0,) if step.config.get("axis", -1) != [] else (),
         "mean": constant(step.config["mean"], step) if told else None,
         "variance": constant(step.config["variance"], step) if told else None})]
 

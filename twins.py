@@ -58,7 +58,8 @@ def _layer(layer):
     elif kind in kinds.IDLE:
         made = _named("Identity", "keras.layers", {"name": config.get("name")})
     elif kind in OPERATIONS and "trainable" not in config:
-        made = _named(kind, OPERATIONS[kind], {key: value for key, value in config.items() if key != "dtype"})
+        made = _named(kind, OPERATIONS[kind], {key: value for key, value in config.items()
+                                               if key != "dtype" or kind == "Cast"})
         made["registered_name"] = kind
     elif kind in kinds.TABLE and kind != "Lambda":
         made = _named(kind, "keras.layers", _settings(kind, config))
@@ -116,7 +117,7 @@ def _nameless(model):
 
 
 def in_keras(config, path):
-    """The model of a file as Keras itself reads it, in float32.
+    """The model of a file as Keras itself reads it, in float32, with its logits for its probabilities.
 
     Raises:
         Unread: Keras can't open it; the text says why.
@@ -126,6 +127,9 @@ def in_keras(config, path):
         kind = keras.Sequential if written["class_name"] == "Sequential" else keras.Model
         model = kind.from_config(written["config"])
         model.load_weights(path)
+        for layer in model._flatten_layers():  # logits tell networks apart where probabilities are all 0 or 1
+            if getattr(layer, "activation", None) is keras.activations.softmax:
+                layer.activation = keras.activations.linear
     except Exception as error:  # whatever layers and files raise
         raise Unread(f"what Keras {keras.__version__} can't open ({error!s:.200})") from None
     return model
@@ -151,7 +155,8 @@ def difference(ours, theirs, shape, seen):
         seen: function(images) -> what `theirs` is to be given.
 
     Returns:
-        (largest difference of a probability, or of a feature relative to the largest; what may be, by rounding).
+        (largest difference of a probability, or of a logit or feature relative to the largest one; what rounding may
+        leave).
 
     Raises:
         Unread: `theirs` can't answer, or answers NaN or infinity.
@@ -170,9 +175,11 @@ def difference(ours, theirs, shape, seen):
         features = keras.Model(ours.inputs[0], ours.get_layer("avg_pool").output)
         logits = np.asarray(features(images, training=False), np.float64)
         return np.abs(answers - logits).max() / (np.abs(logits).max() or 1.0), WITHIN
+    largest, apart = np.abs(logits).max(), 0.0
     if not np.allclose(answers.sum(1), 1, atol=1e-4) or (answers < 0).any():
+        apart = np.abs(answers - logits).max() / (largest or 1.0)
         answers = _softmax(answers)
-    return np.abs(answers - _softmax(logits)).max(), max(WITHIN, ROUNDING * np.abs(logits).max())
+    return max(apart, np.abs(answers - _softmax(logits)).max()), max(WITHIN, ROUNDING * largest)
 
 
 def _softmax(logits):

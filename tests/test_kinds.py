@@ -76,6 +76,9 @@ def lively(model, seed=1):
             weight.assign(rng.uniform(0.5, 1.5, weight.shape) if name in ("gamma", "moving_variance", "variance") else
                           rng.normal(0, 0.3, weight.shape) if len(weight.shape) < 2 else
                           rng.normal(0, (2 / np.prod(weight.shape[:-1])) ** 0.5, weight.shape))
+    for layer in model.layers:
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
     return model
 
 
@@ -132,7 +135,7 @@ READ = {
     "flipped, two linear layers": (
         lambda x: ops.flip(layers.Rescaling([0.01, 0.02, 0.03], [-1, 0.5, 0.2])(x), axis=-1) / 2,
         lambda x: layers.Dense(4)(layers.Dense(6)(pool(x)))),
-    "a slice, a softmax of its own": (lambda x: layers.Rescaling(0.01, -1)(x[..., ::-1]),
+    "a slice, a softmax of its own": (lambda x: layers.Normalization()(x[..., ::-1] / 9),
                                       lambda x: layers.Softmax()(layers.Dense(4)(layers.Dropout(0.2)(pool(x))))),
     "a norm on pixels, a temperature": (
         lambda x: layers.BatchNormalization(epsilon=0.01, scale=False)(layers.Rescaling(0.02)(x)),

@@ -163,8 +163,8 @@ def add_training_flags(parser):
                        help="share of steps in which the rate rises, before its cosine fall (default: %(default)s)")
     group.add_argument("--resume", choices=["auto", "never"], default="auto",
                        help="auto: go on where an unfinished run with the same flags stopped, do nothing where it is "
-                            "finished, refuse to write over a run with other flags; never: start over "
-                            "(default: %(default)s)")
+                            "finished (or go on from its end if --epoch_num is larger), refuse to write over a run "
+                            "with other flags; never: start over (default: %(default)s)")
     group.add_argument("--save_minutes", type=real(), default=10.0, metavar="MINUTES",
                        help="within an epoch, save the state this often; 0 after every step (default: %(default)s)")
     group.add_argument("--tensorboard", metavar="DIR",

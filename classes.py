@@ -169,7 +169,8 @@ def meet(path, images):
     differ = f"class {first} of {images.name} is {shown([names[first]])}, of {path} {shown([known[first]])}"
     if sorted(ours) == sorted(plain):
         raise InputError(f"--dataset: received the classes of {path} in another order: {differ}; expected folders "
-                         "named as the model's classes are, upper and lower case too, so that they sort alike")
+                         f"called as the model's classes are, upper and lower case too, so that they sort alike: "
+                         f"{shown(known)}")
     if set(ours) & set(plain):
         raise InputError(f"--dataset: {differ}; expected the model's classes, {shown(known)}: rename the folders, or "
                          f"give the model a head for these: train_base_model.py --model_path {path} --dataset ...")

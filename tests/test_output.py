@@ -196,7 +196,7 @@ def command(script, folder, base):
         "train_base_model": ([*train, "--model_path", base, "--save_folder", folder / "base"], "base/result.json"),
         "prune_model": ([*train, "--base_model_path", base, "--root_folder", folder / "pruned", "--prune_iter", 1],
                         "pruned/result.json"),
-        "knowledge_distillation": ([*train, "--root_folder", base, "--stream_divisor", 2, "--student_stem", "half",
+        "knowledge_distillation": ([*train, "--root_folder", base, "--stream_divisor", 2,
                                     "--student_blocks", 2, 3, 2, 1, "--save_folder", folder / "kd"], "kd/result.json"),
         "evaluate_model": ([*TINY, "--model_path", base, base, "--split", "validation", "--latency_runs", 2,
                             "--output", folder / "r.json"], "r.json"),

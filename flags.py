@@ -95,7 +95,7 @@ def add_data_flags(parser):
                             "(default: %(default)s)")
     group.add_argument("--verify_model", action=argparse.BooleanOptionalAction, default=True,
                        help="compare a model file that others wrote with plain Keras' own reading of it, on 4 images, "
-                            "before it is used; takes some 5 s for a ResNet50 (default: on)")
+                            "before it is used; takes 2 to 5 s for a ResNet50 of 32x32 (default: on)")
     group.add_argument("--num_worker", type=whole(0, 256), default=0,
                        help="threads that decode a FOLDER's images, 0: one a core; "
                             "stock sets lie in memory and need none (default: %(default)s)")

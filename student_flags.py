@@ -120,9 +120,10 @@ def goal(args, teacher, student):
     import metrics
 
     sizes = [(net.count_params(), metrics.count_macs(net)) for net in (student, teacher)]
-    if sizes[0][0] >= sizes[1][0] or sizes[0][1] >= sizes[1][1]:
+    more = [name for name, mine, its in zip(("parameters", "MACs"), *sizes, strict=True) if mine >= its]
+    if more:
         display.warn(f"the student has {sizes[0][0]:,} parameters and {sizes[0][1]:,} MACs, its teacher "
-                     f"{sizes[1][0]:,} and {sizes[1][1]:,}: it is no smaller")
+                     f"{sizes[1][0]:,} and {sizes[1][1]:,}: no fewer {' and '.join(more)}")
     if not args.target_macs:
         return None
     form = resnet.architecture_of(teacher)

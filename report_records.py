@@ -142,10 +142,10 @@ def kind_of(content):
 
 
 def _json_files(root):
-    """All JSON files below a folder, sorted; hidden folders and links to folders are not entered."""
+    """All JSON files below a folder, sorted; hidden folders, links and a SavedModel's assets are not entered."""
     found = []
     for folder, inside, names in os.walk(root):
-        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        inside[:] = sorted(name for name in inside if not name.startswith(".") and name != "assets.extra")
         found += [Path(folder) / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
         if len(found) > MOST_FILES:
             raise InputError(f"--root_folder: received {root} with more than {MOST_FILES} .json files below, expected "

@@ -8,6 +8,7 @@ import numpy as np
 import decoding
 import display
 import drawing
+import duplicates
 import folders
 import reading
 import stock
@@ -116,8 +117,7 @@ def load_data(args, image_size=None, progress=iter, needs=NAMES, most=None, pixe
     listed = [part for part in parts if part][:1 if any(drawn) else None] if listing and parts[0] else []
     source = folders.listing_checksum(args.dataset, [path for part in listed for path in part[0]]) if listed else None
     parts, notes = drawing.divide(args, names, parts, needs)
-    for note in (*(listing.notes if listing else ()), *notes):
-        display.warn(note)
+    _tell(args, listing, parts, notes)
     reader = None
     if listing:
         parts = [part and drawing.mixed(*part) for part in parts]
@@ -134,6 +134,15 @@ def load_data(args, image_size=None, progress=iter, needs=NAMES, most=None, pixe
         _read([split for split in splits if split and split.name in needs], reader)
     name = os.path.basename(os.path.abspath(args.dataset)) if listing else args.dataset
     return Data(name, *splits, names, _described(name, splits, {*needs} == {"test"} and drawn[2]), reader)
+
+
+def _tell(args, listing, parts, notes):
+    """Warns of what a person has to know of the images of the three parts."""
+    if listing:
+        there = {TOLD[name]: part[0] for name, part in zip(NAMES, parts, strict=True) if part}
+        notes = [*listing.notes, *notes, *duplicates.across(args.dataset, there)]
+    for note in notes:
+        display.warn(note)
 
 
 def _described(name, splits, test_drawn):

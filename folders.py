@@ -11,19 +11,13 @@ import numpy as np
 
 from decoding import SUFFIXES
 from errors import InputError
+from scanning import Skipped, entries, holds_images, shape
 
 SPLITS = {"train": {"train", "training", "trn"},
           "validation": {"val", "valid", "validation", "validate", "dev", "eval"},
           "test": {"test", "testing", "tst", "holdout"}}
 FILLERS = {"set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "seg", "folder", "dir"}
 UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "inference"}
-# what systems and tools put beside the images; their names in lower case
-SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found", "#recycle",
-          "@recycle", "__pycache__", ".ipynb_checkpoints", ".git", ".svn", ".hg", ".dvc", ".idea", ".vscode",
-          ".appledouble", ".trashes", ".spotlight-v100", ".fseventsd", ".thumbnails", ".cache"}
-SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r", ".gitkeep", ".gitignore",
-                ".gitattributes", ".nomedia", ".picasa.ini"}
-MOST_KINDS = 6  # of skipped things in one line
 
 
 @dataclass
@@ -40,28 +34,6 @@ class Listing:
     unlabelled: dict
     places: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
-
-
-class Skipped:
-    """Counts what is left out, by kind, each with an example."""
-
-    def __init__(self, root):
-        self.root, self.counts, self.examples = Path(root), collections.Counter(), {}
-
-    def add(self, kind, path, count=1):
-        """One more, or several, of a kind such as '.heic' or 'linked folder'."""
-        self.counts[kind] += count
-        shown = os.path.relpath(path, self.root)
-        self.examples.setdefault(kind, "".join(c if c.isprintable() else "?" for c in shown))
-
-    def line(self):
-        """'skipped: 2 .heic (such as red/031.heic), 1 linked folder (cats2)'; empty where nothing was."""
-        kinds = self.counts.most_common()
-        told = [f"{n:,} {kind if n == 1 or kind[0] == '.' else kind + 's'} "
-                f"({'' if n == 1 else 'such as '}{self.examples[kind]})" for kind, n in kinds[:MOST_KINDS]]
-        if rest := sum(n for _, n in kinds[MOST_KINDS:]):
-            told.append(f"{rest:,} of {len(kinds) - MOST_KINDS} other kinds")
-        return f"skipped: {', '.join(told)}" if told else ""
 
 
 def split_of(name):
@@ -86,8 +58,8 @@ def list_folder(name):
     if not name or not os.path.isdir(name):
         raise InputError(f"--dataset: received {name!r}, expected cifar10, cifar100, digits or a folder that exists")
     root, skipped = Path(name), Skipped(name)
-    tops, _ = _entries(root)
-    shapes = {folder: _shape(folder) for folder in tops}
+    tops, _ = entries(root)
+    shapes = {folder: shape(folder) for folder in tops}
     alike = [folder for folder in tops if split_of(folder.name)]
     named, notes = [folder for folder in alike if shapes[folder]], []
     others = [folder for folder in tops if folder not in alike and shapes[folder]]
@@ -112,7 +84,7 @@ def _is_a_class(root, named, others, shapes, notes):
     nested = [folder for folder in named if shapes[folder] != "flat"]
     if not nested and not others:
         raise InputError(f"--dataset: received {root} whose {said} holds images itself, such as "
-                         f"{_entries(named[0])[1][0].name}, expected each in the subfolder of its class "
+                         f"{entries(named[0])[1][0].name}, expected each in the subfolder of its class "
                          f"({named[0].name}/CLASS/...); a class of such a name has to be renamed")
     plain = [folder for folder in others if not UNLABELLED & {*_words(folder.name)}]
     if nested and (len(nested) > 1 or not plain):
@@ -131,11 +103,11 @@ def _splits(root, named, others, shapes, skipped):
     listing, first = Listing((), {}, {}), None
     for folder in sorted(named, key=lambda folder: tuple(SPLITS).index(split_of(folder.name))):
         split, place = split_of(folder.name), _doubled(folder)
-        stray = _entries(place)[1]
+        stray = entries(place)[1]
         if split == "train" and stray:
             raise InputError(f"--dataset: received {root} whose {place.relative_to(root)} holds images itself, such as "
                              f"{stray[0].name}, expected each in the subfolder of its class")
-        below = [] if _shape(place) == "flat" else [f for f in _entries(place)[0] if _holds_images(f)]
+        below = [] if shape(place) == "flat" else [f for f in entries(place)[0] if holds_images(f)]
         if split != "train" and (not below or (len(below) == 1 and listing.class_names and (
                 below[0].name not in listing.class_names))):  # as in val/images/*.jpg
             listing.unlabelled[split] = place
@@ -181,52 +153,10 @@ def _words(name):
     return [re.sub(r"(?<=...)(set|data|dataset|images|split)$", "", word) for word in words]
 
 
-def _entries(folder, skipped=None):
-    """(subfolders, image files) of a folder, sorted; what is neither is counted in `skipped`.
-
-    Links to folders are left out, as they may lead out of the data set or round it; so are hidden and system folders.
-    """
-    folders, images, odd = [], [], []
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(f"--dataset: {folder} cannot be read ({error.strerror})") from None
-    for entry in entries:
-        name, path = entry.name, Path(folder, entry.name)
-        is_folder = os.path.isdir(path) if entry.is_symlink() else entry.is_dir()  # the entry's own raises on a loop
-        if name.lower() in SYSTEM | SYSTEM_FILES or name.startswith(("._", ".Trash")):
-            continue
-        if is_folder:
-            kind = "linked folder" if entry.is_symlink() else "hidden folder" if name[0] == "." else ""
-        elif os.path.isfile(path) if entry.is_symlink() else entry.is_file():
-            known = name.lower().endswith(SUFFIXES)
-            kind = "hidden file" if name[0] == "." else "" if known else path.suffix.lower() or "file without suffix"
-        else:
-            kind = "broken link" if entry.is_symlink() else "special file"
-        if kind:
-            odd.append((kind, path))
-        else:
-            (folders if is_folder else images).append(path)
-    for kind, path in odd if skipped else ():
-        skipped.add(kind, path)
-    return folders, images
-
-
-def _holds_images(folder):
-    folders, images = _entries(folder)
-    return bool(images) or any(map(_holds_images, folders))
-
-
-def _shape(folder):
-    """'flat' for a folder that holds images itself alone, 'nested' for one with folders of images, '' for none."""
-    folders, images = _entries(folder)
-    return "nested" if any(map(_holds_images, folders)) else "flat" if images else ""
-
-
 def _doubled(folder):
     """The folder of the same name in a folder that holds nothing else, as archives are unpacked; else the folder."""
     while True:
-        folders, images = _entries(folder)
+        folders, images = entries(folder)
         if images or len(folders) != 1 or _words(folders[0].name) != _words(folder.name):
             return folder
         folder = folders[0]
@@ -238,7 +168,7 @@ def _scanned(root, skipped, without=()):
     A link to a file outside the data set's folder is refused: a folder of someone else's must not make this machine's
     other files part of a data set.
     """
-    folders, stray = _entries(root, skipped)
+    folders, stray = entries(root, skipped)
     if folders and stray:
         skipped.add("image beside the class folders", stray[0], len(stray))
     folders, paths, labels = [folder for folder in folders if folder not in without], [], []
@@ -250,7 +180,7 @@ def _scanned(root, skipped, without=()):
                 raise InputError(f"--dataset: {path} is a link to {path.resolve()}, expected a file in {whole}")
         paths += sorted(map(str, files))
         labels += [label] * len(files)
-    empty = [folder.name for i, folder in enumerate(folders) if i not in {*labels} and not _holds_images(folder)]
+    empty = [folder.name for i, folder in enumerate(folders) if i not in {*labels} and not holds_images(folder)]
     if len(folders) < 2 or empty:
         told = "".join(f"; {name} has 0 images" for name in empty) + (f"; {line}" if (line := skipped.line()) else "")
         raise InputError(f"--dataset: received {root}, expected at least two subfolders, one a class, each with images "
@@ -263,9 +193,9 @@ def _below(folder, skipped):
     """All image files in and below the folder of a class."""
     left, files = [folder], []
     while left:
-        folders, images = _entries(left.pop(0), skipped)
+        folders, images = entries(left.pop(0), skipped)
         left, files = left + folders, files + images
-        found = {split_of(below.name) for below in folders if _holds_images(below)} - {None}
+        found = {split_of(below.name) for below in folders if holds_images(below)} - {None}
         if len(found) > 1:
             raise InputError(f"--dataset: {folder} was to be a class and holds {', '.join(sorted(found))} images in "
                              f"folders of their own; expected train/{folder.name} rather than {folder.name}/train; or "
@@ -275,9 +205,9 @@ def _below(folder, skipped):
 
 def _hint(folders, stray):
     """What may have been meant by a folder that has not two classes."""
-    full = [folder for folder in folders if _holds_images(folder)]
-    while len(full) == 1 and (folders := _entries(full[0])[0]):
-        below = [folder for folder in folders if _holds_images(folder)]
+    full = [folder for folder in folders if holds_images(folder)]
+    while len(full) == 1 and (folders := entries(full[0])[0]):
+        below = [folder for folder in folders if holds_images(folder)]
         if len(below) > 1 or any(split_of(folder.name) for folder in below):
             return f"; did you mean {full[0]}?"
         full = below

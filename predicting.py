@@ -16,11 +16,11 @@ import display
 import exporting
 import files
 import flags
-import folders
 import metadata
 import pixels
 import reading
 import records
+import scanning
 import tables
 from errors import InputError, one_line
 
@@ -57,7 +57,7 @@ def photographs(places):
     for place in map(Path, places):
         inside = []
         for folder, below, names in os.walk(place):
-            below[:] = sorted(name for name in below if name[0] != "." and name.lower() not in folders.SYSTEM)
+            below[:] = sorted(name for name in below if name[0] != "." and name.lower() not in scanning.SYSTEM)
             inside += [Path(folder, name) for name in sorted(names)
                        if name[0] != "." and name.lower().endswith(decoding.SUFFIXES)]
         if place.is_dir() and not inside:

@@ -11,10 +11,10 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"decoding", "errors", "native", "tables"}, {"display"},
+FLOORS = [{"decoding", "errors", "native", "tables"}, {"display", "scanning"},
           {"calls", "completion", "files", "interrupts", "keras_config", "stock", "folders", "reading", "drawing",
            "values", "graphs"},
-          {"model", "data", "metrics", "records", "flags", "app", "archives", "operations"},
+          {"duplicates"}, {"model", "data", "metrics", "records", "flags", "app", "archives", "operations"},
           {"folding", "walking", "bare", "kinds", "preprocess"}, {"recognition", "twins"},
           {"readers", "classes", "events", "fast", "roles", "optimizers", "pixels", "states", "report_tree",
            "student_flags"},

@@ -3,7 +3,9 @@
 import itertools
 import json
 import os
+import struct
 import subprocess
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -102,9 +104,6 @@ def test_an_inverted_scale_of_grey_is_shown_as_a_viewer_does(tmp_path):
 
 def colour_of_16_bits(path, factor):
     """A PNG of 16-bit RGB, which Pillow writes none of: row by row, without filters."""
-    import struct
-    import zlib
-
     rows = (np.repeat(GREY[..., None], 3, -1).astype(int) * factor).astype(">u2").reshape(8, -1)
     parts = ((b"IHDR", struct.pack(">IIBBBBB", 12, 8, 16, 2, 0, 0, 0)),
              (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b""))
@@ -202,7 +201,9 @@ def test_names_that_say_split(name, split):
 
 def fill(root, *places, count=3):
     for place, i in itertools.product(places, range(count)):
-        put(root / place / f"{i}.png", GREY)
+        image = GREY.copy()
+        image[1, :4] = list(zlib.crc32(f"{place}/{i}".encode()).to_bytes(4, "big"))  # no two alike
+        put(root / place / f"{i}.png", image)
 
 
 @pytest.mark.parametrize("names", [("Training", "dev", "Testing"), ("train_set", "Valid", "test_set"),
@@ -389,3 +390,37 @@ def test_images_of_a_split_in_a_folder_that_is_no_class_are_without_classes(tmp_
     assert loaded.class_names == ("n01", "n02") and [len(loaded.val), len(loaded.test)] == [2, 2]
     err = capsys.readouterr().err
     assert "val has images but no class folders" in err and "test/test has images but no class folders" in err
+
+
+def test_images_that_lie_in_two_splits_are_counted_with_an_example(tmp_path, capsys):
+    noise = np.random.default_rng(3).integers(0, 256, (40, 8, 12), dtype=np.uint8)
+    for label, i in itertools.product("ab", range(10)):
+        put(tmp_path / "d" / "train" / label / f"{i}.bmp", noise[i + 20 * (label == "b")])  # all of one size
+        put(tmp_path / "d" / "test" / label / f"t{i}.bmp", noise[i + 10 + 20 * (label == "b")])
+    data.load_data(asked(tmp_path / "d"))
+    assert capsys.readouterr().err == ""
+    for i in range(3):
+        put(tmp_path / "d" / "test" / "a" / f"t{i}.bmp", noise[20 + i])
+    for needs in (("test",), data.NAMES):  # all in the training images, though some are validated on
+        loaded = data.load_data(asked(tmp_path / "d", val_split=0.1), needs=needs)
+        seen = {image.tobytes() for image in loaded.train.images}, {image.tobytes() for image in loaded.val.images}
+        counts = [sum(image.tobytes() in known for image in loaded.test.images) for known in seen]
+        assert sum(counts) == 3
+        told = capsys.readouterr().err
+        assert told.startswith("warning: ") and told.count("\n") == 1
+        for count, name in zip(counts, ("training", "validation"), strict=True):
+            assert (f"{count} of 20 test images are also {name} images (such as test/a/t" in told) == (count > 0)
+        assert "which is train/b/" in told
+
+
+def test_twins_in_a_folder_without_splits_are_told_and_the_draw_stays(tmp_path, capsys):
+    for label, i in itertools.product("ab", range(20)):
+        image = np.random.default_rng((i, label == "a")).integers(0, 256, (8, 12), dtype=np.uint8)
+        put(tmp_path / "d" / label / f"{i}.png", image)
+        put(tmp_path / "d" / label / f"{i} (1).png", image)
+    loaded = data.load_data(asked(tmp_path / "d"))
+    pixels_of = [{image.tobytes() for image in split.images} for split in (loaded.train, loaded.val, loaded.test)]
+    twins = [sum(image.tobytes() in pixels_of[0] for image in split.images) for split in (loaded.val, loaded.test)]
+    err = capsys.readouterr().err
+    assert f"{twins[0]} of {len(loaded.val)} validation images are also training images (such as " in err
+    assert f"; {sum(image.tobytes() in pixels_of[0] for image in loaded.test.images)} of 16 test images are" in err

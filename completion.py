@@ -2,8 +2,8 @@
 
 import argparse
 import re
-from pathlib import Path
 
+import values
 from errors import InputError
 
 SHELLS = ("bash", "zsh")
@@ -52,7 +52,7 @@ def code(parser, shell):
         words = re.fullmatch(r"\{(.*)\}", str(action.metavar))
         if action.choices is None and words:  # a metavar tells them, where a type of its own checks them
             action.choices = [word for word in words[1].split(",") if not word.isupper()]
-        elif action.choices is None and action.type in (None, Path) and action.nargs != 0:
+        elif action.choices is None and action.type is values.path and action.nargs != 0:
             action.complete = shtab.FILE  # what is no number here is a path
     text = shtab.complete(parser, shell=shell)
     return text + BASH.format(script=parser.prog) if shell == "bash" else text
@@ -61,9 +61,9 @@ def code(parser, shell):
 class Print(argparse.Action):
     """An action that prints what `code` gives and ends the process, as --help does."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(self, parser, namespace, shell, option_string=None):
         try:
-            print(code(parser, values))
+            print(code(parser, shell))
         except InputError as error:
             parser.error(str(error))
         parser.exit()

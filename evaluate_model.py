@@ -27,14 +27,14 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("evaluation")
-    group.add_argument("--model_path", required=True, nargs="+",
+    group.add_argument("--model_path", type=flags.path, required=True, nargs="+",
                        help="one or more .h5 or .keras files of this suite or of keras.applications; sparsity and "
                             "compression rate are told against the first; of one alone against its network unpruned, "
                             "the smallest of ResNet50, 101 and 152 that has its blocks, with its stem")
     group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
                        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
                             "itself opens in its safe mode; only for files that you trust (default: off)")
-    group.add_argument("--predict", nargs="+", metavar="PHOTO",
+    group.add_argument("--predict", type=flags.path, nargs="+", metavar="PHOTO",
                        help="tell for each of these photographs, or of those in these folders, what the model takes it "
                             "for; no data set is read, and the model may also be an .onnx or .tflite file")
     group.add_argument("--per_class", action=argparse.BooleanOptionalAction, default=None,
@@ -45,7 +45,7 @@ def build_parser():
                        help="evaluate on the first N images of the split only (default: all of them)")
     group.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=30, metavar="N",
                        help="timed passes of one image, 0 for none (default: %(default)s)")
-    group.add_argument("--output", metavar="FILE.json",
+    group.add_argument("--output", type=flags.path, metavar="FILE.json",
                        help="also write the table as JSON, and a figure of accuracy against size beside it")
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras

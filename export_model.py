@@ -29,11 +29,11 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("export")
-    group.add_argument("--model_path", default="./model/kd_model/model.h5",
+    group.add_argument("--model_path", type=flags.path, default="./model/kd_model/model.h5",
                        help="an .h5 or .keras file of this suite or of keras.applications (default: %(default)s)")
     group.add_argument("--format", nargs="+", choices=exporting.FORMATS, default=list(exporting.FORMATS),
                        help="one or several; litert-int8 is quantised to whole numbers (default: all)")
-    group.add_argument("--output", metavar="FOLDER",
+    group.add_argument("--output", type=flags.path, metavar="FOLDER",
                        help="where the files and export.json go (default: exported/, beside the model)")
     group.add_argument("--calibration_images", type=flags.whole(1), default=512, metavar="N",
                        help="training images on which the ranges of litert-int8 are measured (default: %(default)s)")

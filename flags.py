@@ -8,7 +8,7 @@ import sys
 
 import completion
 from errors import one_line
-from values import PRECISIONS, precision, real, whole
+from values import PRECISIONS, path, precision, real, whole
 
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 PREPROCESSING = ("auto", "caffe", "tf", "torch", "unit", "none")
@@ -74,7 +74,7 @@ def macs_left(target, full):
 def add_data_flags(parser):
     """--dataset and all that says which images there are, how they are read and what a model wants of them."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", default="cifar10", metavar="{cifar10,cifar100,digits,FOLDER}",
+    group.add_argument("--dataset", type=path, default="cifar10", metavar="{cifar10,cifar100,digits,FOLDER}",
                        help="stock data set, or a folder with one subfolder of images per class, "
                             "with or without train/ and test/ above them (default: %(default)s)")
     add_data_dir_flag(group)
@@ -109,7 +109,7 @@ def opening(args):
 
 def add_data_dir_flag(group):
     """--data_dir, for scripts that read a stock data set."""
-    group.add_argument("--data_dir", default="./data",
+    group.add_argument("--data_dir", type=path, default="./data",
                        help="where cifar-10-batches-py (or the binary folder) lies (default: %(default)s)")
 
 
@@ -167,7 +167,7 @@ def add_training_flags(parser):
                             "with other flags; never: start over (default: %(default)s)")
     group.add_argument("--save_minutes", type=real(), default=10.0, metavar="MINUTES",
                        help="within an epoch, save the state this often; 0 after every step (default: %(default)s)")
-    group.add_argument("--tensorboard", metavar="DIR",
+    group.add_argument("--tensorboard", type=path, metavar="DIR",
                        help="also write losses, accuracies, learning rate and seconds of every epoch as TensorBoard "
                             "events, in a folder of DIR named after the save folder (default: none)")
 

@@ -1,9 +1,11 @@
 """What a folder of images holds: classes, splits as people spell them, and what is left out. Follows no links."""
 
 import collections
+import difflib
 import hashlib
 import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,8 @@ SPLITS = {"train": {"train", "training", "trn"},
           "test": {"test", "testing", "tst", "holdout"}}
 FILLERS = {"set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "seg", "folder", "dir"}
 UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "inference"}
+STOCK = ("cifar10", "cifar100", "digits")
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass
@@ -56,7 +60,7 @@ def list_folder(name):
             of the folder, or names that leave open what is a split and what a class.
     """
     if not name or not os.path.isdir(name):
-        raise InputError(f"--dataset: received {name!r}, expected cifar10, cifar100, digits or a folder that exists")
+        raise InputError(f"--dataset: received {name!r}{_what_it_is(name)}")
     root, skipped = Path(name), Skipped(name)
     tops, _ = entries(root)
     shapes = {folder: shape(folder) for folder in tops}
@@ -72,6 +76,23 @@ def list_folder(name):
     listing.notes += [f"{folder.name} holds no images" for folder in alike if not shapes[folder]]
     listing.notes += filter(None, [skipped.line()])
     return listing
+
+
+def _what_it_is(name):
+    """What to say of a --dataset that is no folder."""
+    plain, parent = re.sub(r"[\W_]", "", name).lower(), os.path.dirname(os.path.normpath(name)) or "."
+    expected = f", expected {', '.join(STOCK)} or a folder that exists"
+    if os.path.isfile(name):
+        folder, quoted = shlex.quote(name.rsplit(".tar", 1)[0].rsplit(".", 1)[0]), shlex.quote(name)
+        if name.lower().endswith(ARCHIVES):
+            how = f"unzip {quoted} -d {folder}" if name.lower().endswith(".zip") else (
+                f"mkdir {folder} && tar -xf {quoted} -C {folder}")
+            return f", which is an archive, expected the folder in it: {how}"
+        return f", which is a file{expected}: one with a subfolder of images for each class"
+    there = [entry.name for entry in os.scandir(parent) if entry.is_dir()] if os.path.isdir(parent) else []
+    near = [plain] if plain in STOCK else [os.path.join(os.path.dirname(name.rstrip("/")), match) for match in
+            difflib.get_close_matches(os.path.basename(os.path.normpath(name)), there, 1)]
+    return expected + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _is_a_class(root, named, others, shapes, notes):

@@ -46,10 +46,10 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("files")
-    group.add_argument("--root_folder", required=True,
+    group.add_argument("--root_folder", type=flags.path, required=True,
                        help="the teacher: a folder with model.h5, such as model/pruned_model/iter15, or an .h5 or "
                             ".keras file of this suite or of keras.applications")
-    group.add_argument("--save_folder", default="./model/kd_model",
+    group.add_argument("--save_folder", type=flags.path, default="./model/kd_model",
                        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
     group = parser.add_argument_group("learning rates")
     group.add_argument("--student_learning_rate", type=flags.real(strict=True), default=0.05,

@@ -28,11 +28,11 @@ def build_parser():
     """The script's flags."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("figure")
-    group.add_argument(FLAG, nargs="+", required=True, type=Path, metavar="PATH",
+    group.add_argument(FLAG, nargs="+", required=True, type=flags.path, metavar="PATH",
                        help="one or more histories: .json files of this suite, of the original suite, of plain Keras' "
                             "History.history or of pandas, CSVLogger's files, or folders with a history.json; or "
                             "the result.json of one pruning")
-    group.add_argument("--output", type=Path, metavar="FILE",
+    group.add_argument("--output", type=flags.path, metavar="FILE",
                        help="figure to write, .png, .pdf or .svg (default: beside the first history: history.png, "
                             "history_compare.png for several, pruning.png for a pruning result)")
     group.add_argument("--show", action=argparse.BooleanOptionalAction,
@@ -165,11 +165,11 @@ def run(args):
         InputError: a flag or a file can't be used; nothing is written.
     """
     try:
-        paths = [find_history(path, args.verbose) for path in args.history_path]
+        paths = [find_history(Path(path), args.verbose) for path in args.history_path]
         paths = list({path.resolve(): path for path in paths}.values())  # the same file twice is one history
         pruning, histories = read_all(paths)
         default = "pruning.png" if pruning else "history.png" if len(paths) == 1 else "history_compare.png"
-        output = args.output or paths[0].parent / default
+        output = Path(args.output) if args.output else paths[0].parent / default
         plots.figure_format(output)
         files.check_writable(output.parent, "--output")
     except OSError as error:  # a name too long, a folder that may not be entered

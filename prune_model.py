@@ -30,9 +30,9 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("files")
-    group.add_argument("--root_folder", default="./model/pruned_model",
+    group.add_argument("--root_folder", type=flags.path, default="./model/pruned_model",
                        help="where iter1, iter2, ... and result.json go (default: %(default)s)")
-    group.add_argument("--base_model_path", default="./model/base_model/model.h5",
+    group.add_argument("--base_model_path", type=flags.path, default="./model/base_model/model.h5",
                        help="model to prune: an .h5 or .keras of this suite or of keras.applications (default: "
                             "%(default)s)")
     group = parser.add_argument_group("fine-tuning")

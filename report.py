@@ -22,16 +22,16 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("report")
-    group.add_argument("--root_folder", default="./model",
+    group.add_argument("--root_folder", type=flags.path, default="./model",
                        help="folder below which the records of all runs are shown (default: %(default)s)")
-    group.add_argument("--output", metavar="FILE.html",
+    group.add_argument("--output", type=flags.path, metavar="FILE.html",
                        help="the page; its figures go as PNG into a folder beside it, named as it is without .html "
                             "(default: report.html in --root_folder)")
     group.add_argument("--models", action=argparse.BooleanOptionalAction, default=True,
                        help="also measure APoZ and confusion matrices on the models themselves; needs them and "
                             "their images (default: on)")
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", metavar="FOLDER",
+    group.add_argument("--dataset", type=flags.path, metavar="FOLDER",
                        help="folder of images of runs whose --dataset was a folder; stock sets need no flag")
     flags.add_data_dir_flag(group)
     flags.add_batch_size_flag(group)

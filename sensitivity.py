@@ -23,9 +23,9 @@ def build_parser():
     parser = flags.Parser(Path(__file__).name, epilog=EXAMPLE, description=f"{__doc__} Nothing is fine-tuned, and "
                           "batch-norm is not measured anew: what a layer loses here, a fine-tune may give back.")
     group = parser.add_argument_group("sensitivity")
-    group.add_argument("--model_path", default="./model/base_model/model.h5",
+    group.add_argument("--model_path", type=flags.path, default="./model/base_model/model.h5",
                        help="an .h5 or .keras file of this suite or of keras.applications (default: %(default)s)")
-    group.add_argument("--output", metavar="FILE.json",
+    group.add_argument("--output", type=flags.path, metavar="FILE.json",
                        help="also write the table as JSON, and a figure of it beside that")
     flags.add_criterion_flags(group)
     group.add_argument("--shares", type=flags.real(0, 0.99, strict=True), nargs="+", metavar="SHARE",

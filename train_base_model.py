@@ -27,9 +27,9 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("files")
-    group.add_argument("--save_folder", default="./model/base_model",
+    group.add_argument("--save_folder", type=flags.path, default="./model/base_model",
                        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
-    group.add_argument("--model_path",
+    group.add_argument("--model_path", type=flags.path,
                        help="weights to start from: an .h5 or .keras of this suite or of keras.applications, or the "
                             "word imagenet to download them (default: random weights)")
     group = parser.add_argument_group("base model")

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
@@ -49,3 +50,21 @@ def precision(text, cpuinfo="/proc/cpuinfo"):
             if line.startswith("flags"):
                 return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & set(line.split()) else "float32"
     return "float32"
+
+
+def path(text):
+    """A type for add_argument: a path on this machine. A ~ that the shell left in place, as bash does behind =, is the
+    user's home; what can only be a slip is refused with what was meant."""
+    if local := re.match(r"file://(localhost)?(?=/)", text):
+        raise argparse.ArgumentTypeError(f"received {text}, expected a path: {text[local.end():]}")
+    if re.match(r"[a-zA-Z][\w+.-]+://", text):
+        raise argparse.ArgumentTypeError(f"received {text}, expected a path on this machine: nothing is downloaded; "
+                                         "fetch it first, and unpack it where it is an archive")
+    meant = os.path.expandvars(re.fullmatch(r"""\s*(['"]?)(.*?)\1\s*""", text, re.DOTALL)[2])
+    if meant not in ("", text) and not os.path.lexists(text):
+        raise argparse.ArgumentTypeError(f"received {text!r}, which isn't there; expected it without quotes, blanks or "
+                                         f"variables that the shell left in place: {meant}")
+    expanded = os.path.expanduser(text)
+    if text[:1] == "~" and expanded == text and not os.path.lexists(text.split("/")[0]):
+        raise argparse.ArgumentTypeError(f"received {text}, expected a user of this machine behind ~")
+    return expanded

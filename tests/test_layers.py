@@ -11,9 +11,9 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"decoding", "errors", "native", "tables"}, {"display", "scanning"},
+FLOORS = [{"decoding", "errors", "native", "tables"}, {"display", "scanning", "values"},
           {"calls", "completion", "files", "interrupts", "keras_config", "stock", "folders", "reading", "drawing",
-           "values", "graphs"},
+           "graphs"},
           {"duplicates"}, {"model", "data", "metrics", "records", "flags", "app", "archives", "operations"},
           {"folding", "walking", "bare", "kinds", "preprocess"}, {"recognition", "twins"},
           {"readers", "classes", "events", "fast", "roles", "optimizers", "pixels", "states", "report_tree",

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 import display
+import folders
 import records
 import stock
 from errors import InputError
@@ -120,8 +121,9 @@ def of_stock(dataset):
 
 
 def _plain(name):
-    """A name without what spelling alone tells apart: Hot_dog and hot dog are one class."""
-    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
+    """A name without what spelling alone tells apart: Hot_dog and hot dog are one class, and 7 and 07."""
+    name = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
+    return (name.lstrip("0") or "0") if name.isdecimal() else name
 
 
 def same(names, others):
@@ -158,6 +160,10 @@ def meet(path, images):
         if trained_on not in (None, images.name):
             display.warn(f"{path} was trained on {trained_on}, whose class names its record doesn't tell; its classes "
                          f"are read as those of {images.name}: {shown(names)}, in this order")
+        elif known is None and folders.counted_as_text(names):
+            display.warn(f"{path} tells no names of its classes, which are read as {shown(names)}, in this order; if "
+                         "its labels were whole numbers, the accuracy is wrong: rename the folders to numbers of one "
+                         f"length (00, 01, ...), or give it a {LABELS} beside it, a name a line")
         return None
     if same(names, known):
         if trained_on not in (None, images.name):

@@ -3,9 +3,11 @@
 import collections
 import difflib
 import hashlib
+import itertools
 import os
 import re
 import shlex
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +76,10 @@ def list_folder(name):
     else:
         listing = _splits(root, named, others, shapes, skipped)
     listing.notes += [f"{folder.name} holds no images" for folder in alike if not shapes[folder]]
+    if counted_as_text(listing.class_names):
+        shown = ", ".join(listing.class_names[:5]) + ", ..." * (len(listing.class_names) > 5)
+        listing.notes.append(f"class folders that are numbers count in the order of text: {shown}; a model trained on "
+                             "whole numbers as labels may count otherwise")
     listing.notes += filter(None, [skipped.line()])
     return listing
 
@@ -130,15 +136,17 @@ def _splits(root, named, others, shapes, skipped):
                              f"{stray[0].name}, expected each in the subfolder of its class")
         below = [] if shape(place) == "flat" else [f for f in entries(place)[0] if holds_images(f)]
         if split != "train" and (not below or (len(below) == 1 and listing.class_names and (
-                below[0].name not in listing.class_names))):  # as in val/images/*.jpg
+                _composed(below[0].name) not in listing.class_names))):  # as in val/images/*.jpg
             listing.unlabelled[split] = place
             continue
-        names, listing.splits[split] = _scanned(place, skipped)
+        names, listing.splits[split] = _scanned(place, skipped, known=listing.class_names)
         listing.places[split] = folder
-        if odd := sorted(set(listing.class_names or names) ^ set(names)):
-            raise InputError(f"--dataset: received {root}, expected the same classes in {place} as in {first}; they "
-                             f"differ in {', '.join(odd[:5])}")
-        listing.class_names, first = names, first or place
+        lacking = [name for name in listing.class_names if name not in names]
+        if lacking:
+            listing.notes.append(f"{place.relative_to(root)} has no images of {len(lacking)} of "
+                                 f"{len(listing.class_names)} classes ({_quoted(lacking)}): {split} accuracy says "
+                                 "nothing of these")
+        listing.class_names, first = listing.class_names or names, first or place
     for folder in others:
         if folder.name in listing.class_names:
             raise InputError(f"--dataset: {root} has {folder.name} both beside and below {first.relative_to(root)}; "
@@ -183,31 +191,67 @@ def _doubled(folder):
         folder = folders[0]
 
 
-def _scanned(root, skipped, without=()):
-    """Class names, the subfolders of `root`, and the paths of all images in and below each, with their labels.
+def _scanned(root, skipped, without=(), known=()):
+    """Names of the classes that have images, and the paths of all images in and below each folder, with their labels.
 
     A link to a file outside the data set's folder is refused: a folder of someone else's must not make this machine's
     other files part of a data set.
+
+    Args:
+        root: its subfolders are the classes, in the order of their names in Unicode's composed form.
+        skipped: counts what is left out.
+        without: subfolders that are left out.
+        known: names of the training images' classes, by which labels are numbered; a part of them is enough.
     """
     folders, stray = entries(root, skipped)
     if folders and stray:
         skipped.add("image beside the class folders", stray[0], len(stray))
-    folders, paths, labels = [folder for folder in folders if folder not in without], [], []
-    whole = skipped.root.resolve()
-    for label, folder in enumerate(folders if len(folders) > 1 else ()):
-        files = _below(folder, skipped)
+    folders = sorted((f for f in folders if f not in without), key=lambda folder: _composed(folder.name))
+    names, paths, labels = [_composed(folder.name) for folder in folders], [], []
+    if twice := [name for name, after in itertools.pairwise(names) if name == after]:
+        raise InputError(f"--dataset: {root} has two folders {twice[0]!r}, one with composed letters and one with "
+                         "decomposed ones; expected one")
+    if known and (odd := [name for name, f in zip(names, folders, strict=True) if name not in known
+                          and holds_images(f)]):
+        raise InputError(f"--dataset: received {skipped.root}, expected the same classes in {root} as among the "
+                         f"training images, or fewer; it has {_quoted(odd)} besides{_alike(odd[0], known)}")
+    whole, number = skipped.root.resolve(), {name: label for label, name in enumerate(known or names)}
+    for name, folder in zip(names, folders, strict=True):
+        files = _below(folder, skipped) if known or len(folders) > 1 else []
         for path in files:
             if path.is_symlink() and not path.resolve().is_relative_to(whole):
                 raise InputError(f"--dataset: {path} is a link to {path.resolve()}, expected a file in {whole}")
         paths += sorted(map(str, files))
-        labels += [label] * len(files)
-    empty = [folder.name for i, folder in enumerate(folders) if i not in {*labels} and not holds_images(folder)]
-    if len(folders) < 2 or empty:
+        labels += [number[name]] * len(files) if files else []
+    full = tuple(name for name in names if number.get(name) in {*labels})
+    empty = [name for name, f in zip(names, folders, strict=True) if name not in full and not holds_images(f)]
+    if not known and (len(folders) < 2 or empty):
         told = "".join(f"; {name} has 0 images" for name in empty) + (f"; {line}" if (line := skipped.line()) else "")
         raise InputError(f"--dataset: received {root}, expected at least two subfolders, one a class, each with images "
                          f"({' '.join(SUFFIXES)}); found {len(folders)} (links are not followed){told:.300}"
                          f"{_hint(folders, stray)}")
-    return tuple(p.name for p in folders), (np.array(paths, dtype=object), np.array(labels, dtype=np.int64))
+    return full, (np.array(paths, dtype=object), np.array(labels, dtype=np.int64))
+
+
+def _composed(name):
+    """A folder's name in the form that doesn't depend on the system that wrote it: macOS takes letters apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _quoted(names, most=5):
+    """Names in quotes, so that blanks at their ends are seen."""
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _alike(name, known):
+    """What a folder may have been meant to be called, where it differs by upper case or blanks alone."""
+    alike = [other for other in known if other.strip().casefold() == name.strip().casefold()]
+    return f": did you mean {alike[0]!r} for {name!r}?" if alike else ""
+
+
+def counted_as_text(names):
+    """Whether names are whole numbers whose order as text, 0, 1, 10, 2, isn't that of the numbers."""
+    return all(map(str.isdecimal, names)) and [*map(int, names)] != sorted(map(int, names))
 
 
 def _below(folder, skipped):

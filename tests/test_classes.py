@@ -224,3 +224,14 @@ def test_a_report_measures_no_model_on_images_of_other_classes(three, tmp_path, 
     found = types.SimpleNamespace(of=lambda run, path: data.Data("mixed", split, split, split, names, ""))
     with pytest.raises(InputError, match="class 2 of mixed is wolf"):
         report_models.confusion(types.SimpleNamespace(), found, None, [three])
+
+
+def test_a_model_without_names_meets_numbers_that_count_as_text(tmp_path, capsys):
+    numbers = types.SimpleNamespace(name="d", class_names=tuple(sorted(map(str, range(12)))))
+    assert classes.meet(tmp_path / "m.h5", numbers) is None
+    assert "read as 0, 1, 10, 11, 2, 3, 4, 5, 6, 7 and 2 more, in this order; if" in capsys.readouterr().err
+    (tmp_path / "labels.txt").write_text("\n".join(map(str, range(12))))
+    with pytest.raises(InputError, match="in another order"):
+        classes.meet(tmp_path / "m.h5", numbers)
+    padded = types.SimpleNamespace(name="d", class_names=tuple(f"{i:02d}" for i in range(12)))
+    assert len(classes.meet(tmp_path / "m.h5", padded)) == 12 and capsys.readouterr().err == ""

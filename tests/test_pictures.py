@@ -424,3 +424,49 @@ def test_twins_in_a_folder_without_splits_are_told_and_the_draw_stays(tmp_path, 
     err = capsys.readouterr().err
     assert f"{twins[0]} of {len(loaded.val)} validation images are also training images (such as " in err
     assert f"; {sum(image.tobytes() in pixels_of[0] for image in loaded.test.images)} of 16 test images are" in err
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_test_images_may_lack_a_class_and_labels_go_by_name(tmp_path, capsys, empty):
+    fill(tmp_path, "train/a", "train/b", "train/c", "test/a", "test/c", count=4)
+    fill(tmp_path, *(["test/b"] if empty else []), count=0)
+    if empty:
+        (tmp_path / "test" / "b").mkdir()
+    loaded = data.load_data(asked(tmp_path))
+    assert loaded.class_names == ("a", "b", "c") and sorted(loaded.test.labels) == [0] * 4 + [2] * 4
+    assert sorted(loaded.train.labels) == [0] * 3 + [1] * 3 + [2] * 3
+    assert capsys.readouterr().err == ("warning: test has no images of 1 of 3 classes ('b'): test accuracy says "
+                                       "nothing of these\n")
+    fill(tmp_path / "one", "train/a", "train/b", "train/c", "test/c", count=4)
+    assert sorted(data.load_data(asked(tmp_path / "one")).test.labels) == [2] * 4
+
+
+def test_names_are_compared_composed_and_shown_in_quotes(tmp_path):
+    fill(tmp_path / "d", "train/K\u00e4tzchen", "train/dog", "test/Ka\u0308tzchen", "test/dog", count=4)
+    loaded = data.load_data(asked(tmp_path / "d"))
+    assert loaded.class_names == ("K\u00e4tzchen", "dog") and sorted(loaded.test.labels) == [0] * 4 + [1] * 4
+    fill(tmp_path / "d", "test/dog ", "test/cow", count=1)
+    with pytest.raises(InputError, match="it has 'cow', 'dog ' besides$"):
+        data.load_data(asked(tmp_path / "d"))
+    fill(tmp_path / "e", "train/dog", "train/cat", "test/Dog", "test/cat")
+    with pytest.raises(InputError, match="it has 'Dog' besides: did you mean 'dog' for 'Dog'"):
+        data.load_data(asked(tmp_path / "e"))
+    fill(tmp_path / "d", "train/Ka\u0308tzchen", count=1)
+    with pytest.raises(InputError, match="two folders 'Kätzchen'"):
+        data.load_data(asked(tmp_path / "d"))
+
+
+def test_the_order_of_composed_names_is_that_of_the_classes(tmp_path):
+    for kind, name in (("composed", "\u00e4"), ("decomposed", "a\u0308")):
+        fill(tmp_path / kind, name, "b", count=4)
+        assert data.load_data(asked(tmp_path / kind)).class_names == ("b", "\u00e4")
+
+
+def test_numbers_that_count_as_text_are_told(tmp_path, capsys):
+    fill(tmp_path / "d", *map(str, range(12)))
+    fill(tmp_path / "fine", *(f"{i:02d}" for i in range(12)))
+    fill(tmp_path / "few", *map(str, range(10)))
+    for name in ("d", "fine", "few"):
+        data.load_data(asked(tmp_path / name))
+        told = "count in the order of text: 0, 1, 10, 11, 2, ...; a model" in capsys.readouterr().err
+        assert told == (name == "d")

@@ -13,6 +13,14 @@ GROUNDS = {"white": 255, "black": 0}
 WHITE_INK = 230  # mean lightness of what a transparent image draws, from which on white ground leaves it blank
 
 
+_LIMITS = ("at most 89 are read, of JPEGs 178, as a small file could fill the memory: make it smaller, such as by "
+           "mogrify -resize 4000x4000")
+
+
+class TooLarge(ValueError):
+    """An image of more pixels than are decoded; its text says how many are."""
+
+
 @dataclass(frozen=True)
 class Look:
     """How the pixels of a data set are shown that aren't plain 8-bit RGB; None where no image needed it.
@@ -113,6 +121,7 @@ def decode(path, size, look=None):
     with _opened(path) as file:
         if _is_signed(file):
             raise ValueError("signed pixels of 8 bits, expected unsigned ones")
+        _within_memory(file)
         depth = _depth(file)
         if depth in ("whole", "floating"):
             scale = look.whole if depth == "whole" else look.floating
@@ -129,8 +138,27 @@ def decode(path, size, look=None):
 def _opened(path):
     from PIL import Image
 
-    with Image.open(path, formats=FORMATS) as file:
+    limit = Image.MAX_IMAGE_PIXELS  # a quarter of a GiB of RGB; Pillow itself opens nothing of twice as many
+    try:
+        file = Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise TooLarge(f"of more than {2 * limit / 1e6:,.0f} megapixels, {_LIMITS}") from None
+    with file:
+        if file.width * file.height > limit and not _drafts(file):
+            raise TooLarge(f"of {file.width * file.height / 1e6:,.0f} megapixels, {_LIMITS}")
         yield file
+
+
+def _drafts(file):
+    return file.format in ("JPEG", "MPO")  # whose decoder can give half of each side, a quarter of the memory
+
+
+def _within_memory(file):
+    """Has a JPEG of too many pixels decoded at half its sides, before it is loaded."""
+    from PIL import Image
+
+    if file.width * file.height > Image.MAX_IMAGE_PIXELS:
+        file.draft(None, (file.width // 2, file.height // 2))
 
 
 def _depth(file):
@@ -156,8 +184,8 @@ def _is_transparent(image):
 
 def _orientation(file):
     """The EXIF number of how an image is turned, 1 to 8; 1 for TIFFs, which Pillow turns itself."""
-    if file.format == "TIFF" or (file.format == "PNG" and "exif" not in file.info):  # there it would read all pixels
-        return 1
+    if file.format == "TIFF" or (file.format == "PNG" and not {"exif", "Raw profile type exif"} & file.info.keys()):
+        return 1  # of a PNG without it, Pillow would read all pixels
     with contextlib.suppress(Exception):  # a damaged tag is no reason to lose the picture
         number = file.getexif().get(0x0112)
         return number if number in range(1, 9) else 1
@@ -169,8 +197,8 @@ def _turned(file):
     from PIL import Image
 
     turns = Image.Transpose
-    number = _orientation(file)
     file.load()
+    number = _orientation(file)  # a PNG's may stand behind its pixels
     if number == 1:
         return file
     return file.transpose((turns.FLIP_LEFT_RIGHT, turns.ROTATE_180, turns.FLIP_TOP_BOTTOM, turns.TRANSPOSE,

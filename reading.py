@@ -92,12 +92,9 @@ class Reader:
 
     @contextlib.contextmanager
     def _pool(self):
-        from PIL import Image
-
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(self.workers or cores) as pool:
-            warnings.simplefilter("ignore")  # on odd tags
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # on odd tags, and on sizes that decoding.py judges
             yield pool
 
     def _decoded(self, path):
@@ -197,6 +194,8 @@ def _or_error(function, *arguments):
 
 def _reason(path, error):
     """Why a file can't be read, in a few words."""
+    if isinstance(error, decoding.TooLarge):
+        return str(error)
     if type(error).__name__ != "UnidentifiedImageError":
         return f"{type(error).__name__}: {one_line(error):.80}"
     with contextlib.suppress(OSError), open(path, "rb") as file:

@@ -470,3 +470,40 @@ def test_numbers_that_count_as_text_are_told(tmp_path, capsys):
         data.load_data(asked(tmp_path / name))
         told = "count in the order of text: 0, 1, 10, 11, 2, ...; a model" in capsys.readouterr().err
         assert told == (name == "d")
+
+
+def test_a_large_jpeg_is_read_in_part_and_other_large_images_are_refused_together_with_the_limit(tmp_path, monkeypatch):
+    smooth = np.add.outer(np.arange(200), np.arange(300)).astype(float) / 2
+    picture = np.dstack([smooth, 255 - smooth, smooth * 0 + 90]).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    put(tmp_path / "jpeg" / "0.jpg", picture, quality=95)
+    put(tmp_path / "jpeg" / "1.jpg", np.rot90(picture), quality=95, exif=exif)
+    whole, drafted = (reading.Reader(sorted(map(str, (tmp_path / "jpeg").iterdir()))) for _ in range(2))
+    whole.size = drafted.size = (40, 60)
+    wanted = whole.read(whole.paths)[0]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    found, loaded = drafted.read(drafted.paths)[0], []
+    np.testing.assert_allclose(found.astype(int), wanted, atol=3)
+    monkeypatch.setattr(decoding, "_turned", lambda file, turn=decoding._turned: loaded.append(file.size) or turn(file))
+    drafted.read(drafted.paths)
+    assert loaded == [(150, 100), (100, 150)]
+    put(tmp_path / "other" / "a.png", picture)
+    put(tmp_path / "other" / "b.jpg", np.tile(picture, (2, 1, 1)))  # twice the limit: Pillow opens none
+    put(tmp_path / "other" / "c.png", picture[:10])
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "other")
+    first = str(caught.value).split("\n")[0]
+    assert "2 images" in first and "c.png" not in first
+    assert first.count("at most 89 are read, of JPEGs 178") == 2 and first.count("mogrify -resize") == 2
+
+
+def test_a_turn_that_stands_behind_the_pixels_of_a_png_counts(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    put(tmp_path / "0.png", GREY, exif=exif)
+    raw = (tmp_path / "0.png").read_bytes()
+    start = raw.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(raw[start:start + 4], "big")
+    (tmp_path / "0.png").write_bytes(raw[:start] + raw[end:-12] + raw[start:end] + raw[-12:])
+    np.testing.assert_array_equal(decoding.decode(str(tmp_path / "0.png"), (12, 8))[..., 0], np.rot90(GREY, -1))

@@ -77,30 +77,22 @@ def unfold(model):
         (a Sequential of old may lack one: then a Step of that kind without a shape).
 
     Raises:
-        Unread: several inputs or outputs, a class that isn't Keras' own, a model that is defined by code.
+        Unread: several inputs or outputs, a class that isn't Keras' own, a model that is defined by code, a layer
+            that the output doesn't depend on.
         LookupError, TypeError, ValueError, AttributeError: no config of a model.
     """
     steps = []
     end = _Unfolding(steps).model(model, None, (), ())
     kept, pending = set(), [end]
-    while pending:  # what the output doesn't depend on plays no part
+    while pending:
         step = pending.pop()
         if step not in kept:
             kept.add(step)
             pending += steps[step].inputs
-    numbers = {old: new for new, old in enumerate(sorted(kept))}
-    return [_renumbered(steps[old], numbers) for old in sorted(kept)]
-
-
-def _renumbered(step, numbers):
-    def walk(value):
-        if isinstance(value, Ref):
-            return Ref(numbers[value.step])
-        if isinstance(value, dict):
-            return {key: walk(item) for key, item in value.items()}
-        return [walk(item) for item in value] if isinstance(value, list) else value
-
-    return dataclasses.replace(step, args=walk(step.args), kwargs=walk(step.kwargs))
+    for number, step in enumerate(steps):
+        if number not in kept:  # Keras writes none; nobody would check what it is
+            raise Unread(f"{step}, which the output doesn't depend on")
+    return steps
 
 
 def check_own(layer):
@@ -153,12 +145,13 @@ class _Unfolding:
         if len(inputs) != 1 or len(outputs) != 1:
             raise Unread(f"{len(inputs)} inputs and {len(outputs)} outputs; expected one each")
         made = {} if image is None else {(inputs[0][0], 0): image}
+        calls = {layer.name: len(layer.nodes) for layer in named}
         pending = [(layer, number, node) for layer in named for number, node in enumerate(layer.nodes)
                    if (layer.name, number) not in made]
         while pending:  # rarely more than one round: configs are written in the order of the data
             later = []
             for layer, number, node in pending:
-                found = _arguments(node, made)
+                found = _arguments(node, made, calls)
                 if found is None:
                     later.append((layer, number, node))
                 else:
@@ -223,15 +216,18 @@ def _ends(spec):
     return [item if isinstance(item[0], str) else item[0] for item in spec]
 
 
-def _arguments(node, made):
-    """(args, kwargs) of a node with a Ref for every tensor, or None where one of them isn't there yet."""
+def _arguments(node, made, calls):
+    """(args, kwargs) of a node with a Ref for every tensor, or None where one of them isn't there yet.
+
+    calls: {layer: how often it is called}. tf.keras counts from 1 where a nested model is called: its 1 of 1 is 0.
+    """
     missing = False
 
     def tensor(name, number, place=0):
         nonlocal missing
         if place:
             raise Unread(f"output {place} of {name}; expected layers of one output")
-        found = made.get((name, number), made.get((name, 0)) if number else None)
+        found = made.get((name, number if number < calls.get(name, 1) else 0))
         missing = missing or found is None
         return Ref(-1 if found is None else found)
 

@@ -59,9 +59,10 @@ def photographs(places):
         for folder, below, names in os.walk(place):
             below[:] = sorted(name for name in below if name[0] != "." and name.lower() not in scanning.SYSTEM)
             inside += [Path(folder, name) for name in sorted(names)
-                       if name[0] != "." and name.lower().endswith(decoding.SUFFIXES)]
+                       if name[0] != "." and name.lower().endswith(decoding.SUFFIXES)
+                       and not os.path.islink(os.path.join(folder, name))]
         if place.is_dir() and not inside:
-            missing.append(f"{place} holds no images ({' '.join(decoding.SUFFIXES)})")
+            missing.append(f"{place} holds no images ({' '.join(decoding.SUFFIXES)}; links are not followed)")
         elif not place.exists():
             missing.append(f"{place} is not there")
         found += inside if place.is_dir() else [place]
@@ -182,18 +183,14 @@ def _softmax(answers, are_logits):
 
 def classify(args, classifier, paths, reader):
     """(N, classes) probabilities of all photographs. Raises InputError where some can't be read, all in one line."""
-    reader.size, answers, broken = classifier.size, [], []
+    reader.size, answers = classifier.size, []
     step = classifier.largest_batch or args.batch_size
     for start in display.track("photographs", args.verbose)(range(0, len(paths), step)):
         try:
             images = reader.read(paths[start:start + step])[0]
-        except InputError as error:
-            broken.append(one_line(error).removeprefix("--predict: "))
-            continue
-        if not broken:
-            answers.append(classifier.probabilities(images))
-    if broken:
-        raise InputError(f"--predict: {'; '.join(broken)}")
+        except InputError as error:  # names the broken ones among all photographs
+            raise InputError(one_line(error)) from None
+        answers.append(classifier.probabilities(images))
     found = np.concatenate(answers)
     if not np.isfinite(found).all():
         raise InputError(f"--model_path: {args.model_path[0]} answers NaN or infinity, expected a network with finite "

@@ -122,6 +122,8 @@ def _walk_head(walk, found):
         elif node.what == "dense":
             segment.append(part)
             walk.width = walk.shape_of(part, "kernel")[-1]
+            if (told := part.step.config.get("units")) != walk.width:
+                raise Unread(f"{part}, whose kernel has {walk.width} units and whose config says {told!s:.20}")
         elif node.what == "relu" and any(item.what == "dense" for item in segment):
             found.head.append(segment)
             found.widths[f"hidden{len(found.head)}"] = walk.width

@@ -160,9 +160,9 @@ def _unpacked(archive, wanted):
             raw.seek(0)
             stream = _Bounded(gzip.GzipFile(fileobj=raw) if packed else raw)
             tar = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 (opens no file of its own)
-            for member in tar:
+            for member in tar:  # a sparse one would unpack to any size: its holes take no bytes of the stream
                 name = member.name.rsplit("/", 1)[-1]
-                if name.removesuffix(".bin") in left and member.isreg():
+                if name.removesuffix(".bin") in left and member.isreg() and not member.issparse():
                     left.remove(name.removesuffix(".bin"))
                     yield archive / name, tar.extractfile(member).read()
                 if not left:

@@ -130,7 +130,7 @@ def _narrowed(columns, width):
     narrow, least = [], 8  # cells of the first column, on any terminal
     for column in others:
         numbers = [cell for cell in column[1:] if NUMBER.fullmatch(cell.rstrip(" "))]
-        words = max(_longest_word(cell) for cell in column if cell not in numbers)
+        words = max((_longest_word(cell) for cell in column if cell not in numbers), default=0)
         room = max(min(words, width - len(GAP) - least), _width([*numbers, "-"]))
         narrow.append([cell if cell in numbers else "\n".join(wrap(cell, room)) for cell in column])
     room = width - len(GAP) - max(map(_width, narrow), default=0)

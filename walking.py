@@ -96,6 +96,9 @@ class Walk:
         shape = self.shape_of(part, "kernel")
         if len(shape) != 4 or shape[0] != shape[1] or shape[2] != width or min(shape) < 1:
             raise Unread(f"{part}, whose kernel is {shape}, expected (side, side, {width}, channels)")
+        told = [part.step.config.get(name) for name in ("kernel_size", "filters")]
+        if told != [list(shape[:2]), shape[3]]:
+            raise Unread(f"{part}, whose kernel is {shape} and whose config says {told[1]!s:.20} of {told[0]!s:.40}")
         return shape[0], shape[3]
 
 

@@ -1,5 +1,6 @@
 """data.py: files of every format, splits, batches; damaged and hostile files."""
 
+import io
 import itertools
 import os
 import pickle
@@ -278,6 +279,10 @@ def test_members_of_an_archive_that_are_no_files_are_left_alone(cifar, tmp_path)
             link = tarfile.TarInfo(f"x/{name.decode()}")
             link.type, link.linkname = (tarfile.SYMTYPE, tarfile.LNKTYPE)[i], "/etc/passwd"
             tar.addfile(link)
+        holes = tarfile.TarInfo("x/data_batch_2")  # 20 GiB, all but a block of them left out of the file
+        holes.size, size = 512, 20 * 2**30
+        holes.pax_headers = {"GNU.sparse.size": f"{size}", "GNU.sparse.map": f"{size - 512},512"}
+        tar.addfile(holes, io.BytesIO(bytes(512)))
     with pytest.raises(InputError, match="holds no data_batch_1, data_batch_2, .*, test_batch"):
         data.load_data(asked(data_dir=str(archive)))
 

@@ -340,3 +340,41 @@ def test_a_wrong_reading_is_found(small, tmp_path):
     net.get_layer("conv4_block1_2_bn").epsilon = 0.5
     with pytest.raises(InputError, match="differs from plain Keras"):
         checkpoints.prove(found, net)
+
+
+def test_a_layer_that_is_called_again_and_again_stands_once_for_each_call():
+    image = keras.Input((4,))
+    relu, x = layers.ReLU(name="again"), image
+    for name in "abc":
+        x = relu(layers.Dense(4, name=name)(x))
+    config = json.loads(keras.Model(image, x).to_json())
+    assert [layer["config"]["name"] for layer in config["config"]["layers"]][1:4] == ["a", "again", "b"]
+    steps = graphs.unfold(config)
+    assert [step.name for step in steps][1:] == ["a", "again", "b", "again", "c", "again"]
+    assert [step.inputs for step in steps] == [[], *([n] for n in range(6))]
+
+
+def test_a_config_that_asks_for_more_than_the_file_holds_is_refused(small):
+    config = json.loads(keras.Model(image := small.inputs[0], pool_dense(small(image))).to_json())
+
+    def refused(words):
+        with pytest.raises(graphs.Unread, match=words):
+            recognition.find_resnet(graphs.unfold(config), None, shape_of)
+
+    shapes = {"/".join(step.layers): step for step in graphs.unfold(config)}
+    inner = {layer.name: layer for layer in small.layers}
+
+    def shape_of(part, weight):
+        layer = inner.get(part.step.name)
+        return tuple(layer.kernel.shape) if layer else (small.output_shape[-1], 5)
+
+    dense = next(step for step in shapes.values() if step.kind == "Dense").config
+    dense["units"] = 10**9
+    refused("whose kernel has 5 units and whose config says 1000000000")
+    dense["units"] = 5
+    conv = next(step for step in shapes.values() if step.kind == "Conv2D").config
+    conv["filters"] = 10**9
+    refused("whose config says 1000000000 of")
+    config["config"]["layers"].append({"class_name": "Dense", "name": "unseen", "config": {"name": "unseen"},
+                                       "inbound_nodes": config["config"]["layers"][-1]["inbound_nodes"]})
+    refused("unseen .Dense., which the output doesn't depend on")

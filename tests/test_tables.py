@@ -129,6 +129,11 @@ def test_nothing_is_broken_or_wider_than_the_terminal(grid, width):
     assert words("\n".join(lines)) >= words("\n".join(cell for column in grid for cell in column)) - Counter(["model"])
 
 
+def test_a_heading_may_be_a_number():
+    parts = tables.layout([["model", "a" * 30], ["12", "12"], ["parameters of it all", "7"]], 20)
+    assert words("\n".join(line for head, body in parts for line in [*head, *body]))["12"] == 2
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), st.integers(2, 30))
 @example("ab      \u0301", 2)  # an accent on a blank
 def test_wrapping_loses_nothing_but_blanks(text, width):

@@ -11,8 +11,6 @@ FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 DEPTHS = (1, 15, 255, 1023, 4095, 16383, 65535)  # the largest numbers of 1, 4, 8, 10, 12, 14 and 16 bits
 GROUNDS = {"white": 255, "black": 0}
 WHITE_INK = 230  # mean lightness of what a transparent image draws, from which on white ground leaves it blank
-
-
 _LIMITS = ("at most 89 are read, of JPEGs 178, as a small file could fill the memory: make it smaller, such as by "
            "mogrify -resize 4000x4000")
 

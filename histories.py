@@ -1,4 +1,4 @@
-"""Histories as Keras users keep them: History.history as JSON, CSVLogger, pandas. Trusts no file, runs nothing."""
+"""Histories as trainers keep them: of Keras, pandas, Lightning, Hugging Face, Ultralytics. Runs nothing of a file."""
 
 import csv
 import itertools
@@ -10,9 +10,14 @@ from errors import InputError
 from files import suggestion
 from records import CURVES, KERAS_CURVES, MAX_JSON_BYTES, PARTS, is_number
 
-NAMES = KERAS_CURVES | {"binary_accuracy": "train_acc", "val_binary_accuracy": "val_acc"} | {
+OTHERS = {"train_loss_epoch": "train_loss", "train_acc_epoch": "train_acc", "train_accuracy": "train_acc",  # Lightning
+          "val_loss_epoch": "val_loss", "val_acc_epoch": "val_acc", "train/loss": "train_loss",
+          "train/acc": "train_acc", "val/loss": "val_loss", "val/acc": "val_acc",
+          "eval_loss": "val_loss", "eval_accuracy": "val_acc",  # Hugging Face
+          "metrics/accuracy_top1": "val_acc", "lr/pg0": "learning_rate"}  # Ultralytics
+NAMES = KERAS_CURVES | OTHERS | {"binary_accuracy": "train_acc", "val_binary_accuracy": "val_acc"} | {
     name: name for name in (*CURVES, *PARTS, "learning_rate", "seconds")}
-COUNTERS = {"epoch", "index", "", "run", "checkpoint", "unnamed: 0"}  # columns that aren't measured; a record's parts
+COUNTERS = {"epoch", "step", "index", "", "run", "checkpoint", "unnamed: 0"}  # what isn't measured
 HOW = 'a history is kept by: json.dump(history.history, open("history.json", "w"), default=float)'
 NONE = {"", "na", "n/a", "none", "null", "nan", "-nan", "inf", "-inf", "infinity", "-infinity"}
 
@@ -34,7 +39,9 @@ def read(path, flag):
     """
     columns = load(path, flag)
     try:
-        return _curves(columns)
+        columns, notes = _by_epoch(columns)
+        curves, more = _curves(columns)
+        return curves, notes + more
     except ValueError as error:
         raise InputError(f"{flag}: received {path}, {error}") from None
 
@@ -52,6 +59,8 @@ def load(path, flag):
     if size > MAX_JSON_BYTES:
         raise InputError(f"{flag}: received {path} of {size} bytes, expected at most {MAX_JSON_BYTES}")
     raw = path.read_bytes()
+    if "tfevents" in path.name or raw.startswith(b"Wall time,Step,Value"):
+        raise InputError(f"{flag}: received {path}, which is a log of TensorBoard and is not read; {HOW}")
     if raw[:1] == b"\x80" or path.suffix in (".pkl", ".pickle", ".npy", ".npz"):
         raise InputError(f"{flag}: received {path}, which is no text (a pickle?) and is not read; {HOW}")
     try:
@@ -64,6 +73,8 @@ def load(path, flag):
             content = _table(text)
         elif isinstance(content, dict) and isinstance(content.get("history"), dict):
             content = content["history"]
+        elif isinstance(content, dict) and isinstance(content.get("log_history"), list):  # the last one sums up a run
+            content = [row for row in content["log_history"] if not (isinstance(row, dict) and "train_runtime" in row)]
         content = _columns(content)
     except (ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{flag}: received {path}, expected JSON or CSV of a training history ({error!s:.100}); {HOW}"
@@ -121,6 +132,8 @@ def _columns(content):
         elif all(key.isdecimal() for value in content.values() for key in value):
             return {name: [value[key] for key in sorted(value, key=int)] for name, value in content.items()}
     if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
+        if all(isinstance(value, list) for value in content[0].values()):
+            raise ValueError(f"{len(content)} histories in one file; expected a file for each")
         names = dict.fromkeys(name for row in content for name in row)
         return {name: [row.get(name) for row in content] for name in names}
     return content
@@ -166,6 +179,52 @@ def _curves(columns):
         if gaps and not any("validated every" in note for note in notes if name.startswith("val_")):
             notes.append(f"{keys[name]} has no number at epoch {', '.join(map(str, gaps[:10]))}")
     return curves, notes
+
+
+def _by_epoch(columns):
+    """(columns, notes) with the rows of one epoch in one: some trainers write training and validation apart.
+
+    Raises ValueError where a file was written by steps.
+    """
+    epochs = columns.get("epoch")
+    rows = len(epochs) if isinstance(epochs, list) else 0
+    if not rows or not all(isinstance(values, list) and len(values) == rows for values in columns.values()):
+        return columns, []
+    try:
+        epochs = [_number(epoch) for epoch in epochs]
+    except ValueError:
+        return columns, []
+    known = [epoch for epoch in epochs if epoch is not None]
+    if any(b < a for a, b in itertools.pairwise(known)):
+        return columns, []  # told by `_epochs_again`
+    distinct = list(dict.fromkeys(known))
+    steps = [b - a for a, b in itertools.pairwise(distinct)]
+    how = 'expected one record an epoch (Lightning: on_epoch=True; Hugging Face: logging_strategy="epoch")'
+    if steps and min(steps) < 0.9:
+        raise ValueError(f"which was written by steps: its epochs are {', '.join(f'{e:g}' for e in distinct[:3])}, "
+                         f"...; {how}")
+    if len(known) == len(distinct) == rows:
+        return columns, _skips(distinct, steps)
+    if len(known) < rows:
+        raise ValueError(f"whose row {epochs.index(None) + 1} tells no epoch; {how}")
+    merged = {}
+    for key, values in columns.items():
+        cells = {epoch: [] for epoch in distinct}
+        for epoch, value in zip(epochs, values, strict=True):
+            if value is not None and str(value).strip().lower() not in NONE:
+                cells[epoch].append(value)
+        several = [epoch for epoch, found in cells.items() if len(found) > 1]
+        if several and NAMES.get(key) in CURVES:
+            raise ValueError(f"whose {key} has {len(cells[several[0]])} numbers in epoch {several[0]:g}, as written by "
+                             f"steps; {how}")
+        merged[key] = [found[-1] if found else None for found in cells.values()]
+    return merged, _skips(distinct, steps)
+
+
+def _skips(epochs, steps):
+    """A note where epochs are missing between those of a file."""
+    return [f"its epochs are {', '.join(f'{e:g}' for e in epochs[:3])}, ...: drawn one behind the other"
+            ] if steps and max(steps) > 1.1 else []
 
 
 def _epochs_again(columns):

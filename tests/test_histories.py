@@ -91,3 +91,52 @@ def test_a_pickle_is_never_opened(tmp_path):
     (tmp_path / "h").write_bytes(pickle.dumps(H))
     with pytest.raises(InputError, match="a pickle.*json.dump"):
         histories.read(tmp_path / "h", "--x")
+
+
+def lightning(per_epoch=1):
+    """metrics.csv as Lightning's CSVLogger writes it: rows of validation, then of training, blanks for the others."""
+    lines = ["epoch,lr-SGD,step,train_acc,train_loss_step,train_loss_epoch,val_acc,val_loss"]
+    for e, row in enumerate(ROWS):
+        lines.append(f"{e},,{10 * e + 9},,,,{row['val_accuracy']},{row['val_loss']}")
+        lines += [f"{e},,{10 * e + 5},,{row['loss'] + 0.1},,,", f"{e},,{10 * e + 7},,{row['loss'] + 0.2},,,"]
+        lines += [f"{e},,{10 * e + 9},{row['accuracy']},,{row['loss']},,"] * per_epoch
+    return "\n".join(lines)
+
+
+def trainer(epochs, log=1):
+    """trainer_state.json as Hugging Face's Trainer writes it."""
+    records = []
+    for e, row in zip(epochs, ROWS, strict=True):
+        records += [{"epoch": e - 1 + (i + 1) / log, "loss": row["loss"], "learning_rate": 0.001} for i in range(log)]
+        records += [{"epoch": e, "eval_loss": row["val_loss"], "eval_accuracy": row["val_accuracy"], "eval_runtime": 1}]
+    records.append({"epoch": epochs[-1], "train_runtime": 9.0, "train_loss": 1.23, "step": 40})  # of the whole run
+    return json.dumps({"best_metric": 0.6, "epoch": epochs[-1], "log_history": records, "max_steps": 40})
+
+
+def test_rows_of_one_epoch_are_one_where_trainers_write_training_and_validation_apart(tmp_path):
+    without = {key: values for key, values in WANTED.items() if key != "learning_rate"}
+    assert read(tmp_path, lightning()) == (without, ["not drawn: lr-SGD, train_loss_step"])
+    without = {key: values for key, values in WANTED.items() if key != "train_acc"}
+    for epochs in ([1.0, 2.0, 3.0, 4.0], [0.99, 1.99, 2.99, 3.98]):
+        assert read(tmp_path, trainer(epochs)) == (without, ["not drawn: eval_runtime"])
+    _, notes = read(tmp_path, trainer([5, 10, 15, 20]))
+    assert notes[0] == "its epochs are 5, 10, 15, ...: drawn one behind the other"
+
+
+def test_ultralytics_table_is_read(tmp_path):
+    head = "             epoch,        train/loss,  metrics/accuracy_top1,          val/loss,       lr/pg0\n"
+    rows = [f"{i + 1:23},{row['loss']:23},{row['val_accuracy']:23},{row['val_loss']:23},{0.001:13}"
+            for i, row in enumerate(ROWS)]
+    without = {key: values for key, values in WANTED.items() if key != "train_acc"}
+    assert read(tmp_path, head + "\n".join(rows)) == (without, [])
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    (lightning(2), "whose train_acc has 2 numbers in epoch 0, as written by steps; expected one record an epoch"),
+    (trainer([1, 2, 3, 4], 4), "written by steps: its epochs are 0.25, 0.5, 0.75, ...; expected one record an epoch"),
+    ("epoch,loss\n0,1\n,2\n", "whose row 2 tells no epoch"), (json.dumps([H] * 3), "3 histories in one file"),
+    ("Wall time,Step,Value\n1,2,3\n", "a log of TensorBoard")])
+def test_what_was_written_by_steps_or_for_others_is_called_what_it_is(content, says, tmp_path):
+    with pytest.raises(InputError, match="^--x: received ") as caught:
+        read(tmp_path, content)
+    assert says in str(caught.value) and "\n" not in str(caught.value)

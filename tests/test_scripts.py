@@ -174,7 +174,7 @@ def test_evaluation_agrees_with_plain_keras_and_writes_what_it_shows(chain, caps
         logits = keras.models.load_model(path).predict(images, verbose=0)
         assert row["acc"] == pytest.approx((logits.argmax(1) == digits.target[np.sort(test)]).mean())
         assert row["bytes"] == path.stat().st_size and row["sha256"] == files.sha256(path)
-        assert f"{100 * row['acc']:.2f} %" in shown and f"{row['compression_rate']:.2f}x" in shown
+        assert f"{100 * row['acc']:.2f}" in shown and f"{row['compression_rate']:.2f}x" in shown
     assert result["images"] == 359 and result["split"] == "test" and (chain / "r.png").stat().st_size > 10_000
     first = evaluate_model.run(dataset="digits", model_path=paths, images=100, latency_runs=0)
     assert first["images"] == 100 and first["models"][-1]["acc"] == pytest.approx(

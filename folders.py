@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+import label_tables
 from decoding import SUFFIXES
 from errors import InputError
 from scanning import Skipped, entries, holds_images, shape
@@ -61,6 +62,16 @@ def list_folder(name):
         InputError: no such folder, fewer than two classes, a class without images, splits of other classes, a link out
             of the folder, or names that leave open what is a split and what a class.
     """
+    try:
+        return _listed(name)
+    except InputError as error:
+        place = name if os.path.isdir(name) else os.path.dirname(name) or "."
+        said = label_tables.hint(place) if os.path.isdir(place) and (place == name or name.endswith(".csv")) else []
+        raise (InputError(f"{error}; {said[0]}", *said[1:]) if said else error) from None
+
+
+def _listed(name):
+    """`list_folder`, without what it says of tables."""
     if not name or not os.path.isdir(name):
         raise InputError(f"--dataset: received {name!r}{_what_it_is(name)}")
     root, skipped = Path(name), Skipped(name)

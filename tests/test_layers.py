@@ -11,7 +11,7 @@ import pytest
 from errors import InputError
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [{"decoding", "errors", "native", "tables"}, {"display", "scanning", "values"},
+FLOORS = [{"decoding", "errors", "native", "tables"}, {"display", "scanning", "values"}, {"label_tables"},
           {"calls", "completion", "files", "interrupts", "keras_config", "stock", "folders", "reading", "drawing",
            "graphs"},
           {"duplicates"}, {"model", "data", "metrics", "records", "flags", "app", "archives", "operations"},

@@ -1,6 +1,8 @@
 """Paths as people give them: what a shell leaves in place, archives, addresses, slips of spelling."""
 
 import importlib
+import subprocess
+from pathlib import Path
 
 import pytest
 from test_layers import SCRIPTS
@@ -67,3 +69,36 @@ def test_a_data_set_that_is_no_folder_is_told_what_it_is(name, words, tmp_path, 
         (tmp_path / file).write_bytes(b"PK")
     with pytest.raises(InputError, match=f"^--dataset: received {name!r}.*{words}"):
         folders.list_folder(name)
+
+
+@pytest.mark.parametrize(("table", "head", "suffix", "place"), [
+    ("train.csv", "id,label", "", "train"), ("train/metadata.csv", "file_name,label", ".png", "train"),
+    ("labels.csv", "number,image,class,weight", ".png", ".")])
+def test_labels_in_a_table_are_told_with_the_command_that_sorts_the_images(table, head, suffix, place, tmp_path):
+    root, rows = tmp_path / "my 'pets", [head]
+    (root / place).mkdir(parents=True)
+    for i in range(8):
+        (root / place / f"im {i}.png").write_bytes(bytes([i]))
+        cells = {"number": str(i), "weight": "1"} | dict.fromkeys(("class", "label"), ("cat", "dog")[i % 2])
+        rows.append(",".join(cells.get(name, f"im {i}{suffix}") for name in head.split(",")))
+    (root / table).write_text("\n".join(rows))
+    for name in (root / table, root):  # the last command runs
+        with pytest.raises(InputError) as caught:
+            folders.list_folder(str(name))
+        first, command = str(caught.value).split("\n")
+        assert first.endswith(f"the labels in {root / table} are not read: expected a folder for each class, into "
+                              "which this copies the images:")
+    subprocess.run(["bash", "-c", command], check=True)
+    listing = folders.list_folder(f"{root}_by_class")
+    assert listing.class_names == ("cat", "dog")
+    for path, label in zip(*listing.splits["train"], strict=True):
+        assert Path(path).read_bytes()[0] % 2 == label
+
+
+@pytest.mark.parametrize("label", ["../../x", "/etc", ".ssh", "$(id)", "a/b"])
+def test_no_command_is_made_of_labels_that_lead_elsewhere(label, tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    (tmp_path / "t.csv").write_text(f"id,label\n0.png,a\n1.png,b\n2.png,{label}\n3.png,a\n")
+    with pytest.raises(InputError, match="t.csv are not read: expected a folder for each class$"):
+        folders.list_folder(str(tmp_path))

@@ -217,7 +217,7 @@ def export(args, peek, folder):
     run_record["versions"] |= exporting.versions(formats)
     known = classes.of_model(args.model_path) if why else classes.meet(args.model_path, images)
     run_record["flags"]["measure"] = not why  # so that the record's flags do the same again
-    names = list(known or ()) if why else classes.of_data(images)
+    names = list(known or (() if why else classes.of_data(images)))
     shape = shape_asked(args, peek) if why else images.image_shape
     digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
     model = checkpoints.load_model(args.model_path, "--model_path", None if why else images.class_num, shape,

@@ -25,6 +25,7 @@ import tables
 from errors import InputError, one_line
 
 TOP = 5  # classes told of each photograph
+BATCH = 1024  # images that a file may want at a time
 RUNTIMES = {".onnx": "onnx", ".tflite": "litert"}
 OTHER_FLAGS = ("split", "images", "per_class", "latency_runs", "dataset", "data_dir", "val_split", "subset",
                "class_num")  # of an evaluation alone
@@ -129,7 +130,8 @@ def open_exported(args, paths, reader):
                          f"({one_line(error):.200})") from None
     if list(map(len, [source, *targets])) != [4, 2] or source[3] != 3 or any(
             type(side) is int and side > most
-            for side, most in ((source[1], archives.SIDE), (source[2], archives.SIDE), (targets[0][1], classes.MOST))):
+            for side, most in ((source[0], BATCH), (source[1], archives.SIDE), (source[2], archives.SIDE),
+                               (targets[0][1], classes.MOST))):
         raise InputError(f"--model_path: received {path}, {source} -> {targets}; expected a classifier of images "
                          "(N, height, width, 3), as export_model.py writes them, with one answer a class")
     if args.preprocessing not in ("auto", "none"):
@@ -139,8 +141,23 @@ def open_exported(args, paths, reader):
         display.warn(f"{path} doesn't say what pixels it takes: it is given RGB of 0 to 255, right for files of "
                      "export_model.py; --preprocessing none says that it is so")
     size = _size(args, tuple(side if type(side) is int and side > 0 else None for side in source[1:3]), paths, reader)
-    return Classifier(lambda images: _softmax(answer(images), is_ours), size, names or classes.of_model(path),
-                      1 if source[0] == 1 else None)
+    batch = source[0] if type(source[0]) is int and source[0] > 0 else None
+    return Classifier(lambda images: _softmax(_answers(path, answer, images, batch), is_ours), size,
+                      names or classes.of_model(path), batch)
+
+
+def _answers(path, answer, images, batch):
+    """What an exported file answers to images; to fewer than the `batch` that it wants, with the last one repeated.
+
+    Raises:
+        InputError: it fails.
+    """
+    missing = batch - len(images) if batch else 0
+    try:
+        return answer(np.concatenate([images, images[-1:].repeat(missing, 0)]) if missing else images)[:len(images)]
+    except Exception as error:  # whatever runtimes raise
+        raise InputError(f"--model_path: received {path}, which fails on images of "
+                         f"{images.shape[1]}x{images.shape[2]} ({one_line(error):.200})") from None
 
 
 def _onnx(path, threads):

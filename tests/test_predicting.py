@@ -125,3 +125,34 @@ def test_flags_that_say_nothing_about_photographs_are_refused(words, told, named
 def test_one_model_at_a_time(named, photos, capsys):
     assert call(named, named, "--predict", photos / "a.png") == 2
     assert "received 2 models beside --predict" in capsys.readouterr().err
+
+
+def test_an_exported_file_with_a_batch_of_its_own_or_that_fails(photos, tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    weights = np.random.default_rng(3).normal(0, 0.02, (3, 5)).astype("float32")
+
+    def written(name, batch, rows):
+        make, float32 = onnx.helper, onnx.TensorProto.FLOAT
+        nodes = [make.make_node("ReduceMean", ["x"], ["mean"], axes=[1, 2], keepdims=0),
+                 make.make_node("Reshape", ["mean", "shape"], ["rows"]), make.make_node("MatMul", ["rows", "w"], ["y"])]
+        arrays = [onnx.numpy_helper.from_array(weights, "w"),
+                  onnx.numpy_helper.from_array(np.array([rows, 3]), "shape")]
+        graph = make.make_graph(nodes, "net", [make.make_tensor_value_info("x", float32, [batch, 20, 20, 3])],
+                                [make.make_tensor_value_info("y", float32, [batch, 5])], arrays)
+        onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 13)], ir_version=8), tmp_path / name)
+        return tmp_path / name
+
+    paths = [photos / "more" / "c.bmp", photos / "a.png", photos / "B b.jpg"]
+    assert call(written("two.onnx", 2, 2), "--predict", *paths, "--output", tmp_path / "out.json") == 0
+    for row in json.loads((tmp_path / "out.json").read_text())["photographs"]:
+        image = Image.open(row["path"]).convert("RGB").resize((20, 20), Image.Resampling.BILINEAR)
+        logits = np.float64(np.asarray(image, "float32").mean((0, 1)) @ weights)
+        assert row["classes"][0]["index"] == logits.argmax()
+        assert row["classes"][0]["probability"] == pytest.approx(1 / np.exp(logits - logits.max()).sum(), rel=1e-4)
+    capsys.readouterr()
+    for name, batch, rows, told in (("fails.onnx", "N", 7, "which fails on images of 20x20 ("),
+                                    ("huge.onnx", 10**9, 10**9, "expected a classifier of images")):
+        assert call(written(name, batch, rows), "--predict", *paths) == 2
+        out, error = capsys.readouterr()
+        assert told in error and error.splitlines()[-1].startswith("evaluate_model.py: --model_path: ") and not out

@@ -14,6 +14,7 @@ from graphs import Unread
 
 BYTES = 4 * 2**30
 MOST_COMPRESSED = 20  # bytes of weights a byte of file: Keras writes them as they are, zeros that swell are a trap
+CONFIG = 2**26  # bytes of a config, that of ResNet152 has 2**18
 SIDE = 4096  # of an image, at most
 CONTAINERS = ("layers", "vars", "_layer_checkpoint_dependencies")  # groups of a .keras file that are no layers
 
@@ -58,13 +59,14 @@ def opened(path, flag):
         (h5py.File, its model config as JSON has it, None where the file holds only weights, True for a .keras file).
 
     Raises:
-        InputError: a .keras file that swells. What zipfile and h5py raise for a damaged one is passed on.
+        InputError: a .keras file that swells, or a config of more than CONFIG bytes. What zipfile and h5py raise for a
+            damaged one is passed on.
     """
     with open(path, "rb") as file:
         is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"  # is_zipfile finds any PK\5\6 in the last 64 KiB
     if is_hdf5 or not zipfile.is_zipfile(path):
         with h5py.File(path, "r") as file:
-            yield file, json.loads(file.attrs["model_config"]) if "model_config" in file.attrs else None, False
+            yield file, _config(file.attrs["model_config"], path, flag) if "model_config" in file.attrs else None, False
         return
     with zipfile.ZipFile(path) as archive:
         parts = []
@@ -75,7 +77,13 @@ def opened(path, flag):
                                  f"{_limit(path)}")
             parts.append(archive.read(name))
     with h5py.File(io.BytesIO(parts[1]), "r") as file:
-        yield file, json.loads(parts[0]), True
+        yield file, _config(parts[0], path, flag), True
+
+
+def _config(text, path, flag):
+    if len(text) > CONFIG:
+        raise InputError(f"{flag}: received {path}, whose config has {len(text):,} bytes; expected at most {CONFIG:,}")
+    return json.loads(text)
 
 
 def _limit(path):
@@ -144,7 +152,7 @@ class Weights:
     """
 
     def __init__(self, found, is_archive):
-        self.is_archive, self.places = is_archive, {}
+        self.is_archive, self.places, self.left = is_archive, {}, {item.name for item in found.values()}
         for key, item in found.items():
             inner = tuple(part for part in key if part not in CONTAINERS)
             place = inner if is_archive else (key[0], key[-2], key[-1])
@@ -171,7 +179,13 @@ class Weights:
                          if (top, name) == (step.layers[0], weight)]
         if len(found) != 1:
             raise Unread(f"{step.layers[-1]}/{weight} is {'missing' if not found else 'there twice'}")
+        self.left -= {found[0].name}
         return found[0]
+
+    def check_all_read(self):
+        """Raises Unread where the file has weights that `find` was never asked for: its config is another model's."""
+        if self.left:
+            raise Unread(f"the weights {min(self.left).strip('/')}, which no layer of the file's own config has")
 
     def shape(self, part, weight):
         """The shape of a weight; raises as `find`."""

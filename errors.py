@@ -1,6 +1,7 @@
 """What ends a run early, each with the exit status of its own that a script gives: bad input, divergence, signals."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -68,8 +69,12 @@ def of_the_system(error):
 
 
 def one_line(text):
-    """The text with its line ends, and the blanks around them, folded to one blank."""
-    return " ".join(line.strip() for line in str(text).strip().splitlines())
+    """The text with its line ends, and the blanks around them, folded to one blank; control characters are escaped.
+
+    A terminal would obey those that a stranger's file has in its names.
+    """
+    folded = " ".join(line.strip() for line in str(text).strip().splitlines())
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], folded)
 
 
 def command(script, *words):

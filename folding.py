@@ -11,6 +11,7 @@ import model as resnet
 from graphs import Unread
 
 AFFINE = ("affine", "norm", "normalization")
+MOST_CHANNELS = 1000  # that pixels are made into: channels that double again and again would fill the memory
 SMALLEST = 1e-7  # keras.layers.Normalization divides by no smaller deviation
 
 
@@ -89,6 +90,8 @@ def pixels_behind(part, before, read):
     if part.what in ("pick", "flip"):
         return _picked(part, one, part.values.get("channels", slice(None, None, -1)))
     if part.what == "stack" and all(pixels.flat == (part.step.kind == "Stack") for pixels in before):
+        if sum(len(pixels.sources) for pixels in before) > MOST_CHANNELS:
+            raise Unread(f"{part}, which makes pixels of more than {MOST_CHANNELS} channels; expected 3")
         return Pixels(*(np.concatenate([getattr(pixels, name) for pixels in before])
                         for name in ("sources", "scale", "offset")), whole=any(pixels.whole for pixels in before))
     return None

@@ -28,6 +28,7 @@ COUNTED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv2
            keras.layers.Dense)
 FREE = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.GroupNormalization,
         keras.layers.Normalization, keras.layers.PReLU)
+PRODUCTS = ("Matmul", "Dot", "Einsum", "Tensordot", "Attention", "AdditiveAttention", "Conv")  # of two tensors
 
 
 def load_classifier(path, flag, preprocessing="auto", verbose=0):
@@ -163,14 +164,31 @@ def _answers_probabilities(net, path, flag):
 
 
 def count_macs(net):
-    """Multiply-accumulates of one image, or None where a layer has weights that this can't count."""
+    """Multiply-accumulates of one image, each call of a shared layer counted; None where one can't be counted."""
     total = 0
-    for layer in net._flatten_layers(include_self=False):
-        if isinstance(layer, keras.Model) or not layer.weights or isinstance(layer, FREE):
-            continue
-        if not isinstance(layer, COUNTED) or None in layer.output.shape[1:]:
+    for layer, shape in _calls(net):
+        if type(layer).__name__ in PRODUCTS or layer is None:
             return None
-        positions = int(np.prod(layer.output.shape[1:-1]))
-        kernels = [w for w in layer.weights if w.name.endswith("kernel")]
+        weights = getattr(layer, "weights", None)  # operations have none
+        if not weights or isinstance(layer, FREE):
+            continue
+        if not isinstance(layer, COUNTED) or None in shape[1:]:
+            return None
+        first = getattr(layer, "data_format", None) == "channels_first"
+        positions = int(np.prod(shape[2:] if first else shape[1:-1]))
+        kernels = [w for w in weights if w.name.endswith("kernel")]
         total += sum(positions * int(np.prod(kernel.shape)) for kernel in kernels)
     return total
+
+
+def _calls(net):
+    """(layer or operation, shape of its output) of every call in a model and in those inside it; None for code."""
+    graph = net._functional if isinstance(net, keras.Sequential) else net
+    if not hasattr(graph, "_nodes_by_depth"):
+        yield None, ()
+        return
+    for node in [node for nodes in graph._nodes_by_depth.values() for node in nodes]:
+        if isinstance(node.operation, keras.Model):
+            yield from _calls(node.operation)
+        else:
+            yield node.operation, node.outputs[0].shape

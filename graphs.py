@@ -7,6 +7,8 @@ Nothing of Keras is imported, and nothing that a config names is looked up: it i
 import dataclasses
 import re
 
+from errors import one_line
+
 MOST_STEPS = 20_000  # nested models that are called many times would unfold without end
 MODELS = ("Functional", "Model", "Sequential")
 
@@ -49,7 +51,7 @@ class Step:
         return [ref.step for ref in _refs([self.args, self.kwargs])]
 
     def __str__(self):
-        return f"{self.name} ({self.kind})"
+        return one_line(f"{self.name} ({self.kind})")
 
 
 def _refs(value):
@@ -109,11 +111,15 @@ class _Unfolding:
     """What is needed while models inside models are unfolded into one list of steps."""
 
     def __init__(self, steps):
-        self.steps = steps
+        self.steps, self.calls = steps, 0
+
+    def count(self, more):
+        """Counts calls of layers and of models, which may be nested without end."""
+        self.calls += more
+        if self.calls > MOST_STEPS:
+            raise Unread(f"more than {MOST_STEPS:,} calls of layers")
 
     def add(self, step):
-        if len(self.steps) >= MOST_STEPS:
-            raise Unread(f"more than {MOST_STEPS:,} calls of layers")
         self.steps.append(step)
         return len(self.steps) - 1
 
@@ -124,6 +130,7 @@ class _Unfolding:
         if kind not in MODELS:
             raise Unread(f"{kind}, a model that is defined by code, which no file holds")
         inside = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
+        self.count(len(inside))
         named = [_Layer(layer, layers, group, place) for layer, place in zip(inside, _places(inside), strict=True)]
         if kind == "Sequential":
             return self._chain(named, image)
@@ -145,20 +152,23 @@ class _Unfolding:
         if len(inputs) != 1 or len(outputs) != 1:
             raise Unread(f"{len(inputs)} inputs and {len(outputs)} outputs; expected one each")
         made = {} if image is None else {(inputs[0][0], 0): image}
-        calls = {layer.name: len(layer.nodes) for layer in named}
-        pending = [(layer, number, node) for layer in named for number, node in enumerate(layer.nodes)
-                   if (layer.name, number) not in made]
-        while pending:  # rarely more than one round: configs are written in the order of the data
-            later = []
-            for layer, number, node in pending:
-                found = _arguments(node, made, calls)
-                if found is None:
-                    later.append((layer, number, node))
-                else:
-                    made[layer.name, number] = self._call(layer, *found)
-            if len(later) == len(pending):
-                raise Unread(f"{later[0][0].name} ({later[0][0].kind}), which reads what no layer writes")
-            pending = later
+        again = sum(len(layer.nodes) for layer in named) - len(named)
+        self.count(again)
+        calls = {(layer.name, number): (layer, node) for layer in named for number, node in enumerate(layer.nodes)}
+        if len(calls) != len(named) + again:
+            raise Unread("two layers of one name in one model")
+        pending, waiting = [call for call in reversed(calls) if call not in made], {}
+        while pending:  # configs are mostly in the order of the data, but for layers that are called several times
+            layer, node = calls[call := pending.pop()]
+            args, kwargs, missing = _arguments(node, made, calls)
+            if missing:
+                waiting.setdefault(missing, []).append(call)
+            else:
+                made[call] = self._call(layer, args, kwargs)
+                pending += waiting.pop(call, [])
+        if waiting:
+            layer, _ = calls[next(iter(waiting.values()))[0]]
+            raise Unread(f"{layer.name} ({layer.kind}), which reads what no layer writes")
         name, number = outputs[0][:2]
         return made[name, number] if (name, number) in made else made[name, 0]
 
@@ -217,18 +227,16 @@ def _ends(spec):
 
 
 def _arguments(node, made, calls):
-    """(args, kwargs) of a node with a Ref for every tensor, or None where one of them isn't there yet.
-
-    calls: {layer: how often it is called}. tf.keras counts from 1 where a nested model is called: its 1 of 1 is 0.
-    """
-    missing = False
+    """(args, kwargs, missing) of a node with a Ref for every tensor, or the call of one that isn't there yet."""
+    missing = None
 
     def tensor(name, number, place=0):
         nonlocal missing
         if place:
             raise Unread(f"output {place} of {name}; expected layers of one output")
-        found = made.get((name, number if number < calls.get(name, 1) else 0))
-        missing = missing or found is None
+        call = (name, number if (name, number) in calls else 0)  # tf.keras counts a nested model's from 1
+        found = made.get(call)
+        missing = call if found is None else missing
         return Ref(-1 if found is None else found)
 
     def walk(value):
@@ -250,4 +258,4 @@ def _arguments(node, made, calls):
             constant = item[0] == "_CONSTANT_VALUE"
             args.append(item[2] if constant else tensor(*item[:3]))
             kwargs |= walk(item[3]) if len(item) > 3 and item[3] else {}
-    return None if missing else (args, kwargs)
+    return args, kwargs, missing

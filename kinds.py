@@ -4,10 +4,13 @@ One table: a step of `graphs.unfold` in, the simple parts that it consists of ou
 checked here, or known to play no part once training is over, or refused.
 """
 
+import math
+import re
+
 import numpy as np
 
 import operations
-from graphs import Unread
+from graphs import Unread, check_own
 from operations import Part, constant
 
 # nothing happens in them once training is over; tests/test_kinds.py runs each
@@ -87,6 +90,7 @@ def activation_name(spec):
     if isinstance(spec, dict) and spec.get("class_name") == "function":
         spec = spec.get("config")
     if isinstance(spec, dict) and not set(spec.get("config") or ()) - {"name", "dtype", "trainable"}:
+        check_own({"class_name": None} | spec)
         spec = {"ReLU": "relu", "Softmax": "softmax"}.get(spec.get("class_name"))
     return "linear" if spec is None else spec if isinstance(spec, str) else None
 
@@ -121,7 +125,10 @@ def _conv(step):
 
 def _norm(step):
     _settings(step, axis=(*LAST, 1, [1]), epsilon=None, center=None, scale=None, renorm=False)
-    return [Part("norm", step, {"epsilon": float(step.config.get("epsilon", 1e-3)), "axis": step.config.get("axis", -1),
+    epsilon = float(step.config.get("epsilon", 1e-3))
+    if not 0 <= epsilon < math.inf:
+        raise Unread(f"{step}, which has epsilon={epsilon}; expected a finite number of at least 0")
+    return [Part("norm", step, {"epsilon": epsilon, "axis": step.config.get("axis", -1),
                                 "beta": step.config.get("center", True), "gamma": step.config.get("scale", True)})]
 
 
@@ -192,12 +199,19 @@ def _just(what):
     return read
 
 
+def _image(step):
+    dtype = str(step.config.get("dtype") or "float32")
+    if not re.search(r"float(16|32|64)|\bu?int(16|32|64)\b|\buint8\b", dtype):  # each holds 0 to 255
+        raise Unread(f"{step} of {dtype:.60}, which pixels of 0 to 255 don't fit into")
+    return [Part("image", step)]
+
+
 def _affine(scale, offset):
     return lambda step: [Part("affine", step, {"scale": np.asarray(scale), "offset": np.asarray(offset)})]
 
 
 TABLE = {
-    "InputLayer": lambda step: [Part("image", step)], "Lambda": lambda step: [Part("lambda", step)],
+    "InputLayer": _image, "Lambda": lambda step: [Part("lambda", step)],
     "Conv2D": _conv, "BatchNormalization": _norm, "SyncBatchNormalization": _norm, "Dense": _dense,
     "ReLU": _relu, "Relu": _relu, "Softmax": _just("softmax"),
     "Activation": lambda step: _activation(step, step.config.get("activation")) or [Part("same", step)],

@@ -85,7 +85,9 @@ def read_whole(path, config, arrays, weights):
         str(path), {}, resnet.depth_of(resnet.blocks_of(found.widths)), found.stem, found.widths, found.classes,
         archives.input_shape(shape), None if plain else normalization, found.unread and str(found.unread),
         tuple(str(part) for part in found.touched), config=config)
-    checkpoint.weights = _canonical(found, arrays.read, order) if weights else {}
+    if weights:
+        checkpoint.weights = _canonical(found, arrays.read, order)
+        arrays.check_all_read()
     return checkpoint
 
 

@@ -100,6 +100,19 @@ def test_work_by_hand():
     assert foreign.count_macs(resnet) == metrics.count_macs(resnet)
 
 
+def test_every_call_of_a_shared_layer_or_model_is_work():
+    conv, dense = layers.Conv2D(3, 3, padding="same"), layers.Dense(4)
+    inner = keras.Sequential([keras.Input((16, 16, 3)), layers.Conv2D(5, 1), layers.GlobalAveragePooling2D()])
+    image = keras.Input((32, 32, 3))
+    first = conv(image)
+    second = conv(layers.AveragePooling2D(2)(first))
+    net = keras.Model(image, layers.Add()([dense(inner(second)), dense(inner(second * 2))]))
+    by_hand = (32 * 32 + 16 * 16) * 9 * 3 * 3 + 2 * (16 * 16 * 3 * 5 + 5 * 4)
+    assert foreign.count_macs(net) == by_hand
+    pooled = inner(second)
+    assert foreign.count_macs(keras.Model(image, dense(layers.Attention()([pooled[:, None], pooled[:, None]])))) is None
+
+
 def test_evaluation_sets_any_classifier_beside_another(tmp_path, capsys):
     net = small_net("softmax")
     net.save(tmp_path / "a.keras")

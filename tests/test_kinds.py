@@ -6,6 +6,9 @@ The oracle is plain Keras: the same model, asked directly. All backbones are the
 import inspect
 import json
 import random
+import re
+import time
+import zipfile
 
 import h5py
 import keras
@@ -378,3 +381,79 @@ def test_a_config_that_asks_for_more_than_the_file_holds_is_refused(small):
     config["config"]["layers"].append({"class_name": "Dense", "name": "unseen", "config": {"name": "unseen"},
                                        "inbound_nodes": config["config"]["layers"][-1]["inbound_nodes"]})
     refused("unseen .Dense., which the output doesn't depend on")
+
+
+def test_one_relu_for_the_whole_network_is_read(tmp_path):
+    """Its calls stand in the config beside its first one, in front of what they read."""
+    relu, image = layers.ReLU(), keras.Input((SIZE, SIZE, 3))
+    model = lively(keras.Model(image, pool_dense(plain_backbone(image=image, widths=SMALL, relu=lambda: relu))))
+    assert len([layer for layer in model.layers if isinstance(layer, layers.ReLU)]) == 5  # and one behind each addition
+    assert_read_alike(model, tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_weights_that_no_layer_of_the_config_has_are_refused(small, suffix, tmp_path):
+    path = tmp_path / f"m.{suffix}"
+    model = around(lambda x: x, lambda x: layers.Dense(4, name="last")(pool(x)), small)
+    config = json.loads(model.to_json())
+    next(layer for layer in config["config"]["layers"] if layer["name"] == "last")["config"]["use_bias"] = False
+    model.save(path)
+    if suffix == "h5":
+        with h5py.File(path, "r+") as file:
+            file.attrs["model_config"] = json.dumps(config)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(name, json.dumps(config) if name == "config.json" else content)
+    with pytest.raises(InputError, match="the weights .*, which no layer of the file's own config has"):
+        checkpoints.read_checkpoint(path, "--x")
+
+
+def _model(layers_, end):
+    return {"class_name": "Functional", "config": {"name": "m", "layers": layers_, "input_layers": [["i", 0, 0]],
+                                                   "output_layers": [[end, 0, 0]]}}
+
+
+def _entry(name, reads, kind="Dropout", config=None):
+    return {"class_name": kind, "name": name, "config": config or {"name": name},
+            "inbound_nodes": [[[place, 0, 0, {}] for place in reads]] if reads else []}
+
+
+def _nested(depth):
+    """Models that call the one inside them three times, the innermost without a layer."""
+    model = _model([_entry("i", [], "InputLayer")], "i")
+    for _ in range(depth):
+        model = _model([_entry("i", [], "InputLayer"), *(model | {
+            "name": f"n{k}", "inbound_nodes": [[[f"n{k - 1}" if k else "i", 0, 0, {}]]]} for k in range(3))], "n2")
+    return model
+
+
+IMAGE = _entry("i", [], "InputLayer", {"name": "i", "batch_input_shape": [None, 32, 32, 3]})
+HOSTILE = {
+    "backwards": (lambda: _model([*(_entry(f"l{k}", [f"l{k - 1}"]) for k in range(9999, 0, -1)), _entry("l0", ["i"]),
+                                  IMAGE], "l9999"), "reads the pixels in more than one way"),
+    "many": (lambda: _model([IMAGE, *(_entry(f"l{k}", ["i"]) for k in range(20_000))], "l0"), "more than 20,000 calls"),
+    "nested": (lambda: _nested(16), "more than 20,000 calls"),
+    "circle": (lambda: _model([IMAGE, _entry("a", ["b"]), _entry("b", ["a"])], "b"), "reads what no layer writes"),
+    "namesakes": (lambda: _model([IMAGE, _entry("a", ["i"]), _entry("a", ["i"])], "a"), "two layers of one name"),
+    "doubling": (lambda: _model([IMAGE, *(_entry(f"c{k}", [f"c{k - 1}" if k else "i"] * 2, "Concatenate")
+                                          for k in range(60))], "c59"), "more than 1000 channels"),
+    "no epsilon": (lambda: _model([IMAGE, _entry("b", ["i"], "BatchNormalization", {"epsilon": float("nan")})], "b"),
+                   "epsilon=nan"),
+    "small numbers": (lambda: _model([_entry("i", [], "InputLayer", IMAGE["config"] | {"dtype": "int8"})], "i"),
+                      "of int8, which pixels"),
+    "own activation": (lambda: _model([IMAGE, _entry("a", ["i"], "Activation", {"activation": {
+        "class_name": "ReLU", "config": {}, "registered_name": "mine>ReLU"}})], "a"), "author's own"),
+    "escapes": (lambda: _model([IMAGE, _entry("\x1b[31m", ["i"], "Evil")], "\x1b[31m"), r"\\x1b\[31m \(Evil")}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_config_is_refused_at_once(name):
+    make, words = HOSTILE[name]
+    start = time.monotonic()
+    with pytest.raises(graphs.Unread) as caught:
+        recognition.find_resnet(graphs.unfold(make()), None, None)
+    assert time.monotonic() - start < 20  # without end before
+    assert re.search(words, told := str(InputError(str(caught.value)))) and "\x1b" not in told

@@ -112,6 +112,9 @@ def arrays(file, path, flag):
         parts = name.split("/")
         if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[0] in ("optimizer_weights", "optimizer"):
             return
+        if item.dtype.kind == "V":  # what HDF5 has no name for
+            raise InputError(f"{flag}: received {path}, whose {name} is of {item.dtype}, as Keras writes bfloat16; "
+                             "expected float32 (build the model with the dtype policy float32 and load the weights)")
         if item.external or item.is_virtual or item.dtype.kind not in "fiu":
             raise InputError(f"{flag}: received {path}, whose {name} is not a plain array of numbers; expected a "
                              "model file of Keras")

@@ -26,6 +26,8 @@ UNUSED = ("name", "trainable", "dtype", "momentum", "synchronized", "fused", "ba
           "l2", "autocast", "filters", "units", "target_shape", "renorm_momentum", "build_input_shape", "function")
 WORDS = {"Resizing": "give the images their size by --image_size, and the network without this layer",
          "CenterCrop": "give the images their size by --image_size, and the network without this layer",
+         "PruneLowMagnitude": "save the model behind tfmot.sparsity.keras.strip_pruning",
+         "QuantizeWrapperV2": "expected the network before quantize_model",
          "GlobalMaxPooling2D": "a ResNet of this suite averages over positions",
          "sigmoid": "expected a softmax over the classes; of two classes Dense(2, activation='softmax') in place of "
                     "Dense(1, activation='sigmoid')"}

@@ -444,6 +444,7 @@ HOSTILE = {
                    "epsilon=nan"),
     "small numbers": (lambda: _model([_entry("i", [], "InputLayer", IMAGE["config"] | {"dtype": "int8"})], "i"),
                       "of int8, which pixels"),
+    "not stripped": (lambda: _model([IMAGE, _entry("p", ["i"], "PruneLowMagnitude")], "p"), "strip_pruning"),
     "own activation": (lambda: _model([IMAGE, _entry("a", ["i"], "Activation", {"activation": {
         "class_name": "ReLU", "config": {}, "registered_name": "mine>ReLU"}})], "a"), "author's own"),
     "escapes": (lambda: _model([IMAGE, _entry("\x1b[31m", ["i"], "Evil")], "\x1b[31m"), r"\\x1b\[31m \(Evil")}

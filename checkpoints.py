@@ -193,7 +193,8 @@ def prove(checkpoint, model, preprocessing="auto"):
         raise InputError(f"{checkpoint.path}: the network read from it differs from plain Keras' by {found:.3g} in a "
                          f"probability or logit, expected at most {allowed:.3g}; please report it, or try "
                          "evaluate_model.py --any_model")
-    return f"equal to plain Keras on {twins.IMAGES} images (largest difference {found:.1g})"
+    return (f"equal to plain Keras on {twins.IMAGES} images (largest difference {found:.1g})"
+            f"{twins.told_of_halves(checkpoint.config)}")
 
 
 def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="auto", verify=True, verbose=0):

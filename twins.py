@@ -6,6 +6,7 @@ its own rules.
 """
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -133,6 +134,12 @@ def in_keras(config, path):
     except Exception as error:  # whatever layers and files raise
         raise Unread(f"what Keras {keras.__version__} can't open ({error!s:.200})") from None
     return model
+
+
+def told_of_halves(config):
+    """What to say of a file whose layers reckon in half precision, by which plain Keras' answers are coarser."""
+    halves = sorted(set(re.findall(r'"((?:mixed_)?b?float16)"', json.dumps(config))))
+    return f", both in float32, where the file says {' and '.join(halves)}" if halves else ""
 
 
 def pictures(shape):

@@ -332,6 +332,8 @@ def test_a_wrong_reading_is_found(small, tmp_path):
     model.save(tmp_path / "m.keras")
     found = checkpoints.read_checkpoint(tmp_path / "m.keras", "--x")
     net = checkpoints.build(found)
+    assert checkpoints.prove(found, net).endswith(")")
+    assert "where the file says bfloat16 and" in twins.told_of_halves({"a": ["mixed_float16", "bfloat16", "float32"]})
     assert "equal to plain Keras" in checkpoints.prove(found, net)
     assert twins.same_config(json.loads(net.to_json()), net)
     states = []

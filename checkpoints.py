@@ -27,6 +27,7 @@ from errors import InputError, command, one_line
 from files import replacing, reserve, suggestion
 from records import check_record
 
+UNPROVEN = "not compared with plain Keras"
 DIGEST = "weights_sha256"  # attribute of the suite's files
 
 
@@ -178,17 +179,19 @@ def prove(checkpoint, model, preprocessing="auto"):
     if checkpoint.config is None:
         assumed = f", batch-norm with an epsilon of {bare.OLD_NORM:g} as in Keras of its time" if checkpoint.old else ""
         return f"bare weights, which name no other layers{assumed}"
+    if checkpoint.input_shape not in (None, tuple(model.input_shape[1:])):  # plain Keras' takes no other size
+        model = build(checkpoint, model.output_shape[-1], checkpoint.input_shape, preprocessing)
     if twins.same_config(checkpoint.config, model):
         return ""
     if checkpoint.pixels:
-        return "not compared with plain Keras, which would run that layer's code"
+        return f"{UNPROVEN}, which would run that layer's code"
     mode = pixels_of(checkpoint, preprocessing).mode
     try:
         theirs = twins.in_keras(checkpoint.config, checkpoint.path)
         found, allowed = twins.difference(model, theirs, model.input_shape[1:],
                                           lambda rgb: preprocess.apply(rgb, mode))
     except graphs.Unread as error:
-        return f"not compared with plain Keras: {error}"
+        return f"{UNPROVEN}: {error}"
     if not found <= allowed:
         raise InputError(f"{checkpoint.path}: the network read from it differs from plain Keras' by {found:.3g} in a "
                          f"probability or logit, expected at most {allowed:.3g}; please report it, or try "
@@ -211,9 +214,13 @@ def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="a
     start = random.getstate()  # Keras draws the seeds of its weights from it
     model = build(checkpoint, checkpoint.classes or classes, input_shape, preprocessing)
     built = random.getstate()
-    proof = prove(checkpoint, model, preprocessing) if verify else "not compared with plain Keras (--no-verify_model)"
+    proof = prove(checkpoint, model, preprocessing) if verify else f"{UNPROVEN} (--no-verify_model)"
     if proof and (checkpoint.config or checkpoint.path != "imagenet"):
-        display.say(f"{checkpoint.path}: {pixels_of(checkpoint, preprocessing).told}; {proof}", verbose)
+        told = f"{checkpoint.path}: {pixels_of(checkpoint, preprocessing).told}; {proof}"
+        if verify and proof.startswith(UNPROVEN):  # a wrong reading wouldn't be noticed
+            display.warn(told)
+        else:
+            display.say(told, verbose)
     same = classes in (None, checkpoint.classes) or checkpoint.classes is None
     random.setstate(built if same else start)  # a proof changes no run
     return model if same else build(checkpoint, classes, input_shape, preprocessing)

@@ -175,8 +175,8 @@ def find_images(args, peek):
     if not asked and (peek.classes != args.class_num or peek.input_shape not in (None, (32, 32, 3))
                       or (names and names != classes.of_stock(args.dataset))):
         return f"no --dataset, and {args.model_path} is no model of {args.dataset}"
-    records.check_split(args.model_path, args)
     try:
+        records.check_split(args.model_path, args)
         images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                                 display.track("reading images", args.verbose), needs=("validation",),
                                 pixels=pixels.of_models(args.model_path))

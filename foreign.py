@@ -77,11 +77,14 @@ def _config(path, flag):
     """A file's model config, an empty dict where it has none. Raises InputError where it needs its author's code."""
     try:
         with archives.opened(path, flag) as (_, config, _):
-            for layer in _layers(config or {}):
+            for layer in _inside((config or {}).get("config")):
                 graphs.check_own(layer)
+                settings = layer.get("config") if isinstance(layer.get("config"), dict) else {}
                 if layer["class_name"] == "Lambda":
-                    raise graphs.Unread(f"{layer['config'].get('name')} (Lambda), which is code that no file of this "
-                                        "suite runs")
+                    raise graphs.Unread(f"{settings.get('name')} (Lambda), which is code that no file of this suite "
+                                        "runs")
+                if isinstance(settings.get("vocabulary"), str):
+                    raise graphs.Unread(f"{settings.get('name')} ({layer['class_name']}), which reads another file")
             return config or {}
     except graphs.Unread as error:
         raise InputError(f"{flag}: received {path}, which Keras can't open: it has {error}; expected layers of Keras "
@@ -99,6 +102,16 @@ def _layers(model):
         yield layer
         if layer.get("class_name") in graphs.MODELS:
             yield from _layers(layer)
+
+
+def _inside(value):
+    """All dicts in a config that name a class, also in layers that wrap others."""
+    if isinstance(value, dict):
+        if "class_name" in value:
+            yield value
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _inside(item)
 
 
 def _opened(path, flag, config):

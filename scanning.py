@@ -13,6 +13,7 @@ SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "recycler", "system volume infor
           ".appledouble", ".trashes", ".spotlight-v100", ".fseventsd", ".thumbnails", ".cache"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r", ".gitkeep", ".gitignore",
                 ".gitattributes", ".nomedia", ".picasa.ini"}
+DEEPEST = 150  # folders in a path: what walks down calls itself for each
 MOST_KINDS = 6  # of skipped things in one line
 
 
@@ -44,6 +45,9 @@ def entries(folder, skipped=None):
     Links to folders are left out, as they may lead out of the data set or round it; so are hidden and system folders.
     """
     folders, images, odd = [], [], []
+    if len(Path(folder).parts) > DEEPEST:
+        raise InputError(f"--dataset: {str(folder)[:60]}... lies more than {DEEPEST} folders deep; expected images "
+                         "in the folders of their classes")
     try:
         found = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:

@@ -16,6 +16,7 @@ import kinds
 from graphs import Unread
 
 IMAGES = 4
+LARGE = 512 * 512  # pixels of an image
 WITHIN = 1e-3  # of probabilities
 ROUNDING = 1e-5  # of the largest logit: what float32 leaves open
 OPERATIONS = dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Negative", "GetItem", "Stack",
@@ -169,11 +170,13 @@ def difference(ours, theirs, shape, seen):
         Unread: `theirs` can't answer, or answers NaN or infinity.
     """
     images = pictures(shape)
+    parts = np.array_split(images, 1 if shape[0] * shape[1] <= LARGE else IMAGES)  # the memory of one large image
     try:
-        answers = np.asarray(keras.ops.cast(theirs(seen(images), training=False), "float32"), np.float64)
+        answers = np.concatenate([np.asarray(keras.ops.cast(theirs(seen(part), training=False), "float32"), np.float64)
+                                  for part in parts])
     except Exception as error:  # whatever layers raise
-        raise Unread(f"what can't answer to images of {shape[0]}x{shape[1]} in Keras ({error!s:.200})") from None
-    logits = np.asarray(ours(images, training=False), np.float64)
+        raise Unread(f"it can't answer to images of {shape[0]}x{shape[1]} there ({error!s:.200})") from None
+    logits = np.concatenate([np.asarray(ours(part, training=False), np.float64) for part in parts])
     if not np.isfinite(answers).all():
         if np.isfinite(logits).all():
             return np.inf, WITHIN
@@ -182,7 +185,7 @@ def difference(ours, theirs, shape, seen):
         answers = answers.mean((1, 2))
     if answers.shape != logits.shape:  # no classifier
         features = keras.Model(ours.inputs[0], ours.get_layer("avg_pool").output)
-        logits = np.asarray(features(images, training=False), np.float64)
+        logits = np.concatenate([np.asarray(features(part, training=False), np.float64) for part in parts])
         return np.abs(answers - logits).max() / (np.abs(logits).max() or 1.0), WITHIN
     largest, apart = np.abs(logits).max(), 0.0
     if not np.allclose(answers.sum(1), 1, atol=1e-4) or (answers < 0).any():

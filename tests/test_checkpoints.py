@@ -258,7 +258,7 @@ def test_a_layer_of_code_that_changes_the_images_is_told(saved, tmp_path, capsys
     wanted = checkpoints.load_model(saved[1], "--x").predict_on_batch(rgb)
     assert not np.allclose(checkpoints.load_model(path, "--x", preprocessing="none", verbose=1).predict_on_batch(rgb),
                            wanted)
-    assert "in place of normalization (Lambda), which is not read; not compared" in capsys.readouterr().out
+    assert "in place of normalization (Lambda), which is not read; not compared" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("content", "what"), [

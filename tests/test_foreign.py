@@ -48,9 +48,10 @@ def test_probabilities_and_logits_are_both_told_and_pixels_preprocessed(activati
 
 
 def test_what_the_file_does_to_pixels_is_not_done_twice(tmp_path, capsys):
-    """Operations beside layers in an .h5, and tf.keras 2's groups, over which Keras' own reading stumbles."""
+    """Operations beside layers in an .h5, tf.keras 2's groups, over which Keras' own reading stumbles."""
     image = keras.Input((32, 32, 3))
-    x = layers.DepthwiseConv2D(3, name="depthwise")(keras.applications.mobilenet_v2.preprocess_input(image))
+    x = layers.DepthwiseConv2D(3, name="depthwise")(keras.applications.mobilenet_v2.preprocess_input(
+        layers.RandomFlip()(image)))
     net = keras.Model(image, layers.Dense(3)(layers.GlobalMaxPooling2D()(x)))
     net.save(tmp_path / "net.h5")
     with h5py.File(tmp_path / "net.h5", "r+") as file:

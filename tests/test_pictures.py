@@ -19,6 +19,7 @@ import decoding
 import folders
 import pixels
 import reading
+import scanning
 from errors import InputError
 
 GREY = np.random.default_rng(5).integers(0, 256, (8, 12), dtype=np.uint8)
@@ -507,3 +508,8 @@ def test_a_turn_that_stands_behind_the_pixels_of_a_png_counts(tmp_path):
     end = start + 12 + int.from_bytes(raw[start:start + 4], "big")
     (tmp_path / "0.png").write_bytes(raw[:start] + raw[end:-12] + raw[start:end] + raw[-12:])
     np.testing.assert_array_equal(decoding.decode(str(tmp_path / "0.png"), (12, 8))[..., 0], np.rot90(GREY, -1))
+
+
+def test_a_folder_too_deep_to_walk_is_refused():
+    with pytest.raises(InputError, match="more than 150 folders deep"):
+        scanning.entries("/".join(["d"] * 200))

@@ -91,6 +91,8 @@ def keywords(build_parser):
                 args = arguments(build_parser(), given)
             elif given:
                 raise TypeError(f"{run.__module__}.run takes a namespace or keywords, not both")
+            if not isinstance(args, argparse.Namespace):
+                raise InputError(f"run: received {args!r:.60}, expected flags as keywords, such as run(epoch_num=2)")
             try:
                 return run(args)
             except (Exception, KeyboardInterrupt) as error:

@@ -147,3 +147,8 @@ def test_the_readmes_examples_run(tmp_path, monkeypatch, capsys):
     assert {key for key in flags if flags[key] != other[key]} == {"root_folder", "seed"}
     assert json.loads(Path("model/two/result.json").read_text()) == json.loads(json.dumps(again))
     assert result["run"]["argv"][:2] == ["prune_model.py", "--base_model_path=model/demo/base_model/model.h5"]
+
+
+def test_a_value_without_the_name_of_its_flag_is_one_line():
+    with pytest.raises(InputError, match="^run: received 5, expected flags as keywords"):
+        prune_model.run(5)

@@ -42,7 +42,7 @@ def outliers(values, apart):
     """The few values that lie so far from all others that an axis over both would press these flat.
 
     The widest gap between neighbours parts them: it is at least `apart`, more than three times as wide as the range of
-    the larger side, and that has at least three values.
+    the larger side, and that has at least three values. Outliers are fewer than half of the values.
 
     Args:
         values: numbers.
@@ -56,7 +56,7 @@ def outliers(values, apart):
         cut = max(range(1, len(order)), key=lambda i: values[order[i]] - values[order[i - 1]])
         few, most = sorted((order[:cut], order[cut:]), key=len)
         gap, span = values[order[cut]] - values[order[cut - 1]], values[most[-1]] - values[most[0]]
-        if len(few) == len(most) or len(most) < 3 or gap < apart or gap <= 3 * span:
+        if 2 * (sum(far) + len(few)) >= len(values) or len(most) < 3 or gap < apart or gap <= 3 * span:
             break
         for i in few:
             far[i] = True

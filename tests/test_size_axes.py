@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from conftest import contrast
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import comparison_plots
@@ -116,6 +116,7 @@ def test_outliers_are_few_and_far(values, wanted):
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12))
+@example([0.0, 0.0, 0.0, 15.0, 61.0, 61.0])
 def test_most_values_are_no_outliers_and_those_that_are_lie_apart(values):
     far = size_axes.outliers(values, 15)
     near = [v for v, out in zip(values, far, strict=True) if not out]

@@ -12,6 +12,7 @@ import display
 import files
 import interrupts
 import keras_config
+import messages
 import native
 from errors import Diverged, InputError, Stopped, command, of_the_system
 
@@ -119,7 +120,7 @@ def _status(parser, run, argv):
         if as_json:
             print(json.dumps(result, indent=1, allow_nan=False, default=str), flush=True)
     except InputError as error:
-        return _end(f"{parser.prog}: {error}", 2)  # one line; two where a data set has to be fetched by hand
+        return _end(f"{parser.prog}: {error}", 2)
     except Diverged as error:
         return _end(f"{parser.prog}: {error}", 3)
     except BrokenPipeError:
@@ -145,5 +146,5 @@ def _command_to_go_on(argv):
 def _end(message, status):
     """Says why a script ends; the terminal may be gone."""
     with contextlib.suppress(OSError):
-        print(message, file=sys.stderr, flush=True)
+        messages.tell(message)
     return status

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 
+import messages
 import tables
 
 ROOMY = 100  # columns from which a bar also says how many images a second it does
@@ -44,6 +45,11 @@ def _console():
     # a file or a pipe has no width of its own: give tables the room they need; rich takes any dumb terminal for 80
     # wide, unless it is told both sides
     return Console(highlight=False, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else 200, height=25)
+
+
+def width():
+    """Columns that a table on standard output may take."""
+    return _console().width
 
 
 def progress_bar(shown=True, transient=False):
@@ -102,12 +108,12 @@ def encodable(text):
 def say(text, verbose=1):
     """Prints a line, unless verbose is 0."""
     if verbose:
-        print(encodable(text), flush=True)
+        print(messages.wrapped(encodable(text), sys.stdout), flush=True)
 
 
 def warn(text):
     """Prints a line on standard error, whatever --verbose is: a number may be wrong, or not what it seems."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    messages.tell(f"warning: {text}")
 
 
 def print_table(title, columns, rows, verbose=1):
@@ -156,8 +162,8 @@ def written(paths, verbose=1):
         verbose: 0 for nothing.
     """
     lines = [f"{'' if i else 'written':8} {path}" for i, path in enumerate(filter(os.path.exists, paths))]
-    if lines:
-        say("\n" + "\n".join(lines), verbose)
+    if lines and verbose:  # not wrapped: a path may have blanks
+        print(encodable("\n".join(["", *lines])), flush=True)
 
 
 class EpochBar:
@@ -223,7 +229,7 @@ class EpochBar:
                 f"accuracy {percent(values['val_acc'])}  {values['seconds']:.1f} s, "
                 f"{self.images / values['seconds']:,.0f} images/s")
         if self.lines:
-            print(line, flush=True)
+            say(line)
         else:
             self.bar.update(self.task, completed=(epoch + 1) * self.images, note=self.note())
 

@@ -21,14 +21,20 @@ def divide(args, names, parts, needs):
         may be None.
 
     Raises:
-        InputError: too few images of a class, or more asked for by --subset than there are.
+        InputError: too few images of a class, or fewer asked for by --subset than one for each class.
     """
     (train, val, test), notes = parts, []
     if train is not None and (val is None or test is None):
         train, val, test = _drawn(args, names, parts, {*needs} == {"test"}, notes)
     if args.subset is not None:
-        count = round(args.subset * args.val_split)
-        train, val = _part(args.subset, train, args.subset - count), _part(args.subset, val, count)
+        asked = round(args.subset * args.val_split)
+        count = max(asked, 0 if val is None else min(len(np.unique(val[1])), args.subset // 2))
+        if count > asked and "validation" in needs:
+            notes.append(f"{count} validation images, one for each class: --val_split {args.val_split} of --subset "
+                         f"{args.subset} would be {asked}")
+        train, told = _part(args.subset, train, args.subset - count, "training")
+        val, told_too = _part(args.subset, val, count, "validation")
+        notes += told * ("train" in needs) + told_too * ("validation" in needs)
     return (train, val, test), notes
 
 
@@ -60,20 +66,26 @@ def _drawn(args, names, parts, test_alone, notes):
     return train, val, test
 
 
-def _part(subset, pair, count):
-    """A stratified (items, labels) of `count`; a larger count adds to what a smaller one takes."""
+def _part(subset, pair, count, name):
+    """A stratified (items, labels) of `count`, or all where there are fewer, and a list of lines that say so.
+
+    A larger count adds to what a smaller one takes.
+    """
     if pair is None:
-        return None
+        return None, []
     labels = pair[1]
-    if not len(np.unique(labels)) <= count <= len(labels):
-        raise InputError(f"--subset: received {subset}, which takes {count} of {len(labels)} training or validation "
-                         f"images; expected {len(np.unique(labels))} (one for each class) to {len(labels)}")
+    if count < len(np.unique(labels)):
+        raise InputError(f"--subset: received {subset}, which takes {count} of {len(labels)} {name} images, expected "
+                         f"at least {len(np.unique(labels))}, one for each class")
+    if count >= len(labels):
+        return pair, [f"--subset {subset} would take {count:,} {name} images, and there are {len(labels):,}: all are "
+                      "taken"] * (count > len(labels))
     order, place = np.random.default_rng(SPLIT_SEED).permutation(len(labels)), np.empty(len(labels))
     for label in np.unique(labels):  # scikit-learn's split refuses a class of one image and a rest of few
         mine = order[labels[order] == label]
         place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
     taken = np.sort(order[np.argsort(place[order], kind="stable")[:count]])
-    return tuple(column[taken] for column in pair)
+    return tuple(column[taken] for column in pair), []
 
 
 def _halves(pair, count):

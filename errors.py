@@ -8,6 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # that are imported by another name
+
 
 class Told:
     """An exception whose text says all that there is to say: a notebook shows that line, and no traceback."""
@@ -23,12 +25,11 @@ class InputError(Told, ValueError):
     standard error, without a traceback, and exits with status 2.
 
     Args:
-        lines: the text; more than one only where a line wouldn't hold it. Line ends inside a line, as messages of
-            other libraries have them, are folded to blanks.
+        text: line ends in it, as messages of other libraries have them, are folded to blanks.
     """
 
-    def __init__(self, *lines):
-        super().__init__("\n".join(one_line(line) for line in lines))
+    def __init__(self, text):
+        super().__init__(one_line(text))
 
 
 class Diverged(Told, ArithmeticError):
@@ -54,7 +55,7 @@ class Stopped(Told, KeyboardInterrupt):
 
 
 def of_the_system(error):
-    """What to say, in one line, of an exception that is the machine's: a file system's, or memory that ran out.
+    """What to say, in one line, of an exception that is the machine's: files, memory that ran out, a missing package.
 
     Returns:
         The line; None for any other exception, which is a defect of the suite.
@@ -65,7 +66,21 @@ def of_the_system(error):
     if isinstance(error, MemoryError) or exhausted:
         return (f"the memory is too small ({one_line(error):.200}); expected a smaller --batch_size, or fewer or "
                 "smaller images (--subset, --image_size)")
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return _missing(error.name.partition(".")[0])
     return one_line(error) if isinstance(error, OSError) else None
+
+
+def _missing(name):
+    """What to say of a package that can't be imported; None for a module of the suite, which is a defect."""
+    root = Path(__file__).resolve().parent
+    if (root / f"{name}.py").exists():
+        return None
+    near, script = os.path.relpath(root), os.path.basename(sys.argv[0])
+    make, place = ("make", "") if near == "." else (f"make -C {shlex.quote(near)}", f"{shlex.quote(near)}/")
+    script = f"{place}{script}" if (root / script).is_file() else f"{place}SCRIPT.py"
+    return (f"the package {PACKAGES.get(name, name)} is not installed for {sys.executable}; expected those of "
+            f"requirements.txt: {make} install; then: {place}.venv/bin/python {script}")
 
 
 def one_line(text):

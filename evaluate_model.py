@@ -27,7 +27,7 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("evaluation")
-    group.add_argument("--model_path", type=flags.path, required=True, nargs="+",
+    group.add_argument("--model_path", type=flags.path, required=True, nargs="+", metavar="MODEL",
                        help="one or more .h5 or .keras files of this suite or of keras.applications; sparsity and "
                             "compression rate are told against the first; of one alone against its network unpruned, "
                             "the smallest of ResNet50, 101 and 152 that has its blocks, with its stem")
@@ -68,6 +68,10 @@ def peek_at(args, path):
     """The Checkpoint of a model, without its weights; None, with --any_model, where Keras itself has to open it."""
     import checkpoints
 
+    if Path(path).suffix.lower() in (".onnx", ".tflite"):
+        raise InputError(f"--model_path: received {path}, an exported file, which is not evaluated here: "
+                         "export_model.py measured it when it wrote it; expected an .h5 or .keras file, or --predict "
+                         "PHOTO ... to try it on photographs")
     if Path(path).is_file():
         records.check_record(path, "--model_path")  # a damaged ResNet is no foreign model
     try:

@@ -9,9 +9,9 @@ from pathlib import Path
 import app
 import calls
 import display
-import exporting
 import files
 import flags
+import formats
 import records
 import tables
 from errors import InputError, one_line
@@ -31,8 +31,9 @@ def build_parser():
     group = parser.add_argument_group("export")
     group.add_argument("--model_path", type=flags.path, default="./model/kd_model/model.h5",
                        help="an .h5 or .keras file of this suite or of keras.applications (default: %(default)s)")
-    group.add_argument("--format", nargs="+", choices=exporting.FORMATS, default=list(exporting.FORMATS),
-                       help="one or several; litert-int8 is quantised to whole numbers (default: all)")
+    group.add_argument("--format", nargs="+", type=formats.name, choices=formats.FORMATS,
+                       default=list(formats.FORMATS), metavar="FORMAT",
+                       help="one or several of %(choices)s; litert-int8 is quantised to whole numbers (default: all)")
     group.add_argument("--output", type=flags.path, metavar="FOLDER",
                        help="where the files and export.json go (default: exported/, beside the model)")
     group.add_argument("--calibration_images", type=flags.whole(1), default=512, metavar="N",
@@ -77,6 +78,7 @@ def judge(args, name, runtime, start, path, images, reference):
     """
     import numpy as np
 
+    import exporting
     import metrics
 
     functions = {threads: start(threads) for threads in exporting.thread_counts(name)}
@@ -189,16 +191,16 @@ def find_images(args, peek):
     return images
 
 
-def formats_of(args, measured):
+def chosen_formats(args, measured):
     """The formats to write: those asked for, without images not litert-int8."""
-    formats = list(dict.fromkeys(args.format))
-    if not measured and "litert-int8" in formats:
-        formats.remove("litert-int8")
+    wanted = list(dict.fromkeys(args.format))
+    if not measured and "litert-int8" in wanted:
+        wanted.remove("litert-int8")
         line = ("--format: litert-int8 needs images to measure its ranges on, expected --dataset and no --no-measure")
-        if not formats:
+        if not wanted:
             raise InputError(line)
         display.warn(f"{line}; it is not written")
-    return formats
+    return wanted
 
 
 def export(args, peek, folder):
@@ -208,13 +210,14 @@ def export(args, peek, folder):
     import checkpoints
     import classes
     import data
+    import exporting
     import folded
 
     exporting.check_packages(args.format, "--format")
     images = find_images(args, peek)
     why = images if isinstance(images, str) else None
-    formats = formats_of(args, not why and images.train)
-    run_record["versions"] |= exporting.versions(formats)
+    wanted = chosen_formats(args, not why and images.train)
+    run_record["versions"] |= exporting.versions(wanted)
     known = classes.of_model(args.model_path) if why else classes.meet(args.model_path, images)
     run_record["flags"]["measure"] = not why  # so that the record's flags do the same again
     names = list(known or (() if why else classes.of_data(images)))
@@ -225,10 +228,10 @@ def export(args, peek, folder):
     function, split = folded.freeze(model, args.precision), made_up(shape) if why else images.val
     row, reference = judge(args, "h5", "Keras", lambda threads: function, args.model_path, split, None)
     rows, calibration = [row], () if why or not images.train else data.sample(images.train, args.calibration_images)[0]
-    for name in formats:
+    for name in wanted:
         with display.waiting(f"writing {name}", args.verbose):
             path = exporting.write(model, name, folder, calibration, names)
-        rows.append(judge(args, name, exporting.FORMATS[name][1], functools.partial(exporting.runner, path, name),
+        rows.append(judge(args, name, formats.FORMATS[name][1], functools.partial(exporting.runner, path, name),
                           path, split, reference)[0])
     exporting.write_labels(folder, names)
     result = {"files": rows, "dataset": None if why else images.name, "split": None if why else "validation",

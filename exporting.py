@@ -16,13 +16,7 @@ import files
 import metadata
 import records
 from errors import InputError
-
-FORMATS = {  # name: (file or folder, what runs it, packages that both need besides the suite's own)
-    "savedmodel": ("savedmodel", "TensorFlow", ()),
-    "onnx": ("model.onnx", "ONNX Runtime", ("onnx", "tf2onnx", "onnxruntime")),
-    "litert": ("model.tflite", "LiteRT", ("ai_edge_litert",)),
-    "litert-int8": ("model-int8.tflite", "LiteRT", ("ai_edge_litert",)),
-}
+from formats import FORMATS
 
 
 def check_packages(formats, flag):

@@ -5,21 +5,47 @@ import difflib
 import math
 import re
 import sys
+import textwrap
 
 import completion
+import messages
 from errors import one_line
-from values import PRECISIONS, path, precision, real, whole
+from values import PRECISIONS, data_set, path, precision, real, whole
 
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 PREPROCESSING = ("auto", "caffe", "tf", "torch", "unit", "none")
 CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "random")
 
 
+class Help(argparse.HelpFormatter):
+    """Help that fits the terminal, or 80 columns: the usage names the required flags alone, as all are told below it;
+    an example that is too wide goes on behind a backslash."""
+
+    def add_usage(self, usage, actions, groups, prefix=None):
+        needed = [f"{action.option_strings[0]} {self._format_args(action, action.dest.upper())}"
+                  for action in actions if action.required]
+        super().add_usage(" ".join(["%(prog)s", *needed, "[--FLAG VALUE ...]"]), actions, groups, prefix)
+
+    def _fill_text(self, text, width, indent):
+        return "\n".join(part for line in text.splitlines() for part in _fitting(line, width))
+
+
+def _fitting(line, width):
+    """A line of a description, or of the examples below it, as lines of at most `width`."""
+    if line[:1] != " ":
+        return textwrap.wrap(line, width) or [""]
+    if len(line) <= width:
+        return [line]
+    command, mark, comment = line.partition("  #")
+    parts = textwrap.wrap(command, width - 2, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False)
+    return [f"  #{comment}"] * bool(mark) + [f"{part} \\" for part in parts[:-1]] + parts[-1:]
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, and which knows each stock data set's class count."""
 
     def __init__(self, *args, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", Help)
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self.add_argument("--print_completion", action=completion.Print, choices=completion.SHELLS,
                           default=argparse.SUPPRESS, help="print what makes a shell complete these flags, and exit")
@@ -49,7 +75,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Raises SystemExit(2) after one line on standard error."""
-        self.exit(2, f"{self.prog}: {one_line(message.removeprefix('argument '))}\n")
+        messages.tell(f"{self.prog}: {one_line(message.removeprefix('argument '))}")
+        self.exit(2)
 
 
 def macs(text):
@@ -74,7 +101,7 @@ def macs_left(target, full):
 def add_data_flags(parser):
     """--dataset and all that says which images there are, how they are read and what a model wants of them."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", type=path, default="cifar10", metavar="{cifar10,cifar100,digits,FOLDER}",
+    group.add_argument("--dataset", type=data_set, default="cifar10", metavar="{cifar10,cifar100,digits,FOLDER}",
                        help="stock data set, or a folder with one subfolder of images per class, "
                             "with or without train/ and test/ above them (default: %(default)s)")
     add_data_dir_flag(group)

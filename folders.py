@@ -1,7 +1,6 @@
 """What a folder of images holds: classes, splits as people spell them, and what is left out. Follows no links."""
 
 import collections
-import difflib
 import hashlib
 import itertools
 import os
@@ -17,13 +16,13 @@ import label_tables
 from decoding import SUFFIXES
 from errors import InputError
 from scanning import Skipped, entries, holds_images, shape
+from values import STOCK, no_data_set
 
 SPLITS = {"train": {"train", "training", "trn"},
           "validation": {"val", "valid", "validation", "validate", "dev", "eval"},
           "test": {"test", "testing", "tst", "holdout"}}
 FILLERS = {"set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "seg", "folder", "dir"}
 UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "inference"}
-STOCK = ("cifar10", "cifar100", "digits")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
@@ -66,8 +65,8 @@ def list_folder(name):
         return _listed(name)
     except InputError as error:
         place = name if os.path.isdir(name) else os.path.dirname(name) or "."
-        said = label_tables.hint(place) if os.path.isdir(place) and (place == name or name.endswith(".csv")) else []
-        raise (InputError(f"{error}; {said[0]}", *said[1:]) if said else error) from None
+        said = label_tables.hint(place) if os.path.isdir(place) and (place == name or name.endswith(".csv")) else None
+        raise (InputError(f"{error}; {said}") if said else error) from None
 
 
 def _listed(name):
@@ -97,19 +96,15 @@ def _listed(name):
 
 def _what_it_is(name):
     """What to say of a --dataset that is no folder."""
-    plain, parent = re.sub(r"[\W_]", "", name).lower(), os.path.dirname(os.path.normpath(name)) or "."
-    expected = f", expected {', '.join(STOCK)} or a folder that exists"
     if os.path.isfile(name):
         folder, quoted = shlex.quote(name.rsplit(".tar", 1)[0].rsplit(".", 1)[0]), shlex.quote(name)
         if name.lower().endswith(ARCHIVES):
             how = f"unzip {quoted} -d {folder}" if name.lower().endswith(".zip") else (
                 f"mkdir {folder} && tar -xf {quoted} -C {folder}")
             return f", which is an archive, expected the folder in it: {how}"
-        return f", which is a file{expected}: one with a subfolder of images for each class"
-    there = [entry.name for entry in os.scandir(parent) if entry.is_dir()] if os.path.isdir(parent) else []
-    near = [plain] if plain in STOCK else [os.path.join(os.path.dirname(name.rstrip("/")), match) for match in
-            difflib.get_close_matches(os.path.basename(os.path.normpath(name)), there, 1)]
-    return expected + (f"; did you mean {near[0]}?" if near else "")
+        return (f", which is a file, expected {', '.join(STOCK)} or a folder that exists: one with a subfolder of "
+                "images for each class")
+    return no_data_set(name)
 
 
 def _is_a_class(root, named, others, shapes, notes):

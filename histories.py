@@ -9,6 +9,7 @@ from pathlib import Path
 from errors import InputError
 from files import suggestion
 from records import CURVES, KERAS_CURVES, MAX_JSON_BYTES, PARTS, is_number
+from values import plain
 
 OTHERS = {"train_loss_epoch": "train_loss", "train_acc_epoch": "train_acc", "train_accuracy": "train_acc",  # Lightning
           "val_loss_epoch": "val_loss", "val_acc_epoch": "val_acc", "train/loss": "train_loss",
@@ -89,7 +90,10 @@ def _json(text):
     """The content of JSON, or of one JSON object a line; None where the text is a table."""
     start = text.lstrip()[:1]
     if start not in ("{", "[", '"'):
-        return None if len(_delimited(text)[0]) > 1 else json.loads(text)
+        try:
+            return json.loads(text)
+        except ValueError:
+            return None
     try:
         return json.loads(text)
     except ValueError:
@@ -144,7 +148,7 @@ def _number(value):
     if value is None or (isinstance(value, str) and value.strip().lower() in NONE):
         return None
     if isinstance(value, str) and len(value) < 40:
-        value = float(value)
+        value = float(plain(value))
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if not is_number(value):

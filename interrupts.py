@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 
+import messages
 from errors import Stopped
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -94,7 +95,8 @@ def _voice():
 
     def say(line):
         with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(number, f"{chr(10) if os.isatty(number) else ''}{line}\n".encode())  # a bar stands there
+            bar = "\n" if os.isatty(number) else ""  # one stands there
+            os.write(number, f"{bar}{messages.wrapped(line, number)}\n".encode())
     try:
         yield say
     finally:

@@ -17,14 +17,14 @@ SORT = ("import csv, os, shutil; [(os.makedirs(d := os.path.join({to!r}, r[{labe
 
 
 def hint(root):
-    """Lines to add where a folder has no folders of classes: of a table that names images in it and their labels.
+    """What to add where a folder has no folders of classes: of a table that names images in it and their labels.
 
     Args:
         root: the folder.
 
     Returns:
-        List of two lines, what there is and the command that copies the images into a folder for each class; of the
-        first where the table isn't plain enough; of none where there is no such table.
+        Text: what there is, and the command that copies the images into a folder for each class, unless the table
+        isn't plain enough for it; None where there is no such table.
     """
     folders = [Path(root), *entries(root)[0]]
     tables = [path for folder in folders for path in sorted(folder.glob("*.csv")) if path.is_file()]
@@ -35,8 +35,8 @@ def hint(root):
         if found:
             said = f"the labels in {table} are not read: expected a folder for each class"
             command = _command(rows, table, folder, f"{Path(root).resolve()}_by_class", *found[0])
-            return [f"{said}, into which this copies the images:", command] if command else [said]
-    return []
+            return f"{said}, into which this copies the images: {command}" if command else said
+    return None
 
 
 def _rows(table):

@@ -12,6 +12,7 @@ import display
 import files
 import flags
 import histories
+import messages
 import plots
 import roles
 import tables
@@ -58,7 +59,7 @@ def find_history(path, verbose=1):
     corrected = Path(*("pruned_model" if part == "prued_model" else part for part in path.parts))
     if not path.exists() and corrected.exists():
         if verbose:
-            print(f"{FLAG}: there is no {path}; reading {corrected}", file=sys.stderr)
+            messages.tell(f"{FLAG}: there is no {path}; reading {corrected}")
         path = corrected
     if path.is_dir():
         inside = [path / "history.json", path / "result.json"]

@@ -16,6 +16,7 @@ import display
 import exporting
 import files
 import flags
+import formats
 import metadata
 import pixels
 import reading
@@ -113,7 +114,7 @@ def open_exported(args, paths, reader):
     """
     path = Path(args.model_path[0])
     name = RUNTIMES[path.suffix.lower()]
-    package = exporting.FORMATS[name][2][-1]
+    package = formats.FORMATS[name][2][-1]
     if importlib.util.find_spec(package) is None:
         raise InputError(f"--model_path: received {path}, which needs the package {package.replace('_', '-')}; "
                          "expected it installed: pip install -r requirements-export.txt")
@@ -126,7 +127,7 @@ def open_exported(args, paths, reader):
     except InputError:
         raise
     except Exception as error:  # whatever runtimes raise
-        raise InputError(f"--model_path: received {path}, which {exporting.FORMATS[name][1]} can't open "
+        raise InputError(f"--model_path: received {path}, which {formats.FORMATS[name][1]} can't open "
                          f"({one_line(error):.200})") from None
     if list(map(len, [source, *targets])) != [4, 2] or source[3] != 3 or any(
             type(side) is int and side > most
@@ -272,14 +273,17 @@ def run(args, peek_at):
     return result
 
 
-def _short(text):
-    """Text of at most 31 characters, shortened in the middle, so that three columns fit a terminal of 80."""
-    return text if len(text) <= 31 else f"{text[:10]}...{text[-18:]}"
+def _short(text, most):
+    """Text of at most so many characters, shortened in the middle."""
+    return text if len(text) <= most else f"{text[:most // 3]}...{text[-(most - most // 3 - 3):]}"
 
 
 def show(args, result):
     """Prints the table: for each photograph its most probable classes, each on a line."""
-    rows = [["" if i else _short(photo["path"]), _short(best["class"]), best["probability"]]
+    room = max(display.width() - 19, 20)  # beside the probabilities
+    longest = max(len(best["class"]) for photo in result["photographs"] for best in photo["classes"])
+    names = max(min(longest, room // 2), len("class"))
+    rows = [["" if i else _short(photo["path"], room - names), _short(best["class"], names), best["probability"]]
             for photo in result["photographs"] for i, best in enumerate(photo["classes"])]
     count = len(result["photographs"])
     display.print_table(f"{args.model_path[0]}: most probable classes of {count:,} photograph{'s'[:count > 1]}",

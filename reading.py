@@ -87,7 +87,7 @@ class Reader:
                 broken |= {path: found for path, found in zip(left, pool.map(self._decoded, left), strict=True)
                            if isinstance(found, Exception) and not isinstance(found, OverflowError)}
         if broken:
-            raise InputError(*_broken(self.flag, broken))
+            raise InputError(_broken(self.flag, broken))
         return arrays
 
     @contextlib.contextmanager
@@ -205,16 +205,27 @@ def _reason(path, error):
     return "UnidentifiedImageError"
 
 
+def _told(path, error):
+    """A file that can't be read, and why: it is damaged, or no image by its name and its content."""
+    reason = _reason(path, error)
+    if path.lower().endswith(decoding.SUFFIXES) or not reason.startswith("UnidentifiedImageError"):
+        return f"{path} cannot be read as an image ({reason})"
+    kind = reason.partition(": ")[2]
+    return f"{path} is no image" + (f" but {kind}" if kind not in ("", "no image") else "")
+
+
 def _broken(flag, broken):
     """What to say of broken files, {path: exception}."""
     if beyond := [path for path, error in broken.items() if isinstance(error, OverflowError)]:
         return (f"{flag}: {len(beyond)} images, such as {beyond[0]}, hold {broken[beyond[0]]}, by which the images "
-                "were scaled that the model was trained on; expected images of the same kind",)
+                "were scaled that the model was trained on; expected images of the same kind")
     first = list(broken)[:MOST_NAMED]
-    told = "; ".join(f"{path} cannot be read as an image ({_reason(path, broken[path])})" for path in first)
+    told = "; ".join(_told(path, broken[path]) for path in first)
     more = f"; and {len(broken) - len(first)} more" if len(broken) > len(first) else ""
+    if flag != "--dataset":  # files that were named one by one
+        return f"{flag}: {told}{more}; expected photographs"
     if len(broken) == 1:
         return (f"{flag}: {told}; fetch it again, or go on without it: mv {shlex.quote(first[0])} "
-                f"{shlex.quote(first[0] + '.broken')}",)
-    return (f"{flag}: {len(broken)} images: {told}{more}; fetch them again, or go on without them:",
+                f"{shlex.quote(first[0] + '.broken')}")
+    return (f"{flag}: {len(broken)} images: {told}{more}; fetch them again, or go on without them: "
             f"for f in {' '.join(map(shlex.quote, list(broken)[:100]))}; do mv \"$f\" \"$f.broken\"; done")

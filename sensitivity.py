@@ -94,6 +94,8 @@ def run(args):
     show(args, result)
     if args.output:
         write(args, result)
+    else:
+        display.say("nothing is written; --output FILE.json keeps the table, with a figure beside it", args.verbose)
     return result
 
 

@@ -1,6 +1,7 @@
 """Data sets with a name: CIFAR from folders, archives or Keras, and scikit-learn's digits. Reads files, trusts none."""
 
 import contextlib
+import errno
 import gzip
 import io
 import os
@@ -49,8 +50,8 @@ def read_cifar(dataset, data_dir, with_train=True):
         test; images uint8 (N, 32, 32, 3), labels int64 (N,).
 
     Raises:
-        InputError: a file is missing or damaged, or there is none and no network; then two lines say which files to
-            put where.
+        InputError: a file is missing or damaged, or there is none and no network; then the line says which file to put
+            where.
     """
     names, _, _, trains, test, key = CIFAR[dataset]
     wanted = [*trains, test] if with_train else [test]
@@ -70,7 +71,7 @@ def read_cifar(dataset, data_dir, with_train=True):
 
 def _downloaded(dataset, data_dir):
     """[(images, labels) for training, the same for test], as Keras downloads them."""
-    _, pickles, binaries, trains, test, _ = CIFAR[dataset]
+    pickles = CIFAR[dataset][1]
     archive = f"{dataset.replace('cifar', 'cifar-')}-python.tar.gz"
     patience = socket.getdefaulttimeout()
     try:
@@ -79,12 +80,11 @@ def _downloaded(dataset, data_dir):
         socket.setdefaulttimeout(QUIET_SECONDS)  # Keras has no time-out of its own: behind a firewall it would hang
         parts = getattr(keras.datasets, dataset).load_data()
     except Exception as error:  # get_file raises a plain Exception for a failed download
+        if isinstance(error, ModuleNotFoundError) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise
         raise InputError(
-            f"--data_dir: received {data_dir}, which has no {pickles}, {binaries} or {archive}, nor has "
-            f"{_keras_cache()}; downloading failed ({error!r:.200})",
-            f"expected {archive} of https://www.cs.toronto.edu/~kriz/cifar.html in {data_dir}, or its files "
-            f"{' '.join((*trains, test))} in {Path(data_dir) / pickles}; images that need no download: --dataset "
-            "digits, or the whole chain on them: make demo") from None
+            f"--data_dir: {data_dir} has no {pickles}, and downloading failed; expected it there, or {archive} "
+            "of cs.toronto.edu/~kriz; without a network: --dataset digits, or make demo") from None
     finally:
         socket.setdefaulttimeout(patience)
     return [(x if x.shape[-1] == 3 else np.moveaxis(x, 1, -1), y.reshape(-1).astype(np.int64)) for x, y in parts]

@@ -2,16 +2,25 @@
 
 import argparse
 import contextlib
+import difflib
 import math
 import os
 import re
 
+STOCK = ("cifar10", "cifar100", "digits")  # data sets that have a name
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+
+
+def plain(text):
+    """Text that may be a number. Raises ValueError for an underscore, which Python passes over: 1_0 isn't 10."""
+    if "_" in text:
+        raise ValueError(text)
+    return text
 
 
 def _number(text, convert, wanted, low, high, strict):
     try:
-        value = convert(text.strip().removesuffix(","))  # the original's README separates flags by commas
+        value = convert(plain(text.strip().removesuffix(",")))  # the original's README separates flags by commas
     except ValueError:
         value = math.nan
     inside = (low < value if strict else low <= value) and value <= high
@@ -68,3 +77,24 @@ def path(text):
     if text[:1] == "~" and expanded == text and not os.path.lexists(text.split("/")[0]):
         raise argparse.ArgumentTypeError(f"received {text}, expected a user of this machine behind ~")
     return expanded
+
+
+def no_data_set(name):
+    """What to say behind the name of a data set that is neither one of STOCK nor a folder or file."""
+    stock, parent = re.sub(r"[\W_]", "", name).lower(), os.path.dirname(os.path.normpath(name)) or "."
+    with contextlib.suppress(OSError):
+        there = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+        near = [stock] if stock in STOCK else [os.path.join(os.path.dirname(name.rstrip("/")), match) for match in
+                difflib.get_close_matches(os.path.basename(os.path.normpath(name)), there, 1)]
+        if near:
+            return f", expected {', '.join(STOCK)} or a folder that exists; did you mean {near[0]}?"
+    return (f", which is no data set and no folder; expected {', '.join(STOCK)}, or the path of a folder with a "
+            "subfolder of images for each class")
+
+
+def data_set(text):
+    """A type for add_argument: one of STOCK, or a path; a mere name has to be there, as it is none of a data set."""
+    name = path(text)
+    if name in STOCK or {"/", os.sep} & {*name} or os.path.lexists(name):
+        return name
+    raise argparse.ArgumentTypeError(f"received {name!r}{no_data_set(name)}")

@@ -39,7 +39,7 @@ def parsed(script, **given):
     (prune_model, {"root_folder": Path("a b/-c"), "target_macs": "4x"}, "--root_folder 'a b/-c' --target_macs 4x"),
     (prune_model, {"target_macs": 20e6}, "--target_macs 20M"),
     (prune_model, {"dataset": "cifar100", "class_num": None}, "--dataset cifar100"),
-    (prune_model, {"dataset": "my_images", "class_num": 7}, "--dataset my_images --class_num 7"),
+    (prune_model, {"dataset": "./my_images", "class_num": 7}, "--dataset ./my_images --class_num 7"),
     (evaluate_model, {"model_path": ["a.h5", Path("b.h5")]}, "--model_path a.h5 b.h5"),
     (evaluate_model, {"model_path": "a.h5"}, "--model_path a.h5"),
     (plot_train_history, {"history_path": ("a", "b"), "show": False}, "--history_path a b --no-show")])

@@ -87,6 +87,12 @@ def test_what_can_be_read_in_two_ways_or_none_is_one_line_with_the_odd_list(cont
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_csv_of_one_column_is_read_and_an_underscore_is_no_part_of_a_number(tmp_path):
+    assert read(tmp_path, "val_loss\n0.5\n0.25\n")[0] == {"val_loss": [0.5, 0.25]}
+    with pytest.raises(InputError, match="val_loss is no list of numbers"):
+        read(tmp_path, "val_loss\n1_0\n0.25\n")
+
+
 def test_a_pickle_is_never_opened(tmp_path):
     (tmp_path / "h").write_bytes(pickle.dumps(H))
     with pytest.raises(InputError, match="a pickle.*json.dump"):

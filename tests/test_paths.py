@@ -8,6 +8,7 @@ import pytest
 from test_layers import SCRIPTS
 
 import folders
+import messages
 import values
 from errors import InputError
 
@@ -58,7 +59,8 @@ def test_a_path_that_is_there_is_taken_as_it_stands(name, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(("name", "words"), [
     ("CIFAR10", "; did you mean cifar10[?]"), ("cifar-100", "; did you mean cifar100[?]"),
-    ("Digits", "; did you mean digits[?]"), ("mnist", "folder that exists$"), ("", "folder that exists"),
+    ("Digits", "; did you mean digits[?]"), ("mnist", "subfolder of images for each class$"),
+    ("", "no data set and no folder"),
     ("my_pet", "; did you mean my_pets[?]"), ("./my-pets/", "; did you mean ./my_pets[?]"),
     ("my_pets.tar.gz", "an archive, .*: mkdir my_pets && tar -xf my_pets.tar.gz -C my_pets$"),
     ("a b.ZIP", "an archive, .*: unzip 'a b.ZIP' -d 'a b'$"), ("notes.txt", "is a file, expected cifar10")])
@@ -85,9 +87,9 @@ def test_labels_in_a_table_are_told_with_the_command_that_sorts_the_images(table
     for name in (root / table, root):  # the last command runs
         with pytest.raises(InputError) as caught:
             folders.list_folder(str(name))
-        first, command = str(caught.value).split("\n")
-        assert first.endswith(f"the labels in {root / table} are not read: expected a folder for each class, into "
-                              "which this copies the images:")
+        first, command = str(caught.value).split("which this copies the images: ")
+        assert first.endswith(f"the labels in {root / table} are not read: expected a folder for each class, into ")
+        assert messages.COMMAND.search(str(caught.value))[1] == command  # which has a line of its own
     subprocess.run(["bash", "-c", command], check=True)
     listing = folders.list_folder(f"{root}_by_class")
     assert listing.class_names == ("cat", "dog")

@@ -17,6 +17,7 @@ from PIL import Image
 import data
 import decoding
 import folders
+import messages
 import pixels
 import reading
 import scanning
@@ -178,7 +179,8 @@ def test_all_broken_files_are_named_at_once_with_a_command_that_goes_on_without_
         (tmp_path / "d" / "cat's" / f"{i}.jpg").write_bytes((tmp_path / "d" / "cat's" / "7.jpg").read_bytes()[:-100])
     with pytest.raises(InputError) as caught:
         data.load_data(asked(tmp_path / "d"), needs=("train", "validation"))
-    first, second = str(caught.value).split("\n")
+    first, second = str(caught.value).split("go on without them: ")
+    assert messages.COMMAND.search(str(caught.value))[1] == second  # which has a line of its own
     assert first.startswith("--dataset: 12 images: ") and first.count("cannot be read") == 10 and "and 2 more" in first
     assert "0.jpg cannot be read as an image (UnidentifiedImageError: it is empty)" in first
     assert "1.jpg cannot be read as an image (UnidentifiedImageError: a web page)" in first

@@ -109,6 +109,9 @@ def test_what_can_not_be_read_is_named_in_one_line(named, photos, tmp_path, caps
         out, error = capsys.readouterr()
         assert error.count("broken.jpg cannot") == error.count("cut.png cannot") == 1, error
         assert error.count("\n") == 1 and not out, error
+    (tmp_path / "README.md").write_text("# Title")
+    assert call(named, "--predict", tmp_path / "README.md") == 2
+    assert capsys.readouterr().err.endswith("README.md is no image; expected photographs\n")
     assert call(named, "--predict", photos / "gone.jpg", tmp_path / "empty", photos / "a.png") == 2
     error = capsys.readouterr().err
     assert "gone.jpg is not there; " in error and "empty holds no images" in error and error.count("\n") == 1

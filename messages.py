@@ -1,0 +1,63 @@
+"""Messages to a person on a terminal: broken at blanks to its width; in a pipe or a file each is one line."""
+
+import contextlib
+import os
+import re
+import sys
+
+# what is to be copied: behind a colon, up to a semicolon outside quotes
+COMMAND = re.compile(r"""(?<=: )(for .*; done|(?:\S*/)?(?:python[\d.]*|pip|make|unzip|mkdir|mv) """
+                     r"""(?:"[^"]*"|'[^']*'|(?!; |').)+)(; |$)""")
+
+
+def columns(stream):
+    """The width of the terminal that a stream is; None where it is none.
+
+    Args:
+        stream: a text stream, or a file's number.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a notebook's stream has no file
+        number = stream if isinstance(stream, int) else stream.fileno()
+        if os.isatty(number):
+            told = os.environ.get("COLUMNS", "")
+            return int(told) if told.isdecimal() and int(told) else os.get_terminal_size(number).columns or None
+    return None
+
+
+def _length(text):
+    try:
+        from rich.cells import cell_len
+    except ImportError:  # the message may be that rich is missing
+        return len(text)
+    return cell_len(text)
+
+
+def wrapped(text, stream):
+    """A message as it is to be printed on a stream, without the last line end.
+
+    On a terminal it is broken at blanks alone, so that paths stay whole; a command that is to be copied begins a line,
+    and the terminal breaks it where it has to: what is copied is one line all the same.
+
+    Args:
+        text: one line.
+        stream: as of `columns`.
+    """
+    width, lines = columns(stream), []
+    if width is None:
+        return text
+    for number, part in enumerate(COMMAND.split(text)):
+        if number % 3 == 1:
+            lines.append(part)
+        elif number % 3 == 0 and part:  # number 2 is the semicolon
+            lines.append("")
+            for word in part.split(" "):
+                if lines[-1] and _length(f"{lines[-1]} {word}") > width:
+                    lines.append(word)
+                else:
+                    lines[-1] += f" {word}" if lines[-1] else word
+    return "\n".join(line.rstrip(" ") for line in lines)
+
+
+def tell(text):
+    """Prints a message on standard error."""
+    print(wrapped(text, sys.stderr), file=sys.stderr, flush=True)

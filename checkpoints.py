@@ -197,7 +197,7 @@ def prove(checkpoint, model, preprocessing="auto"):
                          f"probability or logit, expected at most {allowed:.3g}; please report it, or try "
                          "evaluate_model.py --any_model")
     return (f"equal to plain Keras on {twins.IMAGES} images (largest difference {found:.1g})"
-            f"{twins.told_of_halves(checkpoint.config)}")
+            f"{twins.told_of(checkpoint.config)}")
 
 
 def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="auto", verify=True, verbose=0):

@@ -16,8 +16,8 @@ import archives
 import display
 import graphs
 import kinds
+import operations
 import preprocess
-import twins
 from errors import InputError, one_line
 
 # of keras.applications, by the names of its models; those that aren't here preprocess by themselves
@@ -131,8 +131,8 @@ def _mended(path, config):
     for layer in _layers(config):
         if layer["class_name"] == "DepthwiseConv2D":
             layer["config"].pop("groups", None)
-        if layer["class_name"] in twins.OPERATIONS and "trainable" not in layer["config"]:
-            layer |= {"module": twins.OPERATIONS[layer["class_name"]], "registered_name": layer["class_name"]}
+        if layer["class_name"] in operations.OPERATIONS and "trainable" not in layer["config"]:
+            layer |= {"module": operations.OPERATIONS[layer["class_name"]], "registered_name": layer["class_name"]}
     with tempfile.TemporaryDirectory() as folder:
         copy = shutil.copyfile(path, os.path.join(folder, "model.h5"))
         with h5py.File(copy, "r+") as file:

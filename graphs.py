@@ -131,7 +131,7 @@ class _Unfolding:
             raise Unread(f"{kind}, a model that is defined by code, which no file holds")
         inside = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
         self.count(len(inside))
-        named = [_Layer(layer, layers, group, place) for layer, place in zip(inside, _places(inside), strict=True)]
+        named = [Layer(layer, layers, group, place) for layer, place in zip(inside, _places(inside), strict=True)]
         if kind == "Sequential":
             return self._chain(named, image)
         return self._graph(config, named, image)
@@ -148,7 +148,7 @@ class _Unfolding:
         return image
 
     def _graph(self, config, named, image):
-        inputs, outputs = _ends(config["input_layers"]), _ends(config["output_layers"])
+        inputs, outputs = ends(config["input_layers"]), ends(config["output_layers"])
         if len(inputs) != 1 or len(outputs) != 1:
             raise Unread(f"{len(inputs)} inputs and {len(outputs)} outputs; expected one each")
         made = {} if image is None else {(inputs[0][0], 0): image}
@@ -157,10 +157,21 @@ class _Unfolding:
         calls = {(layer.name, number): (layer, node) for layer in named for number, node in enumerate(layer.nodes)}
         if len(calls) != len(named) + again:
             raise Unread("two layers of one name in one model")
+        first = first_numbers(named)
         pending, waiting = [call for call in reversed(calls) if call not in made], {}
         while pending:  # configs are mostly in the order of the data, but for layers that are called several times
             layer, node = calls[call := pending.pop()]
-            args, kwargs, missing = _arguments(node, made, calls)
+            missing = None
+
+            def tensor(name, number, place=0):
+                nonlocal missing
+                if place:
+                    raise Unread(f"output {place} of {name}; expected layers of one output")
+                found = made.get(call := (name, number - first.get(name, 0)))
+                missing = call if found is None else missing
+                return Ref(-1 if found is None else found)
+
+            args, kwargs = arguments(node, tensor)
             if missing:
                 waiting.setdefault(missing, []).append(call)
             else:
@@ -169,8 +180,7 @@ class _Unfolding:
         if waiting:
             layer, _ = calls[next(iter(waiting.values()))[0]]
             raise Unread(f"{layer.name} ({layer.kind}), which reads what no layer writes")
-        name, number = outputs[0][:2]
-        return made[name, number] if (name, number) in made else made[name, 0]
+        return made[end_call(outputs[0], named, first)]
 
     def _call(self, layer, args, kwargs):
         if layer.kind not in MODELS:
@@ -184,10 +194,10 @@ class _Unfolding:
         return self.model(layer.data, refs[0].step, layer.layers, layer.group)
 
 
-class _Layer:
+class Layer:
     """A layer's entry in a config."""
 
-    def __init__(self, data, layers, group, place):
+    def __init__(self, data, layers=(), group=(), place=""):
         check_own(data)
         self.data, self.kind = data, str(data["class_name"])
         self.config = data["config"] if isinstance(data["config"], dict) else {}
@@ -217,7 +227,7 @@ def first_shape(layer):
             if key in layer["config"]}
 
 
-def _ends(spec):
+def ends(spec):
     """Input or output layers, as [[name, node, tensor], ...], from each way in which they are written."""
     if isinstance(spec, dict):
         spec = list(spec.values())
@@ -226,19 +236,33 @@ def _ends(spec):
     return [item if isinstance(item[0], str) else item[0] for item in spec]
 
 
-def _arguments(node, made, calls):
-    """(args, kwargs, missing) of a node with a Ref for every tensor, or the call of one that isn't there yet."""
-    missing = None
+def first_numbers(named):
+    """{nested model: the number by which layers name its first call}: tf.keras counts from 1, Keras 3 from 0.
 
-    def tensor(name, number, place=0):
-        nonlocal missing
-        if place:
-            raise Unread(f"output {place} of {name}; expected layers of one output")
-        call = (name, number if (name, number) in calls else 0)  # tf.keras counts a nested model's from 1
-        found = made.get(call)
-        missing = call if found is None else missing
-        return Ref(-1 if found is None else found)
+    A model has no call that nothing reads, so the numbers tell which.
+    """
+    read = {layer.name: set() for layer in named}
+    for layer in named:
+        for node in layer.nodes:
+            arguments(node, lambda name, number, place=0: read.get(name, set()).add(number))
+    return {layer.name: 1 for layer in named if layer.kind in MODELS and read[layer.name] and 0 not in read[layer.name]}
 
+
+def end_call(end, named, first):
+    """(layer, number of its call from 0) of a model's output: both count a nested model's calls from 1 there.
+
+    But for a Sequential, which Keras 3 counts from 0.
+    """
+    name, number = end[:2]
+    for layer in named:
+        if layer.name == name and layer.kind in MODELS and number:
+            from_one = layer.kind != "Sequential" or number == len(layer.nodes)
+            return name, number - (1 if from_one else first.get(name, 0))
+    return name, number
+
+
+def arguments(node, tensor):
+    """(args, kwargs) of a node; `tensor`, a function of (layer, number of its call, output), stands for each tensor."""
     def walk(value):
         if isinstance(value, dict):
             if value.get("class_name") == "__keras_tensor__":
@@ -251,11 +275,10 @@ def _arguments(node, made, calls):
         return value
 
     if isinstance(node, dict):
-        args, kwargs = walk(node.get("args", [])), walk(node.get("kwargs", {}))
-    else:
-        args, kwargs = [], {}
-        for item in node:
-            constant = item[0] == "_CONSTANT_VALUE"
-            args.append(item[2] if constant else tensor(*item[:3]))
-            kwargs |= walk(item[3]) if len(item) > 3 and item[3] else {}
-    return args, kwargs, missing
+        return walk(node.get("args", [])), walk(node.get("kwargs", {}))
+    args, kwargs = [], {}
+    for item in node:
+        constant = item[0] == "_CONSTANT_VALUE"
+        args.append(item[2] if constant else tensor(*item[:3]))
+        kwargs |= walk(item[3]) if len(item) > 3 and item[3] else {}
+    return args, kwargs

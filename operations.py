@@ -13,6 +13,15 @@ FUNCTIONS = {"math.truediv": "TrueDivide", "math.divide": "TrueDivide", "math.su
              "nn.relu": "Relu", "nn.softmax": "Softmax", "math.reduce_mean": "Mean", "identity": "Identity",
              "stack": "Stack", "concat": "Concatenate", "reverse": "Flip"}
 
+# the operations that Keras 3 writes beside layers: {class: module}, and what of them is a setting and no argument
+OPERATIONS = dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Negative", "GetItem", "Stack",
+                            "Concatenate", "Flip", "Mean"), "keras.src.ops.numpy") | {
+                                "Relu": "keras.src.ops.nn", "Softmax": "keras.src.ops.nn",
+                                "Cast": "keras.src.ops.core"}
+SETTINGS = {"Mean": ("axis", "keepdims"), "Cast": ("dtype",),
+            **dict.fromkeys(("Stack", "Concatenate", "Flip", "Softmax"), ("axis",))}
+TENSORFLOW = ("TFOpLambda", "SlicingOpLambda")
+
 
 @dataclasses.dataclass
 class Part:
@@ -35,12 +44,34 @@ class Part:
 
 def plain(step):
     """A TensorFlow function of tf.keras under the name that Keras 3 has for it."""
-    function = step.config.get("function") if step.kind in ("TFOpLambda", "SlicingOpLambda") else None
+    function = step.config.get("function") if step.kind in TENSORFLOW else None
     function = function.removeprefix("compat.v1.") if isinstance(function, str) else None
     if function not in FUNCTIONS:
         return step
     return dataclasses.replace(step, kind=FUNCTIONS[function],
                                kwargs={key: item for key, item in step.kwargs.items() if key != "name"})
+
+
+def as_of_keras(step):
+    """(class, settings, arguments) with which Keras 3 writes a step of `plain` that was a function of TensorFlow.
+
+    Raises:
+        Unread: Keras 3 has no such operation.
+    """
+    if step.kind not in OPERATIONS:
+        raise Unread(f"{step}, which Keras 3 can't open")
+    given, settings = dict(step.kwargs), {}
+    for key in SETTINGS.get(step.kind, ()):
+        if key in given:
+            settings[key] = given.pop(key)
+    if step.kind == "GetItem":
+        items = [{"class_name": "__ellipsis__", "config": {}} if item is ... else
+                 {"class_name": "__slice__", "config": {"start": item.start, "stop": item.stop, "step": item.step}}
+                 if isinstance(item, slice) else item for item in map(_index, _key(step))]
+        return step.kind, settings, [step.args[0], items]
+    arguments = [*step.args, *given.values()]
+    many = step.kind in ("Stack", "Concatenate") and not isinstance(arguments[0], list)
+    return step.kind, settings, [arguments] if many else arguments
 
 
 def mean(step):
@@ -97,13 +128,17 @@ def constant(value, step):
 
 def pick(step):
     """Some of the channels, in some order. Raises Unread for another cut."""
-    key = step.kwargs.get("slice_spec", step.kwargs.get("key", step.args[1] if len(step.args) > 1 else None))
-    key = key.get("items", key.get("config")) if isinstance(key, dict) else key  # a tuple of tf.keras
+    key = _key(step)
     *before, last = [_index(item) for item in key] if isinstance(key, list) and key else [None]
     whole = before == [...] or before == [slice(None)] * 3
     if not whole or not isinstance(last, (int, slice)) or isinstance(last, bool):
         raise Unread(f"{step}, which cuts something else than channels")
     return [Part("pick", step, {"channels": last})]
+
+
+def _key(step):
+    key = step.kwargs.get("slice_spec", step.kwargs.get("key", step.args[1] if len(step.args) > 1 else None))
+    return key.get("items", key.get("config")) if isinstance(key, dict) else key  # a tuple of tf.keras
 
 
 def _index(item):

@@ -13,16 +13,14 @@ import numpy as np
 
 import graphs
 import kinds
-from graphs import Unread
+from errors import one_line
+from graphs import Step, Unread
+from operations import OPERATIONS, TENSORFLOW, as_of_keras, plain
 
 IMAGES = 4
 LARGE = 512 * 512  # pixels of an image
 WITHIN = 1e-3  # of probabilities
 ROUNDING = 1e-5  # of the largest logit: what float32 leaves open
-OPERATIONS = dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Negative", "GetItem", "Stack",
-                            "Concatenate", "Flip", "Mean"), "keras.src.ops.numpy") | {
-                                "Relu": "keras.src.ops.nn", "Softmax": "keras.src.ops.nn",
-                                "Cast": "keras.src.ops.core"}
 VALUES = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__")
 
 
@@ -38,23 +36,31 @@ def rewritten(model):
     config = model["config"]
     inside = config if isinstance(config, list) else config["layers"]
     name = {} if isinstance(config, list) or "name" not in config else {"name": str(config["name"])}
-    layers = [_layer(layer) for layer in inside]
+    named = [graphs.Layer(layer) for layer in inside]
+    first = graphs.first_numbers(named)
+    layers = [_layer(layer, first) for layer in inside]
     if model["class_name"] == "Sequential":
-        first = graphs.first_shape(inside[0]).get("batch_input_shape") if inside else None
-        if first and layers[0]["class_name"] != "InputLayer":
-            layers.insert(0, _named("InputLayer", "keras.layers", {"batch_shape": first, "name": "first_input"}))
+        shape = graphs.first_shape(inside[0]).get("batch_input_shape") if inside else None
+        if shape and layers[0]["class_name"] != "InputLayer":
+            layers.insert(0, _named("InputLayer", "keras.layers", {"batch_shape": shape, "name": "first_input"}))
         return _named("Sequential", "keras", {"layers": layers} | name)
+    (begin, *_), = graphs.ends(config["input_layers"])
+    (end, number), = [graphs.end_call(end, named, first) for end in graphs.ends(config["output_layers"])]
+    number += any(layer.name == end and layer.kind in graphs.MODELS[:2] for layer in named)  # as Keras 3 counts
     return _named("Model", "keras", {
-        "layers": layers, "input_layers": config["input_layers"], "output_layers": config["output_layers"]} | name)
+        "layers": layers, "input_layers": [begin, 0, 0], "output_layers": [end, number, 0]} | name)
 
 
 def _named(kind, module, config):
     return {"class_name": kind, "module": module, "registered_name": None, "config": config}
 
 
-def _layer(layer):
+def _layer(layer, first):
     kind, config = str(layer["class_name"]), layer["config"]
-    nodes = {"inbound_nodes": _checked(layer["inbound_nodes"])} if "inbound_nodes" in layer else {}
+    nodes = {"inbound_nodes": _renumbered(layer["inbound_nodes"], first)} if "inbound_nodes" in layer else {}
+    if kind in TENSORFLOW:
+        return _operation(layer | nodes)
+    _checked(nodes)
     if kind in graphs.MODELS:
         made = rewritten(layer)
     elif kind in kinds.IDLE:
@@ -68,6 +74,19 @@ def _layer(layer):
     else:
         raise Unread(f"{layer.get('name', kind)} ({kind}), which Keras 3 can't open")
     return made | nodes | {"name": layer.get("name", made["config"].get("name"))}
+
+
+def _operation(layer):
+    """A function of TensorFlow, which tf.keras wrote, as the operation of Keras 3 that does the same."""
+    calls, name = [], str(layer["name"])
+    for node in graphs.Layer(layer).nodes:
+        args, kwargs = graphs.arguments(node, lambda *history: {"class_name": "__keras_tensor__", "config": {
+            "shape": [], "dtype": "float32", "keras_history": list(history)}})
+        step = plain(Step(layer["class_name"], name, layer["config"], args, kwargs))
+        kind, settings, args = as_of_keras(step)
+        calls.append({"args": _checked(args), "kwargs": {}})
+    made = _named(kind, OPERATIONS[kind], _checked(settings) | {"name": name})
+    return made | {"registered_name": kind, "inbound_nodes": calls, "name": name}
 
 
 def _settings(kind, config):
@@ -94,6 +113,22 @@ def _checked(value):
             raise Unread(f"a call with a {value['class_name']!s:.60}")
         return {key: _checked(item) for key, item in value.items()}
     return [_checked(item) for item in value] if isinstance(value, list) else value
+
+
+def _renumbered(value, first):
+    """A layer's inbound_nodes as lists, with the calls of nested models counted from 0, as Keras 3 reads them.
+
+    Args:
+        value: of a config.
+        first: from `graphs.first_numbers`.
+    """
+    if isinstance(value, dict):
+        return {key: _renumbered(item, first) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    if len(value) in (3, 4) and isinstance(value[0], str) and type(value[1]) is int:
+        return [value[0], value[1] - first.get(value[0], 0), *(_renumbered(item, first) for item in value[2:])]
+    return [_renumbered(item, first) for item in value]
 
 
 def same_config(config, model):
@@ -133,14 +168,24 @@ def in_keras(config, path):
             if getattr(layer, "activation", None) is keras.activations.softmax:
                 layer.activation = keras.activations.linear
     except Exception as error:  # whatever layers and files raise
-        raise Unread(f"what Keras {keras.__version__} can't open ({error!s:.200})") from None
+        raise Unread(f"what Keras {keras.__version__} can't open ({_words(error)})") from None
     return model
 
 
-def told_of_halves(config):
-    """What to say of a file whose layers reckon in half precision, by which plain Keras' answers are coarser."""
-    halves = sorted(set(re.findall(r'"((?:mixed_)?b?float16)"', json.dumps(config))))
-    return f", both in float32, where the file says {' and '.join(halves)}" if halves else ""
+def _words(error):
+    """What Keras says of an error, in a line, without the colours that it writes for terminals."""
+    return one_line(re.sub(r"\x1b\[[0-9;]*m", "", str(error)))[:200]
+
+
+def told_of(config):
+    """What to say of a comparison whose plain Keras isn't wholly the file's own.
+
+    Layers that reckon in half precision, by which its answers are coarser, and functions of TensorFlow.
+    """
+    text = json.dumps(config)
+    halves = sorted(set(re.findall(r'"((?:mixed_)?b?float16)"', text)))
+    return (f", both in float32, where the file says {' and '.join(halves)}" if halves else "") + (
+        ", functions of TensorFlow as operations of Keras 3" if any(f'"{kind}"' in text for kind in TENSORFLOW) else "")
 
 
 def pictures(shape):
@@ -175,7 +220,7 @@ def difference(ours, theirs, shape, seen):
         answers = np.concatenate([np.asarray(keras.ops.cast(theirs(seen(part), training=False), "float32"), np.float64)
                                   for part in parts])
     except Exception as error:  # whatever layers raise
-        raise Unread(f"it can't answer to images of {shape[0]}x{shape[1]} there ({error!s:.200})") from None
+        raise Unread(f"it can't answer to images of {shape[0]}x{shape[1]} there ({_words(error)})") from None
     logits = np.concatenate([np.asarray(ours(part, training=False), np.float64) for part in parts])
     if not np.isfinite(answers).all():
         if np.isfinite(logits).all():

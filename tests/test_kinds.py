@@ -3,6 +3,7 @@
 The oracle is plain Keras: the same model, asked directly. All backbones are the suite's own, a few channels wide.
 """
 
+import dataclasses
 import inspect
 import json
 import random
@@ -272,50 +273,80 @@ def test_hidden_layers_go_the_whole_way(small, tmp_path):
     assert set(architecture["widths"]) == set(resnet.widths_of(student))
 
 
+FUNCTIONS = {"TrueDivide": "math.truediv", "Subtract": "math.subtract", "GetItem": "__operators__.getitem"}
+
+
 def of_old(model):
-    """A model's config as tf.keras 2 wrote it: lists for calls, functions of TensorFlow, short settings."""
-    config = json.loads(model.to_json())
+    """A model's config as tf.keras 2.15 writes it: lists for calls, of a nested model counted from 1, functions of
+    TensorFlow, short settings."""
+    config = model["config"]
+    nested = {layer["name"] for layer in config["layers"] if "layers" in layer["config"]}
+
+    def tensor(item):
+        name, number, place = item["config"]["keras_history"]
+        return [name, number + (name in nested), place]
 
     def rewrite(layer):
-        kept = {"class_name": layer["class_name"], "config": dict(layer["config"]), "name": layer["name"]}
-        settings, node = kept["config"], layer["inbound_nodes"][0] if layer["inbound_nodes"] else {"args": []}
-        if "layers" in settings:
-            settings["layers"] = [rewrite(inner) for inner in settings["layers"]]
-            settings["input_layers"], settings["output_layers"] = (
-                [settings[key]] for key in ("input_layers", "output_layers"))
-        args = node["args"][0] if node["args"] and isinstance(node["args"][0], list) else node["args"][:1]
-        kept["inbound_nodes"] = [[[*item["config"]["keras_history"], {}] for item in args]] if args else []
-        settings |= {"dtype": "float32"}
+        kept = {"class_name": layer["class_name"], "name": layer["config"]["name"], "inbound_nodes": []}
+        kept["config"] = of_old(layer)["config"] if kept["name"] in nested else layer["config"] | {"dtype": "float32"}
         if kept["class_name"] == "InputLayer":
-            settings["batch_input_shape"] = settings.pop("batch_shape")
+            kept["config"]["batch_input_shape"] = kept["config"].pop("batch_shape")
         if kept["class_name"] == "BatchNormalization":
-            settings |= {"axis": [3]}
-        functions = {"TrueDivide": "math.truediv", "Subtract": "math.subtract", "GetItem": "__operators__.getitem"}
-        if kept["class_name"] in functions:
-            history = node["args"][0]["config"]["keras_history"]
-            given = {"y": node["args"][1], "name": None}
-            if kept["class_name"] == "GetItem":
-                given = {"slice_spec": {"class_name": "__tuple__", "items": [
-                    {"class_name": "__ellipsis__"}, {"start": None, "stop": None, "step": -1}]}}
-            kept |= {"class_name": "SlicingOpLambda" if "slice_spec" in given else "TFOpLambda",
-                     "config": {"name": kept["name"], "function": functions[kept["class_name"]], "dtype": "float32"},
-                     "inbound_nodes": [[*history, given]]}
+            kept["config"] |= {"axis": [3]}
+        function = FUNCTIONS.get(kept["class_name"])
+        for node in layer.get("inbound_nodes", ()):
+            args = node["args"][0] if isinstance(node["args"][0], list) else node["args"][:1]
+            kept["inbound_nodes"].append([[*tensor(item), {}] for item in args])
+            if function:
+                given = {"y": node["args"][1], "name": None}
+                if function.endswith("getitem"):
+                    given = {"slice_spec": {"class_name": "__tuple__", "items": [
+                        {"class_name": "__ellipsis__"}, {"start": None, "stop": None, "step": -1}]}}
+                kept["inbound_nodes"][-1] = [*tensor(args[0]), given]
+        if function:
+            kept |= {"class_name": "SlicingOpLambda" if function.endswith("getitem") else "TFOpLambda",
+                     "config": {"name": kept["name"], "function": function, "dtype": "float32"}}
         return kept
 
-    config["config"]["layers"] = [rewrite(layer) for layer in config["config"]["layers"]]
-    config["config"]["input_layers"], config["config"]["output_layers"] = (
-        [config["config"][key]] for key in ("input_layers", "output_layers"))
-    return {"class_name": "Functional", "config": config["config"]}
+    ends = {key: [config[key]] for key in ("input_layers", "output_layers") if key in config}  # a Sequential has none
+    inside = {"layers": [rewrite(layer) for layer in config["layers"]]}
+    return {"class_name": model["class_name"], "config": config | ends | inside}
 
 
-def test_a_file_of_tf_keras_2_is_read_though_keras_3_cannot_open_it(small, tmp_path, capsys):
+def test_a_file_of_tf_keras_2_is_read_and_proven(small, tmp_path, capsys):
     model = around(lambda x: (x / 127.5 - 1)[..., ::-1], pool_dense, small)
     model.save(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5", "r+") as file:
-        file.attrs["model_config"] = json.dumps(of_old(model))
+        file.attrs["model_config"] = json.dumps(of_old(json.loads(model.to_json())))
     ours = checkpoints.load_model(tmp_path / "m.h5", "--x", verbose=1)
     np.testing.assert_allclose(ops.softmax(ours(RGB, training=False)), model(RGB, training=False), rtol=1e-4, atol=1e-5)
-    assert "not compared with plain Keras: " in (told := capsys.readouterr().err) and "TFOpLambda" in told
+    told = capsys.readouterr().out
+    assert "equal to plain Keras on 4 images" in told and "functions of TensorFlow as operations of Keras 3" in told
+    found = checkpoints.read_checkpoint(tmp_path / "m.h5", "--x")
+    ours.get_layer("conv3_block1_2_bn").epsilon = 0.3
+    with pytest.raises(InputError, match="differs from plain Keras"):
+        checkpoints.prove(found, ours)
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("kind", ["Functional", "Sequential"])
+def test_the_calls_of_a_nested_model_keep_their_order(kind, old):
+    """Called twice, in a row: a number too many or too few would swap the calls, or close a circle."""
+    image, inside = keras.Input((4, 4, 3)), keras.Input((4, 4, 3))
+    twice = (keras.Model(inside, layers.ReLU()(inside), name="twice") if kind == "Functional" else
+             keras.Sequential([keras.Input((4, 4, 3)), layers.ReLU()], name="twice"))
+    x = twice(layers.Rescaling(3.0, name="a")(image))
+    for end in (layers.Rescaling(5.0, name="c")(twice(layers.Rescaling(-1.0, name="b")(x))),
+                twice(layers.Rescaling(-1.0, name="b")(x))):
+        config = json.loads(keras.Model(image, end).to_json())
+        if old:
+            output = config["config"]["output_layers"]
+            output[1] += output[0] == "twice" and kind == "Sequential"  # which tf.keras counts from 1 there, too
+            config = of_old(config)
+        steps = [step for step in graphs.unfold(config) if step.kind != "InputLayer"]
+        assert [step.kind for step in steps] == ["Rescaling", "ReLU"] * 2 + ["Rescaling"] * (len(steps) > 4)
+        assert [step.name for step in steps][::2] == ["a", "b", "c"][:len(steps) // 2 + len(steps) % 2]
+        assert [step.inputs for step in steps] == [[n] for n in range(len(steps))]
 
 
 def test_idle_layers_do_nothing_once_training_is_over():
@@ -335,7 +366,10 @@ def test_a_wrong_reading_is_found(small, tmp_path):
     found = checkpoints.read_checkpoint(tmp_path / "m.keras", "--x")
     net = checkpoints.build(found)
     assert checkpoints.prove(found, net).endswith(")")
-    assert "where the file says bfloat16 and" in twins.told_of_halves({"a": ["mixed_float16", "bfloat16", "float32"]})
+    assert "where the file says bfloat16 and" in twins.told_of({"a": ["mixed_float16", "bfloat16", "float32"]})
+    text = json.dumps(found.config).replace('"name": "float32"', '"name": "mixed_float16"')
+    half = dataclasses.replace(found, config=json.loads(text))
+    assert checkpoints.prove(half, net).endswith("), both in float32, where the file says mixed_float16")
     assert "equal to plain Keras" in checkpoints.prove(found, net)
     assert twins.same_config(json.loads(net.to_json()), net)
     states = []
@@ -345,8 +379,9 @@ def test_a_wrong_reading_is_found(small, tmp_path):
         states.append(random.getstate())
     assert states[0] == states[1]
     net.get_layer("conv4_block1_2_bn").epsilon = 0.5
-    with pytest.raises(InputError, match="differs from plain Keras"):
-        checkpoints.prove(found, net)
+    for file in (found, half):
+        with pytest.raises(InputError, match="differs from plain Keras"):
+            checkpoints.prove(file, net)
 
 
 def test_a_layer_that_is_called_again_and_again_stands_once_for_each_call():

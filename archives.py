@@ -129,13 +129,17 @@ def arrays(file, path, flag):
 
 
 def groups(file):
-    """Names of the layers' groups of a .weights.h5 file of Keras 3, such as ('functional', 'conv2d_1')."""
-    found = []
+    """The layers' groups of a .weights.h5 file of Keras 3: {('functional', 'conv2d_1'): the layer's own name or None}.
+
+    Newer ones of Keras keep a layer's name as an attribute of its group.
+    """
+    found = {}
 
     def visit(name, item):
         *parents, last = name.split("/")
         if last == "vars" and isinstance(item, h5py.Group) and parents and parents[0] not in ("optimizer",):
-            found.append(tuple(part for part in parents if part not in CONTAINERS))
+            told = item.attrs.get("name")
+            found[tuple(part for part in parents if part not in CONTAINERS)] = told if isinstance(told, str) else None
 
     file.visititems(visit)
     return found

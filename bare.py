@@ -5,14 +5,18 @@ Nothing but names and shapes tells what the network is, so every array has to ha
 
 import re
 
+import kinds
 import model as resnet
-from graphs import Unread
+from archives import CONTAINERS
+from errors import one_line
+from graphs import Unread, snake_case
 
 OLD_NORM = 1e-3  # epsilon of the ResNets whose layers are called res2a_branch2a: Keras' default of then
 KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}  # it said std
 BRANCHES = {"1": "0", "2a": "1", "2b": "2", "2c": "3"}
-GROUPS = re.compile(r"conv2d|batch_normalization|dense|activation|re_lu|add|zero_padding2d|max_pooling2d|input_layer|"
-                    r"global_average_pooling2d|dropout|functional|sequential|softmax|flatten|seed_generator")
+GROUPS = {"conv2d", "batch_normalization", "dense", "activation", "re_lu", "add", "zero_padding2d", "max_pooling2d",
+          "input_layer", "global_average_pooling2d", "functional", "sequential", "softmax", "flatten", "seed_generator",
+          *map(snake_case, kinds.IDLE)}
 
 
 def new_name(layer):
@@ -38,36 +42,65 @@ def named(found, groups):
         groups: of a .weights.h5 file of Keras 3, from `archives.groups`.
 
     Returns:
-        ({(layer, weight): h5py.Dataset}, True where the names are those of old).
+        ({(layer, weight): h5py.Dataset}, True where the names are those of old, the name of a Rescaling, whose numbers
+        are in no such file, or None).
 
     Raises:
         Unread: a .weights.h5 file that is no ResNet's.
     """
     if any(key[-2] == "vars" for key in found):
-        return _numbered(found, groups), False
+        return _of_keras_3(found, groups), False, _rescaling(groups)
     arrays, old = {}, False
     for key, item in found.items():
         layer, weight = key[-2:]
         weight = weight.removeprefix(f"{layer}_")
         old = old or new_name(layer) != layer
         arrays[new_name(layer), KERAS_1.get(weight, weight)] = item
-    return arrays, old
+    return arrays, old, None
 
 
-def _numbered(found, groups):
-    """`named` for Keras 3, which keeps classes and numbers: the layers of a ResNet in the order of their numbers."""
+def _kind(group):
+    return re.sub(r"_\d+$", "", group[-1])
+
+
+def _rescaling(groups):
+    """The name of the one Rescaling, or None. Raises Unread for a second, and for what no ResNet of this suite has."""
+    found = [group for group in groups if _kind(group) == "rescaling"]
+    for group in [group for group in groups if _kind(group) not in GROUPS and group not in found] + found[1:]:
+        raise Unread(f"{'/'.join(group)}, a {'second' if group in found else 'kind of'} layer that no ResNet of this "
+                     "suite has; the whole model (model.save) would say what it does")
+    return one_line(groups[found[0]] or found[0][-1]) if found else None
+
+
+def _of_keras_3(found, groups):
+    """`named` for Keras 3: by the layers' names where the file keeps those of a ResNet, else by numbers."""
     layers = {}
     for key, item in found.items():
-        layers.setdefault(key[:-2], {})[key[-1]] = item
-    for group in groups:
-        kind = re.sub(r"_\d+$", "", group[-1])
-        if not GROUPS.fullmatch(kind):
-            raise Unread(f"{'/'.join(group)}, a kind of layer that no ResNet of this suite has; the whole model "
-                         "(model.save) would say what it does")
+        mine = layers.setdefault(tuple(part for part in key[:-2] if part not in CONTAINERS), {})
+        if mine.setdefault(key[-1], item) is not item:
+            raise Unread(f"{'/'.join(key)} twice")
+    weights = {"conv2d": ("kernel", "bias"), "dense": ("kernel", "bias"),
+               "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance")}
+    names = {group: groups.get(group) or "/".join(group) for group in layers}
+    inner = [name for group, name in names.items() if _kind(group) in ("conv2d", "batch_normalization")]
+    if not all(re.fullmatch(r"conv1_(conv|bn)|conv\d_block\d+_\d_(conv|bn)", name) for name in inner):
+        return _numbered(layers, weights)
+    if len(set(names.values())) < len(names):
+        raise Unread("two layers of one name")
+    return {(names[group], of[int(number)] if int(number) < len(of := weights.get(_kind(group), ())) else number): item
+            for group, items in layers.items() for number, item in items.items()}
+
+
+def _numbered(layers, weights):
+    """{(layer, weight): h5py.Dataset} of layers that are only counted: those of a ResNet in the order of its layers.
+
+    Args:
+        layers: {group: {number: h5py.Dataset}}.
+        weights: {kind: names of its weights, in the order of their numbers}.
+    """
     arrays = {}
-    for kind, names in (("conv2d", ("kernel", "bias")), ("dense", ("kernel", "bias")),
-                        ("batch_normalization", ("gamma", "beta", "moving_mean", "moving_variance"))):
-        mine = sorted((group for group in layers if re.fullmatch(rf"{kind}(_\d+)?", group[-1])),
+    for kind, names in weights.items():
+        mine = sorted((group for group in layers if _kind(group) == kind),
                       key=lambda group: int(group[-1].removeprefix(kind).lstrip("_") or 0))
         if len({group[:-1] for group in mine}) > 1:
             raise Unread(f"{'/'.join(mine[-1])} beside {'/'.join(mine[0])}, which lies elsewhere")

@@ -39,8 +39,11 @@ def decide(path, layers, unread, asked, otherwise="caffe", why="as keras.applica
     """
     own = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
     if unread and asked == "auto":
-        raise InputError(f"{path} has a layer {unread} that is not read; expected --preprocessing with what the "
-                         "network is to be given")
+        bare = unread.endswith("(Rescaling)")
+        raise InputError(f"{path} has a layer {unread}" + (
+            ", whose numbers no file of weights alone holds; expected the whole model, as model.save('model.keras') "
+            "writes it, or" if bare else " that is not read; expected") + " --preprocessing with what the network is "
+            f"to be given{' in its place' * bare}")
     if unread:
         return Pixels(asked, f"pixels by --preprocessing {asked}, in place of {unread}, which is not read")
     if not layers:

@@ -26,7 +26,7 @@ class Checkpoint:
         input_shape: (height, width, 3), or None where the file doesn't say.
         normalization: as `model.build_resnet` takes it, where it lies inside the model, as in every file of this
             suite; None for keras.applications, whose networks want images that were preprocessed outside.
-        pixels: a Lambda of the file that does something to its images and isn't read, 'lambda_1 (Lambda)', or None.
+        pixels: a layer of the file that does something to its images and isn't read, 'lambda_1 (Lambda)', or None.
         touched: the layers of the file that do something to its images, which went into `normalization`; for messages.
         old: whether it holds bare weights under the names of Keras before 2.2.5.
         config: of the whole model, as the file has it, or None.
@@ -48,10 +48,11 @@ class Checkpoint:
 
 def read_bare(path, found, groups, weights):
     """The Checkpoint of a file without a config; as `read_whole`."""
-    arrays, old = bare.named(found, groups)
+    arrays, old, rescaling = bare.named(found, groups)
     shapes = {key: item.shape for key, item in arrays.items()}
     depth, stem, widths, classes, head = bare.architecture(shapes)
-    checkpoint = Checkpoint(str(path), {}, depth, stem, widths, classes, None, None, old=old)
+    checkpoint = Checkpoint(str(path), {}, depth, stem, widths, classes, None, None,
+                            rescaling and f"{rescaling} (Rescaling)", old=old)
     if weights:
         checkpoint.weights = {("predictions" if key[0] == head else key[0], key[1]): np.asarray(item)
                               for key, item in arrays.items()}

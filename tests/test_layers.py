@@ -16,7 +16,7 @@ FLOORS = [{"decoding", "errors", "messages", "native", "tables"}, {"display", "f
           {"calls", "completion", "files", "interrupts", "keras_config", "stock", "folders", "reading", "drawing",
            "graphs"},
           {"duplicates"}, {"model", "data", "metrics", "records", "flags", "app", "archives", "operations"},
-          {"folding", "walking", "bare", "kinds", "preprocess"}, {"recognition", "twins"},
+          {"folding", "walking", "kinds", "preprocess"}, {"recognition", "twins", "bare"},
           {"readers", "classes", "events", "fast", "roles", "optimizers", "pixels", "states", "report_tree",
            "student_flags"},
           {"folded", "checkpoints", "metadata", "histories", "resuming", "shipped", "plots", "foreign",

@@ -1,8 +1,9 @@
 """What an exported file says of itself: its classes, and the pixels that it expects. Imports no Keras.
 
 ONNX: metadata_props, with `names` as Ultralytics writes them and the Image.* keys of ONNX's own MetadataProps. LiteRT:
-a zip behind the model with labels.txt and metadata.json, which its runtimes pass over. SavedModel: the same two files
-in assets.extra, the folder for what isn't part of the graph.
+a zip behind the model with labels.txt and metadata.json, which its runtimes pass over; no TFLITE_METADATA in the model
+itself, which MediaPipe asks for and no package of requirements-export.txt writes. SavedModel: the same two files in
+assets.extra, the folder for what isn't part of the graph.
 """
 
 import contextlib

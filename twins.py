@@ -183,7 +183,8 @@ def told_of(config):
     Layers that reckon in half precision, by which its answers are coarser, and functions of TensorFlow.
     """
     text = json.dumps(config)
-    halves = sorted(set(re.findall(r'"((?:mixed_)?b?float16)"', text)))
+    halves = set(re.findall(r'"((?:mixed_)?b?float16)"', text))
+    halves = sorted(halves - {name.removeprefix("mixed_") for name in halves if name.startswith("mixed_")})
     return (f", both in float32, where the file says {' and '.join(halves)}" if halves else "") + (
         ", functions of TensorFlow as operations of Keras 3" if any(f'"{kind}"' in text for kind in TENSORFLOW) else "")
 

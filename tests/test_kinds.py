@@ -176,6 +176,7 @@ REFUSED_FRONTS = {
     "square": (lambda x: x * x, "Multiply.*two tensors"),
     "transposed": (layers.Conv2DTranspose(3, 1), "Conv2DTranspose"),
     "crop": (lambda x: layers.ZeroPadding2D(1)(layers.CenterCrop(SIZE - 2, SIZE - 2)(x)), "CenterCrop"),
+    "random crop": (layers.RandomCrop(SIZE, SIZE), "RandomCrop.*--image_size"),
     "mixing": (layers.Conv2D(3, 1), "first kernel of 1x1"),
     "always": (lambda x: layers.BatchNormalization()(x, training=True), "training on")}
 REFUSED_HEADS = {
@@ -366,7 +367,8 @@ def test_a_wrong_reading_is_found(small, tmp_path):
     found = checkpoints.read_checkpoint(tmp_path / "m.keras", "--x")
     net = checkpoints.build(found)
     assert checkpoints.prove(found, net).endswith(")")
-    assert "where the file says bfloat16 and" in twins.told_of({"a": ["mixed_float16", "bfloat16", "float32"]})
+    assert "where the file says bfloat16 and mixed_float16" in twins.told_of(
+        {"a": ["mixed_float16", "bfloat16", "float32", "float16"]})
     text = json.dumps(found.config).replace('"name": "float32"', '"name": "mixed_float16"')
     half = dataclasses.replace(found, config=json.loads(text))
     assert checkpoints.prove(half, net).endswith("), both in float32, where the file says mixed_float16")

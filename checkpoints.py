@@ -183,8 +183,6 @@ def prove(checkpoint, model, preprocessing="auto"):
         model = build(checkpoint, model.output_shape[-1], checkpoint.input_shape, preprocessing)
     if twins.same_config(checkpoint.config, model):
         return ""
-    if checkpoint.pixels:
-        return f"{UNPROVEN}, which would run that layer's code"
     mode = pixels_of(checkpoint, preprocessing).mode
     try:
         theirs = twins.in_keras(checkpoint.config, checkpoint.path)

@@ -131,7 +131,8 @@ def _walk_head(walk, found):
         elif node.what == "softmax" and not walk.ahead() and any(item.what == "dense" for item in segment):
             break
         elif node.what != "flat" and not (node.what == "mean" and found.pool.what == "average pool"):
-            raise Unread(f"{part} behind the blocks, where a Dense layer or the end is expected")
+            softmax = ", whose softmax isn't the end" if node.what == "softmax" else ""
+            raise Unread(f"{part}{softmax} behind the blocks, where a Dense layer or the end is expected")
     if any(item.what == "dense" for item in segment):
         found.head.append(segment)
         found.classes = walk.width

@@ -63,17 +63,26 @@ def _layer(layer, first):
     _checked(nodes)
     if kind in graphs.MODELS:
         made = rewritten(layer)
-    elif kind in kinds.IDLE:
-        made = _named("Identity", "keras.layers", {"name": config.get("name")})
+    elif kind in kinds.IDLE or kind == "Lambda":  # whose code isn't run: --preprocessing stands for it on both sides
+        made, nodes = _named("Identity", "keras.layers", {"name": config.get("name")}), _bare(nodes)
     elif kind in OPERATIONS and "trainable" not in config:
         made = _named(kind, OPERATIONS[kind], {key: value for key, value in config.items()
                                                if key != "dtype" or kind == "Cast"})
         made["registered_name"] = kind
-    elif kind in kinds.TABLE and kind != "Lambda":
+    elif kind in kinds.TABLE:
         made = _named(kind, "keras.layers", _settings(kind, config))
     else:
         raise Unread(f"{layer.get('name', kind)} ({kind}), which Keras 3 can't open")
     return made | nodes | {"name": layer.get("name", made["config"].get("name"))}
+
+
+def _bare(layer):
+    """Of a layer's entry its calls, without what they have beside their tensors, such as training=True or a mask."""
+    if "inbound_nodes" not in layer:
+        return {}
+    nodes = graphs.Layer({"class_name": "", "config": {}} | layer).nodes
+    return {"inbound_nodes": [node | {"kwargs": {}} if isinstance(node, dict) else [tensor[:3] for tensor in node]
+                              for node in nodes if node]}
 
 
 def _operation(layer):
@@ -154,22 +163,31 @@ def _nameless(model):
 
 
 def in_keras(config, path):
-    """The model of a file as Keras itself reads it, in float32, with its logits for its probabilities.
+    """The model of a file as Keras itself reads it, in float32, without its softmax.
 
     Raises:
         Unread: Keras can't open it; the text says why.
     """
-    written = rewritten(config)
+    written = _until_softmax(rewritten(config))
     try:
         kind = keras.Sequential if written["class_name"] == "Sequential" else keras.Model
         model = kind.from_config(written["config"])
         model.load_weights(path)
-        for layer in model._flatten_layers():  # logits tell networks apart where probabilities are all 0 or 1
-            if getattr(layer, "activation", None) is keras.activations.softmax:
-                layer.activation = keras.activations.linear
     except Exception as error:  # whatever layers and files raise
         raise Unread(f"what Keras {keras.__version__} can't open ({_words(error)})") from None
     return model
+
+
+def _until_softmax(written):
+    """A rewritten config without its softmax: logits tell networks apart where probabilities are all 0 or 1."""
+    if isinstance(written, list):
+        return [_until_softmax(item) for item in written]
+    if not isinstance(written, dict):
+        return written
+    if written.get("class_name") == "Softmax":
+        return written | _named("Identity", "keras.layers", {"name": written["config"].get("name")}) | _bare(written)
+    return {key: "linear" if (key, item) == ("activation", "softmax") else _until_softmax(item)
+            for key, item in written.items()}
 
 
 def _words(error):
@@ -180,12 +198,13 @@ def _words(error):
 def told_of(config):
     """What to say of a comparison whose plain Keras isn't wholly the file's own.
 
-    Layers that reckon in half precision, by which its answers are coarser, and functions of TensorFlow.
+    Layers that reckon in half precision, by which its answers are coarser, a Lambda, and functions of TensorFlow.
     """
     text = json.dumps(config)
     halves = set(re.findall(r'"((?:mixed_)?b?float16)"', text))
     halves = sorted(halves - {name.removeprefix("mixed_") for name in halves if name.startswith("mixed_")})
-    return (f", both in float32, where the file says {' and '.join(halves)}" if halves else "") + (
+    without = ", without its Lambda" if '"Lambda"' in text else ""
+    return (f", both in float32, where the file says {' and '.join(halves)}" if halves else "") + without + (
         ", functions of TensorFlow as operations of Keras 3" if any(f'"{kind}"' in text for kind in TENSORFLOW) else "")
 
 
@@ -204,7 +223,7 @@ def difference(ours, theirs, shape, seen):
 
     Args:
         ours: the network that was built, RGB 0 to 255 -> logits.
-        theirs: from `in_keras`, which answers logits, probabilities or, without a classifier, a map or its mean.
+        theirs: from `in_keras`, which answers logits or, without a classifier, a map or its mean.
         shape: (height, width, 3) of the images.
         seen: function(images) -> what `theirs` is to be given.
 
@@ -218,10 +237,12 @@ def difference(ours, theirs, shape, seen):
     images = pictures(shape)
     parts = np.array_split(images, 1 if shape[0] * shape[1] <= LARGE else IMAGES)  # the memory of one large image
     try:
-        answers = np.concatenate([np.asarray(keras.ops.cast(theirs(seen(part), training=False), "float32"), np.float64)
-                                  for part in parts])
+        # multi_gpu_model puts the answers to each GPU's images, here the same, behind each other
+        answers = [np.asarray(keras.ops.cast(theirs(seen(part), training=False), "float32"), np.float64)[:len(part)]
+                   for part in parts]
     except Exception as error:  # whatever layers raise
         raise Unread(f"it can't answer to images of {shape[0]}x{shape[1]} there ({_words(error)})") from None
+    answers = np.concatenate(answers)
     logits = np.concatenate([np.asarray(ours(part, training=False), np.float64) for part in parts])
     if not np.isfinite(answers).all():
         if np.isfinite(logits).all():
@@ -233,11 +254,11 @@ def difference(ours, theirs, shape, seen):
         features = keras.Model(ours.inputs[0], ours.get_layer("avg_pool").output)
         logits = np.concatenate([np.asarray(features(part, training=False), np.float64) for part in parts])
         return np.abs(answers - logits).max() / (np.abs(logits).max() or 1.0), WITHIN
-    largest, apart = np.abs(logits).max(), 0.0
-    if not np.allclose(answers.sum(1), 1, atol=1e-4) or (answers < 0).any():
-        apart = np.abs(answers - logits).max() / (largest or 1.0)
-        answers = _softmax(answers)
-    return max(apart, np.abs(answers - _softmax(logits)).max()), max(WITHIN, ROUNDING * largest)
+    largest = np.abs(logits).max()
+    apart = np.abs(answers - logits).max() / (largest or 1.0)
+    if not apart <= WITHIN:  # of logits in the thousands, whose rounding alone turns probabilities over
+        return apart, WITHIN
+    return max(apart, np.abs(_softmax(answers) - _softmax(logits)).max()), max(WITHIN, ROUNDING * largest)
 
 
 def _softmax(logits):

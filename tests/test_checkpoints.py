@@ -256,9 +256,14 @@ def test_a_layer_of_code_that_changes_the_images_is_told(saved, tmp_path, capsys
         checkpoints.load_model(path, "--x")
     rgb = np.full((1, 32, 32, 3), 128, "float32")
     wanted = checkpoints.load_model(saved[1], "--x").predict_on_batch(rgb)
-    assert not np.allclose(checkpoints.load_model(path, "--x", preprocessing="none", verbose=1).predict_on_batch(rgb),
-                           wanted)
-    assert "in place of normalization (Lambda), which is not read; not compared" in capsys.readouterr().err
+    ours = checkpoints.load_model(path, "--x", preprocessing="none", verbose=1)
+    assert not np.allclose(ours.predict_on_batch(rgb), wanted)
+    told = capsys.readouterr().out
+    assert "in place of normalization (Lambda), which is not read; equal to plain Keras on" in told
+    assert "without its Lambda" in told
+    ours.get_layer("conv1_bn").epsilon = 1.0
+    with pytest.raises(InputError, match="differs from plain Keras"):
+        checkpoints.prove(checkpoints.read_checkpoint(path, "--x"), ours, "none")
 
 
 @pytest.mark.parametrize(("content", "what"), [

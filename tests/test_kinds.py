@@ -329,6 +329,20 @@ def test_a_file_of_tf_keras_2_is_read_and_proven(small, tmp_path, capsys):
         checkpoints.prove(found, ours)
 
 
+def test_logits_in_the_thousands_and_a_softmax_layer_are_proven(small, tmp_path):
+    """Probabilities are 0 or 1 there, and rounding alone turns some over."""
+    model = around(lambda x: layers.GaussianNoise(0.1)(x, training=True) / 99, lambda x: layers.Softmax()(
+        layers.Dropout(0.1)(layers.Dense(3)(pool(x)))), small)
+    model.layers[-3].kernel.assign(model.layers[-3].kernel * 1e6)
+    model.save(tmp_path / "m.keras")
+    found = checkpoints.read_checkpoint(tmp_path / "m.keras", "--x")
+    net = checkpoints.build(found)
+    assert checkpoints.prove(found, net).startswith("equal to plain Keras")
+    net.get_layer("conv4_block1_2_bn").epsilon = 0.5
+    with pytest.raises(InputError, match="differs from plain Keras"):
+        checkpoints.prove(found, net)
+
+
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("kind", ["Functional", "Sequential"])
 def test_the_calls_of_a_nested_model_keep_their_order(kind, old):

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
 
 import display
 import files
@@ -76,6 +77,8 @@ def start_keras(args):
         keras.utils.set_random_seed(args.seed)  # loads TensorFlow under JAX too
     if any(passed_over):
         display.warn(f"Keras is set to {'; to '.join(filter(None, passed_over))} ({keras_config.config_path()})")
+    # a model, or one nested in it, that was made with its one input in a list takes a tensor all the same
+    warnings.filterwarnings("ignore", "The structure of `inputs` doesn't match", UserWarning)
     import logging
     for name in ("absl", "tensorflow"):  # "legacy HDF5 format": .h5 is this suite's; "retracing": one trace a model
         logging.getLogger(name).setLevel(logging.ERROR)

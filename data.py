@@ -133,7 +133,7 @@ def load_data(args, image_size=None, progress=iter, needs=NAMES, most=None, pixe
     if reader:
         _read([split for split in splits if split and split.name in needs], reader)
     name = os.path.basename(os.path.abspath(args.dataset)) if listing else args.dataset
-    return Data(name, *splits, names, _described(name, splits, {*needs} == {"test"} and drawn[2]), reader)
+    return Data(name, *splits, names, _described(name, splits, {*needs} == {"test"} and drawn[2], reader), reader)
 
 
 def _tell(args, listing, parts, notes):
@@ -145,13 +145,15 @@ def _tell(args, listing, parts, notes):
         display.warn(note)
 
 
-def _described(name, splits, test_drawn):
+def _described(name, splits, test_drawn, reader):
     """'my_images: 15 training, 4 validation, 5 test images'; only the test images where they were drawn for their own
     sake."""
+    # a model that was trained on pictures resized otherwise sees other ones here
+    how = f"; resized to {reader.size[0]}x{reader.size[1]}: bilinear, antialiased" if reader and reader.resized else ""
     if test_drawn and splits[0]:
         return (f"{name}: {len(splits[2]):,} test images, the fifth that training leaves out; classes in {name}/test "
-                "would count in full")
-    return f"{name}: {', '.join(f'{len(split):,} {TOLD[split.name]}' for split in splits if split)} images"
+                f"would count in full{how}")
+    return f"{name}: {', '.join(f'{len(split):,} {TOLD[split.name]}' for split in splits if split)} images{how}"
 
 
 def _read(splits, reader):

@@ -39,12 +39,14 @@ class Reader:
     Attributes:
         size: (h, w) of what is read, to be set before.
         look: the Look so far.
+        resized: whether images that were read so far had another size.
     """
 
     def __init__(self, paths, workers=0, progress=iter, look=None, tell=print, flag="--dataset"):
         self.paths, self.size, self.workers, self.progress, self.tell, self.flag = (
             list(paths), None, workers, progress, tell, flag)
         self.look = look or decoding.Look()
+        self.resized = False
         self._headers, self._told, self._found = {}, set(), None
 
     def common_size(self, paths):
@@ -108,6 +110,7 @@ class Reader:
 
     def _settle(self, pool, headers):
         """Finds how images of these headers are shown, from all images of the data set, and tells it."""
+        self.resized |= any(header.size != tuple(self.size) for header in headers.values())
         if animated := [path for path, header in headers.items() if header.animated]:
             self._tell_once(f"{len(animated)} images have several frames or pages (such as {animated[0]}): the first "
                             "of each is taken")

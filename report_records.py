@@ -233,6 +233,11 @@ def _settle(tree):
                 point.name = own.name if own else point.name
             else:
                 point.name = f"{own.name if own else run.name}, {point.name}"
+    for run in tree.of_kind("evaluation"):  # whose first model is what the others' sparsity is told against
+        for point in run.points:
+            own = tree.model(point.sha256)
+            if own and "sparsity" in point.sizes and run.points[0].sha256 in tree.chain(own.sha256)[:1]:
+                own.sizes.setdefault("sparsity", point.sizes["sparsity"])
     recorded = {point.sha256: point for run in tree.of_kind("base", "pruned", "student") for point in run.points}
     recorded.pop(None, None)
     for run in tree.of_kind("ablation"):

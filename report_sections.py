@@ -43,6 +43,9 @@ def models_section(tree):
     if missing:
         why = "; evaluate_model.py --output measures it" if "latency" in missing else ""
         parts.append(("note", f"No record names {' or '.join(missing)}{why}."))
+    if any("sparsity" not in point.sizes for run in tree.of_kind("student") for point in run.points):
+        parts.append(("note", "The sparsity of a student is known where evaluate_model.py --output has compared it "
+                              "with its base, the first of its models."))
     return Section("models", "Accuracy against size", [
         ("text", "A step joins the models that no smaller one beats. Accuracies on different images can't be compared: "
                  "each set of images has its own figures."), *parts, ("table", report_tables.models(tree))])

@@ -1,5 +1,6 @@
 """Models that others made: any Keras classifier in evaluate_model.py, a plain ResNet101 through the whole chain."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
+import app
 import data
 import evaluate_model
 import export_model
@@ -234,3 +236,12 @@ def test_a_plain_resnet101_of_seven_classes_goes_the_whole_way_on_a_folder(tmp_p
     student_net = keras.models.load_model("model/kd_model/model.h5")
     np.testing.assert_array_equal(student["acc"], np.mean(
         student_net.predict(folder.test.images, verbose=0).argmax(1) == folder.test.labels))
+
+
+def test_a_model_whose_input_lies_in_a_list_raises_no_warning_of_keras():
+    image = keras.Input((2,))
+    listed = keras.Model([image], keras.layers.Dense(1)(image))
+    nested = keras.Model(image, keras.Model([image], listed(image))(image))
+    app.start_keras(argparse.Namespace(gpu=True, seed=1, verbose=0, deterministic=False))
+    for model in listed, nested:  # warnings are errors here
+        assert model(np.zeros((1, 2), "float32"), training=False).shape == (1, 1)

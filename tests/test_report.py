@@ -193,6 +193,7 @@ def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
     assert rows["base_model"][1]["latency"] == ("7.50 ms", "7.5") and rows["base_model"][0]["latency"] == ("-", None)
     assert rows["kd_model"][0]["file"] == ("0.40 MB", "401000") and rows["kd_model"][0]["MACs"] == ("0.30 M", "300000")
     assert rows["m2"][0]["MACs"] == rows["m2"][0]["sparsity"] == ("-", None)
+    assert rows["kd_model"][0]["sparsity"] == ("10.00 %", "0.1")  # of the evaluation that begins with its base
     assert [m["acc"] for m in result["models"]] == [0.95, 0.9, 0.85, 0.8, 0.7, 0.94, 0.79, 0.6, 0.8, 0.75, 0.95]
     assert result["runs"] == 7 and result["skipped"] == []
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -20,14 +21,15 @@ from errors import Diverged, InputError, Stopped, command, of_the_system
 
 @contextlib.contextmanager
 def quiet_stderr():
-    """Holds back what native libraries print on file descriptor 2; gives it out after all if the body fails."""
+    """Holds back what native libraries print on file descriptor 2; gives it out after all if the body fails, but for a
+    signal, which nothing there explains."""
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         real_stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(real_stderr, held.read())
             raise
@@ -117,8 +119,15 @@ def _status(parser, run, argv):
     as_json = getattr(args, "json", False)
     with contextlib.suppress(AttributeError):  # a caller's own stream
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have a name that the terminal can't show
+    with interrupts.raising():  # the message too: a signal may come twice
+        return _ended(parser, run, args, as_json)
+
+
+def _ended(parser, run, args, as_json):
+    """The exit status of a script's run, whose error is printed."""
+    before = _saved(args)
     try:
-        with interrupts.raising(), _result_alone(as_json):
+        with _result_alone(as_json):
             result = run(args)
         if as_json:
             print(json.dumps(result, indent=1, allow_nan=False, default=str), flush=True)
@@ -134,16 +143,30 @@ def _status(parser, run, argv):
         return _end(f"{parser.prog}: {line}", 2)
     except KeyboardInterrupt as error:
         number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
-        how = f"; go on with: {_command_to_go_on(args.argv)}" if hasattr(args, "resume") else ""
-        saved = f"; {saved}" if saved else "; what was saved before stays" if how else ""
-        return _end(f"{parser.prog}: stopped by {signal.Signals(number).name}{saved}{how}", 128 + number)
+        how = _way_on(args, saved, before) if hasattr(args, "resume") else ""
+        return _end(f"{parser.prog}: stopped by {signal.Signals(number).name}{how}", 128 + number)
     return 0
 
 
-def _command_to_go_on(argv):
-    """The command that was given, without its --resume: 'never' would start over once more."""
-    words = [word for i, word in enumerate(argv) if "--resume" not in (word.split("=")[0], argv[i - 1] if i else "")]
-    return command(*words)
+def _saved(args):
+    """What lies where a run that can go on writes, see `files.versions`; an empty set for other scripts."""
+    return files.versions(getattr(args, "save_folder", None) or args.root_folder) if hasattr(args, "resume") else set()
+
+
+def _way_on(args, saved, before):
+    """What a stopped run has saved, and the command to go on with, which is right in whatever folder it is pasted.
+
+    Args:
+        args: the flags.
+        saved: what the run itself says of it, or ''.
+        before: what `_saved` gave before the run.
+    """
+    words, here = args.argv, f"cd {shlex.quote(os.getcwd())} && "
+    if not (saved or _saved(args) - before):
+        return f"; nothing new was saved; start it again with: {here}{command(*words)}"
+    words = [word for i, word in enumerate(words)  # 'never' would start over once more
+             if "--resume" not in (word.split("=")[0], words[i - 1] if i else "")]
+    return f"; {saved or 'what was saved stays'}; go on with: {here}{command(*words)}"
 
 
 def _end(message, status):

@@ -9,10 +9,6 @@ import textwrap
 from errors import InputError, of_the_system
 
 
-def _refuse(message):
-    raise InputError(message.removeprefix("argument "))
-
-
 def _words(action, name, value):
     """A flag and its value as words of a command line; none where the value is the flag's absence."""
     if value is None:
@@ -54,7 +50,10 @@ def arguments(parser, given):
             near = difflib.get_close_matches(name, known, 1)
             raise InputError(f"{name}: no such flag" + (f"; did you mean {near[0]}?" if near else
                                                         f"; expected one of {', '.join(sorted(known))}"))
-    parser.error = _refuse  # a command line ends with a status, a call with an exception
+    def refuse(message):
+        raise InputError(parser.told(message))
+
+    parser.error = refuse  # a command line ends with a status, a call with an exception
     return parser.parse_args([word for name, value in given.items() for word in _words(known[name], name, value)])
 
 

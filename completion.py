@@ -52,7 +52,7 @@ def code(parser, shell):
         words = re.fullmatch(r"\{(.*)\}", str(action.metavar))
         if action.choices is None and words:  # a metavar tells them, where a type of its own checks them
             action.choices = [word for word in words[1].split(",") if not word.isupper()]
-        elif action.choices is None and action.type is values.path and action.nargs != 0:
+        elif action.choices is None and action.type in (values.path, values.model) and action.nargs != 0:
             action.complete = shtab.FILE  # what is no number here is a path
     text = shtab.complete(parser, shell=shell)
     return text + BASH.format(script=parser.prog) if shell == "bash" else text

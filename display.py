@@ -154,14 +154,15 @@ def percent(share):
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
-def written(paths, verbose=1):
+def written(paths, verbose=1, head="written"):
     """Ends a run with the paths of what it wrote, one a line; what isn't there is left out.
 
     Args:
         paths: of files and folders.
         verbose: 0 for nothing.
+        head: before the first.
     """
-    lines = [f"{'' if i else 'written':8} {path}" for i, path in enumerate(filter(os.path.exists, paths))]
+    lines = [f"{'' if i else head:8} {path}" for i, path in enumerate(filter(os.path.exists, paths))]
     if lines and verbose:  # not wrapped: a path may have blanks
         print(encodable("\n".join(["", *lines])), flush=True)
 
@@ -185,9 +186,10 @@ class EpochBar:
     def start(self, epoch, val_acc=()):
         """Opens the bar with `epoch` epochs behind it, whose validation accuracies are given; a step compiles first."""
         self.epoch, self.val_acc = int(epoch), list(val_acc)
-        if self.lines:
-            say(f"{self.title}: {self.epochs} epochs of {self.images:,} images"
-                + (f", going on behind epoch {epoch:.4g}" if epoch else "") + "; compiling")
+        going_on = f", going on behind epoch {epoch:.4g}" if epoch else ""
+        if self.lines or (going_on and self.verbose):  # above the bar, which can't tell it from a slow beginning
+            say(f"{self.title}: {tables.counted(self.epochs, 'epoch')} of {tables.counted(self.images, 'image')}"
+                f"{going_on}" + ("; compiling" if self.lines else ""))
         self.bar.start()
         self.task = self.bar.add_task(self.title, start=False, total=self.epochs * self.images,
                                       completed=epoch * self.images, note=self.note("compiling"))

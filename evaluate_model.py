@@ -13,6 +13,7 @@ import flags
 import records
 import roles
 import tables
+import values
 from errors import InputError
 
 EXAMPLE = """example:
@@ -27,8 +28,9 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("evaluation")
-    group.add_argument("--model_path", type=flags.path, required=True, nargs="+", metavar="MODEL",
-                       help="one or more .h5 or .keras files of this suite or of keras.applications; sparsity and "
+    group.add_argument("--model_path", type=values.model, required=True, nargs="+", metavar="MODEL",
+                       help="one or more .h5 or .keras files of this suite or of keras.applications, or folders with "
+                            "model.h5; sparsity and "
                             "compression rate are told against the first; of one alone against its network unpruned, "
                             "the smallest of ResNet50, 101 and 152 that has its blocks, with its stem")
     group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,

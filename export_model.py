@@ -14,6 +14,7 @@ import flags
 import formats
 import records
 import tables
+import values
 from errors import InputError, one_line
 
 SOUND = 0.01  # a difference of probabilities that rounding leaves, at most
@@ -29,8 +30,9 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("export")
-    group.add_argument("--model_path", type=flags.path, default="./model/kd_model/model.h5",
-                       help="an .h5 or .keras file of this suite or of keras.applications (default: %(default)s)")
+    group.add_argument("--model_path", type=values.model, default="./model/kd_model/model.h5",
+                       help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
+                            "(default: %(default)s)")
     group.add_argument("--format", nargs="+", type=formats.name, choices=formats.FORMATS,
                        default=list(formats.FORMATS), metavar="FORMAT",
                        help="one or several of %(choices)s; litert-int8 is quantised to whole numbers (default: all)")
@@ -125,7 +127,7 @@ def show(args, rows, told):
     """Prints the table; `told` says on which images."""
     full = rows[0]["bytes"]
     columns = [("format", tables.text), ("runtime", tables.text), ("validation accuracy", tables.percent),
-               ("agreement", tables.percent), ("file", tables.size), ("smaller by", tables.ratio),
+               ("agreement", tables.percent), ("file", tables.size), ("than the .h5", tables.against),
                ("latency", tables.milliseconds), ("threads", tables.text)]
     table = [[row["format"], row["runtime"], row["acc"], row.get("agreement"), row["bytes"], full / row["bytes"],
               row.get("latency_ms_median"), row.get("threads")] for row in rows]

@@ -114,6 +114,16 @@ def exclusive(folder, flag):
                 place.rmdir()
 
 
+def versions(folder):
+    """Set of (path, time of its last change) of the visible files of a run's folder and those of its parts."""
+    found = set()
+    for place in ("", "iter*/", "ablation/*/"):
+        for path in Path(folder).glob(f"{place}[!.]*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                found |= {(str(path), path.stat().st_mtime_ns)} if path.is_file() else set()
+    return found
+
+
 def sha256(path):
     """The SHA-256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -75,8 +75,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Raises SystemExit(2) after one line on standard error."""
-        messages.tell(f"{self.prog}: {one_line(message.removeprefix('argument '))}")
+        messages.tell(f"{self.prog}: {one_line(self.told(message))}")
         self.exit(2)
+
+    def told(self, message):
+        """argparse's message, which of flags that are missing only tells the names, with what they have to be."""
+        lacking = message.partition("arguments are required: ")[2].split(", ")
+        wanted = [action for action in self._actions if {*action.option_strings} & {*lacking}]
+        return "; ".join(f"{action.option_strings[0]}: not given; expected {action.help.split('; ')[0]}"
+                         for action in wanted) or message.removeprefix("argument ")
 
 
 def macs(text):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import label_tables
+import tables
 from decoding import SUFFIXES
 from errors import InputError
 from scanning import Skipped, entries, holds_images, shape
@@ -282,7 +283,8 @@ def _hint(folders, stray):
         if len(below) > 1 or any(split_of(folder.name) for folder in below):
             return f"; did you mean {full[0]}?"
         full = below
-    return f"; it holds {len(stray)} images itself, expected each in the subfolder of its class" if stray else ""
+    return (f"; it holds {tables.counted(len(stray), 'image')} itself, expected each in the subfolder of its class"
+            if stray else "")
 
 
 def listing_checksum(folder, paths):

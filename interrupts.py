@@ -1,18 +1,30 @@
 """Signals that ask a run to end: Ctrl-C, SIGTERM, a closed terminal."""
 
 import contextlib
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 
 import messages
 from errors import Stopped
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 PATIENCE = 0.7  # seconds in which a run that saves nothing should end by itself
+ECHO = 0.1  # seconds behind a signal in which another is the same: `timeout` and terminals send one twice at times
 _listening = set()  # file numbers of ours that signals are written to
+_asked = [-math.inf]  # when the last signal was handled that was no echo, by time.monotonic
+
+
+def _is_echo():
+    """Whether the signal that is handled now is a repeat of one that was handled a moment ago."""
+    now = time.monotonic()
+    echo = now - _asked[0] < ECHO
+    _asked[0] = _asked[0] if echo else now
+    return echo
 
 
 @contextlib.contextmanager
@@ -20,8 +32,9 @@ def _handling(handler, patience, words):
     """Installs a handler of all three, and a thread that answers; does nothing in a thread, where there are no signals.
 
     A handler in Python has to wait until the main thread is done with what native code computes for it, which is
-    minutes where a large network is compiled. The thread answers meanwhile, and where a second signal comes and still
-    nothing happens, it ends the process: every file is whole at any moment, as `files.replacing` writes it.
+    minutes where a large network is compiled. The thread answers meanwhile, and where a second signal (no echo of the
+    first) comes and still nothing happens, it ends the process: every file is whole at any moment, as `files.replacing`
+    writes it.
 
     Args:
         handler: function(number, frame).
@@ -37,6 +50,7 @@ def _handling(handler, patience, words):
         with _answering(set(before), patience, words):
             yield
     finally:
+        time.sleep(max(0.0, _asked[0] + ECHO - time.monotonic()))  # an echo would find nobody to pass over it
         for number, old in before.items():
             signal.signal(number, old)
 
@@ -53,34 +67,43 @@ def _answering(numbers, patience, words):
         theirs.close()
         yield
         return
-    over = threading.Event()
-
-    def listen(say):
-        heard = False
-        while received := ours.recv(1):
-            if received[0] not in numbers:
-                continue
-            name = signal.Signals(received[0]).name
-            if not heard and not over.wait(patience):
-                say(f"{name}: {words}")
-            elif heard and not over.wait(PATIENCE):
-                say(f"{name} once more: ended at once")
-                os._exit(128 + received[0])
-            heard = True
-
     _listening.add(theirs.fileno())
     with _voice() as say:
-        thread = threading.Thread(target=listen, args=(say,), daemon=True)
+        thread = threading.Thread(target=_listen, args=(ours, numbers, patience, words, say), daemon=True)
         thread.start()
         try:
             yield
         finally:
-            over.set()
             signal.set_wakeup_fd(outer)
             _listening.discard(theirs.fileno())
             theirs.close()
             thread.join()
             ours.close()
+
+
+def _listen(ours, numbers, patience, words, say):
+    """What the thread does: reads signals until the other end is closed, and tells the time of each as it comes."""
+    first, again, told = None, None, False  # (when, number) of the first and of another; if it was told
+    while True:
+        due = first[0] + patience if first and not told else again[0] + PATIENCE if again else None
+        ours.settimeout(None if due is None else max(due - time.monotonic(), 1e-3))
+        try:
+            received = ours.recv(1)
+        except TimeoutError:
+            if told:
+                say(f"{signal.Signals(again[1]).name} once more: ended at once")
+                os._exit(128 + again[1])
+            say(f"{signal.Signals(first[1]).name}: {words}")
+            told = True
+            continue
+        if not received:
+            return
+        if received[0] in numbers:
+            heard = (time.monotonic(), received[0])
+            if first is None:
+                first = heard
+            elif again is None and heard[0] - first[0] >= ECHO:
+                again = heard
 
 
 @contextlib.contextmanager
@@ -106,7 +129,8 @@ def _voice():
 def raising():
     """A context manager in which any of the signals raises errors.Stopped at once."""
     def stop(number, frame):
-        raise Stopped(number)
+        if not _is_echo():
+            raise Stopped(number)
     return _handling(stop, PATIENCE, "ending as soon as what is being computed is done; once more ends at once")
 
 
@@ -123,6 +147,8 @@ class Deferred:
         self.number = None
 
     def _remember(self, number, frame):
+        if _is_echo():
+            return
         if self.number is not None:
             raise Stopped(number)
         self.number = number

@@ -3,7 +3,6 @@
 
 import argparse
 import importlib
-import math
 import sys
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import roles
 import shipped
 import student_flags
 import tables
-from errors import InputError
 
 EXAMPLE = """example:
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --lambda1=0.7 --lambda2=0.3 --lambda3=0.2
@@ -47,8 +45,9 @@ def build_parser():
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("files")
     group.add_argument("--root_folder", type=flags.path, required=True,
-                       help="the teacher: a folder with model.h5, such as model/pruned_model/iter15, or an .h5 or "
-                            ".keras file of this suite or of keras.applications")
+                       help="the teacher: a folder with model.h5, as prune_model.py (model/pruned_model/iter15) and "
+                            "train_base_model.py (model/base_model) write it, or an .h5 or .keras file of this suite "
+                            "or of keras.applications")
     group.add_argument("--save_folder", type=flags.path, default="./model/kd_model",
                        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
     group = parser.add_argument_group("learning rates")
@@ -222,51 +221,42 @@ def run(args):
     records.check_split(path, args)
     args = student_flags.with_form(args, peek.stem, resnet.blocks_of(peek.widths))
     with files.exclusive(args.save_folder, "--save_folder"):
-        result = teach(args, path, peek)
-    names = ["model.h5", "result.json", "history.json", "history.png"]
-    if args.ablation:
-        names += ["ablation.json", "ablation.png", "ablation"]
-    display.written([*(Path(args.save_folder) / name for name in names), args.tensorboard or ""], args.verbose)
-    return result
+        return teach(args, path, peek)
 
 
-def judge_teacher(args, path, teacher, images):
-    """The teacher's validation accuracy, 0 to 1. Raises InputError where it doesn't answer finite numbers."""
-    import folded
-    import metrics
-
-    found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
-                             display.track("teacher: validation", args.verbose, "compiling"))
-    if not math.isfinite(found["loss"]):
-        raise InputError(f"--root_folder: {path} answers NaN or infinity, expected a teacher with finite logits")
-    return found["acc"]
+def outputs(args):
+    """Paths of all that a run may write."""
+    names = ["model.h5", "result.json", "history.json", "history.png",
+             *(["ablation.json", "ablation.png", "ablation"] if args.ablation else [])]
+    return [*(Path(args.save_folder) / name for name in names), args.tensorboard or ""]
 
 
 def teach(args, path, peek):
     """`run`, in a folder that is this process' alone, with a teacher from `path`."""
     run_record = records.run_record(args, files.sha256(path))
-    if result := resuming.finished(args.save_folder, run_record, args):
+    if result := resuming.finished(args.save_folder, run_record, args, outputs(args)):
         return result
     app.start_keras(args)
     import checkpoints
     import classes
     import data
     import pixels
+    import students
     import training
 
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(path))
-    display.say(images.description, args.verbose)
+    training.tell_images(args, images)
     records.check_source(path, images.val, args.val_split)
     checkpoints.check_fits(peek, "--root_folder", images.class_num, dataset=args.dataset)
     parents = classes.meet(path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    if result := resuming.finished(args.save_folder, run_record, args):  # on images that lie elsewhere now
-        return result
+    if result := resuming.finished(args.save_folder, run_record, args, outputs(args)):
+        return result  # on images that lie elsewhere now
     teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, *flags.opening(args))
     student = make_student(args, teacher, images)
-    teacher_acc = judge_teacher(args, path, teacher, images)
+    teacher_acc = students.judge_teacher(args, path, teacher, images)
     whole = resnet.unpruned_widths(peek.widths)
     base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, peek.stem)[0]
     if args.resume == "never" or not (Path(args.save_folder) / training.STATE).exists():
@@ -288,6 +278,7 @@ def teach(args, path, peek):
         records.write_json(written, result)
     for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
         training.finish(folder)  # the student itself last: the run counts as unfinished until then
+    display.written(outputs(args), args.verbose)
     return result
 
 

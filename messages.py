@@ -6,7 +6,7 @@ import re
 import sys
 
 # what is to be copied: behind a colon, up to a semicolon outside quotes
-COMMAND = re.compile(r"""(?<=: )(for .*; done|(?:\S*/)?(?:python[\d.]*|pip|make|unzip|mkdir|mv) """
+COMMAND = re.compile(r"""(?<=: )(for .*; done|(?:\S*/)?(?:python[\d.]*|pip|make|unzip|mkdir|mv|cd) """
                      r"""(?:"[^"]*"|'[^']*'|(?!; |').)+)(; |$)""")
 
 

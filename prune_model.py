@@ -10,9 +10,11 @@ import calls
 import display
 import files
 import flags
+import iterations
 import records
 import resuming
 import tables
+import values
 from errors import InputError
 
 EXAMPLE = """example:
@@ -21,10 +23,6 @@ EXAMPLE = """example:
   python prune_model.py --prune_iter 3 --epoch_num 4 --target_compression 2 --allocation threshold
 """
 
-# what result.json has a number of for each iteration, beside the sha256
-LISTS = ("base_acc", "sparsity", "pruned_acc", "recalibrated_acc", "final_acc", "seconds", "parameters", "macs",
-         "bytes", "compression_rate")
-
 
 def build_parser():
     """The flags of this script."""
@@ -32,9 +30,9 @@ def build_parser():
     group = parser.add_argument_group("files")
     group.add_argument("--root_folder", type=flags.path, default="./model/pruned_model",
                        help="where iter1, iter2, ... and result.json go (default: %(default)s)")
-    group.add_argument("--base_model_path", type=flags.path, default="./model/base_model/model.h5",
-                       help="model to prune: an .h5 or .keras of this suite or of keras.applications (default: "
-                            "%(default)s)")
+    group.add_argument("--base_model_path", type=values.model, default="./model/base_model/model.h5",
+                       help="model to prune: an .h5 or .keras of this suite or of keras.applications, or a folder "
+                            "with model.h5 (default: %(default)s)")
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--learning_rate", type=flags.real(strict=True), default=0.01,
                        help="highest learning rate of each fine-tune (default: %(default)s)")
@@ -130,61 +128,6 @@ def prune_once(args, model, base, images, target, result):
     return model
 
 
-def _length(args):
-    """The flag that may be larger than it was, for `resuming`: what an iteration removes must not depend on it."""
-    return "prune_iter" if args.target_compression is None and args.target_macs is None else None
-
-
-def _start(args, run_record, widths):
-    """result.json of an unfinished run with the same flags, or of one that was to have fewer iterations, or a new one.
-
-    Raises:
-        InputError: an unfinished run with other flags, or one whose files are not those that it names.
-    """
-    root = Path(args.root_folder)
-    path = root / "result.json"
-    if args.resume == "auto" and path.is_file():
-        result = records.read_json(path, "--root_folder")
-        more = result.get("finished") is True and resuming.is_shorter(result.get("run"), run_record, "prune_iter")
-        if result.get("finished") is False or more:
-            _check_unfinished(result, root, widths)
-            resuming.check_same_run(result["run"], run_record, args.root_folder, length=_length(args))
-            if (done := len(result["final_acc"])) > args.prune_iter:
-                raise InputError(f"--prune_iter: received {args.prune_iter}, but {args.root_folder} holds {done} "
-                                 f"iterations; expected at least {done}, another --root_folder, or --resume never to "
-                                 "start over")
-            return result
-    return {"finished": False, "split": "validation", "run": run_record, "final_acc": [],
-            "channels": {name: [width] for name, width in widths.items()}}
-
-
-def _check_unfinished(result, root, widths):
-    """Raises InputError where an unfinished result.json hasn't the shape or the files of one."""
-    try:
-        done = len(result["final_acc"])
-        lists = {key: result[key] for key in LISTS} if done else {"final_acc": result["final_acc"]}
-        sums, begun = result.get("sha256", []), result.get("begun", {"row": {}})
-        if not all(records.is_curve(values, done) for values in lists.values()) or len(sums) != done:
-            raise ValueError(f"lists that have not {done} numbers")
-        if set(result["channels"]) != set(widths) or not all(
-                records.is_curve(left, done + 1) for left in result["channels"].values()):
-            raise ValueError("channels")
-        if not isinstance(result["run"], dict) or not set(begun["row"]) <= set(LISTS) or not all(
-                map(records.is_number, begun["row"].values())):
-            raise ValueError("run or begun")
-        wanted = {root / f"iter{done}" / "model.h5": sums[-1]} if done else {}
-        if "begun" in result:
-            wanted[root / f"iter{done + 1}" / "trimmed.h5"] = begun["sha256"]
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"--resume: received {root / 'result.json'}, which is not the record of an unfinished run "
-                         f"({error!r:.100}); expected one, or --resume never to start over") from None
-    for file, digest in wanted.items():
-        if not file.is_file() or files.sha256(file) != digest:
-            raise InputError(f"--resume: {file} is missing or damaged: its sha256 is not {digest!s:.8}..., as "
-                             f"{root / 'result.json'} says; expected the file of this run, or --resume never to start "
-                             "over")
-
-
 def _write(args, result):
     import plots
 
@@ -232,19 +175,21 @@ def run(args):
     checkpoints.check_fits(peek, "--base_model_path", args.class_num, dataset=args.dataset)
     records.check_split(args.base_model_path, args)
     with files.exclusive(args.root_folder, "--root_folder"):
-        result = prune_all(args, peek)
-    models = [f"iter{i + 1}/model.h5" for i in range(len(result["final_acc"]))]
-    names = (*models, "result.json", "pruning.png", "channels.png")
-    display.written([*(Path(args.root_folder) / name for name in names), args.tensorboard or ""], args.verbose)
-    return result
+        return prune_all(args, peek)
+
+
+def outputs(args):
+    """Paths of all that a run may write, but for each iteration's smaller files."""
+    names = (*(f"iter{i + 1}/model.h5" for i in range(args.prune_iter)), "result.json", "pruning.png", "channels.png")
+    return [*(Path(args.root_folder) / name for name in names), args.tensorboard or ""]
 
 
 def prune_all(args, peek):
     """`run`, in a folder that is this process' alone, for a base of which `peek` tells."""
     run_record = records.run_record(args, files.sha256(args.base_model_path))
-    if result := resuming.finished(args.root_folder, run_record, args, _length(args)):
+    if result := resuming.finished(args.root_folder, run_record, args, outputs(args), iterations.length(args)):
         return result
-    result = _start(args, run_record, peek.widths)
+    result = iterations.start(args, run_record, peek.widths)
     app.start_keras(args)
     import checkpoints
     import classes
@@ -256,23 +201,21 @@ def prune_all(args, peek):
     images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(args.base_model_path))
-    display.say(images.description, args.verbose)
+    training.tell_images(args, images)
     records.check_source(args.base_model_path, images.val, args.val_split)
     checkpoints.check_fits(peek, "--base_model_path", images.class_num, dataset=args.dataset)
     parents = classes.meet(args.base_model_path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    if before := resuming.finished(args.root_folder, run_record, args, _length(args)):  # images that lie elsewhere
-        return before
-    resuming.check_same_run(result["run"], run_record, args.root_folder, length=_length(args))
+    if before := resuming.finished(args.root_folder, run_record, args, outputs(args), iterations.length(args)):
+        return before  # on images that lie elsewhere now
+    resuming.check_same_run(result["run"], run_record, args.root_folder, length=iterations.length(args))
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
                                   *flags.opening(args))
     training.check_batch(base, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
         training.check_batch(base, args.recalibrate_images, "--recalibrate_images")
     target = trimming.budget(args, peek.widths, images.class_num, images.image_shape, peek.stem)
-    if resuming.is_shorter(result["run"], run_record, "prune_iter"):
-        display.say(f"{args.root_folder} goes on behind iteration {len(result['final_acc'])}", args.verbose)
-        result["run"] = run_record
+    iterations.go_on(args, result, run_record)
     result |= {"finished": False, "images": len(images.val), "train_images": len(images.train),
                "parent_sha256": run_record["parent_sha256"], "parent_class_names": parents,
                "class_names": run_record["class_names"]}
@@ -288,6 +231,7 @@ def prune_all(args, peek):
     result["finished"] = True  # last: a run that is killed before this has nothing but this to do again
     _write(args, result)
     _table(args, result)
+    display.written(outputs(args), args.verbose)
     return result
 
 

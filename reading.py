@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 
 import decoding
+import tables
 from errors import InputError, one_line
 
 LARGEST = 1024  # pixels a side that images keep when no size is asked for: photographs would fill the memory
@@ -112,8 +113,8 @@ class Reader:
         """Finds how images of these headers are shown, from all images of the data set, and tells it."""
         self.resized |= any(header.size != tuple(self.size) for header in headers.values())
         if animated := [path for path, header in headers.items() if header.animated]:
-            self._tell_once(f"{len(animated)} images have several frames or pages (such as {animated[0]}): the first "
-                            "of each is taken")
+            self._tell_once(f"{tables.counted(len(animated), 'image')} with several frames or pages (such as "
+                            f"{animated[0]}): the first of each is taken")
         kinds = {header.depth for header in headers.values()}
         through = any(header.transparent for header in headers.values())
         given = {name: value for name, value in vars(self.look).items() if value is not None}
@@ -159,7 +160,7 @@ class Reader:
             return {}
         white = sum(it.ink >= decoding.WHITE_INK for it in found)
         ground = "black" if 2 * white > len(found) else "white"
-        self._tell_once(f"{len(found)} images with transparent pixels are shown on {ground}"
+        self._tell_once(f"{tables.counted(len(found), 'image')} with transparent pixels, shown on {ground}"
                         + ("; most of them draw in white" if ground == "black" else ""))
         return {"ground": ground}
 
@@ -220,8 +221,8 @@ def _told(path, error):
 def _broken(flag, broken):
     """What to say of broken files, {path: exception}."""
     if beyond := [path for path, error in broken.items() if isinstance(error, OverflowError)]:
-        return (f"{flag}: {len(beyond)} images, such as {beyond[0]}, hold {broken[beyond[0]]}, by which the images "
-                "were scaled that the model was trained on; expected images of the same kind")
+        return (f"{flag}: {tables.counted(len(beyond), 'image')}, such as {beyond[0]}, with {broken[beyond[0]]}, by "
+                "which the images were scaled that the model was trained on; expected images of the same kind")
     first = list(broken)[:MOST_NAMED]
     told = "; ".join(_told(path, broken[path]) for path in first)
     more = f"; and {len(broken) - len(first)} more" if len(broken) > len(first) else ""
@@ -230,5 +231,5 @@ def _broken(flag, broken):
     if len(broken) == 1:
         return (f"{flag}: {told}; fetch it again, or go on without it: mv {shlex.quote(first[0])} "
                 f"{shlex.quote(first[0] + '.broken')}")
-    return (f"{flag}: {len(broken)} images: {told}{more}; fetch them again, or go on without them: "
+    return (f"{flag}: {tables.counted(len(broken), 'image')}: {told}{more}; fetch them again, or go on without them: "
             f"for f in {' '.join(map(shlex.quote, list(broken)[:100]))}; do mv \"$f\" \"$f.broken\"; done")

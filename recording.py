@@ -20,6 +20,7 @@ import folded
 import metrics
 import records
 import states
+import tables
 from errors import Diverged, InputError, Stopped
 from records import STATE
 
@@ -74,8 +75,9 @@ def from_model(saved, folder, epochs, steps, run):
     try:
         progress = Progress.checked({"history": history, "epoch": epochs, "step": 0, "seconds": 0.0}, epochs, steps)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--resume: {folder / HISTORY} is not that of a finished run of {epochs} epochs ({error}); "
-                         "expected it, or --resume never to start over") from None
+        raise InputError(f"--resume: {folder / HISTORY} is not that of a finished run of "
+                         f"{tables.counted(epochs, 'epoch')} ({error}); expected it, or --resume never to start "
+                         "over") from None
     settle(folder, history)
     saved.load_weights(folder / MODEL)
     return progress
@@ -169,8 +171,14 @@ class Recorder(keras.callbacks.Callback):
         raise Diverged(f"{self.rate_flag}: the loss became {float(loss)} in epoch {self.epoch + 1}, step {step} of "
                        f"{self.steps}, at a learning rate of {rate:.4g}; "
                        + (f"{self.folder / MODEL} holds epoch {kept['epoch']}, the best before it" if kept else
-                          f"{self.progress.epoch or 'no'} epochs were finished before it")
+                          self.finished_before())
                        + "; expected a smaller one (with --resume never)")
+
+    def finished_before(self):
+        """How many epochs were finished, as a clause."""
+        done = self.progress.epoch
+        count, verb = tables.counted(done, "epoch") if done else "no epochs", "was" if done == 1 else "were"
+        return f"{count} {verb} finished before it"
 
     def validate(self):
         """Loss and accuracy of the model that is saved, in the precision that trains it."""

@@ -11,6 +11,7 @@ import calls
 import display
 import files
 import flags
+import tables
 
 EXAMPLE = """example:
   python report.py
@@ -101,7 +102,9 @@ def run(args):
     report_page.write(output, page)
     for slug in before - set(drawn):  # of runs that are gone
         (folder / f"{slug}.png").unlink(missing_ok=True)
-    display.say(f"{len(tree.runs)} records, {len(tree.points)} accuracies, {len(drawn)} figures", args.verbose)
+    display.say(f"{tables.counted(len(tree.runs), 'record')}, "
+                f"{tables.counted(len(tree.points), 'accuracy', 'accuracies')}, "
+                f"{tables.counted(len(drawn), 'figure')}", args.verbose)
     for file, why in tree.skipped:
         display.say(f"not shown: {file}, {why}", args.verbose)
     display.written([output, *([folder] if drawn else [])], args.verbose)

@@ -43,9 +43,11 @@ def plot_front(points, key):
         measured = f"{x:,.4g} {xlabel.removesuffix(', log scale)')})"
         tips[f"point{number}"] = f"{point.name}: {y:.2f} % of {point.group}, {measured}"
         dots.append(size_axes.Dot(x, y, point.role, names.get(id(point), ""), gid=f"point{number}",
-                                  hollow=point.kind in HOLLOW))
+                                  hollow=point.kind in HOLLOW or point.shipped, apart=point.shipped))
+    outlined = [*(name for kind, name in HOLLOW.items() if any(p.kind == kind for p in points)),
+                *(["shipped with the suite"] if any(p.shipped for p in points) else [])]
     extra = [Line2D([], [], linestyle="none", color=GREY, marker="o", markersize=6, fillstyle="none", label=name)
-             for kind, name in HOLLOW.items() if any(p.kind == kind for p in points)]
+             for name in outlined]
     role_legend(figure, [role for role in roles.LOOKS if any(known_role(p.role) == role for p in points)], extra)
     size_axes.draw(axes, dots, edge=True)
     figure.set_layout_engine("none")

@@ -209,7 +209,7 @@ def read_tree(root, progress=iter):
         first = f" ({tree.skipped[0][0]}: {tree.skipped[0][1]})" if tree.skipped else ""
         raise InputError(f"--root_folder: received {root}, below which lies no record that can be shown{first}; "
                          "expected result.json files, such as train_base_model.py writes")
-    tree.runs.sort(key=lambda run: list(READERS).index(run.kind))
+    tree.runs.sort(key=lambda run: (list(READERS).index(run.kind), run.shipped))  # the user's own first
     _settle(tree)
     return tree
 
@@ -225,10 +225,12 @@ def _settle(tree):
     for point in (p for run in tree.of_kind("base", "pruned", "student", "ablation") for p in run.points):
         point.role = ("assistant" if point.kind == "student" and point.sha256 in taught else
                       "student" if point.kind == "ablation" else point.kind)
+    for point in (p for run in tree.runs if run.shipped for p in run.points):
+        point.shipped = True
     for run in tree.of_kind("evaluation", "export", "sensitivity"):
         for point in run.points:
             own = tree.model(point.sha256)
-            point.role = own.role if own else None
+            point.role, point.shipped = (own.role, own.shipped) if own else (None, False)
             if run.kind != "export":
                 point.name = own.name if own else point.name
             else:

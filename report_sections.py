@@ -40,6 +40,8 @@ def models_section(tree):
     if len(groups) > len(shown):
         parts.append(("note", f"{len(groups) - len(shown)} more sets of images, of which one model or more was "
                               "measured, are in the table alone."))
+    if any(point.shipped for point in tree.points):
+        parts.append(("note", "The student that came with the suite is outlined, to compare with, and joins no step."))
     if missing:
         why = "; evaluate_model.py --output measures it" if "latency" in missing else ""
         parts.append(("note", f"No record names {' or '.join(missing)}{why}."))
@@ -77,7 +79,8 @@ def distillation_section(tree):
     parts = []
     for run in tree.of_kind("student"):
         teacher = tree.model(run.parent)
-        parts.append(("text", f"{run.name} answers {display.percent(run.points[0].acc)} right, its teacher "
+        name = f"{run.name}, which came with the suite," if run.shipped else run.name
+        parts.append(("text", f"{name} answers {display.percent(run.points[0].acc)} right, its teacher "
                               f"{teacher.name if teacher else '(not below this folder)'} "
                               f"{display.percent(run.content['teacher_acc'])} ({run.points[0].group})."))
     for number, run in enumerate(tree.of_kind("ablation"), 1):
@@ -220,9 +223,10 @@ def cards(tree):
     """The most accurate student, what it was taught by and the first model of its chain: the page's first look.
 
     Validation images choose. The accuracies shown are of one split for all cards: of the test images where all three
-    were evaluated on the same ones, else of what each one's own record names.
+    were evaluated on the same ones, else of what each one's own record names. The student that came with the suite is
+    none of the user's, and has no card of its own.
     """
-    students = [run for run in tree.of_kind("student") if run.points[0].role == "student"]
+    students = [run for run in tree.of_kind("student") if run.points[0].role == "student" and not run.shipped]
     ends = [run.points[-1] for run in students or tree.of_kind("pruned") or tree.of_kind("base")]
     if not ends:
         return []

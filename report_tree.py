@@ -17,6 +17,7 @@ class Point:
         sha256: of the model's file, or None.
         file: the model's file where it lies in the record's folder, or None.
         role: what the model is in its chain, of `roles.LOOKS`; None where no record of its own tells.
+        shipped: whether it came with the suite, and is none of the user's.
     """
 
     name: str
@@ -29,16 +30,19 @@ class Point:
     sha256: str | None = None
     file: Path | None = None
     role: str | None = None
+    shipped: bool = False
 
     @property
     def what(self):
         """Its role, or where it is one of many by-products or nothing is known, the kind of its record."""
+        if self.shipped:
+            return "shipped with the suite"
         return self.kind if self.kind in ("ablation", "export") else self.role or self.kind
 
     @property
     def group(self):
         """What accuracies have in common that may be compared, as text: 'digits validation, 144 images'."""
-        count = "" if self.images is None else f", {self.images:,} images"
+        count = "" if self.images is None else f", {self.images:,} image{'' if self.images == 1 else 's'}"
         return f"{self.dataset} {self.split}{count}"
 
 
@@ -69,6 +73,11 @@ class Run:
     def flags(self):
         """The run's flags, unchecked."""
         return mapping(self.record.get("flags"))
+
+    @property
+    def shipped(self):
+        """Whether the model came with the suite."""
+        return self.content.get("shipped") is True
 
     @property
     def parent(self):

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import display
 import records
+import tables
 from errors import InputError
 from files import sha256
 
 # flags that leave the result alone, and names of places: what lies there is compared by its checksum
 IGNORED = {"argv", "resume", "verbose", "num_worker", "gpu", "save_minutes", "save_folder", "root_folder",
            "base_model_path", "data_dir", "tensorboard", "json", "verify_model"}
-LENGTHS = {"epoch_num": "epochs", "prune_iter": "iterations"}  # how much is to be done; may differ from what was
+# flags that tell most of how two runs differ, in this order; behind them those that were given
+FIRST = ("dataset", "model_path", "depth", "stem", "student_stem", "student_blocks", "class_num", "image_size",
+         "criterion", "target_macs", "target_compression", "prune_ratio", "subset", "val_split")
+MOST = 4  # differing flags that are named
+LENGTHS = {"epoch_num": "epoch", "prune_iter": "iteration"}  # how much is to be done; may differ from what was
 
 
 def finished_result(folder, run, resume, length="epoch_num"):
@@ -43,20 +48,22 @@ def finished_result(folder, run, resume, length="epoch_num"):
     if length and (then := before["flags"].get(length)) != (now := run["flags"].get(length)):
         if records.is_number(then) and now > then:
             return None
-        raise InputError(f"--{length}: received {now}, but {folder} holds a finished run of {then} {LENGTHS[length]}; "
+        done = tables.counted(then, LENGTHS[length]) if records.is_number(then) else f"{then!s:.20}"
+        raise InputError(f"--{length}: received {now}, but {folder} holds a finished run of {done}; "
                          f"expected {then}, a larger number to go on from its end, another folder to write to, or "
                          "--resume never to start over")
     return result
 
 
-def finished(folder, run, args, length="epoch_num"):
-    """`finished_result`, and a line that says what can be done with such a run."""
+def finished(folder, run, args, paths, length="epoch_num"):
+    """`finished_result`, what can be done with such a run, and where its files lie (`paths`, for `display.written`)."""
     result = finished_result(folder, run, args.resume, length)
     if result:
         place = "root_folder" if "prune_iter" in run["flags"] else "save_folder"
         more = f"a larger --{length} goes on from its end, " if length else ""
-        display.say(f"{folder} holds this run, finished: {more}another --{place} begins another run, "
-                    "--resume never starts this one over", args.verbose)
+        display.say(f"{folder} holds this run, finished before; nothing was done or written now: {more}another "
+                    f"--{place} begins another run, --resume never starts this one over", args.verbose)
+        display.written(paths, args.verbose, "there")
     return result
 
 
@@ -81,7 +88,7 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
         flags |= {"dataset": records.place(flags.get("dataset"))}
     if "allocation" in now:
         then.setdefault("allocation", "threshold")  # before there was the flag
-    given = {word.split("=")[0] for word in run.get("argv", [])}
+    given = _given(run)
     free = {key for key in set(now) - set(then) if f"--{key}" not in given}  # flags that the run of then didn't know
     if now.get("target_macs"):
         free -= {"stage_tilt"}  # before it, such a student had other widths
@@ -95,42 +102,76 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     if None not in (shown := (before.get("pixels"), run.get("pixels"))) and shown[0] != shown[1]:
         raise InputError(f"--resume: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
                          "expected the same, another folder to write to, or --resume never to start over")
-    if None not in (before.get("parent_sha256"), run.get("parent_sha256")):
-        free |= {"model_path"}  # compared below
-    for key in sorted((set(then) | set(now)) - IGNORED - free - {length}):
-        if then.get(key) != now.get(key):
-            was, wanted = before["flags"].get(key, then.get(key)), run.get("flags", {}).get(key)
-            raise InputError(f"--resume: {folder} holds {kind} run with --{key} {was}, received "
-                             f"{wanted}{_why_not(key, now)}; expected {_words(key, was)} to go on with "
-                             "it, another folder to write to, or --resume never to start over")
-    if before.get("parent_sha256") != run.get("parent_sha256"):
-        raise InputError(f"--resume: {folder} holds {kind} run from another model (its sha256 began with "
-                         f"{before.get('parent_sha256')!s:.8}, now {run.get('parent_sha256')!s:.8}); expected the "
-                         "same, another folder to write to, or --resume never to start over")
+    sums = [record.get("parent_sha256") for record in (before, run)]
+    other_model = sums[0] != sums[1]
+    if other_model or sums[0] is not None:
+        free |= {_model_flag(now)}  # told by its checksum
+    if then.get("dataset") != now.get("dataset") and not {"--class_num"} & (given | _given(before)):
+        free |= {"class_num"}  # the data set's own
+    keys = [key for key in (set(then) | set(now)) - IGNORED - free - {length} if then.get(key) != now.get(key)]
+    keys.sort(key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), f"--{key}" not in given, key))
+    if keys or other_model:
+        was, wanted = _both_told(keys, (then, now), (before, run), other_model)
+        raise InputError(f"--resume: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
+                         "expected what that run had to go on with it, another folder to write to, or --resume never "
+                         "to start over")
 
 
-def _why_not(key, now):
+def _both_told(keys, flags, recorded, other_model):
+    """The differing flags of two runs, and their models where they are others, as two texts; what tells most first."""
+    if flags[0]["dataset"] != flags[1]["dataset"]:  # even where it alone would be free
+        keys = ["dataset", *(key for key in keys if key != "dataset")]
+    found = []
+    for resolved, run in zip(flags, recorded, strict=True):
+        names = resolved | {"dataset": run.get("flags", {}).get("dataset")}  # as it was spelt
+        words = [_told(key, names, _given(run)) for key in keys]
+        if other_model:
+            words.insert(keys[:1] == ["dataset"], _model_told(names, run))
+        found.append(", ".join(words[:MOST]) + (f" and {len(words) - MOST} more" if len(words) > MOST else ""))
+    return found
+
+
+def _why_not(keys, now):
     """Why a pruning can't be made longer."""
-    if key == "prune_iter":
+    if "prune_iter" in keys:
         return (", and what an iteration removes under a target depends on their number (prune the last iteration's "
                 "model further: prune_model.py --base_model_path)")
-    return ", and iterations that are done had as many epochs" if key == "epoch_num" and "prune_iter" in now else ""
+    return ", and iterations that are done had as many epochs" if "epoch_num" in keys and "prune_iter" in now else ""
+
+
+def _given(run):
+    """Names of the flags on a record's command line, with dashes; empty where it has none."""
+    words = run.get("argv")
+    return {str(word).split("=")[0] for word in words} if isinstance(words, list) else set()
+
+
+def _told(key, names, given):
+    """A flag as it has to be given to have its value among `names`, and whether it was a default, by what was given."""
+    value = names.get(key)
+    if value is None or value is False:
+        return f"--no-{key}" if f"--no-{key}" in given else f"no --{key}"
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if key == "target_macs" and len(values) == 2 and records.is_number(values[0]):
+        values = [f"{values[0]:g}{'x' if values[1] is True else ''}"]
+    return (f"--{key}" + ("" if value is True else f" {' '.join(map(str, values)):.200}")
+            + (" (default)" if given and f"--{key}" not in given else ""))
+
+
+def _model_flag(names):
+    """The flag, of those of a run, that names the model that it started from."""
+    return "base_model_path" if "base_model_path" in names else "root_folder" if "lambda1" in names else "model_path"
+
+
+def _model_told(names, run):
+    """The model that a run started from, with the beginning of its checksum."""
+    words, digest = _told(_model_flag(names), names, _given(run)), run.get("parent_sha256")
+    return words if digest is None else f"{words} (sha256 {digest!s:.8}...)"
 
 
 def is_shorter(before, run, length):
     """Whether the run that a record tells of was to have fewer epochs or iterations; False for a broken record."""
     then = before["flags"].get(length) if isinstance(before, dict) and isinstance(before.get("flags"), dict) else None
     return records.is_number(then) and then < run["flags"][length]
-
-
-def _words(key, value):
-    """A flag as it has to be given to have this value."""
-    if value is None or value is False:
-        return f"no --{key}"
-    values = value if isinstance(value, list) else [value]
-    if key == "target_macs" and len(values) == 2 and records.is_number(values[0]):
-        values = [f"{values[0]:g}{'x' if values[1] is True else ''}"]
-    return f"--{key}" + ("" if value is True else f" {' '.join(map(str, values))}")
 
 
 def _checksum(run):

@@ -11,6 +11,7 @@ import files
 import flags
 import records
 import tables
+import values
 
 EXAMPLE = """example:
   python sensitivity.py --model_path=./model/base_model/model.h5
@@ -23,8 +24,9 @@ def build_parser():
     parser = flags.Parser(Path(__file__).name, epilog=EXAMPLE, description=f"{__doc__} Nothing is fine-tuned, and "
                           "batch-norm is not measured anew: what a layer loses here, a fine-tune may give back.")
     group = parser.add_argument_group("sensitivity")
-    group.add_argument("--model_path", type=flags.path, default="./model/base_model/model.h5",
-                       help="an .h5 or .keras file of this suite or of keras.applications (default: %(default)s)")
+    group.add_argument("--model_path", type=values.model, default="./model/base_model/model.h5",
+                       help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
+                            "(default: %(default)s)")
     group.add_argument("--output", type=flags.path, metavar="FILE.json",
                        help="also write the table as JSON, and a figure of it beside that")
     flags.add_criterion_flags(group)

@@ -26,6 +26,7 @@ class Dot:
         name: beside the point; '' for none.
         spread: half the length of its error bar, in points of accuracy.
         hollow: whether the marker is only an outline.
+        apart: whether it is only to compare with, and never on the front.
         gid: of the marker in an SVG.
     """
 
@@ -35,6 +36,7 @@ class Dot:
     name: str = ""
     spread: float = 0.0
     hollow: bool = False
+    apart: bool = False
     gid: str | None = None
 
 
@@ -81,6 +83,7 @@ def draw(axes, dots, edge=False):
     near = [d for d, x, y in zip(dots, far_x, far_y, strict=True) if not (x or y)]
     places_x = _limits(axes, "x", [math.log10(d.x) for d in dots], far_x)
     places_y = _limits(axes, "y", [d.y for d in dots], far_y)
+    near = [d for d in near if not d.apart]
     if edge and len(best := front([(d.x, d.y) for d in near])) > 1:
         axes.step([near[i].x for i in best], [near[i].y for i in best], where="post", color=GREY, linewidth=1.5,
                   alpha=0.6, label="_front", zorder=1.5)

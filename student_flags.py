@@ -5,6 +5,7 @@ import argparse
 import display
 import flags
 import model as resnet
+import tables
 from errors import InputError
 
 COMPRESSION = 12.82  # the original suite's student
@@ -120,10 +121,11 @@ def goal(args, teacher, student):
     import metrics
 
     sizes = [(net.count_params(), metrics.count_macs(net)) for net in (student, teacher)]
-    more = [name for name, mine, its in zip(("parameters", "MACs"), *sizes, strict=True) if mine >= its]
+    more = [f"{tables.compared(its / mine)} in {name}" for name, mine, its in
+            zip(("parameters", "MACs"), *sizes, strict=True) if mine >= its]
     if more:
         display.warn(f"the student has {sizes[0][0]:,} parameters and {sizes[0][1]:,} MACs, its teacher "
-                     f"{sizes[1][0]:,} and {sizes[1][1]:,}: no fewer {' and '.join(more)}")
+                     f"{sizes[1][0]:,} and {sizes[1][1]:,}: {' and '.join(more)}")
     if not args.target_macs:
         return None
     form = resnet.architecture_of(teacher)

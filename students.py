@@ -5,7 +5,10 @@ import math
 
 import numpy as np
 
+import display
 import flags
+import folded
+import metrics
 import model as resnet
 import prune
 from errors import InputError
@@ -157,3 +160,12 @@ def inherit_student(teacher, widths, stem=None):
     student = prune.trim_model(teacher, {group: prune.least_idle(np.asarray(values), widths[group])
                                          for group, values in scores.items()})
     return student if stem in (None, architecture["stem"]) else rebuilt(student, stem, blocks)
+
+
+def judge_teacher(args, path, teacher, images):
+    """The teacher's validation accuracy, 0 to 1. Raises InputError where it doesn't answer finite numbers."""
+    found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
+                             display.track("teacher: validation", args.verbose, "compiling"))
+    if not math.isfinite(found["loss"]):
+        raise InputError(f"--root_folder: {path} answers NaN or infinity, expected a teacher with finite logits")
+    return found["acc"]

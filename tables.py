@@ -57,6 +57,24 @@ def ratio(values):
                 for value in values]
 
 
+def against(values):
+    """How a size compares with another, by the ratio other / size: '3.980x smaller', '1.056x larger', 'the same'."""
+    return "", [compared(value) for value in values]
+
+
+def compared(value):
+    """One of `against`."""
+    if value is None:
+        return "-"
+    factor = significant(max(value, 1 / value))
+    return "the same" if factor == significant(1.0) else f"{factor}x {'smaller' if value > 1 else 'larger'}"
+
+
+def counted(number, noun, several=None):
+    """A whole number and its noun: '1 epoch', '1,200 epochs'; `several`: a plural that is not by -s."""
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
+
+
 def count(values):
     """Whole numbers in the largest unit that the largest of them fills, with four significant digits."""
     return _scaled(values, {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12})

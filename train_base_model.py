@@ -14,6 +14,7 @@ import model as resnet
 import records
 import resuming
 import tables
+import values
 from errors import InputError
 
 EXAMPLE = """example:
@@ -29,9 +30,9 @@ def build_parser():
     group = parser.add_argument_group("files")
     group.add_argument("--save_folder", type=flags.path, default="./model/base_model",
                        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
-    group.add_argument("--model_path", type=flags.path,
-                       help="weights to start from: an .h5 or .keras of this suite or of keras.applications, or the "
-                            "word imagenet to download them (default: random weights)")
+    group.add_argument("--model_path", type=values.model,
+                       help="weights to start from: an .h5 or .keras of this suite or of keras.applications, a "
+                            "folder with model.h5, or the word imagenet to download them (default: random weights)")
     group = parser.add_argument_group("base model")
     group.add_argument("--depth", type=flags.whole(), choices=[50, 101, 152],
                        help="layers (default: the file's, else 50)")
@@ -103,17 +104,20 @@ def run(args):
     """
     size = check_flags(args)
     with files.exclusive(args.save_folder, "--save_folder"):
-        result = train(args, size)
+        return train(args, size)
+
+
+def outputs(args):
+    """Paths of all that a run may write."""
     names = ("model.h5", "result.json", "history.json", "history.png")
-    display.written([*(Path(args.save_folder) / name for name in names), args.tensorboard or ""], args.verbose)
-    return result
+    return [*(Path(args.save_folder) / name for name in names), args.tensorboard or ""]
 
 
 def train(args, size):
     """`run`, in a folder that is this process' alone, on images of `size` (h, w) where it is told."""
     parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
     folder, run_record = Path(args.save_folder), records.run_record(args, parent)
-    if result := resuming.finished(folder, run_record, args):
+    if result := resuming.finished(folder, run_record, args, outputs(args)):
         return result
     app.start_keras(args)
     import classes
@@ -125,10 +129,10 @@ def train(args, size):
 
     images = data.load_data(args, size, display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(*filter(None, [args.model_path])))
-    display.say(images.description, args.verbose)
+    training.tell_images(args, images)
     records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    if result := resuming.finished(folder, run_record, args):  # on images that lie elsewhere now
+    if result := resuming.finished(folder, run_record, args, outputs(args)):  # on images that lie elsewhere now
         return result
     model = start_model(args, images)
     recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
@@ -145,6 +149,7 @@ def train(args, size):
     records.write_json(folder / "result.json", result)
     training.finish(folder)
     show(args, result)
+    display.written(outputs(args), args.verbose)
     return result
 
 

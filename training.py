@@ -19,6 +19,7 @@ import records
 import resuming
 import roles
 import states
+import tables
 from errors import InputError
 from records import STATE
 
@@ -82,12 +83,14 @@ def going_on(recipe, folder, run):
     begun = resuming.continuation(folder, run)
     last = run.get("continued", [{}])[-1]
     if last.get("schedule") == "anew" and not (Path(folder) / STATE).exists():
-        display.say(f"{folder} goes on behind its {begun} epochs, from the best of them: the learning rate rises and "
-                    f"falls once more up to epoch {recipe.epochs}, with a new optimiser; {recipe.epochs} epochs from "
-                    "the start (--resume never) would be another run", recipe.verbose)
+        display.say(f"{folder} goes on behind its {tables.counted(begun, 'epoch')}, from "
+                    f"{'it' if begun == 1 else 'the best of them'}: the learning rate rises and falls once more up to "
+                    f"epoch {recipe.epochs}, with a new optimiser; {recipe.epochs} epochs from the start (--resume "
+                    "never) would be another run", recipe.verbose)
     elif last.get("schedule") == "stretched":
         display.say(f"{folder} goes on behind epoch {last['after_epoch']} with the learning rate of a run of "
-                    f"{recipe.epochs} epochs; before, it was that of {last['epoch_num']}", recipe.verbose)
+                    f"{tables.counted(recipe.epochs, 'epoch')}; before, it was that of {last['epoch_num']}",
+                    recipe.verbose)
     return dataclasses.replace(recipe, begun=begun)
 
 
@@ -132,6 +135,14 @@ def compile_trainer(trainer, optimizer, recipe, loss=None):
     if recipe.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     trainer.compile(optimizer, loss=loss, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+
+
+def tell_images(args, images):
+    """Says what is trained on, and what becomes of a --batch_size that is larger than that."""
+    display.say(images.description, args.verbose)
+    if args.batch_size > (most := len(images.train)):
+        display.say(f"--batch_size {args.batch_size}: there are {tables.counted(most, 'training image')}, so that each "
+                    f"step takes all {most} and an epoch is one step; a smaller one makes more steps", args.verbose)
 
 
 def _start(trainer, saved, folder, recipe, steps, run, keep_best):
@@ -252,6 +263,7 @@ def _run_epochs(trainer, recorder, split, recipe, steps):
     """Keras' fit over the epochs that are left; what is left of one that was begun is a fit of its own."""
     progress = recorder.progress
     if progress.epoch == recipe.epochs:
+        display.say(f"{recorder.bar.title}: its training was finished before", recipe.verbose)
         return
     recorder.bar.start(progress.epoch + progress.step / steps, progress.history["val_acc"])
     try:

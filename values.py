@@ -98,3 +98,11 @@ def data_set(text):
     if name in STOCK or {"/", os.sep} & {*name} or os.path.lexists(name):
         return name
     raise argparse.ArgumentTypeError(f"received {name!r}{no_data_set(name)}")
+
+
+def model(text):
+    """A type for add_argument: a path of a model file; a folder with model.h5, as the scripts write it, names that.
+    The word imagenet stays a word, whatever folder has that name."""
+    found = path(text)
+    inside = os.path.join(found, "model.h5")
+    return inside if text != "imagenet" and os.path.isfile(inside) else found

@@ -98,9 +98,9 @@ def by_hypothesis(strategy, count, seed, attempt):
 
 
 def fuzz_json(fuzz, count, seed):
-    """records.read_json and what prune_model.py makes of an unfinished result.json."""
+    """records.read_json and what `iterations` makes of an unfinished result.json."""
+    import iterations
     import model as resnet
-    import prune_model
     import records
 
     path = fuzz.folder / "result.json"
@@ -112,7 +112,7 @@ def fuzz_json(fuzz, count, seed):
 
     def attempt(content):
         path.write_text(json.dumps(content))
-        fuzz.attempt("json", lambda: prune_model._check_unfinished(records.read_json(path, "--x"), fuzz.folder, widths),
+        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path, "--x"), fuzz.folder, widths),
                      content)
 
     base = {"finished": False, "run": {}, "final_acc": [], "channels": {name: [n] for name, n in widths.items()}}
@@ -122,7 +122,7 @@ def fuzz_json(fuzz, count, seed):
     for _ in range(count - count // 2):
         content = fuzz.mutated(text)
         path.write_bytes(content)
-        fuzz.attempt("json", lambda: prune_model._check_unfinished(records.read_json(path, "--x"), fuzz.folder, widths),
+        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path, "--x"), fuzz.folder, widths),
                      content)
 
 

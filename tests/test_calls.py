@@ -61,7 +61,7 @@ def test_keywords_are_the_command_line(script, given, words):
     (prune_model, {"deterministic": 1}, "deterministic: received 1, expected True or False"),
     (prune_model, {"criterion": "best"}, "--criterion: invalid choice: 'best' .choose from .*"),
     (prune_model, {"prune_ratio": 0.5, "target_macs": "4x"}, "--target_macs: not allowed with argument --prune_ratio"),
-    (evaluate_model, {}, "the following arguments are required: --model_path"),
+    (evaluate_model, {}, "--model_path: not given; expected one or more .h5 .* or folders with model.h5"),
     (evaluate_model, {"model_path": []}, "--model_path: expected at least one argument")])
 def test_what_can_not_be_used_is_an_input_error(script, given, message, capfd):
     with pytest.raises(InputError) as error:

@@ -21,7 +21,7 @@ FLOORS = [{"decoding", "errors", "messages", "native", "tables"}, {"display", "f
            "student_flags"},
           {"folded", "checkpoints", "metadata", "histories", "resuming", "shipped", "plots", "foreign",
            "report_records", "report_tables"},
-          {"criteria", "recording", "exporting", "report_svg", "curves", "size_axes"},
+          {"criteria", "recording", "exporting", "report_svg", "curves", "size_axes", "iterations"},
           {"prune", "predicting"}, {"allocation"},
           {"distillation", "students", "comparison_plots", "training", "trimming", "report_models"},
           {"report_plots", "report_page"}, {"report_sections"},

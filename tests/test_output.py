@@ -165,6 +165,16 @@ def test_a_notebook_has_bars_where_it_can_draw_them(widgets, monkeypatch, capsys
     assert (bar.lines, bar.bar.disable) == (True, True)
 
 
+@pytest.mark.parametrize("bars", [True, False])
+def test_a_run_that_goes_on_says_so_with_a_bar_and_without(bars, monkeypatch, capsys):
+    monkeypatch.setattr(display, "_has_bars", lambda: bars)
+    for verbose, said in ((0, False), (1, True), (2, True)):
+        bar = display.EpochBar("base", 1, 5, verbose)
+        bar.start(1.4, [0.5])
+        bar.stop()
+        assert ("base: 5 epochs of 1 image, going on behind epoch 1.4" in capsys.readouterr().out) == said
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_pipe_gets_lines_and_whole_tables(encoding):
     done = subprocess.run([sys.executable, "-c", SHOW], cwd=ROOT, capture_output=True, check=True,
@@ -239,7 +249,7 @@ def test_verbose_0_is_silent_and_json_is_the_result_alone(script, folder, base, 
     else:
         assert printed["output"] == str(folder / "h.png")
         assert [history["epochs"] for history in printed["histories"].values()] == [1]
-    told = error.partition("written  ")[2].split("\n")[:-1]  # behind the tables, or the word that the run was finished
+    told = re.split("\nwritten  |\nthere    ", error)[1].split("\n")[:-1]  # behind the tables, or of a finished run
     assert [str(Path(line.strip()).relative_to(folder)) for line in told] == WRITTEN[script].split()
     assert all(Path(line.strip()).exists() for line in told)
 

@@ -17,7 +17,7 @@ def text_flags(script):
     """(flag, parser) of all flags that take text of any kind."""
     parser = importlib.import_module(script).build_parser()
     return [(action.option_strings[0], parser) for action in parser._actions
-            if action.nargs != 0 and not action.choices and action.type in (None, values.path)]
+            if action.nargs != 0 and not action.choices and action.type in (None, values.path, values.model)]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -28,6 +28,19 @@ def test_a_tilde_behind_an_equals_sign_is_the_home_in_every_flag_that_takes_text
             action.required = False
         found = getattr(parser.parse_args([f"{flag}=~/runs"]), flag.removeprefix("--"))
         assert found in (str(tmp_path / "me" / "runs"), [str(tmp_path / "me" / "runs")])
+
+
+def test_a_folder_stands_for_the_model_in_it(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.h5").write_bytes(b"")
+    for script in ("evaluate_model", "export_model", "sensitivity", "train_base_model", "prune_model"):
+        flag = "--base_model_path" if script == "prune_model" else "--model_path"
+        found = getattr(importlib.import_module(script).build_parser().parse_args([flag, f"{tmp_path}/run/"]), flag[2:])
+        assert found in (str(tmp_path / "run" / "model.h5"), [str(tmp_path / "run" / "model.h5")])
+    assert values.model(str(tmp_path)) == str(tmp_path)  # the reader says what it lacks
+    (tmp_path / "run").rename(tmp_path / "imagenet")
+    monkeypatch.chdir(tmp_path)
+    assert values.model("imagenet") == "imagenet"  # a word of train_base_model.py
 
 
 def test_some_script_has_every_path():

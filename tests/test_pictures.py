@@ -95,7 +95,7 @@ def test_the_scale_that_a_model_was_trained_with_is_kept_and_a_brighter_image_re
     np.testing.assert_array_equal(images[0, ..., 0], GREY // 2 >> 4)
     assert lines == ["images of more than 8 bits are scaled by 4,095"]
     put(tmp_path / "a" / "1.png", GREY.astype(np.uint16) * 257)
-    with pytest.raises(InputError, match=r"1\.png, hold values from 0 to 65,535, expected 0 to 4,095, by which"):
+    with pytest.raises(InputError, match=r"1\.png, with values from 0 to 65,535, expected 0 to 4,095, by which"):
         read(tmp_path, look=decoding.Look(whole=4095))
 
 
@@ -131,7 +131,7 @@ def test_what_is_transparent_is_shown_on_white_unless_it_draws_in_white(tmp_path
     images, lines = read(tmp_path)
     share, ground = GREY.astype(float) / 255, 0 if ink == 255 else 255
     np.testing.assert_allclose(images[0, ..., 0], share * ink + (1 - share) * ground, atol=1)
-    assert lines == ["1 images with transparent pixels are shown on "
+    assert lines == ["1 image with transparent pixels, shown on "
                      + ("black; most of them draw in white" if ink == 255 else "white")]
     with pytest.raises(InputError, match="it draws in white on transparent ground, which is shown as white"):
         put(tmp_path / "a" / "1.png", Image.fromarray(np.dstack([np.full((8, 12, 3), 255, np.uint8), GREY]), "RGBA"))
@@ -168,7 +168,7 @@ def test_only_the_first_frame_counts_and_that_is_told(tmp_path):
     for name in ("0.gif", "1.tif", "2.webp"):
         put(tmp_path / "a" / name, frames[0], save_all=True, append_images=frames[1:], lossless=True)
     images, lines = read(tmp_path)
-    assert (images == 10).all() and "3 images have several frames or pages" in lines[0]
+    assert (images == 10).all() and "3 images with several frames or pages" in lines[0]
 
 
 def test_all_broken_files_are_named_at_once_with_a_command_that_goes_on_without_them(tmp_path):
@@ -336,7 +336,7 @@ def test_a_model_meets_images_shown_as_those_that_it_was_trained_on(tmp_path):
     assert trained.pixels == pixels.of_models(model) == {"whole": 4095}
     dim = data.load_data(asked(tmp_path / "dim"), pixels=pixels.of_models(model))
     np.testing.assert_array_equal(dim.test.images[0, ..., 0], GREY * np.uint16(2) >> 4)
-    with pytest.raises(InputError, match="hold values from 0 to 65,535, expected 0 to 4,095, by which the images were"):
+    with pytest.raises(InputError, match="with values from 0 to 65,535, expected 0 to 4,095, by which the images were"):
         data.load_data(asked(tmp_path / "bright"), pixels=pixels.of_models(model))
     assert pixels.of_models(tmp_path / "elsewhere.h5") == {}
     other = history(tmp_path / "other", {"whole": 65535})

@@ -82,13 +82,13 @@ def test_only_flags_that_bear_on_the_result_stop_a_resume():
     now = records.run_record(argparse.Namespace(epoch_num=3, verbose=2, target_macs=(4.0, True), seed=1))
     resuming.check_same_run(json.loads(json.dumps(then)), now, "folder")
     now["flags"]["epoch_num"] = 4
-    with pytest.raises(InputError, match="--epoch_num 3, received 4"):
+    with pytest.raises(InputError, match="--epoch_num 3; received --epoch_num 4"):
         resuming.check_same_run(then, now, "folder")
 
 
 def test_a_run_from_before_the_tilt_is_another_one_where_macs_were_a_target():
     then = records.run_record(argparse.Namespace(target_macs=(8.0, True)))
-    with pytest.raises(InputError, match="--stage_tilt None, received 0.7"):
+    with pytest.raises(InputError, match="with no --stage_tilt; received --stage_tilt 0.7"):
         now = records.run_record(argparse.Namespace(target_macs=(8.0, True), stage_tilt=0.7))
         resuming.check_same_run(then, now, "x")
     free = records.run_record(argparse.Namespace(target_macs=None))
@@ -100,7 +100,7 @@ def test_pruning_runs_from_before_the_flag_spread_their_targets_by_threshold():
     now = {name: records.run_record(argparse.Namespace(target_macs=(2.0, True), allocation=name))
            for name in ("threshold", "sensitivity")}
     resuming.check_same_run(then, now["threshold"], "x")
-    with pytest.raises(InputError, match="--allocation threshold, received sensitivity"):
+    with pytest.raises(InputError, match="--allocation threshold; received --allocation sensitivity"):
         resuming.check_same_run(then, now["sensitivity"], "x")
 
 
@@ -109,7 +109,7 @@ def test_a_flag_newer_than_a_run_differs_only_where_it_is_given():
     now = records.run_record(argparse.Namespace(epoch_num=3, optimizer="sgd", argv=["train.py", "--epoch_num=3"]))
     resuming.check_same_run(then, now, "folder")
     now["flags"]["optimizer"], now["argv"] = "muon", ["train.py", "--optimizer=muon"]
-    with pytest.raises(InputError, match="--optimizer None, received muon"):
+    with pytest.raises(InputError, match="with no --optimizer; received --optimizer muon"):
         resuming.check_same_run(then, now, "folder")
 
 
@@ -130,7 +130,7 @@ def test_a_run_goes_on_where_its_images_lie_elsewhere(tmp_path):
     for other in ({"source": [str(tmp_path / "there"), "b" * 64]}, {"source": None}):
         with pytest.raises(InputError, match="other images|--dataset /gone/images"):
             resuming.finished_result(tmp_path, now | other, "auto")
-    with pytest.raises(InputError, match="--dataset /gone/images, received cifar10"):
+    with pytest.raises(InputError, match="--dataset /gone/images; received --dataset cifar10"):
         resuming.finished_result(tmp_path, now | {"flags": run["flags"] | {"dataset": "cifar10"}}, "auto")
 
 
@@ -148,20 +148,43 @@ def test_a_finished_run_says_what_can_be_done_with_more_or_fewer_epochs(tmp_path
     run = finished_record(tmp_path, "digits", None)
     now = {"flags": run["flags"] | {"epoch_num": 5}, "parent_sha256": None, "source": None}
     assert resuming.finished_result(tmp_path, now, "auto") is None
-    with pytest.raises(InputError, match="--epoch_num 3, received 5; expected --epoch_num 3 to go on"):
+    with pytest.raises(InputError, match="--epoch_num 3; received --epoch_num 5; expected what that run had to go on"):
         resuming.finished_result(tmp_path, now, "auto", None)
     with pytest.raises(InputError, match="^--epoch_num: received 2, but .* finished run of 3 epochs; expected 3"):
         resuming.finished_result(tmp_path, now | {"flags": now["flags"] | {"epoch_num": 2}}, "auto")
-    assert resuming.finished(tmp_path, run, argparse.Namespace(resume="auto", verbose=1))["val_acc"] == 0.5
-    assert "finished: a larger --epoch_num goes on from its end, another --save_folder" in capsys.readouterr().out
+    assert resuming.finished(tmp_path, run, argparse.Namespace(resume="auto", verbose=1),
+                             [tmp_path / "model.h5", tmp_path / "result.json"])["val_acc"] == 0.5
+    printed = capsys.readouterr().out
+    assert "nothing was done or written now: a larger --epoch_num goes on from its end, another --save_f" in printed
+    assert printed.endswith(f"\n\nthere    {tmp_path / 'result.json'}\n")
 
 
 def test_a_model_that_a_run_started_from_may_have_moved(tmp_path):
     run = finished_record(tmp_path, "digits", None, model_path="a/m.h5") | {"parent_sha256": "c" * 64}
     moved = run | {"flags": run["flags"] | {"model_path": "b/m.h5"}}
     resuming.check_same_run(run, moved, tmp_path)
-    with pytest.raises(InputError, match="from another model"):
+    with pytest.raises(InputError, match=r"a/m\.h5 \(sha256 c{8}\.\.\.\); received --model_path b/m\.h5 \(sha256 d{8}"):
         resuming.check_same_run(run, moved | {"parent_sha256": "d" * 64}, tmp_path)
+
+
+def test_of_differing_flags_the_most_telling_comes_first_and_defaults_are_told_as_such():
+    same = {"epoch_num": 3, "learning_rate": None, "class_num": 10}
+    then = {"argv": ["train_base_model.py", "--epoch_num=3"], "parent_sha256": None,
+            "flags": same | {"dataset": "cifar10", "batch_size": 128, "model_path": None}}
+    now = {"argv": ["x.py", "--batch_size", "32", "--learning_rate=0.05", "--dataset", "cifar100", "--model_path=m.h5"],
+           "parent_sha256": "e" * 64, "flags": same | {"dataset": "cifar100", "class_num": 100, "batch_size": 32,
+                                                       "learning_rate": 0.05, "model_path": "m.h5"}}
+    with pytest.raises(InputError) as caught:
+        resuming.check_same_run(then, now, "runs/one")
+    assert str(caught.value) == (
+        "--resume: runs/one holds an unfinished run with --dataset cifar10 (default), no --model_path, --batch_size "
+        "128 (default), no --learning_rate; received --dataset cifar100, --model_path m.h5 (sha256 eeeeeeee...), "
+        "--batch_size 32, --learning_rate 0.05; expected what that run had to go on with it, another folder to write "
+        "to, or --resume never to start over")
+    now["flags"] |= {f"flag{i}": i for i in range(9)}
+    now["argv"] += [f"--flag{i}={i}" for i in range(9)]
+    with pytest.raises(InputError, match=r"no --flag0 and 9 more; received .*, --flag0 0 and 9 more; expected"):
+        resuming.check_same_run(then, now, "runs/one")
 
 
 @pytest.mark.parametrize("source", [5, {}, True, 1.5, "x", None, []])

@@ -167,6 +167,26 @@ def made(tmp_path_factory):
     return folder, *make(folder, "--no-models")
 
 
+def test_the_student_that_came_with_the_suite_is_a_row_and_never_the_headline(tmp_path):
+    theirs = {"val_acc": 1.0, "teacher_acc": 0.9, "split": "validation", "images": 20, "train_images": 60, **size(100),
+              "compression_rate": 99.0, "sha256": "9" * 64, "parent_sha256": "8" * 64, "shipped": True,
+              "run": run_of("knowledge_distillation", "8" * 64)}
+    folder = write_all(tmp_path, records_of_a_tree() | {"a_shipped_student/result.json": theirs})
+    tree = report_records.read_tree(folder)
+    assert [card["name"] for card in report_sections.cards(tree)] == ["base_model", "pruned_model/iter2", "kd_model"]
+    assert [run.name for run in tree.of_kind("student")] == ["kd_model", "a_shipped_student"]
+    assert report_sections.models_section(tree).parts[-1][1].rows[4][3][0] == "shipped with the suite"
+    points = [p for p in tree.points if "parameters" in p.sizes and p.split == "validation"]
+    line, = [line for line in report_plots.plot_front(points, "parameters")[0].axes[0].lines
+             if line.get_label() == "_front"]
+    assert min(line.get_xdata()) > 1e-4 and max(line.get_ydata()) < 100
+    (folder / "base_model").rename(tmp_path / "away.base")
+    for name in ("base_model", "pruned_model", "kd_model"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    shutil.rmtree(tmp_path / "away.base")
+    assert report_sections.cards(report_records.read_tree(folder)) == []
+
+
 def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
     _, result, page = made
     rows = page.rows("table-models")

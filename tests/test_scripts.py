@@ -84,10 +84,12 @@ def test_a_finished_run_is_neither_repeated_nor_written_over(chain, monkeypatch,
     before = {path: path.read_bytes() for path in chain.rglob("*") if path.is_file()}
     for script, words in chain_of(chain / "base", chain / "pruned", chain / "student"):
         assert call(script, *words) == 0
-        assert "holds this run, finished: " in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "holds this run, finished before; nothing was done or written now: " in told and "written " not in (
+            told.partition("now: ")[2]) and "\nthere    " in told
         assert call(script, *words, "--seed", 3) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "holds a finished run with --seed 826, received 3; expected" in error
+        assert error.count("\n") == 1 and "a finished run with --seed 826 (default); received --seed 3; exp" in error
         if script != prune_model:  # which trims first
             with pytest.raises(AssertionError, match="trained again"):
                 call(script, *words, "--resume", "never")
@@ -380,10 +382,28 @@ def test_the_command_to_go_on_with_does_not_start_over(never, tmp_path, monkeypa
     assert call(train_base_model, *never, "--save_folder", folder, "--seed", 3) == 143
     before, command = capsys.readouterr().err.split("; go on with: ")
     assert before == "train_base_model.py: stopped by SIGTERM; epoch 1 is saved"
-    python, script, *words = shlex.split(command)  # it runs from here
-    assert Path(script).samefile(ROOT / "train_base_model.py")
+    there, also, python, script, *words = shlex.split(command)[1:]  # it runs wherever it is pasted
+    assert there == str(folder) and also == "&&" and Path(script).samefile(ROOT / "train_base_model.py")
     assert words == ["--save_folder", str(folder), "--seed", "3"]
     assert python == "python" or Path(python).samefile(sys.executable)
+
+
+def test_a_run_that_was_stopped_before_it_saved_anything_says_so_and_still_starts_over(tmp_path, monkeypatch, capsys):
+    def stop(args, write=False):
+        if write:
+            (tmp_path / "run" / "iter1").mkdir(parents=True)
+            (tmp_path / "run" / "iter1" / "state.npz").write_bytes(b"")
+        raise Stopped(2)
+    words = ["--resume", "never", "--root_folder", tmp_path / "run"]
+    monkeypatch.setattr(prune_model, "run", stop)
+    assert call(prune_model, *words) == 130
+    before, command = capsys.readouterr().err.split("; start it again with: ")
+    assert before == "prune_model.py: stopped by SIGINT; nothing new was saved"
+    assert command.endswith(f"prune_model.py --resume never --root_folder {tmp_path / 'run'}\n")
+    monkeypatch.setattr(prune_model, "run", lambda args: stop(args, True))
+    assert call(prune_model, *words) == 130  # what it saved would be lost with 'never'
+    before, command = capsys.readouterr().err.split("; go on with: ")
+    assert before.endswith("; what was saved stays") and "--resume" not in command
 
 
 def test_a_batch_of_one_is_refused_where_the_last_map_is_one_position(narrow, tmp_path, capsys):

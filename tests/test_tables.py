@@ -205,3 +205,10 @@ def test_the_tables_of_the_scripts_fit(name, width, monkeypatch):
     assert all(re.search(rf"(?<!\S){re.escape(cell)}(?!\S)", output) for cell in cells if re.search(r"^[\d-]", cell))
     wanted = " ".join([*cells, *(heading for heading, _ in columns)])
     assert width == 40 or words(output) >= words(wanted) - words("model class format layer")
+
+
+def test_ratios_say_which_side_is_larger_and_counts_know_their_nouns():
+    assert tables.against([3.98, 0.9473, 1.0, 1.00001, None])[1] == [
+        "3.980x smaller", "1.056x larger", "the same", "the same", "-"]
+    assert [tables.counted(n, "epoch") for n in (0, 1, 1200)] == ["0 epochs", "1 epoch", "1,200 epochs"]
+    assert [tables.counted(n, "accuracy", "accuracies") for n in (1, 2)] == ["1 accuracy", "2 accuracies"]

@@ -69,14 +69,14 @@ test-slow: install-dev
 	$(BIN)/python -m pytest -m "slow and not jax"
 
 test-jax: $(VENV)/.installed-jax
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m jax tests/test_jax.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m jax tests/scripts/test_jax.py
 
 $(VENV)/.installed-torture: requirements-torture.txt $(VENV)/.installed-dev
 	$(BIN)/python -m pip install -q -r requirements-torture.txt || echo "atheris can't be had here: torture goes without"
 	@touch $@
 
 torture: $(VENV)/.installed-torture
-	$(BIN)/python tests/torture.py $(TORTURE)
+	$(BIN)/python tests/stress/torture.py $(TORTURE)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py --output benchmarks/bench.json $(BENCH)

@@ -5,16 +5,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import app
-import calls
-import display
-import files
-import flags
-import records
-import roles
-import tables
-import values
-from errors import InputError
+from compress.cli import app, display, flags, keywords, tables, values
+from compress.errors import InputError
+from compress.plots import roles
+from compress.storage import files, records
 
 EXAMPLE = """example:
   python evaluate_model.py --model_path=./model/base_model/model.h5
@@ -68,7 +62,7 @@ def short_names(paths):
 
 def peek_at(args, path):
     """The Checkpoint of a model, without its weights; None, with --any_model, where Keras itself has to open it."""
-    import checkpoints
+    from compress.storage import checkpoints
 
     if Path(path).suffix.lower() in (".onnx", ".tflite"):
         raise InputError(f"--model_path: received {path}, an exported file, which is not evaluated here: "
@@ -95,10 +89,10 @@ def open_model(args, path, images):
     Returns:
         (model, what computes its logits, function(numpy images) -> logits for its latency, dict of size).
     """
-    import checkpoints
-    import folded
-    import metrics
-    import model as resnet
+    from compress import metrics
+    from compress.engine import folded
+    from compress.graph import resnet
+    from compress.storage import checkpoints
 
     model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape, *flags.opening(args))
     architecture = resnet.architecture_of(model)
@@ -117,8 +111,8 @@ def open_foreign(model, path, images):
     import keras
     import numpy as np
 
-    import folded
-    import foreign
+    from compress.engine import folded
+    from compress.storage import foreign
 
     shape, classes = model.input_shape[1:], model.output_shape[-1]
     if any(have not in (None, want) for have, want in zip(shape, images.image_shape, strict=True)) or (
@@ -151,8 +145,8 @@ def evaluate_one(args, name, path, opened, images, base):
     """
     import numpy as np
 
-    import metrics
-    import prune
+    from compress import metrics
+    from compress.graph import surgery
 
     model, judge, function, size = opened
     split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
@@ -164,7 +158,7 @@ def evaluate_one(args, name, path, opened, images, base):
         raise InputError(f"--model_path: {path} answers NaN or infinity, expected a network with finite logits")
     base = base or model
     row["compression_rate"] = base.count_params() / row["parameters"]
-    row["sparsity"] = None if "foreign" in (model.name, base.name) else prune.compute_sparsity(model, base)
+    row["sparsity"] = None if "foreign" in (model.name, base.name) else surgery.compute_sparsity(model, base)
     if args.latency_runs:
         row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
             function, images.image_shape, 1, args.latency_runs)
@@ -173,7 +167,7 @@ def evaluate_one(args, name, path, opened, images, base):
 
 def unpruned(model):
     """The smallest of ResNet50, 101 and 152 that has a model's blocks, with all its channels, to compare with."""
-    import model as resnet
+    from compress.graph import resnet
 
     architecture = resnet.architecture_of(model)
     full = resnet.unpruned_widths(architecture["widths"])
@@ -201,7 +195,7 @@ def show_classes(args, rows, class_names):
     display.print_table(f"{args.split} accuracy of every class (%)", columns, table, args.verbose)
 
 
-@calls.keywords(build_parser)
+@keywords.callable_with(build_parser)
 def run(args):
     """Evaluates.
 
@@ -215,21 +209,19 @@ def run(args):
     if args.output:
         files.check_file(args.output, "--output", ".json")
     if args.predict:
-        import predicting
+        from compress.export import predicting
 
         predicting.check_flags(args, build_parser())
         return predicting.run(argparse.Namespace(**vars(args) | {"class_num": None, "split": "test"}), peek_at)
     peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(args)
     app.start_keras(args)
-    import classes
-    import data
-    import foreign
-    import pixels
+    from compress.data import dataset, pixels
+    from compress.storage import classes, foreign
 
     others = {path: foreign.load_classifier(path, "--model_path", args.preprocessing, args.verbose)
               for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
     shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
-    images = data.load_data(args, shape[:2] if shape and None not in shape else None,
+    images = dataset.load_data(args, shape[:2] if shape and None not in shape else None,
                             display.track("reading images", args.verbose), needs=(args.split,), most=args.images,
                             pixels=pixels.of_models(*args.model_path))
     display.say(images.description, args.verbose)
@@ -255,8 +247,7 @@ def run(args):
 
 def write(args, result):
     """Writes the table as JSON, and a figure of the models whose MACs are known; returns their paths."""
-    import comparison_plots
-    import plots
+    from compress.plots import comparison, style
 
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     records.write_json(args.output, result)
@@ -264,7 +255,7 @@ def write(args, result):
     rows = [row | {"test_acc": row["acc"], "role": role} for row, role in known if row["macs"]]
     figure = Path(args.output).with_suffix(".png")
     if rows:
-        plots.save_figure(comparison_plots.plot_models(rows, args.split), figure)
+        style.save_figure(comparison.plot_models(rows, args.split), figure)
     return [args.output, *([figure] if rows else [])]
 
 

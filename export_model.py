@@ -6,16 +6,10 @@ import functools
 import sys
 from pathlib import Path
 
-import app
-import calls
-import display
-import files
-import flags
-import formats
-import records
-import tables
-import values
-from errors import InputError, one_line
+from compress.cli import app, display, flags, keywords, tables, values
+from compress.errors import InputError, one_line
+from compress.export import formats
+from compress.storage import files, records
 
 SOUND = 0.01  # a difference of probabilities that rounding leaves, at most
 MADE_UP = 64  # images
@@ -53,7 +47,7 @@ def build_parser():
 
 def fastest(functions, image_shape, runs):
     """Latency of one image by that of {threads: function} that is fastest: part of a row."""
-    import metrics
+    from compress import metrics
 
     found = {threads: metrics.latency_ms(function, image_shape, 1, runs, warmup=10)
              for threads, function in functions.items()}
@@ -70,7 +64,7 @@ def judge(args, name, runtime, start, path, images, reference):
         args: the flags.
         name: of the format, or h5.
         runtime: what runs it.
-        start: function(threads) -> function(images uint8) -> logits, such as `exporting.runner`.
+        start: function(threads) -> function(images uint8) -> logits, such as `writers.runner`.
         path: the file or folder.
         images: a data.Split; without labels no accuracy is measured.
         reference: logits of the .h5 on the same images, or None where this is the .h5.
@@ -80,10 +74,10 @@ def judge(args, name, runtime, start, path, images, reference):
     """
     import numpy as np
 
-    import exporting
-    import metrics
+    from compress import metrics
+    from compress.export import writers
 
-    functions = {threads: start(threads) for threads in exporting.thread_counts(name)}
+    functions = {threads: start(threads) for threads in writers.thread_counts(name)}
     starts = range(0, len(images.images), args.batch_size)
     answer = functions[max(functions)]
     logits = np.concatenate([answer(images.images[start:start + args.batch_size])
@@ -94,10 +88,10 @@ def judge(args, name, runtime, start, path, images, reference):
     row = {"format": name, "runtime": runtime, "path": str(path), "acc": None}
     if images.labels is not None:
         row |= metrics.classification_metrics(logits, images.labels)
-    row["bytes"] = exporting.size(path)
+    row["bytes"] = writers.size(path)
     if reference is not None:
         row["agreement"] = float(np.mean(logits.argmax(1) == reference.argmax(1)))
-        difference = np.abs(exporting.probabilities(logits) - exporting.probabilities(reference)).max()
+        difference = np.abs(writers.probabilities(logits) - writers.probabilities(reference)).max()
         row["largest_difference"] = float(difference)  # of a probability
         if difference > SOUND and name != "litert-int8" and args.precision == "float32":
             display.warn(f"{path} answers otherwise than {args.model_path}: probabilities differ by up to "
@@ -115,12 +109,12 @@ def made_up(shape):
     """
     import numpy as np
 
-    import data
+    from compress.data import dataset
 
     rng, (height, width, _) = np.random.default_rng(0), shape
     patches = rng.integers(0, 256, (MADE_UP, 4, 4, 3)).repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)
     noise = rng.normal(0, 20, (MADE_UP, *shape))
-    return data.Split((patches[:, :height, :width] + noise).clip(0, 255).astype("uint8"), None, "made-up")
+    return dataset.Split((patches[:, :height, :width] + noise).clip(0, 255).astype("uint8"), None, "made-up")
 
 
 def show(args, rows, told):
@@ -135,7 +129,7 @@ def show(args, rows, told):
                         "or all cores, whichever is faster", columns, table, args.verbose)
 
 
-@calls.keywords(build_parser)
+@keywords.callable_with(build_parser)
 def run(args):
     """Exports.
 
@@ -146,7 +140,7 @@ def run(args):
         What export.json holds: {"files": list of rows, the .h5 first, "split", "images", "class_names", "sha256",
         "not_measured": why there are no accuracies, or None, "run"}.
     """
-    import checkpoints
+    from compress.storage import checkpoints
 
     folder = Path(args.output) if args.output else Path(args.model_path).parent / "exported"
     files.check_writable(folder, "--output")
@@ -168,9 +162,8 @@ def find_images(args, peek):
     Raises:
         InputError: a data set that the command line asks for can't be had.
     """
-    import classes
-    import data
-    import pixels
+    from compress.data import dataset, pixels
+    from compress.storage import classes
 
     asked = args.measure or has_data_set(args)
     if args.measure is False:
@@ -181,7 +174,7 @@ def find_images(args, peek):
         return f"no --dataset, and {args.model_path} is no model of {args.dataset}"
     try:
         records.check_split(args.model_path, args)
-        images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
+        images = dataset.load_data(args, peek.input_shape and peek.input_shape[:2],
                                 display.track("reading images", args.verbose), needs=("validation",),
                                 pixels=pixels.of_models(args.model_path))
     except InputError as error:
@@ -209,17 +202,16 @@ def export(args, peek, folder):
     """`run`, in a folder that is this process' alone, for a model of which `peek` tells."""
     run_record = records.run_record(args)
     app.start_keras(args)
-    import checkpoints
-    import classes
-    import data
-    import exporting
-    import folded
+    from compress.data import dataset
+    from compress.engine import folded
+    from compress.export import writers
+    from compress.storage import checkpoints, classes
 
-    exporting.check_packages(args.format, "--format")
+    writers.check_packages(args.format, "--format")
     images = find_images(args, peek)
     why = images if isinstance(images, str) else None
     wanted = chosen_formats(args, not why and images.train)
-    run_record["versions"] |= exporting.versions(wanted)
+    run_record["versions"] |= writers.versions(wanted)
     known = classes.of_model(args.model_path) if why else classes.meet(args.model_path, images)
     run_record["flags"]["measure"] = not why  # so that the record's flags do the same again
     names = list(known or (() if why else classes.of_data(images)))
@@ -229,13 +221,15 @@ def export(args, peek, folder):
                                    *flags.opening(args))
     function, split = folded.freeze(model, args.precision), made_up(shape) if why else images.val
     row, reference = judge(args, "h5", "Keras", lambda threads: function, args.model_path, split, None)
-    rows, calibration = [row], () if why or not images.train else data.sample(images.train, args.calibration_images)[0]
+    rows, calibration = [row], ()
+    if not why and images.train:
+        calibration = dataset.sample(images.train, args.calibration_images)[0]
     for name in wanted:
         with display.waiting(f"writing {name}", args.verbose):
-            path = exporting.write(model, name, folder, calibration, names)
-        rows.append(judge(args, name, formats.FORMATS[name][1], functools.partial(exporting.runner, path, name),
+            path = writers.write(model, name, folder, calibration, names)
+        rows.append(judge(args, name, formats.FORMATS[name][1], functools.partial(writers.runner, path, name),
                           path, split, reference)[0])
-    exporting.write_labels(folder, names)
+    writers.write_labels(folder, names)
     result = {"files": rows, "dataset": None if why else images.name, "split": None if why else "validation",
               "images": len(split.images), "not_measured": why, "calibration_images": len(calibration),
               "class_names": names or None, "model_class_names": known and list(known), "sha256": digest,

@@ -6,18 +6,10 @@ import importlib
 import sys
 from pathlib import Path
 
-import app
-import calls
-import display
-import files
-import flags
-import model as resnet
-import records
-import resuming
-import roles
-import shipped
-import student_flags
-import tables
+from compress.cli import app, display, flags, keywords, student_flags, tables
+from compress.graph import resnet
+from compress.plots import roles
+from compress.storage import files, records, resuming, shipped
 
 EXAMPLE = """example:
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --lambda1=0.7 --lambda2=0.3 --lambda3=0.2
@@ -87,10 +79,10 @@ def make_student(args, teacher, images):
     """The student before its first step, always the same for the same flags."""
     import keras
 
-    import data
-    import prune
-    import students
-    import training
+    from compress.data import dataset
+    from compress.distillation import student as students
+    from compress.engine import recalibration
+    from compress.training import fit
 
     architecture = resnet.architecture_of(teacher)
     widths = students.choose_widths(args, architecture)
@@ -99,8 +91,8 @@ def make_student(args, teacher, images):
         return resnet.build_resnet(**(architecture | {"widths": widths, "stem": args.student_stem}))
     student = students.inherit_student(teacher, widths, args.student_stem)
     if args.recalibrate_images:
-        training.check_batch(student, args.recalibrate_images, "--recalibrate_images")
-        prune.recalibrate_bn(student, data.sample(images.train, args.recalibrate_images)[0], args.batch_size,
+        fit.check_batch(student, args.recalibrate_images, "--recalibrate_images")
+        recalibration.recalibrate_bn(student, dataset.sample(images.train, args.recalibrate_images)[0], args.batch_size,
                              display.track("student: batch-norm", args.verbose, "compiling"))
     return student
 
@@ -109,30 +101,30 @@ def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, t
     """Trains one student with one set of loss weights; returns its history."""
     import keras
 
-    import data
-    import distillation
-    import training
+    from compress.data import dataset
+    from compress.distillation import distiller as distillation
+    from compress.training import fit
 
-    recipe = training.going_on(training.Recipe.from_flags(args, args.student_learning_rate), folder, run_record)
-    steps = data.steps_per_epoch(len(images.train), recipe.batch_size)
+    recipe = fit.going_on(fit.Recipe.from_flags(args, args.student_learning_rate), folder, run_record)
+    steps = dataset.steps_per_epoch(len(images.train), recipe.batch_size)
     distiller = distillation.Distiller(teacher, student, lambdas, args.temperature, hard_label_weight,
                                        args.regressor_name, args.label_smoothing, args.precision, args.mirror_teacher,
                                        steps * (recipe.epochs - recipe.begun) if args.teacher_annealing else None)
-    optimizer = training.optimizer_of(recipe, steps)
+    optimizer = fit.optimizer_of(recipe, steps)
     if distiller.discriminator:
         optimizer = distillation.TwoOptimizers(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
                                                [v.path for v in distiller.discriminator.trainable_variables])
-    training.compile_trainer(distiller, optimizer, recipe)
-    return training.fit(distiller, student, images, recipe, folder, run_record, title,
+    fit.compile_trainer(distiller, optimizer, recipe)
+    return fit.fit(distiller, student, images, recipe, folder, run_record, title,
                         rate_flag="--student_learning_rate")
 
 
 def summary(args, history, student, base_parameters, images, folder, run_record):
     """What result.json holds of one student, without the teacher's part."""
-    import metrics
-    import training
+    from compress import metrics
+    from compress.training import fit
 
-    best, file = training.best_epoch(history), Path(folder) / "model.h5"
+    best, file = fit.best_epoch(history), Path(folder) / "model.h5"
     size = metrics.size_of(student, file)
     return {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
             "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
@@ -142,7 +134,7 @@ def summary(args, history, student, base_parameters, images, folder, run_record)
 
 def show(args, teacher, base_parameters, result):
     """Prints the table of teacher and student."""
-    import metrics
+    from compress import metrics
 
     size = teacher.count_params()
     display.print_table(f"Distillation; {result['images']:,} validation images",
@@ -164,8 +156,7 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
     Returns:
         List of {name, val_acc}, the teacher first. The student itself is `full`, not trained again.
     """
-    import comparison_plots
-    import plots
+    from compress.plots import comparison, style
 
     own = (args.lambda1, args.lambda2, args.lambda3)
     lambdas = [weight or tried for weight, tried in zip(own, TRIED, strict=True)]
@@ -185,7 +176,7 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
     content = {"rows": rows, "split": "validation", "images": len(images.val), "run": run_record}
     records.write_json(Path(args.save_folder) / "ablation.json", content)
     looks = [roles.of_files([args.root_folder, args.save_folder])[0], *["student"] * (len(rows) - 1)]
-    plots.save_figure(comparison_plots.plot_ablation(rows, looks), Path(args.save_folder) / "ablation.png")
+    style.save_figure(comparison.plot_ablation(rows, looks), Path(args.save_folder) / "ablation.png")
     show_ablation(args, content)
     return rows
 
@@ -197,7 +188,7 @@ def show_ablation(args, content):
                         [[row["name"], row["val_acc"]] for row in content["rows"]], args.verbose)
 
 
-@calls.keywords(build_parser)
+@keywords.callable_with(build_parser)
 def run(args):
     """Distils.
 
@@ -207,7 +198,7 @@ def run(args):
     Returns:
         What result.json holds: accuracies of teacher and student, sizes, split, run; with --ablation its rows too.
     """
-    import checkpoints
+    from compress.storage import checkpoints
 
     args = student_flags.with_targets(args)
     student_flags.check(args)
@@ -237,17 +228,15 @@ def teach(args, path, peek):
     if result := resuming.finished(args.save_folder, run_record, args, outputs(args)):
         return result
     app.start_keras(args)
-    import checkpoints
-    import classes
-    import data
-    import pixels
-    import students
-    import training
+    from compress.data import dataset, pixels
+    from compress.distillation import student as students
+    from compress.storage import checkpoints, classes
+    from compress.training import fit
 
-    images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
+    images = dataset.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(path))
-    training.tell_images(args, images)
+    fit.tell_images(args, images)
     records.check_source(path, images.val, args.val_split)
     checkpoints.check_fits(peek, "--root_folder", images.class_num, dataset=args.dataset)
     parents = classes.meet(path, images)
@@ -259,9 +248,9 @@ def teach(args, path, peek):
     teacher_acc = students.judge_teacher(args, path, teacher, images)
     whole = resnet.unpruned_widths(peek.widths)
     base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, peek.stem)[0]
-    if args.resume == "never" or not (Path(args.save_folder) / training.STATE).exists():
+    if args.resume == "never" or not (Path(args.save_folder) / fit.STATE).exists():
         for folder in filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")):
-            training.finish(folder)  # a state of an older run
+            fit.finish(folder)  # a state of an older run
     goal = student_flags.goal(args, teacher, student)
     shipped.set_aside(args.save_folder, args.verbose)
     history = distil(args, teacher, student, images, (args.lambda1, args.lambda2, args.lambda3),
@@ -277,7 +266,7 @@ def teach(args, path, peek):
         result["ablation"] = ablation(args, teacher, images, teacher_acc, result, run_record)
         records.write_json(written, result)
     for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
-        training.finish(folder)  # the student itself last: the run counts as unfinished until then
+        fit.finish(folder)  # the student itself last: the run counts as unfinished until then
     display.written(outputs(args), args.verbose)
     return result
 

@@ -1,300 +1,93 @@
-"""ResNet50/101/152 with free widths and without some blocks: layer names of keras.applications, RGB in, logits out.
+"""ResNet50, 101 and 152 for images of any size: the network that the suite trains, prunes and distils.
 
-Every model is plain Keras: `keras.models.load_model` opens its .h5 with no custom objects. The normalisation is a
-layer inside the model, so a saved file needs no outside knowledge.
+He et al. 2016, Deep Residual Learning, arXiv 1512.03385; version 1 as in keras.applications, with its layer names.
+Three things differ from there:
 
-He et al. 2016, arXiv 1512.03385 (version 1 as in keras.applications: the stride sits in the first 1x1 convolution).
+- The pixels' normalisation is a layer, so that a saved file needs no outside knowledge: RGB from 0 to 255 in.
+- The answer is logits, without a softmax.
+- A stem for small images can be chosen: on 32x32, ImageNet's would leave 8x8 positions for the first block.
+
+Channels that pruning removes make other widths than these: `compress.graph.resnet` builds those networks.
 """
 
-import math
-import re
+import keras
+from keras import layers
 
-import keras_config
+from compress.cli import keras_config
 
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}  # kernel, stride of conv1; a max-pool follows the first
-BN = {"epsilon": 1.001e-5, "momentum": 0.9}  # Keras' default momentum, 0.99, would evaluate a short run on stale means
-# RGB means that keras.applications subtracts ("caffe" style), and ImageNet's standard deviations. With these means
-# a zero of the first convolution's padding stands for the same colour here and there.
-MEAN = (123.68, 116.779, 103.939)
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # depth: blocks of the four stages
+STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}  # kernel and stride of the first convolution
+MEAN = (123.68, 116.779, 103.939)  # of ImageNet, RGB
 STD = (58.393, 57.12, 57.375)
-# (mean, standard deviation) of R, G and B in the other modes of keras.applications' preprocess_input, and two more
-PREPROCESSING = {"tf": ((127.5,) * 3, (127.5,) * 3), "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-                 "unit": ((0.0,) * 3, (255.0,) * 3), "none": ((0.0,) * 3, (1.0,) * 3)}
 
 
-def stage_of(name):
-    """The stage, 1 (the stem) to 5, of a layer or width name such as 'conv3_block2_1_conv'."""
-    return int(name[4])
+def conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones", relu=True):
+    """A convolution, its batch-normalisation and, unless an Add comes next, a ReLU.
 
-
-def stem_of(kernel):
-    """The stem whose convolution has a kernel of this side, or None."""
-    return {side: stem for stem, (side, _) in STEMS.items()}.get(kernel)
-
-
-def inner_names(blocks):
-    """Names of the inner convolutions (1x1 and 3x3 of each block), in network order.
-
-    Args:
-        blocks: blocks of the four stages, such as (3, 4, 6, 3).
+    (N, h, w, C) -> (N, h / strides, w / strides, filters).
     """
-    return [f"conv{s}_block{b}_{i}_conv" for s, n in zip((2, 3, 4, 5), blocks, strict=True)
-            for b in range(1, n + 1) for i in (1, 2)]
-
-
-def full_widths(depth=50, blocks=None):
-    """The unpruned network's widths.
-
-    Args:
-        depth: 50, 101 or 152.
-        blocks: of the four stages, where some are gone; None for all that the depth has.
-
-    Returns:
-        dict of channels: 'conv1_conv' (the stem), 'conv{s}_stream' (what a stage's blocks add up: conv 3 of every
-        block, the shortcut convolution and the Add), 'conv{s}_block{b}_1_conv' and 'conv{s}_block{b}_2_conv'.
-
-    Raises:
-        ValueError: depth is none of 50, 101, 152.
-    """
-    if depth not in BLOCKS:
-        raise ValueError(f"depth must be one of {sorted(BLOCKS)}. Received: depth={depth}")
-    widths = {"conv1_conv": 64} | {f"conv{s}_stream": 64 * 2**s for s in (2, 3, 4, 5)}
-    return widths | {name: 16 * 2 ** stage_of(name) for name in inner_names(blocks or BLOCKS[depth])}
-
-
-def hidden_names(widths):
-    """Names of the Dense layers with a ReLU in front of the classifier, 'hidden1' first; those of others have some."""
-    return [f"hidden{i}" for i in range(1, sum(name.startswith("hidden") for name in widths) + 1)]
-
-
-def unpruned_widths(widths):
-    """The widths of the smallest whole network that has a network's blocks, with the same hidden Dense layers."""
-    return full_widths(depth_of(blocks_of(widths))) | {name: widths[name] for name in hidden_names(widths)}
-
-
-def head_of(widths):
-    """(name, width of what it reads) of the Dense layers behind the pooling, the classifier last."""
-    hidden = hidden_names(widths)
-    return list(zip([*hidden, "predictions"], [widths[name] for name in ("conv5_stream", *hidden)], strict=True))
-
-
-def blocks_of(widths):
-    """Blocks of the four stages, such as (3, 4, 6, 3), from a dict of widths."""
-    found = [re.fullmatch(r"conv([2-5])_block(\d+)_1_conv", name) for name in widths]
-    return tuple(max((int(m[2]) for m in found if m and int(m[1]) == s), default=0) for s in (2, 3, 4, 5))
-
-
-def depth_of(blocks):
-    """Depth of the smallest network that has these blocks, at least one a stage, or more; ValueError where none has."""
-    for depth, whole in sorted(BLOCKS.items()):
-        if all(1 <= count <= most for count, most in zip(blocks, whole, strict=True)):
-            return depth
-    raise ValueError(f"not a ResNet50, 101 or 152 of this suite, nor a part of one: {blocks} blocks")
-
-
-def _conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones", relu=True):
-    from keras import layers
-
     x = layers.Conv2D(filters, kernel, strides=strides, padding=padding, kernel_initializer="he_normal",
                       name=f"{name}_conv")(x)
-    x = layers.BatchNormalization(**BN, gamma_initializer=gamma, name=f"{name}_bn")(x)
+    # Keras' default momentum of 0.99 would evaluate a short training on statistics that lag behind
+    x = layers.BatchNormalization(epsilon=1.001e-5, momentum=0.9, gamma_initializer=gamma, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
-def _block(x, name, widths, stride, shortcut):
-    from keras import layers
+def bottleneck(x, inner, name, stride=1, project=False):
+    """1x1, 3x3, 1x1: narrow inside, four times as wide outside, added to what came in.
 
-    stream = widths[f"{name[:5]}_stream"]
-    skip = _conv_bn(x, stream, 1, f"{name}_0", stride, relu=False) if shortcut else x
-    x = _conv_bn(x, widths[f"{name}_1_conv"], 1, f"{name}_1", stride)  # (N, h, w, inner 1)
-    x = _conv_bn(x, widths[f"{name}_2_conv"], 3, f"{name}_2", padding="same")  # (N, h, w, inner 2)
-    # a zero gamma makes each block start as the identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1)
-    x = _conv_bn(x, stream, 1, f"{name}_3", gamma="zeros", relu=False)  # (N, h, w, stream)
-    x = layers.Add(name=f"{name}_add")([skip, x])
-    return layers.ReLU(name=f"{name}_out")(x)
+    Args:
+        x: (N, h, w, C).
+        inner: channels of the first two convolutions.
+        name: such as 'conv2_block1'.
+        stride: of the first convolution; 2 halves the map.
+        project: whether a 1x1 convolution brings what came in to the block's width, in the first block of a stage.
 
-
-def _checked_blocks(depth, widths):
-    """The blocks of the four stages that widths name; ValueError where a name or a channel is missing."""
-    full_widths(depth)  # refuses an unknown depth
-    blocks = blocks_of(widths)
-    full = full_widths(depth, [min(max(n, 1), most) for n, most in zip(blocks, BLOCKS[depth], strict=True)])
-    full |= dict.fromkeys(hidden_names(widths))
-    if set(widths) != set(full) or min(widths.values()) < 1:
-        wrong = sorted(set(widths) ^ set(full)) or {k: v for k, v in widths.items() if v < 1}
-        raise ValueError(f"widths must give a positive number for each name of full_widths({depth}), but for the last "
-                         f"blocks of a stage. Wrong: {wrong}")
-    return blocks
+    Returns:
+        (N, h / stride, w / stride, 4 x inner).
+    """
+    skip = conv_bn(x, 4 * inner, 1, f"{name}_0", stride, relu=False) if project else x
+    x = conv_bn(x, inner, 1, f"{name}_1", stride)
+    x = conv_bn(x, inner, 3, f"{name}_2", padding="same")
+    # a gamma of 0 makes each block start as the identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1)
+    x = conv_bn(x, 4 * inner, 1, f"{name}_3", gamma="zeros", relu=False)
+    return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([skip, x]))
 
 
-def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet", widths=None,
-                 normalization=(MEAN, STD)):
+def resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
     """A ResNet with random weights.
 
     Args:
-        depth: 50, 101 or 152; with widths, of the network that these are a part of.
+        depth: 50, 101 or 152.
         classes: number of logits.
-        input_shape: (height, width, 3); the network sees RGB from 0 to 255, uint8 or float.
-        stem: 'imagenet' (7x7 stride 2, max-pool), 'half' (5x5 stride 2) or 'cifar' (3x3 stride 1).
-        widths: dict as `full_widths` gives, with other numbers, perhaps without the last blocks of a stage or with the
-            units of `hidden_names`; None for the full network.
-        normalization: (mean, standard deviation) of R, G and B, from 0 to 255.
+        input_shape: (height, width, 3) of RGB images, 0 to 255, uint8 or float.
+        stem: 'imagenet' (7x7 stride 2, then a max-pool), 'half' (5x5 stride 2) or 'cifar' (3x3 stride 1).
 
     Returns:
         An uncompiled keras.Model, (N, height, width, 3) -> logits (N, classes).
 
     Raises:
-        ValueError: an argument is out of range, or widths misses a name, or Keras is set to another form.
+        ValueError: an argument is out of range.
     """
-    import keras  # here, not above: shapes and costs are asked for before Keras is started
-    from keras import layers
-
-    keras_config.check()
-    widths = full_widths(depth) if widths is None else widths
-    blocks = _checked_blocks(depth, widths)
-    if stem not in STEMS:
-        raise ValueError(f"stem must be one of {sorted(STEMS)}. Received: stem={stem!r}")
-    if len(input_shape) != 3 or input_shape[2] != 3 or classes < 1:
-        raise ValueError("input_shape must be (height, width, 3) and classes at least 1. Received: "
-                         f"input_shape={input_shape}, classes={classes}")
+    if depth not in BLOCKS or stem not in STEMS or len(input_shape) != 3 or input_shape[2] != 3 or classes < 1:
+        raise ValueError(f"expected a depth of {sorted(BLOCKS)}, a stem of {sorted(STEMS)}, an input_shape of (height, "
+                         f"width, 3) and at least one class. Received: depth={depth}, classes={classes}, "
+                         f"input_shape={input_shape}, stem={stem!r}")
+    keras_config.check()  # the layers below are channels_last, whatever a keras.json says
     kernel, stride = STEMS[stem]
-    inputs = keras.Input(input_shape, name="image")
-    x = layers.Rescaling([1 / s for s in normalization[1]], [-m / s for m, s in zip(*normalization, strict=True)],
-                         name="normalization")(inputs)
+    image = keras.Input(input_shape, name="image")
+    x = layers.Rescaling([1 / s for s in STD], [-m / s for m, s in zip(MEAN, STD, strict=True)],
+                         name="normalization")(image)
     x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(x)
-    x = _conv_bn(x, widths["conv1_conv"], kernel, "conv1", stride)
+    x = conv_bn(x, 64, kernel, "conv1", stride)
     if stem == "imagenet":
         x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
         x = layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)
-    for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
+    for stage, count in enumerate(BLOCKS[depth], start=2):  # the stem is conv1, the stages are conv2 to conv5
         for block in range(1, count + 1):
             first = block == 1
-            x = _block(x, f"conv{stage}_block{block}", widths, 2 if first and stage > 2 else 1, first)
+            stride = 2 if first and stage > 2 else 1
+            x = bottleneck(x, 16 * 2**stage, f"conv{stage}_block{block}", stride, project=first)
     x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    for name in hidden_names(widths):
-        x = layers.Dense(widths[name], activation="relu", dtype="float32", name=name)(x)
-    logits = layers.Dense(classes, dtype="float32", name="predictions")(x)  # float32 also under mixed precision
-    return keras.Model(inputs, logits, name=f"resnet{3 * sum(blocks) + 2}")
-
-
-def widths_of(model):
-    """The widths of a model that `build_resnet` made or a file gave back; the inverse of its `widths` argument.
-
-    Raises:
-        ValueError: the model lacks a layer that a ResNet of this suite has.
-    """
-    try:
-        blocks = blocks_of([layer.name for layer in model.layers])
-        widths = {"conv1_conv": model.get_layer("conv1_conv").filters}
-        widths |= {f"conv{s}_stream": model.get_layer(f"conv{s}_block1_3_conv").filters for s in (2, 3, 4, 5)}
-        widths |= {name: model.get_layer(name).filters for name in inner_names(blocks)}
-        hidden = hidden_names([layer.name for layer in model.layers])
-        return widths | {name: model.get_layer(name).units for name in hidden}
-    except ValueError as error:
-        raise ValueError(f"not a ResNet50, 101 or 152 of this suite: {error}") from None
-
-
-def architecture_of(model):
-    """The keyword arguments with which `build_resnet` makes a model of the same shapes.
-
-    Raises:
-        ValueError: the model is no ResNet of this suite.
-    """
-    widths = widths_of(model)
-    kernel, rescaling = model.get_layer("conv1_conv").kernel_size[0], model.get_layer("normalization")
-    stem = stem_of(kernel)
-    if stem is None:
-        raise ValueError(f"not a ResNet50, 101 or 152 of this suite: stem {kernel}")
-    return {"depth": depth_of(blocks_of(widths)), "classes": model.output_shape[-1],
-            "input_shape": tuple(model.input_shape[1:]), "stem": stem, "widths": widths,
-            "normalization": normalization_of(rescaling.scale, rescaling.offset)}
-
-
-def normalization_of(scale, offset):
-    """(mean, standard deviation) of R, G and B, as `build_resnet` takes them, from a Rescaling layer's numbers.
-
-    Raises:
-        ValueError: not three finite numbers each, or a scale that is 0.
-    """
-    if len(scale) != 3 or len(offset) != 3 or not all(math.isfinite(v) for v in (*scale, *offset)) or not all(scale):
-        raise ValueError(f"a normalisation by {scale} and {offset}")
-    # rounded: what is read must be what was written, to the last bit and however often
-    mean = tuple(float(f"{-shift / factor + 0.0:.12g}") for factor, shift in zip(scale, offset, strict=True))
-    deviation = tuple(float(f"{1 / factor:.12g}") for factor in scale)
-    if not all(map(math.isfinite, mean + deviation)) or not all(deviation):
-        raise ValueError(f"a normalisation by {scale} and {offset}")
-    return mean, deviation
-
-
-def stage_outputs(model):
-    """Names of the layers at the ends of the four stages, whose feature maps distillation compares."""
-    blocks = blocks_of([layer.name for layer in model.layers])
-    return [f"conv{s}_block{n}_out" for s, n in zip((2, 3, 4, 5), blocks, strict=True)]
-
-
-def wiring(blocks, stem="imagenet"):
-    """Which group of channels every convolution reads and writes.
-
-    A group is a name of `full_widths`; channels of one group go together or not at all.
-
-    Args:
-        blocks: blocks of the four stages, such as (3, 4, 6, 3).
-        stem: of STEMS.
-
-    Yields:
-        (name, kernel side, group read, group written); the layers are called name + '_conv' and name + '_bn', and
-        the image's three channels are the group 'rgb'.
-    """
-    yield "conv1", STEMS[stem][0], "rgb", "conv1_conv"
-    before = "conv1_conv"
-    for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
-        stream = f"conv{stage}_stream"
-        yield f"conv{stage}_block1_0", 1, before, stream
-        for block in range(1, count + 1):
-            name = f"conv{stage}_block{block}"
-            yield f"{name}_1", 1, before, f"{name}_1_conv"
-            yield f"{name}_2", 3, f"{name}_1_conv", f"{name}_2_conv"
-            yield f"{name}_3", 1, f"{name}_2_conv", stream
-            before = stream
-
-
-def wiring_of(model):
-    """`wiring` of a built model, as a list.
-
-    Raises:
-        ValueError: the model is no ResNet of this suite.
-    """
-    architecture = architecture_of(model)
-    return list(wiring(blocks_of(architecture["widths"]), architecture["stem"]))
-
-
-def map_sizes(input_shape, stem):
-    """(height, width) of the stem's convolution and of the four stages' maps, as {stage, 1 to 5: sizes}."""
-    sizes = {1: tuple(-(-n // STEMS[stem][1]) for n in input_shape[:2])}  # -(-a // b) rounds up
-    for stage in (2, 3, 4, 5):
-        by = 1 if stage == 2 and stem != "imagenet" else 2
-        sizes[stage] = tuple(-(-n // by) for n in sizes[stage - 1])
-    return sizes
-
-
-def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
-    """Parameters and MACs of a network from its widths alone, without building it.
-
-    A budget search asks this hundreds of times. Parameters include biases and all four numbers that
-    batch-normalisation keeps a channel; MACs are the multiply-accumulates of convolutions and the classifier for
-    one image.
-
-    Returns:
-        (parameters, macs).
-    """
-    parameters = macs = 0
-    channels = widths | {"rgb": input_shape[2]}
-    positions = {stage: height * width for stage, (height, width) in map_sizes(input_shape, stem).items()}
-    for name, kernel, read, written in wiring(blocks_of(widths), stem):
-        weights = kernel * kernel * channels[read] * channels[written]
-        parameters += weights + 5 * channels[written]
-        macs += weights * positions[stage_of(name)]
-    head, units = head_of(widths), [*(widths[name] for name in hidden_names(widths)), classes]
-    weights = sum(read * written for (_, read), written in zip(head, units, strict=True))
-    return parameters + weights + sum(units), macs + weights
+    logits = layers.Dense(classes, dtype="float32", name="predictions")(x)  # float32 under mixed precision too
+    return keras.Model(image, logits, name=f"resnet{depth}")

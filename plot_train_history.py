@@ -5,18 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-import app
-import calls
-import curves
-import display
-import files
-import flags
-import histories
-import messages
-import plots
-import roles
-import tables
-from errors import InputError
+from compress.cli import app, display, flags, keywords, messages, tables
+from compress.errors import InputError
+from compress.plots import curves, roles, style
+from compress.storage import files, histories
 
 FLAG = "--history_path"
 EXAMPLE = """example:
@@ -152,7 +144,7 @@ def read_all(paths):
     return None, dict(zip(short_labels(paths), found, strict=True))
 
 
-@calls.keywords(build_parser)
+@keywords.callable_with(build_parser)
 def run(args):
     """Reads, draws, writes and, where asked, shows.
 
@@ -171,7 +163,7 @@ def run(args):
         pruning, histories = read_all(paths)
         default = "pruning.png" if pruning else "history.png" if len(paths) == 1 else "history_compare.png"
         output = Path(args.output) if args.output else paths[0].parent / default
-        plots.figure_format(output)
+        style.figure_format(output)
         files.check_writable(output.parent, "--output")
     except OSError as error:  # a name too long, a folder that may not be entered
         raise InputError(f"{FLAG}, --output: received {error.filename}: {error.strerror}") from None
@@ -179,11 +171,11 @@ def run(args):
         raise InputError("--show: received it where no window can be opened; expected a display, or --no-show")
     try:
         known = dict(zip(histories, roles.of_files(paths), strict=True)) if histories else {}
-        figure = plots.plot_pruning(pruning) if pruning else curves.plot_history(histories, known)
+        figure = style.plot_pruning(pruning) if pruning else curves.plot_history(histories, known)
     except InputError as error:  # it knows the curve, not the file
         raise InputError(f"{FLAG}: received {', '.join(map(str, paths))}: {error}") from None
     output.parent.mkdir(parents=True, exist_ok=True)
-    plots.save_figure(figure, output)
+    style.save_figure(figure, output)
 
     summary = {label: summarise(curves) for label, curves in histories.items()}
     if args.verbose:

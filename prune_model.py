@@ -5,17 +5,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import app
-import calls
-import display
-import files
-import flags
-import iterations
-import records
-import resuming
-import tables
-import values
-from errors import InputError
+from compress.cli import app, display, flags, keywords, tables, values
+from compress.errors import InputError
+from compress.pruning import iterations
+from compress.storage import files, records, resuming
 
 EXAMPLE = """example:
   python prune_model.py --prune_iter=15
@@ -69,15 +62,15 @@ def build_parser():
 
 def _fine_tune(args, model, images, folder, run_record, title):
     """Trains a trimmed model in place; returns the validation accuracy of what is kept, and the seconds it took."""
-    import data
-    import fast
-    import training
+    from compress.data import dataset
+    from compress.engine import fast
+    from compress.training import fit
 
-    recipe = training.Recipe.from_flags(args, args.learning_rate)
+    recipe = fit.Recipe.from_flags(args, args.learning_rate)
     trainer = fast.FastResNet(model, args.precision)
-    training.compile_classifier(trainer, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
-    history = training.fit(trainer, model, images, recipe, folder, run_record, title, args.save_best_model)
-    kept = training.best_epoch(history) if args.save_best_model else -1
+    fit.compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
+    history = fit.fit(trainer, model, images, recipe, folder, run_record, title, args.save_best_model)
+    kept = fit.best_epoch(history) if args.save_best_model else -1
     return history["val_acc"][kept], sum(history["seconds"])
 
 
@@ -89,26 +82,26 @@ def prune_once(args, model, base, images, target, result):
         model: what this iteration starts from.
         base: what the first one started from.
         images: a data.Data.
-        target: from `trimming.budget`.
+        target: from `cut.budget`.
         result: what result.json holds; this iteration's numbers are added to it, and it is written.
 
     Returns:
         The fine-tuned model.
     """
-    import checkpoints
-    import metrics
-    import model as resnet
-    import training
-    import trimming
+    from compress import metrics
+    from compress.graph import resnet
+    from compress.pruning import cut
+    from compress.storage import checkpoints
+    from compress.training import fit
 
     done = len(result["final_acc"])
     folder = Path(args.root_folder) / f"iter{done + 1}"
     if "begun" in result:
-        model, row = checkpoints.load_model(folder / trimming.TRIMMED, "--root_folder"), result["begun"]["row"]
+        model, row = checkpoints.load_model(folder / cut.TRIMMED, "--root_folder"), result["begun"]["row"]
     else:
         before = result["final_acc"][-1] if done else None
-        model, row = trimming.trim_once(args, model, base, images, target, done + 1, before)
-        result["begun"] = {"row": row, "sha256": files.sha256(folder / trimming.TRIMMED)}
+        model, row = cut.trim_once(args, model, base, images, target, done + 1, before)
+        result["begun"] = {"row": row, "sha256": files.sha256(folder / cut.TRIMMED)}
         records.write_json(Path(args.root_folder) / "result.json", result)
     title = f"iteration {done + 1}/{args.prune_iter}"
     # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
@@ -123,20 +116,20 @@ def prune_once(args, model, base, images, target, result):
         result["channels"][name].append(width)
     del result["begun"]
     _write(args, result)
-    (folder / trimming.TRIMMED).unlink()
-    training.finish(folder)
+    (folder / cut.TRIMMED).unlink()
+    fit.finish(folder)
     return model
 
 
 def _write(args, result):
-    import plots
+    from compress.plots import style
 
     folder = Path(args.root_folder)
     records.write_json(folder / "result.json", result)
-    plots.save_figure(plots.plot_pruning(result), folder / "pruning.png")
+    style.save_figure(style.plot_pruning(result), folder / "pruning.png")
     layers = {name.removesuffix("_conv"): left for name, left in result["channels"].items()
               if name.endswith(("_1_conv", "_2_conv"))}
-    plots.save_figure(plots.plot_channels(layers), folder / "channels.png")
+    style.save_figure(style.plot_channels(layers), folder / "channels.png")
 
 
 def _table(args, result):
@@ -150,7 +143,7 @@ def _table(args, result):
                         "after each step", [("iteration", tables.text), *columns.values()], list(rows), args.verbose)
 
 
-@calls.keywords(build_parser)
+@keywords.callable_with(build_parser)
 def run(args):
     """Prunes.
 
@@ -160,7 +153,7 @@ def run(args):
     Returns:
         What result.json holds: lists over the iterations, channels per layer, split, run.
     """
-    import checkpoints
+    from compress.storage import checkpoints
 
     targeted = args.target_compression is not None or args.target_macs is not None
     if args.allocation == "sensitivity" and not targeted:
@@ -191,17 +184,15 @@ def prune_all(args, peek):
         return result
     result = iterations.start(args, run_record, peek.widths)
     app.start_keras(args)
-    import checkpoints
-    import classes
-    import data
-    import pixels
-    import training
-    import trimming
+    from compress.data import dataset, pixels
+    from compress.pruning import cut
+    from compress.storage import checkpoints, classes
+    from compress.training import fit
 
-    images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
+    images = dataset.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(args.base_model_path))
-    training.tell_images(args, images)
+    fit.tell_images(args, images)
     records.check_source(args.base_model_path, images.val, args.val_split)
     checkpoints.check_fits(peek, "--base_model_path", images.class_num, dataset=args.dataset)
     parents = classes.meet(args.base_model_path, images)
@@ -211,10 +202,10 @@ def prune_all(args, peek):
     resuming.check_same_run(result["run"], run_record, args.root_folder, length=iterations.length(args))
     base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
                                   *flags.opening(args))
-    training.check_batch(base, min(args.batch_size, len(images.train)))
+    fit.check_batch(base, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
-        training.check_batch(base, args.recalibrate_images, "--recalibrate_images")
-    target = trimming.budget(args, peek.widths, images.class_num, images.image_shape, peek.stem)
+        fit.check_batch(base, args.recalibrate_images, "--recalibrate_images")
+    target = cut.budget(args, peek.widths, images.class_num, images.image_shape, peek.stem)
     iterations.go_on(args, result, run_record)
     result |= {"finished": False, "images": len(images.val), "train_images": len(images.train),
                "parent_sha256": run_record["parent_sha256"], "parent_class_names": parents,
@@ -222,8 +213,8 @@ def prune_all(args, peek):
     root, done = Path(args.root_folder), len(result["final_acc"])
     for folder in filter(Path.is_dir, root.glob("iter*")):  # states of finished iterations, or of an older run
         if "begun" not in result or folder.name != f"iter{done + 1}":
-            training.finish(folder)
-            (folder / trimming.TRIMMED).unlink(missing_ok=True)
+            fit.finish(folder)
+            (folder / cut.TRIMMED).unlink(missing_ok=True)
     model = base if not done else checkpoints.load_model(root / f"iter{done}" / "model.h5", "--root_folder",
                                                          images.class_num, images.image_shape)
     for _ in range(done, args.prune_iter):

@@ -6,12 +6,8 @@ import datetime
 import sys
 from pathlib import Path
 
-import app
-import calls
-import display
-import files
-import flags
-import tables
+from compress.cli import app, display, flags, keywords, tables
+from compress.storage import files
 
 EXAMPLE = """example:
   python report.py
@@ -50,14 +46,14 @@ def build(args, tree):
     Returns:
         List of report_page.Section.
     """
-    import report_sections as made
+    from compress.report import sections as made
 
     measured = dict.fromkeys(("apoz", "classes"))
     if args.models and tree.of_kind("pruned", "student"):
         app.start_keras(args)
-        import report_models
+        from compress.report import measure
 
-        images = report_models.Images(args)
+        images = measure.Images(args)
         measured = {"apoz": made.apoz_section(args, tree, images), "classes": made.classes_section(args, tree, images)}
     sections = [made.models_section(tree), made.training_section(tree), made.pruning_section(tree), measured["apoz"],
                 made.sensitivity_section(tree), made.distillation_section(tree), measured["classes"],
@@ -65,7 +61,7 @@ def build(args, tree):
     return [section for section in sections if section]
 
 
-@calls.keywords(build_parser)
+@keywords.callable_with(build_parser)
 def run(args):
     """Reads all records, measures where it may, draws and writes.
 
@@ -79,19 +75,19 @@ def run(args):
     Raises:
         InputError: no record below the folder, or a file can't be written.
     """
-    import report_records
+    from compress.report import records
 
     output = Path(args.output or Path(args.root_folder) / "report.html")
-    tree = report_records.read_tree(args.root_folder, display.track("reading records", args.verbose))
+    tree = records.read_tree(args.root_folder, display.track("reading records", args.verbose))
     files.check_file(output, "--output", ".html")
     folder = output.with_suffix("")
     import matplotlib
 
-    import report_page
-    import report_sections
-    import report_svg
+    from compress.report import page as report_page
+    from compress.report import sections as report_sections
+    from compress.report import svg
 
-    with matplotlib.rc_context(report_svg.STYLE):
+    with matplotlib.rc_context(svg.STYLE):
         sections = build(args, tree)
         folder.mkdir(parents=True, exist_ok=True)  # nothing is made before all is measured
         drawn = report_page.save_figures(sections, folder, display.track("drawing", args.verbose))

@@ -4,14 +4,8 @@
 import sys
 from pathlib import Path
 
-import app
-import calls
-import display
-import files
-import flags
-import records
-import tables
-import values
+from compress.cli import app, display, flags, keywords, tables, values
+from compress.storage import files, records
 
 EXAMPLE = """example:
   python sensitivity.py --model_path=./model/base_model/model.h5
@@ -52,7 +46,7 @@ def show(args, result):
         [[row["layer"].removesuffix("_conv"), row["channels"], *row["acc"]] for row in result["layers"]], args.verbose)
 
 
-@calls.keywords(build_parser)
+@keywords.callable_with(build_parser)
 def run(args):
     """Measures.
 
@@ -63,7 +57,7 @@ def run(args):
         {"acc", "loss" of the whole network, "shares", "layers": list of rows with 'layer', 'channels' and the lists
         'kept', 'acc', 'loss' over the shares, "criterion", "split", "images", "sha256", "run"}.
     """
-    import checkpoints
+    from compress.storage import checkpoints
 
     if args.output:
         files.check_file(args.output, "--output", ".json")
@@ -72,12 +66,11 @@ def run(args):
     records.check_split(args.model_path, args)
     digest, run_record = files.sha256(args.model_path), records.run_record(args)
     app.start_keras(args)
-    import classes
-    import data
-    import pixels
-    import trimming
+    from compress.data import dataset, pixels
+    from compress.pruning import cut
+    from compress.storage import classes
 
-    images = data.load_data(args, peek.input_shape and peek.input_shape[:2],
+    images = dataset.load_data(args, peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("validation",),
                             pixels=pixels.of_models(args.model_path))
     display.say(images.description, args.verbose)
@@ -85,9 +78,9 @@ def run(args):
     known = classes.meet(args.model_path, images)
     model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
                                    *flags.opening(args))
-    shares, part = sorted(set(args.shares)), data.sample(images.val, args.images)
-    scores = trimming.criterion_scores(args, model, images, args.seed, "--model_path")
-    whole, curves = trimming.sensitivity_curves(args, model, scores, part, shares, "sensitivity", "--model_path")
+    shares, part = sorted(set(args.shares)), dataset.sample(images.val, args.images)
+    scores = cut.criterion_scores(args, model, images, args.seed, "--model_path")
+    whole, curves = cut.sensitivity_curves(args, model, scores, part, shares, "sensitivity", "--model_path")
     result = whole | {
         "shares": shares, "layers": [{"layer": name, "channels": len(scores[name])} | curve
                                      for name, curve in curves.items()],
@@ -103,13 +96,12 @@ def run(args):
 
 def write(args, result):
     """Writes the result to --output, and the figure beside it."""
-    import comparison_plots
-    import plots
+    from compress.plots import comparison, style
 
     figure = Path(args.output).with_suffix(".png")
     figure.parent.mkdir(parents=True, exist_ok=True)
     records.write_json(args.output, result)
-    plots.save_figure(comparison_plots.plot_sensitivity(result), figure)
+    style.save_figure(comparison.plot_sensitivity(result), figure)
     display.written([args.output, figure], args.verbose)
 
 

@@ -5,17 +5,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import app
-import calls
-import display
-import files
-import flags
-import model as resnet
-import records
-import resuming
-import tables
-import values
-from errors import InputError
+from compress.cli import app, display, flags, keywords, tables, values
+from compress.errors import InputError
+from compress.graph import resnet
+from compress.storage import files, records, resuming
 
 EXAMPLE = """example:
   python train_base_model.py --save_folder=./model/base_model --epoch_num 12
@@ -50,11 +43,12 @@ def build_parser():
 
 def start_model(args, images):
     """The model to train: from --model_path, or new."""
-    import checkpoints
-    import classes
+    from compress.storage import checkpoints, classes
 
     if args.model_path is None:
-        return resnet.build_resnet(args.depth or 50, images.class_num, images.image_shape, args.stem or "imagenet")
+        import model
+
+        return model.resnet(args.depth or 50, images.class_num, images.image_shape, args.stem or "imagenet")
     if args.model_path == "imagenet":
         checkpoint = checkpoints.imagenet_checkpoint(args.depth or 50)
     else:
@@ -78,7 +72,7 @@ def check_flags(args):
         return None
     if args.model_path == "imagenet":
         raise InputError(f"--stem: received {args.stem}, expected imagenet, the stem of the pretrained weights")
-    import checkpoints
+    from compress.storage import checkpoints
 
     files.check_apart(args.model_path, args.save_folder, "--save_folder")
     records.check_split(args.model_path, args)
@@ -92,7 +86,7 @@ def check_flags(args):
     return checkpoint.input_shape and checkpoint.input_shape[:2]
 
 
-@calls.keywords(build_parser)
+@keywords.callable_with(build_parser)
 def run(args):
     """Trains the base model.
 
@@ -120,34 +114,33 @@ def train(args, size):
     if result := resuming.finished(folder, run_record, args, outputs(args)):
         return result
     app.start_keras(args)
-    import classes
-    import data
-    import fast
-    import metrics
-    import pixels
-    import training
+    from compress import metrics
+    from compress.data import dataset, pixels
+    from compress.engine import fast
+    from compress.storage import classes
+    from compress.training import fit
 
-    images = data.load_data(args, size, display.track("reading images", args.verbose), needs=("train", "validation"),
+    images = dataset.load_data(args, size, display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(*filter(None, [args.model_path])))
-    training.tell_images(args, images)
+    fit.tell_images(args, images)
     records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     if result := resuming.finished(folder, run_record, args, outputs(args)):  # on images that lie elsewhere now
         return result
     model = start_model(args, images)
-    recipe = training.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
-    recipe = training.going_on(recipe, folder, run_record)
+    recipe = fit.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
+    recipe = fit.going_on(recipe, folder, run_record)
     trainer = fast.FastResNet(model, args.precision)
-    training.compile_classifier(trainer, recipe, data.steps_per_epoch(len(images.train), recipe.batch_size))
-    history = training.fit(trainer, model, images, recipe, folder, run_record, "base model")
-    best, file = training.best_epoch(history), folder / "model.h5"
+    fit.compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
+    history = fit.fit(trainer, model, images, recipe, folder, run_record, "base model")
+    best, file = fit.best_epoch(history), folder / "model.h5"
     result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
               "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
               "epochs": recipe.epochs, **metrics.size_of(model, file), "sha256": files.sha256(file),
               "parent_sha256": parent, "class_names": run_record["class_names"],
               "seconds": sum(history["seconds"]), "run": run_record}
     records.write_json(folder / "result.json", result)
-    training.finish(folder)
+    fit.finish(folder)
     show(args, result)
     display.written(outputs(args), args.verbose)
     return result

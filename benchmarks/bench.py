@@ -15,11 +15,9 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import contest  # noqa: E402
 
-import display  # noqa: E402
-import files  # noqa: E402
-import flags  # noqa: E402
-import records  # noqa: E402
-from errors import InputError  # noqa: E402
+from compress.cli import display, flags  # noqa: E402
+from compress.errors import InputError  # noqa: E402
+from compress.storage import files, records  # noqa: E402
 
 EXAMPLE = """example:
   python benchmarks/bench.py                       everything, about 25 minutes on 2 cores

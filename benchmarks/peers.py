@@ -68,7 +68,7 @@ def litert_latency(args):
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-    import model as resnet
+    from compress.graph import resnet
 
     net, images = resnet.build_resnet(50, CLASSES, SHAPE), pixels(args.images)[0].astype("float32")
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import peers  # noqa: E402
 from peers import BATCH, CLASSES, SHAPE, pixels  # noqa: E402
 
-import native  # noqa: E402
+from compress.cli import native  # noqa: E402
 
 
 class Orders:
@@ -65,14 +65,14 @@ def compiled_step(trainer):
 
 def network(kind):
     """'base': a full ResNet50; 'teacher': inner layers of 0.6 of that; 'student': 12.82 times fewer parameters."""
-    import model as resnet
-    import students
+    from compress.distillation import student
+    from compress.graph import resnet
 
     widths = resnet.full_widths()
     if kind != "base":
         widths = {name: round(0.6 * n) if name.endswith(("_1_conv", "_2_conv")) else n for name, n in widths.items()}
     if kind == "student":
-        widths = students.student_widths(widths, 50, None, 12.82, None, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
+        widths = student.student_widths(widths, 50, None, 12.82, None, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
     net = resnet.build_resnet(50, CLASSES, SHAPE, widths=widths)
     for layer in net.layers:
         if layer.name.endswith("_bn"):  # as after training: zeros, which a new network has, are folded away
@@ -85,15 +85,15 @@ def train_step(args):
     """A training step of Keras' own layers (library keras) or of this suite (library suite), on one batch."""
     import keras
 
-    import fast
-    import training
+    from compress.engine import fast
+    from compress.training import fit
 
     if args.library == "keras":
         keras.config.set_dtype_policy(args.precision)
     net = network(args.net)
     trainer = net if args.library == "keras" else fast.FastResNet(net, args.precision)
-    recipe = training.Recipe(1, BATCH, 1e-3, precision=args.precision)
-    training.compile_classifier(trainer, recipe, 10**6)
+    recipe = fit.Recipe(1, BATCH, 1e-3, precision=args.precision)
+    fit.compile_classifier(trainer, recipe, 10**6)
     if args.library == "keras":
         optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -105,15 +105,15 @@ def distillation_step(args):
     """A step of the three losses and hard labels, between a pruned teacher and a 12.82 times smaller student."""
     import keras
 
-    import distillation
-    import training
+    from compress.distillation import distiller as distillation
+    from compress.training import fit
 
-    recipe = training.Recipe(1, BATCH, 1e-3, precision=args.precision)
+    recipe = fit.Recipe(1, BATCH, 1e-3, precision=args.precision)
     distiller = distillation.Distiller(network("teacher"), network("student"), (0.7, 0.3, 0.2), 4.0, 0.3,
                                        args.regressor_name, precision=args.precision)
-    optimizer = distillation.TwoOptimizers(training.sgd(recipe, 10**6), keras.optimizers.Adam(1e-4),
+    optimizer = distillation.TwoOptimizers(fit.sgd(recipe, 10**6), keras.optimizers.Adam(1e-4),
                                            [v.path for v in distiller.discriminator.trainable_variables])
-    training.compile_trainer(distiller, optimizer, recipe)
+    fit.compile_trainer(distiller, optimizer, recipe)
     return compiled_step(distiller)
 
 
@@ -121,7 +121,7 @@ def inference(args):
     """Logits of one batch that lies in memory, from the folded network."""
     import tensorflow as tf
 
-    import folded
+    from compress.engine import folded
 
     images = tf.constant(pixels()[0])
     function = tf.function(folded.FoldedResNet(network(args.net), args.precision))
@@ -136,7 +136,7 @@ def predict(args):
 
 def apoz(args):
     """The APoZ pass over `--images` images."""
-    import criteria
+    from compress.pruning import criteria
 
     net, (images, _) = network("base"), pixels(args.images)
     return lambda: criteria.compute_apoz(net, images, BATCH)
@@ -144,26 +144,27 @@ def apoz(args):
 
 def latency(args):
     """One call of the frozen network on `--images` images: the base, or after `--trims` of the default pruning rule."""
-    import folded
-    import prune
+    from compress.engine import folded, recalibration
+    from compress.graph import surgery
+    from compress.pruning import criteria, masks
 
     net, (images, _) = network("base"), pixels(256)
     if args.library == "keras":
         return lambda: net.predict_on_batch(images[:args.images])
-    prune.recalibrate_bn(net, images)
+    recalibration.recalibrate_bn(net, images)
     for _ in range(args.trims):
-        net = prune.trim_model(net, prune.create_mask(prune.compute_apoz(net, images), None, args.round_to))
-        prune.recalibrate_bn(net, images)
+        net = surgery.trim_model(net, masks.create_mask(criteria.compute_apoz(net, images), None, args.round_to))
+        recalibration.recalibrate_bn(net, images)
     function = folded.freeze(net, args.precision)
-    import metrics
+    from compress import metrics
     print(json.dumps({"macs": metrics.count_macs(net), "parameters": net.count_params()}), flush=True)
     return lambda: function(images[:args.images])
 
 
 def whole_epochs(args, orders):
     """Epochs of train_base_model.py on CIFAR-10, each of them an order; the first, which compiles, before that."""
-    import display
     import train_base_model
+    from compress.cli import display
 
     class Bar(display.EpochBar):
         def epoch_end(self, epoch, values):
@@ -182,8 +183,8 @@ def whole_epochs(args, orders):
 
 def between_iterations(args):
     """Seconds from the last epoch of one iteration of prune_model.py to the first step of the next, on CIFAR-10."""
-    import display
     import prune_model
+    from compress.cli import display
 
     class Bar(display.EpochBar):
         ended = None

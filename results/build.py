@@ -114,28 +114,27 @@ def grouped(name, results):
 def figures(results):
     """Draws a pruning run's curves and channels left, the models of tables that ask for it, what sensitivity.py saw."""
     sys.path.insert(0, str(HERE.parent))
-    import comparison_plots
-    import plots
+    from compress.plots import comparison, style
 
     for name, table in TABLES.items():
         if name in results:  # a pruning run of many iterations
             layers = {layer.removesuffix("_conv"): left for layer, left in results[name]["channels"].items()
                       if layer.endswith(("_1_conv", "_2_conv"))}
-            plots.save_figure(plots.plot_pruning(results[name]), HERE / name / "pruning.png")
-            plots.save_figure(plots.plot_channels(layers), HERE / name / "channels.png")
+            style.save_figure(style.plot_pruning(results[name]), HERE / name / "pruning.png")
+            style.save_figure(style.plot_channels(layers), HERE / name / "channels.png")
         if table.get("figure") and len(rows := grouped(name, results)) > 1:
             looks = [role_of(contents[0], results) for contents in rows.values()]
             models = [averaged(*row) | {"role": role} for row, role in zip(rows.items(), looks, strict=True)]
-            plots.save_figure(comparison_plots.plot_models(models, "validation"),
+            style.save_figure(comparison.plot_models(models, "validation"),
                               HERE / name / "models.png")
         if (path := HERE / name / "sensitivity.json").is_file():
             seen = json.loads(path.read_text(encoding="utf-8"))
-            plots.save_figure(comparison_plots.plot_sensitivity(seen), path.with_suffix(".png"))
+            style.save_figure(comparison.plot_sensitivity(seen), path.with_suffix(".png"))
 
 
 def role_of(content, results):
     """What a result's model is in its chain, as `roles.LOOKS` names it: a student that taught is an assistant."""
-    import roles
+    from compress.plots import roles
 
     role = roles.of_run(content["run"])
     taught = {run.get("parent_sha256") for run in results.values() if roles.of_run(run["run"]) == "student"}

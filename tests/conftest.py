@@ -2,12 +2,15 @@
 
 import argparse
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import app
-import native
+from compress.cli import app, native
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "def build_parser" in path.read_text(encoding="utf-8"))
 
 native.prepare(gpu=False)  # before a test file imports Keras, as the scripts do; the tests are about the processor
 
@@ -50,9 +53,12 @@ def contrast(one, two):
     return (light + 0.05) / (dark + 0.05)
 
 
-def narrow_widths(inner=6, stream=8, stem=5, depth=50, blocks=None):
-    """Widths of a narrow network, all groups of one kind alike; `blocks` as in `model.full_widths`."""
-    import model as resnet
+def narrow_widths(inner=6, stream=8, stem=5, depth=50, blocks=(2, 1, 1, 1)):
+    """Widths of a narrow network, all groups of one kind alike.
+
+    Few blocks, since tracing 50 layers is what a test would wait for; None for all blocks that the depth has.
+    """
+    from compress.graph import resnet
 
     return {name: stem if name == "conv1_conv" else stream if name.endswith("_stream") else inner
             for name in resnet.full_widths(depth, blocks)}
@@ -76,7 +82,7 @@ def randomised(model, seed=0):
 @pytest.fixture
 def narrow_model():
     """A narrow ResNet50 of 32x32 images and 10 classes with random weights."""
-    import model as resnet
+    from compress.graph import resnet
 
     return randomised(resnet.build_resnet(widths=narrow_widths()))
 

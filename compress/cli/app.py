@@ -1,0 +1,173 @@
+"""How a script begins and ends: Keras as the flags ask for it, the user's errors as one line, an exit status."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import warnings
+
+from compress.cli import display, flags, keras_config, messages, native, signals
+from compress.errors import Diverged, InputError, Stopped, command, of_the_system
+from compress.storage import files
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Holds back what native libraries print on file descriptor 2; gives it out after all if the body fails, but for a
+    signal, which nothing there explains."""
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        real_stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            held.seek(0)
+            os.write(real_stderr, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(real_stderr, 2)
+            os.close(real_stderr)
+
+
+@contextlib.contextmanager
+def _result_alone(wanted):
+    """Where it is wanted, sends what Python and native libraries print meanwhile to standard error."""
+    if not wanted:
+        yield
+        return
+    sys.stdout.flush()
+    real_stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(real_stdout, 1)
+        os.close(real_stdout)
+
+
+def start_keras(args):
+    """Imports Keras as the machine flags say: devices, seed, no chatter from native libraries.
+
+    Args:
+        args: a namespace with gpu, seed, deterministic and verbose, and tensorboard in a script that trains.
+
+    Raises:
+        InputError: no events can be written for --tensorboard; or Keras is set to what the suite can't run on.
+    """
+    if getattr(args, "tensorboard", None) is not None:
+        files.check_writable(args.tensorboard, "--tensorboard")
+        if importlib.util.find_spec("tensorflow") is None:
+            raise InputError(f"--tensorboard: received {args.tensorboard} where there is no TensorFlow, which writes "
+                             "the events; expected it installed, under any backend")
+    native.prepare(args.gpu)
+    passed_over = [keras_config.choose_backend()]
+    with display.waiting("starting Keras", args.verbose), quiet_stderr():
+        import keras
+        passed_over += keras_config.settle()
+        keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
+        keras.utils.set_random_seed(args.seed)  # loads TensorFlow under JAX too
+    if any(passed_over):
+        display.warn(f"Keras is set to {'; to '.join(filter(None, passed_over))} ({keras_config.config_path()})")
+    # a model, or one nested in it, that was made with its one input in a list takes a tensor all the same
+    warnings.filterwarnings("ignore", "The structure of `inputs` doesn't match", UserWarning)
+    import logging
+    for name in ("absl", "tensorflow"):  # "legacy HDF5 format": .h5 is this suite's; "retracing": one trace a model
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if args.deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+        tf.config.experimental.enable_op_determinism()
+
+
+def run_main(parser, run, argv=None):
+    """What every script's main does: parse, run, turn the user's errors into one line.
+
+    Args:
+        parser: the script's Parser.
+        run: function(args) -> dict of results, which --json prints.
+        argv: list of words; None takes the process's own.
+
+    Returns:
+        The exit status: 0; 2 for input that can't be used or a file that can't be written; 3 for a loss that is no
+        number; 128 + the signal's number where one ended the run; 141 where standard output was closed.
+    """
+    try:
+        try:
+            return _status(parser, run, argv)
+        finally:
+            sys.stdout.flush()  # now, where a closed pipe can still be told: Python's own flush comes too late
+    except BrokenPipeError:  # `script | head`
+        for stream in sys.stdout, sys.stderr:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+
+
+def _status(parser, run, argv):
+    """The exit status of `run_main`, but for a closed pipe."""
+    args = parser.parse_args(argv)
+    as_json = getattr(args, "json", False)
+    with contextlib.suppress(AttributeError):  # a caller's own stream
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have a name that the terminal can't show
+    with signals.raising():  # the message too: a signal may come twice
+        return _ended(parser, run, args, as_json)
+
+
+def _ended(parser, run, args, as_json):
+    """The exit status of a script's run, whose error is printed."""
+    before = _saved(args)
+    try:
+        with _result_alone(as_json):
+            result = run(args)
+        if as_json:
+            print(json.dumps(result, indent=1, allow_nan=False, default=str), flush=True)
+    except InputError as error:
+        told = flags.spelled(flags.named(error, args), vars(args))
+        return _end(f"{parser.prog}: {told}", 2)
+    except Diverged as error:
+        return _end(f"{parser.prog}: {flags.spelled(str(error), vars(args))}", 3)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if (line := of_the_system(error)) is None:
+            raise
+        return _end(f"{parser.prog}: {line}", 2)
+    except KeyboardInterrupt as error:
+        number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
+        how = _way_on(args, saved, before) if hasattr(args, "resume") else ""
+        return _end(f"{parser.prog}: stopped by {signal.Signals(number).name}{how}", 128 + number)
+    return 0
+
+
+def _saved(args):
+    """What lies where a run that can go on writes, see `files.versions`; an empty set for other scripts."""
+    return files.versions(getattr(args, "save_folder", None) or args.root_folder) if hasattr(args, "resume") else set()
+
+
+def _way_on(args, saved, before):
+    """What a stopped run has saved, and the command to go on with, which is right in whatever folder it is pasted.
+
+    Args:
+        args: the flags.
+        saved: what the run itself says of it, or ''.
+        before: what `_saved` gave before the run.
+    """
+    words, here = args.argv, f"cd {shlex.quote(os.getcwd())} && "
+    if not (saved or _saved(args) - before):
+        return f"; nothing new was saved; start it again with: {here}{command(*words)}"
+    words = [word for i, word in enumerate(words)  # 'never' would start over once more
+             if "--resume" not in (word.split("=")[0], words[i - 1] if i else "")]
+    return f"; {saved or 'what was saved stays'}; go on with: {here}{command(*words)}"
+
+
+def _end(message, status):
+    """Says why a script ends; the terminal may be gone."""
+    with contextlib.suppress(OSError):
+        messages.tell(message)
+    return status

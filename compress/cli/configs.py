@@ -1,0 +1,187 @@
+"""What the flags say, in parts that travel together: a script makes them of its namespace, which goes no further.
+
+Each is frozen: what a run is to do does not change while it runs. Fields are called as the flags are.
+"""
+
+import dataclasses
+
+
+class Config:
+    """Base of all: `of` picks from a namespace what the dataclass has fields for."""
+
+    @classmethod
+    def of(cls, args, **more):
+        """A config of a script's flags.
+
+        Args:
+            args: the script's namespace; what it lacks keeps its default.
+            more: fields that are decided elsewhere.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in vars(args).items() if name in names} | more)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Config):
+    """Which images there are, how they are split and read.
+
+    Attributes:
+        dataset: 'cifar10', 'cifar100', 'digits' or a folder.
+        data_dir: where CIFAR lies.
+        val_split: share of the training images that is held out for every choice, above 0, at most 0.5.
+        subset: training and validation images in all; None for all that there are.
+        image_size: side in pixels to which a folder's images are resized; None for the model's or their own.
+        class_num: number of classes that there must be; None for any.
+        num_worker: threads that decode a folder's images; 0 for one a core.
+        crop_padding: pixels by which training images are shifted at most; None for a part of their side.
+    """
+
+    dataset: str = "cifar10"
+    data_dir: str = "./data"
+    val_split: float = 0.1
+    subset: int | None = None
+    image_size: int | None = None
+    class_num: int | None = None
+    num_worker: int = 0
+    crop_padding: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Config):
+    """How a model file is opened.
+
+    Attributes:
+        preprocessing: what a file from elsewhere was trained with, one of flags.PREPROCESSING.
+        verify_model: compare it with plain Keras' own reading.
+        verbose: 0 says nothing.
+    """
+
+    preprocessing: str = "auto"
+    verify_model: bool = True
+    verbose: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineConfig(Config):
+    """Where and how exactly a run computes.
+
+    Attributes:
+        gpu: use an accelerator where there is one.
+        precision: dtype policy of the arithmetic.
+        seed: of weights, order and augmentation.
+        deterministic: same seed, same bits.
+        verbose: 0, 1 or 2.
+        tensorboard: folder of event files, or None.
+    """
+
+    gpu: bool = True
+    precision: str = "float32"
+    seed: int = 826
+    deterministic: bool = False
+    verbose: int = 1
+    tensorboard: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CriterionConfig(Config):
+    """How channels are scored and measured.
+
+    Attributes:
+        criterion: one of flags.CRITERIA.
+        apoz_images: validation images that the criterion looks at; None for all.
+        round_to: channels left are a multiple of this.
+        batch_size: images a pass.
+        precision: dtype policy of the arithmetic.
+        seed: of the random criterion.
+        verbose: 0 for no bars.
+    """
+
+    criterion: str = "apoz"
+    apoz_images: int | None = None
+    round_to: int = 1
+    batch_size: int = 128
+    precision: str = "float32"
+    seed: int = 826
+    verbose: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneConfig(CriterionConfig):
+    """How a network is pruned in iterations.
+
+    Attributes:
+        prune_iter: iterations in all.
+        prune_ratio: share of every layer's channels that an iteration removes; None for mean + 1 standard deviation.
+        target_compression: base parameters / parameters left at the end; None for no such target.
+        target_macs: (number, whether it is a reduction) of multiply-accumulates left at the end; None for no such.
+        allocation: 'threshold' or 'sensitivity', how a target is spread over the layers.
+        sensitivity_images: validation images on which that is measured.
+        recalibrate_images: training images on which batch-norm is measured again; 0 for none.
+    """
+
+    prune_iter: int = 16
+    prune_ratio: float | None = None
+    target_compression: float | None = None
+    target_macs: tuple | None = None
+    allocation: str = "threshold"
+    sensitivity_images: int = 1000
+    recalibrate_images: int = 2048
+
+    @property
+    def targeted(self):
+        """Whether there is a budget."""
+        return self.target_compression is not None or self.target_macs is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig(Config):
+    """What a student looks like, resolved: see `students.resolve`.
+
+    Attributes:
+        stream_divisor: divides the stream widths, inner ones stay; None under targets.
+        target_compression: parameters of the whole network / the student's, at least.
+        target_macs: (number, whether it is a reduction) of its multiply-accumulates, at most; None leaves them free.
+        stage_tilt: width factor of a stage / that of the stage before.
+        round_to: widths are multiples of this.
+        student_stem: 'imagenet', 'half' or 'cifar'; None for the teacher's.
+        student_blocks: blocks of the four stages; None for the teacher's.
+        student_init: 'inherit' or 'random'.
+        recalibrate_images: training images on which batch-norm is measured again; 0 for none.
+    """
+
+    stream_divisor: int | None = None
+    target_compression: float | None = None
+    target_macs: tuple | None = None
+    stage_tilt: float | None = None
+    round_to: int = 16
+    student_stem: str | None = None
+    student_blocks: tuple | None = None
+    student_init: str = "inherit"
+    recalibrate_images: int = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilConfig(Config):
+    """What teaches a student.
+
+    Attributes:
+        lambdas: weights of soft labels, intermediate features and adversary.
+        temperature: of the soft labels, above 0.
+        hard_label_weight: of the cross-entropy with the true labels.
+        label_smoothing: share of each label spread over all classes.
+        regressor_name: 'conv1x1' or 'constant'.
+        mirror_teacher: the teacher answers to an image and its mirror image.
+        teacher_annealing: the lambdas fall to 0 over the epochs.
+        student_learning_rate: highest, of student and regressors.
+        discriminator_learning_rate: of the discriminator's Adam.
+    """
+
+    lambdas: tuple = (0.5, 0.0, 0.0)
+    temperature: float = 4.0
+    hard_label_weight: float = 0.6
+    label_smoothing: float = 0.0
+    regressor_name: str = "conv1x1"
+    mirror_teacher: bool = False
+    teacher_annealing: bool = False
+    student_learning_rate: float = 0.05
+    discriminator_learning_rate: float = 0.0001

@@ -1,0 +1,240 @@
+"""What a person sees in the terminal: progress bars and tables, by rich. Imports no Keras."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import sys
+import time
+
+from compress.cli import messages, tables
+
+ROOMY = 100  # columns from which a bar also says how many images a second it does
+
+
+def _redraws():
+    """Whether standard output is a terminal that can draw a line anew; TERM=dumb says that one can't."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def _notebook():
+    """Whether this is the kernel of a notebook, where nothing is drawn anew without ipywidgets."""
+    if "IPython" not in sys.modules:
+        return False
+    from rich.console import Console
+    return Console().is_jupyter
+
+
+def _has_bars():
+    """Whether standard output shows progress bars."""
+    return _redraws() or (_notebook() and importlib.util.find_spec("ipywidgets") is not None)
+
+
+def _console():
+    from rich import console
+
+    class Console(console.Console):
+        def on_broken_pipe(self):  # rich itself would end the process, with status 1
+            raise BrokenPipeError
+
+    if _redraws():
+        return Console(highlight=False)
+    if _notebook():
+        return Console(highlight=False, width=100)
+    # a file or a pipe has no width of its own: give tables the room they need; rich takes any dumb terminal for 80
+    # wide, unless it is told both sides
+    return Console(highlight=False, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else 200, height=25)
+
+
+def width():
+    """Columns that a table on standard output may take."""
+    return _console().width
+
+
+def progress_bar(shown=True, transient=False):
+    """A rich progress bar with time left and, where there is room, images/s; invisible where none can be drawn.
+
+    Use it as a context manager; give its tasks a total in images, and the field `note` for what else is to be said.
+    """
+    from rich import progress
+
+    class Speed(progress.ProgressColumn):
+        def render(self, task):
+            return f"{task.speed:,.0f} images/s" if task.speed else "  - images/s"
+
+    console = _console()
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False), progress.BarColumn(bar_width=None),
+        progress.TaskProgressColumn(), *([Speed()] if console.width >= ROOMY else []), progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"), console=console, disable=not (shown and _has_bars()),
+        speed_estimate_period=10, transient=transient)
+
+
+def waiting(title, verbose=1):
+    """A context manager that shows a turning wheel in a terminal, for a wait whose length nobody knows."""
+    if verbose != 1 or not _redraws():
+        return contextlib.nullcontext()
+    console = _console()
+    return console.status(title, spinner="line" if console.options.ascii_only else "dots")
+
+
+def track(title, verbose=1, first=""):
+    """A wrapper for a range of batch starts that shows a bar while one walks through it.
+
+    Args:
+        title: what is being done.
+        verbose: 0 for no bar.
+        first: what the first batch waits for, such as 'compiling'.
+
+    Returns:
+        function(range) -> generator of the range's numbers.
+    """
+    def walk(starts):
+        with progress_bar(verbose > 0, transient=True) as bar:
+            task = bar.add_task(title, total=starts.stop, note=first)
+            for start in starts:
+                yield start
+                bar.update(task, completed=min(start + starts.step, starts.stop), note="")
+    return walk
+
+
+def encodable(text):
+    """Text with what standard output can't encode written as escapes: a folder may have any name."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(text, verbose=1):
+    """Prints a line, unless verbose is 0."""
+    if verbose:
+        print(messages.wrapped(encodable(text), sys.stdout), flush=True)
+
+
+def warn(text):
+    """Prints a line on standard error, whatever --verbose is: a number may be wrong, or not what it seems."""
+    messages.tell(f"warning: {text}")
+
+
+def print_table(title, columns, rows, verbose=1):
+    """Prints a table, in the form of `tables.layout` that fits the terminal.
+
+    Args:
+        title: shown above.
+        columns: list of (heading, function of `tables` that turns the column's values into a unit and text); the first
+            is set left, and so is text; numbers are set right.
+        rows: list of lists of values, None for what is not known.
+        verbose: 0 for nothing.
+    """
+    if not verbose:
+        return
+    from rich.text import Text  # takes [brackets] for what they are
+
+    console, grid = _console(), []
+    for i, (heading, kind) in enumerate(columns):
+        unit, cells = kind([row[i] for row in rows])
+        grid.append([encodable(text) for text in (f"{heading} ({unit})" if unit else heading, *cells)])
+    rule = "-" if console.options.ascii_only else "\u2500"
+    lines = [Text(line, "bold") for line in ("", *tables.wrap(tables.printable(encodable(title)), console.width))]
+    for head, body in tables.layout(grid, console.width):
+        length = max(map(tables.width_of, [*head, *body]))
+        lines += [Text(""), *[Text(line, "bold") for line in head], Text(rule * length, "dim"), *map(Text, body)]
+    with console:  # in a notebook, one output
+        for line in lines:
+            console.print(line, soft_wrap=True)
+
+
+def millions(number):
+    """A count in millions with at least four significant digits, such as '23.61 M' or '0.6047 M'."""
+    return f"{number / 1e6:,.2f} M" if number >= 1e7 else f"{tables.significant(number / 1e6)} M"
+
+
+def percent(share):
+    """A share of 1 as per cent with two decimals, or '-' for None."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def written(paths, verbose=1, head="written"):
+    """Ends a run with the paths of what it wrote, one a line; what isn't there is left out.
+
+    Args:
+        paths: of files and folders.
+        verbose: 0 for nothing.
+        head: before the first.
+    """
+    lines = [f"{'' if i else head:8} {path}" for i, path in enumerate(filter(os.path.exists, paths))]
+    if lines and verbose:  # not wrapped: a path may have blanks
+        print(encodable("\n".join(["", *lines])), flush=True)
+
+
+class EpochBar:
+    """Progress of one fit: a bar over all epochs in a terminal or a notebook, else a plain line an epoch.
+
+    Args:
+        title: what is being trained.
+        images: training images an epoch.
+        epochs: epochs in all.
+        verbose: 0 nothing, 1 a bar where one can be drawn, 2 lines.
+    """
+
+    def __init__(self, title, images, epochs, verbose=1):
+        self.title, self.images, self.epochs, self.verbose = title, images, epochs, verbose
+        self.bar, self.task, self.drawn = progress_bar(verbose == 1), None, 0.0
+        self.lines = verbose == 2 or (verbose == 1 and not _has_bars())
+        self.epoch, self.loss, self.val_acc = 0, None, []
+
+    def start(self, epoch, val_acc=()):
+        """Opens the bar with `epoch` epochs behind it, whose validation accuracies are given; a step compiles first."""
+        self.epoch, self.val_acc = int(epoch), list(val_acc)
+        going_on = f", going on behind epoch {epoch:.4g}" if epoch else ""
+        if self.lines or (going_on and self.verbose):  # above the bar, which can't tell it from a slow beginning
+            say(f"{self.title}: {tables.counted(self.epochs, 'epoch')} of {tables.counted(self.images, 'image')}"
+                f"{going_on}" + ("; compiling" if self.lines else ""))
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, start=False, total=self.epochs * self.images,
+                                      completed=epoch * self.images, note=self.note("compiling"))
+
+    def note(self, doing=None):
+        """What stands behind the bar: as much as there is room for, the last validation accuracy before the loss."""
+        loss = None if self.loss is None else f"loss {self.loss:.4f}"
+        last = f"val acc {percent(self.val_acc[-1])}" if self.val_acc else None
+        best = f"best {percent(max(self.val_acc))}" if self.val_acc else None
+        epoch = f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}"
+        width = self.bar.console.width
+        room = width - tables.width_of(self.title) - 24 - 18 * (width >= ROOMY)  # 10 of the bar; per cent, time left
+        for parts in ([epoch, doing or loss, last, best], [epoch, doing or loss, last], [epoch, doing or last],
+                      [doing or last or epoch]):
+            text = "  ".join(filter(None, parts))
+            if len(text) <= room:
+                return text
+        return ""
+
+    def step(self, epoch, images, logs):
+        """`images` of an epoch (from 0) are done; logs holds Keras' running loss and accuracy."""
+        now = time.monotonic()
+        if now - self.drawn < 0.25 or self.bar.disable:  # reading the running loss makes the device wait
+            return
+        self.drawn, self.epoch, self.loss = now, epoch, float(logs["loss"])
+        self.bar.start_task(self.task)  # the first step was compiled: time left is reckoned from here
+        self.bar.update(self.task, completed=epoch * self.images + images, note=self.note())
+
+    def validating(self):
+        """The steps of an epoch are done, and validation begins."""
+        self.bar.update(self.task, note=self.note("validating"))
+
+    def epoch_end(self, epoch, values):
+        """Epoch `epoch` (from 0) is done; values holds the history's numbers of this epoch."""
+        self.epoch, self.loss = epoch, values["train_loss"]
+        self.val_acc.append(values["val_acc"])
+        line = (f"{self.title}: epoch {epoch + 1}/{self.epochs}  train loss {values['train_loss']:.4f}, "
+                f"accuracy {percent(values['train_acc'])}  validation loss {values['val_loss']:.4f}, "
+                f"accuracy {percent(values['val_acc'])}  {values['seconds']:.1f} s, "
+                f"{self.images / values['seconds']:,.0f} images/s")
+        if self.lines:
+            say(line)
+        else:
+            self.bar.update(self.task, completed=(epoch + 1) * self.images, note=self.note())
+
+    def stop(self):
+        """Closes the bar; the terminal may be gone."""
+        with contextlib.suppress(OSError):
+            self.bar.stop()

@@ -1,0 +1,117 @@
+"""What a flag's value may be: types for argparse's add_argument. Imports no Keras."""
+
+import argparse
+import contextlib
+import difflib
+import math
+import os
+import re
+
+STOCK = ("cifar10", "cifar100", "digits")  # data sets that have a name
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+
+
+def plain(text):
+    """Text that may be a number. Raises ValueError for an underscore, which Python passes over: 1_0 isn't 10."""
+    if "_" in text:
+        raise ValueError(text)
+    return text
+
+
+def _number(given, convert, wanted, low, high, strict):
+    """A number in its bounds, from text or from a number."""
+    try:
+        if isinstance(given, str):
+            value = convert(plain(given.strip().removesuffix(",")))  # the original's README separates flags by commas
+        else:
+            value = convert(given)
+            if value != given or str(given) in ("True", "False"):  # 2.5 is no whole number, True is no number
+                value = math.nan
+    except (ValueError, TypeError):
+        value = math.nan
+    inside = (low < value if strict else low <= value) and value <= high
+    if not inside or not math.isfinite(value):  # nan compares false, so it ends here too
+        raise argparse.ArgumentTypeError(f"received {given!r}, expected {wanted}")
+    return value
+
+
+def whole(low=0, high=10**9):
+    """A type for add_argument: a whole number from low to high; one trailing comma is forgiven."""
+    wanted = f"a whole number from {low} to {high}" if high < 10**9 else f"a whole number of at least {low}"
+    return lambda text: _number(text, int, wanted, low, high, strict=False)
+
+
+def real(low=0.0, high=1e9, strict=False):
+    """A type for add_argument: a number from low (above low, if strict) to high; a trailing comma is forgiven."""
+    start = f"above {low:g}" if strict else f"of at least {low:g}"
+    wanted = f"a number {start} and at most {high:g}"
+    return lambda text: _number(text, float, wanted, low, high, strict)
+
+
+def precision(text, cpuinfo="/proc/cpuinfo"):
+    """A type for add_argument: a dtype policy; 'auto' is the faster one on this processor.
+
+    bfloat16 under TensorFlow where the processor multiplies it (AVX-512 BF16, AMX), else float32: emulated it is slow,
+    and no other backend was measured.
+    """
+    if text not in PRECISIONS:
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected one of {', '.join(PRECISIONS)}")
+    if text != "auto":
+        return text
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return "float32"
+    with contextlib.suppress(OSError), open(cpuinfo, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith("flags"):
+                return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & set(line.split()) else "float32"
+    return "float32"
+
+
+def path(text):
+    """A type for add_argument: a path on this machine. A ~ that the shell left in place, as bash does behind =, is the
+    user's home; what can only be a slip is refused with what was meant. Python's paths are taken too."""
+    if not isinstance(text, (str, os.PathLike)):
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a path")
+    text = os.fspath(text)
+    if local := re.match(r"file://(localhost)?(?=/)", text):
+        raise argparse.ArgumentTypeError(f"received {text}, expected a path: {text[local.end():]}")
+    if re.match(r"[a-zA-Z][\w+.-]+://", text):
+        raise argparse.ArgumentTypeError(f"received {text}, expected a path on this machine: nothing is downloaded; "
+                                         "fetch it first, and unpack it where it is an archive")
+    meant = os.path.expandvars(re.fullmatch(r"""\s*(['"]?)(.*?)\1\s*""", text, re.DOTALL)[2])
+    if meant not in ("", text) and not os.path.lexists(text):
+        raise argparse.ArgumentTypeError(f"received {text!r}, which isn't there; expected it without quotes, blanks or "
+                                         f"variables that the shell left in place: {meant}")
+    expanded = os.path.expanduser(text)
+    if text[:1] == "~" and expanded == text and not os.path.lexists(text.split("/")[0]):
+        raise argparse.ArgumentTypeError(f"received {text}, expected a user of this machine behind ~")
+    return expanded
+
+
+def no_data_set(name):
+    """What to say behind the name of a data set that is neither one of STOCK nor a folder or file."""
+    stock, parent = re.sub(r"[\W_]", "", name).lower(), os.path.dirname(os.path.normpath(name)) or "."
+    with contextlib.suppress(OSError):
+        there = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+        near = [stock] if stock in STOCK else [os.path.join(os.path.dirname(name.rstrip("/")), match) for match in
+                difflib.get_close_matches(os.path.basename(os.path.normpath(name)), there, 1)]
+        if near:
+            return f", expected {', '.join(STOCK)} or a folder that exists; did you mean {near[0]}?"
+    return (f", which is no data set and no folder; expected {', '.join(STOCK)}, or the path of a folder with a "
+            "subfolder of images for each class")
+
+
+def data_set(text):
+    """A type for add_argument: one of STOCK, or a path; a mere name has to be there, as it is none of a data set."""
+    name = path(text)
+    if name in STOCK or {"/", os.sep} & {*name} or os.path.lexists(name):
+        return name
+    raise argparse.ArgumentTypeError(f"received {name!r}{no_data_set(name)}")
+
+
+def model(text):
+    """A type for add_argument: a path of a model file; a folder with model.h5, as the scripts write it, names that.
+    The word imagenet stays a word, whatever folder has that name."""
+    found = path(text)
+    inside = os.path.join(found, "model.h5")
+    return inside if text != "imagenet" and os.path.isfile(inside) else found

@@ -1,0 +1,1 @@
+"""Images and labels: stock sets, folders, decoding, splits, batches."""

@@ -1,0 +1,295 @@
+"""What a folder of images holds: classes, splits as people spell them, and what is left out. Follows no links."""
+
+import collections
+import hashlib
+import itertools
+import os
+import re
+import shlex
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from compress.data import label_tables
+from compress.cli import tables
+from compress.data.decoding import SUFFIXES
+from compress.errors import InputError
+from compress.data.scanning import Skipped, entries, holds_images, shape
+from compress.cli.values import STOCK, no_data_set
+
+SPLITS = {"train": {"train", "training", "trn"},
+          "validation": {"val", "valid", "validation", "validate", "dev", "eval"},
+          "test": {"test", "testing", "tst", "holdout"}}
+FILLERS = {"set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "seg", "folder", "dir"}
+UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "inference"}
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+
+
+@dataclass
+class Listing:
+    """What a folder holds.
+
+    class_names: of the classes, sorted. splits: 'train', 'validation', 'test' -> (paths, labels) of those that there
+    are. unlabelled: split -> its folder, where that has images but no classes. places: the same for those with classes.
+    notes: lines that a person should read.
+    """
+
+    class_names: tuple
+    splits: dict
+    unlabelled: dict
+    places: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+
+
+def split_of(name):
+    """'train', 'validation' or 'test' for the name of a folder that says so ('Training', 'seg_test'), else None."""
+    words = _words(name)
+    return next((split for split, known in SPLITS.items() if len(words) == 1 and words[0] in known), None)
+
+
+def list_folder(name):
+    """What the folder of a data set holds: a subfolder for each class, or such folders in one for each split.
+
+    Args:
+        name: of the folder.
+
+    Returns:
+        A Listing; its paths are sorted within each class.
+
+    Raises:
+        InputError: no such folder, fewer than two classes, a class without images, splits of other classes, a link out
+            of the folder, or names that leave open what is a split and what a class.
+    """
+    try:
+        return _listed(name)
+    except InputError as error:
+        place = name if os.path.isdir(name) else os.path.dirname(name) or "."
+        said = label_tables.hint(place) if os.path.isdir(place) and (place == name or name.endswith(".csv")) else None
+        raise (InputError(f"{error}; {said}") if said else error) from None
+
+
+def _listed(name):
+    """`list_folder`, without what it says of tables."""
+    if not name or not os.path.isdir(name):
+        raise InputError(f"--dataset: received {name!r}{_what_it_is(name)}")
+    root, skipped = Path(name), Skipped(name)
+    tops, _ = entries(root)
+    shapes = {folder: shape(folder) for folder in tops}
+    alike = [folder for folder in tops if split_of(folder.name)]
+    named, notes = [folder for folder in alike if shapes[folder]], []
+    others = [folder for folder in tops if folder not in alike and shapes[folder]]
+    if not named or _is_a_class(root, named, others, shapes, notes):
+        left = [folder for folder in alike if not shapes[folder]]
+        names, pair = _scanned(root, skipped, without=left)
+        listing = Listing(names, {"train": pair}, {}, {"train": root}, notes)
+    else:
+        listing = _splits(root, named, others, shapes, skipped)
+    listing.notes += [f"{folder.name} holds no images" for folder in alike if not shapes[folder]]
+    if counted_as_text(listing.class_names):
+        shown = ", ".join(listing.class_names[:5]) + ", ..." * (len(listing.class_names) > 5)
+        listing.notes.append(f"class folders that are numbers count in the order of text: {shown}; a model trained on "
+                             "whole numbers as labels may count otherwise")
+    listing.notes += filter(None, [skipped.line()])
+    return listing
+
+
+def _what_it_is(name):
+    """What to say of a --dataset that is no folder."""
+    if os.path.isfile(name):
+        folder, quoted = shlex.quote(name.rsplit(".tar", 1)[0].rsplit(".", 1)[0]), shlex.quote(name)
+        if name.lower().endswith(ARCHIVES):
+            how = f"unzip {quoted} -d {folder}" if name.lower().endswith(".zip") else (
+                f"mkdir {folder} && tar -xf {quoted} -C {folder}")
+            return f", which is an archive, expected the folder in it: {how}"
+        return (f", which is a file, expected {', '.join(STOCK)} or a folder that exists: one with a subfolder of "
+                "images for each class")
+    return no_data_set(name)
+
+
+def _is_a_class(root, named, others, shapes, notes):
+    """Whether folders whose names say split are classes all the same. Raises InputError where that can't be told."""
+    said = ", ".join(folder.name for folder in named)
+    if twice := [split for split, n in collections.Counter(split_of(f.name) for f in named).items() if n > 1]:
+        several = " and ".join(folder.name for folder in named if split_of(folder.name) == twice[0])
+        raise InputError(f"--dataset: {root} has {several}, which both say {twice[0]}; expected one folder for each of "
+                         "train, val and test: rename or move the other")
+    nested = [folder for folder in named if shapes[folder] != "flat"]
+    if not nested and not others:
+        raise InputError(f"--dataset: received {root} whose {said} holds images itself, such as "
+                         f"{entries(named[0])[1][0].name}, expected each in the subfolder of its class "
+                         f"({named[0].name}/CLASS/...); a class of such a name has to be renamed")
+    plain = [folder for folder in others if not UNLABELLED & {*_words(folder.name)}]
+    if nested and (len(nested) > 1 or not plain):
+        return False
+    if not nested and len(named) == 1 and named[0].name == "train" and len(plain) >= 4:  # as in CIFAR-100, VOC, COCO
+        notes.append(f"train is taken for a class, as {len(plain)} other folders are; if it holds the training images, "
+                     "move the classes into it")
+        return True
+    raise InputError(f"--dataset: {root} has {said} beside {', '.join(f.name for f in plain[:3])}, which leaves open "
+                     "what is a split and what a class; expected the classes alone, or in train, val and test alone: "
+                     "move or rename the others")
+
+
+def _splits(root, named, others, shapes, skipped):
+    """The Listing of a folder with a folder for each split."""
+    listing, first = Listing((), {}, {}), None
+    for folder in sorted(named, key=lambda folder: tuple(SPLITS).index(split_of(folder.name))):
+        split, place = split_of(folder.name), _doubled(folder)
+        stray = entries(place)[1]
+        if split == "train" and stray:
+            raise InputError(f"--dataset: received {root} whose {place.relative_to(root)} holds images itself, such as "
+                             f"{stray[0].name}, expected each in the subfolder of its class")
+        below = [] if shape(place) == "flat" else [f for f in entries(place)[0] if holds_images(f)]
+        if split != "train" and (not below or (len(below) == 1 and listing.class_names and (
+                _composed(below[0].name) not in listing.class_names))):  # as in val/images/*.jpg
+            listing.unlabelled[split] = place
+            continue
+        names, listing.splits[split] = _scanned(place, skipped, known=listing.class_names)
+        listing.places[split] = folder
+        lacking = [name for name in listing.class_names if name not in names]
+        if lacking:
+            listing.notes.append(f"{place.relative_to(root)} has no images of {len(lacking)} of "
+                                 f"{len(listing.class_names)} classes ({_quoted(lacking)}): {split} accuracy says "
+                                 "nothing of these")
+        listing.class_names, first = listing.class_names or names, first or place
+    for folder in others:
+        if folder.name in listing.class_names:
+            raise InputError(f"--dataset: {root} has {folder.name} both beside and below {first.relative_to(root)}; "
+                             "expected the classes below it alone")
+        skipped.add("folder beside the splits", folder)
+    listing.notes += [f"{folder.relative_to(root)} has images but no class folders: it is left out, and "
+                      f"{split} images are drawn from the training images" for split, folder in
+                      listing.unlabelled.items()]
+    return listing
+
+
+def check_has(listing, root, needs):
+    """Raises InputError where a folder has not the splits that are needed.
+
+    Args:
+        listing: of `list_folder`.
+        root: the folder.
+        needs: some of 'train', 'validation', 'test'; the latter two can be drawn from the first.
+    """
+    if len(needs) == 1 and (flat := listing.unlabelled.get(needs[0])):
+        raise InputError(f"--dataset: {flat} has images but no class folders, so that no accuracy can be measured on "
+                         f"it; expected {flat.name}/CLASS/...")
+    if "train" not in listing.splits and (missing := [split for split in needs if split not in listing.splits]):
+        there = ", ".join(sorted(place.name for place in listing.places.values()))
+        raise InputError(f"--dataset: received {root} with {there} alone, expected a folder train beside it, with the "
+                         f"same classes, for its {missing[0]} images (links are not followed)")
+
+
+def _words(name):
+    """The telling words of a folder's name, in lower case: 'seg_train' and 'TrainSet 2' are ['train']."""
+    name = re.sub(r"hold[\W_]out", "holdout", name.lower())
+    words = [word for word in re.split(r"[\W\d_]+", name) if word and word not in FILLERS]
+    return [re.sub(r"(?<=...)(set|data|dataset|images|split)$", "", word) for word in words]
+
+
+def _doubled(folder):
+    """The folder of the same name in a folder that holds nothing else, as archives are unpacked; else the folder."""
+    while True:
+        folders, images = entries(folder)
+        if images or len(folders) != 1 or _words(folders[0].name) != _words(folder.name):
+            return folder
+        folder = folders[0]
+
+
+def _scanned(root, skipped, without=(), known=()):
+    """Names of the classes that have images, and the paths of all images in and below each folder, with their labels.
+
+    A link to a file outside the data set's folder is refused: a folder of someone else's must not make this machine's
+    other files part of a data set.
+
+    Args:
+        root: its subfolders are the classes, in the order of their names in Unicode's composed form.
+        skipped: counts what is left out.
+        without: subfolders that are left out.
+        known: names of the training images' classes, by which labels are numbered; a part of them is enough.
+    """
+    folders, stray = entries(root, skipped)
+    if folders and stray:
+        skipped.add("image beside the class folders", stray[0], len(stray))
+    folders = sorted((f for f in folders if f not in without), key=lambda folder: _composed(folder.name))
+    names, paths, labels = [_composed(folder.name) for folder in folders], [], []
+    if twice := [name for name, after in itertools.pairwise(names) if name == after]:
+        raise InputError(f"--dataset: {root} has two folders {twice[0]!r}, one with composed letters and one with "
+                         "decomposed ones; expected one")
+    if known and (odd := [name for name, f in zip(names, folders, strict=True) if name not in known
+                          and holds_images(f)]):
+        raise InputError(f"--dataset: received {skipped.root}, expected the same classes in {root} as among the "
+                         f"training images, or fewer; it has {_quoted(odd)} besides{_alike(odd[0], known)}")
+    whole, number = skipped.root.resolve(), {name: label for label, name in enumerate(known or names)}
+    for name, folder in zip(names, folders, strict=True):
+        files = _below(folder, skipped) if known or len(folders) > 1 else []
+        for path in files:
+            if path.is_symlink() and not path.resolve().is_relative_to(whole):
+                raise InputError(f"--dataset: {path} is a link to {path.resolve()}, expected a file in {whole}")
+        paths += sorted(map(str, files))
+        labels += [number[name]] * len(files) if files else []
+    full = tuple(name for name in names if number.get(name) in {*labels})
+    empty = [name for name, f in zip(names, folders, strict=True) if name not in full and not holds_images(f)]
+    if not known and (len(folders) < 2 or empty):
+        told = "".join(f"; {name} has 0 images" for name in empty) + (f"; {line}" if (line := skipped.line()) else "")
+        raise InputError(f"--dataset: received {root}, expected at least two subfolders, one a class, each with images "
+                         f"({' '.join(SUFFIXES)}); found {len(folders)} (links are not followed){told:.300}"
+                         f"{_hint(folders, stray)}")
+    return full, (np.array(paths, dtype=object), np.array(labels, dtype=np.int64))
+
+
+def _composed(name):
+    """A folder's name in the form that doesn't depend on the system that wrote it: macOS takes letters apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _quoted(names, most=5):
+    """Names in quotes, so that blanks at their ends are seen."""
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _alike(name, known):
+    """What a folder may have been meant to be called, where it differs by upper case or blanks alone."""
+    alike = [other for other in known if other.strip().casefold() == name.strip().casefold()]
+    return f": did you mean {alike[0]!r} for {name!r}?" if alike else ""
+
+
+def counted_as_text(names):
+    """Whether names are whole numbers whose order as text, 0, 1, 10, 2, isn't that of the numbers."""
+    return all(map(str.isdecimal, names)) and [*map(int, names)] != sorted(map(int, names))
+
+
+def _below(folder, skipped):
+    """All image files in and below the folder of a class."""
+    left, files = [folder], []
+    while left:
+        folders, images = entries(left.pop(0), skipped)
+        left, files = left + folders, files + images
+        found = {split_of(below.name) for below in folders if holds_images(below)} - {None}
+        if len(found) > 1:
+            raise InputError(f"--dataset: {folder} was to be a class and holds {', '.join(sorted(found))} images in "
+                             f"folders of their own; expected train/{folder.name} rather than {folder.name}/train; or "
+                             f"did you mean --dataset {folder}?")
+    return files
+
+
+def _hint(folders, stray):
+    """What may have been meant by a folder that has not two classes."""
+    full = [folder for folder in folders if holds_images(folder)]
+    while len(full) == 1 and (folders := entries(full[0])[0]):
+        below = [folder for folder in folders if holds_images(folder)]
+        if len(below) > 1 or any(split_of(folder.name) for folder in below):
+            return f"; did you mean {full[0]}?"
+        full = below
+    return (f"; it holds {tables.counted(len(stray), 'image')} itself, expected each in the subfolder of its class"
+            if stray else "")
+
+
+def listing_checksum(folder, paths):
+    """What tells a folder's images from those of another day: [its path, SHA-256 of their names and sizes]."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{os.path.relpath(path, folder)} {os.path.getsize(path)}\n".encode(errors="surrogateescape"))
+    return [os.path.abspath(folder), digest.hexdigest()]

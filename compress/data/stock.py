@@ -1,0 +1,262 @@
+"""Data sets with a name: CIFAR from folders, archives or Keras, and scikit-learn's digits. Reads files, trusts none."""
+
+import contextlib
+import errno
+import gzip
+import io
+import os
+import pickle
+import re
+import socket
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from compress.errors import InputError
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm"""
+# data set: class names, folder of pickles, folder of binaries, training files, test file, key of the labels
+CIFAR = {
+    "cifar10": (tuple(CIFAR10.split()), "cifar-10-batches-py", "cifar-10-batches-bin",
+                [f"data_batch_{i}" for i in range(1, 6)], "test_batch", b"labels"),
+    "cifar100": (tuple(CIFAR100.split()), "cifar-100-python", "cifar-100-binary", ["train"], "test", b"fine_labels"),
+}
+# cifar-10-python.tar.gz, as browsers and Keras call it too: "cifar-10-python (1).tar.gz", cifar-10-batches-py-target
+ARCHIVE = {"cifar10": re.compile(r"cifar-?10(?!0).*\.(tar\.gz|tgz|tar)", re.IGNORECASE),
+           "cifar100": re.compile(r"cifar-?100.*\.(tar\.gz|tgz|tar)", re.IGNORECASE)}
+MAX_UNPACKED = 2**29  # bytes of an archive that are looked at: the official ones hold less than 200 MB
+QUIET_SECONDS = 10  # of a server, after which a download has failed
+
+
+def read_cifar(dataset, data_dir, with_train=True):
+    """CIFAR-10 or CIFAR-100 from `data_dir`, else from Keras' cache, else downloaded by Keras.
+
+    Args:
+        dataset: 'cifar10' or 'cifar100'.
+        data_dir: holds the folder of pickled or of binary batches or the archive of either, directly or one level
+            down, or is it.
+        with_train: False reads the test file alone.
+
+    Returns:
+        Class names, (images, labels) for training or None, None (no validation split of its own), (images, labels) for
+        test; images uint8 (N, 32, 32, 3), labels int64 (N,).
+
+    Raises:
+        InputError: a file is missing or damaged, or there is none and no network; then the line says which file to put
+            where.
+    """
+    names, _, _, trains, test, key = CIFAR[dataset]
+    wanted = [*trains, test] if with_train else [test]
+    if not (found := _found(dataset, Path(data_dir), wanted)):
+        _check_not_in_part(dataset, data_dir, wanted)
+        found = _found(dataset, _keras_cache(), wanted)
+    if found:
+        place, suffix = found
+        batches = _unpacked(place, wanted) if place.is_file() else ((place / (name + suffix), None) for name in wanted)
+        read = {path.name.removesuffix(".bin"): read_batch(path, key, len(names), content) for path, content in batches}
+        parts = [read[name] for name in wanted]
+    else:
+        parts = _downloaded(dataset, data_dir)
+    train = tuple(np.concatenate(column) for column in zip(*parts[:-1], strict=True)) if with_train else None
+    return names, train, None, parts[-1]
+
+
+def _downloaded(dataset, data_dir):
+    """[(images, labels) for training, the same for test], as Keras downloads them."""
+    pickles = CIFAR[dataset][1]
+    archive = f"{dataset.replace('cifar', 'cifar-')}-python.tar.gz"
+    patience = socket.getdefaulttimeout()
+    try:
+        import keras
+
+        socket.setdefaulttimeout(QUIET_SECONDS)  # Keras has no time-out of its own: behind a firewall it would hang
+        parts = getattr(keras.datasets, dataset).load_data()
+    except Exception as error:  # get_file raises a plain Exception for a failed download
+        if isinstance(error, ModuleNotFoundError) or getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise InputError(
+            f"--data_dir: {data_dir} has no {pickles}, and downloading failed; expected it there, or {archive} "
+            "of cs.toronto.edu/~kriz; without a network: --dataset digits, or make demo") from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    return [(x if x.shape[-1] == 3 else np.moveaxis(x, 1, -1), y.reshape(-1).astype(np.int64)) for x, y in parts]
+
+
+def _keras_cache():
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets"
+
+
+def find_cifar(dataset, data_dir):
+    """Whether all of CIFAR lies in `data_dir` or in Keras' cache, so that it can be read without a download."""
+    names = [*CIFAR[dataset][3], CIFAR[dataset][4]]
+    return any(_found(dataset, root, names) for root in (Path(data_dir), _keras_cache()))
+
+
+def _found(dataset, root, wanted):
+    """(folder or archive, suffix of its files) in `root` with all the files wanted; None where there is none."""
+    for folder, suffix in _folders(dataset, root):
+        if all(os.path.isfile(folder / (name + suffix)) for name in wanted):
+            return folder, suffix
+    archive = _archive(dataset, root)
+    return (archive, "") if archive else None
+
+
+def _folders(dataset, root):
+    """Folders at `root`, in it or one level down that may hold the batches, each with the suffix of its files."""
+    for name, suffix in zip(CIFAR[dataset][1:3], ("", ".bin"), strict=True):
+        for folder in (root, root / name, *sorted(root.glob(f"*/{name}"))):
+            if os.path.isdir(folder):
+                yield folder, suffix
+
+
+def _archive(dataset, root):
+    """The archive that is `root`, or lies in it; None where there is none."""
+    with contextlib.suppress(OSError):
+        for path in [root] if root.is_file() else sorted(root.iterdir()) if root.is_dir() else []:
+            if ARCHIVE[dataset].fullmatch(path.name) and path.is_file():
+                return path
+    return None
+
+
+def _check_not_in_part(dataset, data_dir, wanted):
+    """Raises InputError where a folder of the official name in `data_dir` lacks files, rather than download them."""
+    for folder, suffix in _folders(dataset, Path(data_dir)):
+        missing = [name + suffix for name in wanted if not os.path.isfile(folder / (name + suffix))]
+        if folder.name in CIFAR[dataset][1:3] or len(missing) < len(wanted):
+            raise InputError(f"--data_dir: {folder} was unpacked in part: {', '.join(missing)} "
+                             f"{'is' if len(missing) == 1 else 'are'} missing, or not a file; unpack the archive "
+                             f"again, or put it in {data_dir} as it was downloaded")
+
+
+class _Bounded:
+    """The first MAX_UNPACKED bytes of a stream; more is an error: a small archive can unpack to any size."""
+
+    def __init__(self, stream):
+        self.stream, self.left = stream, MAX_UNPACKED
+
+    def read(self, size):
+        """At most `size` bytes."""
+        content = self.stream.read(min(size, self.left + 1))
+        self.left -= len(content)
+        if self.left < 0:
+            raise ValueError(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
+        return content
+
+
+def _unpacked(archive, wanted):
+    """(path within, content) of the wanted files of an archive, in its order; nothing is written to the disk."""
+    left = set(wanted)
+    try:
+        with open(archive, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            stream = _Bounded(gzip.GzipFile(fileobj=raw) if packed else raw)
+            tar = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 (opens no file of its own)
+            for member in tar:  # a sparse one would unpack to any size: its holes take no bytes of the stream
+                name = member.name.rsplit("/", 1)[-1]
+                if name.removesuffix(".bin") in left and member.isreg() and not member.issparse():
+                    left.remove(name.removesuffix(".bin"))
+                    yield archive / name, tar.extractfile(member).read()
+                if not left:
+                    return
+    except Exception as error:  # a damaged archive can raise anything
+        raise InputError(f"--data_dir: {archive} is a damaged archive ({error!r:.200}); download it again") from None
+    raise InputError(f"--data_dir: {archive} holds no {', '.join(sorted(left))}; expected the python or the binary "
+                     "version of https://www.cs.toronto.edu/~kriz/cifar.html")
+
+
+class _StandIn:
+    """Stands for every numpy name in a pickled batch, so that a file's words never reach numpy's own code."""
+
+    def __init__(self, *words):
+        self.words = words
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+def _plain_keys(load):
+    """A step of the unpickler, refused where a key is no text: hashing nested tuples can take years."""
+    def checked(self):
+        if any(type(key) not in (bytes, str, int) for key in self.stack[-2::-2]):
+            raise pickle.UnpicklingError("a key is neither text nor a number")
+        load(self)
+    return checked
+
+
+class _BatchUnpickler(pickle._Unpickler):  # the C one sets aside what a damaged length says: 64 GB for five bytes
+    dispatch = dict(pickle._Unpickler.dispatch)  # noqa: RUF012 (the base class' own)
+    for code in (pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.DICT):
+        del dispatch[code[0]]  # no batch has them; the first would set memory aside too
+    dispatch[pickle.SETITEMS[0]] = _plain_keys(pickle._Unpickler.load_setitems)
+
+    def load_setitem(self):
+        """One item of a dictionary: the key is the last but one on the stack."""
+        if type(self.stack[-2]) not in (bytes, str, int):
+            raise pickle.UnpicklingError("a key is neither text nor a number")
+        super().load_setitem()
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def find_class(self, module, name):
+        if (module.replace("_core", "core"), name) not in (
+                ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")):
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _StandIn
+
+
+def read_batch(path, key, classes, content=None):
+    """(N, 32, 32, 3) uint8 images and (N,) int64 labels of one file, pickled by Python 2 or binary (.bin).
+
+    Args:
+        path: the file, or its place in an archive.
+        key: of the labels in a pickle.
+        classes: how many there are.
+        content: its bytes; None to read them.
+
+    Raises:
+        InputError: it is missing or not such a file.
+    """
+    if content is None and not os.path.isfile(path):
+        raise InputError(f"--data_dir: {path} is missing, or not a file")
+    try:
+        content = path.read_bytes() if content is None else content
+        if path.suffix == ".bin":
+            skip = 1 if key == b"labels" else 2  # CIFAR-100 has the coarse label before the fine one
+            table = np.frombuffer(content, np.uint8).reshape(-1, skip + 3072)
+            rows, labels = table[:, skip:], table[:, skip - 1]
+        else:
+            batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
+            _, shape, dtype, fortran, pixels = batch[b"data"].state
+            labels = batch[key]
+            if dtype.words[0] not in (b"u1", "u1") or type(labels) is not list or {*map(type, labels)} != {int}:
+                raise ValueError("expected uint8 pixels and a list of whole numbers")
+            rows = np.frombuffer(pixels, np.uint8).reshape(shape, order="F" if fortran else "C")
+        if rows.ndim != 2 or rows.shape[1] != 3072 or not 0 < len(rows) == len(labels):
+            raise ValueError(f"pixels of shape {rows.shape} for {len(labels)} labels")
+        labels = np.array(labels, np.int64)
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"labels from {labels.min()} to {labels.max()}")
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(f"--data_dir: {path} is not a CIFAR file of rows of 3,072 pixels and labels from 0 to "
+                         f"{classes - 1} ({error!r:.200})") from None
+    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+
+
+def read_digits():
+    """scikit-learn's 1,797 digits as 32x32 RGB: class names, (images, labels), None, None."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    grey = [Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)
+            for image in np.rint(digits.images * (255 / 16)).astype(np.uint8)]
+    images = np.repeat(np.stack(grey)[..., None], 3, axis=-1)  # (1797, 32, 32, 3)
+    return tuple("0123456789"), (images, digits.target.astype(np.int64)), None, None

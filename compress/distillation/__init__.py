@@ -1,0 +1,1 @@
+"""Losses, the model that trains a student by them, and what a student looks like."""

@@ -1,0 +1,1 @@
+"""Running it fast: the training twin, folded inference, BN recalibration."""

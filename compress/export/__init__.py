@@ -1,0 +1,1 @@
+"""Other runtimes: writing files, running them, classifying photographs."""

@@ -1,0 +1,232 @@
+"""Other files of a trained model: who writes them, and who runs them. Imports Keras when it is called."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from compress.cli import app
+from compress.errors import InputError
+from compress.export import metadata
+from compress.export.formats import FORMATS
+from compress.storage import classes, files, records
+
+
+def check_packages(formats, flag):
+    """Makes sure, before any work, that what the formats need is installed.
+
+    Raises:
+        InputError: a package is missing, or Keras runs on something else than TensorFlow, whose exporters these are.
+    """
+    import keras
+
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise InputError(f"KERAS_BACKEND: received {backend}, expected tensorflow, whose exporters write these files")
+    for name in formats:
+        for package in FORMATS[name][2]:
+            if importlib.util.find_spec(package) is None:
+                raise InputError(f"{flag}: received {name}, which needs the package {package.replace('_', '-')}; "
+                                 "expected it installed: pip install -r requirements-export.txt")
+
+
+def versions(formats):
+    """Versions of what writes and runs the formats: {package: version}."""
+    return records.versions(sorted({package.replace("_", "-") for name in formats for package in FORMATS[name][2]}))
+
+
+@contextlib.contextmanager
+def _no_chatter():
+    """Holds back what converters warn of and print: none of it is about the model."""
+    level = logging.getLogger().level
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), app.quiet_stderr():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.getLogger().setLevel(level)  # tf2onnx sets the root's
+
+
+def write(model, name, folder, calibration=None, names=None):
+    """Writes a model in another format, whole or not at all, with what `metadata` has it say of itself.
+
+    The weights are float32, but for 'litert-int8': full-integer post-training quantisation, int8 weights with a scale a
+    channel and int8 activations; Jacob et al. 2018, arXiv 1712.05877, section 2. It takes pixels as they are, uint8,
+    and answers int8 logits with a scale; the others take float32 from 0 to 255 and answer float32 logits.
+
+    Args:
+        model: a keras.Model, (N, h, w, 3) -> logits (N, classes).
+        name: of FORMATS.
+        folder: where the file goes, under its name in FORMATS; it exists.
+        calibration: (N, h, w, 3) uint8 images whose activations fix the scales of 'litert-int8', which alone needs
+            them.
+        names: list of the classes' names, or None.
+
+    Returns:
+        The path.
+    """
+    path = Path(folder) / FORMATS[name][0]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=files.PARTIAL) as temporary, _no_chatter():
+        saved, made = Path(temporary) / "savedmodel", Path(temporary) / path.name
+        if name == "savedmodel":
+            _save_constant(model, made)
+        elif name == "onnx":
+            model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports no model that never ran
+            model.export(made, format="onnx", verbose=False)
+        else:
+            _save_constant(model, saved)
+            made.write_bytes(_flat_buffer(saved, calibration if name == "litert-int8" else None))
+        metadata.describe(made, name, model.input_shape[1:3], names)
+        before = Path(temporary) / "before"
+        if path.is_dir():  # no folder can take another's place at once
+            os.replace(path, before)
+        try:
+            files.move(made, path)
+        except BaseException:
+            if before.exists() and not path.exists():
+                os.replace(before, path)
+            raise
+    return path
+
+
+def write_labels(folder, names):
+    """Writes labels.txt, a class a line; without names removes that of an earlier export."""
+    path = Path(folder) / classes.LABELS
+    if not names:
+        if (Path(folder) / "export.json").is_file():
+            path.unlink(missing_ok=True)
+        return
+    with files.replacing(path) as temporary:
+        temporary.write_text(metadata.labels(names), encoding="utf-8")
+
+
+def _save_constant(model, path):
+    """A SavedModel of one signature, its weights constants of the graph, with batch-norm folded in.
+
+    Keras' own export keeps every variable twice, which makes a file larger than the .h5, and a slower one.
+    """
+    import tensorflow as tf
+
+    from compress.engine import folded
+
+    image, logits = tf.TensorSpec(model.input_shape, tf.float32, name="image"), folded.constant(model)
+    serve = tf.function(lambda image: {"logits": logits(image)}, input_signature=[image])
+    tf.saved_model.save(tf.Module(), str(path), signatures={"serving_default": serve.get_concrete_function()})
+
+
+def _flat_buffer(saved, calibration):
+    """The LiteRT file of a SavedModel, as bytes; quantised where there are images for it."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
+    if calibration is not None:
+        if calibration.min() or calibration.max() < 255:  # any byte is a pixel: a scale of 1 for the input
+            calibration = calibration.copy()
+            calibration[0].flat[:2] = 0, 255
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None].astype("float32")] for image in calibration)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.int8
+    return converter.convert()
+
+
+def size(path):
+    """Bytes of a file, or of all files in a folder."""
+    path = Path(path)
+    return sum(part.stat().st_size for part in path.rglob("*") if part.is_file()) if path.is_dir() else (
+        path.stat().st_size)
+
+
+def thread_counts(name):
+    """The numbers of threads that a format's file is timed with, all cores that this process may use last.
+
+    One thread comes before that, as those of a small network mostly wait for each other; not under TensorFlow, which
+    fixes its threads when a process first computes.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [cores] if name in ("h5", "savedmodel") else sorted({1, cores})
+
+
+def probabilities(logits):
+    """Softmax of logits (N, classes), float64."""
+    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, 1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def runner(path, name, threads):
+    """A written file in its own runtime.
+
+    Args:
+        path: what `write` returned.
+        name: of FORMATS.
+        threads: one of `thread_counts(name)`.
+
+    Returns:
+        function(images (N, h, w, 3) uint8) -> logits, numpy (N, classes) float32.
+    """
+    with _no_chatter():
+        if name == "savedmodel":
+            return _run_savedmodel(path)
+        if name == "onnx":
+            return run_onnx(onnx_session(path, threads))
+        return run_litert(litert_interpreter(path, threads))
+
+
+def _run_savedmodel(path):
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    return lambda images: serve(image=tf.constant(images, tf.float32))["logits"].numpy()
+
+
+def onnx_session(path, threads):
+    """An onnxruntime.InferenceSession on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"],
+                                        enable_fallback=0)  # which prints, and tries the same again
+
+
+def run_onnx(session):
+    """`runner` of a session of one input."""
+    source = session.get_inputs()[0]
+    dtype = "uint8" if source.type == "tensor(uint8)" else "float32"
+    return lambda images: session.run(None, {source.name: images.astype(dtype)})[0]
+
+
+def litert_interpreter(path, threads):
+    """A LiteRT interpreter, whose tensors are not allocated yet."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with _no_chatter():
+        return Interpreter(str(path), num_threads=threads)
+
+
+def run_litert(interpreter):
+    """`runner` of an interpreter of one input."""
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    shape = None
+
+    def run(images):
+        nonlocal shape
+        if images.shape != shape:
+            shape = images.shape
+            interpreter.resize_tensor_input(source["index"], shape)
+            with _no_chatter():
+                interpreter.allocate_tensors()
+        scale, zero = source["quantization"]
+        if scale and (scale, zero, images.dtype) != (1, 0, source["dtype"]):  # pixels may be no whole number of steps
+            limits = np.iinfo(source["dtype"])
+            images = np.clip(np.round(images / np.float32(scale)) + zero, limits.min, limits.max)
+        interpreter.set_tensor(source["index"], images.astype(source["dtype"], copy=False))
+        interpreter.invoke()
+        logits, (scale, zero) = interpreter.get_tensor(target["index"]), target["quantization"]
+        return (logits.astype("float32") - zero) * np.float32(scale) if scale else logits
+    return run

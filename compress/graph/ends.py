@@ -1,0 +1,148 @@
+"""What lies in front of and behind a network's blocks, folded: pixels into one normalisation, heads into Dense layers.
+
+All arithmetic is in float64. A part alone keeps its numbers to the last bit.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from compress.graph import resnet
+from compress.graph.reader import Unread
+
+AFFINE = ("affine", "norm", "normalization")
+MOST_CHANNELS = 1000  # that pixels are made into: channels that double again and again would fill the memory
+SMALLEST = 1e-7  # keras.layers.Normalization divides by no smaller deviation
+
+
+@dataclasses.dataclass
+class Pixels:
+    """Pixels on their way to the first convolution: each channel is scale x one of the image's channels + offset.
+
+    Attributes:
+        sources: (channels,) which of R, G and B each channel comes from.
+        scale, offset: (channels,) float64.
+        whole: integers; what is divided, rescaled or cast to float is not.
+        flat: a single channel that has lost its axis.
+    """
+
+    sources: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+    whole: bool = False
+    flat: bool = False
+
+
+def affine_of(part, width, read):
+    """(scale, offset), each (width,) float64, of a part that is one of AFFINE.
+
+    Args:
+        part: a rules.Part.
+        width: channels.
+        read: function(part, weight, shape) -> array of the file.
+    """
+    values, ones = part.values, np.ones(width)
+    if part.what == "affine":
+        scale, offset = values["scale"], values["offset"]
+    elif part.what == "normalization":
+        shape = (width,) * len(values["shape"])  # one number a channel, or one for all
+        mean, variance = (np.asarray(read(part, name, shape) if values[name] is None else values[name], np.float64)
+                          for name in ("mean", "variance"))
+        deviation = np.maximum(np.sqrt(variance), SMALLEST)
+        scale, offset = (deviation, mean) if values["invert"] else (1 / deviation, -mean / deviation)
+    else:
+        gamma, beta, mean, variance = norm_of(part, width, read)
+        scale = gamma / np.sqrt(variance + values["epsilon"])
+        offset = beta - mean * scale
+    if any(np.size(value) not in (1, width) for value in (scale, offset)):
+        raise Unread(f"{part} with {max(np.size(scale), np.size(offset))} numbers for {width} channels")
+    return scale * ones, offset * ones
+
+
+def norm_of(part, width, read):
+    """(gamma, beta, mean, variance), each (width,) float64, of a batch-normalisation; what it lacks is 1 or 0."""
+    def found(weight, there, other):
+        return np.asarray(read(part, weight, (width,)), np.float64) if there else np.full(width, other)
+
+    return (found("gamma", part.values["gamma"], 1.0), found("beta", part.values["beta"], 0.0),
+            found("moving_mean", True, 0.0), found("moving_variance", True, 0.0))
+
+
+def pixels_behind(part, before, read):
+    """What a part makes of pixels, or None where it is none that acts on each channel alone.
+
+    Args:
+        part: a rules.Part.
+        before: list of the Pixels that it reads.
+        read: as in `affine_of`.
+    """
+    one = before[0]
+    if part.what == "cast":
+        dtype = part.step.config.get("dtype", part.step.kwargs.get("dtype", "?"))
+        if "float" not in str(dtype):
+            raise Unread(f"{part} to {dtype!s:.20}; expected a float")
+        return dataclasses.replace(one, whole=False)
+    if part.what in AFFINE:
+        if one.whole and part.step.kind not in ("Rescaling", "Normalization", "TrueDivide", "Divide"):
+            raise Unread(f"{part}, which reckons in whole numbers, as the images' dtype is; expected a Rescaling first")
+        scale, offset = affine_of(part, len(one.sources), read)
+        return dataclasses.replace(one, scale=one.scale * scale, offset=one.offset * scale + offset, whole=False)
+    if part.what in ("pick", "flip"):
+        return _picked(part, one, part.values.get("channels", slice(None, None, -1)))
+    if part.what == "stack" and all(pixels.flat == (part.step.kind == "Stack") for pixels in before):
+        if sum(len(pixels.sources) for pixels in before) > MOST_CHANNELS:
+            raise Unread(f"{part}, which makes pixels of more than {MOST_CHANNELS} channels; expected 3")
+        return Pixels(*(np.concatenate([getattr(pixels, name) for pixels in before])
+                        for name in ("sources", "scale", "offset")), whole=any(pixels.whole for pixels in before))
+    return None
+
+
+def _picked(part, pixels, channels):
+    try:
+        kept = np.arange(len(pixels.sources))[channels]
+    except IndexError:
+        raise Unread(f"{part}, which picks channel {channels} of {len(pixels.sources)}") from None
+    kept = np.atleast_1d(kept)
+    return dataclasses.replace(pixels, sources=pixels.sources[kept], scale=pixels.scale[kept],
+                               offset=pixels.offset[kept], flat=isinstance(channels, int))
+
+
+def normalization_of(pixels):
+    """((mean, deviation) of R, G and B, order): kernel[:, :, order] of the first convolution reads R, G, B.
+
+    Raises:
+        Unread: a channel is missing, or a constant.
+    """
+    if sorted(pixels.sources) != [0, 1, 2] or not pixels.scale.all():
+        raise Unread(f"pixels whose channels come from R, G and B as {pixels.sources.tolist()}, scaled by "
+                     f"{pixels.scale.tolist()}; expected each once, and none by 0")
+    order = np.argsort(pixels.sources)
+    scale, offset = pixels.scale[order], pixels.offset[order]
+    return resnet.normalization_of(scale.tolist(), offset.tolist()), order
+
+
+def dense_of(parts, width, read):
+    """(kernel (width, units), bias (units,)), of one or more Dense layers and what lies between, in front and behind.
+
+    Args:
+        parts: of AFFINE and 'dense', at least one of these.
+        width: numbers that they read.
+        read: as in `affine_of`.
+    """
+    if len(parts) == 1:
+        kernel = read(parts[0], "kernel", (width, None))
+        bias = read(parts[0], "bias", kernel.shape[1:]) if parts[0].values["bias"] else None
+        return np.asarray(kernel, "float32"), np.zeros(kernel.shape[1], "float32") if bias is None else np.asarray(
+            bias, "float32")
+    kernel, scale, offset = None, np.ones(width), np.zeros(width)
+    for part in parts:
+        if part.what == "dense":
+            matrix = np.asarray(read(part, "kernel", (width, None)), np.float64)
+            added = np.asarray(read(part, "bias", matrix.shape[1:]), np.float64) if part.values["bias"] else 0.0
+            kernel = scale[:, None] * matrix if kernel is None else kernel @ matrix
+            offset, width = offset @ matrix + added, matrix.shape[1]
+        else:
+            factor, shift = affine_of(part, width, read)
+            offset = offset * factor + shift
+            scale, kernel = (scale * factor, None) if kernel is None else (scale, kernel * factor)
+    return kernel.astype("float32"), (offset * np.ones(width)).astype("float32")

@@ -1,0 +1,164 @@
+"""What the operations do that stand in a config beside layers: x / 127.5 - 1, x[..., ::-1], functions of tf.keras."""
+
+import dataclasses
+
+import numpy as np
+
+from compress.graph.reader import Step, Unread
+
+FUNCTIONS = {"math.truediv": "TrueDivide", "math.divide": "TrueDivide", "math.subtract": "Subtract",
+             "math.add": "Add", "math.multiply": "Multiply", "math.negative": "Negative", "nn.bias_add": "Add",
+             "__operators__.add": "Add", "__operators__.sub": "Subtract", "__operators__.mul": "Multiply",
+             "__operators__.truediv": "TrueDivide", "__operators__.getitem": "GetItem", "cast": "Cast",
+             "nn.relu": "Relu", "nn.softmax": "Softmax", "math.reduce_mean": "Mean", "identity": "Identity",
+             "stack": "Stack", "concat": "Concatenate", "reverse": "Flip"}
+
+# the operations that Keras 3 writes beside layers: {class: module}, and what of them is a setting and no argument
+OPERATIONS = dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Negative", "GetItem", "Stack",
+                            "Concatenate", "Flip", "Mean"), "keras.src.ops.numpy") | {
+                                "Relu": "keras.src.ops.nn", "Softmax": "keras.src.ops.nn",
+                                "Cast": "keras.src.ops.core"}
+SETTINGS = {"Mean": ("axis", "keepdims"), "Cast": ("dtype",),
+            **dict.fromkeys(("Stack", "Concatenate", "Flip", "Softmax"), ("axis",))}
+TENSORFLOW = ("TFOpLambda", "SlicingOpLambda")
+
+
+@dataclasses.dataclass
+class Part:
+    """A simple operation.
+
+    Attributes:
+        what: 'same' (nothing happens), 'affine', 'conv', 'norm', 'dense', 'relu', 'softmax', 'pad', 'max pool',
+            'average pool', 'mean', 'max', 'flat', 'add', 'combine', 'pick', 'stack', 'flip', 'lambda' or 'image'.
+        step: the step that it belongs to.
+        values: what it needs to be known, by name.
+    """
+
+    what: str
+    step: Step
+    values: dict = dataclasses.field(default_factory=dict)
+
+    def __str__(self):
+        return str(self.step)
+
+
+def plain(step):
+    """A TensorFlow function of tf.keras under the name that Keras 3 has for it."""
+    function = step.config.get("function") if step.kind in TENSORFLOW else None
+    function = function.removeprefix("compat.v1.") if isinstance(function, str) else None
+    if function not in FUNCTIONS:
+        return step
+    return dataclasses.replace(step, kind=FUNCTIONS[function],
+                               kwargs={key: item for key, item in step.kwargs.items() if key != "name"})
+
+
+def as_of_keras(step):
+    """(class, settings, arguments) with which Keras 3 writes a step of `plain` that was a function of TensorFlow.
+
+    Raises:
+        Unread: Keras 3 has no such operation.
+    """
+    if step.kind not in OPERATIONS:
+        raise Unread(f"{step}, which Keras 3 can't open")
+    given, settings = dict(step.kwargs), {}
+    for key in SETTINGS.get(step.kind, ()):
+        if key in given:
+            settings[key] = given.pop(key)
+    if step.kind == "GetItem":
+        items = [{"class_name": "__ellipsis__", "config": {}} if item is ... else
+                 {"class_name": "__slice__", "config": {"start": item.start, "stop": item.stop, "step": item.step}}
+                 if isinstance(item, slice) else item for item in map(_index, _key(step))]
+        return step.kind, settings, [step.args[0], items]
+    arguments = [*step.args, *given.values()]
+    many = step.kind in ("Stack", "Concatenate") and not isinstance(arguments[0], list)
+    return step.kind, settings, [arguments] if many else arguments
+
+
+def mean(step):
+    """The mean over positions. Raises Unread for another."""
+    axis = step.config.get("axis", step.kwargs.get("axis", step.args[1] if len(step.args) > 1 else None))
+    if axis not in ([1, 2], [-3, -2], [2, 1]):
+        raise Unread(f"{step} over axis {axis}; expected the positions, [1, 2]")
+    return [Part("mean", step)]
+
+
+def binary(step):
+    """An addition of two tensors, or arithmetic of one and numbers. Raises Unread."""
+    if len(step.inputs) == 2:
+        if step.kind != "Add":
+            raise Unread(f"{step} of two tensors")
+        return [Part("add", step)]
+    given = [*step.args, *(step.kwargs[key] for key in ("x1", "x2", "x", "y", "value", "bias") if key in step.kwargs)]
+    if len(step.inputs) != 1 or len(given) != 2:
+        raise Unread(f"{step} of {len(step.inputs)} tensors")
+    first = not isinstance(given[1], type(given[0])) and _is_ref(given[0])
+    number = constant(given[1 if first else 0], step)
+    one, zero = np.ones(()), np.zeros(())
+    if step.kind in ("TrueDivide", "Divide"):
+        if not first or not np.all(number):
+            raise Unread(f"{step}, which divides by what it reads, or by 0")
+        scale, offset = 1 / number, zero
+    elif step.kind == "Multiply":
+        scale, offset = number, zero
+    elif step.kind == "Subtract":
+        scale, offset = (one, -number) if first else (-one, number)
+    else:
+        scale, offset = one, number
+    return [Part("affine", step, {"scale": scale, "offset": offset})]
+
+
+def _is_ref(value):
+    return hasattr(value, "step")
+
+
+def constant(value, step):
+    """A number or an array of a config, (channels,) or (), float64."""
+    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+        value = value["config"].get("value")
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise Unread(f"{step} with {value!s:.60} where numbers are expected") from None
+    if array.size != array.shape[-1:][0] if array.ndim else False:
+        raise Unread(f"{step} with an array of {array.shape}; expected one number a channel")
+    if not np.isfinite(array).all():
+        raise Unread(f"{step} with NaN or infinity")
+    return array.reshape(array.shape[-1:])
+
+
+def pick(step):
+    """Some of the channels, in some order. Raises Unread for another cut."""
+    key = _key(step)
+    *before, last = [_index(item) for item in key] if isinstance(key, list) and key else [None]
+    whole = before == [...] or before == [slice(None)] * 3
+    if not whole or not isinstance(last, (int, slice)) or isinstance(last, bool):
+        raise Unread(f"{step}, which cuts something else than channels")
+    return [Part("pick", step, {"channels": last})]
+
+
+def _key(step):
+    key = step.kwargs.get("slice_spec", step.kwargs.get("key", step.args[1] if len(step.args) > 1 else None))
+    return key.get("items", key.get("config")) if isinstance(key, dict) else key  # a tuple of tf.keras
+
+
+def _index(item):
+    if not isinstance(item, dict):
+        return item
+    if item.get("class_name") == "__ellipsis__":
+        return ...
+    item = item.get("config", item)
+    return slice(*(item.get(name) for name in ("start", "stop", "step")))
+
+
+def channels_last(what):
+    """A reader of what works along the channels, which lie on the last axis."""
+    def read(step):
+        axis = step.config.get("axis", step.kwargs.get("axis", -1))
+        if axis == 0 and what == "stack":
+            return [Part("batches", step)]
+        if axis not in (-1, 3, [-1], [3]):
+            raise Unread(f"{step} on axis {axis}; expected the channels, the last")
+        return [Part(what, step)]
+    return read
+
+

@@ -1,0 +1,1 @@
+"""Criteria, masks, the budget over the layers, one iteration."""

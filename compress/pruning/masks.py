@@ -1,0 +1,110 @@
+"""Scores into masks: which channels of a group stay.
+
+A mask is {group: (channels,) bool, True = keep}. Groups are the names of `resnet.full_widths`: an inner convolution
+('conv2_block1_1_conv'), the stem ('conv1_conv') or a stage's stream ('conv3_stream'), whose channels run through
+every block of the stage. A group that the mask leaves out is kept whole.
+"""
+
+import numpy as np
+
+FLOOR = 4  # channels that a layer keeps whatever its scores say
+
+
+def least_idle(scores, keep):
+    """A mask of one layer, (channels,) bool, True for the `keep` lowest scores; of equal ones the first."""
+    mask = np.zeros(len(scores), bool)
+    mask[np.argsort(scores, kind="stable")[:keep]] = True
+    return mask
+
+
+def rounded(keep, channels, round_to=1, floor=FLOOR):
+    """Channels that a layer of `channels` keeps: `keep`, raised to the floor and up to a multiple of `round_to`."""
+    keep = max(keep, floor, 1)
+    return min(channels, -(-keep // round_to) * round_to)
+
+
+def _checked(scores, round_to, floor):
+    """The scores as float arrays, after a look at the arguments that both rules share."""
+    if round_to < 1 or floor < 0:
+        raise ValueError(f"round_to must be at least 1 and floor at least 0. Received: {round_to}, {floor}")
+    scores = {layer: np.asarray(values, np.float64) for layer, values in scores.items()}
+    for layer, values in scores.items():
+        if not np.isfinite(values).all():
+            raise ValueError(f"scores must be finite. Received: NaN or infinity for {layer}")
+    return scores
+
+
+def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
+    """A mask by a rule within each layer.
+
+    Without `prune_ratio`, channels whose score is above mean + 1 standard deviation of their layer go (Hu et al.
+    2016, arXiv 1607.03250, section 3.2); strictly above, since equal scores would else all go. A trimmed model
+    holds only surviving channels, so mean and deviation are theirs.
+
+    Args:
+        scores: {layer: (channels,)}, high = idle, from `compute_apoz` or `compute_scores`.
+        prune_ratio: share of each layer's channels to remove, from 0 to below 1; None for the default rule.
+        round_to: channels kept are rounded up to a multiple of this.
+        floor: channels that every layer keeps at least.
+
+    Returns:
+        {layer: (channels,) bool, True = keep}.
+
+    Raises:
+        ValueError: a score isn't finite, or prune_ratio, round_to or floor is out of range.
+    """
+    scores = _checked(scores, round_to, floor)
+    if prune_ratio is not None and not 0 <= prune_ratio < 1:
+        raise ValueError(f"prune_ratio must be from 0 to below 1. Received: {prune_ratio}")
+    mask = {}
+    for layer, values in scores.items():
+        if prune_ratio is None:
+            # a score equal to the limit stays, also where rounding lifts it a little
+            limit = values.mean() + values.std() + 1e-12 * np.abs(values).max()
+            keep = int((values <= limit).sum())
+        else:
+            keep = len(values) - round(len(values) * prune_ratio)
+        mask[layer] = least_idle(values, rounded(keep, len(values), round_to, floor))
+    return mask
+
+
+def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
+    """A mask by one threshold over all layers: the smallest removal that meets a budget.
+
+    Scores are standardised within their layer first, (score - mean) / std, since raw scores of two layers don't
+    compare (the 'gaussian' normaliser of Torch-Pruning; Fang et al. 2023, arXiv 2301.12900).
+
+    Args:
+        scores: {layer: (channels,)}, high = idle.
+        fits: function({layer: channels kept}) -> bool, True once the budget is met; it must stay True as channels go.
+        round_to: channels kept are rounded up to a multiple of this.
+        floor: channels that every layer keeps at least.
+
+    Returns:
+        {layer: (channels,) bool, True = keep}.
+
+    Raises:
+        ValueError: the budget isn't met even with every layer at its floor, a score isn't finite, or round_to or
+            floor is out of range.
+    """
+    scores, ranked = _checked(scores, round_to, floor), []
+    for layer, values in scores.items():
+        std = values.std()
+        flat = std <= 1e-9 * np.abs(values).max()  # equal but for rounding, which must not be standardised
+        standard = np.zeros(len(values)) if flat else (values - values.mean()) / std
+        ranked += [(score, layer) for score in np.sort(standard)[floor:]]  # the floor's channels can't be chosen
+    ranked.sort(key=lambda item: (-item[0], item[1]))
+
+    def kept(removed):
+        counts = {layer: len(values) for layer, values in scores.items()}
+        for _, layer in ranked[:removed]:
+            counts[layer] -= 1
+        return {layer: rounded(n, len(scores[layer]), round_to, floor) for layer, n in counts.items()}
+
+    low, high = 0, len(ranked)
+    if not fits(kept(high)):
+        raise ValueError("the budget is out of reach: it isn't met with every layer at its floor")
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(kept(middle)) else (middle + 1, high)
+    return {layer: least_idle(scores[layer], n) for layer, n in kept(high).items()}

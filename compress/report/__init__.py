@@ -1,0 +1,1 @@
+"""The HTML report on all runs below a folder."""

@@ -1,0 +1,199 @@
+"""What a report measures on the models themselves: APoZ of the layers that were cut, confusion of base and student.
+
+Only files below the report's folder and the data set that flags name are read, whatever a record says of places.
+"""
+
+import argparse
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from compress import metrics
+from compress.cli import display, flags
+from compress.data import dataset, pixels, stock
+from compress.engine import folded
+from compress.errors import InputError
+from compress.pruning import criteria
+from compress.report.tree import text, within
+from compress.storage import checkpoints, classes, records
+
+MOST_LAYERS = 6  # whose histograms are drawn
+
+
+def data_flags(args, recorded):
+    """The data flags of a run, each checked as the command line checks it; places are the report's own.
+
+    Args:
+        args: the report's flags.
+        recorded: a run's flags, as its record has them.
+
+    Returns:
+        A namespace for `dataset.load_data`.
+
+    Raises:
+        InputError: the record lacks one or has one out of range; or its images can't be had without a download.
+    """
+    dataset = str(recorded.get("dataset"))
+    if dataset not in flags.CLASS_NUM:
+        if args.dataset is None or os.path.abspath(args.dataset) != os.path.abspath(dataset):
+            raise InputError(f"its images are those of {text(dataset)}, and --dataset doesn't name that folder")
+    elif dataset in stock.CIFAR and not stock.find_cifar(dataset, args.data_dir):
+        raise InputError(f"{dataset} is not in {args.data_dir} (--data_dir), and a report downloads nothing")
+    limits = {"val_split": flags.real(0, 0.5, strict=True), "subset": flags.whole(1),
+              "image_size": flags.whole(16, 1024)}
+    values = {}
+    for name, check in limits.items():
+        value = recorded.get(name)
+        try:
+            values[name] = None if value is None and name != "val_split" else check(str(value))
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"its record's --{name}: {error}") from None
+    return argparse.Namespace(dataset=dataset, data_dir=args.data_dir, class_num=None, num_worker=0, **values)
+
+
+class Images:
+    """Data sets that were read before, by the flags that asked for them."""
+
+    def __init__(self, args):
+        self.args, self.known = args, {}
+
+    def of(self, run, path):
+        """The dataset.Data of a run, in the size that the model at `path` wants. Raises InputError as `data_flags`."""
+        wanted = data_flags(self.args, run.flags)
+        shape = checkpoints.read_checkpoint(path, "model.h5", weights=False).input_shape
+        shown = pixels.of_models(path)
+        key = (str(vars(wanted)), shape, str(shown))
+        if key not in self.known:
+            self.known[key] = dataset.load_data(wanted, shape and shape[:2],
+                                             display.track("reading images", self.args.verbose),
+                                             needs=("validation",), pixels=shown)
+        records.check_source(path, self.known[key].val)
+        return self.known[key]
+
+
+def cut_most(channels, most=MOST_LAYERS):
+    """The inner convolutions that lost the largest share of their channels, the one that lost most first.
+
+    Args:
+        channels: layer -> number of channels, first the base's, then after each iteration.
+        most: layers at most; none that lost nothing.
+
+    Returns:
+        List of names.
+    """
+    lost = {name: 1 - left[-1] / left[0] for name, left in channels.items() if name.endswith(("_1_conv", "_2_conv"))}
+    return sorted((name for name in lost if lost[name] > 0), key=lambda name: -lost[name])[:most]
+
+
+def _read_mask(path, name, channels):
+    """One layer's mask, (channels,) bool; nothing larger is unpacked. Raises InputError where it is another."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(f"{name}.npy")
+            if info.file_size > channels + 1024:
+                raise ValueError(f"{info.file_size} bytes")
+            with archive.open(info) as member:
+                version = np.lib.format.read_magic(member)
+                shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0)
+                                   else np.lib.format.read_array_header_2_0)(member)
+                if shape != (channels,) or dtype.kind != "b":
+                    raise ValueError(f"{dtype}{shape}")
+                return np.frombuffer(member.read(channels), np.uint8, channels) != 0
+    except Exception as error:  # zipfile and zlib raise nearly any kind for a damaged archive
+        raise InputError(f"{path.name} has no mask of {channels} channels for {name} ({error!r:.100})") from None
+
+
+def survivors(folder, name, left):
+    """Which channels of the base a layer has after the last iteration, from all iterations' masks.
+
+    Args:
+        folder: of the pruning run; iterK/mask.npz lie in it.
+        name: of the layer.
+        left: its number of channels, first the base's, then after each iteration.
+
+    Returns:
+        (channels of the base,) bool; None where a mask can't be read or is of other widths.
+    """
+    alive = np.arange(int(left[0]))
+    try:
+        for iteration, count in enumerate(left[1:], 1):
+            path = Path(folder) / f"iter{iteration}" / "mask.npz"
+            if not within(path, folder):
+                return None
+            alive = alive[_read_mask(path, name, len(alive))]
+            if len(alive) != count:
+                return None
+    except InputError:
+        return None
+    return np.isin(np.arange(int(left[0])), alive)
+
+
+def _preprocessing(run):
+    """--preprocessing as a run had it: its base may be a file of others."""
+    value = run.flags.get("preprocessing")
+    return value if value in flags.PREPROCESSING else "auto"
+
+
+def apoz_of_cut_layers(args, images, run, path):
+    """APoZ of the base's layers that a pruning run cut most, on the validation images that the run looked at.
+
+    Args:
+        args: the report's flags.
+        images: an Images.
+        run: the pruning run.
+        path: the base's .h5.
+
+    Returns:
+        (layer -> ((channels,) APoZ, (channels,) bool or None) for `figures.plot_apoz`, number of images).
+
+    Raises:
+        InputError: the base or the images can't be read, or are not those of the record.
+    """
+    channels = run.content.get("channels", {})
+    names = cut_most(channels)
+    if not names:
+        raise InputError("no layer lost a channel")
+    found = images.of(run, path)
+    classes.meet(path, found)
+    model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape, _preprocessing(run))
+    count = run.flags.get("apoz_images")
+    chosen = dataset.sample(found.val, count if type(count) is int and count > 0 else None)[0]
+    apoz = criteria.compute_apoz(model, chosen, args.batch_size, display.track("APoZ", args.verbose, "compiling"))
+    for name in names:
+        if len(apoz.get(name, ())) != channels[name][0]:
+            raise InputError(f"{name} of the base has {len(apoz.get(name, ()))} channels, the record says "
+                             f"{channels[name][0]:g}")
+    return {name.removesuffix("_conv"): (apoz[name], survivors(run.path.parent, name, channels[name]))
+            for name in names}, len(chosen)
+
+
+def confusion(args, images, run, paths):
+    """Confusion matrices of models on the validation images of a run.
+
+    Args:
+        args: the report's flags.
+        images: an Images.
+        run: whose record names the images.
+        paths: .h5 files.
+
+    Returns:
+        (list of (classes, classes) whole numbers, [true, answered], one a path; names of the classes).
+
+    Raises:
+        InputError: a model or the images can't be read, or don't go together.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    found, matrices = images.of(run, paths[0]), []
+    for path in paths:
+        records.check_source(path, found.val)
+        classes.meet(path, found)
+        model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape, _preprocessing(run))
+        logits = metrics.predict_logits(folded.FoldedResNet(model, args.precision), found.val.images, args.batch_size,
+                                        display.track(f"{path.parent.name}: validation", args.verbose, "compiling"))
+        if not np.isfinite(logits).all():
+            raise InputError(f"{path.parent.name} answers NaN or infinity")
+        matrices.append(confusion_matrix(found.val.labels, logits.argmax(1), labels=range(found.class_num)))
+    return matrices, found.class_names

@@ -1,0 +1,267 @@
+"""The sections of a report: what is shown of a tree of records, and why something is not."""
+
+from compress.cli import display
+from compress.errors import InputError
+from compress.plots import comparison, curves, style
+from compress.report import figures as report_plots
+from compress.report import tables
+from compress.report.page import Figure, Section
+from compress.report.tree import text, within
+from compress.storage import records
+
+MOST_PAIRS = 4  # of base and student whose confusion is shown
+MOST_CURVES = 6  # runs in one figure
+NARROW = 5.6  # inches; a phone shows a figure of this width whole
+MOST_SETS = 6  # of images that have figures
+
+
+def models_section(tree):
+    """Accuracy against everything that sizes are measured in, for each set of images, and the table of all models."""
+    groups, missing, parts = {}, [], []
+    for point in tree.points:
+        groups.setdefault(point.group, []).append(point)
+    compared = [name for name, points in groups.items() if len({p.name for p in points}) > 1] or list(groups)[:1]
+    shown = compared[:MOST_SETS]
+    for number, name in enumerate(shown, 1):
+        figures = []
+        for key, (title, _, _) in report_plots.SIZES.items():
+            points = [point for point in groups[name] if key in point.sizes]
+            if points:
+                slug = f"front-{key.split('_')[0]}" + (f"-{number}" if number > 1 else "")
+                figure, tips = report_plots.plot_front(points, key)
+                figures.append(Figure(slug, f"Accuracy against {title}, {name}", figure, tips))
+        if figures:
+            parts += [("heading", f"On {name}"), ("figures", figures)]
+    for key, (title, _, _) in report_plots.SIZES.items():
+        if not any(key in point.sizes for point in tree.points):
+            missing.append(title)
+    if len(groups) > len(shown):
+        parts.append(("note", f"{len(groups) - len(shown)} more sets of images, of which one model or more was "
+                              "measured, are in the table alone."))
+    if any(point.shipped for point in tree.points):
+        parts.append(("note", "The student that came with the suite is outlined, to compare with, and joins no step."))
+    if missing:
+        why = "; evaluate_model.py --output measures it" if "latency" in missing else ""
+        parts.append(("note", f"No record names {' or '.join(missing)}{why}."))
+    if any("sparsity" not in point.sizes for run in tree.of_kind("student") for point in run.points):
+        parts.append(("note", "The sparsity of a student is known where evaluate_model.py --output has compared it "
+                              "with its base, the first of its models."))
+    return Section("models", "Accuracy against size", [
+        ("text", "A step joins the models that no smaller one beats. Accuracies on different images can't be compared: "
+                 "each set of images has its own figures."), *parts, ("table", tables.models(tree))])
+
+
+def pruning_section(tree):
+    """Table, curves and heat map of every pruning run, or None."""
+    parts, several = [], tree.of_kind("pruned")
+    for number, run in enumerate(several, 1):
+        if len(several) > 1:
+            parts.append(("heading", run.name))
+        unfinished = "" if run.content.get("finished", True) else " The run is not finished."
+        parts.append(("text", f"Accuracies are of {run.points[0].group}. Criterion: "
+                              f"{tables.word(run.flags.get('criterion'))[0]}.{unfinished}"))
+        drawn = style.plot_pruning(run.content)
+        drawn.set_figwidth(NARROW)
+        figures = [Figure(f"pruning-{number}", f"Accuracy and size over the iterations of {run.name}", drawn)]
+        layers = {name.removesuffix("_conv"): left for name, left in run.content.get("channels", {}).items()
+                  if name.endswith(("_1_conv", "_2_conv"))}
+        if layers:
+            figures.append(Figure(f"channels-{number}", f"Channels left in every layer of {run.name}",
+                                  style.plot_channels(layers)))
+        parts += [("table", tables.pruning(run, number)), ("figures", figures)]
+    return Section("pruning", "Pruning", parts) if parts else None
+
+
+def distillation_section(tree):
+    """Teachers and students, and the ablations, or None."""
+    parts = []
+    for run in tree.of_kind("student"):
+        teacher = tree.model(run.parent)
+        name = f"{run.name}, which came with the suite," if run.shipped else run.name
+        parts.append(("text", f"{name} answers {display.percent(run.points[0].acc)} right, its teacher "
+                              f"{teacher.name if teacher else '(not below this folder)'} "
+                              f"{display.percent(run.content['teacher_acc'])} ({run.points[0].group})."))
+    for number, run in enumerate(tree.of_kind("ablation"), 1):
+        images, teacher = run.content.get("images"), tree.model(run.parent)
+        looks = [teacher.role if teacher else None, *["student"] * (len(run.content["rows"]) - 1)]
+        parts += [("heading", f"What each loss brings, {run.name}"),
+                  ("figures", [Figure(f"ablation-{number}", f"Accuracy by each combination of losses, {run.name}",
+                                      comparison.plot_ablation(run.content["rows"], looks,
+                                                                     NARROW))]),
+                  ("table", tables.ablation(run, number))]
+        if images:
+            parts.append(("note", f"One image of {images:,} is {100 / images:.2f} points."))
+    return Section("distillation", "Distillation", parts) if parts else None
+
+
+def training_section(tree):
+    """Curves of bases and students over their epochs, several in one figure, or None."""
+    notes, parts, number = [], [], 0
+    for kind in ("base", "student"):
+        drawn = {}
+        for run in tree.of_kind(kind):
+            history = run.path.parent / "history.json"
+            if not history.is_file() or not within(history, tree.root):  # records that were kept without their models
+                continue
+            try:
+                found = records.read_history(history, "its history")
+                curves.plot_history({run.name: found})  # raises where the numbers can't be drawn
+                drawn[run.name] = (found, run.points[0].role)
+            except InputError as error:
+                notes.append(("note", f"{run.name}: no curves, {text(str(error), 300)}."))
+        for start in range(0, len(drawn), MOST_CURVES):
+            names = list(drawn)[start:start + MOST_CURVES]
+            histories, looks = {n: drawn[n][0] for n in names}, {n: drawn[n][1] for n in names}
+            number, figures = number + 1, []
+            for panel in curves.panels_of(histories, looks):  # one figure each, so that they stack on a phone
+                figures += _panel_figures(histories, looks, panel, f"history-{number}-{panel.replace(' ', '-')}")
+            parts += [("heading", ", ".join(names)), ("figures", figures)]
+    return Section("training", "Training", [*parts, *notes]) if parts or notes else None
+
+
+def _panel_figures(histories, looks, panel, slug):
+    """A panel of histories as one figure; the parts of a distillation's loss as one for each history that has them."""
+    parted = [[name] for name in histories if "distillation" in curves.panels_of({name: histories[name]}, looks)]
+    figures = []
+    for i, names in enumerate(parted if panel == "distillation" else [list(histories)]):
+        figure = curves.plot_history({name: histories[name] for name in names}, looks, panel)
+        if len(names) == 1:
+            figure.suptitle(style.plain_text(names[0], 40), fontsize=10, color=style.GREY)
+        figures.append(Figure(f"{slug}-{i + 1}" if i else slug,
+                              f"{panel.capitalize()} over the epochs of {', '.join(names)}", figure))
+    return figures
+
+
+def sensitivity_section(tree):
+    """What each layer's channels are worth, or None."""
+    parts = []
+    for number, run in enumerate(tree.of_kind("sensitivity"), 1):
+        name = run.points[0].name
+        parts += [("text", f"{name} with a share of one layer's channels removed, the most idle first by "
+                           f"{text(run.content.get('criterion'), 40)}, and all other layers whole; nothing fine-tuned; "
+                           f"{run.points[0].group}."),
+                  ("figures", [Figure(f"sensitivity-{number}", f"Accuracy lost without channels of one layer of {name}",
+                                      comparison.plot_sensitivity(run.content))]),
+                  ("table", tables.sensitivity(run, number))]
+    return Section("sensitivity", "Sensitivity", parts) if parts else None
+
+
+def apoz_section(args, tree, images):
+    """Histograms of the layers that were cut most, or why there are none."""
+    from compress.report import measure  # Keras, which a report of records alone does not wait for
+
+    parts = [("text", "APoZ, the share of zeros that a channel of the base has after its ReLU, in the layers that lost "
+                      "the largest share of their channels. By default the first iteration cuts what lies above mean + "
+                      "1 standard deviation of its layer, and each later one measures anew what is left.")]
+    for number, run in enumerate(tree.of_kind("pruned"), 1):
+        try:
+            base = existing(tree, run.parent, "the base")
+            layers, count = measure.apoz_of_cut_layers(args, images, run, base.file)
+        except InputError as error:
+            parts.append(("note", f"{run.name}: not shown, {error}."))
+            continue
+        parts.append(("figures", [Figure(f"apoz-{number}", f"APoZ of the layers that {run.name} cut most",
+                                         report_plots.plot_apoz(layers))]))
+        rule = [f"--{flag} {text(run.flags[flag], 40)}" for flag in (
+            "criterion", "prune_ratio", "target_compression", "target_macs", "allocation")
+                if run.flags.get(flag) not in (None, "threshold")]
+        known = all(left is not None for _, left in layers.values())
+        parts.append(("note", f"{run.name}, measured on {base.name} with {count:,} validation images"
+                              + (f"; cut by {' '.join(rule)}" if rule else "")
+                              + ("." if known else "; its masks can't be read, so what was cut is not told apart.")))
+    return Section("apoz", "Idle channels", parts) if len(parts) > 1 else None
+
+
+def existing(tree, sha256, what):
+    """The point of a model whose file lies below the folder. Raises InputError where there is none."""
+    point = tree.model(sha256)
+    if point is None or point.file is None or not point.file.is_file() or not within(point.file, tree.root):
+        named = f"the model.h5 of {point.name}" if point else f"{what} ({str(sha256)[:12]})"
+        raise InputError(f"{named} is not below this folder")
+    return point
+
+
+def classes_section(args, tree, images):
+    """Confusion of each student and the first model of its chain, and the classes that lost most."""
+    from compress.report import measure
+
+    parts, students = [], tree.of_kind("student")
+    for number, run in enumerate(students[:MOST_PAIRS], 1):
+        try:
+            student = existing(tree, run.points[0].sha256, run.name)
+            above = [tree.model(digest) for digest in tree.chain(student.sha256)[:-1]]
+            first = next((point for point in above if point), None)
+            base = existing(tree, first.sha256 if first else run.parent, "what it was made from")
+            pair = [base, student]
+            matrices, names = measure.confusion(args, images, run, [point.file for point in pair])
+        except InputError as error:
+            parts.append(("note", f"{run.name}: not shown, {error}."))
+            continue
+        total = matrices[0].sum()
+        table, order = tables.classes(names, matrices, [point.name for point in pair], number)
+        accuracies = [display.percent(matrix.trace() / total) for matrix in matrices]
+        figures = [Figure(f"confusion-{number}-{role}", f"Confusion matrix of {point.name}",
+                          report_plots.plot_confusion(matrix, names, f"{point.name}: {accuracy}", point.role))
+                   for role, point, matrix, accuracy in zip(("base", "student"), pair, matrices, accuracies,
+                                                            strict=True)]
+        shown = order[:20]
+        shares = [[matrix[i, i] / matrix[i].sum() for i in shown] for matrix in matrices]
+        figures.append(Figure(f"classes-{number}", f"Classes that lost most from {base.name} to {student.name}",
+                              report_plots.plot_classes([names[i] for i in shown], *shares,
+                                                        [point.name for point in pair],
+                                                        [point.role for point in pair])))
+        parts += [("text", f"{base.name} and {student.name} on {total:,} validation images."),
+                  ("figures", figures), ("table", table)]
+    if len(students) > MOST_PAIRS:
+        parts.append(("note", f"The first {MOST_PAIRS} of {len(students)} students are shown."))
+    return Section("classes", "Classes", parts) if parts else None
+
+
+def cards(tree):
+    """The most accurate student, what it was taught by and the first model of its chain: the page's first look.
+
+    Validation images choose. The accuracies shown are of one split for all cards: of the test images where all three
+    were evaluated on the same ones, else of what each one's own record names. The student that came with the suite is
+    none of the user's, and has no card of its own.
+    """
+    students = [run for run in tree.of_kind("student") if run.points[0].role == "student" and not run.shipped]
+    ends = [run.points[-1] for run in students or tree.of_kind("pruned") or tree.of_kind("base")]
+    if not ends:
+        return []
+    last = max(ends, key=lambda point: point.acc)
+    chain = [point for digest in tree.chain(last.sha256) if (point := tree.model(digest))] or [last]
+    chosen = list({id(point): point for point in (chain[0], chain[max(0, len(chain) - 2)], chain[-1])}.values())
+    tested = {}
+    for point in (p for run in tree.of_kind("evaluation") for p in run.points if p.split == "test" and p.sha256):
+        tested.setdefault(point.group, {})[point.sha256] = point
+    whole = next((seen for seen in tested.values() if all(point.sha256 in seen for point in chosen)), {})
+    found = []
+    for point in chosen:
+        sizes, shown = point.sizes, whole.get(point.sha256, point)
+        rate, size = sizes.get("compression_rate"), sizes.get("parameters")
+        notes = [shown.group, *([f"{tables.count(size)} parameters"] if size else []),
+                 *([f"compression rate {rate:,.2f}x"] if rate else [])]
+        found.append({"what": point.what, "role": point.role, "name": point.name, "acc": display.percent(shown.acc),
+                      "split": f"{shown.split} accuracy", "notes": notes})
+    return found
+
+
+def exports_section(tree):
+    """The files in other formats, or None."""
+    runs = tree.of_kind("export")
+    parts = [("table", tables.exports(run, number)) for number, run in enumerate(runs, 1)]
+    return Section("exports", "Exports", parts) if parts else None
+
+
+def runs_section(tree):
+    """Every record's flags, seed, versions, split and origin."""
+    entries = [(run.path.relative_to(tree.root).as_posix(), run.kind,
+                *tables.details(tree, run)) for run in tree.runs]
+    return Section("runs", "Runs", [("table", tables.runs(tree)), ("heading", "Flags and origin"), (
+        "runs", [(text(name, 120), *rest) for name, *rest in entries])])
+
+
+def skipped_section(tree):
+    """The JSON files that can't be shown, or None."""
+    lines = [f"not shown: {file}, {why}" for file, why in tree.skipped]
+    return Section("skipped", "Not shown", [("list", lines)]) if lines else None

@@ -1,0 +1,231 @@
+"""What lies in a model file of Keras, .h5 or .keras: names, shapes and numbers; nothing is run or looked up."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import zipfile
+
+import h5py
+
+from compress.errors import InputError
+from compress.graph.reader import Unread
+
+BYTES = 4 * 2**30
+MOST_COMPRESSED = 20  # bytes of weights a byte of file: Keras writes them as they are, zeros that swell are a trap
+CONFIG = 2**26  # bytes of a config, that of ResNet152 has 2**18
+SIDE = 4096  # of an image, at most
+CONTAINERS = ("layers", "vars", "_layer_checkpoint_dependencies")  # groups of a .keras file that are no layers
+
+
+OTHERS = (  # first bytes, or bytes among the first 512, of files that are given as models and are none
+    (r"version https://git-lfs", "a pointer of Git LFS in place of the file itself, which git lfs pull fetches"),
+    (r"\s*<(!doctype|html|\?xml)", "a web page in place of what was to be downloaded from it"),
+    (r".{4}TFL3", "a LiteRT (TFLite) file, which is made from a model and can't be trained"),
+    (r"PK.*(data\.pkl|\.data/|/version|byteorder)|\x80\x02(\x8a\nl\xfc|\})", "a file of PyTorch"),
+    (r"$", "an empty file"))
+SUFFIXES = {".onnx": "an ONNX file, which is made from a model and can't be trained",
+            ".pb": "a part of TensorFlow's SavedModel, which is made from a model",
+            ".index": "a part of a TensorFlow checkpoint"}
+
+
+def other_kind(path):
+    """What a file or folder is that is no model of Keras; an empty string of any that may be one.
+
+    Args:
+        path: that exists.
+    """
+    if os.path.isdir(path):
+        inside = os.path.join(path, "model.h5")
+        if os.path.isfile(os.path.join(path, "saved_model.pb")):
+            return "a folder of TensorFlow's SavedModel, which is made from a model and can't be trained"
+        return "a folder" + (f" that holds {inside}" if os.path.isfile(inside) else "")
+    with open(path, "rb") as file:
+        begin = file.read(512).decode("latin-1")
+    found = [what for pattern, what in OTHERS if re.match(pattern, begin, re.IGNORECASE | re.DOTALL)]
+    return (found or [SUFFIXES.get(os.path.splitext(path)[1].lower(), "")])[0]
+
+
+@contextlib.contextmanager
+def opened(path, flag):
+    """Opens a model file for reading.
+
+    Args:
+        path: the file.
+        flag: the flag that named it, for messages.
+
+    Yields:
+        (h5py.File, its model config as JSON has it, None where the file holds only weights, True for a .keras file).
+
+    Raises:
+        InputError: a .keras file that swells, or a config of more than CONFIG bytes. What zipfile and h5py raise for a
+            damaged one is passed on.
+    """
+    with open(path, "rb") as file:
+        is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"  # is_zipfile finds any PK\5\6 in the last 64 KiB
+    if is_hdf5 or not zipfile.is_zipfile(path):
+        with h5py.File(path, "r") as file:
+            yield file, _config(file.attrs["model_config"], path, flag) if "model_config" in file.attrs else None, False
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = []
+        for name in ("config.json", "model.weights.h5"):
+            size = archive.getinfo(name).file_size
+            if size > _limit(path):
+                raise InputError(f"{flag}: received {path}, whose {name} unpacks to {size} bytes; expected at most "
+                                 f"{_limit(path)}")
+            parts.append(archive.read(name))
+    with h5py.File(io.BytesIO(parts[1]), "r") as file:
+        yield file, _config(parts[0], path, flag), True
+
+
+def _config(text, path, flag):
+    if len(text) > CONFIG:
+        raise InputError(f"{flag}: received {path}, whose config has {len(text):,} bytes; expected at most {CONFIG:,}")
+    return json.loads(text)
+
+
+def _limit(path):
+    return min(BYTES, MOST_COMPRESSED * os.path.getsize(path))
+
+
+def arrays(file, path, flag):
+    """All weights of a file; links and external storage are not followed.
+
+    Args:
+        file: from `opened`, or the h5py.File of an .h5.
+        path: the file, for its size and for messages.
+        flag: the flag that named it.
+
+    Returns:
+        {names of its groups and its own: h5py.Dataset}, such as ('conv1_conv', 'conv1_conv', 'kernel').
+
+    Raises:
+        InputError: something else than arrays of floats, or more of them than the file's size allows.
+    """
+    root = file["model_weights"] if isinstance(file.get("model_weights", getlink=True), h5py.HardLink) else file
+    found, total = {}, 0
+
+    def visit(name, item):
+        nonlocal total
+        parts = name.split("/")
+        if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[0] in ("optimizer_weights", "optimizer"):
+            return
+        if item.dtype.kind == "V":  # what HDF5 has no name for
+            raise InputError(f"{flag}: received {path}, whose {name} is of {item.dtype}, as Keras writes bfloat16; "
+                             "expected float32 (build the model with the dtype policy float32 and load the weights)")
+        if item.external or item.is_virtual or item.dtype.kind not in "fiu":
+            raise InputError(f"{flag}: received {path}, whose {name} is not a plain array of numbers; expected a "
+                             "model file of Keras")
+        total += item.nbytes
+        if item.dtype.kind == "f":  # whole numbers are counters and seeds
+            found[(*parts[:-1], parts[-1].split(":")[0])] = item
+
+    root.visititems(visit)
+    if total > _limit(path):
+        raise InputError(f"{flag}: received {path} with {total} bytes of weights, expected at most {_limit(path)}")
+    return found
+
+
+def groups(file):
+    """The layers' groups of a .weights.h5 file of Keras 3: {('functional', 'conv2d_1'): the layer's own name or None}.
+
+    Newer ones of Keras keep a layer's name as an attribute of its group.
+    """
+    found = {}
+
+    def visit(name, item):
+        *parents, last = name.split("/")
+        if last == "vars" and isinstance(item, h5py.Group) and parents and parents[0] not in ("optimizer",):
+            told = item.attrs.get("name")
+            found[tuple(part for part in parents if part not in CONTAINERS)] = told if isinstance(told, str) else None
+
+    file.visititems(visit)
+    return found
+
+
+def by_layer(found):
+    """{(layer, weight): array} of what `arrays` gives for a file whose groups are called as its layers."""
+    return {key[-2:]: item for key, item in found.items()}
+
+
+class Weights:
+    """The arrays of a file, found by the steps of its config.
+
+    Args:
+        found: from `arrays`.
+        is_archive: a .keras file, which keeps weights by the classes of their layers and by number.
+    """
+
+    def __init__(self, found, is_archive):
+        self.is_archive, self.places, self.left = is_archive, {}, {item.name for item in found.values()}
+        for key, item in found.items():
+            inner = tuple(part for part in key if part not in CONTAINERS)
+            place = inner if is_archive else (key[0], key[-2], key[-1])
+            self.places.setdefault(place, []).append(item)
+
+    def find(self, part, weight):
+        """The h5py.Dataset of a weight of a layer.
+
+        Args:
+            part: a rules.Part.
+            weight: 'kernel', 'bias', 'gamma', 'beta', 'moving_mean', 'moving_variance', 'mean' or 'variance'.
+
+        Raises:
+            Unread: it is missing, or there are two of its name.
+        """
+        step = part.step
+        if self.is_archive:
+            names = [name for name in ORDER[part.what] if part.values.get(name, True) is not False]
+            found = self.places.get((*step.group, str(names.index(weight))), [])
+        else:
+            found = self.places.get((step.layers[0], step.layers[-1], weight), [])
+            if not found and len(step.layers) == 1:  # TensorFlow of old gave the layer of a second graph another name
+                found = [item for (top, _, name), items in self.places.items() for item in items
+                         if (top, name) == (step.layers[0], weight)]
+        if len(found) != 1:
+            raise Unread(f"{step.layers[-1]}/{weight} is {'missing' if not found else 'there twice'}")
+        self.left -= {found[0].name}
+        return found[0]
+
+    def check_all_read(self):
+        """Raises Unread where the file has weights that `find` was never asked for: its config is another model's."""
+        if self.left:
+            raise Unread(f"the weights {min(self.left).strip('/')}, which no layer of the file's own config has")
+
+    def shape(self, part, weight):
+        """The shape of a weight; raises as `find`."""
+        return self.find(part, weight).shape
+
+    def read(self, part, weight, shape):
+        """The h5py.Dataset of a weight whose shape is this; a None in it is any length.
+
+        Raises:
+            Unread: as `find`; or it is of another shape.
+        """
+        item = self.find(part, weight)
+        if len(item.shape) != len(shape) or any(w not in (None, n) for w, n in zip(shape, item.shape, strict=True)):
+            raise Unread(f"{part.step.layers[-1]}/{weight} is {item.shape}, expected {tuple(shape)}")
+        return item
+
+
+# the order in which a .keras file numbers a layer's weights, by what kinds.py calls it
+ORDER = {"conv": ("kernel", "bias"), "dense": ("kernel", "bias"), "normalization": ("mean", "variance"),
+         "norm": ("gamma", "beta", "moving_mean", "moving_variance")}
+
+
+def input_shape(shape):
+    """(height, width, 3) of a model's images, or None where they may have any size or the file doesn't say.
+
+    Args:
+        shape: batch_shape or batch_input_shape of its InputLayer, or None.
+
+    Raises:
+        ValueError: no sizes of images.
+    """
+    if not isinstance(shape, list) or len(shape) != 4:
+        return None
+    if not all(type(n) is int and 0 < n <= SIDE for n in shape[1:] if n is not None):
+        raise ValueError(f"images of {shape[1:]}, expected sides of at most {SIDE}")
+    return None if None in shape[1:] else tuple(shape[1:])

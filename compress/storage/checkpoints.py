@@ -1,0 +1,275 @@
+"""Reading and writing of checkpoints: .h5, and .keras as plain Keras writes it.
+
+Writing is atomic. Reading takes shapes, settings and numbers from the file and nothing else: the network is built by
+`resnet.build_resnet`, so no layer, class or function that a file names is ever looked up or run.
+"""
+
+import hashlib
+import math
+import os
+import random
+import zipfile
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from compress.cli import display
+from compress.errors import InputError, command, one_line
+from compress.graph import reader, resnet
+from compress.storage import archives, bare, classes, preprocess, readers
+from compress.storage.files import replacing, reserve, suggestion
+from compress.storage.records import check_record
+
+UNPROVEN = "not compared with plain Keras"
+DIGEST = "weights_sha256"  # attribute of the suite's files
+
+
+def save_model(model, path, class_names=None):
+    """Writes a model as .h5 that plain Keras opens, atomically, without slots, with a checksum of its weights.
+
+    Args:
+        model: a keras.Model.
+        path: of the file.
+        class_names: list of the classes' names, which then lie in the file too, see `classes`.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    with replacing(path) as temporary:
+        reserve(temporary, 4 * model.count_params() + 2**21)  # HDF5 crashes where the disk fills up under it
+        try:
+            model.save(temporary, include_optimizer=False)
+            with h5py.File(temporary, "r+") as file:  # travels with the file, where the records beside it may not
+                file.attrs[DIGEST] = _digest(archives.by_layer(archives.arrays(file, temporary, "")))
+                if class_names := classes.checked(class_names):
+                    classes.write(file, class_names)
+        except RuntimeError as error:  # h5py, where the disk is full as it closes a file
+            raise OSError(one_line(error)) from None
+
+
+def _digest(arrays):
+    """SHA-256 over names, types, shapes and numbers of {(layer, weight): array}."""
+    digest = hashlib.sha256()
+    for key in sorted(arrays):
+        array = np.ascontiguousarray(np.asarray(arrays[key]))
+        digest.update(f"{'/'.join(key)} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array)
+    return digest.hexdigest()
+
+
+def read_checkpoint(path, flag, weights=True):
+    """What a file holds: a whole model, .h5 or .keras, or bare weights in Keras' HDF5 layout; ResNet50, 101 or 152.
+
+    Args:
+        path: the file.
+        flag: the flag that named it, for messages.
+        weights: False leaves the arrays in the file, for a quick look before anything heavy is imported.
+
+    Returns:
+        A readers.Checkpoint.
+
+    Raises:
+        InputError: missing, empty, truncated, damaged, or no ResNet50, 101 or 152.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{flag}: received {path}, which is not a file; expected an .h5 or .keras file"
+                         f"{suggestion(path)}")
+    if other := archives.other_kind(path):
+        raise InputError(f"{flag}: received {path}, which is {other}; expected an .h5 or .keras file of Keras")
+    check_record(path, flag)
+    try:
+        with archives.opened(path, flag) as (file, config, is_archive):
+            arrays = archives.arrays(file, path, flag)
+            checkpoint = (readers.read_bare(path, arrays, archives.groups(file), weights) if config is None else
+                          readers.read_whole(path, config, archives.Weights(arrays, is_archive), weights))
+            if weights and file.attrs.get(DIGEST) not in (None, _digest(archives.by_layer(arrays))):
+                raise InputError(f"{flag}: received {path}, whose weights are damaged: they don't have the "
+                                 "checksum that the file names; expected the file as it was written")
+    except InputError:
+        raise
+    except reader.Unread as error:
+        raise InputError(f"{flag}: received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; "
+                         f"found {error}") from None
+    except OSError as error:
+        raise InputError(f"{flag}: received {path} of {os.path.getsize(path)} bytes, which is empty, truncated or "
+                         f"no HDF5 file; expected an .h5 or .keras model ({error})") from None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # another zip, or a damaged one
+        raise InputError(f"{flag}: received {path}, a zip file that can't be read ({error}); expected an .h5 or .keras "
+                         "model") from None
+    except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
+        told = "" if isinstance(error, LookupError | TypeError | AttributeError) else f" ({error})"
+        raise InputError(f"{flag}: received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; "
+                         f"found what no file of Keras holds, or a damaged one{told}") from None
+    return checkpoint
+
+
+def build(checkpoint, classes=None, input_shape=None, preprocessing="auto"):
+    """The network of a checkpoint, with its weights; softmax heads give the logits before the softmax.
+
+    A network of keras.applications expects BGR minus the mean ('caffe'); the swap of the colours and the scale of the
+    suite's normalisation go into the first convolution, so the features on RGB input are the same.
+
+    Args:
+        checkpoint: from `read_checkpoint`.
+        classes: number of logits; where it differs from the file's, the classifier starts from random weights.
+        input_shape: (height, width, 3); None takes the file's, or (32, 32, 3) where it doesn't say.
+        preprocessing: what a network of keras.applications was trained with, one of flags.PREPROCESSING; 'auto' is
+            'caffe'. A file that holds its normalisation keeps it; see `preprocess.decide`.
+
+    Returns:
+        An uncompiled keras.Model.
+    """
+    classes = classes or checkpoint.classes
+    if classes is None:
+        raise InputError(f"{checkpoint.path} has no classifier; expected a number of classes (--class_num)")
+    mode, weights = pixels_of(checkpoint, preprocessing).mode, dict(checkpoint.weights)
+    normalization, kernel = checkpoint.normalization, weights["conv1_conv", "kernel"]
+    if normalization is None and mode == "caffe":  # the kernel is scaled, so that it reads numbers of about 1
+        normalization = resnet.MEAN, resnet.STD
+        kernel = kernel[:, :, ::-1] * np.reshape(resnet.STD, (1, 1, 3, 1)).astype(kernel.dtype)  # BGR -> RGB
+    elif mode != "none" or normalization is None:
+        normalization, is_bgr = preprocess.folded_in(mode, normalization)
+        kernel = kernel[:, :, ::-1] if is_bgr else kernel
+    weights["conv1_conv", "kernel"] = kernel
+    model = resnet.build_resnet(checkpoint.depth, classes, input_shape or checkpoint.input_shape or (32, 32, 3),
+                                checkpoint.stem, checkpoint.widths, normalization)
+    for layer in model.layers:
+        if layer.name == "predictions" and classes != checkpoint.classes:
+            continue
+        for variable in layer.variables:
+            value = weights[layer.name, variable.name]
+            if not math.isfinite(float(np.sum(value, dtype=np.float64))):
+                raise InputError(f"{checkpoint.path}: {layer.name}/{variable.name} holds NaN or infinity, "
+                                 "expected finite weights")
+            if variable.name == "moving_variance" and np.min(value) < 0:
+                raise InputError(f"{checkpoint.path}: {layer.name}/{variable.name} is negative, expected variances")
+            variable.assign(value)
+    return model
+
+
+def pixels_of(checkpoint, preprocessing="auto"):
+    """The preprocess.Pixels of a Checkpoint. Raises InputError where only the user can know."""
+    return preprocess.decide(checkpoint.path, checkpoint.touched, checkpoint.pixels, preprocessing)
+
+
+def prove(checkpoint, model, preprocessing="auto"):
+    """Compares a network that was built with the same file in plain Keras.
+
+    Args:
+        checkpoint: with its config.
+        model: from `build`, with the file's own classifier.
+        preprocessing: as it was built.
+
+    Returns:
+        What to say of it: nothing for a file whose config is that of the network, as in every file of this suite.
+
+    Raises:
+        InputError: they answer differently.
+    """
+    from compress.storage import twins
+
+    if checkpoint.config is None:
+        assumed = f", batch-norm with an epsilon of {bare.OLD_NORM:g} as in Keras of its time" if checkpoint.old else ""
+        return f"bare weights, which name no other layers{assumed}"
+    if checkpoint.input_shape not in (None, tuple(model.input_shape[1:])):  # plain Keras' takes no other size
+        model = build(checkpoint, model.output_shape[-1], checkpoint.input_shape, preprocessing)
+    if twins.same_config(checkpoint.config, model):
+        return ""
+    mode = pixels_of(checkpoint, preprocessing).mode
+    try:
+        theirs = twins.in_keras(checkpoint.config, checkpoint.path)
+        found, allowed = twins.difference(model, theirs, model.input_shape[1:],
+                                          lambda rgb: preprocess.apply(rgb, mode))
+    except reader.Unread as error:
+        return f"{UNPROVEN}: {error}"
+    if not found <= allowed:
+        raise InputError(f"{checkpoint.path}: the network read from it differs from plain Keras' by {found:.3g} in a "
+                         f"probability or logit, expected at most {allowed:.3g}; please report it, or try "
+                         "evaluate_model.py --any_model")
+    return (f"equal to plain Keras on {twins.IMAGES} images (largest difference {found:.1g})"
+            f"{twins.told_of(checkpoint.config)}")
+
+
+def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="auto", verify=True, verbose=0):
+    """`build`, proven, and told in a line where the suite didn't write the file.
+
+    Args:
+        checkpoint: from `read_checkpoint`.
+        classes: as `build` takes them, like the next two.
+        input_shape: of the images.
+        preprocessing: one of flags.PREPROCESSING.
+        verify: compare the network with plain Keras' own reading of the file.
+        verbose: 0 says nothing.
+    """
+    start = random.getstate()  # Keras draws the seeds of its weights from it
+    model = build(checkpoint, checkpoint.classes or classes, input_shape, preprocessing)
+    built = random.getstate()
+    proof = prove(checkpoint, model, preprocessing) if verify else f"{UNPROVEN} (--no-verify_model)"
+    if proof and (checkpoint.config or checkpoint.path != "imagenet"):
+        told = f"{checkpoint.path}: {pixels_of(checkpoint, preprocessing).told}; {proof}"
+        if verify and proof.startswith(UNPROVEN):  # a wrong reading wouldn't be noticed
+            display.warn(told)
+        else:
+            display.say(told, verbose)
+    same = classes in (None, checkpoint.classes) or checkpoint.classes is None
+    random.setstate(built if same else start)  # a proof changes no run
+    return model if same else build(checkpoint, classes, input_shape, preprocessing)
+
+
+def load_model(path, flag, class_num=None, input_shape=None, preprocessing="auto", verify=True, verbose=0):
+    """The model of a file that the suite or plain Keras wrote, or keras.applications' ImageNet weights.
+
+    Args:
+        path: an .h5 or .keras file.
+        flag: the flag that named it, for messages.
+        class_num: number of classes that the model must have; None takes any.
+        input_shape: (height, width, 3) that the model must take; None takes the file's.
+        preprocessing: see `build`.
+        verify: see `open_checkpoint`, also for verbose.
+        verbose: 0 says nothing.
+
+    Returns:
+        An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes).
+
+    Raises:
+        InputError: as `read_checkpoint`; the class count or the image size is another; or plain Keras answers
+            differently.
+    """
+    checkpoint = read_checkpoint(path, flag)
+    check_fits(checkpoint, flag, class_num, input_shape)
+    return open_checkpoint(checkpoint, class_num, input_shape, preprocessing, verify, verbose)
+
+
+def check_fits(checkpoint, flag, class_num=None, input_shape=None, dataset=None):
+    """Raises InputError where a checkpoint has another class count or another image size than the data."""
+    if class_num is not None and checkpoint.classes != class_num:
+        head = command("train_base_model.py", "--model_path", checkpoint.path, "--dataset", dataset or "IMAGES",
+                       "--save_folder", f"./model/of_{class_num}_classes")
+        raise InputError(f"{flag}: received {checkpoint.path} with {checkpoint.classes or 'no'} classes, expected "
+                         f"{class_num}, as {dataset or 'the data'} has them; a model with a new head of {class_num} "
+                         f"classes is trained by: {head}")
+    have = checkpoint.input_shape
+    if input_shape is not None and have is not None and tuple(have) != tuple(input_shape):
+        raise InputError(f"{flag}: received {checkpoint.path} for images of {have[0]}x{have[1]}, expected "
+                         f"{input_shape[0]}x{input_shape[1]}, as the data set has them")
+
+
+def imagenet_checkpoint(depth):
+    """keras.applications' ImageNet weights of a depth, downloaded by Keras where its cache lacks them.
+
+    Raises:
+        InputError: there is no network and no copy in the cache.
+    """
+    import keras
+
+    constructor = getattr(keras.applications, f"ResNet{depth}")
+    try:
+        model = constructor(weights="imagenet")
+    except Exception as error:  # get_file raises a bare Exception for every network failure
+        raise InputError(f"--model_path: received imagenet, which needs a download ({error}); without a network give "
+                         f"the path of resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5 instead") from None
+    weights = {(layer.name, v.name): np.asarray(v) for layer in model.layers for v in layer.variables}
+    return readers.Checkpoint("imagenet", weights, depth, "imagenet", resnet.full_widths(depth), 1000, None, None)

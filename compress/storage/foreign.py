@@ -1,0 +1,204 @@
+"""Classifiers that are no ResNet of this suite: opened by Keras itself, for `evaluate_model.py --any_model` alone."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+
+import h5py
+import keras
+import numpy as np
+from keras import ops
+
+from compress.cli import display
+from compress.errors import InputError, one_line
+from compress.graph import operations, reader, rules
+from compress.storage import archives, preprocess
+
+# of keras.applications, by the names of its models; those that aren't here preprocess by themselves
+FAMILIES = {r"mobilenet(v2)?_": "tf", r"mobilenet(v2)?$": "tf", r"xception|inception|nasnet|resnet\d+v2": "tf",
+            r"densenet": "torch", r"vgg|resnet": "caffe"}
+# layers whose multiply-accumulates are output positions x kernel; none of another kind may have a kernel
+COUNTED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D,
+           keras.layers.Dense)
+FREE = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.GroupNormalization,
+        keras.layers.Normalization, keras.layers.PReLU)
+PRODUCTS = ("Matmul", "Dot", "Einsum", "Tensordot", "Attention", "AdditiveAttention", "Conv")  # of two tensors
+
+
+def load_classifier(path, flag, preprocessing="auto", verbose=0):
+    """Any image classifier that Keras opens, .keras or .h5, as a model of pixels and logits.
+
+    Keras' safe mode is on: a file that brings its own code is refused. Its own layers run.
+
+    Args:
+        path: the file.
+        flag: the flag that named it, for messages.
+        preprocessing: what the model was trained with, one of flags.PREPROCESSING; see `preprocess.decide`.
+        verbose: 0 doesn't say what pixels go through.
+
+    Returns:
+        An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes); where the file answers
+        probabilities, their logarithms.
+
+    Raises:
+        InputError: Keras can't open it, or it is no image classifier.
+    """
+    config = _config(path, flag)
+    net = _opened(path, flag, config)
+    shape, out = getattr(net, "input_shape", None), getattr(net, "output_shape", None)
+    if not _is_shape(shape, 4) or shape[-1] != 3 or not _is_shape(out, 2) or (out[-1] or 0) < 2:
+        grey = _is_shape(shape, 4) and shape[-1] == 1
+        raise InputError(f"{flag}: received {path}, {shape} -> {out}{', of grey images' * grey}; expected "
+                         "a classifier of one input of RGB images and one output of two classes or more")
+    family, mode = _family(config)
+    pixels = preprocess.decide(path, _on_pixels(config), None, preprocessing, mode,
+                               f"as keras.applications' {family} expects them" if family else
+                               "since nothing in the file tells of another")
+    display.say(f"{path}: opened by Keras itself; {pixels.told}", verbose)
+    image = keras.Input(shape[1:], name="image")
+    seen = preprocess.apply(image, pixels.mode) if pixels.mode != "none" else image
+    answers = ops.cast(net(seen, training=False), "float32")  # of half precision, too
+    if _answers_probabilities(net, path, flag):
+        answers = ops.log(ops.maximum(answers, float(np.finfo("float32").tiny)))
+    return keras.Model(image, answers, name="foreign")
+
+
+def _is_shape(shape, rank):
+    return isinstance(shape, tuple) and len(shape) == rank and all(n is None or isinstance(n, int) for n in shape)
+
+
+def _config(path, flag):
+    """A file's model config, an empty dict where it has none. Raises InputError where it needs its author's code."""
+    try:
+        with archives.opened(path, flag) as (_, config, _):
+            for layer in _inside((config or {}).get("config")):
+                reader.check_own(layer)
+                settings = layer.get("config") if isinstance(layer.get("config"), dict) else {}
+                if layer["class_name"] == "Lambda":
+                    raise reader.Unread(f"{settings.get('name')} (Lambda), which is code that no file of this suite "
+                                        "runs")
+                if isinstance(settings.get("vocabulary"), str):
+                    raise reader.Unread(f"{settings.get('name')} ({layer['class_name']}), which reads another file")
+            return config or {}
+    except reader.Unread as error:
+        raise InputError(f"{flag}: received {path}, which Keras can't open: it has {error}; expected layers of Keras "
+                         "alone") from None
+    except InputError:
+        raise
+    except Exception:  # whatever a damaged file raises: Keras says it
+        return {}
+
+
+def _layers(model):
+    """All layers of a config, at any depth, in their order."""
+    config = model.get("config", {})
+    for layer in config if isinstance(config, list) else config.get("layers", ()):
+        yield layer
+        if layer.get("class_name") in reader.MODELS:
+            yield from _layers(layer)
+
+
+def _inside(value):
+    """All dicts in a config that name a class, also in layers that wrap others."""
+    if isinstance(value, dict):
+        if "class_name" in value:
+            yield value
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
+        yield from _inside(item)
+
+
+def _opened(path, flag, config):
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # whatever layers and files raise
+        if config and h5py.is_hdf5(path):
+            with contextlib.suppress(Exception):
+                return _mended(path, config)
+        why = re.split(r"\s*(?:Full config|config=|Exception encountered|Arguments received)", one_line(error))[0]
+        raise InputError(f"{flag}: received {path}, which Keras {keras.__version__} can't open ({why:.600}); expected "
+                         "a classifier that keras.models.load_model opens") from None
+
+
+def _mended(path, config):
+    """The model of an .h5 file of tf.keras 2, or with operations beside layers, both of which Keras 3 stumbles over."""
+    for layer in _layers(config):
+        if layer["class_name"] == "DepthwiseConv2D":
+            layer["config"].pop("groups", None)
+        if layer["class_name"] in operations.OPERATIONS and "trainable" not in layer["config"]:
+            layer |= {"module": operations.OPERATIONS[layer["class_name"]], "registered_name": layer["class_name"]}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copyfile(path, os.path.join(folder, "model.h5"))
+        with h5py.File(copy, "r+") as file:
+            file.attrs["model_config"] = json.dumps(config)
+        return keras.models.load_model(copy, compile=False, safe_mode=True)
+
+
+def _family(config):
+    """(family, mode of --preprocessing) of the networks of keras.applications that a config's name is one of."""
+    models = [config, *(layer for layer in _layers(config) if layer.get("class_name") in reader.MODELS)]
+    for model in models:
+        name = model.get("config", {}).get("name", "") if isinstance(model.get("config"), dict) else ""
+        for pattern, mode in FAMILIES.items():
+            if re.match(pattern, str(name)):
+                return name, mode
+    return None, "none"
+
+
+def _on_pixels(config):
+    """What a model's own layers do to pixels, one after the other, in front of the first that does more."""
+    found = []
+    with contextlib.suppress(Exception):  # a config of kinds that the suite doesn't know tells nothing
+        for step in reader.unfold(config)[1:]:
+            parts = rules.parts_of(step)
+            if any(part.what not in ("same", "affine", "norm", "normalization", "cast", "pick", "stack", "flip")
+                   for part in parts):
+                break
+            found += [str(part) for part in parts if part.what != "same"]
+    return tuple(found)
+
+
+def _answers_probabilities(net, path, flag):
+    """Whether what a network answers to noise are numbers from 0 that add up to 1, as far as half precision goes."""
+    shape = [n or 224 for n in net.input_shape[1:]]
+    noise = np.random.default_rng(0).normal(0, 2, (4, *shape)).astype("float32")
+    try:
+        answers = np.asarray(ops.cast(net(noise, training=False), "float32"), np.float64)
+    except Exception as error:  # whatever layers raise
+        raise InputError(f"{flag}: received {path}, which can't answer to images of {shape[0]}x{shape[1]} "
+                         f"({error!s:.200}); expected a classifier that can") from None
+    return bool((answers >= 0).all() and np.abs(answers.sum(1) - 1).max() < 0.02)
+
+
+def count_macs(net):
+    """Multiply-accumulates of one image, each call of a shared layer counted; None where one can't be counted."""
+    total = 0
+    for layer, shape in _calls(net):
+        if type(layer).__name__ in PRODUCTS or layer is None:
+            return None
+        weights = getattr(layer, "weights", None)  # operations have none
+        if not weights or isinstance(layer, FREE):
+            continue
+        if not isinstance(layer, COUNTED) or None in shape[1:]:
+            return None
+        first = getattr(layer, "data_format", None) == "channels_first"
+        positions = int(np.prod(shape[2:] if first else shape[1:-1]))
+        kernels = [w for w in weights if w.name.endswith("kernel")]
+        total += sum(positions * int(np.prod(kernel.shape)) for kernel in kernels)
+    return total
+
+
+def _calls(net):
+    """(layer or operation, shape of its output) of every call in a model and in those inside it; None for code."""
+    graph = net._functional if isinstance(net, keras.Sequential) else net
+    if not hasattr(graph, "_nodes_by_depth"):
+        yield None, ()
+        return
+    for node in [node for nodes in graph._nodes_by_depth.values() for node in nodes]:
+        if isinstance(node.operation, keras.Model):
+            yield from _calls(node.operation)
+        else:
+            yield node.operation, node.outputs[0].shape

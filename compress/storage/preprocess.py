@@ -1,0 +1,80 @@
+"""What pixels go through in front of a network: decided in one place, from what its file holds and --preprocessing."""
+
+import dataclasses
+
+import numpy as np
+
+from compress.errors import InputError
+from compress.graph import resnet
+
+STATISTICS = ("BatchNormalization", "SyncBatchNormalization", "Normalization")
+
+
+@dataclasses.dataclass
+class Pixels:
+    """What happens to pixels in front of a network.
+
+    Attributes:
+        mode: of flags.PREPROCESSING, but not 'auto': what happens outside the file; 'none' where it is in the file.
+        told: what to say of it, after the file's name and a colon.
+    """
+
+    mode: str
+    told: str
+
+
+def decide(path, layers, unread, asked, otherwise="caffe", why="as keras.applications' ResNets expect them"):
+    """The Pixels of a model file.
+
+    Args:
+        path: the file, for the message.
+        layers: its own layers and operations that act on each channel, 'rescaling (Rescaling)', in their order.
+        unread: a layer among them that can't be read, or None.
+        asked: the value of --preprocessing.
+        otherwise: the mode of 'auto' for a file that holds nothing of the kind.
+        why: says so.
+
+    Raises:
+        InputError: only the user can know.
+    """
+    own = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
+    if unread and asked == "auto":
+        bare = unread.endswith("(Rescaling)")
+        raise InputError(f"{path} has a layer {unread}" + (
+            ", whose numbers no file of weights alone holds; expected the whole model, as model.save('model.keras') "
+            "writes it, or" if bare else " that is not read; expected") + " --preprocessing with what the network is "
+            f"to be given{' in its place' * bare}")
+    if unread:
+        return Pixels(asked, f"pixels by --preprocessing {asked}, in place of {unread}, which is not read")
+    if not layers:
+        if asked == "auto":
+            return Pixels(otherwise, f"pixels by --preprocessing {otherwise}, {why}")
+        return Pixels(asked, f"pixels by --preprocessing {asked}")
+    if asked == "auto":
+        return Pixels("none", f"pixels 0 to 255 through the file's own {own}")
+    if all(layer.split(" (")[-1].rstrip(")") in STATISTICS for layer in layers):
+        return Pixels(asked, f"pixels by --preprocessing {asked}, then through the file's own {own}")
+    return Pixels("none", f"pixels 0 to 255 through the file's own {own}, without --preprocessing {asked} on top")
+
+
+def apply(image, mode):
+    """RGB pixels of 0 to 255, a tensor or float32 array, as a mode of flags.PREPROCESSING but 'auto' has them."""
+    if mode == "caffe":
+        return image[..., ::-1] - np.float32(resnet.MEAN[::-1])
+    mean, deviation = resnet.PREPROCESSING[mode]
+    return (image - np.float32(mean)) / np.float32(deviation)
+
+
+def folded_in(mode, inner):
+    """((mean, deviation) of R, G and B, whether the first kernel is to be reversed) of a mode and what comes behind it.
+
+    Args:
+        mode: of flags.PREPROCESSING, but not 'auto'.
+        inner: (mean, deviation) of the network's own normalisation of its three channels, None for none.
+    """
+    mean, deviation = (resnet.MEAN, (1.0,) * 3) if mode == "caffe" else resnet.PREPROCESSING[mode]
+    inner_mean, inner_deviation = inner or ((0.0,) * 3, (1.0,) * 3)
+    if mode == "caffe":
+        inner_mean, inner_deviation = inner_mean[::-1], inner_deviation[::-1]
+    return (tuple(m + d * i for m, d, i in zip(mean, deviation, inner_mean, strict=True)),
+            tuple(d * i for d, i in zip(deviation, inner_deviation, strict=True))), mode == "caffe"

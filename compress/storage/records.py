@@ -1,0 +1,225 @@
+"""Small files that outlive a run: histories and results as JSON, written whole or not at all. Imports no Keras."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+from compress.errors import InputError
+from compress.storage.files import replacing, sha256, suggestion
+
+CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
+# a distillation's losses before their weights
+PARTS = ("train_backbone", "train_intermediate", "train_adversarial", "train_hard_label", "train_discriminator")
+KERAS_CURVES = {"loss": "train_loss", "accuracy": "train_acc", "acc": "train_acc",
+                "sparse_categorical_accuracy": "train_acc", "categorical_accuracy": "train_acc",
+                "val_loss": "val_loss", "val_accuracy": "val_acc", "val_acc": "val_acc",
+                "val_sparse_categorical_accuracy": "val_acc", "val_categorical_accuracy": "val_acc",
+                "learning_rate": "learning_rate", "lr": "learning_rate"}
+MAX_JSON_BYTES = 64 * 2**20
+STATE = "state.npz"  # of an unfinished run, in its folder
+
+
+def write_json(path, content):
+    """Writes `content` as JSON, atomically.
+
+    Raises:
+        ValueError: for NaN or infinite numbers, which JSON cannot hold; the old file stays.
+    """
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path, flag):
+    """The object that a JSON file holds.
+
+    Args:
+        path: the file.
+        flag: the flag that named it, for the message.
+
+    Raises:
+        InputError: missing, a folder, too long, or not a JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{flag}: received {path}, which is not a file; expected a .json file{suggestion(path)}")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise InputError(f"{flag}: received {path} of {path.stat().st_size} bytes, expected at most {MAX_JSON_BYTES}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{flag}: received {path}, expected JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{flag}: received {path}, which holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def is_number(value):
+    """Whether a value of a JSON file is a number that a float holds: no truth value, NaN or integer of 400 digits."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def is_curve(values, length=None):
+    """Whether a value is a list of numbers, of this length or of at least one."""
+    return isinstance(values, list) and all(map(is_number, values)) and (
+        len(values) > 0 if length is None else len(values) == length)
+
+
+def read_history(path, flag="--history_path"):
+    """The curves of a history: the suite's own, the original suite's, or a plain Keras `History.history` dump.
+
+    Args:
+        path: a .json file.
+        flag: the flag that named it, for the message.
+
+    Returns:
+        dict of equally long lists, one number an epoch, under the names train_loss, train_acc, val_loss, val_acc
+        (accuracies 0 to 1), and learning_rate, seconds and the PARTS of a distillation where the file has them.
+
+    Raises:
+        InputError: not a history.
+    """
+    content = read_json(path, flag)
+    if isinstance(content.get("history"), dict):
+        content = content["history"]
+    curves = {}
+    for key, values in content.items():
+        name = key if key in (*CURVES, *PARTS, "learning_rate", "seconds") else KERAS_CURVES.get(key)
+        if name and is_curve(values):
+            curves.setdefault(name, [float(v) for v in values])
+    lengths = {len(values) for values in curves.values()}
+    if not any(name in curves for name in CURVES) or len(lengths) != 1:
+        raise InputError(f"{flag}: received {path}, which is not a training history; expected equally long lists "
+                         f"of numbers named {', '.join(CURVES)} (or loss, accuracy, val_loss, val_accuracy)")
+    return curves
+
+
+def recorded_sha256(path):
+    """The checksums that the records beside a model allow it to have; empty where none speaks of it.
+
+    Args:
+        path: an .h5 file.
+
+    Returns:
+        Set of 64 hexadecimal digits each: two while a run is about to replace the file.
+    """
+    path, named = Path(path), []
+    if path.name == "model.h5":
+        with contextlib.suppress(InputError):
+            entry = read_json(path.with_name("history.json"), "").get("checkpoint")
+            named = [entry.get("sha256"), entry.get("previous_sha256")] if isinstance(entry, dict) else []
+        if not named:
+            with contextlib.suppress(InputError):
+                named = [read_json(path.with_name("result.json"), "").get("sha256")]
+    return {value for value in named if isinstance(value, str) and len(value) == 64}
+
+
+def check_record(path, flag):
+    """Raises InputError where a record beside a file names another checksum."""
+    allowed = recorded_sha256(path)
+    while allowed and (found := sha256(path)) not in allowed:
+        before, allowed = allowed, recorded_sha256(path)
+        if allowed != before:  # a run is writing both at this moment
+            continue
+        raise InputError(f"{flag}: received {path}, which is damaged or was replaced: its sha256 is {found:.8}..., "
+                         f"expected {min(allowed):.8}..., as the record beside it says")
+
+
+def _run_beside(path):
+    """What the history beside a model names as its run, or an empty dict."""
+    run = {}
+    if Path(path).is_file():
+        with contextlib.suppress(InputError):
+            run = read_json(Path(path).with_name("history.json"), "").get("run")
+    return run if isinstance(run, dict) else {}
+
+
+def place(dataset):
+    """A --dataset in one spelling: my_images/ and ./my_images are the same folder."""
+    return os.path.abspath(dataset) if isinstance(dataset, str) else dataset
+
+
+def check_source(path, split, val_split=None):
+    """Raises InputError where a model was trained when the folder that a split is drawn from held other images.
+
+    One image more makes another draw, in which most of the split would be images that the model was trained on; so does
+    another share for validation, wherever the folder lies now.
+
+    Args:
+        path: of the model; one without a history, or trained on other data, passes.
+        split: a dataset.Split.
+        val_split: what the share is now; None where no split depends on it.
+    """
+    run = _run_beside(path)
+    then = run.get("source")
+    if val_split is not None and isinstance(then, list) and split.source is not None and then[1:] == split.source[1:]:
+        _check_share(path, run, val_split)
+    if isinstance(then, list) and split.source is not None and then[:1] == split.source[:1] and then != split.source:
+        raise InputError(f"--dataset: {split.source[0]} holds other images than when {path} was trained; its "
+                         f"{split.name} images are drawn from all of them, so that the model has seen most; expected "
+                         "the images of then, or subfolders train, val and test")
+
+
+def check_split(path, args):
+    """Raises InputError where the history beside a model says that it was trained under another --val_split.
+
+    Another share is another draw: its validation images would be some that the model was trained on.
+
+    Args:
+        path: of the model; one without a history, or trained on other data, passes.
+        args: namespace with dataset and val_split.
+    """
+    run = _run_beside(path)
+    told = run.get("flags")
+    if isinstance(told, dict) and place(told.get("dataset")) == place(args.dataset):
+        _check_share(path, run, args.val_split)
+
+
+def _check_share(path, run, val_split):
+    share = run["flags"].get("val_split") if isinstance(run.get("flags"), dict) else None
+    if is_number(share) and share != val_split:
+        raise InputError(f"--val_split: received {val_split}, expected {share}, under which {path} was trained; "
+                         "another share would validate on images that it has seen")
+
+
+def processor():
+    """The processor's name as the system gives it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions(packages):
+    """{package: version}, in the order asked for, without those that aren't installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def run_record(args, parent_sha256=None):
+    """What made a result: command, resolved flags, seed, versions, machine, time.
+
+    Args:
+        args: the script's parsed namespace.
+        parent_sha256: of the model that the run starts from, if there is one.
+
+    Returns:
+        dict that JSON can hold.
+    """
+    packages = {"python": platform.python_version()} | versions(("keras", "tensorflow", "jax", "numpy", "h5py"))
+    given = {key: value for key, value in sorted(vars(args).items()) if key != "argv"}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"argv": list(getattr(args, "argv", [])), "flags": given, "seed": given.get("seed"), "versions": packages,
+            "parent_sha256": parent_sha256,
+            "processor": processor(), "cores": cores,
+            "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
+            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}

@@ -1,0 +1,248 @@
+"""Whether a run may go on where another stopped or ended, and what to say where it may not."""
+
+import json
+import os
+from pathlib import Path
+
+from compress.cli import display, tables
+from compress.errors import InputError
+from compress.storage import records
+from compress.storage.files import sha256
+
+# flags that leave the result alone, and names of places: what lies there is compared by its checksum
+IGNORED = {"argv", "resume", "verbose", "num_worker", "gpu", "save_minutes", "save_folder", "root_folder",
+           "base_model_path", "data_dir", "tensorboard", "json", "verify_model"}
+# flags that tell most of how two runs differ, in this order; behind them those that were given
+FIRST = ("dataset", "model_path", "depth", "stem", "student_stem", "student_blocks", "class_num", "image_size",
+         "criterion", "target_macs", "target_compression", "prune_ratio", "subset", "val_split")
+MOST = 4  # differing flags that are named
+LENGTHS = {"epoch_num": "epoch", "prune_iter": "iteration"}  # how much is to be done; may differ from what was
+
+
+def finished_result(folder, run, resume, length="epoch_num"):
+    """What result.json holds of a finished run with the same flags, which has nothing left to do, or None.
+
+    A record with a true 'shipped' belongs to a model that came with the suite: any run may write there.
+
+    Args:
+        folder: where a run writes.
+        run: what `records.run_record` gives now.
+        resume: 'auto' or 'never'; with 'never' the answer is None.
+        length: the flag of LENGTHS that may be larger than it was: the run then goes on, and the answer is None. None
+            for no flag.
+
+    Raises:
+        InputError: a finished run of other flags, or a longer one, lies there, which must not be lost.
+    """
+    folder = Path(folder)
+    if resume == "never" or not (folder / "result.json").is_file() or (folder / records.STATE).exists():
+        return None
+    result = records.read_json(folder / "result.json", "--resume")
+    if result.get("finished") is False or result.get("shipped") is True:  # what came with the suite can be had again
+        return None
+    before = result.get("run")
+    check_same_run(before, run, folder, "a finished", length)
+    if _may_have_moved(before, run):
+        return None  # asked once more when the images are known
+    if length and (then := before["flags"].get(length)) != (now := run["flags"].get(length)):
+        if records.is_number(then) and now > then:
+            return None
+        done = tables.counted(then, LENGTHS[length]) if records.is_number(then) else f"{then!s:.20}"
+        raise InputError(f"--{length}: received {now}, but {folder} holds a finished run of {done}; "
+                         f"expected {then}, a larger number to go on from its end, another folder to write to, or "
+                         "--resume never to start over")
+    return result
+
+
+def finished(folder, run, args, paths, length="epoch_num"):
+    """`finished_result`, what can be done with such a run, and where its files lie (`paths`, for `display.written`)."""
+    result = finished_result(folder, run, args.resume, length)
+    if result:
+        place = "root_folder" if "prune_iter" in run["flags"] else "save_folder"
+        more = f"a larger --{length} goes on from its end, " if length else ""
+        display.say(f"{folder} holds this run, finished before; nothing was done or written now: {more}another "
+                    f"--{place} begins another run, --resume never starts this one over", args.verbose)
+        display.written(paths, args.verbose, "there")
+    return result
+
+
+def check_same_run(before, run, folder, kind="an unfinished", length=None):
+    """Makes sure that a run had the flags that this one has, and the same images and model.
+
+    Args:
+        before: what `records.run_record` gave then.
+        run: what it gives now.
+        folder: where the run of then lies, for the message.
+        kind: of run, for the message.
+        length: a flag of LENGTHS that may differ, or None.
+
+    Raises:
+        InputError: a flag that bears on the result differs, or the model that the run started from.
+    """
+    if not isinstance(before, dict) or not isinstance(before.get("flags"), dict):
+        raise InputError(f"--resume: {folder} holds {kind} run that names no flags; expected them, or --resume "
+                         "never to start over")
+    then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
+    for flags in then, now:
+        flags |= {"dataset": records.place(flags.get("dataset"))}
+    if "allocation" in now:
+        then.setdefault("allocation", "threshold")  # before there was the flag
+    given = _given(run)
+    free = {key for key in set(now) - set(then) if f"--{key}" not in given}  # flags that the run of then didn't know
+    if now.get("target_macs"):
+        free -= {"stage_tilt"}  # before it, such a student had other widths
+    if (sums := [_checksum(record) for record in (before, run)]) and None not in sums:
+        if sums[0] != sums[1]:
+            raise InputError(f"--resume: {folder} holds {kind} run on other images than {now['dataset']} holds now; "
+                             "expected the same, another folder to write to, or --resume never to start over")
+        free |= {"dataset"}  # wherever they lie now
+    elif _may_have_moved(before, run):
+        free |= {"dataset"}
+    if None not in (shown := (before.get("pixels"), run.get("pixels"))) and shown[0] != shown[1]:
+        raise InputError(f"--resume: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
+                         "expected the same, another folder to write to, or --resume never to start over")
+    sums = [record.get("parent_sha256") for record in (before, run)]
+    other_model = sums[0] != sums[1]
+    if other_model or sums[0] is not None:
+        free |= {_model_flag(now)}  # told by its checksum
+    if then.get("dataset") != now.get("dataset") and not {"--class_num"} & (given | _given(before)):
+        free |= {"class_num"}  # the data set's own
+    keys = [key for key in (set(then) | set(now)) - IGNORED - free - {length} if then.get(key) != now.get(key)]
+    keys.sort(key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), f"--{key}" not in given, key))
+    if keys or other_model:
+        was, wanted = _both_told(keys, (then, now), (before, run), other_model)
+        raise InputError(f"--resume: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
+                         "expected what that run had to go on with it, another folder to write to, or --resume never "
+                         "to start over")
+
+
+def _both_told(keys, flags, recorded, other_model):
+    """The differing flags of two runs, and their models where they are others, as two texts; what tells most first."""
+    if flags[0]["dataset"] != flags[1]["dataset"]:  # even where it alone would be free
+        keys = ["dataset", *(key for key in keys if key != "dataset")]
+    found = []
+    for resolved, run in zip(flags, recorded, strict=True):
+        names = resolved | {"dataset": run.get("flags", {}).get("dataset")}  # as it was spelt
+        words = [_told(key, names, _given(run)) for key in keys]
+        if other_model:
+            words.insert(keys[:1] == ["dataset"], _model_told(names, run))
+        found.append(", ".join(words[:MOST]) + (f" and {len(words) - MOST} more" if len(words) > MOST else ""))
+    return found
+
+
+def _why_not(keys, now):
+    """Why a pruning can't be made longer."""
+    if "prune_iter" in keys:
+        return (", and what an iteration removes under a target depends on their number (prune the last iteration's "
+                "model further: prune_model.py --base_model_path)")
+    return ", and iterations that are done had as many epochs" if "epoch_num" in keys and "prune_iter" in now else ""
+
+
+def _given(run):
+    """Names of the flags on a record's command line, with dashes; empty where it has none."""
+    words = run.get("argv")
+    return {str(word).split("=")[0] for word in words} if isinstance(words, list) else set()
+
+
+def _told(key, names, given):
+    """A flag as it has to be given to have its value among `names`, and whether it was a default, by what was given."""
+    value = names.get(key)
+    if value is None or value is False:
+        return f"--no-{key}" if f"--no-{key}" in given else f"no --{key}"
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if key == "target_macs" and len(values) == 2 and records.is_number(values[0]):
+        values = [f"{values[0]:g}{'x' if values[1] is True else ''}"]
+    return (f"--{key}" + ("" if value is True else f" {' '.join(map(str, values)):.200}")
+            + (" (default)" if given and f"--{key}" not in given else ""))
+
+
+def _model_flag(names):
+    """The flag, of those of a run, that names the model that it started from."""
+    return "base_model_path" if "base_model_path" in names else "root_folder" if "lambda1" in names else "model_path"
+
+
+def _model_told(names, run):
+    """The model that a run started from, with the beginning of its checksum."""
+    words, digest = _told(_model_flag(names), names, _given(run)), run.get("parent_sha256")
+    return words if digest is None else f"{words} (sha256 {digest!s:.8}...)"
+
+
+def is_shorter(before, run, length):
+    """Whether the run that a record tells of was to have fewer epochs or iterations; False for a broken record."""
+    then = before["flags"].get(length) if isinstance(before, dict) and isinstance(before.get("flags"), dict) else None
+    return records.is_number(then) and then < run["flags"][length]
+
+
+def _checksum(run):
+    """The checksum of the images of a run's folder, where its record has one."""
+    source = run.get("source")
+    return source[1] if isinstance(source, list) and len(source) == 2 and isinstance(source[1], str) else None
+
+
+def _may_have_moved(before, run):
+    """Whether only the images, which aren't read yet, can tell if a run had the data that this one has."""
+    then, now = (records.place(record["flags"].get("dataset")) for record in (before, run))
+    return _checksum(before) is not None and "source" not in run and then != now and isinstance(now, str) and (
+        os.path.isdir(now))
+
+
+def continuation(folder, run):
+    """How a run of training in a folder goes on with another number of epochs than it was to have.
+
+    An unfinished one keeps its optimiser and takes the schedule of the new length from its next step on. A finished one
+    starts another cycle of the schedule from its best weights (warm restarts: Loshchilov and Hutter 2017, SGDR, arXiv
+    1608.03983, section 3), since its optimiser isn't kept, and its rate ended at 0.
+
+    Args:
+        folder: where `training.fit` writes.
+        run: what `records.run_record` gives; where the run goes on so, or once did, its 'continued' tells of each
+            time: after_epoch, epoch_num as it was before, schedule: 'stretched' or 'anew'.
+
+    Returns:
+        Epochs that were done when the schedule began that holds now: 0 for a run that never started another.
+    """
+    folder, wanted = Path(folder), run["flags"].get("epoch_num")
+    run.pop("continued", None)
+    unfinished = (folder / records.STATE).exists()
+    try:
+        done, history = _history_of_state(folder / records.STATE) if unfinished else _finished_history(folder)
+        before = history["run"]
+        check_same_run(before, run, folder, length="epoch_num")
+        then, steps = before["flags"].get("epoch_num"), checked_steps(before)
+    except Exception:  # of nearly any kind; `training.fit` says what is wrong
+        return 0
+    if unfinished and then != wanted:
+        steps = [*steps, {"after_epoch": done, "epoch_num": then, "schedule": "stretched"}]
+    elif not unfinished and records.is_number(then) and wanted > then == done:
+        steps = [*steps, {"after_epoch": done, "epoch_num": then, "schedule": "anew"}]
+    elif not unfinished:
+        return 0
+    if steps:
+        run["continued"] = steps
+    return max((step["after_epoch"] for step in steps if step["schedule"] == "anew"), default=0)
+
+
+def checked_steps(run):
+    """A record's 'continued', or an empty list. Raises ValueError where it isn't what `continuation` writes."""
+    steps = run.get("continued", [])
+    if not (isinstance(steps, list) and all(
+            isinstance(step, dict) and set(step) == {"after_epoch", "epoch_num", "schedule"}
+            and type(step["after_epoch"]) is int and step["after_epoch"] > -1 and type(step["epoch_num"]) is int
+            and step["schedule"] in ("anew", "stretched") for step in steps)):
+        raise ValueError("'continued' of another kind")
+    return steps
+
+
+def _history_of_state(path):
+    from compress.storage import states
+
+    meta = states.read_meta(path)
+    return meta["epoch"], meta["history"]
+
+
+def _finished_history(folder):
+    """(epochs, history) of a run that has ended. Raises Exception of several kinds where there is none."""
+    history = records.read_json(folder / "history.json", "")
+    if history["checkpoint"]["sha256"] != sha256(folder / "model.h5"):
+        raise ValueError("another model")
+    return len(history["val_acc"]), history

@@ -1,0 +1,121 @@
+"""What a newcomer meets first: messages that fit the terminal, --help and a run without packages, slips in flags."""
+
+import importlib
+import itertools
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SCRIPTS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compress import errors
+from compress.cli import messages, values
+
+ROOT = Path(__file__).parents[2]
+LINE = ("train_base_model.py: --save_folder: received ./model/a_long_name/of_a_folder/base_model, which holds a run of "
+        "other flags; go on with: python train_base_model.py --dataset './my images; all' --save_folder "
+        "./model/a_long_name/of_a_folder/base_model; or choose another")
+
+
+# ---- width ----
+
+@given(st.lists(st.text("abc/-漢", min_size=1, max_size=60), min_size=1), st.integers(20, 120))
+def test_lines_break_at_blanks_alone_and_fit(words, width):
+    text = " ".join(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages, "columns", lambda stream: width)
+        lines = messages.wrapped(text, None).split("\n")
+    assert " ".join(lines) == text
+    for line in lines:
+        assert " " not in line or messages._length(line) <= width
+    for line, after in itertools.pairwise(lines):  # none ends earlier than it must
+        assert messages._length(f"{line} {after.split(' ')[0]}") > width
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_command_to_copy_has_a_line_of_its_own(width, monkeypatch):
+    monkeypatch.setattr(messages, "columns", lambda stream: width)
+    lines = messages.wrapped(LINE, None).split("\n")
+    command = LINE[LINE.index("python train"):LINE.rindex("; or")]
+    assert command in lines and lines[-1] == "or choose another"
+    assert all(len(line) <= width for line in lines if line != command)
+
+
+def test_a_terminal_gets_lines_and_a_pipe_one():
+    code = f"from compress.cli import messages; messages.tell({LINE!r})"
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr == LINE + "\n"
+    outer, inner = pty.openpty()
+    os.set_blocking(outer, False)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env | {"COLUMNS": "70"}, stderr=inner, check=True)
+    os.close(inner)
+    lines = os.read(outer, 4096).decode().split()
+    os.close(outer)
+    assert lines == LINE.replace("python", "\npython").replace("; or", " or").split()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_fits_80_columns_and_its_examples_can_be_copied(script, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = importlib.import_module(script).build_parser()
+    text = parser.format_help()
+    assert max(map(len, text.splitlines())) <= 80
+    examples = text[text.index("example:\n"):].replace("\\\n", "")
+    commands = [re.sub(" +", " ", line).strip() for line in examples.splitlines() if line.startswith("  python")]
+    assert [line.partition("  #")[0] for line in commands] == [
+        line.partition("  #")[0].strip() for line in parser.epilog.splitlines()[1:]]
+
+
+# ---- an installation that isn't there ----
+
+RUNS = {"knowledge_distillation": ["--root_folder", "model/kd_model"], "report": ["--root_folder", "model"],
+        "evaluate_model": ["--model_path", "model/kd_model/model.h5"],
+        "plot_train_history": ["--history_path", "model/kd_model/history.json"]}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_without_packages_help_works_and_a_run_says_how_to_install_them(script):
+    code = (f"import sys, {script}\ntry: {script}.main(['--help'])\nexcept SystemExit as end: assert not end.code\n"
+            f"sys.argv[0] = '{script}.py'\nsys.exit({script}.main({RUNS.get(script, [])!r}))")
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": ""})
+    assert done.returncode == 2 and done.stdout.startswith("usage: ")
+    assert re.fullmatch(rf"{script}\.py: the package \w+ is not installed for \S+; expected those of requirements.txt: "
+                        rf"make install; then: .venv/bin/python {script}\.py\n", done.stderr)
+
+
+def test_a_missing_module_of_the_suite_is_a_defect():
+    assert errors.of_the_system(ModuleNotFoundError("No module named 'compress.x'", name="compress.x")) is None
+    assert "pillow" in errors.of_the_system(ModuleNotFoundError("No module named 'PIL'", name="PIL"))
+
+
+# ---- slips in flags ----
+
+@pytest.mark.parametrize(("script", "words", "says"), [
+    ("train_base_model", ["--dataset", "mnist"], "--dataset: received 'mnist', which is no data set and no folder; "
+     "expected cifar10, cifar100, digits, or the path of a folder with a subfolder of images for each class"),
+    ("train_base_model", ["--dataset", "CIFAR-10"], "did you mean cifar10?"),
+    ("train_base_model", ["--epoch_num", "1_0"], "--epoch_num: received '1_0', expected a whole number"),
+    ("train_base_model", ["--warmup", "0.1_5"], "--warmup: received '0.1_5', expected a number"),
+    ("export_model", ["--format", "tflite"], "did you mean litert?"),
+    ("export_model", ["--format", "TF-Lite"], "did you mean litert?"),
+    ("export_model", ["--format", "onnxruntime"], "did you mean onnx?"),
+    ("export_model", ["--format", "tensorrt"], "did you mean onnx?"),
+    ("export_model", ["--format", "tf"], "did you mean savedmodel?"),
+    ("export_model", ["--format", "coreml"], "expected one or several of savedmodel, onnx, litert, litert-int8\n")])
+def test_a_slip_is_named_with_what_was_meant(script, words, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(script).build_parser().parse_args(words)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and says in error and error.count("\n") == 1
+
+
+def test_a_path_that_is_gone_is_left_to_the_script(tmp_path):
+    assert values.data_set("./gone") == "./gone" and values.data_set("digits") == "digits"

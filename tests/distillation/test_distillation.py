@@ -1,0 +1,775 @@
+"""distillation.py against numbers worked by hand, numpy and Keras' own distillation losses."""
+
+import argparse
+import copy
+import itertools
+import math
+
+import keras
+import numpy as np
+import pytest
+from conftest import narrow_widths, randomised
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from compress.cli import student_flags
+from compress.distillation import distiller as distillation
+from compress.distillation import student as students
+from compress.errors import InputError
+from compress.graph import resnet
+from compress.pruning import criteria, masks
+from compress.storage import states
+from compress.training import fit
+
+RNG = np.random.default_rng(3)
+IMAGES = RNG.integers(0, 256, (6, 32, 32, 3)).astype("uint8")
+LABELS = RNG.integers(0, 10, 6)
+TEACHER_LOGITS, STUDENT_LOGITS = RNG.normal(0, 3, (2, 9, 10)).astype("float32")
+LAMBDAS, HARD = (0.7, 0.3, 0.2), 0.45
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
+
+
+def pixels(count=6):
+    """The images as `fit` hands them on, as a tensor."""
+    return keras.ops.convert_to_tensor(IMAGES[:count])
+
+
+def arrays(variables):
+    return [np.array(v) for v in variables]
+
+
+def same(before, after):
+    return all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+# ---- losses ----
+
+@pytest.mark.parametrize(("temperature", "teacher", "student", "expected"), [
+    # p_t = (3/4, 1/4), p_s = (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2)
+    (1, [np.log(3.0), 0.0], [0.0, 0.0], 0.75 * np.log(1.5) + 0.25 * np.log(0.5)),
+    # the same halves and quarters at T = 4, times 16
+    (4, [4 * np.log(3.0), 0.0], [0.0, 0.0], 16 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))),
+    # p_t = (1/2, 1/2), p_s = (1/10, 9/10): 1/2 ln(5) + 1/2 ln(5/9)
+    (1, [2.0, 2.0], [0.0, np.log(9.0)], 0.5 * np.log(5) + 0.5 * np.log(5 / 9)),
+    (4, [2.0, 2.0], [0.0, 4 * np.log(9.0)], 16 * (0.5 * np.log(5) + 0.5 * np.log(5 / 9))),
+])
+def test_backbone_loss_by_hand(temperature, teacher, student, expected):
+    loss = float(distillation.backbone_loss(np.float32([teacher]), np.float32([student]), temperature))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    # two equal rows have the loss of one: the batch is averaged
+    twice = distillation.backbone_loss(np.float32([teacher] * 2), np.float32([student] * 2), temperature)
+    assert float(twice) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5, 4.0, 20.0])
+def test_backbone_loss_is_numpys_class_sum_and_keras_own(temperature):
+    p, q = (softmax(z.astype("float64") / temperature) for z in (TEACHER_LOGITS, STUDENT_LOGITS))
+    expected = temperature**2 * (p * np.log(p / q)).sum(1).mean()
+    loss = float(distillation.backbone_loss(TEACHER_LOGITS, STUDENT_LOGITS, temperature))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    theirs = keras.distillation.LogitsDistillation(temperature=temperature, loss=keras.losses.KLDivergence())
+    assert loss == pytest.approx(float(theirs.compute_loss(TEACHER_LOGITS, STUDENT_LOGITS)), rel=1e-4)
+
+
+@given(st.floats(0.5, 50), st.floats(-1000, 1000), st.integers(2, 20))
+def test_backbone_loss_is_zero_for_equal_outputs_whatever_their_offset(temperature, offset, classes):
+    logits = np.random.default_rng(classes).normal(0, 5, (4, classes)).astype("float32")
+    assert float(distillation.backbone_loss(logits, logits, temperature)) == 0
+    # float32 resolves 1000 to 6e-5: moved logits aren't quite the same logits
+    assert float(distillation.backbone_loss(logits + np.float32(offset), logits, temperature)) == pytest.approx(
+        0, abs=1e-2)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_losses_are_stable_at_scores_of_a_thousand(sign):
+    z = np.float32([[1000 * sign, -1000 * sign]])
+    # p_t = (1, 0) against p_s = (0, 1): log p_s = -2000 / T
+    assert float(distillation.backbone_loss(z, -z, 4.0)) == pytest.approx(16 * 2000 / 4)
+    right, wrong = (float(distillation.binary_cross_entropy(np.float32([[1000 * sign]]), target))
+                    for target in ((1, 0) if sign > 0 else (0, 1)))
+    assert right == 0
+    assert wrong == pytest.approx(1000)
+
+
+def test_intermediate_loss_by_hand():
+    teacher = [np.float32([[[[1, 2]]]]), np.zeros((2, 2, 1, 1), "float32")]
+    student = [np.float32([[[[0, 4]]]]), np.float32([1, 2, 3, 4]).reshape(2, 2, 1, 1)]
+    # (1 + 4) / 2 + (1 + 4 + 9 + 16) / 4
+    assert float(distillation.intermediate_loss(teacher, student)) == pytest.approx(2.5 + 7.5)
+    assert float(distillation.intermediate_loss(teacher, teacher)) == 0
+    with pytest.raises(ValueError, match="zip"):
+        distillation.intermediate_loss(teacher, student[:1])
+
+
+@pytest.mark.parametrize(("target", "expected"), [
+    (1, (-np.log(0.5) - np.log(0.8)) / 2), (0, (-np.log(0.5) - np.log(0.2)) / 2)])
+def test_binary_cross_entropy_by_hand_and_as_keras(target, expected):
+    scores = np.float32([[0.0], [np.log(4.0)]])  # probabilities 1/2 and 4/5
+    assert float(distillation.binary_cross_entropy(scores, target)) == pytest.approx(expected, rel=1e-5)
+    keras_loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    many = RNG.normal(0, 4, (50, 1)).astype("float32")
+    assert float(distillation.binary_cross_entropy(many, target)) == pytest.approx(
+        float(keras_loss(np.full_like(many, target), many)), rel=1e-5)
+
+
+# ---- regressors and discriminator ----
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_constant_regressor_is_numpys_convolution(k):
+    x = RNG.normal(0, 1, (2, 5, 4, 3)).astype("float32")
+    got = np.asarray(distillation.ConstantRegressor(7, (k, k))(x))
+    expected = np.zeros((2, 6 - k, 5 - k, 7))
+    for i in range(6 - k):
+        for j in range(5 - k):
+            window = x[:, i:i + k, j:j + k, :].sum((1, 2, 3)) / k**2  # every output channel sees the same kernel
+            expected[:, i, j, :] = window[:, None]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+STUDENT_SHAPES = [(None, 8, 8, 4), (None, 4, 4, 5), (None, 3, 3, 6), (None, 2, 2, 9)]
+TEACHER_SHAPES = [(None, 8, 8, 8), (None, 4, 4, 9), (None, 2, 2, 10), (None, 1, 1, 12)]
+
+
+def test_conv1x1_regressors_are_three_convolutions_of_the_mean_width():
+    shapes = [(*s[:3], t[-1]) for s, t in zip(STUDENT_SHAPES, TEACHER_SHAPES, strict=True)]
+    regressors = distillation.build_regressors("conv1x1", STUDENT_SHAPES, shapes)
+    assert len(regressors) == 4
+    for regressor, student, teacher in zip(regressors, STUDENT_SHAPES, shapes, strict=True):
+        kernels = [v.shape for v in regressor.trainable_variables if v.name == "kernel"]
+        width = (student[-1] + teacher[-1]) // 2
+        assert kernels == [(1, 1, student[-1], width), (1, 1, width, width), (1, 1, width, teacher[-1])]
+        assert [layer.activation.__name__ for layer in regressor.layers] == ["relu", "relu", "linear"]
+        x = RNG.normal(0, 1, (2, *student[1:])).astype("float32")
+        y = np.asarray(regressor(x))
+        assert y.shape == (2, *teacher[1:])
+        hidden = x.astype("float64")
+        for i, layer in enumerate(regressor.layers):
+            kernel, bias = arrays(layer.weights)
+            hidden = hidden @ kernel[0, 0] + bias
+            hidden = np.maximum(hidden, 0) if i < 2 else hidden
+        np.testing.assert_allclose(y, hidden, rtol=1e-3, atol=1e-4)
+
+
+def test_constant_regressors_have_the_teachers_shapes_and_nothing_to_train():
+    regressors = distillation.build_regressors("constant", STUDENT_SHAPES, TEACHER_SHAPES)
+    for regressor, student, teacher in zip(regressors, STUDENT_SHAPES, TEACHER_SHAPES, strict=True):
+        assert regressor(np.ones((2, *student[1:]), "float32")).shape == (2, *teacher[1:])
+        assert regressor.variables == []
+
+
+def test_discriminator_is_512_256_1_before_the_sigmoid():
+    model = distillation.build_discriminator(10)
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    assert [tuple(v.shape) for layer in dense for v in layer.weights] == [
+        (10, 512), (512,), (512, 256), (256,), (256, 1), (1,)]
+    assert [type(layer).__name__ for layer in model.layers] == ["Dense", "BatchNormalization", "LeakyReLU"] * 2 + [
+        "Dense"]
+    x = TEACHER_LOGITS.astype("float64")
+    for i in range(2):  # batch statistics, since it is only ever used in training
+        kernel, bias = arrays(dense[i].weights)
+        x = x @ kernel + bias
+        x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
+        x = np.where(x > 0, x, 0.25 * x)
+    kernel, bias = arrays(dense[2].weights)
+    np.testing.assert_allclose(np.asarray(model(TEACHER_LOGITS, training=True)), x @ kernel + bias, rtol=1e-2,
+                               atol=1e-3)
+
+
+# ---- the distiller ----
+
+def calm(model):
+    """The model with quiet residual branches: features and logits of order 1, so that no loss drowns the others."""
+    for layer in model.layers:
+        if layer.name.endswith(("_0_bn", "_3_bn")):
+            layer.gamma.assign(0.2 * np.array(layer.gamma))
+            layer.beta.assign(0.2 * np.array(layer.beta))
+    head = model.get_layer("predictions").kernel  # Keras' own weights would make logits of order 0.1
+    head.assign(np.random.default_rng(3).normal(0, 1, head.shape))
+    return model
+
+
+def build_distiller(lambdas=LAMBDAS, hard=HARD, **more):
+    """A distiller between narrow networks whose streams differ, with lively weights."""
+    teacher = calm(randomised(resnet.build_resnet(widths=narrow_widths()), 1))
+    student = calm(randomised(resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), 2))
+    return distillation.Distiller(teacher, student, lambdas, hard_label_weight=hard, **more)
+
+
+def test_a_mirrored_teacher_answers_the_mean_of_both_images():
+    distiller = build_distiller((1.0, 0.5, 0.0), mirror=True)
+    plain = build_distiller((1.0, 0.5, 0.0))
+    x = pixels()
+    outputs = distiller(x, training=False)
+    parts, others = (d.compute_parts(x, LABELS, outputs[0], outputs[1:]) for d in (distiller, plain))
+    one, other = (np.asarray(distiller.teacher(images)[0]) for images in (x, np.asarray(x)[:, :, ::-1]))
+    assert np.abs(one - other).max() > 0.01
+    wanted = distillation.backbone_loss((one + other) / 2, outputs[0], 4.0)
+    np.testing.assert_allclose(parts["backbone"], wanted, rtol=1e-5)
+    assert abs(float(parts["backbone"]) / float(others["backbone"]) - 1) > 1e-3
+    np.testing.assert_allclose(parts["hard_label"], others["hard_label"], rtol=1e-6)
+    features = distiller.teacher(x)[1:]  # they have places, which a mirror moves
+    regressed = [regress(f) for regress, f in zip(distiller.regressors, outputs[1:], strict=True)]
+    np.testing.assert_allclose(parts["intermediate"], distillation.intermediate_loss(features, regressed), rtol=1e-5)
+
+
+def test_an_annealed_teacher_falls_silent_step_by_step():
+    distiller = build_distiller((1.0, 0.5, 0.0), annealed_steps=4)
+    x = pixels()
+    outputs = distiller(x, training=False)
+    parts = {name: float(part) for name, part in distiller.compute_parts(x, LABELS, outputs[0], outputs[1:]).items()}
+    for share in (1, 0.75, 0.5, 0.25, 0, 0):
+        total = distiller.compute_loss(x, LABELS, outputs)
+        assert float(total) == pytest.approx(share * (parts["backbone"] + 0.5 * parts["intermediate"])
+                                             + HARD * parts["hard_label"], rel=1e-5)
+        distiller.compute_loss(x, LABELS, outputs, training=False)  # a validation counts nothing
+
+
+def test_a_state_holds_how_far_a_teacher_has_fallen_silent(tmp_path):
+    from compress.storage import states
+
+    images, labels = np.asarray(pixels()), np.asarray(LABELS)
+    steps = []
+    for _ in range(2):
+        distiller = build_distiller((1.0, 0.0, 0.0), annealed_steps=9)
+        distiller.compile("sgd")
+        distiller.optimizer.build(distiller.trainable_variables)
+        if (tmp_path / "state.npz").exists():
+            states.load_state(distiller, tmp_path / "state.npz")
+        distiller.fit(images, labels, batch_size=len(images) // 2, epochs=1, verbose=0)
+        states.save_state(distiller, tmp_path / "state.npz", {})
+        steps.append(float(distiller.steps_done))
+    assert steps == [2, 4]
+
+
+@pytest.fixture(scope="module")
+def distiller():
+    """One whose trainable weights no test changes."""
+    return build_distiller(label_smoothing=0.1)
+
+
+@pytest.fixture(scope="module")
+def gradients(distiller):
+    """(parts, total, {(loss, group): gradients}) of one forward and as many backward passes."""
+    import tensorflow as tf
+
+    groups = {"student": distiller.student.trainable_variables, "teacher": distiller.teacher.weights,
+              "discriminator": distiller.discriminator.trainable_variables,
+              "regressors": [v for regressor in distiller.regressors for v in regressor.trainable_variables]}
+    with tf.GradientTape(persistent=True) as tape:
+        for v in distiller.teacher.weights:
+            tape.watch(v.value)
+        outputs = distiller(pixels(), training=True)
+        parts = distiller.compute_parts(pixels(), LABELS, outputs[0], outputs[1:])
+        total = distiller.compute_loss(pixels(), LABELS, outputs)
+    losses = parts | {"total": total}
+    flat = [v for variables in groups.values() for v in variables]
+    found = {}
+    for name, loss in losses.items():
+        values = iter(tape.gradient(loss, [v.value for v in flat]))
+        for group, variables in groups.items():
+            found[name, group] = [None if g is None else np.array(g) for g in (next(values) for _ in variables)]
+    return {name: float(part) for name, part in parts.items()}, float(total), found
+
+
+def size(grads):
+    return sum(float(np.abs(g).sum()) for g in grads if g is not None)
+
+
+@pytest.mark.parametrize(("loss", "moved"), [
+    ("backbone", {"student"}), ("intermediate", {"student", "regressors"}), ("adversarial", {"student"}),
+    ("hard_label", {"student"}), ("discriminator", {"discriminator"}),
+    ("total", {"student", "regressors", "discriminator"})])
+def test_each_loss_moves_what_it_should_and_nothing_else(gradients, loss, moved):
+    found = gradients[2]
+    for group in ("student", "teacher", "discriminator", "regressors"):
+        assert (size(found[loss, group]) > 0) == (group in moved), group
+
+
+def test_every_regressor_variable_learns_and_every_stage_of_the_student_too(distiller, gradients):
+    found = gradients[2]
+    assert len(found["intermediate", "regressors"]) == 4 * 6
+    assert all(np.abs(g).max() > 0 for g in found["intermediate", "regressors"])
+    names = [v.path for v in distiller.student.trainable_variables]
+    for stage in "2345":
+        kernels = [g for name, g in zip(names, found["adversarial", "student"], strict=True)
+                   if name.startswith(f"conv{stage}_block1_1_conv/kernel")]
+        assert len(kernels) == 1 and np.abs(kernels[0]).max() > 0
+
+
+def test_one_backward_pass_gives_each_its_own_gradient(gradients):
+    _, _, found = gradients
+    # student: the weighted sum, without the discriminator's loss; discriminator: its own loss alone, lambda3 or not
+    weights = dict(zip(distillation.LOSSES, LAMBDAS, strict=True)) | {"hard_label": HARD}
+
+    def flat(name):
+        return np.concatenate([np.zeros(v.size) if g is None else g.ravel() for g, v in zip(
+            found[name, "student"], found["total", "student"], strict=True)])
+
+    mine = {name: weight * flat(name) for name, weight in weights.items()}
+    total = flat("total")
+    for name, part in mine.items():
+        assert np.linalg.norm(part) > 3e-3 * np.linalg.norm(total), name  # none is too small to be missed
+    assert np.linalg.norm(total - sum(mine.values())) < 1e-4 * np.linalg.norm(total)
+    for total, own in zip(found["total", "discriminator"], found["discriminator", "discriminator"], strict=True):
+        np.testing.assert_allclose(total, own, rtol=1e-4, atol=1e-7)
+
+
+def test_total_loss_is_the_weighted_sum(gradients):
+    parts, total, _ = gradients
+    assert set(parts) == {"backbone", "intermediate", "adversarial", "hard_label", "discriminator"}
+    expected = sum(weight * parts[name] for name, weight in zip(distillation.LOSSES, LAMBDAS, strict=True))
+    assert total == pytest.approx(expected + HARD * parts["hard_label"] + parts["discriminator"], rel=1e-5)
+
+
+def test_the_parts_are_the_losses_of_both_networks(distiller, gradients):
+    parts = gradients[0]
+    teacher, *teacher_features = arrays(distiller.teacher(pixels(), training=False))
+    student, *features = arrays(distiller.student(pixels(), training=True))
+    p, q = softmax(teacher / 4), softmax(student / 4)
+    assert parts["backbone"] == pytest.approx(16 * (p * np.log(p / q)).sum(1).mean(), rel=1e-3)
+    regressed = [np.asarray(r(f)) for r, f in zip(distiller.regressors, features, strict=True)]
+    assert parts["intermediate"] == pytest.approx(sum(
+        ((t - r) ** 2).mean() for t, r in zip(teacher_features, regressed, strict=True)), rel=1e-4)
+    of_teacher, of_student = (sigmoid(distiller.discriminator(z, training=True)) for z in (teacher, student))
+    assert parts["adversarial"] == pytest.approx(-np.log(of_student).mean(), rel=1e-3)
+    assert parts["discriminator"] == pytest.approx(
+        -np.log(of_teacher).mean() - np.log(1 - of_student).mean(), rel=1e-3)
+    targets = 0.9 * np.eye(10)[LABELS] + 0.1 / 10
+    assert parts["hard_label"] == pytest.approx(-(targets * np.log(softmax(student))).sum(1).mean(), rel=1e-3)
+
+
+def test_holding_the_discriminator_fixed_leaves_its_statistics_alone(distiller):
+    before = arrays(distiller.discriminator.variables)
+    distiller._fixed_discriminator(TEACHER_LOGITS)
+    assert same(before, arrays(distiller.discriminator.variables))
+
+
+def test_validation_loss_is_the_students_plain_cross_entropy(distiller):
+    distiller.compile(keras.optimizers.SGD(), run_eagerly=True,
+                      metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    logs = distiller.evaluate(IMAGES, LABELS, batch_size=4, verbose=0, return_dict=True)  # 4 and 2 images
+    logits = np.asarray(distiller.student(pixels(), training=False)[0])
+    assert logs["loss"] == pytest.approx(-np.log(softmax(logits)[np.arange(6), LABELS]).mean(), rel=1e-4)
+    assert logs["accuracy"] == pytest.approx((logits.argmax(1) == LABELS).mean())
+
+
+def test_a_step_moves_student_and_regressors_but_not_teacher_nor_a_resting_discriminator():
+    distiller = build_distiller()
+    adam = keras.optimizers.Adam(0.0)
+    distiller.compile(distillation.TwoOptimizers(keras.optimizers.SGD(1e-3), adam, [
+        v.path for v in distiller.discriminator.trainable_variables]), run_eagerly=True)
+
+    def state():
+        return {"teacher": arrays(distiller.teacher.variables), "student": arrays(distiller.student.variables),
+                "discriminator": arrays(distiller.discriminator.trainable_variables),
+                "regressors": arrays(v for r in distiller.regressors for v in r.trainable_variables)}
+
+    before = state()
+    distiller.train_on_batch(pixels(), LABELS)
+    after = state()
+    assert same(before["teacher"], after["teacher"])  # batch-norm statistics among them
+    assert same(before["discriminator"], after["discriminator"])
+    unmoved = [v.path for v, a, b in zip(distiller.student.variables, before["student"], after["student"], strict=True)
+               if np.array_equal(a, b)]
+    assert all(path.endswith("_conv/bias") for path in unmoved)  # batch-norm takes a bias away, and its gradient
+    assert not any(np.array_equal(a, b) for a, b in zip(before["regressors"], after["regressors"], strict=True))
+    adam.learning_rate.assign(1e-3)
+    distiller.train_on_batch(pixels(), LABELS)
+    kernel = 0  # Adam's bias-corrected steps are about as long as its rate, whatever lambda3 is
+    step = np.abs(state()["discriminator"][kernel] - before["discriminator"][kernel])
+    assert 1e-4 < step.mean() < 1.5e-3
+    assert same(before["teacher"], state()["teacher"])
+
+
+@pytest.mark.parametrize(("lambdas", "hard", "names"), [
+    ((1, 0, 0), 0, ["backbone"]), ((0, 1, 0), 0, ["intermediate"]), ((0, 0, 1), 0, ["adversarial", "discriminator"]),
+    ((0, 0, 0), 1, ["hard_label"])])
+def test_a_weight_of_zero_leaves_its_part_out(lambdas, hard, names):
+    distiller = build_distiller(lambdas, hard)
+    assert distiller.part_names() == names == [tracker.name for tracker in distiller.trackers]
+    assert bool(distiller.regressors) == bool(lambdas[1])
+    assert (distiller.discriminator is not None) == bool(lambdas[2])
+    outputs = distiller.student(pixels(2), training=False)
+    assert set(distiller.compute_parts(pixels(2), LABELS[:2], outputs[0], outputs[1:])) == set(names)
+    others = [] if not lambdas[1] and not lambdas[2] else (
+        distiller.discriminator or distiller.regressors[0]).trainable_variables
+    assert len(distiller.trainable_variables) == len(distiller.student.trainable_variables) + len(others) * (
+        4 if lambdas[1] else 1)
+
+
+# ---- two optimisers ----
+
+def toy():
+    """A model of two halves, 'left' for one optimiser and 'right' for the other."""
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="tanh", name="left"),
+                             keras.layers.Dense(2, name="right")])
+
+
+def parts_of_toy():
+    sgd = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10), momentum=0.9, nesterov=True,
+                               weight_decay=0.01)
+    sgd.exclude_from_weight_decay(var_names=["bias"])
+    return sgd, keras.optimizers.Adam(0.02)
+
+
+def two(model):
+    optimizer = distillation.TwoOptimizers(*parts_of_toy(), [v.path for v in model.get_layer("right").weights])
+    model.compile(optimizer, loss="mse")
+    return optimizer
+
+
+TOY_X, TOY_Y = RNG.normal(0, 1, (12, 3)).astype("float32"), RNG.normal(0, 1, (12, 2)).astype("float32")
+
+
+def toy_gradients(model):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = keras.ops.mean((model(TOY_X) - TOY_Y) ** 2)
+    return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+
+def test_two_optimizers_are_two_optimisers_by_hand():
+    model, twin = toy(), toy()
+    twin.set_weights(model.get_weights())
+    optimizer = two(model)
+    left, right = parts_of_toy()
+    for step in range(1, 6):
+        model.train_on_batch(TOY_X, TOY_Y)
+        grads = toy_gradients(twin)
+        left.apply(grads[:2], twin.get_layer("left").trainable_variables)
+        right.apply(grads[2:], twin.get_layer("right").trainable_variables)
+        for ours, theirs in zip(model.get_weights(), twin.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert int(optimizer.iterations) == step
+    assert [int(part.iterations) for part in optimizer.parts] == [5, 5]
+
+
+def test_two_optimizers_variables_are_each_part_s_once():
+    model = toy()
+    optimizer = two(model)
+    optimizer.build(model.trainable_variables)
+    optimizer.build(model.trainable_variables)  # a second call makes no second set of slots
+    assert len({id(v) for v in optimizer.variables}) == len(optimizer.variables)
+    # step and rate of the whole; step and two momenta of SGD on a schedule; step, rate and two times two of Adam
+    assert len(optimizer.variables) == 2 + 3 + 6
+
+
+def test_a_state_holds_all_of_a_distiller_but_its_teacher(tmp_path):
+    teacher = resnet.build_resnet(widths=narrow_widths())
+    student = resnet.build_resnet(widths=narrow_widths(5, 4))
+    distiller = distillation.Distiller(teacher, student, (0.7, 0.3, 0.2))
+    fit.compile_trainer(distiller, keras.optimizers.SGD(), fit.Recipe(1, 2, 0.1))
+    fit._build(distiller, 10)
+    states.save_state(distiller, tmp_path / "state.npz", {})
+    with np.load(tmp_path / "state.npz") as file:
+        held = sum(file[name].size for name in file.files if name != "meta")
+    trained = [student, distiller.discriminator, *distiller.regressors]
+    assert 0 < held - sum(model.count_params() for model in trained) < 100  # steps, rates and metrics
+
+
+def test_two_optimizers_go_on_from_a_file(tmp_path):
+    model = toy()
+    two(model)
+    for _ in range(3):
+        model.train_on_batch(TOY_X, TOY_Y)
+    states.save_state(model, tmp_path / "state.npz", {})
+    other = toy()
+    optimizer = two(other)
+    optimizer.build(other.trainable_variables)
+    states.load_state(other, tmp_path / "state.npz")
+    assert int(optimizer.iterations) == 3
+    assert same(arrays(model.optimizer.variables), arrays(optimizer.variables))
+    fresh = toy()
+    two(fresh)
+    fresh.set_weights(model.get_weights())  # weights without slots: the counter-example
+    for network in (model, other, fresh):
+        network.train_on_batch(TOY_X, TOY_Y)
+    assert same(model.get_weights(), other.get_weights())
+    assert not same(model.get_weights(), fresh.get_weights())
+
+
+# ---- the student ----
+
+def test_dividing_streams_keeps_inner_widths():
+    teacher = resnet.full_widths(50) | {"conv3_block2_1_conv": 17, "conv5_block3_2_conv": 90}
+    widths = students.student_widths(teacher, 50, stream_divisor=32)
+    assert [widths[f"conv{s}_stream"] for s in (2, 3, 4, 5)] == [8, 16, 32, 64]
+    assert {name: width for name, width in widths.items() if not name.endswith("_stream")} == {
+        name: width for name, width in teacher.items() if not name.endswith("_stream")}
+    assert students.student_widths(teacher, 50, stream_divisor=1) == teacher
+    assert min(students.student_widths(teacher, 50, stream_divisor=2048).values()) == 1
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(1, 120), st.integers(0, 2**32 - 1))
+def test_target_compression_is_met_and_not_exceeded_by_a_step(target, seed):
+    rng, full = np.random.default_rng(seed), resnet.full_widths(50)
+    teacher = {name: width if rng.random() < 0.5 else int(rng.integers(4, width + 1))
+               for name, width in full.items()}
+    widths = students.student_widths(teacher, 50, target_compression=target)
+    limit = resnet.cost_of(full)[0] / target
+
+    def narrowed(step):
+        return {name: min(teacher[name], max(masks.FLOOR, round(step / 1024 * full[name]))) for name in full}
+
+    low, high = 1, 1025  # the widest that fits, by bisection: parameters only grow with the factor
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if resnet.cost_of(narrowed(middle))[0] <= limit else (low, middle)
+    assert widths == narrowed(low)
+    assert resnet.cost_of(widths)[0] <= limit
+    assert all(widths[name] <= teacher[name] for name in full)
+
+
+@pytest.mark.parametrize("round_to", [2, 3, 5, 6, 7, 12])
+def test_widths_are_multiples_of_any_number_and_keep_their_floor(round_to):
+    full = resnet.full_widths(50)
+    teacher = full | {"conv2_block1_1_conv": 5, "conv2_block1_2_conv": 4}
+    for target in (3, 150):
+        widths = students.student_widths(teacher, 50, target_compression=target, round_to=round_to)
+        assert all(width % round_to == 0 or width == teacher[name] < round_to for name, width in widths.items())
+        assert min(width for name, width in widths.items() if teacher[name] > 9) >= masks.FLOOR
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(1.5, 60), st.sampled_from([8, 16, 32]), st.integers(0, 2**32 - 1))
+def test_rounded_widths_are_multiples_and_the_next_wider_ones_break_the_budget(target, round_to, seed):
+    rng, full = np.random.default_rng(seed), resnet.full_widths(50)
+    teacher = {name: width if rng.random() < 0.5 else int(rng.integers(4, width + 1)) for name, width in full.items()}
+    widths = students.student_widths(teacher, 50, target_compression=target, round_to=round_to)
+    assert all(width % round_to == 0 or width == teacher[name] < round_to for name, width in widths.items())
+    assert all(widths[name] <= teacher[name] for name in full)
+    limit = resnet.cost_of(full)[0] / target
+    assert resnet.cost_of(widths)[0] <= limit
+    counts = {name: width // round_to for name, width in widths.items()}  # 0: kept as the teacher has it
+    wanted = {name: full[name] / round_to for name, count in counts.items() if 0 < count < teacher[name] // round_to}
+    if wanted:  # the factor at which the first layer becomes a multiple wider, and all others that do with it
+        first = min((count + 0.5) / wanted[name] for name, count in counts.items() if name in wanted)
+        wider = {name: width + round_to * (name in wanted and (counts[name] + 0.5) / wanted[name] < first + 1 / 512)
+                 for name, width in widths.items()}
+        assert resnet.cost_of(wider)[0] > limit
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(3, 40), st.floats(0.5, 1.1), st.floats(0.5, 1.5))
+@example(39.25, 0.9609375, 0.6)  # 94.5 % of the MACs: a step of the factor widens several layers at once
+def test_two_budgets_are_met_and_the_next_wider_student_breaks_one(target, ratio, tilt):
+    full = resnet.full_widths(50)
+    parameters, macs = resnet.cost_of(full)
+    limits = parameters / target, macs / (target * ratio)
+    widths = students.student_widths(full, 50, target_compression=target, target_macs=limits[1], tilt=tilt)
+    shares = [used / limit for used, limit in zip(resnet.cost_of(widths), limits, strict=True)]
+    assert max(shares) <= 1
+
+    def narrowed(step):
+        return {name: min(width, max(masks.FLOOR, round(step / 1024 * tilt ** (resnet.stage_of(name) - 3) * width), 1))
+                for name, width in full.items()}
+
+    last = max(step for step in range(4 * 1024 + 1) if narrowed(step) == widths)
+    assert any(used > limit for used, limit in zip(resnet.cost_of(narrowed(last + 1)), limits, strict=True))
+    factors = [widths[f"conv{s}_stream"] / full[f"conv{s}_stream"] for s in (2, 3, 4, 5)]
+    if min(factors) > 0.02 and max(factors) < 1:
+        steps = [late / early for early, late in itertools.pairwise(factors)]
+        assert steps == pytest.approx([tilt] * 3, rel=0.15)  # whole channels
+
+
+def test_a_tilt_below_1_widens_early_stages_and_leaves_fewer_parameters_at_the_same_macs():
+    full = resnet.full_widths(50)
+    budgets = {"target_compression": 12.82, "target_macs": resnet.cost_of(full)[1] / 14}
+    alike, tilted = (students.student_widths(full, 50, **budgets, tilt=tilt) for tilt in (1.0, 0.7))
+    assert resnet.cost_of(tilted)[1] == pytest.approx(resnet.cost_of(alike)[1], rel=0.03)
+    assert resnet.cost_of(tilted)[0] < 0.7 * resnet.cost_of(alike)[0]
+    assert tilted["conv2_stream"] > alike["conv2_stream"] and tilted["conv5_stream"] < alike["conv5_stream"]
+
+
+def test_macs_out_of_reach_are_told():
+    full = resnet.full_widths(50)
+    least = resnet.cost_of(dict.fromkeys(full, masks.FLOOR))[1]
+    with pytest.raises(ValueError, match=f"{least:,} MACs"):
+        students.student_widths(full, 50, target_compression=4, target_macs=least - 1)
+
+
+def test_layers_that_pruning_left_narrower_stay():
+    full = resnet.full_widths(50)
+    teacher = full | {"conv4_block2_1_conv": 5, "conv2_block1_2_conv": 4}
+    widths = students.student_widths(teacher, 50, target_compression=4)
+    assert widths["conv4_block2_1_conv"] == 5 and widths["conv2_block1_2_conv"] == 4
+    assert widths["conv4_block3_1_conv"] == pytest.approx(widths["conv5_stream"] / 2048 * 256, abs=1)
+    # a teacher that is small enough already becomes the student as it is
+    assert students.student_widths(narrow_widths(), 50, target_compression=2) == narrow_widths()
+
+
+def test_an_unreachable_compression_says_what_can_be_reached():
+    full = resnet.full_widths(50)
+    least = resnet.cost_of(dict.fromkeys(full, masks.FLOOR))[0]
+    with pytest.raises(ValueError, match=f"{least:,} parameters, a compression of"):
+        students.student_widths(full, 50, target_compression=1e6)
+    reachable = resnet.cost_of(full)[0] / least
+    assert set(students.student_widths(full, 50, target_compression=reachable).values()) == {masks.FLOOR}
+
+
+def test_an_inheriting_student_holds_slices_of_the_teacher():
+    teacher = randomised(resnet.build_resnet(widths=narrow_widths(blocks=None)), 5)
+    widths = narrow_widths(inner=5, stream=4, stem=3, blocks=None) | {"conv3_stream": 6, "conv4_block2_1_conv": 2}
+    student = students.inherit_student(teacher, widths)
+    assert resnet.widths_of(student) == widths
+    wiring = list(resnet.wiring((3, 4, 6, 3), "imagenet"))
+    scores = criteria.compute_group_scores(teacher, wiring)
+    kept = {group: np.sort(np.argsort(scores[group])[:width]) for group, width in widths.items()} | {"rgb": [0, 1, 2]}
+    for name, _, read, written in wiring:
+        kernel, bias = arrays(teacher.get_layer(f"{name}_conv").weights)
+        ours = arrays(student.get_layer(f"{name}_conv").weights)
+        assert np.array_equal(ours[0], kernel[:, :, kept[read]][..., kept[written]]), name
+        assert np.array_equal(ours[1], bias[kept[written]]), name
+        for mine, theirs in zip(student.get_layer(f"{name}_bn").weights, teacher.get_layer(f"{name}_bn").weights,
+                                strict=True):
+            assert np.array_equal(np.array(mine), np.array(theirs)[kept[written]]), name
+    kernel, bias = arrays(teacher.get_layer("predictions").weights)
+    ours = arrays(student.get_layer("predictions").weights)
+    assert np.array_equal(ours[0], kernel[kept["conv5_stream"]]) and np.array_equal(ours[1], bias)
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("imagenet", "half"), *(pytest.param(stem, "cifar", marks=pytest.mark.slow) for stem in ("imagenet", "half"))])
+def test_another_stem_keeps_the_middle_of_the_first_kernel_and_all_other_weights(before, after):
+    sides = {"imagenet": 7, "half": 5, "cifar": 3}
+    teacher = randomised(resnet.build_resnet(widths=narrow_widths(), stem=before), 7)
+    student = students.inherit_student(teacher, resnet.widths_of(teacher), after)
+    assert resnet.architecture_of(student) == resnet.architecture_of(teacher) | {"stem": after}
+    cut = (sides[before] - sides[after]) // 2
+    for theirs, ours in zip(teacher.weights, student.weights, strict=True):
+        theirs, ours = np.array(theirs), np.array(ours)  # noqa: PLW2901
+        if theirs.shape != ours.shape:
+            assert ours.shape[:3] == (sides[after], sides[after], 3)
+            theirs = theirs[cut:-cut, cut:-cut]  # noqa: PLW2901
+        np.testing.assert_array_equal(ours, theirs)
+    if after == "half":  # as far apart and as padded as the ImageNet stem's: with a kernel that is 0 outside, the same
+        kernel = np.zeros_like(np.array(teacher.get_layer("conv1_conv").kernel))
+        kernel[1:6, 1:6] = np.random.default_rng(0).normal(size=(5, 5, 3, kernel.shape[-1]))
+        teacher.get_layer("conv1_conv").kernel.assign(kernel)
+        student = students.rebuilt(teacher, after, resnet.blocks_of(resnet.widths_of(teacher)))
+        first = [keras.Model(net.inputs, net.get_layer("conv1_relu").output)([IMAGES]) for net in (teacher, student)]
+        np.testing.assert_allclose(*map(np.asarray, first), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "strides"), [((32, 32), (4, 2)), ((45, 27), (4, 1)), ((9, 5), (2, 1)),
+                                               ((3, 3), (4, 1))])
+def test_regressors_average_larger_maps_down_to_the_teachers(size, strides):
+    shapes = [[(None, *(math.ceil(n / (stride * 2**stage)) for n in size), channels) for stage in range(4)]
+              for stride, channels in zip(strides, (6, 4), strict=True)]  # behind the stems of teacher and student
+    for name in ("conv1x1", "constant"):
+        for regress, ours, theirs in zip(distillation.build_regressors(name, *reversed(shapes)), *reversed(shapes),
+                                         strict=True):
+            assert regress(np.zeros((2, *ours[1:]), "float32")).shape == (2, *theirs[1:])
+    # the average itself: a map of 2x2 onto one of 1x1
+    regress, = distillation.build_regressors("conv1x1", [(None, 2, 2, 3)], [(None, 1, 1, 5)])
+    x = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype("float32")
+    flat, = distillation.build_regressors("conv1x1", [(None, 1, 1, 3)], [(None, 1, 1, 5)])
+    flat.set_weights(regress.get_weights())
+    np.testing.assert_allclose(np.asarray(regress(x)), np.asarray(flat(x.mean((1, 2), keepdims=True))), rtol=1e-4,
+                               atol=1e-5)
+
+
+def asking(stem):
+    return argparse.Namespace(student_stem=stem, student_blocks=None)
+
+
+def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refused():
+    args = argparse.Namespace(stream_divisor=None, target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85,
+                              round_to=8, student_stem="half", student_blocks=None)
+    architecture = resnet.architecture_of(resnet.build_resnet())
+    whole, widths = resnet.cost_of(resnet.full_widths()), students.choose_widths(args, architecture)
+    parameters, macs = resnet.cost_of(widths, stem="half")
+    assert parameters <= whole[0] / 12.82 and 0.95 * whole[1] / 8 < macs <= whole[1] / 8
+    args.student_stem, args.round_to = "cifar", 16
+    with pytest.raises(InputError, match="--target_macs: received 8x, .*stem cifar; --student_stem imagenet"):
+        students.choose_widths(args, architecture)
+    with pytest.raises(InputError, match="--student_stem: received imagenet, expected half or cifar, as the teacher's"):
+        student_flags.with_form(asking("imagenet"), "half", (3, 4, 6, 3))
+    for asked, stem in ((None, "half"), ("half", "half"), ("cifar", "cifar")):
+        made = student_flags.with_form(asking(asked), "half", (3, 4, 6, 3))
+        assert made.student_stem == stem and made.student_blocks == [3, 4, 6, 3]
+
+
+def test_more_blocks_than_the_teachers_are_refused_and_fewer_are_wider_within_the_same_targets():
+    args = argparse.Namespace(stream_divisor=None, target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85,
+                              round_to=8, student_stem="half", student_blocks=[2, 2, 2, 2])
+    assert student_flags.with_form(args, "half", (3, 4, 6, 3)).student_blocks == [2, 2, 2, 2]
+    with pytest.raises(InputError, match="--student_blocks: received 2 2 2 2, expected at most the teacher's 2 2 1 2"):
+        student_flags.with_form(args, "half", (2, 2, 1, 2))
+    architecture = resnet.architecture_of(resnet.build_resnet())
+    few = students.choose_widths(args, architecture)
+    whole = students.choose_widths(argparse.Namespace(**vars(args) | {"student_blocks": None}), architecture)
+    assert resnet.blocks_of(few) == (2, 2, 2, 2) and resnet.blocks_of(whole) == (3, 4, 6, 3)
+    assert all(few[name] >= whole[name] for name in few) and few["conv4_stream"] > whole["conv4_stream"]
+    for widths in few, whole:
+        parameters, macs = resnet.cost_of(widths, stem="half")
+        assert parameters <= 23_608_202 / 12.82 and 0.9 * 78.71e6 / 8 < macs <= 78.71e6 / 8
+
+
+def test_a_student_of_fewer_blocks_is_the_teacher_whose_other_blocks_add_nothing():
+    teacher, blocks = randomised(resnet.build_resnet(widths=narrow_widths(blocks=None)), 8), (2, 4, 1, 2)
+    for stage, (count, kept) in enumerate(zip((3, 4, 6, 3), blocks, strict=True), 2):
+        for block in range(kept + 1, count + 1):
+            norm = teacher.get_layer(f"conv{stage}_block{block}_3_bn")
+            for variable in norm.gamma, norm.beta:
+                variable.assign(np.zeros(variable.shape))
+    widths = {name: width for name, width in resnet.widths_of(teacher).items()
+              if name in resnet.full_widths(50, blocks)}
+    student = students.inherit_student(teacher, widths)
+    assert resnet.architecture_of(student) == resnet.architecture_of(teacher) | {"widths": widths}
+    np.testing.assert_array_equal(np.asarray(student(IMAGES)), np.asarray(teacher(IMAGES)))
+    # and narrower at the same time: what is left of it has the widths asked for
+    narrow = {name: max(1, width // 2) for name, width in widths.items()}
+    assert resnet.widths_of(students.inherit_student(teacher, narrow, "cifar")) == narrow
+
+
+def test_a_student_of_full_widths_is_the_teacher():
+    teacher = randomised(resnet.build_resnet(widths=narrow_widths()), 6)
+    student = students.inherit_student(teacher, copy.copy(resnet.widths_of(teacher)))
+    np.testing.assert_array_equal(np.asarray(student(IMAGES)), np.asarray(teacher(IMAGES)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_a_distiller_learns_in_half_precision(precision):
+    from compress.training import fit
+
+    distiller = build_distiller(precision=precision)
+    recipe = fit.Recipe(1, 6, 1e-3, precision=precision)
+    optimizer = distillation.TwoOptimizers(fit.optimizer_of(recipe, 1), keras.optimizers.Adam(1e-4), [
+        v.path for v in distiller.discriminator.trainable_variables])
+    fit.compile_trainer(distiller, optimizer, recipe)
+    if precision == "mixed_float16":
+        distiller.optimizer.initial_scale = 64.0  # none of the first steps is skipped
+    before = arrays(distiller.trainable_variables)
+    losses = [distiller.train_on_batch(IMAGES, LABELS)[0] for _ in range(3)]
+    assert np.isfinite(losses).all()
+    assert not any(np.array_equal(a, b) for a, b in zip(before, arrays(distiller.trainable_variables), strict=True))
+    assert {v.dtype for v in distiller.trainable_variables} == {"float32"}
+
+
+def test_a_student_no_smaller_than_its_teacher_is_a_warning_and_a_target_says_of_what(capsys):
+    teacher = resnet.build_resnet(widths=narrow_widths())
+    whole = sum(resnet.cost_of(resnet.full_widths(50))[1:])
+    for student, warned in ((resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), False),
+                            (resnet.build_resnet(widths=narrow_widths(inner=7)), True), (teacher, True)):
+        found = student_flags.goal(argparse.Namespace(target_macs=(4.0, True), verbose=1), teacher, student)
+        assert found == {"of": "the whole ResNet50", "macs": whole, "left": whole / 4,
+                         "reached": resnet.cost_of(resnet.widths_of(student))[1]}
+        said, error = capsys.readouterr()
+        assert f"at most {whole / 4:,.0f} MACs, of {whole:,} that the whole ResNet50 has" in said
+        assert ("its teacher" in error and any(part in error for part in (": the same in", "x larger in"))) == warned
+        assert student is teacher or not warned or (
+            f"{student.count_params() / teacher.count_params():.4g}x larger in parameters" in error)
+        assert not warned or all(f"{net.count_params():,} " in error for net in (teacher, student))
+    assert student_flags.goal(argparse.Namespace(target_macs=None, verbose=1), teacher, student) is None

@@ -1,0 +1,331 @@
+"""model.py and metrics.py: keras.applications' layers, costs without building, shapes read back, hand-worked values."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import narrow_widths, randomised
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compress import metrics
+from compress.data import dataset
+from compress.graph import resnet
+
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+CONSTRUCTORS = {50: "ResNet50", 101: "ResNet101", 152: "ResNet152"}
+MEAN, STD = np.array([123.68, 116.779, 103.939]), np.array([58.393, 57.12, 57.375])
+WIDTH = st.integers(1, 40)
+
+
+def weighted(model):
+    """Layers with weights, in the model's order."""
+    return [layer for layer in model.layers if layer.weights]
+
+
+def geometry(layer):
+    """What must agree with keras.applications whatever the widths are."""
+    config = layer.get_config()
+    return {key: config.get(key) for key in ("name", "kernel_size", "strides", "padding", "use_bias", "epsilon",
+                                             "dilation_rate", "groups")}
+
+
+def shapes(model):
+    return [(layer.name, [tuple(weight.shape) for weight in layer.weights]) for layer in weighted(model)]
+
+
+@pytest.fixture(scope="module")
+def application():
+    """keras.applications' ResNet50 for ImageNet."""
+    return keras.applications.ResNet50(weights=None)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A narrow ResNet50 with random weights and logits of order 1; no test changes it."""
+    model = randomised(resnet.build_resnet(widths=narrow_widths()))
+    kernel = model.get_layer("predictions").kernel
+    noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype("float32")
+    kernel.assign(np.asarray(kernel) / np.std(np.asarray(model(noise))))
+    return model
+
+
+def random_widths(depth, seed, most=9, blocks=None):
+    rng = np.random.default_rng(seed)
+    return {name: int(rng.integers(1, most + 1)) for name in resnet.full_widths(depth, blocks)}
+
+
+def summed_cost(widths, blocks, classes, height, width, stem):
+    """(parameters, macs) by following one image through the network, block after block."""
+    def conv(side, read, written):
+        size = side * side * read * written
+        return size + written + 4 * written, size * height * width
+
+    def half(n):  # every stride-2 layer gives half the positions, rounded up
+        return n // 2 + n % 2
+
+    if stem != "cifar":
+        height, width = half(height), half(width)
+    costs, x = [conv({"imagenet": 7, "half": 5, "cifar": 3}[stem], 3, widths["conv1_conv"])], widths["conv1_conv"]
+    if stem == "imagenet":
+        height, width = half(height), half(width)
+    for stage, count in enumerate(blocks, 2):
+        out = widths[f"conv{stage}_stream"]
+        for block in range(1, count + 1):
+            if stage > 2 and block == 1:
+                height, width = half(height), half(width)
+            a, b = (widths[f"conv{stage}_block{block}_{i}_conv"] for i in (1, 2))
+            costs += [conv(1, x, a), conv(3, a, b), conv(1, b, out)] + ([conv(1, x, out)] if block == 1 else [])
+            x = out
+    costs.append((x * classes + classes, x * classes))
+    return tuple(map(sum, zip(*costs, strict=True)))
+
+
+# ---- keras.applications ----
+
+def test_weights_of_50_layers_are_those_of_keras_applications(application):
+    ours = resnet.build_resnet(50, 1000, (224, 224, 3))
+    assert shapes(ours) == shapes(application)
+    assert [geometry(layer) for layer in weighted(ours)] == [geometry(layer) for layer in weighted(application)]
+    theirs = {layer.name: layer.output.shape for layer in application.layers}
+    assert {layer.name: layer.output.shape for layer in ours.layers
+            if layer.name not in ("image", "normalization")} == {
+                name: shape for name, shape in theirs.items() if not name.startswith("input_layer")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [101, 152])
+def test_names_and_geometry_of_deep_networks_are_those_of_keras_applications(depth):
+    theirs = getattr(keras.applications, CONSTRUCTORS[depth])(weights=None, input_shape=(32, 32, 3), include_top=False)
+    ours = resnet.build_resnet(depth, widths=narrow_widths(depth=depth))
+    assert [geometry(layer) for layer in weighted(ours)][:-1] == [geometry(layer) for layer in weighted(theirs)]
+    full = resnet.full_widths(depth)
+    for name, _, read, written in resnet.wiring(BLOCKS[depth]):
+        assert theirs.get_layer(f"{name}_conv").kernel.shape[2:] == (3 if read == "rgb" else full[read], full[written])
+
+
+def test_cost_of_the_full_network_is_that_of_keras_applications(application):
+    assert resnet.cost_of(resnet.full_widths(50), 1000, (224, 224, 3)) == (
+        application.count_params(), metrics.count_macs(application))
+    assert application.count_params() == 25_636_712  # Keras' own table
+
+
+# ---- costs ----
+
+@pytest.mark.parametrize(("stem", "shape", "depth", "blocks", "seed"), [
+    ("imagenet", (33, 47, 3), 50, None, 1), ("cifar", (9, 14, 3), 50, None, 2), ("cifar", (7, 5, 3), 101, None, 4),
+    ("half", (17, 10, 3), 50, (2, 1, 5, 3), 3)])
+def test_cost_of_equals_the_built_model(stem, shape, depth, blocks, seed):
+    widths = random_widths(depth, seed, blocks=blocks)
+    model = resnet.build_resnet(depth, 7, shape, stem, widths)
+    assert resnet.cost_of(widths, 7, shape, stem) == (model.count_params(), metrics.count_macs(model))
+    assert metrics.size_of(model) == {"parameters": model.count_params(), "macs": metrics.count_macs(model)}
+
+
+def test_count_macs_of_two_layers_by_hand():
+    inputs = keras.Input((5, 7, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2)(inputs)  # (N, 2, 3, 4)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
+    assert metrics.count_macs(keras.Model(inputs, keras.layers.Dense(6)(x))) == 2 * 3 * (3 * 3 * 3 * 4) + 4 * 6
+
+
+@settings(deadline=None, max_examples=30)
+@given(depth=st.sampled_from([50, 101, 152]), values=st.data(), classes=st.integers(1, 1000),
+       height=st.integers(1, 260), width=st.integers(1, 260), stem=st.sampled_from(["imagenet", "half", "cifar"]))
+def test_cost_of_equals_a_walk_through_the_network(depth, values, classes, height, width, stem):
+    names = list(resnet.full_widths(depth))
+    widths = dict(zip(names, values.draw(st.lists(WIDTH, min_size=len(names), max_size=len(names))), strict=True))
+    assert resnet.cost_of(widths, classes, (height, width, 3), stem) == summed_cost(
+        widths, BLOCKS[depth], classes, height, width, stem)
+
+
+@settings(deadline=None, max_examples=30)
+@given(values=st.data())
+def test_cost_grows_with_every_width(values):
+    widths = resnet.full_widths(50)
+    name = values.draw(st.sampled_from(sorted(widths)))
+    fewer, more = resnet.cost_of(widths), resnet.cost_of(widths | {name: widths[name] + 1})
+    assert more[0] > fewer[0] and more[1] > fewer[1]
+
+
+def test_full_widths_are_those_of_the_paper():
+    widths = resnet.full_widths(50)
+    assert len(widths) == 1 + 4 + 2 * 16
+    assert [widths[f"conv{s}_stream"] for s in (2, 3, 4, 5)] == [256, 512, 1024, 2048]
+    assert [widths[f"conv{s}_block1_{i}_conv"] for s in (2, 3, 4, 5) for i in (1, 2)] == [
+        64, 64, 128, 128, 256, 256, 512, 512]
+    for depth, blocks in BLOCKS.items():
+        assert resnet.blocks_of(resnet.full_widths(depth)) == blocks
+
+
+# ---- shapes read back ----
+
+@pytest.mark.parametrize(("depth", "blocks", "stem", "shape", "classes"), [
+    (50, None, "cifar", (17, 8, 3), 3), (101, None, "imagenet", (40, 32, 3), 1),
+    (50, (1, 4, 2, 3), "half", (33, 20, 3), 2), (101, (1, 1, 7, 1), "imagenet", (20, 20, 3), 2)])
+def test_widths_and_architecture_are_read_back(depth, blocks, stem, shape, classes):
+    widths = random_widths(depth, depth, blocks=blocks)
+    wanted = {"depth": depth, "classes": classes, "input_shape": shape, "stem": stem, "widths": widths,
+              "normalization": ((1.5, 0.0, -3.25), (255.0, 1.0, 58.395))}
+    model = resnet.build_resnet(**wanted)
+    assert resnet.widths_of(model) == widths
+    assert resnet.architecture_of(model) == wanted
+    # the layers that count in the name of a ResNet: convolutions outside of the shortcuts, and the classifier
+    counted = [layer for layer in model.layers if layer.name.endswith("_conv") and not layer.name.endswith("_0_conv")]
+    assert model.name == f"resnet{len(counted) + 1}"
+
+
+def test_stage_outputs_are_the_last_of_each_stage(small):
+    assert resnet.stage_outputs(small) == ["conv2_block2_out", "conv3_block1_out", "conv4_block1_out",
+                                           "conv5_block1_out"]
+    inputs = keras.Input((4,))
+    with pytest.raises(ValueError, match="not a ResNet"):
+        resnet.widths_of(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
+
+
+def test_a_file_opens_in_bare_keras_with_equal_logits(small, pictures, tmp_path):
+    path = tmp_path / "model.h5"
+    small.save(path)
+    loaded = keras.models.load_model(path)  # no custom objects
+    np.testing.assert_array_equal(loaded(pictures[0]), small(pictures[0]))
+    assert resnet.architecture_of(loaded) == resnet.architecture_of(small)
+    assert metrics.size_of(loaded, path)["bytes"] == path.stat().st_size
+
+
+# ---- input and output ----
+
+def test_uint8_and_float_images_give_the_same_logits(small, pictures):
+    images = pictures[0]
+    logits = np.asarray(small(images))
+    np.testing.assert_array_equal(small(images.astype("float32")), logits)
+    np.testing.assert_allclose(metrics.predict_logits(small, images, batch_size=7), logits, atol=1e-4)  # 7 + 7 + 7 + 3
+
+
+def test_normalisation_is_numpys(small):
+    ramp = np.arange(256, dtype="float32")[None, :, None, None] * np.ones(3, "float32")  # (1, 256, 1, 3)
+    ours = np.asarray(small.get_layer("normalization")(ramp))
+    np.testing.assert_allclose(ours, (ramp - MEAN) / STD, atol=1e-5)
+
+
+def test_output_is_logits(small, pictures):
+    logits = np.asarray(small(pictures[0]))
+    assert logits.shape == (24, 10) and logits.dtype == np.float32
+    assert logits.min() < 0 and np.abs(logits.sum(1) - 1).min() > 1e-3
+    dense = small.get_layer("predictions")
+    pooled = np.asarray(keras.Model(small.input, small.get_layer("avg_pool").output)(pictures[0]))
+    np.testing.assert_allclose(logits, pooled @ np.asarray(dense.kernel) + np.asarray(dense.bias), atol=1e-4)
+
+
+def test_every_block_starts_as_the_identity(pictures):
+    model = resnet.build_resnet(widths=narrow_widths(blocks=(1, 4, 1, 1)))
+    ends = keras.Model(model.input, [model.get_layer(f"conv3_block{b}_out").output for b in (1, 2, 3, 4)])
+    first, *later = ends(pictures[0][:2])
+    assert np.ptp(first) > 0
+    for end in later:
+        np.testing.assert_array_equal(end, first)
+
+
+# ---- errors ----
+
+NARROW = dict.fromkeys(resnet.full_widths(50), 4)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"depth": 34}, "depth=34"), ({"depth": 34, "widths": NARROW}, "depth=34"), ({"stem": "mnist"}, "stem='mnist'"),
+    ({"widths": NARROW | {"conv3_stream": 0}}, "conv3_stream"), ({"widths": NARROW | {"conv9": 1}}, "conv9"),
+    ({"widths": {k: v for k, v in NARROW.items() if k != "conv1_conv"}}, "conv1_conv"), ({"widths": {}}, "widths"),
+    ({"widths": NARROW | {"conv4_block7_1_conv": 4, "conv4_block7_2_conv": 4}}, "conv4_block7_1_conv"),
+    ({"widths": {k: v for k, v in NARROW.items() if "conv4_block2" not in k}}, "conv4_block2_1_conv"),
+    ({"widths": {k: v for k, v in NARROW.items() if "conv5_block" not in k}}, "conv5_block1_1_conv"),
+    ({"widths": NARROW, "input_shape": (32, 32, 1)}, None), ({"widths": NARROW, "classes": 0}, None)])
+def test_wrong_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        resnet.build_resnet(**arguments)
+
+
+@pytest.mark.parametrize(("blocks", "depth"), [
+    ((3, 4, 6, 3), 50), ((1, 1, 1, 1), 50), ((3, 4, 7, 3), 101), ((1, 1, 23, 1), 101), ((1, 5, 1, 1), 152),
+    ((3, 8, 36, 3), 152), ((3, 8, 37, 3), None), ((0, 1, 1, 1), None), ((4, 1, 1, 1), None)])
+def test_depth_of_blocks_is_that_of_the_smallest_network_that_holds_them(blocks, depth):
+    if depth is None:
+        with pytest.raises(ValueError, match="blocks"):
+            resnet.depth_of(blocks)
+    else:
+        assert resnet.depth_of(blocks) == depth
+
+
+def test_full_widths_wants_a_known_depth():
+    with pytest.raises(ValueError, match="depth=18"):
+        resnet.full_widths(18)
+
+
+# ---- metrics ----
+
+def test_classification_metrics_by_hand():
+    logits = np.array([[2.0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 3.0], [6.0, 5, 4, 3, 2, 1, 0],
+                       [6.0, 5, 4, 3, 2, 1, 0]], "float32")
+    labels = np.array([0, 0, 4, 5])  # right; wrong (a tie for the second place: class 0 is among the five); 5th; 6th
+    ladder = np.log(sum(np.exp(k) for k in range(7)))
+    losses = [np.log(np.exp(2) + 6) - 2, np.log(np.exp(3) + 6), ladder - 2, ladder - 1]
+    found = metrics.classification_metrics(logits, labels)
+    assert found["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert (found["acc"], found["top5_acc"]) == (0.25, 0.75)
+    assert found["class_acc"] == [0.5, None, None, None, 0.0, 0.0, None]
+    assert all(type(found[key]) is float for key in ("loss", "acc", "top5_acc", "calibration_error"))
+
+
+def test_calibration_error_by_hand():
+    """Confidences 0.9 (right, wrong), 0.6 (right) and 0.5 (right): nine bins hold 2, 1 and 1 images."""
+    logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.5, 0.5]])
+    labels = np.array([0, 1, 0, 0])
+    expected = (2 * abs(1 / 2 - 0.9) + abs(1 - 0.6) + abs(1 - 0.5)) / 4
+    assert metrics.calibration_error(logits + 7, labels, bins=9) == pytest.approx(expected)
+    assert metrics.calibration_error(np.float32([[1000, 0], [0, 1000]]), np.array([0, 1])) == 0
+    assert metrics.calibration_error(np.float32([[1000, 0], [0, 1000]]), np.array([1, 0])) == 1
+
+
+@given(st.integers(2, 12), st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_calibration_error_is_a_loop_over_bins(classes, seed):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.normal(0, 3, (200, classes)), rng.integers(0, classes, 200)
+    share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, right = share.max(1), share.argmax(1) == labels
+    wanted = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            wanted += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert metrics.calibration_error(logits, labels) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_fewer_than_five_classes_are_all_in_the_top_five():
+    found = metrics.classification_metrics(np.array([[0.0, 1], [1, 0]], "float32"), np.array([0, 1]))
+    assert (found["acc"], found["top5_acc"]) == (0.0, 1.0)
+
+
+def test_evaluate_names_split_and_count(small, pictures):
+    images, labels = pictures
+    found = metrics.evaluate(small, dataset.Split(images, labels, "validation"), batch_size=24)
+    logits = np.asarray(small(images), np.float64)
+    wanted = np.log(np.exp(logits).sum(1)) - logits[np.arange(24), labels]
+    assert (found["split"], found["images"]) == ("validation", 24)
+    assert found["loss"] == pytest.approx(wanted.mean(), rel=1e-4)
+    assert found["acc"] == pytest.approx(np.mean(logits.argmax(1) == labels))
+
+
+def test_latency_is_positive():
+    median, low, high = metrics.latency_ms(lambda images: images.mean((1, 2)), (4, 4, 3), batch_size=2, runs=5)
+    assert 0 < low <= median <= high
+
+
+def test_latency_leaves_out_the_warm_up(monkeypatch):
+    now, passes = [0.0], iter((99, 99, *range(1, 12)))  # two slow passes, then 1 to 11 seconds
+
+    def function(images):
+        assert images.shape == (3, 2, 2, 3) and images.dtype == np.uint8
+        now[0] += next(passes)
+
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    found = metrics.latency_ms(function, (2, 2, 3), batch_size=3, runs=11, warmup=2)
+    assert found == pytest.approx((6000, 2000, 10000))
+    assert next(passes, None) is None

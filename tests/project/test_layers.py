@@ -1,0 +1,116 @@
+"""The architecture: imports run downward only, the package knows no script, --help does not wait for Keras."""
+
+import ast
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, SCRIPTS
+
+from compress.errors import InputError
+
+# Folders of compress/, each of which needs only those before it. A module of the top belongs to none.
+FOLDERS = ["cli", "graph", "engine", "data", "storage", "pruning", "distillation", "plots", "training", "export",
+           "report"]
+MODULES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+           for path in [*ROOT.glob("*.py"), *ROOT.glob("compress/**/*.py")] if path.stem != "__init__"}
+
+
+def imported(path):
+    """Full names of the project's modules that a file imports, at the top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            yield from (name for name in names if name in MODULES)
+
+
+def test_no_module_imports_itself_by_any_way():
+    needs = {name: set(imported(path)) for name, path in MODULES.items()}
+    while ready := [name for name, others in needs.items() if not others & needs.keys()]:
+        for name in ready:
+            del needs[name]
+    assert not needs
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("compress.")])
+def test_the_package_imports_no_script(name):
+    assert all(other.startswith("compress.") for other in imported(MODULES[name]))
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
+def test_functions_are_short(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert not [f.name for f in functions if f.end_lineno - f.lineno + 1 > 60]
+
+
+def test_an_error_is_one_line_whatever_a_library_says():
+    assert str(InputError("--data_dir: received a  b (no such\n  file\n), expected\x0ba folder")) == (
+        "--data_dir: received a  b (no such file ), expected a folder")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_quick_and_has_an_example(script):
+    code = (f"import sys, {script}\ntry: {script}.main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+            "heavy = {'keras', 'tensorflow', 'jax', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+            "assert not heavy, heavy")
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "example:" in done.stdout and f"python {script}.py" in done.stdout
+    assert time.monotonic() - start < 3  # 0.1 s where nothing else runs
+
+
+# ---- the command line ends in cli: nothing else takes a namespace or knows how a flag is spelled ----
+
+LIBRARY = {name: path for name, path in MODULES.items()
+           if name.startswith("compress.") and not name.startswith("compress.cli.")}
+# modules that do still
+STILL = {"compress.data.dataset", "compress.data.drawing", "compress.data.folders", "compress.data.pixels",
+         "compress.data.reading", "compress.data.scanning", "compress.data.stock", "compress.distillation.student",
+         "compress.errors", "compress.export.predicting", "compress.export.writers", "compress.graph.reader",
+         "compress.graph.rules", "compress.plots.style", "compress.pruning.cut", "compress.pruning.iterations",
+         "compress.report.measure", "compress.report.records", "compress.report.sections", "compress.report.svg",
+         "compress.report.tables", "compress.storage.archives", "compress.storage.checkpoints",
+         "compress.storage.classes", "compress.storage.events", "compress.storage.files", "compress.storage.foreign",
+         "compress.storage.histories", "compress.storage.preprocess", "compress.storage.recording",
+         "compress.storage.records", "compress.storage.resuming", "compress.storage.shipped", "compress.training.fit"}
+
+
+def told_of_the_command_line(path):
+    """What a file says of namespaces and flags outside its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = [n for n in ast.walk(tree) if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+    docs = {id(n.body[0].value) for n in documented if n.body and isinstance(n.body[0], ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and (node.arg in ("args", "flag") or node.arg.endswith("_flag")):
+            yield f"{node.lineno}: a parameter {node.arg}"
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs and (
+                re.search(r"--[a-z]\w", node.value)):
+            yield f"{node.lineno}: {node.value!r:.60}"
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_library_knows_no_command_line(name):
+    found = list(told_of_the_command_line(LIBRARY[name]))
+    assert bool(found) == (name in STILL), found
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
+def test_what_belongs_together_travels_together(path):
+    """At most seven parameters a function, self apart."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            assert len([n for n in names if n not in ("self", "cls")]) <= 7 or (path.stem, node.name) in MANY, node.name
+
+
+# functions that have more still
+MANY = {("allocation", "measure_curves"), ("distiller", "__init__"), ("fit", "fit"), ("knowledge_distillation",
+        "distil"), ("model", "conv_bn"), ("recording", "__init__"), ("resnet", "_conv_bn"), ("student",
+        "student_widths")}

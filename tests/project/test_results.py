@@ -1,0 +1,295 @@
+"""results/build.py: tables that nobody types, from records made up here."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import build
+import readings
+from compress.errors import InputError
+from compress.storage import resuming
+
+ROOT = Path(__file__).parents[2]
+
+
+def record(seed, sha256, parent=None, **content):
+    run = {"seed": seed, "argv": ["train.py", "--seed", str(seed)], "processor": "A", "cores": 2,
+           "versions": {"keras": "3.15", "tensorflow": "2.21", "numpy": "2"},
+           "flags": {"epoch_num": 3, "precision": "float32"}}
+    return {"sha256": sha256, "parent_sha256": parent, "run": run, "images": 5000, "train_images": 45000} | content
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two seeds of base and student, one of a pruned teacher from the first base; the students were tested."""
+    numbers = {"parameters": 23_608_202, "macs": 78_712_832, "bytes": 95_000_000}
+    small = {"parameters": 1_700_000, "macs": 9_700_000, "bytes": 7_400_000}
+    records = {}
+    for seed, base, student in ((1, 0.80, 0.81), (2, 0.82, 0.85)):
+        records[f"base12/seed{seed}"] = record(seed, f"base{seed}", epochs=12, val_acc=base, seconds=60, **numbers)
+        records[f"student/seed{seed}"] = record(seed, f"student{seed}", f"base{seed}", epochs=14, val_acc=student,
+                                                seconds=120.0, compression_rate=13.9, **small)
+    records["pruned"] = record(1, ["one", "two"], "base1", final_acc=[0.7, 0.8], seconds=[60, 30],
+                               compression_rate=[1.2, 1.5], **{key: [2 * n, n] for key, n in small.items()})
+    for name, content in records.items():
+        path = tmp_path / "yardstick" / name / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    models = [{"sha256": f"student{seed}", "acc": acc, "sparsity": 0.9, "images": 1000}
+              for seed, acc in ((1, 0.79), (2, 0.79))]
+    (tmp_path / "yardstick" / "evaluation.json").write_text(json.dumps({"split": "test", "models": models}))
+    return tmp_path
+
+
+def test_a_row_is_the_mean_of_its_seeds_with_the_epochs_of_all_that_it_came_from(folder):
+    before = "before\n<!-- results:yardstick -->\nstale\n<!-- /results:yardstick -->\nafter"
+    text = build.rebuilt(before, *readings.read(folder))
+    assert text.startswith("before\n") and text.endswith("\nafter") and "stale" not in text
+    rows = {line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]]
+            for line in text.splitlines() if line.startswith("|")}
+    columns = [name.strip() for name in rows.pop("")]
+    assert len(rows) == 4  # the line under the headings, base, pruned, student; none that has no record
+    student = dict(zip(columns, rows["student"], strict=True))
+    assert student["validation"] == f"{83:.2f} ± {statistics.stdev([81, 85]):.2f}"
+    assert student["test"] == "79.00" and student["epochs"] == "12 + 14" and student["seeds"] == "1, 2"
+    assert (student["compression rate"], student["parameters (M)"], student["minutes"]) == ("13.90x", "1.70", "2.0")
+    pruned = dict(zip(columns, rows["pruned"], strict=True))
+    assert (pruned["validation"], pruned["epochs"], pruned["minutes"]) == ("80.00", "12 + 6", "1.5")
+    assert pruned["test"] == "-" and dict(zip(columns, rows["base"], strict=True))["compression rate"] == "1.00x"
+    assert "45,000 training and 5,000 validation images, the first 1,000 test images. A, 2 cores, float32; " in text
+    assert text.count("python train.py --seed 1\n") == 1  # a command is told once
+
+
+def test_a_spread_is_told_where_values_read_unequal():
+    assert build.spread([4.70, 4.80], "{:.2f}x") == f"4.75x ± {statistics.stdev([4.7, 4.8]):.2f}"
+    assert (build.spread([1.001, 1.002], "{:.2f}"), build.spread([1, None], "{:.2f}")) == ("1.00", "-")
+
+
+def test_minutes_of_several_machines_have_no_mean(folder):
+    path = folder / "yardstick" / "student" / "seed2" / "result.json"
+    content = json.loads(path.read_text())
+    content["run"] |= {"processor": "B", "flags": {"epoch_num": 3, "precision": "mixed_bfloat16"}}
+    path.write_text(json.dumps(content | {"seconds": 30}))
+    text = build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", *readings.read(folder))
+    assert "| 13.90x | 2.0 / 0.5 | 12 + 14 | 1, 2 |" in text
+    assert "images. A, 2 cores, float32 (seeds 1, 2); B, 2 cores, bfloat16 (seed 2); Keras 3.15" in text
+
+
+def test_what_cannot_be_compared_is_no_table(folder):
+    path = folder / "yardstick" / "evaluation.json"
+    path.write_text(path.read_text().replace("1000", "10000", 1))
+    with pytest.raises(ValueError, match=r"tests of \[1000, 10000\] images"):
+        build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", *readings.read(folder))
+
+
+def test_seeds_of_other_lengths_tell_theirs(folder):
+    path = folder / "yardstick" / "base12" / "seed2" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": 26}))
+    text = build.rebuilt("<!-- results:yardstick --><!-- /results:yardstick -->", *readings.read(folder))
+    assert "| 12 / 26 | 1, 2 |" in text and "| 12 + 14 / 26 + 14 | 1, 2 |" in text
+
+
+def test_a_validation_split_is_no_test(folder):
+    path = folder / "yardstick" / "evaluation.json"
+    path.write_text(path.read_text().replace('"test"', '"validation"'))
+    assert readings.read(folder)[1] == {}
+
+
+def test_building_twice_changes_nothing_and_a_table_without_records_says_so(folder, tmp_path):
+    text = "<!-- results:yardstick -->\n<!-- /results:yardstick -->"
+    once = build.rebuilt(text, *readings.read(folder))
+    assert build.rebuilt(once, *readings.read(folder)) == once != text
+    (tmp_path / "empty").mkdir()
+    assert build.rebuilt(once, *readings.read(tmp_path / "empty")).splitlines() == [
+        "<!-- results:yardstick -->", "No record yet: `./reproduce.sh yardstick` makes them.", text.splitlines()[1]]
+
+
+def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeypatch):
+    content = record(1, ["one", "two"], final_acc=[0.7, 0.8], base_acc=[0.75, 0.7], pruned_acc=[0.25, 0.5],
+                     recalibrated_acc=[0.375, 0.625], sparsity=[0.1, 0.2], seconds=[60, 30],
+                     compression_rate=[1.25, 1.5], parameters=[9_000_000, 5_000_000], macs=[4_000_000, 3_000_000],
+                     bytes=[36_000_000, 20_000_000], split="validation",
+                     channels={"conv2_block1_1_conv": [64, 60, 50], "conv2_block1_stream": [256, 256, 256]})
+    (tmp_path / "results" / "curve").mkdir(parents=True)
+    (tmp_path / "results" / "curve" / "result.json").write_text(json.dumps(content))
+    (tmp_path / "README.md").write_text("<!-- results:curve --><!-- /results:curve -->")
+    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    assert build.main(["--check"]) == 1  # the README isn't what the record gives
+    assert build.main([]) == build.main(["--check"]) == 0
+    lines = (tmp_path / "README.md").read_text().splitlines()
+    assert lines[1].split(" | ")[1:5] == ["after pruning", "after BN recalibration", "validation", "sparsity"]
+    assert lines[3].startswith("| 1 | 25.00 | 37.50 | 70.00 | 10.00 | 9.00 | 4.00 | 36.00 | 1.25x | 1.0 | 3 | 1 |")
+    assert lines[4].startswith("| 2 | 50.00 | 62.50 | 80.00 | 20.00 | 5.00 | 3.00 | 20.00 | 1.50x | 0.5 | 6 | 1 |")
+    for name in ("pruning.png", "channels.png"):
+        assert (tmp_path / "results" / "curve" / name).read_bytes().startswith(b"\x89PNG")
+        assert f"(results/curve/{name})" in "\n".join(lines)
+
+
+def test_a_table_that_asks_for_it_has_a_figure_of_its_means_and_spreads(folder, monkeypatch, tmp_path):
+    from compress.plots import comparison
+
+    drawn = []
+    monkeypatch.setattr(comparison, "plot_models",
+                        lambda rows, split, plot=comparison.plot_models: drawn.append(rows) or plot(rows, split))
+    readme = tmp_path / "README.md"
+    readme.write_text("".join(f"<!-- results:{name} --><!-- /results:{name} -->" for name in ("yardstick", "long")))
+    (tmp_path / "results").mkdir()
+    (folder / "yardstick").rename(tmp_path / "results" / "yardstick")
+    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    assert build.main([]) == 0
+    base, pruned, student = drawn.pop()
+    assert not drawn  # none of a table without records
+    assert (base["name"], pruned["spread"], student["name"]) == ("base", 0, "student")
+    assert base["test_acc"] == pytest.approx(0.81) and base["spread"] == pytest.approx(statistics.stdev([0.80, 0.82]))
+    assert (pruned["test_acc"], pruned["parameters"], student["macs"]) == (0.8, 1_700_000, 9_700_000)
+    assert (tmp_path / "results" / "yardstick" / "models.png").read_bytes().startswith(b"\x89PNG")
+    assert readme.read_text().count("(results/yardstick/models.png)") == 1 and "long/models" not in readme.read_text()
+
+
+def test_a_default_that_has_changed_since_a_run_is_told_in_its_command():
+    flags = {"target_macs": [2.0, True], "allocation": "threshold"}
+    runs = {case: record(1, "abc") for case in ("untold", "told", "free", "older")}
+    for content in runs.values():
+        content["run"] |= {"argv": ["prune_model.py"], "flags": dict(flags)}
+    runs["told"]["run"]["argv"] = ["prune_model.py", "--allocation=threshold"]
+    runs["free"]["run"]["flags"]["target_macs"] = None
+    del runs["older"]["run"]["flags"]["allocation"]
+    commands = {case: build.caption([content], "x").split("```")[1].strip() for case, content in runs.items()}
+    assert commands == {"untold": "python prune_model.py --allocation threshold", "free": "python prune_model.py",
+                        "told": "python prune_model.py --allocation=threshold", "older": "python prune_model.py"}
+
+
+def test_exported_files_are_compared_with_the_bases(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    assert build.exports({}) == ""
+    for name, scale in (("base", 10), ("student", 1)):
+        files = [{"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 4_000_000 * scale,
+                  "latency_ms_median": 2 * scale, "threads": 2},
+                 {"format": "litert-int8", "runtime": "LiteRT", "acc": 0.795, "agreement": 0.99,
+                  "bytes": 500_000 * scale, "latency_ms_median": 0.25 * scale, "threads": 1}]
+        (tmp_path / "exports" / name).mkdir(parents=True)
+        content = record(1, "abc", files=files, calibration_images=512)
+        content["run"]["versions"] |= {"onnx": "1.23", "ai-edge-litert": "2.3"}
+        (tmp_path / "exports" / name / "export.json").write_text(json.dumps(content))
+    lines = build.exports({"yardstick/base12": record(7, "abc"), "curve": record(1, ["x", "abc"])}).splitlines()
+    assert lines[3] == "| base, litert-int8 | LiteRT | 79.50 | 99.00 | 5.00 | 8.0x | 2.50 | 1 | 1.0x | 7 |"
+    assert lines[4] == "| student, h5 | Keras | 80.00 | - | 4.00 | 10.0x | 2.00 | 2 | 1.2x | 7 |"
+    assert lines[5].endswith("| 0.50 | 80.0x | 0.25 | 1 | 10.0x | 7 |")
+    assert "5,000 validation images; int8 is calibrated on 512 training images" in build.exports({})
+    assert "A, 2 cores, float32; Keras 3.15, TensorFlow 2.21, LiteRT 2.3.\n" in build.exports({})
+    path = tmp_path / "exports" / "student" / "export.json"
+    content = json.loads(path.read_text())
+    content["run"]["processor"] = "another"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="several machines"):
+        build.exports({})
+
+
+def test_the_readme_is_what_its_records_give_and_they_fit_together(capsys):
+    assert build.main(["--check"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_base_made_anew_beside_records_of_the_one_before_is_told(folder, monkeypatch, capsys):
+    (folder / "yardstick" / "base12" / "seed1" / "result.json").write_text(json.dumps(
+        record(1, "another", epochs=12, val_acc=0.8, seconds=60, parameters=1, macs=1, bytes=1)))
+    told = list(readings.gaps(*readings.read(folder), {"yardstick": {"columns": ["validation", "test"]}}))
+    untested, orphans = ([f"results/yardstick/{name}: no {missing}; ./reproduce.sh yardstick {seed} makes them anew"
+                          for name, seed in pairs] for missing, pairs in (
+        ("evaluation.json tells its model's test accuracy", (("base12/seed1", 1), ("base12/seed2", 2), ("pruned", 1))),
+        ("record tells the model that it was made from", (("pruned", 1), ("student/seed1", 1)))))
+    assert sorted(told) == sorted(untested + orphans)
+    (folder / "README.md").write_text("")
+    (folder / "results").mkdir()
+    (folder / "yardstick").rename(folder / "results" / "yardstick")
+    monkeypatch.setattr(build, "HERE", folder / "results")
+    assert build.main(["--check"]) == 0
+    assert capsys.readouterr().err.splitlines() == told
+
+
+def test_what_sensitivity_saw_is_drawn(tmp_path, monkeypatch):
+    seen = {"acc": 0.8, "shares": [0.5], "criterion": "l1", "images": 1000,
+            "layers": [{"layer": "conv2_block1_1_conv", "acc": [0.75]}]}
+    (tmp_path / "results" / "criteria").mkdir(parents=True)
+    (tmp_path / "results" / "criteria" / "sensitivity.json").write_text(json.dumps(seen))
+    (tmp_path / "README.md").write_text("")
+    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    assert build.main([]) == 0
+    assert (tmp_path / "results" / "criteria" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monkeypatch):
+
+    run = tmp_path / "run"
+    run.mkdir()
+    content = record(1, "abc", "base", epochs=2, val_acc=0.5, seconds=1, compression_rate=12.5, parameters=80_000,
+                     macs=10**5, bytes=10**5)
+    (run / "result.json").write_text(json.dumps(content))
+    for name in ("model.h5", "history.json", "history.png"):
+        (run / name).write_text(name)
+    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    assert build.main(["--ship", str(run)]) == 0
+    target = tmp_path / "model" / "kd_model"
+    base = record(1, "base", epochs=3, val_acc=0.75, seconds=1, parameters=10**6, macs=10**6, bytes=10**6)
+    (tmp_path / "results" / "yardstick" / "base12").mkdir(parents=True)
+    (tmp_path / "results" / "yardstick" / "base12" / "result.json").write_text(json.dumps(base))
+    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(build.HERE)).splitlines()
+    assert lines[3].startswith("| base | - | 75.00 |") and lines[4].startswith("| student | - | 50.00 |")
+    assert lines[4].endswith("| 12.50x | 0.0 | 3 + 2 | 1 |")
+    teacher = record(1, "base", "first", epochs=3, val_acc=0.625, seconds=1, parameters=10**6, macs=10**6, bytes=10**6)
+    for name, content_ in (("base12", base | {"sha256": "first"}), ("assistant", teacher)):
+        (tmp_path / "results" / "yardstick" / name).mkdir(exist_ok=True)
+        (tmp_path / "results" / "yardstick" / name / "result.json").write_text(json.dumps(content_))
+    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(build.HERE)).splitlines()
+    assert [line.split(" | ")[0] for line in lines[3:6]] == ["| base", "| the student's teacher", "| student"]
+    assert lines[5].endswith("| 12.50x | 0.0 | 3 + 3 + 2 | 1 |")
+    assert json.loads((target / "result.json").read_text()) == content | {"shipped": True}
+    assert {path.name for path in target.iterdir()} == {"model.h5", "history.json", "history.png", "result.json"}
+    other = {"flags": {"epoch_num": 9, "precision": "float32"}, "parent_sha256": None}
+    assert resuming.finished_result(target, other, "auto") is None
+    with pytest.raises(InputError, match="--epoch_num 3 .default.; received --epoch_num 9"):
+        resuming.finished_result(run, other, "auto", None)
+    assert resuming.finished_result(run, other, "auto") is None  # it goes on
+
+
+STAND_IN = """#!{python}
+import pathlib, sys
+sys.path.insert(0, {root!r})
+script = __import__(sys.argv[1].removesuffix(".py"))
+args = script.build_parser().parse_args(sys.argv[2:])
+made = pathlib.Path(getattr(args, "output", None) or
+                    getattr(args, "save_folder", args.__dict__.get("root_folder")) + "/result.json"
+                    if sys.argv[1] != "export_model.py" else
+                    pathlib.Path(args.model_path).parent / "exported" / "export.json")
+made.parent.mkdir(parents=True, exist_ok=True)
+made.write_text("{{}}")
+"""
+
+
+def reproduced(table, tmp_path):
+    """Records that a table's commands keep below results/, made by a stand-in that only parses each command."""
+    (tmp_path / "reproduce.sh").write_text((ROOT / "reproduce.sh").read_text())
+    python = tmp_path / "python"
+    python.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
+    python.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(python)}
+    subprocess.run(["sh", "reproduce.sh", table, "3"], cwd=tmp_path, env=environment, check=True)
+    return {path.relative_to(tmp_path / "results" / table).as_posix()
+            for path in (tmp_path / "results" / table).rglob("*.json")}
+
+
+@pytest.mark.parametrize("table", [name for name in build.TABLES if name != "shipped"])
+def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_take(table, tmp_path):
+    rows = build.TABLES[table].get("rows")
+    made = {path for path in reproduced(table, tmp_path) if path.endswith("result.json")}
+    assert made == ({f"{row}/seed3/result.json" for row in rows} if rows else {"result.json"})
+
+
+def test_reproduce_keeps_what_the_exports_are_built_from(tmp_path):
+    made = reproduced("exports", tmp_path)
+    assert made == {"alike/export.json", "base/export.json", "student/export.json"}

@@ -1,10 +1,11 @@
 # make demo      the whole suite on scikit-learn's digits, results under model/demo
 # make install   .venv with requirements.txt
-# make test      the tests; make test-slow the long ones; make check lint and tests
+# make test      the tests; make test-slow the long ones; make check lint, tests and docs
+# make docs      the documentation of docs/ as a site, in site/
 # make torture   processes killed at random moments, hostile files by the ten thousand; about 20 minutes
 # make test-jax  every script under the JAX backend
 # make completion  flags and choices at the TAB key, in bash and zsh
-# make results   the README's result tables and figures from the records under results/
+# make results   the result tables and figures of docs/ from the records under experiments/records
 # make bench     the suite's speed beside that of others, as benchmarks/README.md tells it
 PYTHON ?= python3
 VENV   ?= .venv
@@ -16,7 +17,7 @@ KERAS_BACKEND ?= tensorflow
 export KERAS_BACKEND
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev demo lint test test-slow test-jax torture bench completion results check clean
+.PHONY: help install install-dev demo lint test test-slow test-jax torture bench completion results docs check clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -92,9 +93,18 @@ completion: $(VENV)/.installed-completion
 	@echo 'for ~/.zshrc, behind compinit:  eval "$$(<$(abspath $(VENV))/completion.zsh)"'
 
 results: install
-	$(BIN)/python results/build.py
+	$(BIN)/python experiments/build.py
 
-check: lint test
+$(VENV)/.installed-docs: requirements-docs.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -q -r requirements-docs.txt
+	@touch $@
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/commands.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	@echo "open site/index.html"
+
+check: lint test docs
 
 clean:
-	rm -rf $(DEMO) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) site .pytest_cache .ruff_cache .hypothesis

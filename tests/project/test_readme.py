@@ -1,4 +1,4 @@
-"""README.md: every command in it is one that the scripts take."""
+"""README.md and docs/: every command is one that the scripts take, every link leads somewhere."""
 
 import importlib
 import re
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "model/README.md", "SECURITY.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "model/README.md", "SECURITY.md",
+         *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
 
 
 def commands(page):
@@ -16,7 +17,8 @@ def commands(page):
     for block in re.findall(r"^```\w*\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
         for line in block.replace("\\\n", " ").splitlines():
             if line.lstrip().startswith("python ") and (ROOT / line.split()[1]).parent == ROOT:
-                yield shlex.split(line, comments=True)[1:]
+                words = shlex.split(line, comments=True)[1:]
+                yield words[:words.index("|")] if "|" in words else words
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))])
@@ -30,13 +32,18 @@ def test_the_readme_tells_how_to_run_every_script_that_makes_a_model():
     assert told >= {"train_base_model.py", "prune_model.py", "knowledge_distillation.py", "evaluate_model.py"}
 
 
+def anchors(text):
+    """Where a link into a page of Markdown may lead."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_within_the_repository_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    anchors = {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
-               for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if link.startswith("#"):
-            assert link[1:] in anchors, link
-        elif "://" not in link:
-            assert ((ROOT / page).parent / link.split("#")[0]).exists(), link
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link

@@ -1,4 +1,4 @@
-"""results/build.py: tables that nobody types, from records made up here."""
+"""experiments/build.py: tables that nobody types, from records made up here."""
 
 import json
 import os
@@ -46,6 +46,16 @@ def folder(tmp_path):
     return tmp_path
 
 
+def house(root, monkeypatch, results):
+    """A folder as the repository's, with an empty README and this text as docs/results.md; returns it."""
+    (root / "experiments" / "records").mkdir(parents=True)
+    (root / "docs").mkdir()
+    (root / "README.md").write_text("")
+    (root / "docs" / "results.md").write_text(results)
+    monkeypatch.setattr(build, "ROOT", root)
+    return root
+
+
 def test_a_row_is_the_mean_of_its_seeds_with_the_epochs_of_all_that_it_came_from(folder):
     before = "before\n<!-- results:yardstick -->\nstale\n<!-- /results:yardstick -->\nafter"
     text = build.rebuilt(before, *readings.read(folder))
@@ -62,7 +72,7 @@ def test_a_row_is_the_mean_of_its_seeds_with_the_epochs_of_all_that_it_came_from
     assert (pruned["validation"], pruned["epochs"], pruned["minutes"]) == ("80.00", "12 + 6", "1.5")
     assert pruned["test"] == "-" and dict(zip(columns, rows["base"], strict=True))["compression rate"] == "1.00x"
     assert "45,000 training and 5,000 validation images, the first 1,000 test images. A, 2 cores, float32; " in text
-    assert text.count("python train.py --seed 1\n") == 1  # a command is told once
+    assert text.count("Made by `./experiments/reproduce.sh yardstick 1 2`.") == 1
 
 
 def test_a_spread_is_told_where_values_read_unequal():
@@ -106,28 +116,29 @@ def test_building_twice_changes_nothing_and_a_table_without_records_says_so(fold
     assert build.rebuilt(once, *readings.read(folder)) == once != text
     (tmp_path / "empty").mkdir()
     assert build.rebuilt(once, *readings.read(tmp_path / "empty")).splitlines() == [
-        "<!-- results:yardstick -->", "No record yet: `./reproduce.sh yardstick` makes them.", text.splitlines()[1]]
+        "<!-- results:yardstick -->", "No record yet: `./experiments/reproduce.sh yardstick` makes them.",
+        text.splitlines()[1]]
 
 
-def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeypatch):
+def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeypatch, capsys):
     content = record(1, ["one", "two"], final_acc=[0.7, 0.8], base_acc=[0.75, 0.7], pruned_acc=[0.25, 0.5],
                      recalibrated_acc=[0.375, 0.625], sparsity=[0.1, 0.2], seconds=[60, 30],
                      compression_rate=[1.25, 1.5], parameters=[9_000_000, 5_000_000], macs=[4_000_000, 3_000_000],
                      bytes=[36_000_000, 20_000_000], split="validation",
                      channels={"conv2_block1_1_conv": [64, 60, 50], "conv2_block1_stream": [256, 256, 256]})
-    (tmp_path / "results" / "curve").mkdir(parents=True)
-    (tmp_path / "results" / "curve" / "result.json").write_text(json.dumps(content))
-    (tmp_path / "README.md").write_text("<!-- results:curve --><!-- /results:curve -->")
-    monkeypatch.setattr(build, "HERE", tmp_path / "results")
-    assert build.main(["--check"]) == 1  # the README isn't what the record gives
+    root = house(tmp_path, monkeypatch, "<!-- results:curve --><!-- /results:curve -->")
+    (root / "experiments" / "records" / "curve").mkdir()
+    (root / "experiments" / "records" / "curve" / "result.json").write_text(json.dumps(content))
+    assert build.main(["--check"]) == 1  # the page isn't what the record gives
+    assert capsys.readouterr().out == "docs/results.md: not what the records give; make results\n"
     assert build.main([]) == build.main(["--check"]) == 0
-    lines = (tmp_path / "README.md").read_text().splitlines()
-    assert lines[1].split(" | ")[1:5] == ["after pruning", "after BN recalibration", "validation", "sparsity"]
+    lines = (tmp_path / "docs" / "results.md").read_text().splitlines()
+    assert lines[1].split(" | ")[1:5] == ["after pruning", "after BN recalibration", "after fine-tuning", "sparsity"]
     assert lines[3].startswith("| 1 | 25.00 | 37.50 | 70.00 | 10.00 | 9.00 | 4.00 | 36.00 | 1.25x | 1.0 | 3 | 1 |")
     assert lines[4].startswith("| 2 | 50.00 | 62.50 | 80.00 | 20.00 | 5.00 | 3.00 | 20.00 | 1.50x | 0.5 | 6 | 1 |")
     for name in ("pruning.png", "channels.png"):
-        assert (tmp_path / "results" / "curve" / name).read_bytes().startswith(b"\x89PNG")
-        assert f"(results/curve/{name})" in "\n".join(lines)
+        assert (tmp_path / "docs" / "img" / f"curve-{name}").read_bytes().startswith(b"\x89PNG")
+        assert f"(img/curve-{name})" in "\n".join(lines)
 
 
 def test_a_table_that_asks_for_it_has_a_figure_of_its_means_and_spreads(folder, monkeypatch, tmp_path):
@@ -136,53 +147,39 @@ def test_a_table_that_asks_for_it_has_a_figure_of_its_means_and_spreads(folder, 
     drawn = []
     monkeypatch.setattr(comparison, "plot_models",
                         lambda rows, split, plot=comparison.plot_models: drawn.append(rows) or plot(rows, split))
-    readme = tmp_path / "README.md"
-    readme.write_text("".join(f"<!-- results:{name} --><!-- /results:{name} -->" for name in ("yardstick", "long")))
-    (tmp_path / "results").mkdir()
-    (folder / "yardstick").rename(tmp_path / "results" / "yardstick")
-    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    page = house(tmp_path, monkeypatch, "".join(
+        f"<!-- results:{name} --><!-- /results:{name} -->" for name in ("yardstick", "long"))) / "docs" / "results.md"
+    (folder / "yardstick").rename(tmp_path / "experiments" / "records" / "yardstick")
     assert build.main([]) == 0
     base, pruned, student = drawn.pop()
     assert not drawn  # none of a table without records
     assert (base["name"], pruned["spread"], student["name"]) == ("base", 0, "student")
     assert base["test_acc"] == pytest.approx(0.81) and base["spread"] == pytest.approx(statistics.stdev([0.80, 0.82]))
     assert (pruned["test_acc"], pruned["parameters"], student["macs"]) == (0.8, 1_700_000, 9_700_000)
-    assert (tmp_path / "results" / "yardstick" / "models.png").read_bytes().startswith(b"\x89PNG")
-    assert readme.read_text().count("(results/yardstick/models.png)") == 1 and "long/models" not in readme.read_text()
-
-
-def test_a_default_that_has_changed_since_a_run_is_told_in_its_command():
-    flags = {"target_macs": [2.0, True], "allocation": "threshold"}
-    runs = {case: record(1, "abc") for case in ("untold", "told", "free", "older")}
-    for content in runs.values():
-        content["run"] |= {"argv": ["prune_model.py"], "flags": dict(flags)}
-    runs["told"]["run"]["argv"] = ["prune_model.py", "--allocation=threshold"]
-    runs["free"]["run"]["flags"]["target_macs"] = None
-    del runs["older"]["run"]["flags"]["allocation"]
-    commands = {case: build.caption([content], "x").split("```")[1].strip() for case, content in runs.items()}
-    assert commands == {"untold": "python prune_model.py --allocation threshold", "free": "python prune_model.py",
-                        "told": "python prune_model.py --allocation=threshold", "older": "python prune_model.py"}
+    assert (tmp_path / "docs" / "img" / "yardstick-models.png").read_bytes().startswith(b"\x89PNG")
+    assert page.read_text().count("(img/yardstick-models.png)") == 1 and "long-models" not in page.read_text()
 
 
 def test_exported_files_are_compared_with_the_bases(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "HERE", tmp_path)
+    exports = house(tmp_path, monkeypatch, "") / "experiments" / "records" / "exports"
     assert build.exports({}) == ""
     for name, scale in (("base", 10), ("student", 1)):
         files = [{"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 4_000_000 * scale,
                   "latency_ms_median": 2 * scale, "threads": 2},
                  {"format": "litert-int8", "runtime": "LiteRT", "acc": 0.795, "agreement": 0.99,
                   "bytes": 500_000 * scale, "latency_ms_median": 0.25 * scale, "threads": 1}]
-        (tmp_path / "exports" / name).mkdir(parents=True)
+        (exports / name).mkdir(parents=True)
         content = record(1, "abc", files=files, calibration_images=512)
         content["run"]["versions"] |= {"onnx": "1.23", "ai-edge-litert": "2.3"}
-        (tmp_path / "exports" / name / "export.json").write_text(json.dumps(content))
+        (exports / name / "export.json").write_text(json.dumps(content))
     lines = build.exports({"yardstick/base12": record(7, "abc"), "curve": record(1, ["x", "abc"])}).splitlines()
     assert lines[3] == "| base, litert-int8 | LiteRT | 79.50 | 99.00 | 5.00 | 8.0x | 2.50 | 1 | 1.0x | 7 |"
     assert lines[4] == "| student, h5 | Keras | 80.00 | - | 4.00 | 10.0x | 2.00 | 2 | 1.2x | 7 |"
     assert lines[5].endswith("| 0.50 | 80.0x | 0.25 | 1 | 10.0x | 7 |")
     assert "5,000 validation images; int8 is calibrated on 512 training images" in build.exports({})
-    assert "A, 2 cores, float32; Keras 3.15, TensorFlow 2.21, LiteRT 2.3.\n" in build.exports({})
-    path = tmp_path / "exports" / "student" / "export.json"
+    assert "A, 2 cores, float32; Keras 3.15, TensorFlow 2.21, LiteRT 2.3. Made by `./experi" in build.exports({})
+    assert lines[-1].endswith("./experiments/reproduce.sh exports 7`.")
+    path = exports / "student" / "export.json"
     content = json.loads(path.read_text())
     content["run"]["processor"] = "another"
     path.write_text(json.dumps(content))
@@ -190,7 +187,7 @@ def test_exported_files_are_compared_with_the_bases(tmp_path, monkeypatch):
         build.exports({})
 
 
-def test_the_readme_is_what_its_records_give_and_they_fit_together(capsys):
+def test_the_pages_are_what_their_records_give_and_they_fit_together(capsys):
     assert build.main(["--check"]) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -199,15 +196,14 @@ def test_a_base_made_anew_beside_records_of_the_one_before_is_told(folder, monke
     (folder / "yardstick" / "base12" / "seed1" / "result.json").write_text(json.dumps(
         record(1, "another", epochs=12, val_acc=0.8, seconds=60, parameters=1, macs=1, bytes=1)))
     told = list(readings.gaps(*readings.read(folder), {"yardstick": {"columns": ["validation", "test"]}}))
-    untested, orphans = ([f"results/yardstick/{name}: no {missing}; ./reproduce.sh yardstick {seed} makes them anew"
+    untested, orphans = ([f"experiments/records/yardstick/{name}: no {missing}; "
+                          f"./experiments/reproduce.sh yardstick {seed} makes them again"
                           for name, seed in pairs] for missing, pairs in (
         ("evaluation.json tells its model's test accuracy", (("base12/seed1", 1), ("base12/seed2", 2), ("pruned", 1))),
         ("record tells the model that it was made from", (("pruned", 1), ("student/seed1", 1)))))
     assert sorted(told) == sorted(untested + orphans)
-    (folder / "README.md").write_text("")
-    (folder / "results").mkdir()
-    (folder / "yardstick").rename(folder / "results" / "yardstick")
-    monkeypatch.setattr(build, "HERE", folder / "results")
+    house(folder, monkeypatch, "")
+    (folder / "yardstick").rename(folder / "experiments" / "records" / "yardstick")
     assert build.main(["--check"]) == 0
     assert capsys.readouterr().err.splitlines() == told
 
@@ -215,12 +211,11 @@ def test_a_base_made_anew_beside_records_of_the_one_before_is_told(folder, monke
 def test_what_sensitivity_saw_is_drawn(tmp_path, monkeypatch):
     seen = {"acc": 0.8, "shares": [0.5], "criterion": "l1", "images": 1000,
             "layers": [{"layer": "conv2_block1_1_conv", "acc": [0.75]}]}
-    (tmp_path / "results" / "criteria").mkdir(parents=True)
-    (tmp_path / "results" / "criteria" / "sensitivity.json").write_text(json.dumps(seen))
-    (tmp_path / "README.md").write_text("")
-    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    house(tmp_path, monkeypatch, "")
+    (tmp_path / "experiments" / "records" / "criteria").mkdir()
+    (tmp_path / "experiments" / "records" / "criteria" / "sensitivity.json").write_text(json.dumps(seen))
     assert build.main([]) == 0
-    assert (tmp_path / "results" / "criteria" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "docs" / "img" / "criteria-sensitivity.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monkeypatch):
@@ -232,22 +227,30 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
     (run / "result.json").write_text(json.dumps(content))
     for name in ("model.h5", "history.json", "history.png"):
         (run / name).write_text(name)
-    monkeypatch.setattr(build, "HERE", tmp_path / "results")
+    records = house(tmp_path, monkeypatch, "") / "experiments" / "records"
     assert build.main(["--ship", str(run)]) == 0
     target = tmp_path / "model" / "kd_model"
     base = record(1, "base", epochs=3, val_acc=0.75, seconds=1, parameters=10**6, macs=10**6, bytes=10**6)
-    (tmp_path / "results" / "yardstick" / "base12").mkdir(parents=True)
-    (tmp_path / "results" / "yardstick" / "base12" / "result.json").write_text(json.dumps(base))
-    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(build.HERE)).splitlines()
+    (records / "yardstick" / "base12").mkdir(parents=True)
+    (records / "yardstick" / "base12" / "result.json").write_text(json.dumps(base))
+    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(records)).splitlines()
     assert lines[3].startswith("| base | - | 75.00 |") and lines[4].startswith("| student | - | 50.00 |")
-    assert lines[4].endswith("| 12.50x | 0.0 | 3 + 2 | 1 |")
+    assert lines[4].endswith("| 12.50x | 3 + 2 |") and lines[6].endswith("reproduce.sh yardstick 1`.")
     teacher = record(1, "base", "first", epochs=3, val_acc=0.625, seconds=1, parameters=10**6, macs=10**6, bytes=10**6)
     for name, content_ in (("base12", base | {"sha256": "first"}), ("assistant", teacher)):
-        (tmp_path / "results" / "yardstick" / name).mkdir(exist_ok=True)
-        (tmp_path / "results" / "yardstick" / name / "result.json").write_text(json.dumps(content_))
-    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(build.HERE)).splitlines()
+        (records / "yardstick" / name).mkdir(exist_ok=True)
+        (records / "yardstick" / name / "result.json").write_text(json.dumps(content_))
+    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(records)).splitlines()
     assert [line.split(" | ")[0] for line in lines[3:6]] == ["| base", "| the student's teacher", "| student"]
-    assert lines[5].endswith("| 12.50x | 0.0 | 3 + 3 + 2 | 1 |")
+    assert lines[5].endswith("| 12.50x | 3 + 3 + 2 |")
+    branch = record(1, ["p1", "p2"], "first", final_acc=[0.5, 0.25], seconds=[1, 1], parameters=[10**6, 10**5],
+                    macs=[10**6, 10**5], bytes=[10**6, 10**5])
+    (records / "yardstick" / "pruned").mkdir()
+    (records / "yardstick" / "pruned" / "result.json").write_text(json.dumps(branch))
+    lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(records)).splitlines()
+    assert [line.split(" | ")[0] for line in lines[3:7]] == ["| base", "| pruned", "| the student's teacher",
+                                                             "| student"]
+    assert lines[4].startswith("| pruned | - | 25.00 | 0.10 |")
     assert json.loads((target / "result.json").read_text()) == content | {"shipped": True}
     assert {path.name for path in target.iterdir()} == {"model.h5", "history.json", "history.png", "result.json"}
     other = {"flags": {"epoch_num": 9, "precision": "float32"}, "parent_sha256": None}
@@ -272,15 +275,16 @@ made.write_text("{{}}")
 
 
 def reproduced(table, tmp_path):
-    """Records that a table's commands keep below results/, made by a stand-in that only parses each command."""
-    (tmp_path / "reproduce.sh").write_text((ROOT / "reproduce.sh").read_text())
+    """Records that a table's commands keep, made by a stand-in that only parses each command."""
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "reproduce.sh").write_text((ROOT / "experiments" / "reproduce.sh").read_text())
     python = tmp_path / "python"
     python.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
     python.chmod(0o755)
     environment = os.environ | {"PYTHON": str(python)}
-    subprocess.run(["sh", "reproduce.sh", table, "3"], cwd=tmp_path, env=environment, check=True)
-    return {path.relative_to(tmp_path / "results" / table).as_posix()
-            for path in (tmp_path / "results" / table).rglob("*.json")}
+    subprocess.run(["sh", "experiments/reproduce.sh", table, "3"], cwd=tmp_path, env=environment, check=True)
+    kept = tmp_path / "experiments" / "records" / table
+    return {path.relative_to(kept).as_posix() for path in kept.rglob("*.json")}
 
 
 @pytest.mark.parametrize("table", [name for name in build.TABLES if name != "shipped"])

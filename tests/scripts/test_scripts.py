@@ -575,7 +575,8 @@ def test_trained_directly_is_by_whole_labels_in_any_ablation(hard, row, tmp_path
 
 
 def test_the_defaults_of_a_student_are_those_that_the_tables_were_made_with():
-    told = re.search(r'^STUDENT="(.*)"', (Path(__file__).parents[2] / "reproduce.sh").read_text(), re.MULTILINE)[1]
+    script = (Path(__file__).parents[2] / "experiments" / "reproduce.sh").read_text()
+    told = re.search(r'^STUDENT="(.*)"', script, re.MULTILINE)[1]
     parse = knowledge_distillation.build_parser().parse_args
     given = vars(parse(["--root_folder", "x", *told.split(), "--lambda2", "0", "--lambda3", "0"]))
     default = vars(parse(["--root_folder", "x"]))

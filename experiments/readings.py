@@ -1,4 +1,4 @@
-"""What the records under results/ tell of each run: accuracies, sizes, minutes, and what was trained before it."""
+"""What the records under experiments/records tell of each run: accuracies, sizes, minutes, and what came before."""
 
 import json
 
@@ -65,7 +65,7 @@ def measured(content, results, tested):
 
 
 def gaps(results, tested, tables):
-    """What keeps records from fitting together, a line each: a run made anew beside records of the one before it.
+    """What keeps records from fitting together, a line each: a run made again beside records of the one before it.
 
     Args:
         results: as from `read`.
@@ -75,8 +75,8 @@ def gaps(results, tested, tables):
     made = {sha256 for content in results.values() for sha256 in _made(content)}
     for path, content in results.items():
         table, seed = path.split("/")[0], content["run"]["seed"]
-        anew = f"./reproduce.sh {table} {seed} makes them anew"
+        again = f"./experiments/reproduce.sh {table} {seed} makes them again"
         if content.get("parent_sha256") and content["parent_sha256"] not in made:
-            yield f"results/{path}: no record tells the model that it was made from; {anew}"
+            yield f"experiments/records/{path}: no record tells the model that it was made from; {again}"
         if "test" in tables.get(table, {}).get("columns", ()) and last(content, "sha256") not in tested:
-            yield f"results/{path}: no evaluation.json tells its model's test accuracy; {anew}"
+            yield f"experiments/records/{path}: no evaluation.json tells its model's test accuracy; {again}"

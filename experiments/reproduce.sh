@@ -1,21 +1,21 @@
 #!/bin/sh
-# Makes the records behind the README's result tables: ./reproduce.sh TABLE [SEED ...]
-#   ./reproduce.sh yardstick 826 827 828     base, pruned network, assistant and students within 12 + 14 epochs; a base of 26
-#   ./reproduce.sh steps 826 827             other assistants and students, most of them earlier than the yardstick's
-#   ./reproduce.sh ablation 826              losses, regressors and starts of a student of 3 epochs, from that base
-#   ./reproduce.sh criteria 826              four criteria and three ways to spread a budget, at equal MACs, one epoch;
-#                                            the figure of sensitivity is of the last seed given
-#   ./reproduce.sh curve 826                 the original's 15 iterations, one epoch of fine-tuning each; one seed, the
-#                                            last given
-#   ./reproduce.sh exports 827               base and students of a finished yardstick in each format (needs
-#                                            requirements-export.txt); one seed, the last given
-#   ./reproduce.sh long 826                  60 epochs of base, 35 pruned, 30 of assistant, 40 of student
-# Models go to runs/TABLE, small records to results/TABLE; `make results` then rebuilds the tables. A command that was
-# cut off goes on where it was, and a finished one does nothing, but for those that only measure: start it as often as it
-# takes. Each seed has one base of 12 epochs: where it is trained anew, the tables with that seed are whole again when
-# all of them were made anew; until then `make results` names the records that don't fit.
+# Makes the records behind the result tables of docs/results.md: ./experiments/reproduce.sh TABLE [SEED ...]
+#   yardstick 826 827 828   base, pruned network, assistant and students within 12 + 14 epochs; a base of 26
+#   steps 826 827           other assistants and students, most of them earlier than the yardstick's
+#   ablation 826            losses, regressors and starts of a student of 3 epochs, from the base of 12
+#   criteria 826            four criteria and three ways to spread a budget, at equal MACs, one epoch; the figure of
+#                           sensitivity is of the last seed given
+#   curve 826               the original's 15 iterations, one epoch of fine-tuning each; one seed, the last given
+#   exports 827             base and students of a finished yardstick in each format (needs requirements-export.txt);
+#                           one seed, the last given
+#   long 826                60 epochs of base, 35 pruned, 30 of assistant, 40 of student
+#   demo                    `make demo`
+# Models go to runs/TABLE, small records to experiments/records/TABLE; `make results` then rebuilds the tables.
+# A command that was cut off goes on where it was, and a finished one does nothing, but for those that only measure:
+# start it as often as it takes. Each seed has one base of 12 epochs: where it is trained again, the tables with that
+# seed are whole again when all of them were made again; until then `make results` names the records that don't fit.
 set -eu
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 
 STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # the defaults, told
@@ -34,11 +34,11 @@ keep() {  # keep RUN RECORD: the small record of a finished run
 
 base() {  # base SEED: the 12 epochs that all tables but the long one start from
     $PYTHON train_base_model.py --epoch_num 12 --seed "$1" --save_folder "runs/yardstick/seed$1/base12"
-    keep "runs/yardstick/seed$1/base12" "results/yardstick/base12/seed$1"
+    keep "runs/yardstick/seed$1/base12" "experiments/records/yardstick/base12/seed$1"
 }
 
 judge() {  # judge TABLE SEED FOLDER ...: the models of a table on the test images, side by side
-    at=runs/$1/seed$2 to=results/$1/seed$2
+    at=runs/$1/seed$2 to=experiments/records/$1/seed$2
     shift 2
     for folder in "$@"; do
         set -- "$@" "$at/$folder/model.h5"
@@ -53,7 +53,7 @@ assistant() {  # assistant TABLE SEED BASE EPOCHS
     # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "runs/$1/seed$2/$3" --save_folder "runs/$1/seed$2/assistant" \
         --epoch_num "$4" --seed "$2" $STUDENT $ASSISTANT
-    keep "runs/$1/seed$2/assistant" "results/$1/assistant/seed$2"
+    keep "runs/$1/seed$2/assistant" "experiments/records/$1/assistant/seed$2"
 }
 
 compress() {  # compress TABLE SEED BASE EPOCHS EPOCHS EPOCHS FLAG ...: pruned network, assistant and its student, in
@@ -61,13 +61,13 @@ compress() {  # compress TABLE SEED BASE EPOCHS EPOCHS EPOCHS FLAG ...: pruned n
     # shellcheck disable=SC2086
     $PYTHON prune_model.py --base_model_path "$at/$3/model.h5" --root_folder "$at/pruned" --prune_iter 1 \
         --epoch_num "$4" $PRUNED --seed "$2"
-    keep "$at/pruned" "results/$1/pruned/seed$2"
+    keep "$at/pruned" "experiments/records/$1/pruned/seed$2"
     assistant "$1" "$2" "$3" "$5"
     shift 6
     # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "$at/assistant" --save_folder "$at/student" --epoch_num "$epochs" \
         --seed "$seed" $STUDENT $SMALL "$@"
-    keep "$at/student" "results/$table/student/seed$seed"
+    keep "$at/student" "experiments/records/$table/student/seed$seed"
 }
 
 yardstick() {
@@ -77,9 +77,9 @@ yardstick() {
     # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "$at/base12" --save_folder "$at/alike" --epoch_num 14 \
         --seed "$1" $STUDENT
-    keep "$at/alike" "results/yardstick/alike/seed$1"
+    keep "$at/alike" "experiments/records/yardstick/alike/seed$1"
     $PYTHON train_base_model.py --epoch_num 26 --seed "$1" --save_folder "$at/base26"
-    keep "$at/base26" "results/yardstick/base26/seed$1"
+    keep "$at/base26" "experiments/records/yardstick/base26/seed$1"
     judge yardstick "$1" base12 base26 pruned/iter1 alike assistant student
 }
 
@@ -89,7 +89,7 @@ step() {  # step SEED TEACHER ROW EPOCHS FLAG ...: an assistant or a student tha
     # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "$teacher" --save_folder "runs/steps/seed$seed/$row" \
         --epoch_num "$epochs" --seed "$seed" $STUDENT "$@"
-    keep "runs/steps/seed$seed/$row" "results/steps/$row/seed$seed"
+    keep "runs/steps/seed$seed/$row" "experiments/records/steps/$row/seed$seed"
 }
 
 steps() {
@@ -123,12 +123,12 @@ variant() {  # variant SEED ROW FLAG ...: one line of the ablation
     # shellcheck disable=SC2086
     $PYTHON knowledge_distillation.py --root_folder "runs/yardstick/seed$seed/base12" --epoch_num 3 --seed "$seed" \
         --save_folder "runs/ablation/seed$seed/$row" $STUDENT "$@"
-    keep "runs/ablation/seed$seed/$row" "results/ablation/$row/seed$seed"
+    keep "runs/ablation/seed$seed/$row" "experiments/records/ablation/$row/seed$seed"
 }
 
 ablation() {
     base "$1"
-    keep "runs/yardstick/seed$1/base12" "results/ablation/teacher/seed$1"
+    keep "runs/yardstick/seed$1/base12" "experiments/records/ablation/teacher/seed$1"
     variant "$1" direct --lambda1 0 --lambda2 0 --lambda3 0 --hard_label_weight 1
     variant "$1" backbone --lambda2 0 --lambda3 0
     variant "$1" intermediate --lambda2 0.3 --lambda3 0
@@ -149,7 +149,7 @@ trim() {  # trim SEED ROW FLAG ...: one line of the criteria
     shift 2
     $PYTHON prune_model.py --base_model_path "runs/yardstick/seed$seed/base12/model.h5" --prune_iter 1 --epoch_num 1 \
         --seed "$seed" --root_folder "runs/criteria/seed$seed/$row" "$@"
-    keep "runs/criteria/seed$seed/$row" "results/criteria/$row/seed$seed"
+    keep "runs/criteria/seed$seed/$row" "experiments/records/criteria/$row/seed$seed"
 }
 
 criteria() {
@@ -163,14 +163,14 @@ criteria() {
     trim "$1" default
     trim "$1" default_sensitivity --target_macs 62.1M  # what default leaves of seed 826
     $PYTHON sensitivity.py --model_path "runs/yardstick/seed$1/base12/model.h5" --criterion l1 \
-        --output results/criteria/sensitivity.json
+        --output experiments/records/criteria/sensitivity.json
 }
 
 curve() {
     base "$1"
     $PYTHON prune_model.py --base_model_path "runs/yardstick/seed$1/base12/model.h5" --prune_iter 15 --epoch_num 1 \
         --seed "$1" --root_folder "runs/curve/seed$1"
-    keep "runs/curve/seed$1" results/curve
+    keep "runs/curve/seed$1" experiments/records/curve
 }
 
 exports() {
@@ -178,25 +178,33 @@ exports() {
     for model in base12 alike student; do
         $PYTHON export_model.py --model_path "$at/$model/model.h5" --latency_runs 1000 \
             --format onnx litert litert-int8
-        mkdir -p "results/exports/${model%12}"
-        cp "$at/$model/exported/export.json" "results/exports/${model%12}/export.json"
+        mkdir -p "experiments/records/exports/${model%12}"
+        cp "$at/$model/exported/export.json" "experiments/records/exports/${model%12}/export.json"
     done
 }
 
 long() {
     at=runs/long/seed$1
     $PYTHON train_base_model.py --epoch_num 60 --seed "$1" --save_folder "$at/base"
-    keep "$at/base" "results/long/base/seed$1"
+    keep "$at/base" "experiments/records/long/base/seed$1"
     compress long "$1" base 35 30 40 --crop_padding 4  # it sees each image 40 times, not 8
     judge long "$1" base pruned/iter1 assistant student
+}
+
+demo() {
+    make demo
+    mkdir -p experiments/records/demo
+    cp model/demo/results.json experiments/records/demo/evaluation.json
 }
 
 table=${1:-}
 [ $# -gt 0 ] && shift
 case $table in
+    demo) demo ;;
     yardstick | steps | ablation | criteria | curve | exports | long)
         for seed in "${@:-826}"; do "$table" "$seed"; done ;;
     *)
-        echo "reproduce.sh: received '$table', expected yardstick, steps, ablation, criteria, curve, exports or long" >&2
+        echo "reproduce.sh: received '$table', expected yardstick, steps, ablation, criteria, curve, exports," \
+            "long or demo" >&2
         exit 2 ;;
 esac

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Rebuild the README's result tables and figures from the records under results/; `make results` runs it.
+"""Rebuilds the result tables and figures of the documentation from the records under experiments/records.
 
-A table stands between two comments, `<!-- results:NAME -->` and `<!-- /results:NAME -->`, and nothing between them is
-typed by hand. Its columns and rows stand in tables.json, as folders results/NAME/ROW. A row is one result.json, or
-several of different seeds as ROW/seedN/result.json. The test accuracy of a row's model is found in any evaluation.json
-by the model's sha256, and what was trained before it by its parent's. A pruning run of many iterations, which is
-results/NAME/result.json alone, is a table of its own with a row an iteration, and two figures; a table whose entry in
-tables.json says so has one of its rows by accuracy and size, and results/NAME/sensitivity.json is drawn. The table
-'shipped' is about the student under model/kd_model and the models that it comes from, the table 'exports' about the
-files of results/exports/MODEL/export.json.
+`make results` runs it. A table stands in README.md or docs/results.md between two comments, `<!-- results:NAME -->` and
+`<!-- /results:NAME -->`, and nothing between them is typed by hand. Its columns and rows stand in tables.json, as
+folders records/NAME/ROW. A row is one result.json, or several of different seeds as ROW/seedN/result.json. The test
+accuracy of a row's model is found in any evaluation.json by the model's sha256, and what was trained before it by its
+parent's. A pruning run of many iterations, which is records/NAME/result.json alone, is a table of its own with a row an
+iteration, and two figures; a table whose entry in tables.json says so has one of its rows by accuracy and size, and
+records/NAME/sensitivity.json is drawn. Figures go to docs/img. The table 'shipped' is about the student under
+model/kd_model, the models that it comes from and what was pruned from the same base; the table 'exports' about the
+files of records/exports/MODEL/export.json, the table 'demo' about records/demo/evaluation.json, the results.json that
+`make demo` leaves under model/demo.
 """
 
 import argparse
@@ -21,10 +23,12 @@ from pathlib import Path
 
 from readings import gaps, last, machine, measured, read
 
-HERE = Path(__file__).resolve().parent
-TABLES = json.loads((HERE / "tables.json").read_text(encoding="utf-8"))
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/index.md", "docs/results.md")
+TABLES = json.loads((Path(__file__).with_name("tables.json")).read_text(encoding="utf-8"))
 COLUMNS = {  # heading: (what `measured` calls it, format, factor)
     "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),
+    "after fine-tuning": ("validation", "{:.2f}", 100),
     "after pruning": ("pruned_acc", "{:.2f}", 100), "after BN recalibration": ("recalibrated_acc", "{:.2f}", 100),
     "sparsity": ("sparsity", "{:.2f}", 100), "parameters (M)": ("parameters", "{:.2f}", 1e-6),
     "MACs (M)": ("macs", "{:.2f}", 1e-6), "file (MB)": ("bytes", "{:.2f}", 1e-6),
@@ -69,16 +73,14 @@ def split_of(contents, tested):
     return f"{contents[0]['train_images']:,} training and {contents[0]['images']:,} validation images{test}"
 
 
-def _untold(run):
-    """Flags that a run had by a default of its time which has changed since."""
-    allocation = run["flags"].get("allocation")
-    targeted = run["flags"].get("target_macs") or run["flags"].get("target_compression")
-    told = allocation is None or any(word.startswith("--allocation") for word in run["argv"])
-    return ["--allocation", allocation] if targeted and not told else []
+def caption(contents, split, call):
+    """The split in words, the machines, with seeds where there are several, versions, and what makes the table again.
 
-
-def caption(contents, split):
-    """The split in words, the machines, with seeds where there are several, and versions, then each row's command."""
+    Args:
+        contents: the records of the table.
+        split: from `split_of`.
+        call: what is given to reproduce.sh.
+    """
     def shared(values):
         return ", ".join(dict.fromkeys(values))
 
@@ -90,10 +92,12 @@ def caption(contents, split):
                          for name, of in seeds.items())
     versions = shared(f"{PACKAGES[name]} {version}" for run in runs for name, version in run["versions"].items()
                       if name in PACKAGES)
-    commands = "\n".join(dict.fromkeys(f"python {' '.join([*run['argv'], *_untold(run)])}" for run in runs))
-    return (f"Accuracies in per cent; {split}. {machines}; {versions}.\n\n<details><summary>commands</summary>\n\n"
-            "As they were run. Some folders were renamed since: to make the same models anew take `reproduce.sh`.\n\n"
-            f"```\n{commands}\n```\n\n</details>")
+    return (f"Accuracies in per cent; {split}. {machines}; {versions}. Made by `./experiments/reproduce.sh {call}`.")
+
+
+def call_of(name, contents):
+    """What reproduce.sh takes for a table: its name and the seeds of its records."""
+    return " ".join([name, *map(str, sorted({content["run"]["seed"] for content in contents}))])
 
 
 def iterations(content, results):
@@ -113,23 +117,23 @@ def grouped(name, results):
 
 def figures(results):
     """Draws a pruning run's curves and channels left, the models of tables that ask for it, what sensitivity.py saw."""
-    sys.path.insert(0, str(HERE.parent))
     from compress.plots import comparison, style
 
+    images = ROOT / "docs" / "img"
+    images.mkdir(parents=True, exist_ok=True)
     for name, table in TABLES.items():
         if name in results:  # a pruning run of many iterations
             layers = {layer.removesuffix("_conv"): left for layer, left in results[name]["channels"].items()
                       if layer.endswith(("_1_conv", "_2_conv"))}
-            style.save_figure(style.plot_pruning(results[name]), HERE / name / "pruning.png")
-            style.save_figure(style.plot_channels(layers), HERE / name / "channels.png")
+            style.save_figure(style.plot_pruning(results[name]), images / f"{name}-pruning.png")
+            style.save_figure(style.plot_channels(layers), images / f"{name}-channels.png")
         if table.get("figure") and len(rows := grouped(name, results)) > 1:
             looks = [role_of(contents[0], results) for contents in rows.values()]
             models = [averaged(*row) | {"role": role} for row, role in zip(rows.items(), looks, strict=True)]
-            style.save_figure(comparison.plot_models(models, "validation"),
-                              HERE / name / "models.png")
-        if (path := HERE / name / "sensitivity.json").is_file():
+            style.save_figure(comparison.plot_models(models, "validation"), images / f"{name}-models.png")
+        if (path := ROOT / "experiments" / "records" / name / "sensitivity.json").is_file():
             seen = json.loads(path.read_text(encoding="utf-8"))
-            style.save_figure(comparison.plot_sensitivity(seen), path.with_suffix(".png"))
+            style.save_figure(comparison.plot_sensitivity(seen), images / f"{name}-sensitivity.png")
 
 
 def role_of(content, results):
@@ -151,25 +155,33 @@ def averaged(label, contents):
 
 
 def shipped(results, tested):
-    """The student under model/kd_model beside all models that it comes from, or '' where none is shipped."""
-    path = HERE.parent / "model" / "kd_model" / "result.json"
+    """The student under model/kd_model, all models that it comes from and what was pruned from its base, or ''."""
+    path = ROOT / "model" / "kd_model" / "result.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if content.get("shipped") is not True:
         return ""
     results = results | {"shipped": content}
-    family, parent = [content], content["parent_sha256"]
-    while found := [run for run in results.values() if parent is not None and parent in run["sha256"]]:
-        family, parent = [found[0], *family], found[0].get("parent_sha256")
-    between = [f"teacher {i}" for i in range(1, len(family) - 1)] if len(family) > 3 else ["the student's teacher"]
+    family, parent, table = [content], content["parent_sha256"], ""
+    while found := [(path, run) for path, run in results.items() if parent is not None and parent in run["sha256"]]:
+        family, parent, table = [found[0][1], *family], found[0][1].get("parent_sha256"), found[0][0].split("/")[0]
+    between = [f"teacher {i}" for i in range(1, len(family) - 1)] if len(family) > 3 else [
+        "teacher's assistant" if role_of(run, results) == "assistant" else "the student's teacher"
+        for run in family[1:2]]
     names = ["base", *between[:len(family) - 2], "student"]
-    rows = dict(zip(names, ([measured(run, results, tested)] for run in family), strict=True))
-    return f"{markdown(rows, TABLES['shipped']['columns'])}\n\n{caption(family, split_of(family, tested))}"
+    rows = dict(zip(names, family, strict=True))
+    pruned = [run for run in results.values() if "final_acc" in run and run.get("parent_sha256") == family[0]["sha256"]]
+    if pruned:
+        rows = {"base": rows["base"], "pruned": pruned[0], **rows}
+    text = markdown({name: [measured(run, results, tested)] for name, run in rows.items()},
+                    TABLES["shipped"]["columns"])
+    runs = list(rows.values())
+    return f"{text}\n\n{caption(runs, split_of(runs, tested), call_of(table, runs))}"
 
 
 def exports(results):
     """The files of the models in every format; sizes and latencies as times the base's .h5 and fastest file."""
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("base", "alike", "student")
-             if (path := HERE / "exports" / name / "export.json").is_file()}
+             if (path := ROOT / "experiments" / "records" / "exports" / name / "export.json").is_file()}
     if not found.keys() > {"base"}:  # without the base there is nothing to compare with
         return ""
     whole, fastest = found["base"]["files"][0], min(row["latency_ms_median"] for row in found["base"]["files"])
@@ -190,36 +202,56 @@ def exports(results):
         raise ValueError("latencies of several machines can't be compared; export all models on one")
     split = (f"{first['images']:,} validation images; int8 is calibrated on {first['calibration_images']:,} training "
              "images; latency is the median of one image at a time, by one thread or all cores, whichever is faster")
-    return "\n".join([*lines, "", caption(list(found.values()), split)])
+    call = " ".join(["exports", *dict.fromkeys(str(seeds[content["sha256"]]) for content in found.values()
+                                               if content["sha256"] in seeds)])
+    return "\n".join([*lines, "", caption(list(found.values()), split, call)])
+
+
+def demo():
+    """The models of `make demo` side by side, or '' where there is no record of it."""
+    path = ROOT / "experiments" / "records" / "demo" / "evaluation.json"
+    if not path.is_file():
+        return ""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["| | test accuracy (%) | parameters (M) | MACs (M) | file (MB) | sparsity (%) | compression rate |",
+             "| --- |" + " ---: |" * 6]
+    for row in content["models"]:
+        lines.append(f"| {row['name']} | {100 * row['acc']:.2f} | {row['parameters'] / 1e6:.2f} | "
+                     f"{row['macs'] / 1e6:.2f} | {row['bytes'] / 1e6:.2f} | {100 * row['sparsity']:.2f} | "
+                     f"{row['compression_rate']:.2f}x |")
+    run = content["run"]
+    return "\n".join([*lines, "", f"{content['images']:,} test images, so that one image is "
+                       f"{100 / content['images']:.2f} points; seed {run['seed']}; {machine(run)}."])
 
 
 def section(name, results, tested):
     """What stands between the comments of a table, or '' where it has no record."""
-    if name in ("shipped", "exports"):
-        return shipped(results, tested) if name == "shipped" else exports(results)
+    if name in ("shipped", "exports", "demo"):
+        return {"shipped": lambda: shipped(results, tested), "exports": lambda: exports(results), "demo": demo}[name]()
     columns = TABLES[name]["columns"]
     if "rows" not in TABLES[name]:  # a row an iteration
         if name not in results:
             return ""
         content = results[name]
         table = markdown(iterations(content, results), columns)
-        return (f"{table}\n\n{caption([content], split_of([content], tested))}\n\n"
-                f"![accuracy, sparsity, compression and MACs over the iterations](results/{name}/pruning.png)\n\n"
-                f"![channels left in every layer](results/{name}/channels.png)")
+        return (f"{table}\n\n{caption([content], split_of([content], tested), call_of(name, [content]))}\n\n"
+                f"![accuracy, sparsity, compression and MACs over the iterations](img/{name}-pruning.png)\n\n"
+                f"![channels left in every layer](img/{name}-channels.png)")
     rows = grouped(name, results)
     if not rows:
         return ""
     contents = [content for row in rows.values() for content in row]
     runs = {label: [measured(content, results, tested) for content in row] for label, row in rows.items()}
-    text = f"{markdown(runs, columns)}\n\n{caption(contents, split_of(contents, tested if 'test' in columns else {}))}"
-    figure = f"\n\n![accuracy against parameters and MACs](results/{name}/models.png)"
+    split = split_of(contents, tested if "test" in columns else {})
+    text = f"{markdown(runs, columns)}\n\n{caption(contents, split, call_of(name, contents))}"
+    figure = f"\n\n![accuracy against parameters and MACs](img/{name}-models.png)"
     return text + figure * (TABLES[name].get("figure", False) and len(rows) > 1)
 
 
 def rebuilt(text, results, tested):
-    """A README's text with every table between its comments made anew from what `read` gives."""
+    """A page's text with every table between its comments made from what `read` gives."""
     def fill(match):
-        none = f"No record yet: `./reproduce.sh {match[2]}` makes them."
+        none = f"No record yet: `./experiments/reproduce.sh {match[2]}` makes them."
         return f"{match[1]}\n{section(match[2], results, tested) or none}\n{match[3]}"
 
     return re.sub(r"(<!-- results:(\w+) -->).*?(<!-- /results:\2 -->)", fill, text, flags=re.DOTALL)
@@ -235,25 +267,31 @@ def ship(run, target):
 
 
 def main(argv=None):
-    """Command line; returns the exit status: 0, or 1 with --check where the README isn't what the records give."""
+    """Command line; returns the exit status: 0, or 1 with --check where a page isn't what the records give."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing, only compare")
     parser.add_argument("--ship", type=Path, metavar="RUN", help="copy the student of a run to model/kd_model")
     args = parser.parse_args(argv)
     if args.ship:
-        ship(args.ship, HERE.parent / "model" / "kd_model")
+        ship(args.ship, ROOT / "model" / "kd_model")
         return 0
-    readme = HERE.parent / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    results, tested = read(HERE)
-    after = rebuilt(before, results, tested)
+    results, tested = read(ROOT / "experiments" / "records")
     for line in gaps(results, tested, TABLES):
         print(line, file=sys.stderr)
-    if not args.check:
-        readme.write_text(after, encoding="utf-8")
-        figures(results)
-    return int(args.check and before != after)
+    stale = []
+    for page in filter(lambda page: (ROOT / page).is_file(), PAGES):
+        before = (ROOT / page).read_text(encoding="utf-8")
+        after = rebuilt(before, results, tested)
+        stale += [page] * (before != after)
+        if not args.check:
+            (ROOT / page).write_text(after, encoding="utf-8")
+    if args.check:
+        print(*(f"{page}: not what the records give; make results" for page in stale), sep="\n", end="\n" * bool(stale))
+        return int(bool(stale))
+    figures(results)
+    return 0
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))  # for compress
     sys.exit(main())

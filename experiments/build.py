@@ -213,15 +213,16 @@ def demo():
     if not path.is_file():
         return ""
     content = json.loads(path.read_text(encoding="utf-8"))
-    lines = ["| | test accuracy (%) | parameters (M) | MACs (M) | file (MB) | sparsity (%) | compression rate |",
-             "| --- |" + " ---: |" * 6]
+    lines = ["| | test accuracy (%) | parameters (M) | MACs (M) | file (MB) | sparsity (%) | compression rate | "
+             "latency (ms) |", "| --- |" + " ---: |" * 7]
     for row in content["models"]:
         lines.append(f"| {row['name']} | {100 * row['acc']:.2f} | {row['parameters'] / 1e6:.2f} | "
                      f"{row['macs'] / 1e6:.2f} | {row['bytes'] / 1e6:.2f} | {100 * row['sparsity']:.2f} | "
-                     f"{row['compression_rate']:.2f}x |")
+                     f"{row['compression_rate']:.2f}x | {row['latency_ms_median']:.1f} |")
     run = content["run"]
     return "\n".join([*lines, "", f"{content['images']:,} test images, so that one image is "
-                       f"{100 / content['images']:.2f} points; seed {run['seed']}; {machine(run)}."])
+                       f"{100 / content['images']:.2f} points; latency is the median of one image at a time; seed "
+                       f"{run['seed']}; {machine(run)}."])
 
 
 def section(name, results, tested):

@@ -101,7 +101,8 @@ $(VENV)/.installed-docs: requirements-docs.txt $(VENV)/.installed
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/commands.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	@# not -q: under it mkdocs counts no warning, so that none would fail
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html"
 
 check: lint test docs

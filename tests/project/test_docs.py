@@ -93,6 +93,7 @@ def test_the_readme_is_short_and_its_first_command_on_the_first_screen():
 def test_the_site_loads_nothing_from_elsewhere():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert "strict: true" in text and "font: false" in text and "http" not in text
+    assert re.search(r"mkdocs build --strict$", (ROOT / "Makefile").read_text(), re.MULTILINE)  # -q would hide warnings
     assert not [path for path in DOCS.rglob("*") if path.suffix in (".md", ".css", ".svg") and re.search(
         r"(?:src=|!\[[^]]*\]\(|url\(|@import |xlink:href=)[\"']?https?:", path.read_text(encoding="utf-8"))]
 

@@ -23,7 +23,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit("PYTHON: received Python %d.%d, expected 3.10 to 3.13 (make PYTHON=python3.11 ...)" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("PYTHON: received Python %d.%d, expected 3.11 to 3.13 (make PYTHON=python3.11 ...)" % v)'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: requirements.txt | $(BIN)/python

@@ -112,8 +112,8 @@ def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, t
                                        steps * (recipe.epochs - recipe.begun) if args.teacher_annealing else None)
     optimizer = fit.optimizer_of(recipe, steps)
     if distiller.discriminator:
-        optimizer = distillation.TwoOptimizers(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
-                                               [v.path for v in distiller.discriminator.trainable_variables])
+        optimizer = distillation.optimizer_pair(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
+                                                distiller.discriminator.trainable_variables)
     fit.compile_trainer(distiller, optimizer, recipe)
     return fit.fit(distiller, student, images, recipe, folder, run_record, title,
                         rate_flag="--student_learning_rate")

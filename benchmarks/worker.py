@@ -111,8 +111,8 @@ def distillation_step(args):
     recipe = fit.Recipe(1, BATCH, 1e-3, precision=args.precision)
     distiller = distillation.Distiller(network("teacher"), network("student"), (0.7, 0.3, 0.2), 4.0, 0.3,
                                        args.regressor_name, precision=args.precision)
-    optimizer = distillation.TwoOptimizers(fit.sgd(recipe, 10**6), keras.optimizers.Adam(1e-4),
-                                           [v.path for v in distiller.discriminator.trainable_variables])
+    optimizer = distillation.optimizer_pair(fit.optimizer_of(recipe, 10**6), keras.optimizers.Adam(1e-4),
+                                            distiller.discriminator.trainable_variables)
     fit.compile_trainer(distiller, optimizer, recipe)
     return compiled_step(distiller)
 

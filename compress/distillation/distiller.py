@@ -241,44 +241,17 @@ class Distiller(keras.Model):
         return super().compute_metrics(x, y, y_pred[0], sample_weight=sample_weight)
 
 
-class TwoOptimizers(keras.optimizers.Optimizer):
+def optimizer_pair(student, discriminator, variables):
     """One optimiser for the discriminator's variables, another for all others.
-
-    keras.optimizers.MultiOptimizer would do; Keras 3.12, the newest for Python 3.10, lacks it.
 
     Args:
         student: optimiser of student and regressors.
         discriminator: optimiser of the discriminator.
-        paths: set of the discriminator's variable paths.
+        variables: the discriminator's.
+
+    Returns:
+        A keras.optimizers.MultiOptimizer.
     """
-
-    def __init__(self, student, discriminator, paths):
-        super().__init__(learning_rate=0.0, name="two_optimizers")
-        self.parts, self.paths = [student, discriminator], set(paths)
-
-    def _split(self, variables, values):
-        pairs = [[], []]
-        for variable, value in zip(variables, values, strict=True):
-            pairs[variable.path in self.paths].append((value, variable))
-        return pairs
-
-    def build(self, variables):
-        """Makes the slots of both."""
-        if self.built:
-            return
-        for part, pairs in zip(self.parts, self._split(variables, variables), strict=True):
-            part.build([variable for variable, _ in pairs])
-        super().build(variables)
-
-    @property
-    def variables(self):
-        """Step counts and slots of both."""
-        return self._variables[:] + [v for part in self.parts for v in part.variables]
-
-    def apply(self, grads, trainable_variables=None):
-        """One step of each."""
-        variables = list(self._trainable_variables if trainable_variables is None else trainable_variables)
-        self.build(variables)
-        for part, pairs in zip(self.parts, self._split(variables, grads), strict=True):
-            part.apply([grad for grad, _ in pairs], [variable for _, variable in pairs])
-        self._iterations.assign_add(1)
+    paths = {variable.path for variable in variables}
+    return keras.optimizers.MultiOptimizer(
+        lambda variable: discriminator if variable.path in paths else student, name="student_and_discriminator")

@@ -222,4 +222,4 @@ def run_record(args, parent_sha256=None):
             "parent_sha256": parent_sha256,
             "processor": processor(), "cores": cores,
             "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
-            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}

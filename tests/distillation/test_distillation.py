@@ -364,8 +364,8 @@ def test_validation_loss_is_the_students_plain_cross_entropy(distiller):
 def test_a_step_moves_student_and_regressors_but_not_teacher_nor_a_resting_discriminator():
     distiller = build_distiller()
     adam = keras.optimizers.Adam(0.0)
-    distiller.compile(distillation.TwoOptimizers(keras.optimizers.SGD(1e-3), adam, [
-        v.path for v in distiller.discriminator.trainable_variables]), run_eagerly=True)
+    pair = distillation.optimizer_pair(keras.optimizers.SGD(1e-3), adam, distiller.discriminator.trainable_variables)
+    distiller.compile(pair, run_eagerly=True)
 
     def state():
         return {"teacher": arrays(distiller.teacher.variables), "student": arrays(distiller.student.variables),
@@ -421,7 +421,7 @@ def parts_of_toy():
 
 
 def two(model):
-    optimizer = distillation.TwoOptimizers(*parts_of_toy(), [v.path for v in model.get_layer("right").weights])
+    optimizer = distillation.optimizer_pair(*parts_of_toy(), model.get_layer("right").weights)
     model.compile(optimizer, loss="mse")
     return optimizer
 
@@ -450,7 +450,7 @@ def test_two_optimizers_are_two_optimisers_by_hand():
         for ours, theirs in zip(model.get_weights(), twin.get_weights(), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
         assert int(optimizer.iterations) == step
-    assert [int(part.iterations) for part in optimizer.parts] == [5, 5]
+    assert [int(part.iterations) for part in optimizer.optimizers] == [5, 5]
 
 
 def test_two_optimizers_variables_are_each_part_s_once():
@@ -746,8 +746,8 @@ def test_a_distiller_learns_in_half_precision(precision):
 
     distiller = build_distiller(precision=precision)
     recipe = fit.Recipe(1, 6, 1e-3, precision=precision)
-    optimizer = distillation.TwoOptimizers(fit.optimizer_of(recipe, 1), keras.optimizers.Adam(1e-4), [
-        v.path for v in distiller.discriminator.trainable_variables])
+    optimizer = distillation.optimizer_pair(fit.optimizer_of(recipe, 1), keras.optimizers.Adam(1e-4),
+                                            distiller.discriminator.trainable_variables)
     fit.compile_trainer(distiller, optimizer, recipe)
     if precision == "mixed_float16":
         distiller.optimizer.initial_scale = 64.0  # none of the first steps is skipped

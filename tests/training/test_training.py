@@ -649,9 +649,9 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path, monk
         keras.utils.set_random_seed(seed)
         student = resnet.build_resnet(classes=4, widths=narrow_widths(inner=5, stream=4))
         distiller = distillation.Distiller(teacher, student, (0.7, 1e-4, 0.2), hard_label_weight=0.3)
-        optimizer = distillation.TwoOptimizers(
+        optimizer = distillation.optimizer_pair(
             fit.optimizer_of(recipe, 2), keras.optimizers.Adam(1e-3),
-            [v.path for v in distiller.discriminator.trainable_variables])
+            distiller.discriminator.trainable_variables)
         distiller.compile(optimizer, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
         teacher_before = teacher.get_weights()
         history = fit.fit(distiller, student, images, recipe, folder, RUN, "toy", keep_best=False)

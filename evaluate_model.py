@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from compress.cli import app, display, flags, keywords, tables, values
+from compress.cli import app, configs, display, flags, keywords, tables, values
 from compress.errors import InputError
 from compress.plots import roles
 from compress.storage import files, records
@@ -221,7 +221,7 @@ def run(args):
     others = {path: foreign.load_classifier(path, "--model_path", args.preprocessing, args.verbose)
               for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
     shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
-    images = dataset.load_data(args, shape[:2] if shape and None not in shape else None,
+    images = dataset.load_data(configs.DataConfig.of(args), shape[:2] if shape and None not in shape else None,
                             display.track("reading images", args.verbose), needs=(args.split,), most=args.images,
                             pixels=pixels.of_models(*args.model_path))
     display.say(images.description, args.verbose)

@@ -6,7 +6,7 @@ import functools
 import sys
 from pathlib import Path
 
-from compress.cli import app, display, flags, keywords, tables, values
+from compress.cli import app, configs, display, flags, keywords, tables, values
 from compress.errors import InputError, one_line
 from compress.export import formats
 from compress.storage import files, records
@@ -174,7 +174,7 @@ def find_images(args, peek):
         return f"no --dataset, and {args.model_path} is no model of {args.dataset}"
     try:
         records.check_split(args.model_path, args)
-        images = dataset.load_data(args, peek.input_shape and peek.input_shape[:2],
+        images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
                                 display.track("reading images", args.verbose), needs=("validation",),
                                 pixels=pixels.of_models(args.model_path))
     except InputError as error:

@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from compress.cli import app, display, flags, keywords, student_flags, tables
+from compress.cli import app, configs, display, flags, keywords, student_flags, tables
 from compress.graph import resnet
 from compress.plots import roles
 from compress.storage import files, records, resuming, shipped
@@ -233,7 +233,7 @@ def teach(args, path, peek):
     from compress.storage import checkpoints, classes
     from compress.training import fit
 
-    images = dataset.load_data(args, peek.input_shape and peek.input_shape[:2],
+    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(path))
     fit.tell_images(args, images)

@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from compress.cli import app, display, flags, keywords, tables, values
+from compress.cli import app, configs, display, flags, keywords, tables, values
 from compress.errors import InputError
 from compress.pruning import iterations
 from compress.storage import files, records, resuming
@@ -189,7 +189,7 @@ def prune_all(args, peek):
     from compress.storage import checkpoints, classes
     from compress.training import fit
 
-    images = dataset.load_data(args, peek.input_shape and peek.input_shape[:2],
+    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(args.base_model_path))
     fit.tell_images(args, images)

@@ -4,7 +4,7 @@
 import sys
 from pathlib import Path
 
-from compress.cli import app, display, flags, keywords, tables, values
+from compress.cli import app, configs, display, flags, keywords, tables, values
 from compress.storage import files, records
 
 EXAMPLE = """example:
@@ -70,7 +70,7 @@ def run(args):
     from compress.pruning import cut
     from compress.storage import classes
 
-    images = dataset.load_data(args, peek.input_shape and peek.input_shape[:2],
+    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("validation",),
                             pixels=pixels.of_models(args.model_path))
     display.say(images.description, args.verbose)

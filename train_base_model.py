@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from compress.cli import app, display, flags, keywords, tables, values
+from compress.cli import app, configs, display, flags, keywords, tables, values
 from compress.errors import InputError
 from compress.graph import resnet
 from compress.storage import files, records, resuming
@@ -120,8 +120,9 @@ def train(args, size):
     from compress.storage import classes
     from compress.training import fit
 
-    images = dataset.load_data(args, size, display.track("reading images", args.verbose), needs=("train", "validation"),
-                            pixels=pixels.of_models(*filter(None, [args.model_path])))
+    images = dataset.load_data(configs.DataConfig.of(args), size, display.track("reading images", args.verbose),
+                               needs=("train", "validation"),
+                               pixels=pixels.of_models(*filter(None, [args.model_path])))
     fit.tell_images(args, images)
     records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}

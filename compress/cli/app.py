@@ -128,10 +128,10 @@ def _ended(parser, run, args, as_json):
         if as_json:
             print(json.dumps(result, indent=1, allow_nan=False, default=str), flush=True)
     except InputError as error:
-        told = flags.spelled(flags.named(error, args), vars(args))
+        told = messages.spelled(flags.named(error, args), vars(args))
         return _end(f"{parser.prog}: {told}", 2)
     except Diverged as error:
-        return _end(f"{parser.prog}: {flags.spelled(str(error), vars(args))}", 3)
+        return _end(f"{parser.prog}: {messages.spelled(str(error), vars(args))}", 3)
     except BrokenPipeError:
         raise
     except Exception as error:

@@ -107,12 +107,12 @@ def encodable(text):
 def say(text, verbose=1):
     """Prints a line, unless verbose is 0."""
     if verbose:
-        print(messages.wrapped(encodable(text), sys.stdout), flush=True)
+        print(messages.wrapped(encodable(messages.spelled(text)), sys.stdout), flush=True)
 
 
 def warn(text):
     """Prints a line on standard error, whatever --verbose is: a number may be wrong, or not what it seems."""
-    messages.tell(f"warning: {text}")
+    messages.tell(f"warning: {messages.spelled(text)}")
 
 
 def print_table(title, columns, rows, verbose=1):

@@ -14,7 +14,6 @@ from compress.errors import one_line
 
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 PREPROCESSING = ("auto", "caffe", "tf", "torch", "unit", "none")
-QUOTES = "\"'"
 CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "random")
 
 
@@ -89,21 +88,6 @@ class Parser(argparse.ArgumentParser):
         wanted = [action for action in self._actions if {*action.option_strings} & {*lacking}]
         return "; ".join(f"{action.option_strings[0]}: not given; expected {action.help.split('; ')[0]}"
                          for action in wanted) or message.removeprefix("argument ")
-
-
-def spelled(text, names=None):
-    """A message of the library as a command line has it: `epoch_num` is --epoch_num, `resume="never"` --resume never.
-
-    Args:
-        text: with names of parameters between backticks.
-        names: those of the script's flags; None for any.
-    """
-    def flag(found):
-        name, value = found[1], found[2]
-        if names is not None and name not in names:
-            return found[0]
-        return f"--{name}" if value is None else f"--{name} {value.strip(QUOTES)}"
-    return re.sub(r"`([a-z]\w*)(?:=([^`]*))?`", flag, text)
 
 
 def named(error, args):

@@ -61,3 +61,21 @@ def wrapped(text, stream):
 def tell(text):
     """Prints a message on standard error."""
     print(wrapped(text, sys.stderr), file=sys.stderr, flush=True)
+
+
+QUOTES = "\"'"
+
+
+def spelled(text, names=None):
+    """A message of the library as a command line has it: `epoch_num` is --epoch_num, `resume="never"` --resume never.
+
+    Args:
+        text: with names of parameters between backticks.
+        names: those of the script's flags; None for any.
+    """
+    def flag(found):
+        name, value = found[1], found[2]
+        if names is not None and name not in names:
+            return found[0]
+        return f"--{name}" if value is None else f"--{name} {value.strip(QUOTES)}"
+    return re.sub(r"`([a-z]\w*)(?:=([^`]*))?`", flag, text)

@@ -5,13 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.data import decoding
 from compress.cli import display
-from compress.data import drawing
-from compress.data import duplicates
-from compress.data import folders
-from compress.data import reading
-from compress.data import stock
+from compress.data import decoding, drawing, duplicates, folders, reading, stock
 from compress.errors import InputError
 
 NAMES = ("train", "validation", "test")
@@ -86,17 +81,16 @@ class Data:
         return {name: value for name, value in vars(self.reader.look).items() if value} if self.reader else {}
 
 
-def load_data(args, image_size=None, progress=iter, needs=NAMES, most=None, pixels=None):
-    """The data set that the data flags ask for.
+def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pixels=None):
+    """The data set that a config asks for.
 
-    Training and validation images are told apart with SPLIT_SEED, never with --seed: a prune or a distillation under
-    another seed must not validate on images that its parent was trained on. --subset takes a part of either side, so
+    Training and validation images are told apart with SPLIT_SEED, never with the seed: a prune or a distillation under
+    another seed must not validate on images that its parent was trained on. `subset` takes a part of either side, so
     that holds between a subset and the full set too. The test images are always all of them.
 
     Args:
-        args: namespace with dataset, data_dir, val_split, subset, image_size, class_num and num_worker, and
-            crop_padding in a script that trains.
-        image_size: (h, w) that a loaded model wants, or None; used for a folder where args.image_size is None.
+        config: a configs.DataConfig.
+        image_size: (h, w) that a loaded model wants, or None; used for a folder where config.image_size is None.
         progress: wraps the range of a folder's images while they are read.
         needs: names of the splits that have to be there; a folder's are read now, its others when they are asked for.
         most: of each of those splits the first so many alone; None for all.
@@ -106,41 +100,41 @@ def load_data(args, image_size=None, progress=iter, needs=NAMES, most=None, pixe
         Data; images uint8 (N, H, W, 3), labels int64 (N,). CIFAR and digits are 32x32.
 
     Raises:
-        InputError: the data are missing, damaged, too few for the splits, or not what --class_num says.
+        InputError: the data are missing, damaged, too few for the splits, or not what `class_num` says.
     """
-    names, parts, listing = _found(args, needs)
-    if args.class_num not in (None, len(names)):
-        raise InputError(f"--class_num: received {args.class_num}, expected {len(names)} "
-                         f"(the classes of {args.dataset})")
+    names, parts, listing = _found(config, needs)
+    if config.class_num not in (None, len(names)):
+        raise InputError(f"`class_num`: received {config.class_num}, expected {len(names)} "
+                         f"(the classes of {config.dataset})")
     drawn = [listing and part is None for part in parts]
     # the images that splits are drawn from, or else all of them
     listed = [part for part in parts if part][:1 if any(drawn) else None] if listing and parts[0] else []
-    source = folders.listing_checksum(args.dataset, [path for part in listed for path in part[0]]) if listed else None
-    parts, notes = drawing.divide(args, names, parts, needs)
-    _tell(args, listing, parts, notes)
+    source = folders.listing_checksum(config.dataset, [path for part in listed for path in part[0]]) if listed else None
+    parts, notes = drawing.divide(config, names, parts, needs)
+    _tell(config, listing, parts, notes)
     reader = None
     if listing:
         parts = [part and drawing.mixed(*part) for part in parts]
-        reader = _reader(args, listing, parts, image_size, progress, pixels)
+        reader = _reader(config, listing, parts, image_size, progress, pixels)
     parts = [(part[0][:most], part[1][:most]) if part and name in needs else part
              for part, name in zip(parts, NAMES, strict=True)]
     splits = [part and Split(reader.pending(part[0]) if reader else part[0], part[1], name,
                              source=source if is_drawn else None)
               for part, name, is_drawn in zip(parts, NAMES, (True, *drawn[1:]), strict=True)]
     if splits[0]:
-        splits[0].flip = args.dataset != "digits"  # a mirrored digit is another sign
-        splits[0].pad = _padding(args, splits[0].image_shape[:2], splits[0].flip)
+        splits[0].flip = config.dataset != "digits"  # a mirrored digit is another sign
+        splits[0].pad = _padding(config, splits[0].image_shape[:2], splits[0].flip)
     if reader:
         _read([split for split in splits if split and split.name in needs], reader)
-    name = os.path.basename(os.path.abspath(args.dataset)) if listing else args.dataset
+    name = os.path.basename(os.path.abspath(config.dataset)) if listing else config.dataset
     return Data(name, *splits, names, _described(name, splits, {*needs} == {"test"} and drawn[2], reader), reader)
 
 
-def _tell(args, listing, parts, notes):
+def _tell(config, listing, parts, notes):
     """Warns of what a person has to know of the images of the three parts."""
     if listing:
         there = {TOLD[name]: part[0] for name, part in zip(NAMES, parts, strict=True) if part}
-        notes = [*listing.notes, *notes, *duplicates.across(args.dataset, there)]
+        notes = [*listing.notes, *notes, *duplicates.across(config.dataset, there)]
     for note in notes:
         display.warn(note)
 
@@ -162,24 +156,24 @@ def _read(splits, reader):
         split._images = images
 
 
-def _found(args, needs):
+def _found(config, needs):
     """Names of the classes, [(items, labels), None for what there isn't] by NAMES, a folder's Listing or None."""
-    if args.dataset == "digits":
+    if config.dataset == "digits":
         names, *parts = stock.read_digits()
         return names, parts, None
-    if args.dataset in stock.CIFAR:
-        names, *parts = stock.read_cifar(args.dataset, args.data_dir, with_train={*needs} != {"test"})
+    if config.dataset in stock.CIFAR:
+        names, *parts = stock.read_cifar(config.dataset, config.data_dir, with_train={*needs} != {"test"})
         return names, parts, None
-    listing = folders.list_folder(args.dataset)
-    folders.check_has(listing, args.dataset, needs)
+    listing = folders.list_folder(config.dataset)
+    folders.check_has(listing, config.dataset, needs)
     return listing.class_names, [listing.splits.get(name) for name in NAMES], listing
 
 
-def _reader(args, listing, parts, image_size, progress, pixels):
+def _reader(config, listing, parts, image_size, progress, pixels):
     """A Reader of a folder's images, in the size that a flag or the model wants, or else in their own."""
     paths = np.concatenate([paths for paths, _ in listing.splits.values()])
-    reader = reading.Reader(paths, args.num_worker, progress, decoding.Look(**pixels or {}), display.warn)
-    size = (args.image_size,) * 2 if args.image_size else image_size
+    reader = reading.Reader(paths, config.num_worker, progress, decoding.Look(**pixels or {}), display.warn)
+    size = (config.image_size,) * 2 if config.image_size else image_size
     reader.size = size or reader.common_size(np.concatenate([part[0] for part in parts if part]))
     return reader
 
@@ -251,13 +245,13 @@ def _varied(images, chosen, pad, flip, rng):
     return pixels.take(where.reshape(-1)).view(np.uint8).reshape(n, h, w, 3)
 
 
-def _padding(args, sides, flip):
-    """The largest shift of a training image: --crop_padding, or a part of the shorter side."""
-    padding, most = getattr(args, "crop_padding", None), min(sides) - 1  # a border can mirror no more
+def _padding(config, sides, flip):
+    """The largest shift of a training image: `crop_padding`, or a part of the shorter side."""
+    padding, most = config.crop_padding, min(sides) - 1  # a border can mirror no more
     if padding is None:
         return min(sides) // (8 if flip else 16)  # 4 at 32x32, as is usual for CIFAR
     if padding > most:
-        raise InputError(f"--crop_padding: received {padding}, expected at most {most} for images of "
+        raise InputError(f"`crop_padding`: received {padding}, expected at most {most} for images of "
                          f"{sides[0]}x{sides[1]}")
     return padding
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.data import label_tables
 from compress.cli import tables
-from compress.data.decoding import SUFFIXES
-from compress.errors import InputError
-from compress.data.scanning import Skipped, entries, holds_images, shape
 from compress.cli.values import STOCK, no_data_set
+from compress.data import label_tables
+from compress.data.decoding import SUFFIXES
+from compress.data.scanning import Skipped, entries, holds_images, shape
+from compress.errors import InputError
 
 SPLITS = {"train": {"train", "training", "trn"},
           "validation": {"val", "valid", "validation", "validate", "dev", "eval"},
@@ -73,7 +73,7 @@ def list_folder(name):
 def _listed(name):
     """`list_folder`, without what it says of tables."""
     if not name or not os.path.isdir(name):
-        raise InputError(f"--dataset: received {name!r}{_what_it_is(name)}")
+        raise InputError(f"`dataset`: received {name!r}{_what_it_is(name)}")
     root, skipped = Path(name), Skipped(name)
     tops, _ = entries(root)
     shapes = {folder: shape(folder) for folder in tops}
@@ -96,7 +96,7 @@ def _listed(name):
 
 
 def _what_it_is(name):
-    """What to say of a --dataset that is no folder."""
+    """What to say of a `dataset` that is no folder."""
     if os.path.isfile(name):
         folder, quoted = shlex.quote(name.rsplit(".tar", 1)[0].rsplit(".", 1)[0]), shlex.quote(name)
         if name.lower().endswith(ARCHIVES):
@@ -113,11 +113,11 @@ def _is_a_class(root, named, others, shapes, notes):
     said = ", ".join(folder.name for folder in named)
     if twice := [split for split, n in collections.Counter(split_of(f.name) for f in named).items() if n > 1]:
         several = " and ".join(folder.name for folder in named if split_of(folder.name) == twice[0])
-        raise InputError(f"--dataset: {root} has {several}, which both say {twice[0]}; expected one folder for each of "
+        raise InputError(f"`dataset`: {root} has {several}, which both say {twice[0]}; expected one folder for each of "
                          "train, val and test: rename or move the other")
     nested = [folder for folder in named if shapes[folder] != "flat"]
     if not nested and not others:
-        raise InputError(f"--dataset: received {root} whose {said} holds images itself, such as "
+        raise InputError(f"`dataset`: received {root} whose {said} holds images itself, such as "
                          f"{entries(named[0])[1][0].name}, expected each in the subfolder of its class "
                          f"({named[0].name}/CLASS/...); a class of such a name has to be renamed")
     plain = [folder for folder in others if not UNLABELLED & {*_words(folder.name)}]
@@ -127,7 +127,7 @@ def _is_a_class(root, named, others, shapes, notes):
         notes.append(f"train is taken for a class, as {len(plain)} other folders are; if it holds the training images, "
                      "move the classes into it")
         return True
-    raise InputError(f"--dataset: {root} has {said} beside {', '.join(f.name for f in plain[:3])}, which leaves open "
+    raise InputError(f"`dataset`: {root} has {said} beside {', '.join(f.name for f in plain[:3])}, which leaves open "
                      "what is a split and what a class; expected the classes alone, or in train, val and test alone: "
                      "move or rename the others")
 
@@ -139,7 +139,7 @@ def _splits(root, named, others, shapes, skipped):
         split, place = split_of(folder.name), _doubled(folder)
         stray = entries(place)[1]
         if split == "train" and stray:
-            raise InputError(f"--dataset: received {root} whose {place.relative_to(root)} holds images itself, such as "
+            raise InputError(f"`dataset`: received {root} whose {place.relative_to(root)} holds images itself, such as "
                              f"{stray[0].name}, expected each in the subfolder of its class")
         below = [] if shape(place) == "flat" else [f for f in entries(place)[0] if holds_images(f)]
         if split != "train" and (not below or (len(below) == 1 and listing.class_names and (
@@ -156,7 +156,7 @@ def _splits(root, named, others, shapes, skipped):
         listing.class_names, first = listing.class_names or names, first or place
     for folder in others:
         if folder.name in listing.class_names:
-            raise InputError(f"--dataset: {root} has {folder.name} both beside and below {first.relative_to(root)}; "
+            raise InputError(f"`dataset`: {root} has {folder.name} both beside and below {first.relative_to(root)}; "
                              "expected the classes below it alone")
         skipped.add("folder beside the splits", folder)
     listing.notes += [f"{folder.relative_to(root)} has images but no class folders: it is left out, and "
@@ -174,11 +174,11 @@ def check_has(listing, root, needs):
         needs: some of 'train', 'validation', 'test'; the latter two can be drawn from the first.
     """
     if len(needs) == 1 and (flat := listing.unlabelled.get(needs[0])):
-        raise InputError(f"--dataset: {flat} has images but no class folders, so that no accuracy can be measured on "
+        raise InputError(f"`dataset`: {flat} has images but no class folders, so that no accuracy can be measured on "
                          f"it; expected {flat.name}/CLASS/...")
     if "train" not in listing.splits and (missing := [split for split in needs if split not in listing.splits]):
         there = ", ".join(sorted(place.name for place in listing.places.values()))
-        raise InputError(f"--dataset: received {root} with {there} alone, expected a folder train beside it, with the "
+        raise InputError(f"`dataset`: received {root} with {there} alone, expected a folder train beside it, with the "
                          f"same classes, for its {missing[0]} images (links are not followed)")
 
 
@@ -216,25 +216,25 @@ def _scanned(root, skipped, without=(), known=()):
     folders = sorted((f for f in folders if f not in without), key=lambda folder: _composed(folder.name))
     names, paths, labels = [_composed(folder.name) for folder in folders], [], []
     if twice := [name for name, after in itertools.pairwise(names) if name == after]:
-        raise InputError(f"--dataset: {root} has two folders {twice[0]!r}, one with composed letters and one with "
+        raise InputError(f"`dataset`: {root} has two folders {twice[0]!r}, one with composed letters and one with "
                          "decomposed ones; expected one")
     if known and (odd := [name for name, f in zip(names, folders, strict=True) if name not in known
                           and holds_images(f)]):
-        raise InputError(f"--dataset: received {skipped.root}, expected the same classes in {root} as among the "
+        raise InputError(f"`dataset`: received {skipped.root}, expected the same classes in {root} as among the "
                          f"training images, or fewer; it has {_quoted(odd)} besides{_alike(odd[0], known)}")
     whole, number = skipped.root.resolve(), {name: label for label, name in enumerate(known or names)}
     for name, folder in zip(names, folders, strict=True):
         files = _below(folder, skipped) if known or len(folders) > 1 else []
         for path in files:
             if path.is_symlink() and not path.resolve().is_relative_to(whole):
-                raise InputError(f"--dataset: {path} is a link to {path.resolve()}, expected a file in {whole}")
+                raise InputError(f"`dataset`: {path} is a link to {path.resolve()}, expected a file in {whole}")
         paths += sorted(map(str, files))
         labels += [number[name]] * len(files) if files else []
     full = tuple(name for name in names if number.get(name) in {*labels})
     empty = [name for name, f in zip(names, folders, strict=True) if name not in full and not holds_images(f)]
     if not known and (len(folders) < 2 or empty):
         told = "".join(f"; {name} has 0 images" for name in empty) + (f"; {line}" if (line := skipped.line()) else "")
-        raise InputError(f"--dataset: received {root}, expected at least two subfolders, one a class, each with images "
+        raise InputError(f"`dataset`: received {root}, expected at least two subfolders, one a class, each with images "
                          f"({' '.join(SUFFIXES)}); found {len(folders)} (links are not followed){told:.300}"
                          f"{_hint(folders, stray)}")
     return full, (np.array(paths, dtype=object), np.array(labels, dtype=np.int64))
@@ -269,9 +269,9 @@ def _below(folder, skipped):
         left, files = left + folders, files + images
         found = {split_of(below.name) for below in folders if holds_images(below)} - {None}
         if len(found) > 1:
-            raise InputError(f"--dataset: {folder} was to be a class and holds {', '.join(sorted(found))} images in "
+            raise InputError(f"`dataset`: {folder} was to be a class and holds {', '.join(sorted(found))} images in "
                              f"folders of their own; expected train/{folder.name} rather than {folder.name}/train; or "
-                             f"did you mean --dataset {folder}?")
+                             f"did you mean `dataset={folder}`?")
     return files
 
 

@@ -4,8 +4,8 @@ import contextlib
 from pathlib import Path
 
 from compress.data import decoding
-from compress.storage import records
 from compress.errors import InputError
+from compress.storage import records
 
 ALLOWED = {"whole": decoding.DEPTHS, "floating": (1.0, 255.0), "ground": tuple(decoding.GROUNDS)}
 
@@ -26,8 +26,8 @@ def of_models(*paths):
     for path in paths:
         for name, value in _recorded(path).items():
             if found.setdefault(name, value) != value:
-                raise InputError(f"--model_path: {sources[name]} was trained on images shown with {name} "
-                                 f"{found[name]}, {path} with {value}; expected models of the same images")
+                raise InputError(f"{sources[name]} was trained on images shown with {name} "
+                                 f"{found[name]}, {path} with {value}; expected models of the same images", path=path)
             sources.setdefault(name, path)
     return found
 

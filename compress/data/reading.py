@@ -9,8 +9,8 @@ import warnings
 
 import numpy as np
 
-from compress.data import decoding
 from compress.cli import tables
+from compress.data import decoding
 from compress.errors import InputError, one_line
 
 LARGEST = 1024  # pixels a side that images keep when no size is asked for: photographs would fill the memory
@@ -35,7 +35,7 @@ class Reader:
         progress: wraps the range of images while they are read.
         look: a decoding.Look whose values are kept, as a model was trained with them; others are found when needed.
         tell: function of a line of text, called once for each thing that a person should know.
-        flag: the one that named the images, for messages.
+        named_by: the parameter that named the images, for messages.
 
     Attributes:
         size: (h, w) of what is read, to be set before.
@@ -43,9 +43,9 @@ class Reader:
         resized: whether images that were read so far had another size.
     """
 
-    def __init__(self, paths, workers=0, progress=iter, look=None, tell=print, flag="--dataset"):
-        self.paths, self.size, self.workers, self.progress, self.tell, self.flag = (
-            list(paths), None, workers, progress, tell, flag)
+    def __init__(self, paths, workers=0, progress=iter, look=None, tell=print, named_by="dataset"):
+        self.paths, self.size, self.workers, self.progress, self.tell, self.named_by = (
+            list(paths), None, workers, progress, tell, named_by)
         self.look = look or decoding.Look()
         self.resized = False
         self._headers, self._told, self._found = {}, set(), None
@@ -90,7 +90,7 @@ class Reader:
                 broken |= {path: found for path, found in zip(left, pool.map(self._decoded, left), strict=True)
                            if isinstance(found, Exception) and not isinstance(found, OverflowError)}
         if broken:
-            raise InputError(_broken(self.flag, broken))
+            raise InputError(_broken(self.named_by, broken))
         return arrays
 
     @contextlib.contextmanager
@@ -140,16 +140,16 @@ class Reader:
         highest = max(found, key=lambda it: it.high)
         if kind == "colour":
             if highest.high < DIM:
-                raise InputError(f"{self.flag}: images of 16 bits a channel, such as {highest.path}, hold values of at "
-                                 f"most {256 * highest.high + 255:,}, of which 8 bits would keep too little; expected "
-                                 "values up to 65,535, or images of 8 bits a channel")
+                raise InputError(f"`{self.named_by}`: images of 16 bits a channel, such as {highest.path}, hold values "
+                                 f"of at most {256 * highest.high + 255:,}, of which 8 bits would keep too little; "
+                                 "expected values up to 65,535, or images of 8 bits a channel")
             return {}
         scale = decoding.natural_scale(kind, lowest.low, highest.high)
         if scale is None:
             worst = highest if lowest.low >= 0 else lowest
             held = (f"values from {lowest.low:,g} to {highest.high:,g} (" if lowest.low == lowest.low else
                     "what is no number (NaN, ")
-            raise InputError(f"{self.flag}: {NAMED[kind]} hold {held}such as {worst.path}); expected 0 to "
+            raise InputError(f"`{self.named_by}`: {NAMED[kind]} hold {held}such as {worst.path}); expected 0 to "
                              f"{'65,535' if kind == 'whole' else '1 or 0 to 255'}: convert all by the same factor")
         self._tell_once(f"{NAMED[kind]} hold values up to {highest.high:,g}: scaled by {scale:,g}")
         return {kind: scale}
@@ -218,18 +218,20 @@ def _told(path, error):
     return f"{path} is no image" + (f" but {kind}" if kind not in ("", "no image") else "")
 
 
-def _broken(flag, broken):
+def _broken(named_by, broken):
     """What to say of broken files, {path: exception}."""
     if beyond := [path for path, error in broken.items() if isinstance(error, OverflowError)]:
-        return (f"{flag}: {tables.counted(len(beyond), 'image')}, such as {beyond[0]}, with {broken[beyond[0]]}, by "
-                "which the images were scaled that the model was trained on; expected images of the same kind")
+        return (f"`{named_by}`: {tables.counted(len(beyond), 'image')}, such as {beyond[0]}, with "
+                f"{broken[beyond[0]]}, by which the images were scaled that the model was trained on; "
+                "expected images of the same kind")
     first = list(broken)[:MOST_NAMED]
     told = "; ".join(_told(path, broken[path]) for path in first)
     more = f"; and {len(broken) - len(first)} more" if len(broken) > len(first) else ""
-    if flag != "--dataset":  # files that were named one by one
-        return f"{flag}: {told}{more}; expected photographs"
+    if named_by != "dataset":  # files that were named one by one
+        return f"`{named_by}`: {told}{more}; expected photographs"
     if len(broken) == 1:
-        return (f"{flag}: {told}; fetch it again, or go on without it: mv {shlex.quote(first[0])} "
+        return (f"`{named_by}`: {told}; fetch it again, or go on without it: mv {shlex.quote(first[0])} "
                 f"{shlex.quote(first[0] + '.broken')}")
-    return (f"{flag}: {tables.counted(len(broken), 'image')}: {told}{more}; fetch them again, or go on without them: "
-            f"for f in {' '.join(map(shlex.quote, list(broken)[:100]))}; do mv \"$f\" \"$f.broken\"; done")
+    return (f"`{named_by}`: {tables.counted(len(broken), 'image')}: {told}{more}; fetch them again, or go on "
+            f"without them: for f in {' '.join(map(shlex.quote, list(broken)[:100]))}; "
+            'do mv "$f" "$f.broken"; done')

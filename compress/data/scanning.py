@@ -46,12 +46,12 @@ def entries(folder, skipped=None):
     """
     folders, images, odd = [], [], []
     if len(Path(folder).parts) > DEEPEST:
-        raise InputError(f"--dataset: {str(folder)[:60]}... lies more than {DEEPEST} folders deep; expected images "
+        raise InputError(f"`dataset`: {str(folder)[:60]}... lies more than {DEEPEST} folders deep; expected images "
                          "in the folders of their classes")
     try:
         found = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise InputError(f"--dataset: {folder} cannot be read ({error.strerror})") from None
+        raise InputError(f"`dataset`: {folder} cannot be read ({error.strerror})") from None
     for entry in found:
         name, path = entry.name, Path(folder, entry.name)
         is_folder = os.path.isdir(path) if entry.is_symlink() else entry.is_dir()  # the entry's own raises on a loop

@@ -83,8 +83,8 @@ def _downloaded(dataset, data_dir):
         if isinstance(error, ModuleNotFoundError) or getattr(error, "errno", None) == errno.ENOSPC:
             raise
         raise InputError(
-            f"--data_dir: {data_dir} has no {pickles}, and downloading failed; expected it there, or {archive} "
-            "of cs.toronto.edu/~kriz; without a network: --dataset digits, or make demo") from None
+            f"`data_dir`: {data_dir} has no {pickles}, and downloading failed; expected it there, or {archive} "
+            "of cs.toronto.edu/~kriz; without a network: `dataset=digits`, or make demo") from None
     finally:
         socket.setdefaulttimeout(patience)
     return [(x if x.shape[-1] == 3 else np.moveaxis(x, 1, -1), y.reshape(-1).astype(np.int64)) for x, y in parts]
@@ -131,7 +131,7 @@ def _check_not_in_part(dataset, data_dir, wanted):
     for folder, suffix in _folders(dataset, Path(data_dir)):
         missing = [name + suffix for name in wanted if not os.path.isfile(folder / (name + suffix))]
         if folder.name in CIFAR[dataset][1:3] or len(missing) < len(wanted):
-            raise InputError(f"--data_dir: {folder} was unpacked in part: {', '.join(missing)} "
+            raise InputError(f"`data_dir`: {folder} was unpacked in part: {', '.join(missing)} "
                              f"{'is' if len(missing) == 1 else 'are'} missing, or not a file; unpack the archive "
                              f"again, or put it in {data_dir} as it was downloaded")
 
@@ -168,8 +168,8 @@ def _unpacked(archive, wanted):
                 if not left:
                     return
     except Exception as error:  # a damaged archive can raise anything
-        raise InputError(f"--data_dir: {archive} is a damaged archive ({error!r:.200}); download it again") from None
-    raise InputError(f"--data_dir: {archive} holds no {', '.join(sorted(left))}; expected the python or the binary "
+        raise InputError(f"`data_dir`: {archive} is a damaged archive ({error!r:.200}); download it again") from None
+    raise InputError(f"`data_dir`: {archive} holds no {', '.join(sorted(left))}; expected the python or the binary "
                      "version of https://www.cs.toronto.edu/~kriz/cifar.html")
 
 
@@ -225,7 +225,7 @@ def read_batch(path, key, classes, content=None):
         InputError: it is missing or not such a file.
     """
     if content is None and not os.path.isfile(path):
-        raise InputError(f"--data_dir: {path} is missing, or not a file")
+        raise InputError(f"`data_dir`: {path} is missing, or not a file")
     try:
         content = path.read_bytes() if content is None else content
         if path.suffix == ".bin":
@@ -245,7 +245,7 @@ def read_batch(path, key, classes, content=None):
         if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(f"labels from {labels.min()} to {labels.max()}")
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"--data_dir: {path} is not a CIFAR file of rows of 3,072 pixels and labels from 0 to "
+        raise InputError(f"`data_dir`: {path} is not a CIFAR file of rows of 3,072 pixels and labels from 0 to "
                          f"{classes - 1} ({error!r:.200})") from None
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 

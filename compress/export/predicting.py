@@ -238,7 +238,7 @@ def run(args, peek_at):
     path, paths = args.model_path[0], photographs(args.predict)
     run_record, is_exported = records.run_record(args), Path(path).suffix.lower() in RUNTIMES
     reader = reading.Reader(paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), tell=display.warn,
-                            flag="--predict")
+                            named_by="predict")
     if is_exported:
         classifier = open_exported(args, paths, reader)
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from compress import metrics
-from compress.cli import display, flags
+from compress.cli import configs, display, flags
 from compress.data import dataset, pixels, stock
 from compress.engine import folded
 from compress.errors import InputError
@@ -30,7 +30,7 @@ def data_flags(args, recorded):
         recorded: a run's flags, as its record has them.
 
     Returns:
-        A namespace for `dataset.load_data`.
+        A configs.DataConfig.
 
     Raises:
         InputError: the record lacks one or has one out of range; or its images can't be had without a download.
@@ -50,7 +50,7 @@ def data_flags(args, recorded):
             values[name] = None if value is None and name != "val_split" else check(str(value))
         except argparse.ArgumentTypeError as error:
             raise InputError(f"its record's --{name}: {error}") from None
-    return argparse.Namespace(dataset=dataset, data_dir=args.data_dir, class_num=None, num_worker=0, **values)
+    return configs.DataConfig(dataset=dataset, data_dir=args.data_dir, class_num=None, num_worker=0, **values)
 
 
 class Images:

@@ -81,7 +81,7 @@ def test_a_data_set_that_is_no_folder_is_told_what_it_is(name, words, tmp_path, 
     (tmp_path / "my_pets").mkdir()
     for file in ("my_pets.tar.gz", "a b.ZIP", "notes.txt"):
         (tmp_path / file).write_bytes(b"PK")
-    with pytest.raises(InputError, match=f"^--dataset: received {name!r}.*{words}"):
+    with pytest.raises(InputError, match=f"^`dataset`: received {name!r}.*{words}"):
         folders.list_folder(name)
 
 

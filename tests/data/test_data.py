@@ -13,11 +13,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from conftest import ROOT
 from PIL import Image
 
+from compress.cli.configs import DataConfig
 from compress.data import dataset, decoding, stock
 from compress.errors import InputError
 
@@ -51,7 +52,7 @@ def dump(path, batch):
 def asked(**flags):
     known = {"dataset": "cifar10", "data_dir": "data", "val_split": 0.1, "subset": None, "image_size": None,
              "class_num": None, "num_worker": 2}
-    return SimpleNamespace(**{**known, **flags})
+    return DataConfig.of(SimpleNamespace(**{**known, **flags}))
 
 
 def rows_and_labels(n, classes=10, seed=0):
@@ -88,7 +89,8 @@ def parts(loaded):
 
 
 def test_import_is_light():
-    code = "import sys; from compress.data import dataset; print([m for m in ('keras', 'tensorflow', 'PIL', 'sklearn') if m in sys.modules])"
+    code = ("import sys; from compress.data import dataset; "
+            "print([m for m in ('keras', 'tensorflow', 'PIL', 'sklearn') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
                           check=True).stdout.strip() == "[]"
 
@@ -254,7 +256,7 @@ def test_an_archive_that_is_cut_off_incomplete_or_a_bomb_is_refused_in_a_line(ci
     archive = packed(cifar / "cifar-10-batches-py", tmp_path / "cifar-10-python.tar.gz", ["test_batch", "data_batch_1"])
 
     def refused(words):
-        with pytest.raises(InputError, match=f"^--data_dir: .*cifar-10-python.tar.gz.({words})") as caught:
+        with pytest.raises(InputError, match=f"^`data_dir`: .*cifar-10-python.tar.gz.({words})") as caught:
             dataset.load_data(asked(data_dir=str(archive)))
         assert "\n" not in str(caught.value)
 
@@ -308,8 +310,8 @@ def test_no_data_and_no_network_is_a_short_line(tmp_path, monkeypatch):
         dataset.load_data(asked(data_dir=str(tmp_path)))
     line = str(caught.value)
     assert "\n" not in line and len(line) - len(str(tmp_path)) <= 200
-    for word in (f"--data_dir: {tmp_path} has no cifar-10-batches-py", "expected it there", "cifar-10-python.tar.gz",
-                 "--dataset digits", "make demo"):
+    for word in (f"`data_dir`: {tmp_path} has no cifar-10-batches-py", "expected it there", "cifar-10-python.tar.gz",
+                 "`dataset=digits`", "make demo"):
         assert word in line
 
 
@@ -404,11 +406,11 @@ def test_a_small_subset_validates_on_one_image_a_class_and_says_so(cifar, capsys
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    ({"subset": 19}, "--subset: received 19"), ({"subset": 1}, "--subset: received 1"),
-    ({"crop_padding": 32}, "--crop_padding: received 32, expected at most 31 for images of 32x32"),
-    ({"class_num": 7}, r"--class_num: received 7, expected 10 \(the classes of cifar10\)"),
-    ({"dataset": "cifar"}, "--dataset: received 'cifar', .*expected cifar10, cifar100, digits"),
-    ({"dataset": ""}, "--dataset: received ''")])
+    ({"subset": 19}, "`subset`: received 19"), ({"subset": 1}, "`subset`: received 1"),
+    ({"crop_padding": 32}, "`crop_padding`: received 32, expected at most 31 for images of 32x32"),
+    ({"class_num": 7}, r"`class_num`: received 7, expected 10 \(the classes of cifar10\)"),
+    ({"dataset": "cifar"}, "`dataset`: received 'cifar', .*expected cifar10, cifar100, digits"),
+    ({"dataset": ""}, "`dataset`: received ''")])
 def test_flags_that_do_not_fit_are_named(cifar, flags, words):
     with pytest.raises(InputError, match=words) as caught:
         dataset.load_data(asked(data_dir=str(cifar), **flags))
@@ -596,7 +598,7 @@ def test_splits_are_never_taken_for_classes(change, words, tmp_path):
         (root / "train").rename(elsewhere)
     if change == "linked":
         (root / "train").symlink_to(elsewhere)
-    with pytest.raises(InputError, match=f"^--dataset: received .*{words}"):
+    with pytest.raises(InputError, match=f"^`dataset`: received .*{words}"):
         dataset.load_data(asked(dataset=str(root)))
 
 
@@ -634,7 +636,7 @@ def test_folders_that_hold_too_little(tmp_path, folder):
     def refused(root, words):
         with pytest.raises(InputError, match=words) as caught:
             dataset.load_data(asked(dataset=str(root)))
-        assert str(caught.value).startswith("--dataset: received") and "\n" not in str(caught.value)
+        assert str(caught.value).startswith("`dataset`: received") and "\n" not in str(caught.value)
 
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "found 0")
@@ -677,7 +679,7 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_it_read(tmp_path, fo
     assert sum(len(s) for s in parts(dataset.load_data(asked(dataset=str(folder), val_split=0.2)))) == 25
     paint(tmp_path / "elsewhere" / "secret.png", (255, 255, 255))
     (folder / "blue" / "out.png").symlink_to(tmp_path / "elsewhere" / "secret.png")
-    with pytest.raises(InputError, match=r"^--dataset: .*out\.png is a link to .*secret\.png, expected a file in "):
+    with pytest.raises(InputError, match=r"^`dataset`: .*out\.png is a link to .*secret\.png, expected a file in "):
         dataset.load_data(asked(dataset=str(folder), val_split=0.2))
 
 

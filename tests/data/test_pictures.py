@@ -6,7 +6,6 @@ import os
 import struct
 import subprocess
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compress.cli import messages
+from compress.cli.configs import DataConfig
 from compress.data import dataset as data
 from compress.data import decoding, folders, pixels, reading, scanning
 from compress.errors import InputError
@@ -24,8 +24,7 @@ GREY[0, :2] = 0, 255  # every image reaches both ends
 
 
 def asked(dataset, **flags):
-    return SimpleNamespace(**{"dataset": str(dataset), "data_dir": "data", "val_split": 0.25, "subset": None,
-                              "image_size": None, "class_num": None, "num_worker": 2} | flags)
+    return DataConfig(**{"dataset": str(dataset), "data_dir": "data", "val_split": 0.25, "num_worker": 2} | flags)
 
 
 def put(path, image, **options):
@@ -81,7 +80,7 @@ def test_a_scale_keeps_at_least_a_sixteenth_of_the_light_or_there_is_none(depth,
 def test_numbers_without_a_natural_scale_are_refused_with_their_range(tmp_path, numbers, words):
     put(tmp_path / "a" / "fine.tif", np.zeros_like(numbers))
     put(tmp_path / "a" / "odd.tif", numbers)
-    with pytest.raises(InputError, match=f"^--dataset: images of .*{words}"):
+    with pytest.raises(InputError, match=f"^`dataset`: images of .*{words}"):
         read(tmp_path)
 
 
@@ -177,7 +176,7 @@ def test_all_broken_files_are_named_at_once_with_a_command_that_goes_on_without_
         data.load_data(asked(tmp_path / "d"), needs=("train", "validation"))
     first, second = str(caught.value).split("go on without them: ")
     assert messages.COMMAND.search(str(caught.value))[1] == second  # which has a line of its own
-    assert first.startswith("--dataset: 12 images: ") and first.count("cannot be read") == 10 and "and 2 more" in first
+    assert first.startswith("`dataset`: 12 images: ") and first.count("cannot be read") == 10 and "and 2 more" in first
     assert "0.jpg cannot be read as an image (UnidentifiedImageError: it is empty)" in first
     assert "1.jpg cannot be read as an image (UnidentifiedImageError: a web page)" in first
     put(tmp_path / "d" / "dog" / "8.jpg", np.repeat(GREY[..., None], 3, -1))
@@ -230,7 +229,7 @@ def test_splits_are_read_as_people_spell_them(tmp_path, names):
     (("test/a", "test/b"), "with test alone, expected a folder train beside it")])
 def test_what_leaves_open_which_folders_are_classes_is_refused(tmp_path, places, words):
     fill(tmp_path, *places)
-    with pytest.raises(InputError, match=f"^--dataset: .*{words}") as caught:
+    with pytest.raises(InputError, match=f"^`dataset`: .*{words}") as caught:
         data.load_data(asked(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -353,7 +352,7 @@ def test_what_a_strangers_record_says_of_pixels_is_checked(tmp_path, told):
     (b"%!PS-Adobe", "UnidentifiedImageError: no image")])
 def test_a_file_that_is_no_image_is_called_what_it_is(tmp_path, content, words):
     (tmp_path / "0.jpg").write_bytes(content)
-    with pytest.raises(InputError, match=rf"^--dataset: .*0\.jpg cannot be read as an image \(.*{words}.*mv \S*0\.jpg"):
+    with pytest.raises(InputError, match=rf"^`dataset`: .*0\.jpg cannot be read as an image \(.*{words}.*mv \S*0\.jpg"):
         read(tmp_path)
 
 

@@ -17,6 +17,7 @@ from conftest import narrow_widths, randomised
 import evaluate_model
 import export_model
 from compress import metrics
+from compress.cli import configs
 from compress.errors import InputError
 from compress.export import metadata, writers
 from compress.graph import resnet
@@ -136,7 +137,7 @@ def test_the_script_writes_files_table_and_record_and_does_it_again(network, tmp
     images = export_model.build_parser().parse_args(argv)
     from compress.data import dataset
 
-    split = dataset.load_data(images, (32, 32), iter).val
+    split = dataset.load_data(configs.DataConfig.of(images), (32, 32), iter).val
     run = writers.runner(folder / "model-int8.tflite", "litert-int8", 1)
     assert int8["acc"] == metrics.classification_metrics(run(split.images), split.labels)["acc"]
     assert list(int8["latency_ms_by_threads"]) == [str(count) for count in writers.thread_counts("litert-int8")]

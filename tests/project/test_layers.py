@@ -70,8 +70,7 @@ def test_help_is_quick_and_has_an_example(script):
 LIBRARY = {name: path for name, path in MODULES.items()
            if name.startswith("compress.") and not name.startswith("compress.cli.")}
 # modules that do still
-STILL = {"compress.data.dataset", "compress.data.drawing", "compress.data.folders", "compress.data.pixels",
-         "compress.data.reading", "compress.data.scanning", "compress.data.stock", "compress.distillation.student",
+STILL = {"compress.distillation.student",
          "compress.errors", "compress.export.predicting", "compress.export.writers", "compress.graph.reader",
          "compress.graph.rules", "compress.plots.style", "compress.pruning.cut", "compress.pruning.iterations",
          "compress.report.measure", "compress.report.records", "compress.report.sections", "compress.report.svg",

@@ -14,6 +14,7 @@ import evaluate_model
 import prune_model
 import sensitivity
 from compress import metrics
+from compress.cli import configs
 from compress.data import dataset
 from compress.engine import folded
 from compress.errors import InputError
@@ -225,7 +226,7 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     args = prune_model.build_parser().parse_args(
         [*DIGITS, "--criterion", "l2", "--target_macs", "2x", "--prune_iter", "1", "--round_to", "4", "--allocation",
          "threshold"])
-    images = dataset.load_data(args, (32, 32))
+    images = dataset.load_data(configs.DataConfig.of(args), (32, 32))
     widths, scores = resnet.widths_of(model), criteria.compute_scores("l2", model, None, None)
     target = cut.budget(args, widths, 10, (32, 32, 3), "imagenet")
 
@@ -291,7 +292,8 @@ def test_the_script_shows_and_records_what_trimmed_networks_do(base, tmp_path, c
     assert len(result["layers"]) == 10 and result["run"]["flags"]["criterion"] == "l1"
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     args = sensitivity.build_parser().parse_args(argv)
-    model, part = checkpoints.load_model(base, "base"), dataset.sample(dataset.load_data(args, (32, 32)).val, 12)
+    part = dataset.sample(dataset.load_data(configs.DataConfig.of(args), (32, 32)).val, 12)
+    model = checkpoints.load_model(base, "base")
     judge = folded.FoldedResNet(model)
     assert result["acc"] == metrics.evaluate(judge, dataset.Split(*part, "validation"))["acc"]
     row = result["layers"][9]

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import report
+from compress.cli import configs
 from compress.data import dataset
 from compress.errors import InputError
 from compress.plots import roles, size_axes
@@ -576,7 +577,7 @@ def whole(tmp_path_factory):
     from compress.pruning import masks as prune
 
     folder = tmp_path_factory.mktemp("whole")
-    images = dataset.load_data(SimpleNamespace(**DATA, data_dir="./data", class_num=10))
+    images = dataset.load_data(configs.DataConfig(**DATA, data_dir="./data", class_num=10))
     base = randomised(resnet.build_resnet(widths=narrow_widths(inner=12)), 3)
     content, models, masks = records_of_a_tree(), [base], []
     for _ in range(2):

@@ -17,7 +17,7 @@ import knowledge_distillation
 import prune_model
 import report
 from compress import metrics
-from compress.cli import app
+from compress.cli import app, configs
 from compress.data import dataset
 from compress.errors import InputError
 from compress.storage import foreign, preprocess
@@ -125,7 +125,7 @@ def test_evaluation_sets_any_classifier_beside_another(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "ECE: expected calibration error" in output and "accuracy of every class" in output
     result = json.loads((tmp_path / "out.json").read_text())
-    test = dataset.load_data(evaluate_model.build_parser().parse_args(argv), (32, 32)).test
+    test = dataset.load_data(configs.DataConfig.of(evaluate_model.build_parser().parse_args(argv)), (32, 32)).test
     answers = net.predict(test.images.astype("float32"), verbose=0)
     row = result["models"][0]
     assert row["acc"] == np.mean(answers.argmax(1) == test.labels)
@@ -228,7 +228,8 @@ def test_a_plain_resnet101_of_seven_classes_goes_the_whole_way_on_a_folder(tmp_p
     base, pruned, student = json.loads(Path("all.json").read_text())["models"]
     assert base["depth"] == student["depth"] == 101 and base["images"] == 42
     assert base["macs"] >= 2 * pruned["macs"] and student["compression_rate"] >= 12.82
-    folder = dataset.load_data(evaluate_model.build_parser().parse_args(["--model_path", "x", *common]), (48, 48), iter)
+    args = evaluate_model.build_parser().parse_args(["--model_path", "x", *common])
+    folder = dataset.load_data(configs.DataConfig.of(args), (48, 48), iter)
     answers = net.predict(folder.test.images / 127.5 - 1, verbose=0)
     assert base["acc"] == np.mean(answers.argmax(1) == folder.test.labels)
     assert base["loss"] == pytest.approx(-np.mean(np.log(answers[np.arange(42), folder.test.labels])), rel=1e-3)

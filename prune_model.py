@@ -100,7 +100,7 @@ def prune_once(args, model, base, images, target, result):
         model, row = checkpoints.load_model(folder / cut.TRIMMED, "--root_folder"), result["begun"]["row"]
     else:
         before = result["final_acc"][-1] if done else None
-        model, row = cut.trim_once(args, model, base, images, target, done + 1, before)
+        model, row = cut.trim_once(configs.PruneConfig.of(args), model, base, images, target, done + 1, before)
         result["begun"] = {"row": row, "sha256": files.sha256(folder / cut.TRIMMED)}
         records.write_json(Path(args.root_folder) / "result.json", result)
     title = f"iteration {done + 1}/{args.prune_iter}"
@@ -205,7 +205,7 @@ def prune_all(args, peek):
     fit.check_batch(base, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
         fit.check_batch(base, args.recalibrate_images, "--recalibrate_images")
-    target = cut.budget(args, peek.widths, images.class_num, images.image_shape, peek.stem)
+    target = cut.budget(configs.PruneConfig.of(args), peek.widths, images.class_num, images.image_shape, peek.stem)
     iterations.go_on(args, result, run_record)
     result |= {"finished": False, "images": len(images.val), "train_images": len(images.train),
                "parent_sha256": run_record["parent_sha256"], "parent_class_names": parents,

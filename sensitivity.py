@@ -79,8 +79,9 @@ def run(args):
     model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
                                    *flags.opening(args))
     shares, part = sorted(set(args.shares)), dataset.sample(images.val, args.images)
-    scores = cut.criterion_scores(args, model, images, args.seed, "--model_path")
-    whole, curves = cut.sensitivity_curves(args, model, scores, part, shares, "sensitivity", "--model_path")
+    config = configs.CriterionConfig.of(args)
+    scores = cut.criterion_scores(config, model, images, args.seed, "`model_path`")
+    whole, curves = cut.sensitivity_curves(config, model, scores, part, shares, "sensitivity", "`model_path`")
     result = whole | {
         "shares": shares, "layers": [{"layer": name, "channels": len(scores[name])} | curve
                                      for name, curve in curves.items()],

@@ -110,6 +110,7 @@ class PruneConfig(CriterionConfig):
     """How a network is pruned in iterations.
 
     Attributes:
+        root_folder: where iter1, iter2, ... go.
         prune_iter: iterations in all.
         prune_ratio: share of every layer's channels that an iteration removes; None for mean + 1 standard deviation.
         target_compression: base parameters / parameters left at the end; None for no such target.
@@ -119,6 +120,7 @@ class PruneConfig(CriterionConfig):
         recalibrate_images: training images on which batch-norm is measured again; 0 for none.
     """
 
+    root_folder: str = "./model/pruned_model"
     prune_iter: int = 16
     prune_ratio: float | None = None
     target_compression: float | None = None

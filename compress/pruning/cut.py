@@ -16,8 +16,15 @@ from compress.storage import checkpoints, files
 TRIMMED = "trimmed.h5"  # in iterK, while its fine-tune is under way
 
 
-def budget(args, widths, classes, input_shape, stem):
-    """What --target_compression or --target_macs asks for.
+def budget(config, widths, classes, input_shape, stem):
+    """What a config's target_compression or target_macs asks for.
+
+    Args:
+        config: a configs.PruneConfig.
+        widths: of the base, as `resnet.widths_of` gives them.
+        classes: number of logits.
+        input_shape: (height, width, 3).
+        stem: of `resnet.STEMS`.
 
     Returns:
         (index into `resnet.cost_of`'s pair, the base's cost, the cost at the end), or None without a target.
@@ -25,79 +32,79 @@ def budget(args, widths, classes, input_shape, stem):
     Raises:
         InputError: the inner channels, all at their floor, still cost more.
     """
-    if args.target_compression is None and args.target_macs is None:
+    if not config.targeted:
         return None
     costs = resnet.cost_of(widths, classes, input_shape, stem)
-    if args.target_compression is not None:
-        which, flag, end = 0, "--target_compression", costs[0] / args.target_compression
+    if config.target_compression is not None:
+        which, name, end = 0, "target_compression", costs[0] / config.target_compression
     else:
-        which, flag, end = 1, "--target_macs", flags.macs_left(args.target_macs, costs[1])
-    floors = {name: masks.rounded(0, width, args.round_to) if name.endswith(("_1_conv", "_2_conv")) else width
-              for name, width in widths.items()}
+        which, name, end = 1, "target_macs", flags.macs_left(config.target_macs, costs[1])
+    floors = {group: masks.rounded(0, width, config.round_to) if group.endswith(("_1_conv", "_2_conv")) else width
+              for group, width in widths.items()}
     least = resnet.cost_of(floors, classes, input_shape, stem)[which]
     if not least <= end < costs[which]:
-        raise InputError(f"{flag}: received a target of {end:,.0f} {('parameters', 'MACs')[which]}, expected one from "
-                         f"{least:,} (a reduction of {costs[which] / least:.2f}x, every inner layer at its floor) to "
-                         f"below {costs[which]:,}, the base's")
-    display.say(f"{flag}: {end:,.0f} {('parameters', 'MACs')[which]} shall be left of the base model's "
-                f"{costs[which]:,}", args.verbose)
+        raise InputError(f"`{name}`: received a target of {end:,.0f} {('parameters', 'MACs')[which]}, expected one "
+                         f"from {least:,} (a reduction of {costs[which] / least:.2f}x, every inner layer at its floor) "
+                         f"to below {costs[which]:,}, the base's")
+    display.say(f"`{name}`: {end:,.0f} {('parameters', 'MACs')[which]} shall be left of the base model's "
+                f"{costs[which]:,}", config.verbose)
     return which, costs[which], end
 
 
-def criterion_scores(args, model, images, seed, where):
-    """Scores of a model's inner channels by --criterion on --apoz_images validation images.
+def criterion_scores(config, model, images, seed, where):
+    """Scores of a model's inner channels by the config's criterion, on validation images.
 
     Args:
-        args: the flags.
+        config: a configs.PruneConfig.
         model: a ResNet of `resnet.build_resnet`.
         images: a dataset.Data.
         seed: of the random criterion.
-        where: the flag that named the model, for the message.
+        where: what the model is, for the message.
 
     Raises:
         InputError: a score is no finite number.
     """
-    looked_at = dataset.sample(images.val, args.apoz_images)
-    bar = display.track(f"{args.criterion} scores", args.verbose, "compiling")
-    scores = criteria.compute_scores(args.criterion, model, *looked_at, args.batch_size, seed, bar)
+    looked_at = dataset.sample(images.val, config.apoz_images)
+    bar = display.track(f"{config.criterion} scores", config.verbose, "compiling")
+    scores = criteria.compute_scores(config.criterion, model, *looked_at, config.batch_size, seed, bar)
     if not all(np.isfinite(values).all() for values in scores.values()):
-        raise InputError(f"{where}: the {args.criterion} scores hold NaN or infinity; expected a network with finite "
+        raise InputError(f"{where}: the {config.criterion} scores hold NaN or infinity; expected a network with finite "
                          "outputs")
     return scores
 
 
-def sensitivity_curves(args, model, scores, split, shares, title, where):
-    """`allocation.measure_curves` as the flags say.
+def sensitivity_curves(config, model, scores, split, shares, title, where):
+    """`allocation.measure_curves` as the config says.
 
     Args:
-        args: the flags.
+        config: a configs.PruneConfig.
         model: a ResNet of `resnet.build_resnet`.
         scores: {layer: (channels,)}, high = idle.
         split: (images, labels) to measure on.
         shares: of a layer's channels to remove; 1 stands for all but the floor.
         title: of what is under way, for the bar.
-        where: the flag that named the model, for the message.
+        where: what the model is, for the message.
 
     Raises:
         InputError: a loss is no finite number.
     """
     whole, curves = allocation.measure_curves(
-        model, scores, *split, shares, args.round_to, batch_size=args.batch_size, precision=args.precision,
-        progress=display.track(title, args.verbose, "compiling"))
+        model, scores, *split, shares, config.round_to, batch_size=config.batch_size, precision=config.precision,
+        progress=display.track(title, config.verbose, "compiling"))
     if not np.isfinite([whole["loss"], *(loss for curve in curves.values() for loss in curve["loss"])]).all():
         raise InputError(f"{where}: the losses of layers pruned alone hold NaN or infinity; expected a network with "
                          "finite logits")
     return whole, curves
 
 
-def choose_mask(args, model, images, target, iteration):
-    """The mask of one iteration: scores by --criterion, removal by the rule that the flags name."""
+def choose_mask(config, model, images, target, iteration):
+    """The mask of one iteration: scores by the criterion, removal by the rule that the config names."""
     title = f"iteration {iteration}"
-    scores = criterion_scores(args, model, images, args.seed + iteration, f"--base_model_path, {title}")
+    scores = criterion_scores(config, model, images, config.seed + iteration, f"`base_model_path`, {title}")
     if target is None:
-        return masks.create_mask(scores, args.prune_ratio, args.round_to)
+        return masks.create_mask(scores, config.prune_ratio, config.round_to)
     which, start, end = target
-    limit = end if iteration == args.prune_iter else start * (end / start) ** (iteration / args.prune_iter)
+    limit = end if iteration == config.prune_iter else start * (end / start) ** (iteration / config.prune_iter)
     architecture = resnet.architecture_of(model)
     widths, shape = architecture["widths"], (architecture["classes"], architecture["input_shape"], architecture["stem"])
 
@@ -105,24 +112,24 @@ def choose_mask(args, model, images, target, iteration):
         return resnet.cost_of(widths | left, *shape)[which]
 
     measured = None
-    if args.allocation == "sensitivity":
-        measured = sensitivity_curves(args, model, scores, dataset.sample(images.val, args.sensitivity_images),
-                                      (*allocation.SHARES, 1), f"{title}: sensitivity", f"--base_model_path, {title}")
+    if config.allocation == "sensitivity":
+        measured = sensitivity_curves(config, model, scores, dataset.sample(images.val, config.sensitivity_images),
+                                      (*allocation.SHARES, 1), f"{title}: sensitivity", f"`base_model_path`, {title}")
     try:
         if measured is None:
-            return masks.create_global_mask(scores, lambda left: cost(left) <= limit, args.round_to)
+            return masks.create_global_mask(scores, lambda left: cost(left) <= limit, config.round_to)
         channels = {name: len(values) for name, values in scores.items()}
-        kept = allocation.allocate(measured[0]["loss"], measured[1], channels, cost, limit, args.round_to)
+        kept = allocation.allocate(measured[0]["loss"], measured[1], channels, cost, limit, config.round_to)
     except ValueError as error:
-        raise InputError(f"--round_to: received {args.round_to}, expected less for this target: {error}") from None
+        raise InputError(f"`round_to`: received {config.round_to}, expected less for this target: {error}") from None
     return {name: masks.least_idle(scores[name], n) for name, n in kept.items()}
 
 
-def trim_once(args, model, base, images, target, iteration, before):
+def trim_once(config, model, base, images, target, iteration, before):
     """Everything of one iteration before its fine-tune: mask, trim, recalibrate; writes mask.npz and trimmed.h5.
 
     Args:
-        args: the flags.
+        config: a configs.PruneConfig.
         model: what this iteration starts from.
         base: what the first one started from.
         images: a dataset.Data.
@@ -133,21 +140,22 @@ def trim_once(args, model, base, images, target, iteration, before):
     Returns:
         (the trimmed model, dict of this iteration's numbers so far).
     """
-    folder, title = Path(args.root_folder) / f"iter{iteration}", f"iteration {iteration}/{args.prune_iter}"
+    folder, title = Path(config.root_folder) / f"iter{iteration}", f"iteration {iteration}/{config.prune_iter}"
 
     def accuracy(judge):
-        return metrics.evaluate(judge, images.val, args.batch_size,
-                                display.track(f"{title}: validation", args.verbose, "compiling"))["acc"]
+        return metrics.evaluate(judge, images.val, config.batch_size,
+                                display.track(f"{title}: validation", config.verbose, "compiling"))["acc"]
 
-    row = {"base_acc": accuracy(folded.FoldedResNet(model, args.precision)) if before is None else before}
-    mask = choose_mask(args, model, images, target, iteration)
+    row = {"base_acc": accuracy(folded.FoldedResNet(model, config.precision)) if before is None else before}
+    mask = choose_mask(config, model, images, target, iteration)
     model = surgery.trim_model(model, mask)
-    judge = folded.FoldedResNet(model, args.precision)
+    judge = folded.FoldedResNet(model, config.precision)
     row |= {"sparsity": surgery.compute_sparsity(model, base), "pruned_acc": accuracy(judge)}
     row["recalibrated_acc"] = row["pruned_acc"]
-    if args.recalibrate_images:
-        recalibration.recalibrate_bn(model, dataset.sample(images.train, args.recalibrate_images)[0], args.batch_size,
-                             display.track(f"{title}: batch-norm", args.verbose, "compiling"))
+    if config.recalibrate_images:
+        bar = display.track(f"{title}: batch-norm", config.verbose, "compiling")
+        sample = dataset.sample(images.train, config.recalibrate_images)[0]
+        recalibration.recalibrate_bn(model, sample, config.batch_size, bar)
         judge.refold(model)  # the same graph again
         row["recalibrated_acc"] = accuracy(judge)
     folder.mkdir(exist_ok=True)

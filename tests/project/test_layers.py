@@ -72,7 +72,7 @@ LIBRARY = {name: path for name, path in MODULES.items()
 # modules that do still
 STILL = {"compress.distillation.student",
          "compress.errors", "compress.export.predicting", "compress.export.writers", "compress.graph.reader",
-         "compress.graph.rules", "compress.plots.style", "compress.pruning.cut", "compress.pruning.iterations",
+         "compress.graph.rules", "compress.plots.style", "compress.pruning.iterations",
          "compress.report.measure", "compress.report.records", "compress.report.sections", "compress.report.svg",
          "compress.report.tables", "compress.storage.archives", "compress.storage.checkpoints",
          "compress.storage.classes", "compress.storage.events", "compress.storage.files", "compress.storage.foreign",

@@ -1,5 +1,6 @@
 """allocation.py and sensitivity.py: masked against trimmed networks, the search against every choice there is."""
 
+import dataclasses
 import itertools
 import json
 
@@ -228,15 +229,16 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
          "threshold"])
     images = dataset.load_data(configs.DataConfig.of(args), (32, 32))
     widths, scores = resnet.widths_of(model), criteria.compute_scores("l2", model, None, None)
-    target = cut.budget(args, widths, 10, (32, 32, 3), "imagenet")
+    config = configs.PruneConfig.of(args)
+    target = cut.budget(config, widths, 10, (32, 32, 3), "imagenet")
 
     def cost(left):
         return resnet.cost_of(widths | left)[1]
 
     for name, keep in masks.create_global_mask(scores, lambda left: cost(left) <= target[2], 4).items():
-        np.testing.assert_array_equal(cut.choose_mask(args, model, images, target, 1)[name], keep)
-    args.allocation = "sensitivity"
-    mask = cut.choose_mask(args, model, images, target, 1)
+        np.testing.assert_array_equal(cut.choose_mask(config, model, images, target, 1)[name], keep)
+    config = dataclasses.replace(config, allocation="sensitivity")
+    mask = cut.choose_mask(config, model, images, target, 1)
     whole, curves = allocation.measure_curves(model, scores, *dataset.sample(images.val, 1000),
                                               (*allocation.SHARES, 1), 4, batch_size=32)
     kept = allocation.allocate(whole["loss"], curves, dict.fromkeys(scores, 20), cost, target[2], 4)

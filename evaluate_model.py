@@ -137,7 +137,7 @@ def evaluate_one(args, name, path, opened, images, base):
         name: of the row.
         path: of the model.
         opened: from `open_model` or `open_foreign`.
-        images: a data.Data.
+        images: a dataset.Data.
         base: the model to compare with, or None if this is it.
 
     Returns:

@@ -157,7 +157,7 @@ def has_data_set(args):
 
 
 def find_images(args, peek):
-    """The data.Data to measure on; where there is none, the reason as text.
+    """The dataset.Data to measure on; where there is none, the reason as text.
 
     Raises:
         InputError: a data set that the command line asks for can't be had.

@@ -81,7 +81,7 @@ def prune_once(args, model, base, images, target, result):
         args: the flags.
         model: what this iteration starts from.
         base: what the first one started from.
-        images: a data.Data.
+        images: a dataset.Data.
         target: from `cut.budget`.
         result: what result.json holds; this iteration's numbers are added to it, and it is written.
 

@@ -47,42 +47,6 @@ class DataConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(Config):
-    """How a model file is opened.
-
-    Attributes:
-        preprocessing: what a file from elsewhere was trained with, one of flags.PREPROCESSING.
-        verify_model: compare it with plain Keras' own reading.
-        verbose: 0 says nothing.
-    """
-
-    preprocessing: str = "auto"
-    verify_model: bool = True
-    verbose: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class MachineConfig(Config):
-    """Where and how exactly a run computes.
-
-    Attributes:
-        gpu: use an accelerator where there is one.
-        precision: dtype policy of the arithmetic.
-        seed: of weights, order and augmentation.
-        deterministic: same seed, same bits.
-        verbose: 0, 1 or 2.
-        tensorboard: folder of event files, or None.
-    """
-
-    gpu: bool = True
-    precision: str = "float32"
-    seed: int = 826
-    deterministic: bool = False
-    verbose: int = 1
-    tensorboard: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class CriterionConfig(Config):
     """How channels are scored and measured.
 
@@ -133,57 +97,3 @@ class PruneConfig(CriterionConfig):
     def targeted(self):
         """Whether there is a budget."""
         return self.target_compression is not None or self.target_macs is not None
-
-
-@dataclasses.dataclass(frozen=True)
-class StudentConfig(Config):
-    """What a student looks like, resolved: see `students.resolve`.
-
-    Attributes:
-        stream_divisor: divides the stream widths, inner ones stay; None under targets.
-        target_compression: parameters of the whole network / the student's, at least.
-        target_macs: (number, whether it is a reduction) of its multiply-accumulates, at most; None leaves them free.
-        stage_tilt: width factor of a stage / that of the stage before.
-        round_to: widths are multiples of this.
-        student_stem: 'imagenet', 'half' or 'cifar'; None for the teacher's.
-        student_blocks: blocks of the four stages; None for the teacher's.
-        student_init: 'inherit' or 'random'.
-        recalibrate_images: training images on which batch-norm is measured again; 0 for none.
-    """
-
-    stream_divisor: int | None = None
-    target_compression: float | None = None
-    target_macs: tuple | None = None
-    stage_tilt: float | None = None
-    round_to: int = 16
-    student_stem: str | None = None
-    student_blocks: tuple | None = None
-    student_init: str = "inherit"
-    recalibrate_images: int = 2048
-
-
-@dataclasses.dataclass(frozen=True)
-class DistilConfig(Config):
-    """What teaches a student.
-
-    Attributes:
-        lambdas: weights of soft labels, intermediate features and adversary.
-        temperature: of the soft labels, above 0.
-        hard_label_weight: of the cross-entropy with the true labels.
-        label_smoothing: share of each label spread over all classes.
-        regressor_name: 'conv1x1' or 'constant'.
-        mirror_teacher: the teacher answers to an image and its mirror image.
-        teacher_annealing: the lambdas fall to 0 over the epochs.
-        student_learning_rate: highest, of student and regressors.
-        discriminator_learning_rate: of the discriminator's Adam.
-    """
-
-    lambdas: tuple = (0.5, 0.0, 0.0)
-    temperature: float = 4.0
-    hard_label_weight: float = 0.6
-    label_smoothing: float = 0.0
-    regressor_name: str = "conv1x1"
-    mirror_teacher: bool = False
-    teacher_annealing: bool = False
-    student_learning_rate: float = 0.05
-    discriminator_learning_rate: float = 0.0001

@@ -24,7 +24,7 @@ def describe(path, name, size, names=None):
 
     Args:
         path: of a file or folder that `writers.write` makes.
-        name: of exporting.FORMATS.
+        name: of formats.FORMATS.
         size: (h, w) of its images.
         names: list of its classes' names, or None.
     """

@@ -13,7 +13,7 @@ from compress.graph import operations
 from compress.graph.operations import Part, constant
 from compress.graph.reader import Unread, check_own
 
-# nothing happens in them once training is over; tests/test_kinds.py runs each
+# nothing happens in them once training is over; tests/graph/test_kinds.py runs each
 IDLE = ("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization",
         "Identity", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast",
         "RandomBrightness", "RandomHue", "RandomSaturation", "RandomShear", "RandomErasing", "RandomGaussianBlur",

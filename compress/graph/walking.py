@@ -33,7 +33,7 @@ class Found:
         stem: of model.STEMS.
         layers: {name of `resnet.wiring`: (convolution, batch-normalisation)}, each a rules.Part.
         image: the Part of the input.
-        pixels: folding.Pixels in front of the first convolution.
+        pixels: ends.Pixels in front of the first convolution.
         touched: Parts that act on the pixels, in order.
         unread: the Lambda among them, or None.
         head: list of lists of Parts, one a Dense layer of the network; a ReLU lies between them.

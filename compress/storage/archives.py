@@ -210,7 +210,7 @@ class Weights:
         return item
 
 
-# the order in which a .keras file numbers a layer's weights, by what kinds.py calls it
+# the order in which a .keras file numbers a layer's weights, by what graph/rules.py calls it
 ORDER = {"conv": ("kernel", "bias"), "dense": ("kernel", "bias"), "normalization": ("mean", "variance"),
          "norm": ("gamma", "beta", "moving_mean", "moving_variance")}
 

@@ -71,7 +71,7 @@ def read_whole(path, config, arrays, weights):
         weights: False leaves the weights out.
 
     Raises:
-        graphs.Unread: it is no ResNet50, 101 or 152 that can be carried over exactly.
+        reader.Unread: it is no ResNet50, 101 or 152 that can be carried over exactly.
         LookupError, ValueError, TypeError, AttributeError: it is no model of Keras.
     """
     found = recognition.find_resnet(reader.unfold(config), arrays.read, arrays.shape)

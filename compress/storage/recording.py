@@ -115,11 +115,11 @@ class Recorder(keras.callbacks.Callback):
         progress: a Progress, which it keeps up to date.
         bar: a display.EpochBar.
         rate: function(step) -> learning rate.
-        recipe: a training.Recipe.
+        recipe: a fit.Recipe.
         steps: of an epoch.
         keep_best: whether the best epoch goes into model.h5.
         rate_flag: the flag that a diverging loss is blamed on.
-        signals: an interrupts.Deferred.
+        signals: an signals.Deferred.
         follow: function(history), called when an epoch is written.
     """
 

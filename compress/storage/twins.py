@@ -128,7 +128,7 @@ def _renumbered(value, first):
 
     Args:
         value: of a config.
-        first: from `graphs.first_numbers`.
+        first: from `reader.first_numbers`.
     """
     if isinstance(value, dict):
         return {key: _renumbered(item, first) for key, item in value.items()}

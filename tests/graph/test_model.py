@@ -7,6 +7,7 @@ from conftest import narrow_widths, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import model
 from compress import metrics
 from compress.data import dataset
 from compress.graph import resnet
@@ -222,6 +223,18 @@ def test_every_block_starts_as_the_identity(pictures):
     assert np.ptp(first) > 0
     for end in later:
         np.testing.assert_array_equal(end, first)
+
+
+@pytest.mark.parametrize(("depth", "stem", "shape"), [
+    (50, "imagenet", (32, 32, 3)), (101, "half", (40, 24, 3)), (50, "cifar", (32, 32, 3))])
+def test_the_readable_network_is_the_one_that_is_pruned(depth, stem, shape):
+    """model.py and graph.resnet describe the same layers, and draw the same weights."""
+    keras.utils.set_random_seed(3)
+    ours = model.resnet(depth, 7, shape, stem)
+    keras.utils.set_random_seed(3)
+    theirs = resnet.build_resnet(depth, 7, shape, stem)
+    assert ours.get_config() == theirs.get_config()
+    assert all(np.array_equal(a, b) for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True))
 
 
 # ---- errors ----

@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := model/demo
-SCRIPTS := $(shell grep -l '^    return flags.run_main' *.py)
+SCRIPTS := $(shell grep -l '^def build_parser' *.py)
 DIGITS := --dataset digits --batch_size 64
 KERAS_BACKEND ?= tensorflow
 export KERAS_BACKEND

@@ -1,6 +1,7 @@
 """What the tests share. Every check runs on small networks: 50 layers deep, a few channels wide."""
 
 import argparse
+import signal
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from compress.cli import app, native
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "def build_parser" in path.read_text(encoding="utf-8"))
+
+# Under `nohup make test &` these signals are ignored, in every process that the tests start too: a run that they
+# interrupt would then go on to its end.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 native.prepare(gpu=False)  # before a test file imports Keras, as the scripts do; the tests are about the processor
 

@@ -97,7 +97,7 @@ def test_weights_of_50_layers_are_those_of_keras_applications(application):
 @pytest.mark.parametrize("depth", [101, 152])
 def test_names_and_geometry_of_deep_networks_are_those_of_keras_applications(depth):
     theirs = getattr(keras.applications, CONSTRUCTORS[depth])(weights=None, input_shape=(32, 32, 3), include_top=False)
-    ours = resnet.build_resnet(depth, widths=narrow_widths(depth=depth))
+    ours = resnet.build_resnet(depth, widths=narrow_widths(depth=depth, blocks=None))
     assert [geometry(layer) for layer in weighted(ours)][:-1] == [geometry(layer) for layer in weighted(theirs)]
     full = resnet.full_widths(depth)
     for name, _, read, written in resnet.wiring(BLOCKS[depth]):

@@ -6,23 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from compress.cli import display
-from compress.data import decoding, drawing, duplicates, folders, reading, stock
+from compress.data import decoding, duplicates, folders, reading, splits, stock
 from compress.errors import InputError
 
 NAMES = ("train", "validation", "test")
-TOLD = dict(zip(NAMES, ("training", "validation", "test"), strict=True))
+ADJECTIVES = dict(zip(NAMES, ("training", "validation", "test"), strict=True))  # as messages call the images
 
 
 class Split:
-    """Images uint8 (N, H, W, 3), RGB 0 to 255; labels int64 (N,); name "train", "validation" or "test".
+    """One split of a data set: images uint8 (N, H, W, 3), RGB 0 to 255, and labels int64 (N,).
 
     Args:
-        images: the array, or a reading.Pending, which is read when `images` is first asked for.
-        labels: (N,).
-        name: of the split.
-        pad: how many pixels `batches` may shift an image at most.
-        flip: whether it may mirror one.
-        source: what a folder's split was drawn from, [folder, checksum of its listing]; None where it is given as such.
+        images: the array, or a reading.Pending, whose files are decoded when `images` is first read.
+        labels: int64 (N,), indices into the names of the classes.
+        name: "train", "validation" or "test".
+        pad: largest random shift in pixels that `batches` applies to an image; 0 for none.
+        flip: whether `batches` mirrors images left to right at random.
+        source: [folder, checksum of its files] of the images that the split was drawn from at random; None where the
+            data set itself defines the split.
     """
 
     def __init__(self, images, labels, name, pad=0, flip=False, source=None):
@@ -34,27 +35,31 @@ class Split:
 
     @property
     def images(self):
-        """All images; read now if they weren't before."""
+        """All images, uint8 (N, H, W, 3); decoded now if they weren't before."""
         if not isinstance(self._images, np.ndarray):
             self._images = self._images[:]
         return self._images
 
     @property
     def image_shape(self):
-        """(H, W, 3), known before the images are read."""
+        """(H, W, 3), known before the images are decoded."""
         return tuple(self._images.shape[1:])
 
     def take(self, chosen):
-        """The images of these numbers; no others are read."""
+        """The images with these indices, uint8 (len(chosen), H, W, 3); no others are decoded."""
         return self._images[chosen]
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set in its three splits; labels index `class_names`.
+    """A data set in its three splits.
 
-    A split is None where the data set has none and none was needed. pixels: the decoding.Look by which its images are
-    shown, as a dict without what they have no need of.
+    Attributes:
+        name: of the data set, or the folder's own name.
+        train, val, test: a Split each; None where the data set has no such split and none was needed.
+        class_names: label i is class_names[i].
+        description: one line for the user: how many images each split has.
+        reader: the reading.Reader of a folder's images; None for a stock data set.
     """
 
     name: str
@@ -77,87 +82,99 @@ class Data:
 
     @property
     def pixels(self):
-        """How pixels are shown that aren't plain 8-bit RGB, for the record: what `load_data` takes as `pixels`."""
+        """How pixels other than 8-bit RGB are converted: the set values of the reader's decoding.Look, as a dict.
+
+        The record of a run keeps it, and `load_data` takes it as `pixels`, so that a model is evaluated on images that
+        were converted as its training images were.
+        """
         return {name: value for name, value in vars(self.reader.look).items() if value} if self.reader else {}
 
 
 def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pixels=None):
-    """The data set that a config asks for.
+    """Loads the data set that a config names.
 
-    Training and validation images are told apart with SPLIT_SEED, never with the seed: a prune or a distillation under
-    another seed must not validate on images that its parent was trained on. `subset` takes a part of either side, so
-    that holds between a subset and the full set too. The test images are always all of them.
+    The validation images are drawn with the constant SPLIT_SEED, not with the seed of the run. A pruning or
+    distillation run under another seed would otherwise validate on images that its parent model was trained on.
+    `subset` takes a part of the training and a part of the validation images, so this also holds between a subset and
+    the full set. `subset` never reduces the test images.
 
     Args:
         config: a configs.DataConfig.
-        image_size: (h, w) that a loaded model wants, or None; used for a folder where config.image_size is None.
-        progress: wraps the range of a folder's images while they are read.
-        needs: names of the splits that have to be there; a folder's are read now, its others when they are asked for.
-        most: of each of those splits the first so many alone; None for all.
-        pixels: `Data.pixels` of the images that a model was trained on: a folder's are shown in the same way.
+        image_size: (h, w) of a loaded model's input, or None; used for a folder where config.image_size is None.
+        progress: wraps the range of a folder's images while they are decoded.
+        needs: names of the required splits, from NAMES. A folder's are decoded now, its others on first use.
+        most: keeps only the first so many images of each required split; None for all.
+        pixels: `Data.pixels` of the images that a model was trained on; a folder's are converted in the same way.
 
     Returns:
         Data; images uint8 (N, H, W, 3), labels int64 (N,). CIFAR and digits are 32x32.
 
     Raises:
-        InputError: the data are missing, damaged, too few for the splits, or not what `class_num` says.
+        InputError: the data are missing or damaged, there are too few for the splits, or their number of classes isn't
+            `class_num`.
     """
     names, parts, listing = _found(config, needs)
     if config.class_num not in (None, len(names)):
         raise InputError(f"`class_num`: received {config.class_num}, expected {len(names)} "
                          f"(the classes of {config.dataset})")
     drawn = [listing and part is None for part in parts]
-    # the images that splits are drawn from, or else all of them
+    # A folder may gain or lose files between two runs. Splits drawn from it would then differ, and a training image of
+    # the first run could become a validation image of the second. The checksum of the list of files, kept in the
+    # record, lets the second run refuse that. It covers the training folder where splits are drawn from it, else all.
     listed = [part for part in parts if part][:1 if any(drawn) else None] if listing and parts[0] else []
     source = folders.listing_checksum(config.dataset, [path for part in listed for path in part[0]]) if listed else None
-    parts, notes = drawing.divide(config, names, parts, needs)
-    _tell(config, listing, parts, notes)
+    parts, notes = splits.divide(config, names, parts, needs)
+    _warn(config, listing, parts, notes)
     reader = None
     if listing:
-        parts = [part and drawing.mixed(*part) for part in parts]
+        # A folder is listed class by class: without a shuffle, `most` and every unshuffled batch would be one class.
+        parts = [part and splits.shuffled(*part) for part in parts]
         reader = _reader(config, listing, parts, image_size, progress, pixels)
     parts = [(part[0][:most], part[1][:most]) if part and name in needs else part
              for part, name in zip(parts, NAMES, strict=True)]
-    splits = [part and Split(reader.pending(part[0]) if reader else part[0], part[1], name,
-                             source=source if is_drawn else None)
-              for part, name, is_drawn in zip(parts, NAMES, (True, *drawn[1:]), strict=True)]
-    if splits[0]:
-        splits[0].flip = config.dataset != "digits"  # a mirrored digit is another sign
-        splits[0].pad = _padding(config, splits[0].image_shape[:2], splits[0].flip)
+    three = [part and Split(reader.pending(part[0]) if reader else part[0], part[1], name,
+                            source=source if is_drawn else None)
+             for part, name, is_drawn in zip(parts, NAMES, (True, *drawn[1:]), strict=True)]
+    if three[0]:
+        three[0].flip = config.dataset != "digits"  # a mirrored digit is no digit
+        three[0].pad = _padding(config, three[0].image_shape[:2], three[0].flip)
     if reader:
-        _read([split for split in splits if split and split.name in needs], reader)
+        _read([split for split in three if split and split.name in needs], reader)
     name = os.path.basename(os.path.abspath(config.dataset)) if listing else config.dataset
-    return Data(name, *splits, names, _described(name, splits, {*needs} == {"test"} and drawn[2], reader), reader)
+    return Data(name, *three, names, _described(name, three, {*needs} == {"test"} and drawn[2], reader), reader)
 
 
-def _tell(config, listing, parts, notes):
-    """Warns of what a person has to know of the images of the three parts."""
+def _warn(config, listing, parts, notes):
+    """Warns the user of the notes on a data set, and of images that lie in two of its splits."""
     if listing:
-        there = {TOLD[name]: part[0] for name, part in zip(NAMES, parts, strict=True) if part}
+        there = {ADJECTIVES[name]: part[0] for name, part in zip(NAMES, parts, strict=True) if part}
         notes = [*listing.notes, *notes, *duplicates.across(config.dataset, there)]
     for note in notes:
         display.warn(note)
 
 
-def _described(name, splits, test_drawn, reader):
-    """'my_images: 15 training, 4 validation, 5 test images'; only the test images where they were drawn for their own
-    sake."""
-    # a model that was trained on pictures resized otherwise sees other ones here
+def _described(name, three, test_drawn, reader):
+    """'my_images: 15 training, 4 validation, 5 test images'; the test images alone where only they were asked for and
+    had to be drawn."""
+    # Interpolation changes pixels: a model that was trained on images resized by another method loses accuracy here.
     how = f"; resized to {reader.size[0]}x{reader.size[1]}: bilinear, antialiased" if reader and reader.resized else ""
-    if test_drawn and splits[0]:
-        return (f"{name}: {len(splits[2]):,} test images, the fifth that training leaves out; classes in {name}/test "
-                f"would count in full{how}")
-    return f"{name}: {', '.join(f'{len(split):,} {TOLD[split.name]}' for split in splits if split)} images{how}"
+    if test_drawn and three[0]:
+        return (f"{name}: {len(three[2]):,} test images, the fifth that training leaves out; all images of a folder "
+                f"{name}/test would be used{how}")
+    return f"{name}: {', '.join(f'{len(split):,} {ADJECTIVES[split.name]}' for split in three if split)} images{how}"
 
 
-def _read(splits, reader):
-    """Reads the images of several splits together, so that all broken files are told of at once."""
-    for split, images in zip(splits, reader.read(*[split._images.paths for split in splits]), strict=True):
+def _read(three, reader):
+    """Decodes the images of several splits in one call, so that one message names the damaged files of all."""
+    for split, images in zip(three, reader.read(*[split._images.paths for split in three]), strict=True):
         split._images = images
 
 
 def _found(config, needs):
-    """Names of the classes, [(items, labels), None for what there isn't] by NAMES, a folder's Listing or None."""
+    """(class names, [(items, labels) or None for each of NAMES], a folder's Listing or None).
+
+    Items are images uint8 (N, 32, 32, 3) of a stock data set, paths (N,) of a folder.
+    """
     if config.dataset == "digits":
         names, *parts = stock.read_digits()
         return names, parts, None
@@ -170,7 +187,8 @@ def _found(config, needs):
 
 
 def _reader(config, listing, parts, image_size, progress, pixels):
-    """A Reader of a folder's images, in the size that a flag or the model wants, or else in their own."""
+    """A Reader of a folder's images. Their size is the config's, else the model's, else their own common one."""
+    # All images of the folder, also unused ones: a subset must be converted to 8 bits as the full set would be.
     paths = np.concatenate([paths for paths, _ in listing.splits.values()])
     reader = reading.Reader(paths, config.num_worker, progress, decoding.Look(**pixels or {}), display.warn)
     size = (config.image_size,) * 2 if config.image_size else image_size
@@ -179,24 +197,24 @@ def _reader(config, listing, parts, image_size, progress, pixels):
 
 
 def steps_per_epoch(n, batch_size):
-    """Whole batches that n images give; a split smaller than a batch gives one batch of all of it."""
+    """Number of whole batches in n images, at least 1: fewer images than a batch make one smaller batch."""
     return max(1, n // batch_size)
 
 
 def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
     """An endless keras.utils.PyDataset for fit(batches, steps_per_epoch=steps_per_epoch(len(split), batch_size)).
 
-    Item i is a pure function of (seed, start_epoch, start_step + i), however far Keras fetches ahead: with S steps an
-    epoch, j = start_step + i is step j % S of epoch start_epoch + j // S. Every epoch has an order of its own, in which
-    no image comes twice.
+    Item i depends only on (seed, start_epoch, start_step + i). With S steps an epoch, j = start_step + i is step j % S
+    of epoch start_epoch + j // S. Every epoch has its own random order, in which no image comes twice. A run that was
+    killed and resumed therefore sees the same batches as one that wasn't.
 
     Args:
         split: a Split.
         batch_size: images an item; fewer only where the split has fewer.
-        seed: whole number of at least 0.
-        augment: vary the images as split.pad and split.flip allow.
-        start_epoch: epoch of item 0, for a run that goes on.
-        start_step: its step in that epoch.
+        seed: whole number, at least 0.
+        augment: shift and mirror the images as split.pad and split.flip say.
+        start_epoch: epoch of item 0, from 0; more than 0 for a resumed run.
+        start_step: step of item 0 in that epoch, from 0.
 
     Returns:
         PyDataset of (uint8 (B, H, W, 3), int64 (B,)).
@@ -207,10 +225,13 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
     size = min(batch_size, len(split))
     steps = steps_per_epoch(len(split), batch_size)
 
+    # Keras fetches batches ahead of the step that it trains on, and calls `on_epoch_end` ahead of time too. A random
+    # state that moves with each call would be ahead by an unknown number of batches when a run is resumed, so both
+    # random generators below are seeded from the epoch and the step themselves.
     class Batches(keras.utils.PyDataset):
         def __init__(self):
-            super().__init__(workers=1)  # more would start Keras' enqueuer, which drops what it fetched ahead
-            self.order = (None, None)
+            super().__init__(workers=1)  # more would start Keras' enqueuer, which drops batches fetched ahead
+            self.order = (None, None)  # the epoch whose permutation is kept, and the permutation
 
         @property
         def num_batches(self):
@@ -233,21 +254,37 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
 
 
 def _varied(images, chosen, pad, flip, rng):
-    """The chosen images, each shifted by up to `pad` pixels over a mirrored border and flipped half the time."""
+    """Augments a batch: each image is shifted by up to `pad` pixels, and mirrored with probability 1/2 if `flip`.
+
+    The augmentation of He et al. 2016, arXiv 1512.03385, section 4.2, for CIFAR: a random crop from the padded image.
+    Here reflected pixels fill the padding.
+
+    Args:
+        images: uint8 (N, h, w, 3), contiguous.
+        chosen: (n,) indices of the images of the batch.
+        pad: 0 to min(h, w) - 1.
+        flip: whether images are mirrored.
+        rng: a numpy Generator.
+
+    Returns:
+        uint8 (n, h, w, 3).
+    """
     (h, w), n = images.shape[1:3], len(chosen)
+    # Shift and mirror only choose which pixel is copied where, so the batch is one gather by index.
+    # rows (n, h): the source row of each output row; index -1 reflects to 1, index h to h - 2. cols (n, w): likewise.
     rows = np.abs(rng.integers(-pad, pad + 1, (n, 1)) + np.arange(h))
     cols = np.abs(rng.integers(-pad, pad + 1, (n, 1)) + np.arange(w))
     rows, cols = np.minimum(rows, 2 * (h - 1) - rows), np.minimum(cols, 2 * (w - 1) - cols)
     if flip:
         cols = np.where(rng.random((n, 1)) < 0.5, cols[:, ::-1], cols)
     where = (chosen[:, None, None] * h + rows[:, :, None]) * w + cols[:, None, :]  # (n, h, w)
-    pixels = images.view("V3").reshape(-1)  # one gather of three-byte pixels: 0.5 ms for 128 images of 32x32
+    pixels = images.view("V3").reshape(-1)  # RGB as one item of three bytes: 0.5 ms for 128 images of 32x32
     return pixels.take(where.reshape(-1)).view(np.uint8).reshape(n, h, w, 3)
 
 
 def _padding(config, sides, flip):
-    """The largest shift of a training image: `crop_padding`, or a part of the shorter side."""
-    padding, most = config.crop_padding, min(sides) - 1  # a border can mirror no more
+    """The largest shift of a training image in pixels: `crop_padding`, or a part of the shorter side."""
+    padding, most = config.crop_padding, min(sides) - 1  # reflection has no pixels for a larger shift
     if padding is None:
         return min(sides) // (8 if flip else 16)  # 4 at 32x32, as is usual for CIFAR
     if padding > most:
@@ -257,16 +294,16 @@ def _padding(config, sides, flip):
 
 
 def sample(split, count=None):
-    """A fixed random part of a split, the same in every run; a larger count adds to what a smaller one takes.
+    """A random sample of a split, the same in every run; a larger sample contains every smaller one.
 
     Args:
-        split: a Split; where its images weren't read before, no others than those of the part are.
+        split: a Split; images that aren't in the sample are not decoded.
         count: images; None, or more than there are, for all of them in their own order.
 
     Returns:
-        (images, labels).
+        (images uint8 (count, H, W, 3), labels int64 (count,)).
     """
     if count is None or count >= len(split):
         return split.images, split.labels
-    chosen = np.random.default_rng(drawing.SPLIT_SEED).permutation(len(split))[:count]
+    chosen = np.random.default_rng(splits.SPLIT_SEED).permutation(len(split))[:count]
     return split.take(chosen), split.labels[chosen]

@@ -1,4 +1,4 @@
-"""One image file as RGB of 8 bits, as a viewer shows it: any depth, transparency, the way the camera was held."""
+"""Decodes one image file to 8-bit RGB as a viewer shows it: any bit depth, transparency, EXIF orientation."""
 
 import contextlib
 from dataclasses import dataclass
@@ -6,25 +6,28 @@ from dataclasses import dataclass
 import numpy as np
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# the decoders of these alone: Pillow looks at the content, and has one that starts Ghostscript
+# Pillow chooses its decoder by the content of a file, not by its suffix, and its decoder of PostScript starts
+# Ghostscript, which runs the program that a PostScript file is. So only these decoders are allowed.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 DEPTHS = (1, 15, 255, 1023, 4095, 16383, 65535)  # the largest numbers of 1, 4, 8, 10, 12, 14 and 16 bits
 GROUNDS = {"white": 255, "black": 0}
-WHITE_INK = 230  # mean lightness of what a transparent image draws, from which on white ground leaves it blank
+WHITE_INK = 230  # mean lightness, 0 to 255, from which a drawing can't be seen on a white background
 _LIMITS = ("at most 89 are read, of JPEGs 178, as a small file could fill the memory: make it smaller, such as by "
            "mogrify -resize 4000x4000")
 
 
 class TooLarge(ValueError):
-    """An image of more pixels than are decoded; its text says how many are."""
+    """An image has more pixels than are decoded; the text says how many may be."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How the pixels of a data set are shown that aren't plain 8-bit RGB; None where no image needed it.
+    """How the images of a data set are converted to 8-bit RGB. A value is None where no image needed it.
 
-    whole: the number that becomes 255 in images of whole numbers of more than 8 bits, one of DEPTHS. floating: the
-    same in images of floating point, 1.0 or 255.0. ground: 'white' or 'black', what shows through transparent pixels.
+    Attributes:
+        whole: the integer that becomes 255 in images of more than 8 bits, one of DEPTHS.
+        floating: the number that becomes 255 in images of floating point, 1.0 or 255.0.
+        ground: background of transparent pixels, 'white' or 'black'.
     """
 
     whole: int | None = None
@@ -34,10 +37,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself before its pixels are read.
+    """What the header of a file says, without its pixels.
 
-    size: (h, w) as shown. depth: '' for 8 bits a channel, 'whole' or 'floating' for one channel of more, 'colour' for
-    several of 16 bits. transparent: it has an alpha channel or a transparent colour. animated: it has further frames.
+    Attributes:
+        size: (h, w), after the EXIF orientation is applied.
+        depth: '' for 8 bits a channel, 'whole' for one channel of integers of more bits, 'floating' for one channel of
+            floating point, 'colour' for several channels of 16 bits.
+        transparent: whether there is an alpha channel or a transparent colour.
+        animated: whether there are further frames.
     """
 
     size: tuple
@@ -48,10 +55,13 @@ class Header:
 
 @dataclass(frozen=True)
 class Extremes:
-    """What the pixels of an image say of how to show them.
+    """What has to be known of an image's pixels before a data set can be converted to 8 bits.
 
-    low, high: of its numbers (NaN where one is no number); of 16-bit colour the upper 8 bits. ink: mean lightness, 0
-    to 255, of what an image with transparent pixels draws; None for opaque ones.
+    Attributes:
+        path: of the file.
+        depth: as in Header.
+        low, high: the smallest and the largest value, NaN where a value is NaN; of 16-bit colour the upper 8 bits.
+        ink: mean lightness, 0 to 255, weighted by alpha; None for an image without transparent pixels.
     """
 
     path: str
@@ -62,13 +72,21 @@ class Extremes:
 
 
 def natural_scale(depth, low, high):
-    """The full scale of numbers that reach from `low` to `high` over a whole data set.
+    """The value that stands for white, found from the range of values of a whole data set.
+
+    A file doesn't say it: a 12-bit sensor stores 0 to 4,095 in 16 bits. A scale for each image would remove differences
+    in brightness between images, so all images of a data set share one.
+
+    Args:
+        depth: 'whole' or 'floating'.
+        low: smallest value of the data set.
+        high: largest value.
 
     Returns:
-        Of whole numbers the smallest of DEPTHS that holds them, of floating point 1.0 or 255.0; None where there is no
-        natural one: numbers below 0, above 16 bits, or a range that would leave less than a sixteenth of the light.
+        For integers the smallest of DEPTHS that is at least `high`; for floating point 1.0 or 255.0. None for values
+        that fit neither: below 0, above 16 bits, or floating point below a sixteenth of the scale.
     """
-    if not low >= 0:  # NaN too
+    if not low >= 0:  # so that NaN is refused too
         return None
     if depth == "whole":
         return next((scale for scale in DEPTHS if high <= scale), None) if high else 255
@@ -76,22 +94,24 @@ def natural_scale(depth, low, high):
 
 
 def read_header(path):
-    """The Header of a file. Raises whatever Pillow raises for a damaged one."""
+    """The Header of a file. For a damaged file it raises whatever Pillow raises."""
     with _opened(path) as file:
-        size = file.size if _orientation(file) >= 5 else file.size[::-1]  # lying on its side
-        animated = file.format != "MPO" and getattr(file, "is_animated", False)  # MPO: a JPEG with a preview behind it
+        # Pillow's size is (w, h). EXIF orientations 5 to 8 turn by 90 degrees, which exchanges the sides once more.
+        size = file.size if _orientation(file) >= 5 else file.size[::-1]
+        animated = file.format != "MPO" and getattr(file, "is_animated", False)  # MPO: a JPEG followed by its preview
         depth = _depth(file)
         return Header(size, depth, depth in ("", "colour") and _is_transparent(file), animated)
 
 
 def examine(path):
-    """The Extremes of a file. Raises whatever Pillow raises for a damaged one."""
+    """The Extremes of a file. For a damaged file it raises whatever Pillow raises."""
     with _opened(path) as file:
         depth = _depth(file)
         if depth in ("whole", "floating"):
             numbers = np.asarray(file)
             return Extremes(path, depth, numbers.min().item(), numbers.max().item())
         high = max(high for _, high in file.convert("RGB").getextrema()) if depth else 0
+        # An alpha channel that is 255 everywhere hides nothing, and one that is 0 everywhere has nothing drawn.
         pixels, ink = file.convert("RGBA") if _is_transparent(file) else None, None
         if pixels and pixels.getextrema()[3][0] < 255 and pixels.getextrema()[3][1]:
             ink = float(np.average(np.asarray(pixels.convert("L")), weights=np.asarray(pixels.getchannel("A"))))
@@ -99,19 +119,20 @@ def examine(path):
 
 
 def decode(path, size, look=None):
-    """One image as RGB.
+    """Decodes one image and resizes it.
 
     Args:
         path: of a file in one of FORMATS.
-        size: (h, w).
-        look: a Look that has what this image needs.
+        size: (h, w) of the result; bilinear, antialiased.
+        look: a Look whose values that this image needs are set.
 
     Returns:
         uint8 (h, w, 3).
 
     Raises:
-        OverflowError: numbers outside the look's full scale.
-        Exception: for a damaged file whatever Pillow raises; ValueError for one that shows nothing.
+        OverflowError: values outside the look's scale.
+        ValueError: signed pixels, or a drawing in the colour of the background.
+        Exception: for a damaged file whatever Pillow raises.
     """
     from PIL import Image
 
@@ -121,9 +142,11 @@ def decode(path, size, look=None):
             raise ValueError("signed pixels of 8 bits, expected unsigned ones")
         _within_memory(file)
         depth = _depth(file)
+        # Pillow's own conversion of more than 8 bits to RGB clips at 255: a 16-bit image would become white.
         if depth in ("whole", "floating"):
             scale = look.whole if depth == "whole" else look.floating
-            inverse = file.format == "TIFF" and file.tag_v2.get(262) == 0  # Pillow inverts those of 8 bits alone
+            # TIFF tag 262, PhotometricInterpretation: 0 is "white is zero". Pillow inverts only 8-bit images.
+            inverse = file.format == "TIFF" and file.tag_v2.get(262) == 0
             image = Image.fromarray(_eight_bits(np.asarray(_turned(file)), scale, inverse))
         else:
             image = _turned(file)
@@ -134,9 +157,10 @@ def decode(path, size, look=None):
 
 @contextlib.contextmanager
 def _opened(path):
+    """Opens a file with Pillow, unless its header promises more pixels than fit into memory (a decompression bomb)."""
     from PIL import Image
 
-    limit = Image.MAX_IMAGE_PIXELS  # a quarter of a GiB of RGB; Pillow itself opens nothing of twice as many
+    limit = Image.MAX_IMAGE_PIXELS  # a quarter of a GiB of RGB; Pillow itself refuses twice as many
     try:
         file = Image.open(path, formats=FORMATS)
     except Image.DecompressionBombError:
@@ -148,11 +172,11 @@ def _opened(path):
 
 
 def _drafts(file):
-    return file.format in ("JPEG", "MPO")  # whose decoder can give half of each side, a quarter of the memory
+    return file.format in ("JPEG", "MPO")  # its decoder can halve both sides, which takes a quarter of the memory
 
 
 def _within_memory(file):
-    """Has a JPEG of too many pixels decoded at half its sides, before it is loaded."""
+    """Sets a JPEG of too many pixels to be decoded at half its width and height; to be called before it is loaded."""
     from PIL import Image
 
     if file.width * file.height > Image.MAX_IMAGE_PIXELS:
@@ -165,7 +189,9 @@ def _depth(file):
         return "floating"
     if file.mode.startswith("I"):
         return "whole"
-    words = file.tile[0].args if file.tile else ()  # Pillow keeps the upper 8 of 16 bits and tells so nowhere else
+    # Pillow opens 16-bit colour in 8-bit modes and drops the lower 8 bits. The arguments of its decoder, such as
+    # 'RGB;16B' for a TIFF or the largest value for a PPM, are the only place that shows it.
+    words = file.tile[0].args if file.tile else ()
     words = words if isinstance(words, tuple) else (words,)
     if file.format == "PPM":
         return "colour" if any(type(word) is int and word > 255 for word in words) else ""
@@ -173,7 +199,8 @@ def _depth(file):
 
 
 def _is_signed(file):
-    return file.format == "TIFF" and file.mode == "L" and 2 in file.tag_v2.get(339, ())  # Pillow takes them as unsigned
+    # TIFF tag 339, SampleFormat: 2 is signed integers, which Pillow reads as unsigned ones without a word.
+    return file.format == "TIFF" and file.mode == "L" and 2 in file.tag_v2.get(339, ())
 
 
 def _is_transparent(image):
@@ -181,37 +208,41 @@ def _is_transparent(image):
 
 
 def _orientation(file):
-    """The EXIF number of how an image is turned, 1 to 8; 1 for TIFFs, which Pillow turns itself."""
+    """The EXIF orientation of an image, 1 (upright) to 8; 1 for TIFF files, which Pillow turns itself."""
+    # `getexif` of a PNG without EXIF data would decode all pixels, to search behind them.
     if file.format == "TIFF" or (file.format == "PNG" and not {"exif", "Raw profile type exif"} & file.info.keys()):
-        return 1  # of a PNG without it, Pillow would read all pixels
-    with contextlib.suppress(Exception):  # a damaged tag is no reason to lose the picture
-        number = file.getexif().get(0x0112)
+        return 1
+    with contextlib.suppress(Exception):  # the pixels are sound where only this tag is damaged
+        number = file.getexif().get(0x0112)  # EXIF tag Orientation
         return number if number in range(1, 9) else 1
     return 1
 
 
 def _turned(file):
-    """The image as it is to be held, its pixels read."""
+    """The image with its pixels loaded and its EXIF orientation applied."""
     from PIL import Image
 
+    # Cameras store the sensor's rows as they are, and the way they were held in the orientation tag. Viewers apply
+    # it; without it, portraits would be lying on their side.
     turns = Image.Transpose
     file.load()
-    number = _orientation(file)  # a PNG's may stand behind its pixels
+    number = _orientation(file)  # after loading, since a PNG may have its EXIF data behind its pixels
     if number == 1:
         return file
     return file.transpose((turns.FLIP_LEFT_RIGHT, turns.ROTATE_180, turns.FLIP_TOP_BOTTOM, turns.TRANSPOSE,
-                           turns.ROTATE_270, turns.TRANSVERSE, turns.ROTATE_90)[number - 2])
+                           turns.ROTATE_270, turns.TRANSVERSE, turns.ROTATE_90)[number - 2])  # orientations 2 to 8
 
 
 def _on_ground(image, ground):
-    """An RGBA image with a ground behind it; opaque pixels stay as they are.
+    """An RGBA image on a background of one colour; opaque pixels don't change.
 
     Raises:
-        ValueError: it draws in the ground's colour, so that nothing is to be seen.
+        ValueError: the drawing has the colour of the background, so that nothing could be seen.
     """
     from PIL import Image
 
     shown = Image.alpha_composite(Image.new("RGBA", image.size, (GROUNDS[ground],) * 3 + (255,)), image)
+    # Alpha varies, so there is a drawing, and yet the result is one colour: the network would see an empty image.
     thinnest, thickest = image.getextrema()[3]
     if thickest - thinnest > 32 and all(high - low <= 2 for low, high in shown.getextrema()):
         raise ValueError(f"it draws in {ground} on transparent ground, which is shown as {ground}")
@@ -219,16 +250,22 @@ def _on_ground(image, ground):
 
 
 def _eight_bits(numbers, scale, inverse):
-    """uint8 of numbers from 0 to `scale`; inverse: 0 is white.
+    """Converts values to uint8.
+
+    Args:
+        numbers: (h, w) integers or floating point.
+        scale: the value that becomes 255.
+        inverse: whether 0 is white.
 
     Raises:
-        OverflowError: a number outside of it.
+        OverflowError: a value below 0 or above the scale.
     """
     low, high = numbers.min().item(), numbers.max().item()
+    # A thousandth above the scale is allowed for floating point: resizing and rounding overshoot a little.
     if not 0 <= low <= high <= scale * (1.001 if isinstance(scale, float) else 1):
         raise OverflowError(f"values from {low:,} to {high:,}, expected 0 to {scale:,}")
     if isinstance(scale, float):
         shown = np.rint(numbers * (255 / scale)).clip(0, 255)
-    else:
+    else:  # the upper 8 bits, as Pillow takes them of 16-bit colour; 1 and 4 bits divide 255 exactly
         shown = numbers >> (scale.bit_length() - 8) if scale > 255 else numbers * (255 // scale)
     return (255 - shown if inverse else shown).astype(np.uint8)

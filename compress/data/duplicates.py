@@ -1,4 +1,4 @@
-"""Images that lie in two splits of a data set, as files of the same bytes: what is measured on them was learnt."""
+"""Finds images that lie in two splits of a data set, as files of the same bytes (train-test leakage)."""
 
 import collections
 import concurrent.futures
@@ -7,26 +7,27 @@ import os
 
 from compress.storage import files
 
-TAIL = 64  # bytes at the end of an image, which differ between two that aren't the same, but in few formats
-THREADS = 8  # that wait for a disk
+TAIL = 64  # bytes at the end of a file: compressed pixels, which nearly always differ between two images
+THREADS = 8  # they wait for the disk, not for the processor
 
 
 def across(root, splits):
-    """What a person has to know of images that lie in two splits.
-
-    Cheap where there are none: sizes are compared first, then the ends of those of equal size, then SHA-256.
+    """A warning about images that lie in two splits: accuracy on them measures memory, not generalisation.
 
     Args:
-        root: the folder of the data set, to which paths are shown relative.
-        splits: {'training': paths, 'validation': paths, 'test': paths}, the earlier ones seen by training first.
+        root: the folder of the data set; paths are shown relative to it.
+        splits: {'training': paths, 'validation': paths, 'test': paths}, in this order.
 
     Returns:
-        List of one line, or of none.
+        List of one line, or an empty list.
     """
-    left, told = {name: list(map(str, paths)) for name, paths in splits.items()}, []
+    left, lines = {name: list(map(str, paths)) for name, paths in splits.items()}, []
+    # A checksum of every file would read the whole data set. Each key is dearer than the one before, and is computed
+    # only for files that all cheaper keys have left.
     for key in (os.path.getsize, _tail, files.sha256):
         left = _shared(left, key)
     for name, paths in left.items():
+        # checksum: (split, path) in the earlier splits; an image in three splits counts with the first
         seen = {}
         for other in list(left)[:list(left).index(name)]:
             seen |= {key: (other, path) for path, key in left[other].items() if key not in seen}
@@ -34,13 +35,14 @@ def across(root, splits):
         for other in dict.fromkeys(other for _, other, _ in twins):
             path, twin = next((path, twin) for path, its, twin in twins if its == other)
             count = sum(its == other for _, its, _ in twins)
-            told.append(f"{count:,} of {len(splits[name]):,} {name} images are also {other} images (such as "
-                        f"{os.path.relpath(path, root)}, which is {os.path.relpath(twin, root)})")
-    return [f"{'; '.join(told)}: accuracy on them says nothing of new images; remove one of each two"] if told else []
+            lines.append(f"{count:,} of {len(splits[name]):,} {name} images are also {other} images (such as "
+                         f"{os.path.relpath(path, root)}, which is {os.path.relpath(twin, root)})")
+    advice = "accuracy on them says nothing of new images; remove one of each pair"
+    return [f"{'; '.join(lines)}: {advice}"] if lines else []
 
 
 def _shared(splits, key):
-    """Of each split {path: its key} the paths whose key occurs in two splits; `key` is a function of a path."""
+    """{split: {path: its key}} with only those paths whose key occurs in two splits; `key` is a function of a path."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         keys = {name: dict(zip(paths, pool.map(lambda path: _or_none(key, path), paths), strict=True))
                 for name, paths in splits.items()}
@@ -49,12 +51,12 @@ def _shared(splits, key):
 
 
 def _or_none(key, path):
-    with contextlib.suppress(OSError):  # a file that can't be read is told of where its image is read
+    with contextlib.suppress(OSError):  # the Reader reports an unreadable file when it decodes it
         return key(path)
 
 
 def _tail(path):
-    """The last bytes of a file, and its size."""
+    """(size of a file, its last TAIL bytes)."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL))

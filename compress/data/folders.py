@@ -1,4 +1,7 @@
-"""What a folder of images holds: classes, splits as people spell them, and what is left out. Follows no links."""
+"""Finds classes and splits in a folder of images, however the splits are spelt, and reports what is left out.
+
+Follows no links to folders.
+"""
 
 import collections
 import hashlib
@@ -22,6 +25,7 @@ from compress.errors import InputError
 SPLITS = {"train": {"train", "training", "trn"},
           "validation": {"val", "valid", "validation", "validate", "dev", "eval"},
           "test": {"test", "testing", "tst", "holdout"}}
+# words in the name of a split's folder that say nothing: 'train_images', 'seg_test'
 FILLERS = {"set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "seg", "folder", "dir"}
 UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "inference"}
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -29,11 +33,14 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 @dataclass
 class Listing:
-    """What a folder holds.
+    """The images of a folder.
 
-    class_names: of the classes, sorted. splits: 'train', 'validation', 'test' -> (paths, labels) of those that there
-    are. unlabelled: split -> its folder, where that has images but no classes. places: the same for those with classes.
-    notes: lines that a person should read.
+    Attributes:
+        class_names: sorted names of the classes; label i is class_names[i].
+        splits: {'train', 'validation' or 'test': (paths (N,) of str, labels int64 (N,))} of the splits that exist.
+        unlabelled: {split: its folder} where that has images but no class folders.
+        places: {split: its folder} where that has class folders.
+        notes: lines for the user.
     """
 
     class_names: tuple
@@ -44,49 +51,53 @@ class Listing:
 
 
 def split_of(name):
-    """'train', 'validation' or 'test' for the name of a folder that says so ('Training', 'seg_test'), else None."""
+    """'train', 'validation' or 'test' if a folder is named after a split ('Training', 'seg_test'), else None."""
     words = _words(name)
     return next((split for split, known in SPLITS.items() if len(words) == 1 and words[0] in known), None)
 
 
 def list_folder(name):
-    """What the folder of a data set holds: a subfolder for each class, or such folders in one for each split.
+    """Lists a data set's folder, which has a subfolder for each class, or one for each split with such subfolders.
 
     Args:
-        name: of the folder.
+        name: path of the folder.
 
     Returns:
         A Listing; its paths are sorted within each class.
 
     Raises:
-        InputError: no such folder, fewer than two classes, a class without images, splits of other classes, a link out
-            of the folder, or names that leave open what is a split and what a class.
+        InputError: there is no such folder, there are fewer than two classes, a class has no images, a split has other
+            classes than the training images, a link leads out of the folder, or it is ambiguous which folders are
+            splits and which are classes.
     """
     try:
         return _listed(name)
     except InputError as error:
         place = name if os.path.isdir(name) else os.path.dirname(name) or "."
-        said = label_tables.hint(place) if os.path.isdir(place) and (place == name or name.endswith(".csv")) else None
-        raise (InputError(f"{error}; {said}") if said else error) from None
+        hint = label_tables.hint(place) if os.path.isdir(place) and (place == name or name.endswith(".csv")) else None
+        raise (InputError(f"{error}; {hint}") if hint else error) from None
 
 
 def _listed(name):
-    """`list_folder`, without what it says of tables."""
+    """`list_folder`, without its hint about tables of labels."""
     if not name or not os.path.isdir(name):
         raise InputError(f"`dataset`: received {name!r}{_what_it_is(name)}")
     root, skipped = Path(name), Skipped(name)
     tops, _ = entries(root)
     shapes = {folder: shape(folder) for folder in tops}
-    alike = [folder for folder in tops if split_of(folder.name)]
-    named, notes = [folder for folder in alike if shapes[folder]], []
-    others = [folder for folder in tops if folder not in alike and shapes[folder]]
+    # named: folders with images whose names are a split's. An empty 'val' beside full classes is neither a split nor a
+    # class, and is only noted.
+    all_named = [folder for folder in tops if split_of(folder.name)]
+    named, notes = [folder for folder in all_named if shapes[folder]], []
+    others = [folder for folder in tops if folder not in all_named and shapes[folder]]
     if not named or _is_a_class(root, named, others, shapes, notes):
-        left = [folder for folder in alike if not shapes[folder]]
-        names, pair = _scanned(root, skipped, without=left)
+        empty = [folder for folder in all_named if not shapes[folder]]
+        names, pair = _scanned(root, skipped, without=empty)
         listing = Listing(names, {"train": pair}, {}, {"train": root}, notes)
     else:
         listing = _splits(root, named, others, shapes, skipped)
-    listing.notes += [f"{folder.name} holds no images" for folder in alike if not shapes[folder]]
+    listing.notes += [f"{folder.name} holds no images" for folder in all_named if not shapes[folder]]
+    # Labels are numbered by the sorted names, and '10' sorts before '2': label 2 would be class '10'.
     if counted_as_text(listing.class_names):
         shown = ", ".join(listing.class_names[:5]) + ", ..." * (len(listing.class_names) > 5)
         listing.notes.append(f"class folders that are numbers count in the order of text: {shown}; a model trained on "
@@ -96,7 +107,7 @@ def _listed(name):
 
 
 def _what_it_is(name):
-    """What to say of a `dataset` that is no folder."""
+    """The end of the error about a `dataset` that isn't a folder."""
     if os.path.isfile(name):
         folder, quoted = shlex.quote(name.rsplit(".tar", 1)[0].rsplit(".", 1)[0]), shlex.quote(name)
         if name.lower().endswith(ARCHIVES):
@@ -109,41 +120,59 @@ def _what_it_is(name):
 
 
 def _is_a_class(root, named, others, shapes, notes):
-    """Whether folders whose names say split are classes all the same. Raises InputError where that can't be told."""
-    said = ", ".join(folder.name for folder in named)
+    """Whether folders that are named after splits are classes instead.
+
+    'train' may hold training images or pictures of trains. A wrong guess would train on the wrong labels without any
+    error, so a folder is accepted only where its structure decides, and refused otherwise.
+
+    Args:
+        root: the data set's folder.
+        named: its subfolders with images that are named after a split.
+        others: its other subfolders with images.
+        shapes: {folder: 'flat' or 'nested'}, of `scanning.shape`.
+        notes: list to which notes for the user are added.
+
+    Raises:
+        InputError: two folders are the same split, a split has no class folders, or it is ambiguous.
+    """
+    listed = ", ".join(folder.name for folder in named)
     if twice := [split for split, n in collections.Counter(split_of(f.name) for f in named).items() if n > 1]:
         several = " and ".join(folder.name for folder in named if split_of(folder.name) == twice[0])
         raise InputError(f"`dataset`: {root} has {several}, which both say {twice[0]}; expected one folder for each of "
                          "train, val and test: rename or move the other")
     nested = [folder for folder in named if shapes[folder] != "flat"]
     if not nested and not others:
-        raise InputError(f"`dataset`: received {root} whose {said} holds images itself, such as "
+        raise InputError(f"`dataset`: received {root} whose {listed} holds images itself, such as "
                          f"{entries(named[0])[1][0].name}, expected each in the subfolder of its class "
                          f"({named[0].name}/CLASS/...); a class of such a name has to be renamed")
     plain = [folder for folder in others if not UNLABELLED & {*_words(folder.name)}]
     if nested and (len(nested) > 1 or not plain):
         return False
-    if not nested and len(named) == 1 and named[0].name == "train" and len(plain) >= 4:  # as in CIFAR-100, VOC, COCO
+    # CIFAR-100, VOC and COCO have a class 'train' among many others.
+    if not nested and len(named) == 1 and named[0].name == "train" and len(plain) >= 4:
         notes.append(f"train is taken for a class, as {len(plain)} other folders are; if it holds the training images, "
                      "move the classes into it")
         return True
-    raise InputError(f"`dataset`: {root} has {said} beside {', '.join(f.name for f in plain[:3])}, which leaves open "
+    raise InputError(f"`dataset`: {root} has {listed} beside {', '.join(f.name for f in plain[:3])}, which leaves open "
                      "what is a split and what a class; expected the classes alone, or in train, val and test alone: "
                      "move or rename the others")
 
 
 def _splits(root, named, others, shapes, skipped):
-    """The Listing of a folder with a folder for each split."""
+    """The Listing of a data set with a folder for each split; the arguments are those of `_is_a_class`."""
     listing, first = Listing((), {}, {}), None
+    # The training images come first: their classes number the labels of the other splits.
     for folder in sorted(named, key=lambda folder: tuple(SPLITS).index(split_of(folder.name))):
         split, place = split_of(folder.name), _doubled(folder)
         stray = entries(place)[1]
         if split == "train" and stray:
             raise InputError(f"`dataset`: received {root} whose {place.relative_to(root)} holds images itself, such as "
                              f"{stray[0].name}, expected each in the subfolder of its class")
+        # Test images of contests come without labels, as test/*.jpg or test/images/*.jpg: a single folder whose name
+        # is no class isn't one. Such a split can't be evaluated.
         below = [] if shape(place) == "flat" else [f for f in entries(place)[0] if holds_images(f)]
         if split != "train" and (not below or (len(below) == 1 and listing.class_names and (
-                _composed(below[0].name) not in listing.class_names))):  # as in val/images/*.jpg
+                _composed(below[0].name) not in listing.class_names))):
             listing.unlabelled[split] = place
             continue
         names, listing.splits[split] = _scanned(place, skipped, known=listing.class_names)
@@ -166,12 +195,15 @@ def _splits(root, named, others, shapes, skipped):
 
 
 def check_has(listing, root, needs):
-    """Raises InputError where a folder has not the splits that are needed.
+    """Checks that a folder has the required splits.
 
     Args:
         listing: of `list_folder`.
         root: the folder.
         needs: some of 'train', 'validation', 'test'; the latter two can be drawn from the first.
+
+    Raises:
+        InputError: a required split is missing and can't be drawn, or the only one has no class folders.
     """
     if len(needs) == 1 and (flat := listing.unlabelled.get(needs[0])):
         raise InputError(f"`dataset`: {flat} has images but no class folders, so that no accuracy can be measured on "
@@ -183,14 +215,14 @@ def check_has(listing, root, needs):
 
 
 def _words(name):
-    """The telling words of a folder's name, in lower case: 'seg_train' and 'TrainSet 2' are ['train']."""
+    """The words of a folder's name in lower case, without FILLERS: 'seg_train' and 'TrainSet 2' give ['train']."""
     name = re.sub(r"hold[\W_]out", "holdout", name.lower())
     words = [word for word in re.split(r"[\W\d_]+", name) if word and word not in FILLERS]
     return [re.sub(r"(?<=...)(set|data|dataset|images|split)$", "", word) for word in words]
 
 
 def _doubled(folder):
-    """The folder of the same name in a folder that holds nothing else, as archives are unpacked; else the folder."""
+    """The innermost of nested folders of one name, such as train/train, which unpacking an archive leaves."""
     while True:
         folders, images = entries(folder)
         if images or len(folders) != 1 or _words(folders[0].name) != _words(folder.name):
@@ -199,16 +231,24 @@ def _doubled(folder):
 
 
 def _scanned(root, skipped, without=(), known=()):
-    """Names of the classes that have images, and the paths of all images in and below each folder, with their labels.
+    """The classes below a folder and all their images.
 
-    A link to a file outside the data set's folder is refused: a folder of someone else's must not make this machine's
-    other files part of a data set.
+    A link to a file outside the data set's folder is refused. Otherwise a folder from a stranger could make other files
+    of this machine part of a data set.
 
     Args:
-        root: its subfolders are the classes, in the order of their names in Unicode's composed form.
-        skipped: counts what is left out.
+        root: its subfolders are the classes, sorted by their names in Unicode's composed form.
+        skipped: a Skipped, which counts the files that are left out.
         without: subfolders that are left out.
-        known: names of the training images' classes, by which labels are numbered; a part of them is enough.
+        known: names of the training images' classes, which number the labels; () to number by the subfolders here. A
+            subset of the known classes is accepted.
+
+    Returns:
+        (names of the classes that have images, (paths (N,) of str, labels int64 (N,))).
+
+    Raises:
+        InputError: fewer than two classes, a class without images, unknown classes, two names that differ only by how
+            their letters are composed, or a link out of the data set.
     """
     folders, stray = entries(root, skipped)
     if folders and stray:
@@ -224,7 +264,7 @@ def _scanned(root, skipped, without=(), known=()):
                          f"training images, or fewer; it has {_quoted(odd)} besides{_alike(odd[0], known)}")
     whole, number = skipped.root.resolve(), {name: label for label, name in enumerate(known or names)}
     for name, folder in zip(names, folders, strict=True):
-        files = _below(folder, skipped) if known or len(folders) > 1 else []
+        files = _below(folder, skipped) if known or len(folders) > 1 else []  # a single class is refused below
         for path in files:
             if path.is_symlink() and not path.resolve().is_relative_to(whole):
                 raise InputError(f"`dataset`: {path} is a link to {path.resolve()}, expected a file in {whole}")
@@ -233,15 +273,19 @@ def _scanned(root, skipped, without=(), known=()):
     full = tuple(name for name in names if number.get(name) in {*labels})
     empty = [name for name, f in zip(names, folders, strict=True) if name not in full and not holds_images(f)]
     if not known and (len(folders) < 2 or empty):
-        told = "".join(f"; {name} has 0 images" for name in empty) + (f"; {line}" if (line := skipped.line()) else "")
+        why = "".join(f"; {name} has 0 images" for name in empty) + (f"; {line}" if (line := skipped.line()) else "")
         raise InputError(f"`dataset`: received {root}, expected at least two subfolders, one a class, each with images "
-                         f"({' '.join(SUFFIXES)}); found {len(folders)} (links are not followed){told:.300}"
+                         f"({' '.join(SUFFIXES)}); found {len(folders)} (links are not followed){why:.300}"
                          f"{_hint(folders, stray)}")
     return full, (np.array(paths, dtype=object), np.array(labels, dtype=np.int64))
 
 
 def _composed(name):
-    """A folder's name in the form that doesn't depend on the system that wrote it: macOS takes letters apart."""
+    """A folder's name in Unicode's composed form (NFC).
+
+    macOS writes 'ä' as 'a' and a combining mark. Without this a class would have another name, and so another label, on
+    each system.
+    """
     return unicodedata.normalize("NFC", name)
 
 
@@ -251,18 +295,22 @@ def _quoted(names, most=5):
 
 
 def _alike(name, known):
-    """What a folder may have been meant to be called, where it differs by upper case or blanks alone."""
+    """A suggestion for the name of a folder that differs from a class only by case or blanks; else ''."""
     alike = [other for other in known if other.strip().casefold() == name.strip().casefold()]
     return f": did you mean {alike[0]!r} for {name!r}?" if alike else ""
 
 
 def counted_as_text(names):
-    """Whether names are whole numbers whose order as text, 0, 1, 10, 2, isn't that of the numbers."""
+    """Whether all names are whole numbers whose order as text (0, 1, 10, 2) isn't their order as numbers."""
     return all(map(str.isdecimal, names)) and [*map(int, names)] != sorted(map(int, names))
 
 
 def _below(folder, skipped):
-    """All image files in and below the folder of a class."""
+    """All image files in and below the folder of a class, a list of Path.
+
+    Raises:
+        InputError: it holds several splits, as in CLASS/train and CLASS/test: their images would be mixed.
+    """
     left, files = [folder], []
     while left:
         folders, images = entries(left.pop(0), skipped)
@@ -276,7 +324,7 @@ def _below(folder, skipped):
 
 
 def _hint(folders, stray):
-    """What may have been meant by a folder that has not two classes."""
+    """A suggestion for a folder without two classes: the one folder below it that has them, or class folders."""
     full = [folder for folder in folders if holds_images(folder)]
     while len(full) == 1 and (folders := entries(full[0])[0]):
         below = [folder for folder in folders if holds_images(folder)]
@@ -288,8 +336,14 @@ def _hint(folders, stray):
 
 
 def listing_checksum(folder, paths):
-    """What tells a folder's images from those of another day: [its path, SHA-256 of their names and sizes]."""
+    """Identifies the present images of a folder: [its absolute path, SHA-256 of their relative paths and sizes].
+
+    Args:
+        folder: the data set's folder.
+        paths: of its images.
+    """
     digest = hashlib.sha256()
+    # Without the contents, which would take as long to read as the data set itself.
     for path in sorted(paths):
         digest.update(f"{os.path.relpath(path, folder)} {os.path.getsize(path)}\n".encode(errors="surrogateescape"))
     return [os.path.abspath(folder), digest.hexdigest()]

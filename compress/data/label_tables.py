@@ -1,4 +1,7 @@
-"""Labels in a table beside images that lie in one folder: not read, but told, with the command that sorts them."""
+"""Recognises a table of labels beside a folder of images, and shows the command that sorts the images by it.
+
+The table itself is not used as a data set: classes are always folders.
+"""
 
 import csv
 import itertools
@@ -17,19 +20,21 @@ SORT = ("import csv, os, shutil; [(os.makedirs(d := os.path.join({to!r}, r[{labe
 
 
 def hint(root):
-    """What to add where a folder has no folders of classes: of a table that names images in it and their labels.
+    """What to add to the error about a folder without class folders, if a table in it has the labels of its images.
 
     Args:
         root: the folder.
 
     Returns:
-        Text: what there is, and the command that copies the images into a folder for each class, unless the table
-        isn't plain enough for it; None where there is no such table.
+        A line that names the table, with a command that copies the images into a folder for each class where the table
+        is simple enough. None where there is no such table.
     """
     folders = [Path(root), *entries(root)[0]]
     tables = [path for folder in folders for path in sorted(folder.glob("*.csv")) if path.is_file()]
     for table, folder in itertools.product(tables[:MOST_TABLES], folders):
         rows = _rows(table)
+        # The first row below the headings decides: the column of file names is one whose value, with a suffix or
+        # without, is a file in the folder.
         found = [(number, suffix) for number, name in enumerate(rows[1] if len(rows) > 2 else ())
                  for suffix in ("", *SUFFIXES) if _is_plain(name) and (folder / (name + suffix)).is_file()]
         if found:
@@ -40,7 +45,7 @@ def hint(root):
 
 
 def _rows(table):
-    """The rows of a CSV file; none where it is no such file."""
+    """The rows of a CSV file, a list of strings each; an empty list where it can't be read as one."""
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             return [row for row in csv.reader(file) if row] if table.stat().st_size <= MOST_BYTES else []
@@ -49,12 +54,15 @@ def _rows(table):
 
 
 def _is_plain(name):
-    """Whether a name from a file leads to no other folder."""
+    """Whether a name from a table is a plain file name, without a path or characters that a shell would expand."""
     return bool(re.fullmatch(r"\w[\w .()-]*", name)) and len(name) < 200
 
 
 def _command(rows, table, folder, to, file, suffix):
-    """The command that sorts images by their labels; None where columns or names leave something open."""
+    """The command that copies images into a folder for each label; None where columns or names are ambiguous.
+
+    The user pastes it into a shell, and the table may come from a stranger: so every name of it has to be plain.
+    """
     head, body = [name.strip().lower() for name in rows[0]], rows[1:]
     others = [number for number in range(len(head)) if number != file and (len(head) == 2 or head[number] in HEADS)]
     if len(others) != 1 or any(len(row) != len(head) for row in body):

@@ -1,4 +1,4 @@
-"""How the images were shown that a model was trained on, from the record beside it: others are shown alike."""
+"""How the training images of a model were converted to 8 bits, from its record; new images are converted alike."""
 
 import contextlib
 from pathlib import Path
@@ -11,16 +11,19 @@ ALLOWED = {"whole": decoding.DEPTHS, "floating": (1.0, 255.0), "ground": tuple(d
 
 
 def of_models(*paths):
-    """What `data.load_data` takes as `pixels`.
+    """The `pixels` argument of `dataset.load_data` for images that these models are given.
+
+    A network trained on 12-bit images, where 4,095 is white, would see other 12-bit images nearly black if their scale
+    were 65,535.
 
     Args:
-        paths: of model files; one without a history beside it says nothing.
+        paths: of model files; a model without a history.json beside it is ignored.
 
     Returns:
-        dict with some of 'whole', 'floating' and 'ground', see decoding.Look; empty where nothing is told.
+        dict with some of the keys 'whole', 'floating' and 'ground', see decoding.Look; empty without such records.
 
     Raises:
-        InputError: models that were trained on images shown in different ways.
+        InputError: the models were trained on images that were converted in different ways.
     """
     found, sources = {}, {}
     for path in paths:
@@ -33,9 +36,11 @@ def of_models(*paths):
 
 
 def _recorded(path):
+    """The valid values of 'pixels' in the record beside a model; the file may be a stranger's."""
     run = {}
     with contextlib.suppress(InputError):
         run = records.read_json(Path(path).with_name("history.json"), "").get("run")
-    told = run.get("pixels") if isinstance(run, dict) else None
-    return {name: value for name, value in told.items() if value in ALLOWED.get(name, ()) and (
-        type(value) in map(type, ALLOWED[name]))} if isinstance(told, dict) else {}
+    found = run.get("pixels") if isinstance(run, dict) else None
+    # The type counts too: in Python True == 1 and 255 == 255.0, so `in` alone would let booleans through.
+    return {name: value for name, value in found.items() if value in ALLOWED.get(name, ()) and (
+        type(value) in map(type, ALLOWED[name]))} if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""The images of a data set, read all alike: one size, one full scale, one ground behind what is transparent."""
+"""Decodes the images of a data set consistently: one size, one scale of values, one background of transparency."""
 
 import concurrent.futures
 import contextlib
@@ -13,34 +13,34 @@ from compress.cli import tables
 from compress.data import decoding
 from compress.errors import InputError, one_line
 
-LARGEST = 1024  # pixels a side that images keep when no size is asked for: photographs would fill the memory
-MOST_NAMED = 10  # broken files in one message
-BEGINNINGS = {  # of files that are no image which can be read, and what they are
+LARGEST = 1024  # pixels a side that images may keep where no size is asked for: photographs would fill the memory
+MOST_NAMED = 10  # damaged files in one message
+BEGINNINGS = {  # what a file is that can't be decoded: a test of its first 64 bytes, in lower case
     "it is empty": lambda head: not head,
     "a pointer of Git LFS, expected what it points to: git lfs pull": lambda head: head.startswith(b"version https://git"),
     "a web page": lambda head: head.lstrip().startswith((b"<!doctype", b"<html")),
     "HEIC or AVIF under another name: convert it": lambda head: head[4:8] == b"ftyp",
     "a TIFF of a kind that isn't read, such as several channels of floating point": lambda head: head[:4] in (
         b"ii*\0", b"mm\0*")}
-DIM = 64  # of the upper 8 bits of 16-bit colour: below it the lower ones, which Pillow drops, are missed
+DIM = 64  # 16-bit colour whose upper 8 bits stay below this is too dark without the lower ones, which Pillow drops
 NAMED = {"whole": "images of more than 8 bits", "floating": "images of floating point"}
 
 
 class Reader:
-    """Reads images of one data set.
+    """Decodes the images of one data set.
 
     Args:
-        paths: of all its images, also of those that are never read: how pixels are shown depends on all of them.
+        paths: of all its images, also of those that are never decoded: the conversion to 8 bits depends on all.
         workers: threads; 0 for one a core.
-        progress: wraps the range of images while they are read.
-        look: a decoding.Look whose values are kept, as a model was trained with them; others are found when needed.
-        tell: function of a line of text, called once for each thing that a person should know.
+        progress: wraps the range of images while they are decoded.
+        look: a decoding.Look with values that are fixed, as a model was trained with them; None to find all of them.
+        tell: function of a line of text, called once with each note for the user.
         named_by: the parameter that named the images, for messages.
 
     Attributes:
-        size: (h, w) of what is read, to be set before.
-        look: the Look so far.
-        resized: whether images that were read so far had another size.
+        size: (h, w) of the decoded images; to be set before the first is decoded.
+        look: the Look with the values found so far.
+        resized: whether an image decoded so far had another size.
     """
 
     def __init__(self, paths, workers=0, progress=iter, look=None, tell=print, named_by="dataset"):
@@ -48,21 +48,21 @@ class Reader:
             list(paths), None, workers, progress, tell, named_by)
         self.look = look or decoding.Look()
         self.resized = False
-        self._headers, self._told, self._found = {}, set(), None
+        self._headers, self._reported, self._found = {}, set(), None
 
     def common_size(self, paths):
-        """The (h, w) of these images if they share one of at most LARGEST a side, else (224, 224)."""
+        """The (h, w) that all these images have, if it is at most LARGEST a side; else (224, 224)."""
         with self._pool() as pool:
             own = {header.size for header in self._known(pool, paths).values()}
         size = own.pop() if len(own) == 1 else (224, 224)
         return size if max(size) <= LARGEST else (224, 224)
 
     def pending(self, paths):
-        """The images of these paths as a Pending, which reads them when they are first asked for."""
+        """The images of these paths as a Pending, which decodes them on first use."""
         return Pending(self, np.asarray(paths, dtype=object))
 
     def read(self, *parts):
-        """Reads images now.
+        """Decodes images now.
 
         Args:
             parts: lists of paths.
@@ -71,21 +71,24 @@ class Reader:
             List of uint8 (N, h, w, 3), one for each part.
 
         Raises:
-            InputError: files that can't be decoded, decompression bombs among them, all in one message; or numbers
-                that have no natural full scale, or aren't within the one of `look`.
+            InputError: files can't be decoded (all of them in one message, decompression bombs too), or values have no
+                natural scale or lie outside that of `look`.
         """
         paths, arrays, broken = [str(path) for part in parts for path in part], [], {}
         with self._pool() as pool:
             self._settle(pool, self._known(pool, paths))
             for part in parts:
                 array = np.empty((len(part), *self.size, 3), np.uint8)
+                # Pillow releases Python's lock while it decodes, so threads do it in parallel.
                 for i, image in zip(self.progress(range(len(part))), pool.map(self._decoded, part), strict=True):
                     if isinstance(image, Exception):
                         broken[part[i]] = image
                     else:
                         array[i] = image
                 arrays.append(array)
-            if broken:  # then those of the whole data set, so that a person has to mend it but once
+            # One damaged file is a reason to try all the others: the user then repairs the data set once, not file by
+            # file. Values outside the scale are no damage, and images that aren't needed may have them.
+            if broken:
                 left = sorted({*self.paths} - {*paths})
                 broken |= {path: found for path, found in zip(left, pool.map(self._decoded, left), strict=True)
                            if isinstance(found, Exception) and not isinstance(found, OverflowError)}
@@ -97,35 +100,42 @@ class Reader:
     def _pool(self):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with warnings.catch_warnings(), concurrent.futures.ThreadPoolExecutor(self.workers or cores) as pool:
-            warnings.simplefilter("ignore")  # on odd tags, and on sizes that decoding.py judges
+            warnings.simplefilter("ignore")  # Pillow's, on odd tags and on sizes, for which decoding.py has limits
             yield pool
 
     def _decoded(self, path):
         return _or_error(decoding.decode, path, self.size, self.look)
 
     def _known(self, pool, paths):
-        """{path: Header} of those that have a readable one."""
+        """{path: Header} of those files whose header can be read; each is read once."""
         left = [path for path in paths if path not in self._headers]
         self._headers |= zip(left, pool.map(lambda path: _or_error(decoding.read_header, path), left), strict=True)
         return {path: self._headers[path] for path in paths if isinstance(self._headers[path], decoding.Header)}
 
     def _settle(self, pool, headers):
-        """Finds how images of these headers are shown, from all images of the data set, and tells it."""
+        """Sets the values of `look` that images with these headers need, from all images of the data set.
+
+        Args:
+            pool: of `_pool`.
+            headers: {path: Header} of the images that are about to be decoded.
+        """
         self.resized |= any(header.size != tuple(self.size) for header in headers.values())
         if animated := [path for path, header in headers.items() if header.animated]:
-            self._tell_once(f"{tables.counted(len(animated), 'image')} with several frames or pages (such as "
-                            f"{animated[0]}): the first of each is taken")
+            self._report_once(f"{tables.counted(len(animated), 'image')} with several frames or pages (such as "
+                              f"{animated[0]}): the first of each is taken")
         kinds = {header.depth for header in headers.values()}
         through = any(header.transparent for header in headers.values())
         given = {name: value for name, value in vars(self.look).items() if value is not None}
         for kind in kinds & given.keys():
-            self._tell_once(f"{NAMED[kind]} are scaled by {given[kind]:,g}")
+            self._report_once(f"{NAMED[kind]} are scaled by {given[kind]:,g}")
+        # Most data sets are plain 8-bit RGB and end here. For the others all images of more bits or with transparency
+        # are decoded once more than needed, whatever part of them is asked for: the scale must not depend on the part.
         if not (kinds - {""} - given.keys() or (through and "ground" not in given)):
             return
         if self._found is None:
             odd = [path for path, header in self._known(pool, self.paths).items() if header.depth or header.transparent]
             self._found = [it for it in pool.map(lambda path: _or_error(decoding.examine, path), odd)
-                           if isinstance(it, decoding.Extremes)]  # a broken file is told of where it is read
+                           if isinstance(it, decoding.Extremes)]  # `read` reports the damaged ones
         for kind in sorted(kinds - {""} - given.keys()):
             given |= self._scale(kind, [it for it in self._found if it.depth == kind])
         if through and "ground" not in given:
@@ -133,12 +143,20 @@ class Reader:
         self.look = decoding.Look(**given)
 
     def _scale(self, kind, found):
-        """The part of a Look for images of one depth. Raises InputError where their numbers have no natural scale."""
+        """The values of a Look for images of one depth, a dict.
+
+        Args:
+            kind: 'whole', 'floating' or 'colour', as Header.depth.
+            found: list of the Extremes of all images of that depth.
+
+        Raises:
+            InputError: their values have no natural scale.
+        """
         if not found:
             return {}
-        lowest = min(found, key=lambda it: it.low if it.low == it.low else -math.inf)  # NaN first
+        lowest = min(found, key=lambda it: it.low if it.low == it.low else -math.inf)  # NaN counts as the lowest
         highest = max(found, key=lambda it: it.high)
-        if kind == "colour":
+        if kind == "colour":  # Pillow has dropped the lower 8 bits: there is no scale to choose, only a loss to notice
             if highest.high < DIM:
                 raise InputError(f"`{self.named_by}`: images of 16 bits a channel, such as {highest.path}, hold values "
                                  f"of at most {256 * highest.high + 255:,}, of which 8 bits would keep too little; "
@@ -151,27 +169,27 @@ class Reader:
                     "what is no number (NaN, ")
             raise InputError(f"`{self.named_by}`: {NAMED[kind]} hold {held}such as {worst.path}); expected 0 to "
                              f"{'65,535' if kind == 'whole' else '1 or 0 to 255'}: convert all by the same factor")
-        self._tell_once(f"{NAMED[kind]} hold values up to {highest.high:,g}: scaled by {scale:,g}")
+        self._report_once(f"{NAMED[kind]} hold values up to {highest.high:,g}: scaled by {scale:,g}")
         return {kind: scale}
 
     def _ground(self, found):
-        """The part of a Look for images with transparent pixels: white, unless most of them draw in white."""
+        """The background for images with transparent pixels, a dict: white, unless most of them are drawn in white."""
         if not found:
             return {}
         white = sum(it.ink >= decoding.WHITE_INK for it in found)
         ground = "black" if 2 * white > len(found) else "white"
-        self._tell_once(f"{tables.counted(len(found), 'image')} with transparent pixels, shown on {ground}"
-                        + ("; most of them draw in white" if ground == "black" else ""))
+        self._report_once(f"{tables.counted(len(found), 'image')} with transparent pixels, shown on {ground}"
+                          + ("; most of them draw in white" if ground == "black" else ""))
         return {"ground": ground}
 
-    def _tell_once(self, line):
-        if line not in self._told:
-            self._told.add(line)
+    def _report_once(self, line):
+        if line not in self._reported:
+            self._reported.add(line)
             self.tell(line)
 
 
 class Pending:
-    """Images that are read when they are asked for: pending[numbers] or pending[:] gives uint8 (N, h, w, 3).
+    """Images that are decoded on use: pending[indices] or pending[:] gives uint8 (N, h, w, 3).
 
     Attributes:
         shape: (N, h, w, 3).
@@ -189,7 +207,7 @@ class Pending:
 
 
 def _or_error(function, *arguments):
-    """What a function returns, or the exception that it raised: decoders of damaged files raise nearly anything."""
+    """The value or the exception of a function; decoders raise nearly any exception on a damaged file."""
     try:
         return function(*arguments)
     except Exception as error:
@@ -197,7 +215,7 @@ def _or_error(function, *arguments):
 
 
 def _reason(path, error):
-    """Why a file can't be read, in a few words."""
+    """Why a file can't be decoded, in a few words."""
     if isinstance(error, decoding.TooLarge):
         return str(error)
     if type(error).__name__ != "UnidentifiedImageError":
@@ -209,8 +227,8 @@ def _reason(path, error):
     return "UnidentifiedImageError"
 
 
-def _told(path, error):
-    """A file that can't be read, and why: it is damaged, or no image by its name and its content."""
+def _described(path, error):
+    """A file that can't be decoded, and why: it is damaged, or neither its name nor its content is an image's."""
     reason = _reason(path, error)
     if path.lower().endswith(decoding.SUFFIXES) or not reason.startswith("UnidentifiedImageError"):
         return f"{path} cannot be read as an image ({reason})"
@@ -219,19 +237,19 @@ def _told(path, error):
 
 
 def _broken(named_by, broken):
-    """What to say of broken files, {path: exception}."""
+    """The error message for damaged files, {path: exception}."""
     if beyond := [path for path, error in broken.items() if isinstance(error, OverflowError)]:
         return (f"`{named_by}`: {tables.counted(len(beyond), 'image')}, such as {beyond[0]}, with "
                 f"{broken[beyond[0]]}, by which the images were scaled that the model was trained on; "
                 "expected images of the same kind")
     first = list(broken)[:MOST_NAMED]
-    told = "; ".join(_told(path, broken[path]) for path in first)
+    files = "; ".join(_described(path, broken[path]) for path in first)
     more = f"; and {len(broken) - len(first)} more" if len(broken) > len(first) else ""
-    if named_by != "dataset":  # files that were named one by one
-        return f"`{named_by}`: {told}{more}; expected photographs"
+    if named_by != "dataset":  # photographs given one by one: the user knows which to leave out
+        return f"`{named_by}`: {files}{more}; expected photographs"
     if len(broken) == 1:
-        return (f"`{named_by}`: {told}; fetch it again, or go on without it: mv {shlex.quote(first[0])} "
+        return (f"`{named_by}`: {files}; fetch it again, or go on without it: mv {shlex.quote(first[0])} "
                 f"{shlex.quote(first[0] + '.broken')}")
-    return (f"`{named_by}`: {tables.counted(len(broken), 'image')}: {told}{more}; fetch them again, or go on "
+    return (f"`{named_by}`: {tables.counted(len(broken), 'image')}: {files}{more}; fetch them again, or go on "
             f"without them: for f in {' '.join(map(shlex.quote, list(broken)[:100]))}; "
             'do mv "$f" "$f.broken"; done')

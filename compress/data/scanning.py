@@ -1,4 +1,4 @@
-"""What lies in a folder of images: subfolders, images, and what is neither. Follows no links to folders."""
+"""Lists a folder of images: subfolders, images, and the rest, which is counted. Follows no links to folders."""
 
 import collections
 import os
@@ -13,36 +13,44 @@ SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "recycler", "system volume infor
           ".appledouble", ".trashes", ".spotlight-v100", ".fseventsd", ".thumbnails", ".cache"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r", ".gitkeep", ".gitignore",
                 ".gitattributes", ".nomedia", ".picasa.ini"}
-DEEPEST = 150  # folders in a path: what walks down calls itself for each
-MOST_KINDS = 6  # of skipped things in one line
+DEEPEST = 150  # folders in a path: `holds_images` calls itself for each, and Python's recursion is limited
+MOST_KINDS = 6  # kinds of skipped files in one line
 
 
 class Skipped:
-    """Counts what is left out, by kind, each with an example."""
+    """Counts the files and folders that are left out, by kind, with an example of each kind."""
 
     def __init__(self, root):
         self.root, self.counts, self.examples = Path(root), collections.Counter(), {}
 
     def add(self, kind, path, count=1):
-        """One more, or several, of a kind such as '.heic' or 'linked folder'."""
+        """Counts one file, or several, of a kind such as '.heic' or 'linked folder'."""
         self.counts[kind] += count
         shown = os.path.relpath(path, self.root)
         self.examples.setdefault(kind, "".join(c if c.isprintable() else "?" for c in shown))
 
     def line(self):
-        """'skipped: 2 .heic (such as red/031.heic), 1 linked folder (cats2)'; empty where nothing was."""
+        """'skipped: 2 .heic (such as red/031.heic), 1 linked folder (cats2)'; empty where nothing was skipped."""
         kinds = self.counts.most_common()
-        told = [f"{n:,} {kind if n == 1 or kind[0] == '.' else kind + 's'} "
-                f"({'' if n == 1 else 'such as '}{self.examples[kind]})" for kind, n in kinds[:MOST_KINDS]]
+        parts = [f"{n:,} {kind if n == 1 or kind[0] == '.' else kind + 's'} "
+                 f"({'' if n == 1 else 'such as '}{self.examples[kind]})" for kind, n in kinds[:MOST_KINDS]]
         if rest := sum(n for _, n in kinds[MOST_KINDS:]):
-            told.append(f"{rest:,} of {len(kinds) - MOST_KINDS} other kinds")
-        return f"skipped: {', '.join(told)}" if told else ""
+            parts.append(f"{rest:,} of {len(kinds) - MOST_KINDS} other kinds")
+        return f"skipped: {', '.join(parts)}" if parts else ""
 
 
 def entries(folder, skipped=None):
-    """(subfolders, image files) of a folder, sorted; what is neither is counted in `skipped`.
+    """(subfolders, image files) of a folder, two sorted lists of Path; everything else is counted in `skipped`.
 
-    Links to folders are left out, as they may lead out of the data set or round it; so are hidden and system folders.
+    Links to folders are left out, since they may lead out of the data set or in a circle. Hidden folders and those of
+    operating systems are left out too.
+
+    Args:
+        folder: its path.
+        skipped: a Skipped, or None.
+
+    Raises:
+        InputError: the folder can't be read, or lies more than DEEPEST folders deep.
     """
     folders, images, odd = [], [], []
     if len(Path(folder).parts) > DEEPEST:
@@ -54,7 +62,9 @@ def entries(folder, skipped=None):
         raise InputError(f"`dataset`: {folder} cannot be read ({error.strerror})") from None
     for entry in found:
         name, path = entry.name, Path(folder, entry.name)
-        is_folder = os.path.isdir(path) if entry.is_symlink() else entry.is_dir()  # the entry's own raises on a loop
+        # os.path answers False for a link that leads in a circle, where the methods of the entry raise.
+        is_folder = os.path.isdir(path) if entry.is_symlink() else entry.is_dir()
+        # '._x.png' is not an image: macOS keeps attributes of x.png under that name on foreign disks.
         if name.lower() in SYSTEM | SYSTEM_FILES or name.startswith(("._", ".Trash")):
             continue
         if is_folder:
@@ -80,6 +90,6 @@ def holds_images(folder):
 
 
 def shape(folder):
-    """'flat' for a folder that holds images itself alone, 'nested' for one with folders of images, '' for none."""
+    """'nested' for a folder with images in subfolders, 'flat' for one with images only of its own, '' without any."""
     folders, images = entries(folder)
     return "nested" if any(map(holds_images, folders)) else "flat" if images else ""

@@ -1,4 +1,8 @@
-"""Data sets with a name: CIFAR from folders, archives or Keras, and scikit-learn's digits. Reads files, trusts none."""
+"""The stock data sets: CIFAR-10 and CIFAR-100 from folders, archives or Keras, and scikit-learn's digits.
+
+CIFAR's official files are pickles, and an ordinary `pickle.load` runs whatever code a file names. The files here are
+read by an unpickler that knows three names of numpy and calls none of them.
+"""
 
 import contextlib
 import errno
@@ -32,29 +36,31 @@ CIFAR = {
 # cifar-10-python.tar.gz, as browsers and Keras call it too: "cifar-10-python (1).tar.gz", cifar-10-batches-py-target
 ARCHIVE = {"cifar10": re.compile(r"cifar-?10(?!0).*\.(tar\.gz|tgz|tar)", re.IGNORECASE),
            "cifar100": re.compile(r"cifar-?100.*\.(tar\.gz|tgz|tar)", re.IGNORECASE)}
-MAX_UNPACKED = 2**29  # bytes of an archive that are looked at: the official ones hold less than 200 MB
-QUIET_SECONDS = 10  # of a server, after which a download has failed
+MAX_UNPACKED = 2**29  # bytes that are read of an archive: the official ones hold less than 200 MB
+QUIET_SECONDS = 10  # a download has failed when the server sends nothing for so long
 
 
 def read_cifar(dataset, data_dir, with_train=True):
-    """CIFAR-10 or CIFAR-100 from `data_dir`, else from Keras' cache, else downloaded by Keras.
+    """Reads CIFAR-10 or CIFAR-100 from `data_dir`, else from Keras' cache, else has Keras download it.
 
     Args:
         dataset: 'cifar10' or 'cifar100'.
-        data_dir: holds the folder of pickled or of binary batches or the archive of either, directly or one level
-            down, or is it.
-        with_train: False reads the test file alone.
+        data_dir: a folder that holds the folder of pickled or binary batches, directly or one level down, or the
+            archive of either; or that folder or archive itself.
+        with_train: False reads the test file only.
 
     Returns:
-        Class names, (images, labels) for training or None, None (no validation split of its own), (images, labels) for
-        test; images uint8 (N, 32, 32, 3), labels int64 (N,).
+        (class names, (images, labels) for training or None, None as there is no validation split, (images, labels) for
+        test); images uint8 (N, 32, 32, 3), labels int64 (N,).
 
     Raises:
-        InputError: a file is missing or damaged, or there is none and no network; then the line says which file to put
-            where.
+        InputError: a file is missing or damaged, or there is none and the download failed; the message says which file
+            to put where.
     """
     names, _, _, trains, test, key = CIFAR[dataset]
     wanted = [*trains, test] if with_train else [test]
+    # What the user put into `data_dir` comes first. A folder there that lacks a file is an error: going on to the cache
+    # or the network would silently use other files than the user's.
     if not (found := _found(dataset, Path(data_dir), wanted)):
         _check_not_in_part(dataset, data_dir, wanted)
         found = _found(dataset, _keras_cache(), wanted)
@@ -70,14 +76,14 @@ def read_cifar(dataset, data_dir, with_train=True):
 
 
 def _downloaded(dataset, data_dir):
-    """[(images, labels) for training, the same for test], as Keras downloads them."""
+    """[(images, labels) for training, (images, labels) for test], downloaded by Keras into its cache."""
     pickles = CIFAR[dataset][1]
     archive = f"{dataset.replace('cifar', 'cifar-')}-python.tar.gz"
     patience = socket.getdefaulttimeout()
     try:
         import keras
 
-        socket.setdefaulttimeout(QUIET_SECONDS)  # Keras has no time-out of its own: behind a firewall it would hang
+        socket.setdefaulttimeout(QUIET_SECONDS)  # Keras sets no time-out: behind a firewall it would wait for ever
         parts = getattr(keras.datasets, dataset).load_data()
     except Exception as error:  # get_file raises a plain Exception for a failed download
         if isinstance(error, ModuleNotFoundError) or getattr(error, "errno", None) == errno.ENOSPC:
@@ -87,6 +93,7 @@ def _downloaded(dataset, data_dir):
             "of cs.toronto.edu/~kriz; without a network: `dataset=digits`, or make demo") from None
     finally:
         socket.setdefaulttimeout(patience)
+    # Keras gives labels (N, 1), and images (N, 3, 32, 32) where keras.json says "channels_first".
     return [(x if x.shape[-1] == 3 else np.moveaxis(x, 1, -1), y.reshape(-1).astype(np.int64)) for x, y in parts]
 
 
@@ -95,13 +102,13 @@ def _keras_cache():
 
 
 def find_cifar(dataset, data_dir):
-    """Whether all of CIFAR lies in `data_dir` or in Keras' cache, so that it can be read without a download."""
+    """Whether `read_cifar` finds all files of a data set without a download; its arguments are the same."""
     names = [*CIFAR[dataset][3], CIFAR[dataset][4]]
     return any(_found(dataset, root, names) for root in (Path(data_dir), _keras_cache()))
 
 
 def _found(dataset, root, wanted):
-    """(folder or archive, suffix of its files) in `root` with all the files wanted; None where there is none."""
+    """(folder or archive, suffix of its files) at or in `root` with all wanted files; None where there is none."""
     for folder, suffix in _folders(dataset, root):
         if all(os.path.isfile(folder / (name + suffix)) for name in wanted):
             return folder, suffix
@@ -110,7 +117,7 @@ def _found(dataset, root, wanted):
 
 
 def _folders(dataset, root):
-    """Folders at `root`, in it or one level down that may hold the batches, each with the suffix of its files."""
+    """Yields (folder, suffix of its files) for `root` itself and the folders in it that may hold the batches."""
     for name, suffix in zip(CIFAR[dataset][1:3], ("", ".bin"), strict=True):
         for folder in (root, root / name, *sorted(root.glob(f"*/{name}"))):
             if os.path.isdir(folder):
@@ -118,7 +125,7 @@ def _folders(dataset, root):
 
 
 def _archive(dataset, root):
-    """The archive that is `root`, or lies in it; None where there is none."""
+    """The archive at or in `root`; None where there is none."""
     with contextlib.suppress(OSError):
         for path in [root] if root.is_file() else sorted(root.iterdir()) if root.is_dir() else []:
             if ARCHIVE[dataset].fullmatch(path.name) and path.is_file():
@@ -127,7 +134,11 @@ def _archive(dataset, root):
 
 
 def _check_not_in_part(dataset, data_dir, wanted):
-    """Raises InputError where a folder of the official name in `data_dir` lacks files, rather than download them."""
+    """Checks that no folder in `data_dir` holds only some of the files.
+
+    Raises:
+        InputError: a folder with the official name, or with one of the files, lacks others.
+    """
     for folder, suffix in _folders(dataset, Path(data_dir)):
         missing = [name + suffix for name in wanted if not os.path.isfile(folder / (name + suffix))]
         if folder.name in CIFAR[dataset][1:3] or len(missing) < len(wanted):
@@ -137,14 +148,14 @@ def _check_not_in_part(dataset, data_dir, wanted):
 
 
 class _Bounded:
-    """The first MAX_UNPACKED bytes of a stream; more is an error: a small archive can unpack to any size."""
+    """A stream that raises after MAX_UNPACKED bytes: a small gzip file can unpack to any size."""
 
     def __init__(self, stream):
         self.stream, self.left = stream, MAX_UNPACKED
 
     def read(self, size):
-        """At most `size` bytes."""
-        content = self.stream.read(min(size, self.left + 1))
+        """At most `size` bytes; ValueError beyond the limit."""
+        content = self.stream.read(min(size, self.left + 1))  # one byte more than allowed shows that there is more
         self.left -= len(content)
         if self.left < 0:
             raise ValueError(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
@@ -152,15 +163,26 @@ class _Bounded:
 
 
 def _unpacked(archive, wanted):
-    """(path within, content) of the wanted files of an archive, in its order; nothing is written to the disk."""
+    """Yields (path within, content) of the wanted files of an archive, in the archive's order.
+
+    Nothing is written to the disk, so a member called '../../x' can't write anywhere.
+
+    Args:
+        archive: Path of a .tar or .tar.gz file.
+        wanted: names of files, without folder and without '.bin'.
+
+    Raises:
+        InputError: the archive is damaged, too large or lacks a file.
+    """
     left = set(wanted)
     try:
         with open(archive, "rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
+            packed = raw.read(2) == b"\x1f\x8b"  # the mark of a gzip file, since suffixes are unreliable
             raw.seek(0)
             stream = _Bounded(gzip.GzipFile(fileobj=raw) if packed else raw)
             tar = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 (opens no file of its own)
-            for member in tar:  # a sparse one would unpack to any size: its holes take no bytes of the stream
+            for member in tar:
+                # Sparse members are refused: their holes take no bytes of the stream, and so escape its limit.
                 name = member.name.rsplit("/", 1)[-1]
                 if name.removesuffix(".bin") in left and member.isreg() and not member.issparse():
                     left.remove(name.removesuffix(".bin"))
@@ -174,7 +196,11 @@ def _unpacked(archive, wanted):
 
 
 class _StandIn:
-    """Stands for every numpy name in a pickled batch, so that a file's words never reach numpy's own code."""
+    """Takes the place of every numpy name in a pickled batch.
+
+    A pickle rebuilds an array by calling functions of numpy with arguments from the file. This class only keeps the
+    arguments; `read_batch` makes the array from them after checking it.
+    """
 
     def __init__(self, *words):
         self.words = words
@@ -184,28 +210,41 @@ class _StandIn:
 
 
 def _plain_keys(load):
-    """A step of the unpickler, refused where a key is no text: hashing nested tuples can take years."""
+    """Wraps a step of the unpickler that fills a dictionary, to refuse keys other than text and whole numbers.
+
+    A key is hashed, and the hash of a tuple hashes its items: tuples of tuples in a small file can take years.
+    """
     def checked(self):
+        # The stack ends in key, value, key, value, ...
         if any(type(key) not in (bytes, str, int) for key in self.stack[-2::-2]):
             raise pickle.UnpicklingError("a key is neither text nor a number")
         load(self)
     return checked
 
 
-class _BatchUnpickler(pickle._Unpickler):  # the C one sets aside what a damaged length says: 64 GB for five bytes
+class _BatchUnpickler(pickle._Unpickler):
+    """Unpickles a CIFAR batch, whoever wrote it. It looks up nothing and runs nothing that the file names.
+
+    It derives from Python's own implementation. The one in C allocates as much memory as a length in the file says,
+    which a damaged file of five bytes turns into 64 GB.
+    """
+
     dispatch = dict(pickle._Unpickler.dispatch)  # noqa: RUF012 (the base class' own)
+    # No batch uses these steps. Bytearrays allocate by length here too, sets hash their items, and DICT fills a
+    # dictionary without the check of its keys.
     for code in (pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.DICT):
-        del dispatch[code[0]]  # no batch has them; the first would set memory aside too
+        del dispatch[code[0]]
     dispatch[pickle.SETITEMS[0]] = _plain_keys(pickle._Unpickler.load_setitems)
 
     def load_setitem(self):
-        """One item of a dictionary: the key is the last but one on the stack."""
+        """Sets one item of a dictionary; the stack ends in its key and its value."""
         if type(self.stack[-2]) not in (bytes, str, int):
             raise pickle.UnpicklingError("a key is neither text nor a number")
         super().load_setitem()
     dispatch[pickle.SETITEM[0]] = load_setitem
 
     def find_class(self, module, name):
+        # numpy 2 renamed numpy.core to numpy._core; files of both kinds exist.
         if (module.replace("_core", "core"), name) not in (
                 ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")):
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
@@ -213,27 +252,34 @@ class _BatchUnpickler(pickle._Unpickler):  # the C one sets aside what a damaged
 
 
 def read_batch(path, key, classes, content=None):
-    """(N, 32, 32, 3) uint8 images and (N,) int64 labels of one file, pickled by Python 2 or binary (.bin).
+    """Reads one CIFAR file, pickled by Python 2 or binary (.bin).
+
+    The formats are described at https://www.cs.toronto.edu/~kriz/cifar.html.
 
     Args:
-        path: the file, or its place in an archive.
-        key: of the labels in a pickle.
-        classes: how many there are.
-        content: its bytes; None to read them.
+        path: of the file, or its place in an archive.
+        key: of the labels in a pickle, b'labels' or b'fine_labels'.
+        classes: number of classes; labels are below it.
+        content: the bytes of the file; None to read them from `path`.
+
+    Returns:
+        (images uint8 (N, 32, 32, 3), labels int64 (N,)).
 
     Raises:
-        InputError: it is missing or not such a file.
+        InputError: the file is missing or is no such file.
     """
     if content is None and not os.path.isfile(path):
         raise InputError(f"`data_dir`: {path} is missing, or not a file")
     try:
         content = path.read_bytes() if content is None else content
         if path.suffix == ".bin":
-            skip = 1 if key == b"labels" else 2  # CIFAR-100 has the coarse label before the fine one
+            # A record is one byte of label and 3,072 of pixels; CIFAR-100 has the coarse label before the fine one.
+            skip = 1 if key == b"labels" else 2
             table = np.frombuffer(content, np.uint8).reshape(-1, skip + 3072)
             rows, labels = table[:, skip:], table[:, skip - 1]
         else:
             batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
+            # the state of a pickled numpy array: version, shape, dtype, whether in column order, bytes
             _, shape, dtype, fortran, pixels = batch[b"data"].state
             labels = batch[key]
             if dtype.words[0] not in (b"u1", "u1") or type(labels) is not list or {*map(type, labels)} != {int}:
@@ -247,16 +293,21 @@ def read_batch(path, key, classes, content=None):
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f"`data_dir`: {path} is not a CIFAR file of rows of 3,072 pixels and labels from 0 to "
                          f"{classes - 1} ({error!r:.200})") from None
+    # A row holds all red values, then all green, then all blue: (N, 3, 32, 32) to Keras' channels_last.
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 
 def read_digits():
-    """scikit-learn's 1,797 digits as 32x32 RGB: class names, (images, labels), None, None."""
+    """scikit-learn's 1,797 handwritten digits, enlarged from 8x8 grey to 32x32 RGB.
+
+    Returns:
+        (class names, (images uint8 (1797, 32, 32, 3), labels int64 (1797,)), None, None): it has one split only.
+    """
     from PIL import Image
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     grey = [Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)
-            for image in np.rint(digits.images * (255 / 16)).astype(np.uint8)]
+            for image in np.rint(digits.images * (255 / 16)).astype(np.uint8)]  # their grey values are 0 to 16
     images = np.repeat(np.stack(grey)[..., None], 3, axis=-1)  # (1797, 32, 32, 3)
     return tuple("0123456789"), (images, digits.target.astype(np.int64)), None, None

@@ -291,7 +291,7 @@ def test_an_evaluation_needs_no_training_images(tmp_path, capsys):
     assert loaded.description == "alone: 6 test images" and loaded.train is None and loaded.image_shape == (8, 12, 3)
     fill(tmp_path / "plain", "a", "b", count=10)
     resized = data.load_data(asked(tmp_path / "plain"), (16, 16), needs=("test",))
-    assert resized.description.endswith("count in full; resized to 16x16: bilinear, antialiased")
+    assert resized.description.endswith("would be used; resized to 16x16: bilinear, antialiased")
     loaded = data.load_data(asked(tmp_path / "plain"), needs=("test",))
     assert loaded.description.startswith("plain: 4 test images, the fifth that training leaves out; ")
     whole = data.load_data(asked(tmp_path / "plain"))

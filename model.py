@@ -3,11 +3,11 @@
 He et al. 2016, Deep Residual Learning, arXiv 1512.03385; version 1 as in keras.applications, with its layer names.
 Three things differ from there:
 
-- The pixels' normalisation is a layer, so that a saved file needs no outside knowledge: RGB from 0 to 255 in.
-- The answer is logits, without a softmax.
-- A stem for small images can be chosen: on 32x32, ImageNet's would leave 8x8 positions for the first block.
+- The normalisation of pixels is a layer. A saved model takes RGB from 0 to 255 and needs no preprocessing beside it.
+- The output is logits, without a softmax.
+- The stem can be one for small images: on 32x32, ImageNet's would leave 8x8 positions for the first block.
 
-Channels that pruning removes make other widths than these: `compress.graph.resnet` builds those networks.
+Pruning gives layers other numbers of channels; `compress.graph.resnet` builds those networks.
 """
 
 import keras
@@ -17,7 +17,8 @@ from compress.cli import keras_config
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # depth: blocks of the four stages
 STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}  # kernel and stride of the first convolution
-MEAN = (123.68, 116.779, 103.939)  # of ImageNet, RGB
+# mean and standard deviation of R, G and B over ImageNet, from 0 to 255; keras.applications' weights expect this mean
+MEAN = (123.68, 116.779, 103.939)
 STD = (58.393, 57.12, 57.375)
 
 
@@ -26,6 +27,7 @@ def conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones", 
 
     (N, h, w, C) -> (N, h / strides, w / strides, filters).
     """
+    # He et al. 2015, arXiv 1502.01852, section 2.2: this variance keeps activations of ReLU networks in scale
     x = layers.Conv2D(filters, kernel, strides=strides, padding=padding, kernel_initializer="he_normal",
                       name=f"{name}_conv")(x)
     # Keras' default momentum of 0.99 would evaluate a short training on statistics that lag behind
@@ -34,14 +36,18 @@ def conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones", 
 
 
 def bottleneck(x, inner, name, stride=1, project=False):
-    """1x1, 3x3, 1x1: narrow inside, four times as wide outside, added to what came in.
+    """A bottleneck block: convolutions of 1x1, 3x3 and 1x1 whose output is added to the block's input.
+
+    The first two have a quarter of the channels, so that the costly 3x3 convolution is cheap (He et al., section 4.1,
+    figure 5).
 
     Args:
         x: (N, h, w, C).
         inner: channels of the first two convolutions.
         name: such as 'conv2_block1'.
-        stride: of the first convolution; 2 halves the map.
-        project: whether a 1x1 convolution brings what came in to the block's width, in the first block of a stage.
+        stride: of the first convolution; 2 halves height and width.
+        project: whether a 1x1 convolution brings the input to the shape of the output, as in the first block of a
+            stage; other blocks add the input itself.
 
     Returns:
         (N, h / stride, w / stride, 4 x inner).
@@ -61,7 +67,7 @@ def resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
         depth: 50, 101 or 152.
         classes: number of logits.
         input_shape: (height, width, 3) of RGB images, 0 to 255, uint8 or float.
-        stem: 'imagenet' (7x7 stride 2, then a max-pool), 'half' (5x5 stride 2) or 'cifar' (3x3 stride 1).
+        stem: 'imagenet' (7x7 stride 2, then a max-pool of stride 2), 'half' (5x5 stride 2) or 'cifar' (3x3 stride 1).
 
     Returns:
         An uncompiled keras.Model, (N, height, width, 3) -> logits (N, classes).
@@ -76,8 +82,10 @@ def resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
     keras_config.check()  # the layers below are channels_last, whatever a keras.json says
     kernel, stride = STEMS[stem]
     image = keras.Input(input_shape, name="image")
+    # (x - mean) / std, as Rescaling's x * scale + offset
     x = layers.Rescaling([1 / s for s in STD], [-m / s for m, s in zip(MEAN, STD, strict=True)],
                          name="normalization")(image)
+    # padding as a layer of its own: with a stride of 2, Keras' "same" would pad one side more than the other
     x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(x)
     x = conv_bn(x, 64, kernel, "conv1", stride)
     if stem == "imagenet":
@@ -88,6 +96,6 @@ def resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
             first = block == 1
             stride = 2 if first and stage > 2 else 1
             x = bottleneck(x, 16 * 2**stage, f"conv{stage}_block{block}", stride, project=first)
-    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)  # (N, 2048)
     logits = layers.Dense(classes, dtype="float32", name="predictions")(x)  # float32 under mixed precision too
     return keras.Model(image, logits, name=f"resnet{depth}")

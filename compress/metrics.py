@@ -1,4 +1,4 @@
-"""Accuracy, size, work and speed of a classifier."""
+"""Accuracy, calibration, size, MACs and latency of a classifier."""
 
 import os
 import time
@@ -8,37 +8,42 @@ import numpy as np
 
 
 def predict_logits(model, images, batch_size=128, progress=iter):
-    """Logits of all images, in inference mode.
+    """Computes the logits of all images, in inference mode.
 
     Args:
         model: a keras.Model, (N, h, w, 3) -> logits (N, classes).
         images: (N, h, w, 3), RGB 0 to 255.
-        batch_size: images a pass.
-        progress: wraps the list of batch starts.
+        batch_size: images a forward pass.
+        progress: wraps the range of batch starts.
 
     Returns:
         (N, classes) float32.
     """
+    # Batch by batch rather than by `model.predict`, so that the caller's progress bar counts the batches.
     return np.concatenate([np.asarray(model.predict_on_batch(images[start:start + batch_size]), np.float32)
                            for start in progress(range(0, len(images), batch_size))])
 
 
 def classification_metrics(logits, labels):
-    """Loss, accuracies and calibration of logits.
+    """Computes loss, accuracies and calibration error from logits.
 
     Args:
         logits: (N, classes).
         labels: (N,) integers.
 
     Returns:
-        dict with 'loss' (mean cross-entropy in nats), 'acc' and 'top5_acc' (0 to 1; top 5 counts as right where the
-        label is among the five highest logits), 'class_acc' (list, one a class: the share of its images that are
-        right; None for a class without images) and 'calibration_error' (see `calibration_error`).
+        dict with
+        'loss': mean cross-entropy in nats;
+        'acc': top-1 accuracy, 0 to 1;
+        'top5_acc': share of images whose label is among the five highest logits, 0 to 1;
+        'class_acc': list of the accuracy of each class; None for a class without images;
+        'calibration_error': see `calibration_error`.
     """
     loss = float(np.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)))
-    top = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    right = top[:, 0] == labels
-    counts = np.bincount(labels, minlength=logits.shape[1])
+    # A stable sort gives ties to the lower class, as argmax does, so that accuracy is the same by either.
+    top = np.argsort(-logits, axis=1, kind="stable")[:, :5]  # (N, 5)
+    right = top[:, 0] == labels  # (N,)
+    counts = np.bincount(labels, minlength=logits.shape[1])  # (classes,)
     hits = np.bincount(labels[right], minlength=logits.shape[1])
     return {"loss": loss, "acc": float(np.mean(right)), "top5_acc": float(np.mean((top == labels[:, None]).any(1))),
             "class_acc": [float(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)],
@@ -46,70 +51,80 @@ def classification_metrics(logits, labels):
 
 
 def calibration_error(logits, labels, bins=15):
-    """Expected calibration error: how far confidence is from accuracy.
+    """Expected calibration error: the mean distance between confidence and accuracy.
 
-    sum_b n_b / N |accuracy of bin b - its mean confidence|, bins of equal width over the highest probability; Guo et
-    al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599, section 2, equation 3.
+    sum over bins b of n_b / N |accuracy of b - mean confidence of b|, where confidence is the highest probability and
+    the bins have equal width. Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599, section 2,
+    equation 3.
 
     Args:
         logits: (N, classes).
         labels: (N,) integers.
-        bins: of confidence from 0 to 1.
+        bins: number of bins of confidence between 0 and 1.
 
     Returns:
-        0 to 1; 0 is perfect. NaN where a logit is not finite.
+        0 (perfectly calibrated) to 1; NaN where a logit is not finite.
     """
     logits = np.asarray(logits, np.float64)
     if not np.isfinite(logits).all():
         return float("nan")
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    confidence, right = shifted.max(1) / shifted.sum(1), logits.argmax(1) == labels
+    shifted = np.exp(logits - logits.max(1, keepdims=True))  # a softmax that can't overflow
+    confidence, right = shifted.max(1) / shifted.sum(1), logits.argmax(1) == labels  # (N,) each
     places = np.minimum(np.ceil(confidence * bins).astype(int) - 1, bins - 1)  # (0, 1/15], (1/15, 2/15], ...
-    gaps = np.bincount(places, right - confidence, minlength=bins)
+    # n_b cancels: n_b |hits / n_b - sum of confidences / n_b| is the absolute sum of the differences in the bin.
+    gaps = np.bincount(places, right - confidence, minlength=bins)  # (bins,)
     return float(np.abs(gaps).sum() / len(labels))
 
 
 def evaluate(model, split, batch_size=128, progress=iter):
-    """Loss and accuracies on a split, with the split's name and its number of images.
+    """Evaluates a model on a split.
 
     Args:
         model: a keras.Model, (N, h, w, 3) -> logits (N, classes).
         split: a dataset.Split.
-        batch_size: images a pass.
-        progress: wraps the list of batch starts.
+        batch_size: images a forward pass.
+        progress: wraps the range of batch starts.
+
+    Returns:
+        The dict of `classification_metrics`, with 'split', its name, and 'images', their number.
     """
     logits = predict_logits(model, split.images, batch_size, progress)
     return classification_metrics(logits, split.labels) | {"split": split.name, "images": len(split)}
 
 
 def count_macs(model):
-    """Multiply-accumulates of all convolutions and dense layers for one image.
+    """Multiply-accumulate operations (MACs) of all convolutions and Dense layers for one image.
 
-    Counted layer by layer from kernel and output shapes; batch-norm, ReLU and pooling are left out, as is usual.
+    A convolution of kernel (k, k, C_in, C_out) has k k C_in C_out MACs at each position of its output map; positions
+    of the padding count too. Batch-normalisation, ReLU and pooling are not counted, as is usual.
+
+    Args:
+        model: a keras.Model of fixed input shape.
     """
     macs = 0
     for layer in model.layers:
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-            shape = layer.output.shape
+            shape = layer.output.shape  # (None, h, w, C_out), or (None, units)
             positions = shape[1] * shape[2] if isinstance(layer, keras.layers.Conv2D) else 1
             macs += positions * int(np.prod(layer.kernel.shape))
     return macs
 
 
 def latency_ms(function, image_shape, batch_size=1, runs=30, warmup=3):
-    """Time of one call, from a numpy array of pixels to a numpy array of logits.
+    """Latency of one call, from a numpy array of pixels to a numpy array of logits.
 
     Args:
-        function: images (N, h, w, 3) uint8 -> numpy array, such as `folded.freeze` gives.
+        function: images uint8 (batch_size, h, w, 3) -> numpy array, such as `folded.freeze` gives.
         image_shape: (h, w, 3).
         batch_size: images a call.
-        runs: timed calls.
-        warmup: calls before them.
+        runs: number of calls that are timed.
+        warmup: number of calls before those; the first one traces and compiles.
 
     Returns:
         (median, 10 % quantile, 90 % quantile) in milliseconds.
     """
     images = np.random.default_rng(0).integers(0, 256, (batch_size, *image_shape)).astype("uint8")
+    # The median: a mean would count the calls that other programs of the machine interrupt.
     times = []
     for i in range(warmup + runs):
         start = time.perf_counter()
@@ -120,14 +135,14 @@ def latency_ms(function, image_shape, batch_size=1, runs=30, warmup=3):
 
 
 def size_of(model, path=None):
-    """Parameters, MACs and, of a saved file, bytes.
+    """The size of a model.
 
     Args:
         model: a keras.Model.
         path: its file, or None.
 
     Returns:
-        dict with 'parameters', 'macs' and, if there is a file, 'bytes'.
+        dict with 'parameters' (trainable or not), 'macs' for one image and, where a path is given, 'bytes' of the file.
     """
     size = {"parameters": int(model.count_params()), "macs": count_macs(model)}
     return size | ({"bytes": os.path.getsize(path)} if path else {})

@@ -1,4 +1,4 @@
-"""One pruning iteration before its fine-tune: the budget, which channels go, and the smaller model."""
+"""One pruning iteration up to its fine-tuning: the budget, the mask of channels, the smaller model."""
 
 from pathlib import Path
 
@@ -13,24 +13,25 @@ from compress.graph import resnet, surgery
 from compress.pruning import allocation, criteria, masks
 from compress.storage import checkpoints, files
 
-TRIMMED = "trimmed.h5"  # in iterK, while its fine-tune is under way
+TRIMMED = "trimmed.h5"  # in iterK, until its fine-tuning is finished
 
 
 def budget(config, widths, classes, input_shape, stem):
-    """What a config's target_compression or target_macs asks for.
+    """Turns target_compression or target_macs of a config into parameters or MACs.
 
     Args:
         config: a configs.PruneConfig.
-        widths: of the base, as `resnet.widths_of` gives them.
+        widths: {group: channels} of the base, from `resnet.widths_of`.
         classes: number of logits.
         input_shape: (height, width, 3).
-        stem: of `resnet.STEMS`.
+        stem: one of `resnet.STEMS`.
 
     Returns:
-        (index into `resnet.cost_of`'s pair, the base's cost, the cost at the end), or None without a target.
+        (0 for parameters or 1 for MACs, the base's cost, the cost after the last iteration); None without a target.
 
     Raises:
-        InputError: the inner channels, all at their floor, still cost more.
+        InputError: the target is not below the base's cost, or the network costs more even with the fewest channels
+            allowed in every inner layer (`masks.FLOOR`, rounded up to `round_to`).
     """
     if not config.targeted:
         return None
@@ -39,6 +40,8 @@ def budget(config, widths, classes, input_shape, stem):
         which, name, end = 0, "target_compression", costs[0] / config.target_compression
     else:
         which, name, end = 1, "target_macs", flags.macs_left(config.target_macs, costs[1])
+    # Only the first two convolutions of a block, its inner layers, are pruned. The third one is added to the shortcut,
+    # so its channels would have to go in every block of the stage at once.
     floors = {group: masks.rounded(0, width, config.round_to) if group.endswith(("_1_conv", "_2_conv")) else width
               for group, width in widths.items()}
     least = resnet.cost_of(floors, classes, input_shape, stem)[which]
@@ -52,21 +55,25 @@ def budget(config, widths, classes, input_shape, stem):
 
 
 def criterion_scores(config, model, images, seed, where):
-    """Scores of a model's inner channels by the config's criterion, on validation images.
+    """Scores a model's inner channels by the config's criterion, on validation images.
 
     Args:
-        config: a configs.PruneConfig.
+        config: a configs.PruneConfig, or a configs.CriterionConfig.
         model: a ResNet of `resnet.build_resnet`.
         images: a dataset.Data.
         seed: of the random criterion.
-        where: what the model is, for the message.
+        where: names the model in the message of an error.
+
+    Returns:
+        {layer: scores (channels,)}; the highest scores go first.
 
     Raises:
-        InputError: a score is no finite number.
+        InputError: a score is not finite.
     """
-    looked_at = dataset.sample(images.val, config.apoz_images)
+    sample = dataset.sample(images.val, config.apoz_images)
     bar = display.track(f"{config.criterion} scores", config.verbose, "compiling")
-    scores = criteria.compute_scores(config.criterion, model, *looked_at, config.batch_size, seed, bar)
+    scores = criteria.compute_scores(config.criterion, model, *sample, config.batch_size, seed, bar)
+    # NaN sorts behind every number: a diverged network would be pruned by chance, and nobody would notice.
     if not all(np.isfinite(values).all() for values in scores.values()):
         raise InputError(f"{where}: the {config.criterion} scores hold NaN or infinity; expected a network with finite "
                          "outputs")
@@ -74,19 +81,22 @@ def criterion_scores(config, model, images, seed, where):
 
 
 def sensitivity_curves(config, model, scores, split, shares, title, where):
-    """`allocation.measure_curves` as the config says.
+    """Measures the loss with one layer pruned at a time, by `allocation.measure_curves`, with the config's settings.
 
     Args:
-        config: a configs.PruneConfig.
+        config: a configs.PruneConfig, or a configs.CriterionConfig.
         model: a ResNet of `resnet.build_resnet`.
-        scores: {layer: (channels,)}, high = idle.
-        split: (images, labels) to measure on.
-        shares: of a layer's channels to remove; 1 stands for all but the floor.
-        title: of what is under way, for the bar.
-        where: what the model is, for the message.
+        scores: {layer: scores (channels,)}; the highest go first.
+        split: (images (N, h, w, 3), labels (N,)) to measure on.
+        shares: shares of a layer's channels to remove, 0 to 1; 1 stands for all but the fewest allowed.
+        title: of the progress bar.
+        where: names the model in the message of an error.
+
+    Returns:
+        (metrics of the whole network, {layer: its curve}), as `allocation.measure_curves`.
 
     Raises:
-        InputError: a loss is no finite number.
+        InputError: a loss is not finite.
     """
     whole, curves = allocation.measure_curves(
         model, scores, *split, shares, config.round_to, batch_size=config.batch_size, precision=config.precision,
@@ -98,11 +108,28 @@ def sensitivity_curves(config, model, scores, split, shares, title, where):
 
 
 def choose_mask(config, model, images, target, iteration):
-    """The mask of one iteration: scores by the criterion, removal by the rule that the config names."""
+    """Chooses the channels that one iteration keeps.
+
+    Args:
+        config: a configs.PruneConfig.
+        model: a ResNet of `resnet.build_resnet`.
+        images: a dataset.Data; its validation images are used.
+        target: from `budget`.
+        iteration: from 1.
+
+    Returns:
+        {layer: bool (channels,)}, True for the channels that stay.
+
+    Raises:
+        InputError: a score or a loss is not finite, or `round_to` is too coarse for the target.
+    """
     title = f"iteration {iteration}"
     scores = criterion_scores(config, model, images, config.seed + iteration, f"`base_model_path`, {title}")
     if target is None:
         return masks.create_mask(scores, config.prune_ratio, config.round_to)
+    # Each of the n iterations reduces the cost by the same factor, the n-th root of the whole reduction. Equal steps in
+    # parameters or MACs would remove the largest share in the last iteration. The last limit is the target itself,
+    # which the power may miss by rounding.
     which, start, end = target
     limit = end if iteration == config.prune_iter else start * (end / start) ** (iteration / config.prune_iter)
     architecture = resnet.architecture_of(model)
@@ -111,6 +138,8 @@ def choose_mask(config, model, images, target, iteration):
     def cost(left):
         return resnet.cost_of(widths | left, *shape)[which]
 
+    # 'threshold': one threshold for all layers, on scores that are standardised within each layer. 'sensitivity': each
+    # layer loses as many channels as its own measured curve of the loss allows.
     measured = None
     if config.allocation == "sensitivity":
         measured = sensitivity_curves(config, model, scores, dataset.sample(images.val, config.sensitivity_images),
@@ -126,38 +155,42 @@ def choose_mask(config, model, images, target, iteration):
 
 
 def trim_once(config, model, base, images, target, iteration, before):
-    """Everything of one iteration before its fine-tune: mask, trim, recalibrate; writes mask.npz and trimmed.h5.
+    """One iteration without its fine-tuning: mask, trim, BN recalibration. Writes iterK/mask.npz and iterK/trimmed.h5.
 
     Args:
         config: a configs.PruneConfig.
-        model: what this iteration starts from.
-        base: what the first one started from.
+        model: the network at the start of this iteration.
+        base: the network at the start of the first iteration.
         images: a dataset.Data.
         target: from `budget`.
         iteration: from 1.
-        before: validation accuracy of `model`, or None where it is not known yet.
+        before: validation accuracy of `model`, 0 to 1; None to measure it.
 
     Returns:
-        (the trimmed model, dict of this iteration's numbers so far).
+        (the trimmed model, dict of 'base_acc', validation accuracy before pruning; 'sparsity', of `base`; 'pruned_acc',
+        after pruning; 'recalibrated_acc', after BN recalibration; each 0 to 1).
     """
     folder, title = Path(config.root_folder) / f"iter{iteration}", f"iteration {iteration}/{config.prune_iter}"
 
-    def accuracy(judge):
-        return metrics.evaluate(judge, images.val, config.batch_size,
+    def accuracy(evaluator):
+        return metrics.evaluate(evaluator, images.val, config.batch_size,
                                 display.track(f"{title}: validation", config.verbose, "compiling"))["acc"]
 
     row = {"base_acc": accuracy(folded.FoldedResNet(model, config.precision)) if before is None else before}
     mask = choose_mask(config, model, images, target, iteration)
     model = surgery.trim_model(model, mask)
-    judge = folded.FoldedResNet(model, config.precision)
-    row |= {"sparsity": surgery.compute_sparsity(model, base), "pruned_acc": accuracy(judge)}
+    evaluator = folded.FoldedResNet(model, config.precision)
+    row |= {"sparsity": surgery.compute_sparsity(model, base), "pruned_acc": accuracy(evaluator)}
     row["recalibrated_acc"] = row["pruned_acc"]
+    # Layers behind a removed channel get another input, so the stored means and variances of their batch-normalisations
+    # are wrong. Measuring them again costs a forward pass and gives back much of the accuracy before any fine-tuning.
     if config.recalibrate_images:
         bar = display.track(f"{title}: batch-norm", config.verbose, "compiling")
         sample = dataset.sample(images.train, config.recalibrate_images)[0]
         recalibration.recalibrate_bn(model, sample, config.batch_size, bar)
-        judge.refold(model)  # the same graph again
-        row["recalibrated_acc"] = accuracy(judge)
+        evaluator.refold(model)  # the same shapes: a new FoldedResNet would be compiled once more
+        row["recalibrated_acc"] = accuracy(evaluator)
+    # The caller's record names trimmed.h5 once both files are complete. A run that is killed before then trims again.
     folder.mkdir(exist_ok=True)
     with files.replacing(folder / "mask.npz") as temporary:
         np.savez_compressed(temporary, **mask)

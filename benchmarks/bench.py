@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""How fast the suite is, side by side with others on the same machine in the same run, as ratios.
+"""Measures the speed of the suite against other libraries, on the same machine in the same run, as ratios.
 
-Contestants are processes that take turns (benchmarks/contest.py), so a machine whose speed drifts is as fair to each.
+Contestants are processes that take turns (benchmarks/contest.py), so drifts in the machine's speed affect all alike.
 """
 
 import subprocess
@@ -28,18 +28,32 @@ SCRIPTS = ("train_base_model", "prune_model", "knowledge_distillation", "evaluat
 
 
 class Results:
-    """Rows of the table, and what each was computed from."""
+    """The rows of the table, and the measurements behind them.
+
+    Attributes:
+        rows: list of dicts, see `add`.
+        turns: {command: dict of 'seconds', one number a turn, 'peak_bytes' and others}.
+    """
 
     def __init__(self):
         self.rows, self.turns = [], {}
 
     def add(self, part, what, figure, reach, holds, note=""):
-        """One row."""
+        """Adds a row.
+
+        Args:
+            part: of the benchmark, a key of PARTS.
+            what: was measured.
+            figure: the measured value as text.
+            reach: the value to reach, as text; '' for none.
+            holds: whether it is reached.
+            note: absolute numbers behind a ratio.
+        """
         self.rows.append({"part": part, "what": what, "figure": figure, "reach": reach, "holds": bool(holds),
                           "note": note})
 
     def race(self, entries, repeats, turns):
-        """`contest.contest`, remembered with its commands."""
+        """Runs `contest.contest`, and keeps the seconds of every turn under the command that makes them."""
         found = contest.contest(entries, repeats, turns)
         for name, words in entries.items():
             self.turns[" ".join(["python benchmarks/worker.py", *words])] = {
@@ -48,17 +62,18 @@ class Results:
 
 
 def spread(values):
-    """Median, lowest and highest of a list as text."""
+    """'median (lowest to highest)' of a list of numbers."""
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def ratios(first, second):
-    """The first contestant's seconds over the second's, turn by turn."""
+    """The first contestant's seconds / the second's, a list with one ratio for each turn."""
+    # Turns of the same round were measured within seconds of each other; a ratio of means would mix rounds.
     return [a / b for a, b in zip(first.seconds, second.seconds, strict=True)]
 
 
 def step(results, args):
-    """Training steps against PyTorch and plain Keras."""
+    """Training steps, compared with PyTorch and plain Keras."""
     entries = {f"{library} {precision}": ["step", "--library", library, "--precision", precision]
                for precision in ("float32", "mixed_bfloat16") for library in ("suite", "keras", "torch")}
     found = results.race(entries, 4, args.turns)
@@ -74,7 +89,7 @@ def step(results, args):
 
 
 def deterministic(results, args):
-    """What --deterministic costs a training step."""
+    """Training steps with --deterministic, compared with steps without."""
     for precision in ("float32", "mixed_bfloat16"):
         found = results.race({name: [name, "--precision", precision] for name in ("deterministic", "step")}, 4,
                              args.turns)
@@ -83,7 +98,7 @@ def deterministic(results, args):
 
 
 def epoch(results, args):
-    """A whole epoch against the bare steps in it."""
+    """A whole epoch, compared with the training steps in it alone: what data, validation and checkpoints cost."""
     precision = flags.precision("auto")
     mode, data = ["--precision", precision], ["--data_dir", args.data_dir]
     entrants = {name: contest.Contestant(words) for name, words in
@@ -105,19 +120,20 @@ def epoch(results, args):
 
 
 def apoz(results, args):
-    """The APoZ pass against a plain predict over the same images, and its memory."""
+    """The APoZ pass, compared with a plain `predict` on the same images, and its memory."""
     found = results.race({"apoz": ["apoz", "--images", "2560"], "predict": ["predict", "--images", "2560"],
                           "more": ["apoz", "--images", "20480"]}, 1, args.turns)
     times = ratios(found["apoz"], found["predict"])
     results.add("apoz", "APoZ pass over 2,560 images against a plain Keras predict", spread(times), "1.10 or less",
                 median(times) <= 1.1)
+    # The pass counts zeros batch by batch. If it kept activations, eight times the images would take far more memory.
     grown = (found["more"].peak_bytes - found["apoz"].peak_bytes - (20480 - 2560) * 32 * 32 * 3) / 2**20
     results.add("apoz", "its peak memory with 20,480 images, beyond the images' own", f"{grown:+.0f} MiB",
                 "no growth", grown < 100)
 
 
 def distil(results, args):
-    """A distillation step against the teacher's inference and the student's training step alone."""
+    """A distillation step, compared with the sum of the teacher's inference and the student's training step."""
     for precision in ("float32", "mixed_bfloat16"):
         mode = ["--precision", precision]
         found = results.race({
@@ -134,7 +150,7 @@ def distil(results, args):
 
 
 def between(results, args):
-    """Everything between the fine-tunes of two pruning iterations."""
+    """The seconds between the fine-tuning of one pruning iteration and that of the next."""
     precision = flags.precision("auto")
     words = ["between", "--precision", precision, "--data_dir", args.data_dir]
     seconds = contest.Contestant(words).facts["between"]
@@ -145,7 +161,10 @@ def between(results, args):
 
 
 def latency(results, args):
-    """Speed-up of trimmed networks over their base as a share of the ratio of MACs."""
+    """The speed-up of pruned networks as a share of their reduction of MACs, and other runtimes on the base.
+
+    A share of 1 means that removing half of the MACs halves the latency.
+    """
     for batch in (1, 64):
         common = ["latency", "--images", str(batch)]
         entries = {"base": common} | {
@@ -167,7 +186,7 @@ def latency(results, args):
             faster, work = ratios(base, trimmed), base.facts["macs"] / trimmed.facts["macs"]
             trims, rounded = name.split(" x ")
             share = [value / work for value in faster]
-            default = rounded == "1"
+            default = rounded == "1"  # only the default --round_to has a value to reach
             results.add("latency", f"batch {batch}, {trims} iterations of the default rule, round_to {rounded}: "
                         f"speed-up as a share of {work:.2f}x fewer MACs", spread(share),
                         "0.7 or more" if default else "", not default or median(share) >= 0.7,
@@ -175,7 +194,7 @@ def latency(results, args):
 
 
 def help_pages(results, args):
-    """Time of every script's --help."""
+    """The time of every script's --help."""
     slowest = {}
     for script in SCRIPTS:
         for _ in range(5):
@@ -193,7 +212,11 @@ PARTS = {"step": step, "deterministic": deterministic, "epoch": epoch, "apoz": a
 
 
 def run(args):
-    """Measures; returns whether every figure is reached."""
+    """Measures the parts and prints a table of each; returns whether all values to reach are reached.
+
+    Args:
+        args: the parsed command line.
+    """
     if args.output:
         files.check_file(args.output, "--output", ".json")
     results = Results()
@@ -211,7 +234,7 @@ def run(args):
 
 
 def main(argv=None):
-    """Command line; returns 0 where every figure is reached, else 1, and 2 for what can't be measured."""
+    """Command line; returns 0 if all values to reach are reached, else 1. Exits with 2 if a part can't be measured."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART",
                         help=f"of {', '.join(PARTS)} (default: all)")

@@ -1,4 +1,4 @@
-"""Lets contestants of `worker.py` take turns, so that a machine whose speed drifts is as fair to each."""
+"""Runs the processes of `worker.py` in alternating turns, so that drifts in the machine's speed affect all alike."""
 
 import json
 import statistics
@@ -10,10 +10,15 @@ WORKER = Path(__file__).parent / "worker.py"
 
 
 class Contestant:
-    """A worker process.
+    """A process of `worker.py`.
 
     Args:
         words: its command line, such as ['step', '--library', 'torch'].
+
+    Attributes:
+        seconds: of one repetition, a number for each turn.
+        peak_bytes: most memory that the process has used.
+        facts: dict of other numbers that it printed before it was ready.
     """
 
     def __init__(self, words):
@@ -21,7 +26,7 @@ class Contestant:
                                         stdout=subprocess.PIPE, text=True)
         self.seconds, self.peak_bytes, self.facts = [], 0, {}
         while (line := self._line()) != "ready":
-            self.facts |= json.loads(line)  # what it has to say of itself
+            self.facts |= json.loads(line)
 
     def _line(self):
         line = self.process.stdout.readline()
@@ -30,7 +35,7 @@ class Contestant:
         return line.strip()
 
     def turn(self, repeats):
-        """Lets it work; keeps the seconds of one repetition."""
+        """Has the process repeat its work, and keeps the mean seconds of one repetition."""
         self.process.stdin.write(f"{repeats}\n")
         self.process.stdin.flush()
         answer = json.loads(self._line())
@@ -44,7 +49,7 @@ class Contestant:
 
     @property
     def median(self):
-        """Median seconds of a repetition over the turns."""
+        """Median over the turns of the seconds of one repetition."""
         return statistics.median(self.seconds)
 
 
@@ -52,15 +57,17 @@ def contest(entries, repeats, turns):
     """Runs contestants in alternating turns.
 
     Args:
-        entries: {name: words}.
-        repeats: repetitions a turn.
-        turns: of each.
+        entries: {name: command line of worker.py, a list of words}.
+        repeats: repetitions in a turn.
+        turns: number of turns of each contestant.
 
     Returns:
         {name: Contestant}, all stopped.
     """
     contestants = {name: Contestant(words) for name, words in entries.items()}
-    for i in range(turns):  # every second round backwards: nobody always runs behind the same neighbour
+    # Every second round runs backwards. A contestant would otherwise always find the cache and the temperature that the
+    # same neighbour leaves.
+    for i in range(turns):
         for contestant in list(contestants.values())[::1 if i % 2 == 0 else -1]:
             contestant.turn(repeats)
     for contestant in contestants.values():

@@ -1,4 +1,4 @@
-"""The others: the same network in PyTorch, onnxruntime and LiteRT. The suite itself needs none of them."""
+"""The same network in PyTorch, onnxruntime and LiteRT, to compare with. The suite itself needs none of them."""
 
 import os
 import tempfile
@@ -8,7 +8,7 @@ BATCH, CLASSES, SHAPE = 128, 10, (32, 32, 3)
 
 
 def pixels(count=BATCH):
-    """Random images and labels: the arithmetic does not look at them."""
+    """Random images uint8 (count, 32, 32, 3) and labels int64 (count,): the time doesn't depend on their values."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -16,20 +16,22 @@ def pixels(count=BATCH):
 
 
 def torch_network():
-    """transformers' ResNet-50, the stride of a block in its first convolution, as this suite has it."""
+    """ResNet-50 of the transformers package."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
+    # The stride sits in the first convolution of a block, as in this suite. torchvision's sits in the second, and its
+    # first convolution then has four times as many positions.
     return ResNetForImageClassification(ResNetConfig(num_labels=CLASSES, downsample_in_bottleneck=True))
 
 
 def torch_step(args):
-    """A training step in PyTorch, channels last."""
+    """A training step in PyTorch, in its faster memory layout, channels last."""
     import torch
 
     torch.set_num_threads(os.cpu_count())
     model = torch_network().to(memory_format=torch.channels_last).train()
     images, labels = pixels()
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(128).sub(1)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(128).sub(1)  # PyTorch's order: (N, 3, h, w)
     x, y = x.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
@@ -47,6 +49,7 @@ def onnxruntime_latency(args):
     import onnxruntime
     import torch
 
+    # transformers' model returns an object with the logits in it; ONNX wants tensors.
     class Logits(torch.nn.Module):
         def __init__(self):
             super().__init__()

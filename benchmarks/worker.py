@@ -1,9 +1,10 @@
-"""One contestant in a process of its own: prepares, says so, then repeats its work as often as it is told and timed.
+"""The process of one contestant: it prepares its work, prints "ready", then repeats the work on request and times it.
 
     python benchmarks/worker.py step --library suite --precision mixed_bfloat16
 
-A process a contestant keeps thread pools and memory apart. It reads a number of repetitions from standard input and
-answers with the seconds that they took; between two orders it sleeps.
+Each contestant has a process of its own, since thread pools and memory of two libraries in one process disturb each
+other. The process reads a number of repetitions from standard input and prints the seconds that they took. It waits for
+the next number without using the processor.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the figures are of the processor
 
 import peers  # noqa: E402
 from peers import BATCH, CLASSES, SHAPE, pixels  # noqa: E402
@@ -27,19 +28,23 @@ from compress.cli import native  # noqa: E402
 
 
 class Orders:
-    """The other side of the two pipes."""
+    """The requests of benchmarks/contest.py on standard input, and the answers to them on standard output."""
 
     def next(self, folder=None):
-        """Waits for a number of repetitions; where there is none, removes a folder and ends the process."""
+        """Waits for a number of repetitions and starts the clock. At the end of the input it ends the process.
+
+        Args:
+            folder: temporary folder that is removed at the end; None for none.
+        """
         line = sys.stdin.readline()
         if not line:
             shutil.rmtree(folder or "", ignore_errors=True)
-            os._exit(0)  # also from inside a fit
+            os._exit(0)  # at once, also from inside the `fit` of `whole_epochs`
         self.start = time.perf_counter()
         return int(line)
 
     def done(self):
-        """Answers."""
+        """Stops the clock; prints the seconds and the peak memory in bytes as JSON."""
         seconds = time.perf_counter() - self.start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
@@ -49,14 +54,14 @@ def deterministic_step(args):
     """A training step of this suite under --deterministic."""
     import tensorflow as tf
 
-    tf.config.experimental.enable_op_determinism()
+    tf.config.experimental.enable_op_determinism()  # before the first operation
     import keras
     keras.utils.set_random_seed(1)
     return train_step(args)
 
 
 def compiled_step(trainer):
-    """train_step of a compiled trainer on one batch, as a graph and without `fit` around it."""
+    """`train_step` of a compiled trainer on one batch, as a TensorFlow graph and without `fit` around it."""
     import tensorflow as tf
 
     batch, step = tuple(tf.constant(part) for part in pixels()), tf.function(trainer.train_step)
@@ -64,7 +69,12 @@ def compiled_step(trainer):
 
 
 def network(kind):
-    """'base': a full ResNet50; 'teacher': inner layers of 0.6 of that; 'student': 12.82 times fewer parameters."""
+    """A ResNet50 with random weights.
+
+    Args:
+        kind: 'base', the unpruned network; 'teacher', with 0.6 of the channels in the inner layers; 'student', with
+            12.82 times fewer parameters than the teacher.
+    """
     from compress.distillation import student
     from compress.graph import resnet
 
@@ -74,8 +84,10 @@ def network(kind):
     if kind == "student":
         widths = student.student_widths(widths, 50, None, 12.82, None, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
     net = resnet.build_resnet(50, CLASSES, SHAPE, widths=widths)
+    # A new network has gammas of 0 at the ends of its blocks. Folded, they give kernels of zeros, which a runtime may
+    # leave out: the measured times would not be those of a trained network.
     for layer in net.layers:
-        if layer.name.endswith("_bn"):  # as after training: zeros, which a new network has, are folded away
+        if layer.name.endswith("_bn"):
             layer.gamma.assign([1.0] * layer.gamma.shape[0])
             layer.moving_mean.assign([0.1] * layer.gamma.shape[0])
     return net
@@ -94,7 +106,7 @@ def train_step(args):
     trainer = net if args.library == "keras" else fast.FastResNet(net, args.precision)
     recipe = fit.Recipe(1, BATCH, 1e-3, precision=args.precision)
     fit.compile_classifier(trainer, recipe, 10**6)
-    if args.library == "keras":
+    if args.library == "keras":  # Keras' own optimiser in place of the suite's, with the same settings
         optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         trainer.compile(optimizer, loss=trainer.loss)
@@ -102,7 +114,7 @@ def train_step(args):
 
 
 def distillation_step(args):
-    """A step of the three losses and hard labels, between a pruned teacher and a 12.82 times smaller student."""
+    """A step of distillation with all losses, from a pruned teacher to a 12.82 times smaller student."""
     import keras
 
     from compress.distillation import distiller as distillation
@@ -118,7 +130,7 @@ def distillation_step(args):
 
 
 def inference(args):
-    """Logits of one batch that lies in memory, from the folded network."""
+    """A forward pass of the folded network on one batch in memory."""
     import tensorflow as tf
 
     from compress.engine import folded
@@ -129,13 +141,13 @@ def inference(args):
 
 
 def predict(args):
-    """Plain Keras' predict over `--images` images."""
+    """Plain Keras' `predict` on `--images` images."""
     net, (images, _) = network("base"), pixels(args.images)
     return lambda: net.predict(images, batch_size=BATCH, verbose=0)
 
 
 def apoz(args):
-    """The APoZ pass over `--images` images."""
+    """The APoZ pass on `--images` images."""
     from compress.pruning import criteria
 
     net, (images, _) = network("base"), pixels(args.images)
@@ -143,7 +155,7 @@ def apoz(args):
 
 
 def latency(args):
-    """One call of the frozen network on `--images` images: the base, or after `--trims` of the default pruning rule."""
+    """One call of the compiled folded network on `--images` images, after `--trims` prunings by the default rule."""
     from compress.engine import folded, recalibration
     from compress.graph import surgery
     from compress.pruning import criteria, masks
@@ -151,6 +163,7 @@ def latency(args):
     net, (images, _) = network("base"), pixels(256)
     if args.library == "keras":
         return lambda: net.predict_on_batch(images[:args.images])
+    # BN recalibration first: the moving statistics of a new network normalise nothing, and APoZ would measure that.
     recalibration.recalibrate_bn(net, images)
     for _ in range(args.trims):
         net = surgery.trim_model(net, masks.create_mask(criteria.compute_apoz(net, images), None, args.round_to))
@@ -162,10 +175,17 @@ def latency(args):
 
 
 def whole_epochs(args, orders):
-    """Epochs of train_base_model.py on CIFAR-10, each of them an order; the first, which compiles, before that."""
+    """Epochs of train_base_model.py on CIFAR-10, one for each request; the first one compiles and isn't timed.
+
+    Args:
+        args: of the command line.
+        orders: an Orders.
+    """
     import train_base_model
     from compress.cli import display
 
+    # The script is run as a user runs it. Its progress bar is the place that is called at the end of every epoch, so it
+    # is replaced by one that stops and starts the clock.
     class Bar(display.EpochBar):
         def epoch_end(self, epoch, values):
             super().epoch_end(epoch, values)
@@ -182,10 +202,11 @@ def whole_epochs(args, orders):
 
 
 def between_iterations(args):
-    """Seconds from the last epoch of one iteration of prune_model.py to the first step of the next, on CIFAR-10."""
+    """Prints the seconds from the end of one iteration's fine-tuning to the first step of the next, on CIFAR-10."""
     import prune_model
     from compress.cli import display
 
+    # As in `whole_epochs`: the bar's stop is the end of the fine-tuning, its first step the beginning of the next.
     class Bar(display.EpochBar):
         ended = None
 
@@ -212,7 +233,7 @@ WORKS = {"step": train_step, "deterministic": deterministic_step, "distil": dist
 
 
 def main():
-    """Obeys standard input until it ends."""
+    """Command line; serves requests until standard input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", choices=[*WORKS, "epoch", "between"])
     parser.add_argument("--library", choices=["suite", "keras", "torch", "onnxruntime", "litert"], default="suite")
@@ -231,7 +252,7 @@ def main():
     if args.work == "between":
         sys.exit(between_iterations(args))
     repeat = (WORKS[args.work] if args.library in ("suite", "keras") else peers.WORKS[args.library, args.work])(args)
-    for _ in range(3):
+    for _ in range(3):  # the first calls trace, compile and allocate
         repeat()
     print("ready", flush=True)
     while True:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes docs/reference/commands.md from the parsers of the scripts; `make docs` runs it.
 
-A flag that several scripts declare alike, in its default too, stands once, among the shared ones.
+A flag that several scripts declare in the same way, with the same default, stands once, under "Shared flags".
 """
 
 import argparse
@@ -26,7 +26,7 @@ def _escaped(text):
 
 
 def _values(action):
-    """What may follow a flag, in words: its choices, what its type says that it expects, or its name for the value."""
+    """The values of a flag in words: its choices, the "expected ..." of its type's error, or its metavar."""
     if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
         return ""
     if action.choices is not None:
@@ -34,6 +34,8 @@ def _values(action):
     elif action.metavar and action.metavar.startswith("{"):
         values = ", ".join(f"`{word}`" for word in action.metavar.strip("{}").split(","))
     else:
+        # Types such as `flags.whole(1, 1000)` know their range, and say it when they refuse a value. A type that
+        # accepts "?" takes any text.
         try:
             action.type("?")
             values = "a path" if action.metavar is None else f"`{action.metavar}`"
@@ -43,17 +45,23 @@ def _values(action):
 
 
 def row_of(parser, action):
-    """A flag as cells of a table: (flag, values, default, what it does)."""
+    """The cells of a flag's row: (flag, values, default, what it does), each a text in Markdown.
+
+    Args:
+        parser: of a script.
+        action: of the parser, one flag.
+    """
     text = parser._get_formatter()._expand_help(action)
-    told = re.search(r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)$", text)
-    words = " ".join((text[:told.start()] if told else text).split())
-    default = " ".join(told[1].split()) if told else "off" if action.nargs == 0 else ""
+    # The default is read from the help, which says it in words ("the file's, else 50") where the parser has None.
+    found = re.search(r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)$", text)
+    words = " ".join((text[:found.start()] if found else text).split())
+    default = " ".join(found[1].split()) if found else "off" if action.nargs == 0 else ""
     flags = ", ".join(f"`{flag}`" for flag in action.option_strings)
     return flags, _values(action), _escaped("required" if action.required else default), _escaped(words)
 
 
 def flags_of(parser):
-    """{cells of `row_of`: title of the flag's group}, without --help and --print_completion."""
+    """All flags of a parser but --help and --print_completion: {cells of `row_of`: title of the flag's group}."""
     found = {}
     for group in parser._action_groups:
         for action in group._group_actions:
@@ -68,7 +76,13 @@ def _table(rows):
 
 
 def _script(parser, flags, takers):
-    """The section of one script: what it does, examples, its own flags, names of the shared ones by group."""
+    """The section of one script: what it does, examples, its own flags, and the names of its shared flags by group.
+
+    Args:
+        parser: of the script.
+        flags: of `flags_of`.
+        takers: {row: names of the scripts that have it}; equal rows are one shared flag.
+    """
     own = [row for row in flags if len(takers[row]) == 1]
     others = {}
     for row in flags:
@@ -82,14 +96,18 @@ def _script(parser, flags, takers):
 
 
 def _group(row, flags):
-    """The shared group of a flag: the title that its script gives it, one for all that choose channels."""
+    """The shared group of a flag: the title of its group in the script; 'pruning' for all groups of single scripts."""
     return flags[row] if flags[row] in ("training", "data", "machine", "output") else "pruning"
 
 
 def page(parsers):
-    """The page's text, from {script: parser}."""
+    """The text of the page.
+
+    Args:
+        parsers: {name of a script: its parser}, in the order of the sections.
+    """
     flags = {script: flags_of(parser) for script, parser in parsers.items()}
-    takers = {}  # flag: scripts that take it
+    takers = {}  # row of a flag: scripts that have it
     for script, rows in flags.items():
         for row in rows:
             takers.setdefault(row, []).append(script)
@@ -110,7 +128,7 @@ def page(parsers):
 
 
 def current():
-    """What the page should hold now."""
+    """The text that the page has to have now."""
     return page({script: importlib.import_module(script).build_parser() for script in SCRIPTS})
 
 

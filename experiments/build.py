@@ -2,15 +2,19 @@
 """Rebuilds the result tables and figures of the documentation from the records under experiments/records.
 
 `make results` runs it. A table stands in README.md or docs/results.md between two comments, `<!-- results:NAME -->` and
-`<!-- /results:NAME -->`, and nothing between them is typed by hand. Its columns and rows stand in tables.json, as
-folders records/NAME/ROW. A row is one result.json, or several of different seeds as ROW/seedN/result.json. The test
-accuracy of a row's model is found in any evaluation.json by the model's sha256, and what was trained before it by its
-parent's. A pruning run of many iterations, which is records/NAME/result.json alone, is a table of its own with a row an
-iteration, and two figures; a table whose entry in tables.json says so has one of its rows by accuracy and size, and
-records/NAME/sensitivity.json is drawn. Figures go to docs/img. The table 'shipped' is about the student under
-model/kd_model, the models that it comes from and what was pruned from the same base; the table 'exports' about the
-files of records/exports/MODEL/export.json, the table 'demo' about records/demo/evaluation.json, the results.json that
-`make demo` leaves under model/demo.
+`<!-- /results:NAME -->`. Nothing between them is typed by hand.
+
+- Columns and rows of a table stand in tables.json. Row ROW of table NAME is records/NAME/ROW/result.json, or one
+  records/NAME/ROW/seedN/result.json for each seed, whose means are shown.
+- The test accuracy of a row's model comes from any evaluation.json that has the model's sha256. The earlier runs that
+  it comes from are found by the sha256 of its parent.
+- A pruning run of many iterations is records/NAME/result.json itself: a table with a row for each iteration, and two
+  figures.
+- 'figure' in tables.json asks for a figure of accuracy against size. records/NAME/sensitivity.json is drawn too.
+  Figures go to docs/img.
+- Table 'shipped': the student under model/kd_model, the models that it comes from, and the pruned network of its base.
+- Table 'exports': the files of records/exports/MODEL/export.json.
+- Table 'demo': records/demo/evaluation.json, which is the results.json of `make demo`.
 """
 
 import argparse
@@ -26,7 +30,7 @@ from readings import gaps, last, machine, measured, read
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/index.md", "docs/results.md")
 TABLES = json.loads((Path(__file__).with_name("tables.json")).read_text(encoding="utf-8"))
-COLUMNS = {  # heading: (what `measured` calls it, format, factor)
+COLUMNS = {  # heading: (key of `measured`, format, factor)
     "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),
     "after fine-tuning": ("validation", "{:.2f}", 100),
     "after pruning": ("pruned_acc", "{:.2f}", 100), "after BN recalibration": ("recalibrated_acc", "{:.2f}", 100),
@@ -37,7 +41,12 @@ PACKAGES = {"keras": "Keras", "tensorflow": "TensorFlow", "onnxruntime": "ONNX R
 
 
 def spread(values, form):
-    """Mean, and from two values on that read unequal ± the sample standard deviation; '-' where one is missing."""
+    """The mean of values, with ± their sample standard deviation if the format shows a difference between them.
+
+    Args:
+        values: list of numbers; one that is None gives '-'.
+        form: format of a number, such as '{:.2f}x'.
+    """
     if None in values:
         return "-"
     mean = form.format(statistics.fmean(values))
@@ -46,11 +55,11 @@ def spread(values, form):
 
 
 def markdown(rows, columns):
-    """A table.
+    """A table in Markdown.
 
     Args:
-        rows: {label: list of what `measured` gives, one a seed}.
-        columns: headings, of COLUMNS or 'epochs' or 'seeds'.
+        rows: {label: list of dicts of `measured`, one for each seed}.
+        columns: headings, each a key of COLUMNS or 'epochs' or 'seeds'.
     """
     lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for label, runs in rows.items():
@@ -58,14 +67,22 @@ def markdown(rows, columns):
                  "seeds": ", ".join(str(run["seed"]) for run in runs)}
         for heading, (key, form, factor) in COLUMNS.items():
             values = [None if run[key] is None else run[key] * factor for run in runs]
-            several = heading == "minutes" and len({run["machine"] for run in runs}) > 1  # no mean of machines
+            several = heading == "minutes" and len({run["machine"] for run in runs}) > 1  # a mean would say nothing
             cells[heading] = " / ".join(map(form.format, values)) if several else spread(values, form)
         lines.append("| " + " | ".join([label, *(cells[column] for column in columns)]) + " |")
     return "\n".join(lines)
 
 
 def split_of(contents, tested):
-    """Numbers of images that all runs of a table share, as text; ValueError where they don't."""
+    """The numbers of images behind a table as text.
+
+    Args:
+        contents: the records of the table.
+        tested: as from `read`.
+
+    Raises:
+        ValueError: its models were tested on different numbers of images, so their accuracies aren't comparable.
+    """
     images = {row["images"] for c in contents if (row := tested.get(last(c, "sha256")))}
     if len(images) > 1:
         raise ValueError(f"one table has tests of {sorted(images)} images; they can't be compared")
@@ -74,12 +91,12 @@ def split_of(contents, tested):
 
 
 def caption(contents, split, call):
-    """The split in words, the machines, with seeds where there are several, versions, and what makes the table again.
+    """The caption of a table: split, machines (with their seeds if there are several), versions, and the command.
 
     Args:
         contents: the records of the table.
         split: from `split_of`.
-        call: what is given to reproduce.sh.
+        call: arguments of reproduce.sh.
     """
     def shared(values):
         return ", ".join(dict.fromkeys(values))
@@ -96,19 +113,20 @@ def caption(contents, split, call):
 
 
 def call_of(name, contents):
-    """What reproduce.sh takes for a table: its name and the seeds of its records."""
+    """The arguments of reproduce.sh for a table: its name and the seeds of its records."""
     return " ".join([name, *map(str, sorted({content["run"]["seed"] for content in contents}))])
 
 
 def iterations(content, results):
-    """What `measured` gives, for each iteration of a pruning run: {its number: [numbers]}."""
+    """The rows of a pruning run, {number of the iteration: [dict of `measured`]}."""
+    # A pruning record has lists with an item for each iteration. A record of iteration i alone has only item i.
     lists = {key: values for key, values in content.items() if isinstance(values, list)}
     return {str(i + 1): [measured(content | {key: values[i] for key, values in lists.items()}, results, {})]
             for i in range(len(lists["final_acc"]))}
 
 
 def grouped(name, results):
-    """The records of a table's rows: {label: [result, one a seed]}, without rows that have none."""
+    """The records of a table's rows, {label: [result of each seed]}, without rows that have no record."""
     rows = {label: [results[path] for path in sorted(results)
                     if re.fullmatch(re.escape(f"{name}/{folder}") + r"(/seed\d+)?", path)]
             for folder, label in TABLES[name]["rows"].items()}
@@ -116,7 +134,7 @@ def grouped(name, results):
 
 
 def figures(results):
-    """Draws a pruning run's curves and channels left, the models of tables that ask for it, what sensitivity.py saw."""
+    """Draws all figures: pruning runs, models by accuracy and size, and curves of sensitivity.py."""
     from compress.plots import comparison, style
 
     images = ROOT / "docs" / "img"
@@ -128,16 +146,16 @@ def figures(results):
             style.save_figure(style.plot_pruning(results[name]), images / f"{name}-pruning.png")
             style.save_figure(style.plot_channels(layers), images / f"{name}-channels.png")
         if table.get("figure") and len(rows := grouped(name, results)) > 1:
-            looks = [role_of(contents[0], results) for contents in rows.values()]
-            models = [averaged(*row) | {"role": role} for row, role in zip(rows.items(), looks, strict=True)]
+            roles = [role_of(contents[0], results) for contents in rows.values()]
+            models = [averaged(*row) | {"role": role} for row, role in zip(rows.items(), roles, strict=True)]
             style.save_figure(comparison.plot_models(models, "validation"), images / f"{name}-models.png")
         if (path := ROOT / "experiments" / "records" / name / "sensitivity.json").is_file():
-            seen = json.loads(path.read_text(encoding="utf-8"))
-            style.save_figure(comparison.plot_sensitivity(seen), images / f"{name}-sensitivity.png")
+            curves = json.loads(path.read_text(encoding="utf-8"))
+            style.save_figure(comparison.plot_sensitivity(curves), images / f"{name}-sensitivity.png")
 
 
 def role_of(content, results):
-    """What a result's model is in its chain, as `roles.LOOKS` names it: a student that taught is an assistant."""
+    """The role of a result's model, a key of `roles.LOOKS`: a student that later was a teacher is an assistant."""
     from compress.plots import roles
 
     role = roles.of_run(content["run"])
@@ -146,7 +164,7 @@ def role_of(content, results):
 
 
 def averaged(label, contents):
-    """A row of a table as `plot_models` takes it: means over the seeds, and the spread of several."""
+    """A row of a table as `comparison.plot_models` takes it: means over its seeds, and their standard deviation."""
     runs = [measured(content, {}, {}) for content in contents]
     accuracies = [run["validation"] for run in runs]
     return {"name": label, "test_acc": statistics.fmean(accuracies),
@@ -155,12 +173,16 @@ def averaged(label, contents):
 
 
 def shipped(results, tested):
-    """The student under model/kd_model, all models that it comes from and what was pruned from its base, or ''."""
+    """The table of the student under model/kd_model, or '' where another student lies there.
+
+    Its rows are the models that it comes from, from the base on, and the network that was pruned from the same base.
+    """
     path = ROOT / "model" / "kd_model" / "result.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if content.get("shipped") is not True:
         return ""
     results = results | {"shipped": content}
+    # Records name their parents by checksum: from the student back to the base, which has no parent.
     family, parent, table = [content], content["parent_sha256"], ""
     while found := [(path, run) for path, run in results.items() if parent is not None and parent in run["sha256"]]:
         family, parent, table = [found[0][1], *family], found[0][1].get("parent_sha256"), found[0][0].split("/")[0]
@@ -179,10 +201,13 @@ def shipped(results, tested):
 
 
 def exports(results):
-    """The files of the models in every format; sizes and latencies as times the base's .h5 and fastest file."""
+    """The table of exported files, or '' without a base.
+
+    Sizes are compared with the base's .h5, latencies with the fastest file of the base.
+    """
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("base", "alike", "student")
              if (path := ROOT / "experiments" / "records" / "exports" / name / "export.json").is_file()}
-    if not found.keys() > {"base"}:  # without the base there is nothing to compare with
+    if not found.keys() > {"base"}:  # a base, and something to compare with it
         return ""
     whole, fastest = found["base"]["files"][0], min(row["latency_ms_median"] for row in found["base"]["files"])
     lines = ["| | runtime | validation | agreement with the .h5 | file (MB) | smaller than the base's .h5 | "
@@ -208,7 +233,7 @@ def exports(results):
 
 
 def demo():
-    """The models of `make demo` side by side, or '' where there is no record of it."""
+    """The table of the models of `make demo`, or '' without a record of it."""
     path = ROOT / "experiments" / "records" / "demo" / "evaluation.json"
     if not path.is_file():
         return ""
@@ -226,7 +251,13 @@ def demo():
 
 
 def section(name, results, tested):
-    """What stands between the comments of a table, or '' where it has no record."""
+    """The text between the comments of a table, or '' without records of it.
+
+    Args:
+        name: of the table.
+        results: as from `read`.
+        tested: as from `read`.
+    """
     if name in ("shipped", "exports", "demo"):
         return {"shipped": lambda: shipped(results, tested), "exports": lambda: exports(results), "demo": demo}[name]()
     columns = TABLES[name]["columns"]
@@ -250,7 +281,13 @@ def section(name, results, tested):
 
 
 def rebuilt(text, results, tested):
-    """A page's text with every table between its comments made from what `read` gives."""
+    """The text of a page with all its tables built again.
+
+    Args:
+        text: the present text.
+        results: as from `read`.
+        tested: as from `read`.
+    """
     def fill(match):
         none = f"No record yet: `./experiments/reproduce.sh {match[2]}` makes them."
         return f"{match[1]}\n{section(match[2], results, tested) or none}\n{match[3]}"
@@ -259,7 +296,14 @@ def rebuilt(text, results, tested):
 
 
 def ship(run, target):
-    """Copies a student with its history and record to where it is shipped; its record says that it came so."""
+    """Copies a student's model, history and record to a folder of the repository, and marks the record as shipped.
+
+    `knowledge_distillation.py` moves a shipped student away before it writes into the same folder.
+
+    Args:
+        run: folder of the run.
+        target: folder that it is copied to, model/kd_model.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for name in ("model.h5", "history.json", "history.png"):
         shutil.copyfile(run / name, target / name)
@@ -268,7 +312,7 @@ def ship(run, target):
 
 
 def main(argv=None):
-    """Command line; returns the exit status: 0, or 1 with --check where a page isn't what the records give."""
+    """Command line; returns the exit status: 0, or 1 under --check if a page differs from its records."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing, only compare")
     parser.add_argument("--ship", type=Path, metavar="RUN", help="copy the student of a run to model/kd_model")

@@ -1,13 +1,17 @@
-"""What the records under experiments/records tell of each run: accuracies, sizes, minutes, and what came before."""
+"""Reads the records under experiments/records: accuracies, sizes, minutes, and the runs that a model comes from."""
 
 import json
 
 
 def read(folder):
-    """All records below a folder.
+    """Reads all records below a folder.
+
+    Args:
+        folder: a Path, such as experiments/records.
 
     Returns:
-        ({path below the folder without '/result.json': content}, {sha256: row of an evaluation of the test split}).
+        (results {path below the folder without '/result.json': content}, tested {sha256 of a model: its row in an
+        evaluation.json of the test split}).
     """
     results, tested = {}, {}
     for path in sorted(folder.rglob("result.json")):
@@ -20,25 +24,27 @@ def read(folder):
 
 
 def last(content, key):
-    """A number of a result; of a pruning result the last iteration's."""
+    """A value of a result, or the last iteration's of a pruning result; None where it is missing."""
     value = content.get(key)
     return value[-1] if isinstance(value, list) else value
 
 
 def _epochs(content, sha256):
-    """Epochs that a run trained up to the model of this checksum."""
+    """Number of epochs that a run trained up to the model of this checksum."""
+    # A pruning run has a model, and a checksum, for each iteration, and each iteration has `epoch_num` epochs.
     if "epochs" in content:
         return content["epochs"]
     return (content["sha256"].index(sha256) + 1) * content["run"]["flags"]["epoch_num"]
 
 
 def _made(content):
-    """Checksums of the models that a run made; of a pruning run one an iteration."""
+    """Checksums of the models that a run wrote; a pruning run writes one in each iteration."""
     return content["sha256"] if isinstance(content["sha256"], list) else [content["sha256"]]
 
 
 def _chain(results, sha256):
-    """Epochs of every run that a model comes from, the first one first."""
+    """Epochs of all runs that a model comes from, its own last."""
+    # A record names the model that its run started from by checksum, so a chain of runs is found by following these.
     for content in results.values():
         if sha256 in _made(content):
             return [*_chain(results, content.get("parent_sha256")), _epochs(content, sha256)]
@@ -46,13 +52,23 @@ def _chain(results, sha256):
 
 
 def machine(run):
-    """A run's processor and cores, and the arithmetic of one that trained, as text."""
+    """The processor and cores of a run as text, with the precision of a run that trained."""
     arithmetic = [run["flags"]["precision"].removeprefix("mixed_")] if "epoch_num" in run["flags"] else []
     return ", ".join([run["processor"], f"{run['cores']} cores", *arithmetic])
 
 
 def measured(content, results, tested):
-    """What a table can show of one run: {column: number or text}, None where no record tells."""
+    """The values of a table's row, from the record of one run.
+
+    Args:
+        content: the record.
+        results: as from `read`.
+        tested: as from `read`.
+
+    Returns:
+        {column: number or text}; accuracies and sparsity 0 to 1, 'seconds' of training. None where no record has the
+        value.
+    """
     sha256, seconds = last(content, "sha256"), content["seconds"]
     test = tested.get(sha256, {})
     return {"validation": last(content, "final_acc" if "final_acc" in content else "val_acc"), "test": test.get("acc"),
@@ -65,18 +81,21 @@ def measured(content, results, tested):
 
 
 def gaps(results, tested, tables):
-    """What keeps records from fitting together, a line each: a run made again beside records of the one before it.
+    """Finds records that don't belong together, such as those of students whose base was trained again since.
 
     Args:
         results: as from `read`.
         tested: as from `read`.
-        tables: of tables.json.
+        tables: the content of tables.json.
+
+    Yields:
+        A line for each record whose parent model, or whose test accuracy, no other record has.
     """
     made = {sha256 for content in results.values() for sha256 in _made(content)}
     for path, content in results.items():
         table, seed = path.split("/")[0], content["run"]["seed"]
         again = f"./experiments/reproduce.sh {table} {seed} makes them again"
         if content.get("parent_sha256") and content["parent_sha256"] not in made:
-            yield f"experiments/records/{path}: no record tells the model that it was made from; {again}"
+            yield f"experiments/records/{path}: no record has the model that it was made from; {again}"
         if "test" in tables.get(table, {}).get("columns", ()) and last(content, "sha256") not in tested:
-            yield f"experiments/records/{path}: no evaluation.json tells its model's test accuracy; {again}"
+            yield f"experiments/records/{path}: no evaluation.json has its model's test accuracy; {again}"

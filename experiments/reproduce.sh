@@ -18,7 +18,8 @@ set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 
-STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"  # the defaults, told
+# the defaults, written out so that records stay comparable when a default changes
+STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"
 # a teacher's assistant with maps twice as wide and fewer MACs than the base, and a student of an eighth of the base's MACs
 WIDE="--student_stem half --target_compression 1 --target_macs 78.7M --stage_tilt 0.85 --round_to 16"
 NARROW="--student_stem half --target_macs 9.83M --stage_tilt 0.85 --round_to 8 --lambda1 0.3 --hard_label_weight 1"
@@ -37,7 +38,7 @@ base() {  # base SEED: the 12 epochs that all tables but the long one start from
     keep "runs/yardstick/seed$1/base12" "experiments/records/yardstick/base12/seed$1"
 }
 
-judge() {  # judge TABLE SEED FOLDER ...: the models of a table on the test images, side by side
+evaluate() {  # evaluate TABLE SEED FOLDER ...: the models of a table on the test images, side by side
     at=runs/$1/seed$2 to=experiments/records/$1/seed$2
     shift 2
     for folder in "$@"; do
@@ -80,7 +81,7 @@ yardstick() {
     keep "$at/alike" "experiments/records/yardstick/alike/seed$1"
     $PYTHON train_base_model.py --epoch_num 26 --seed "$1" --save_folder "$at/base26"
     keep "$at/base26" "experiments/records/yardstick/base26/seed$1"
-    judge yardstick "$1" base12 base26 pruned/iter1 alike assistant student
+    evaluate yardstick "$1" base12 base26 pruned/iter1 alike assistant student
 }
 
 step() {  # step SEED TEACHER ROW EPOCHS FLAG ...: an assistant or a student that the yardstick's were made from
@@ -114,7 +115,7 @@ steps() {
     step "$1" "runs/yardstick/seed$1/assistant" labels 8 $NARROW $FEWER --lambda1 0
     # shellcheck disable=SC2086
     step "$1" "runs/yardstick/seed$1/base12" alone 14 $SMALL
-    judge steps "$1" mirror
+    evaluate steps "$1" mirror
 }
 
 variant() {  # variant SEED ROW FLAG ...: one line of the ablation
@@ -188,7 +189,7 @@ long() {
     $PYTHON train_base_model.py --epoch_num 60 --seed "$1" --save_folder "$at/base"
     keep "$at/base" "experiments/records/long/base/seed$1"
     compress long "$1" base 35 30 40 --crop_padding 4  # it sees each image 40 times, not 8
-    judge long "$1" base pruned/iter1 assistant student
+    evaluate long "$1" base pruned/iter1 assistant student
 }
 
 demo() {

@@ -199,8 +199,8 @@ def test_a_base_made_anew_beside_records_of_the_one_before_is_told(folder, monke
     untested, orphans = ([f"experiments/records/yardstick/{name}: no {missing}; "
                           f"./experiments/reproduce.sh yardstick {seed} makes them again"
                           for name, seed in pairs] for missing, pairs in (
-        ("evaluation.json tells its model's test accuracy", (("base12/seed1", 1), ("base12/seed2", 2), ("pruned", 1))),
-        ("record tells the model that it was made from", (("pruned", 1), ("student/seed1", 1)))))
+        ("evaluation.json has its model's test accuracy", (("base12/seed1", 1), ("base12/seed2", 2), ("pruned", 1))),
+        ("record has the model that it was made from", (("pruned", 1), ("student/seed1", 1)))))
     assert sorted(told) == sorted(untested + orphans)
     house(folder, monkeypatch, "")
     (folder / "yardstick").rename(folder / "experiments" / "records" / "yardstick")

@@ -69,15 +69,15 @@ def peek_at(args, path):
                          "export_model.py measured it when it wrote it; expected an .h5 or .keras file, or --predict "
                          "PHOTO ... to try it on photographs")
     if Path(path).is_file():
-        records.check_record(path, "--model_path")  # a damaged ResNet is no foreign model
+        records.check_record(path)  # a damaged ResNet is no foreign model
     try:
-        peek = checkpoints.read_checkpoint(path, "--model_path", weights=False)
+        peek = checkpoints.read_checkpoint(path, weights=False)
     except InputError as error:
         if args.any_model and Path(path).is_file():
             return None
         hint = "" if args.any_model or "expected a ResNet50" not in str(error) else "; other classifiers: --any_model"
-        raise InputError(f"{error}{hint}") from None
-    checkpoints.check_fits(peek, "--model_path", args.class_num, dataset=args.dataset)
+        raise InputError(f"{error}{hint}", path) from None
+    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
     if args.split == "validation":
         records.check_split(path, args)
     return peek
@@ -94,7 +94,7 @@ def open_model(args, path, images):
     from compress.graph import resnet
     from compress.storage import checkpoints
 
-    model = checkpoints.load_model(path, "--model_path", images.class_num, images.image_shape, *flags.opening(args))
+    model = checkpoints.load_model(path, images.class_num, images.image_shape, *flags.opening(args))
     architecture = resnet.architecture_of(model)
     kind = {"depth": architecture["depth"], "stem": architecture["stem"],
             "blocks": list(resnet.blocks_of(architecture["widths"]))}  # depth is the whole network's
@@ -207,7 +207,7 @@ def run(args):
         "split", "images", "class_names" of the data, "run"}; with --predict see `predicting.run`.
     """
     if args.output:
-        files.check_file(args.output, "--output", ".json")
+        files.check_file(args.output, ".json")
     if args.predict:
         from compress.export import predicting
 
@@ -218,7 +218,7 @@ def run(args):
     from compress.data import dataset, pixels
     from compress.storage import classes, foreign
 
-    others = {path: foreign.load_classifier(path, "--model_path", args.preprocessing, args.verbose)
+    others = {path: foreign.load_classifier(path, args.preprocessing, args.verbose)
               for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
     shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
     images = dataset.load_data(configs.DataConfig.of(args), shape[:2] if shape and None not in shape else None,

@@ -142,13 +142,14 @@ def run(args):
     """
     from compress.storage import checkpoints
 
-    folder = Path(args.output) if args.output else Path(args.model_path).parent / "exported"
-    files.check_writable(folder, "--output")
-    peek = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
+    run_record = records.run_record(args)  # of the flags as they were given
+    args.output = folder = args.output or str(Path(args.model_path).parent / "exported")
+    files.check_writable(folder)
+    peek = checkpoints.read_checkpoint(args.model_path, weights=False)
     if args.measure or (args.measure is None and has_data_set(args)):
-        checkpoints.check_fits(peek, "--model_path", args.class_num, dataset=args.dataset)
-    with files.exclusive(folder, "--output"):
-        return export(args, peek, folder)
+        checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+    with files.exclusive(folder):
+        return export(args, peek, Path(folder), run_record)
 
 
 def has_data_set(args):
@@ -198,9 +199,8 @@ def chosen_formats(args, measured):
     return wanted
 
 
-def export(args, peek, folder):
+def export(args, peek, folder, run_record):
     """`run`, in a folder that is this process' alone, for a model of which `peek` tells."""
-    run_record = records.run_record(args)
     app.start_keras(args)
     from compress.data import dataset
     from compress.engine import folded
@@ -217,7 +217,7 @@ def export(args, peek, folder):
     names = list(known or (() if why else classes.of_data(images)))
     shape = shape_asked(args, peek) if why else images.image_shape
     digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
-    model = checkpoints.load_model(args.model_path, "--model_path", None if why else images.class_num, shape,
+    model = checkpoints.load_model(args.model_path, None if why else images.class_num, shape,
                                    *flags.opening(args))
     function, split = folded.freeze(model, args.precision), made_up(shape) if why else images.val
     row, reference = judge(args, "h5", "Keras", lambda threads: function, args.model_path, split, None)

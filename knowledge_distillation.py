@@ -202,16 +202,16 @@ def run(args):
 
     args = student_flags.with_targets(args)
     student_flags.check(args)
-    files.check_writable(args.save_folder, "--save_folder")
+    files.check_writable(args.save_folder)
     path = Path(args.root_folder)
     path = path if path.is_file() else path / "model.h5"
     for folder in (args.save_folder, *(ablation_folder(args, name) for name in ABLATION)):
-        files.check_apart(path, folder, "--save_folder")
-    peek = checkpoints.read_checkpoint(path, "--root_folder", weights=False)
-    checkpoints.check_fits(peek, "--root_folder", args.class_num, dataset=args.dataset)
+        files.check_apart(path, folder)
+    peek = checkpoints.read_checkpoint(path, weights=False)
+    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
     records.check_split(path, args)
     args = student_flags.with_form(args, peek.stem, resnet.blocks_of(peek.widths))
-    with files.exclusive(args.save_folder, "--save_folder"):
+    with files.exclusive(args.save_folder):
         return teach(args, path, peek)
 
 
@@ -238,12 +238,12 @@ def teach(args, path, peek):
                             pixels=pixels.of_models(path))
     fit.tell_images(args, images)
     records.check_source(path, images.val, args.val_split)
-    checkpoints.check_fits(peek, "--root_folder", images.class_num, dataset=args.dataset)
+    checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
     parents = classes.meet(path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     if result := resuming.finished(args.save_folder, run_record, args, outputs(args)):
         return result  # on images that lie elsewhere now
-    teacher = checkpoints.load_model(path, "--root_folder", images.class_num, images.image_shape, *flags.opening(args))
+    teacher = checkpoints.load_model(path, images.class_num, images.image_shape, *flags.opening(args))
     student = make_student(args, teacher, images)
     teacher_acc = students.judge_teacher(args, path, teacher, images)
     whole = resnet.unpruned_widths(peek.widths)

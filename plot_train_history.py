@@ -164,7 +164,7 @@ def run(args):
         default = "pruning.png" if pruning else "history.png" if len(paths) == 1 else "history_compare.png"
         output = Path(args.output) if args.output else paths[0].parent / default
         style.figure_format(output)
-        files.check_writable(output.parent, "--output")
+        files.check_writable(output.parent)
     except OSError as error:  # a name too long, a folder that may not be entered
         raise InputError(f"{FLAG}, --output: received {error.filename}: {error.strerror}") from None
     if args.show and not can_show():

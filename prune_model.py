@@ -97,7 +97,7 @@ def prune_once(args, model, base, images, target, result):
     done = len(result["final_acc"])
     folder = Path(args.root_folder) / f"iter{done + 1}"
     if "begun" in result:
-        model, row = checkpoints.load_model(folder / cut.TRIMMED, "--root_folder"), result["begun"]["row"]
+        model, row = checkpoints.load_model(folder / cut.TRIMMED), result["begun"]["row"]
     else:
         before = result["final_acc"][-1] if done else None
         model, row = cut.trim_once(configs.PruneConfig.of(args), model, base, images, target, done + 1, before)
@@ -161,13 +161,13 @@ def run(args):
                          "--target_macs beside it")
     if args.allocation is None:  # told in the record, as it was another in earlier versions
         args = argparse.Namespace(**vars(args) | {"allocation": "sensitivity" if targeted else "threshold"})
-    files.check_writable(args.root_folder, "--root_folder")
+    files.check_writable(args.root_folder)
     for iteration in range(1, args.prune_iter + 1):
-        files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}", "--root_folder")
-    peek = checkpoints.read_checkpoint(args.base_model_path, "--base_model_path", weights=False)
-    checkpoints.check_fits(peek, "--base_model_path", args.class_num, dataset=args.dataset)
+        files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
+    peek = checkpoints.read_checkpoint(args.base_model_path, weights=False)
+    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
     records.check_split(args.base_model_path, args)
-    with files.exclusive(args.root_folder, "--root_folder"):
+    with files.exclusive(args.root_folder):
         return prune_all(args, peek)
 
 
@@ -194,13 +194,13 @@ def prune_all(args, peek):
                             pixels=pixels.of_models(args.base_model_path))
     fit.tell_images(args, images)
     records.check_source(args.base_model_path, images.val, args.val_split)
-    checkpoints.check_fits(peek, "--base_model_path", images.class_num, dataset=args.dataset)
+    checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
     parents = classes.meet(args.base_model_path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     if before := resuming.finished(args.root_folder, run_record, args, outputs(args), iterations.length(args)):
         return before  # on images that lie elsewhere now
     resuming.check_same_run(result["run"], run_record, args.root_folder, length=iterations.length(args))
-    base = checkpoints.load_model(args.base_model_path, "--base_model_path", images.class_num, images.image_shape,
+    base = checkpoints.load_model(args.base_model_path, images.class_num, images.image_shape,
                                   *flags.opening(args))
     fit.check_batch(base, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
@@ -215,7 +215,7 @@ def prune_all(args, peek):
         if "begun" not in result or folder.name != f"iter{done + 1}":
             fit.finish(folder)
             (folder / cut.TRIMMED).unlink(missing_ok=True)
-    model = base if not done else checkpoints.load_model(root / f"iter{done}" / "model.h5", "--root_folder",
+    model = base if not done else checkpoints.load_model(root / f"iter{done}" / "model.h5",
                                                          images.class_num, images.image_shape)
     for _ in range(done, args.prune_iter):
         model = prune_once(args, model, base, images, target, result)

@@ -79,7 +79,7 @@ def run(args):
 
     output = Path(args.output or Path(args.root_folder) / "report.html")
     tree = records.read_tree(args.root_folder, display.track("reading records", args.verbose))
-    files.check_file(output, "--output", ".html")
+    files.check_file(output, ".html")
     folder = output.with_suffix("")
     import matplotlib
 

@@ -60,9 +60,9 @@ def run(args):
     from compress.storage import checkpoints
 
     if args.output:
-        files.check_file(args.output, "--output", ".json")
-    peek = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
-    checkpoints.check_fits(peek, "--model_path", args.class_num, dataset=args.dataset)
+        files.check_file(args.output, ".json")
+    peek = checkpoints.read_checkpoint(args.model_path, weights=False)
+    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
     records.check_split(args.model_path, args)
     digest, run_record = files.sha256(args.model_path), records.run_record(args)
     app.start_keras(args)
@@ -76,7 +76,7 @@ def run(args):
     display.say(images.description, args.verbose)
     records.check_source(args.model_path, images.val, args.val_split)
     known = classes.meet(args.model_path, images)
-    model = checkpoints.load_model(args.model_path, "--model_path", images.class_num, images.image_shape,
+    model = checkpoints.load_model(args.model_path, images.class_num, images.image_shape,
                                    *flags.opening(args))
     shares, part = sorted(set(args.shares)), dataset.sample(images.val, args.images)
     config = configs.CriterionConfig.of(args)

@@ -52,7 +52,7 @@ def start_model(args, images):
     if args.model_path == "imagenet":
         checkpoint = checkpoints.imagenet_checkpoint(args.depth or 50)
     else:
-        checkpoint = checkpoints.read_checkpoint(args.model_path, "--model_path")
+        checkpoint = checkpoints.read_checkpoint(args.model_path)
     if checkpoint.classes != images.class_num:
         display.say(f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
                     "the classifier starts from random weights", args.verbose)
@@ -67,16 +67,16 @@ def start_model(args, images):
 
 def check_flags(args):
     """Finds what can't work before anything heavy is imported; returns the image size (h, w) that a file asks for."""
-    files.check_writable(args.save_folder, "--save_folder")
+    files.check_writable(args.save_folder)
     if args.model_path is None or (args.model_path == "imagenet" and args.stem in (None, "imagenet")):
         return None
     if args.model_path == "imagenet":
         raise InputError(f"--stem: received {args.stem}, expected imagenet, the stem of the pretrained weights")
     from compress.storage import checkpoints
 
-    files.check_apart(args.model_path, args.save_folder, "--save_folder")
+    files.check_apart(args.model_path, args.save_folder)
     records.check_split(args.model_path, args)
-    checkpoint = checkpoints.read_checkpoint(args.model_path, "--model_path", weights=False)
+    checkpoint = checkpoints.read_checkpoint(args.model_path, weights=False)
     if args.stem not in (None, checkpoint.stem):
         raise InputError(f"--stem: received {args.stem}, expected {checkpoint.stem}, as {args.model_path} has it")
     blocks = resnet.blocks_of(checkpoint.widths)
@@ -97,7 +97,7 @@ def run(args):
         What result.json holds: accuracies, sizes, split, run.
     """
     size = check_flags(args)
-    with files.exclusive(args.save_folder, "--save_folder"):
+    with files.exclusive(args.save_folder):
         return train(args, size)
 
 

@@ -218,7 +218,7 @@ def run(args):
         args: the parsed command line.
     """
     if args.output:
-        files.check_file(args.output, "--output", ".json")
+        files.check_file(args.output, ".json")
     results = Results()
     for part in args.parts:
         before = set(results.turns)

@@ -67,8 +67,8 @@ def of_the_system(error):
     if exhausted and "No space left on device" in str(error):
         return f"the disk is full ({one_line(error):.200}); expected room for what is written"
     if isinstance(error, MemoryError) or exhausted:
-        return (f"the memory is too small ({one_line(error):.200}); expected a smaller --batch_size, or fewer or "
-                "smaller images (--subset, --image_size)")
+        return (f"the memory is too small ({one_line(error):.200}); expected a smaller `batch_size`, or fewer or "
+                "smaller images (`subset`, `image_size`)")
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _missing(error.name.partition(".")[0])
     return one_line(error) if isinstance(error, OSError) else None
@@ -95,13 +95,16 @@ def one_line(text):
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], folded)
 
 
-def command(script, *words):
+def command(script, *words, **flags):
     """A command line of one of the suite's scripts that runs from the working directory of now, quoted for a shell.
 
     Args:
         script: its file name.
-        words: flags and values.
+        words: flags and values, as they are to be typed.
+        flags: more of them, as `run` takes them; True for a switch.
     """
+    words += tuple(word for name, value in flags.items()
+                   for word in (f"--{name}", *([] if value is True else [str(value)])))
     place = str(Path(__file__).resolve().parent.parent / script)
     near, python = os.path.relpath(place), shutil.which("python")
     same = python is not None and os.path.realpath(python) == os.path.realpath(sys.executable) and (

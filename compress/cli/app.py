@@ -62,7 +62,7 @@ def start_keras(args):
         InputError: no events can be written for --tensorboard; or Keras is set to what the suite can't run on.
     """
     if getattr(args, "tensorboard", None) is not None:
-        files.check_writable(args.tensorboard, "--tensorboard")
+        files.check_writable(args.tensorboard)
         if importlib.util.find_spec("tensorflow") is None:
             raise InputError(f"--tensorboard: received {args.tensorboard} where there is no TensorFlow, which writes "
                              "the events; expected it installed, under any backend")
@@ -137,7 +137,7 @@ def _ended(parser, run, args, as_json):
     except Exception as error:
         if (line := of_the_system(error)) is None:
             raise
-        return _end(f"{parser.prog}: {line}", 2)
+        return _end(f"{parser.prog}: {messages.spelled(line)}", 2)
     except KeyboardInterrupt as error:
         number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
         how = _way_on(args, saved, before) if hasattr(args, "resume") else ""

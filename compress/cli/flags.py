@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import os
 import re
 import sys
 import textwrap
@@ -99,11 +100,12 @@ def named(error, args):
     """
     if error.path is None:
         return str(error)
-    places = [(name, str(place)) for name, value in vars(args).items() if name != "argv"
+    places = [(name, Path(os.path.abspath(place))) for name, value in vars(args).items() if name != "argv"
               for place in (value if isinstance(value, list) else [value]) if isinstance(place, (str, Path))]
-    for wanted in (error.path, *Path(error.path).parents):  # the file itself, or the folder that was given
+    found = Path(os.path.abspath(error.path))
+    for wanted in (found, *found.parents):  # the file itself, or the nearest folder above it that was given
         for name, place in places:
-            if place == str(wanted) or Path(place) == Path(wanted) != Path():
+            if place == wanted:
                 return f"`{name}`: {error}"
     return str(error)
 

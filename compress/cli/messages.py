@@ -67,7 +67,8 @@ QUOTES = "\"'"
 
 
 def spelled(text, names=None):
-    """A message of the library as a command line has it: `epoch_num` is --epoch_num, `resume="never"` --resume never.
+    """A message of the library as a command line has it: `epoch_num` is --epoch_num, `resume="never"` --resume never,
+    `verify_model=False` --no-verify_model.
 
     Args:
         text: with names of parameters between backticks.
@@ -77,5 +78,7 @@ def spelled(text, names=None):
         name, value = found[1], found[2]
         if names is not None and name not in names:
             return found[0]
+        if value in ("True", "False"):  # of a switch
+            return f"--{'no-' * (value == 'False')}{name}"
         return f"--{name}" if value is None else f"--{name} {value.strip(QUOTES)}"
     return re.sub(r"`([a-z]\w*)(?:=([^`]*))?`", flag, text)

@@ -72,14 +72,14 @@ def open_keras(args, checkpoint, paths, reader):
     if checkpoint is None:
         from compress.storage import foreign
 
-        model = foreign.load_classifier(path, "--model_path", args.preprocessing, args.verbose)
+        model = foreign.load_classifier(path, args.preprocessing, args.verbose)
         size = _size(args, model.input_shape[1:3], paths, reader)
         answer = lambda images: model(images.astype("float32"), training=False)  # noqa: E731
     else:
         from compress.storage import checkpoints
 
         size = _size(args, checkpoint.input_shape and checkpoint.input_shape[:2], paths, reader)
-        model = checkpoints.load_model(path, "--model_path", None, (*size, 3), *flags.opening(args))
+        model = checkpoints.load_model(path, None, (*size, 3), *flags.opening(args))
         answer = folded.FoldedResNet(model, args.precision)
     return Classifier(lambda images: writers.probabilities(np.asarray(answer(images))), size, classes.of_model(path))
 

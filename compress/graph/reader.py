@@ -182,13 +182,13 @@ class _Unfolding:
             raise Unread(f"{layer.name} ({layer.kind}), which reads what no layer writes")
         return made[end_call(outputs[0], named, first)]
 
-    def _call(self, layer, args, kwargs):
+    def _call(self, layer, inputs, kwargs):
         if layer.kind not in MODELS:
-            return self.add(Step(layer.kind, layer.name, layer.config, args, kwargs, layer.layers, layer.group))
+            return self.add(Step(layer.kind, layer.name, layer.config, inputs, kwargs, layer.layers, layer.group))
         kwargs = {key: value for key, value in kwargs.items() if value not in (None, False)}
         if kwargs:
             raise Unread(f"{layer.name} ({layer.kind}), which is called with {', '.join(map(str, kwargs))}")
-        refs = list(_refs(args))
+        refs = list(_refs(inputs))
         if len(refs) != 1:
             raise Unread(f"{layer.name} ({layer.kind}), a model that reads {len(refs)} tensors; expected one")
         return self.model(layer.data, refs[0].step, layer.layers, layer.group)

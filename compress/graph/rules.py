@@ -24,7 +24,7 @@ PRECISIONS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mix
 UNUSED = ("name", "trainable", "dtype", "momentum", "synchronized", "fused", "batch_input_shape", "batch_shape",
           "input_shape", "input_dtype", "sparse", "ragged", "optional", "seed", "rate", "noise_shape", "stddev", "l1",
           "l2", "autocast", "filters", "units", "target_shape", "renorm_momentum", "build_input_shape", "function")
-SIZES = "give the images their size by --image_size, and the network without this layer"
+SIZES = "give the images their size by `image_size`, and the network without this layer"
 WORDS = {**dict.fromkeys(("Resizing", "CenterCrop", "RandomCrop", "Cropping2D"), SIZES),
          "PruneLowMagnitude": "save the model behind tfmot.sparsity.keras.strip_pruning",
          "QuantizeWrapperV2": "expected the network before quantize_model",

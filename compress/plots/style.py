@@ -219,7 +219,7 @@ def figure_format(path) -> str:
     """
     found = Path(path).suffix.lower().removeprefix(".")
     if found not in FORMATS or Path(path).is_dir():
-        raise InputError(f"--output: received {path}, expected a file that ends in .{', .'.join(FORMATS)}")
+        raise InputError(f"received {path}, expected a file that ends in .{', .'.join(FORMATS)}", path)
     return found
 
 
@@ -239,4 +239,5 @@ def save_figure(figure, path) -> None:
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # a folder's name in a script DejaVu lacks
             figure.savefig(temporary, dpi=150, format=form)
     except OSError as error:
-        raise InputError(f"--output: received {path}, which can't be written ({error.strerror or error})") from None
+        raise InputError(f"received {path}, which can't be written ({error.strerror or error}); expected room and "
+                         "permission there", path) from None

@@ -62,7 +62,7 @@ class Images:
     def of(self, run, path):
         """The dataset.Data of a run, in the size that the model at `path` wants. Raises InputError as `data_flags`."""
         wanted = data_flags(self.args, run.flags)
-        shape = checkpoints.read_checkpoint(path, "model.h5", weights=False).input_shape
+        shape = checkpoints.read_checkpoint(path, weights=False).input_shape
         shown = pixels.of_models(path)
         key = (str(vars(wanted)), shape, str(shown))
         if key not in self.known:
@@ -157,7 +157,7 @@ def apoz_of_cut_layers(args, images, run, path):
         raise InputError("no layer lost a channel")
     found = images.of(run, path)
     classes.meet(path, found)
-    model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape, _preprocessing(run))
+    model = checkpoints.load_model(path, found.class_num, found.image_shape, _preprocessing(run))
     count = run.flags.get("apoz_images")
     chosen = dataset.sample(found.val, count if type(count) is int and count > 0 else None)[0]
     apoz = criteria.compute_apoz(model, chosen, args.batch_size, display.track("APoZ", args.verbose, "compiling"))
@@ -190,7 +190,7 @@ def confusion(args, images, run, paths):
     for path in paths:
         records.check_source(path, found.val)
         classes.meet(path, found)
-        model = checkpoints.load_model(path, "model.h5", found.class_num, found.image_shape, _preprocessing(run))
+        model = checkpoints.load_model(path, found.class_num, found.image_shape, _preprocessing(run))
         logits = metrics.predict_logits(folded.FoldedResNet(model, args.precision), found.val.images, args.batch_size,
                                         display.track(f"{path.parent.name}: validation", args.verbose, "compiling"))
         if not np.isfinite(logits).all():

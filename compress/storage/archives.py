@@ -48,12 +48,11 @@ def other_kind(path):
 
 
 @contextlib.contextmanager
-def opened(path, flag):
+def opened(path):
     """Opens a model file for reading.
 
     Args:
         path: the file.
-        flag: the flag that named it, for messages.
 
     Yields:
         (h5py.File, its model config as JSON has it, None where the file holds only weights, True for a .keras file).
@@ -66,23 +65,23 @@ def opened(path, flag):
         is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"  # is_zipfile finds any PK\5\6 in the last 64 KiB
     if is_hdf5 or not zipfile.is_zipfile(path):
         with h5py.File(path, "r") as file:
-            yield file, _config(file.attrs["model_config"], path, flag) if "model_config" in file.attrs else None, False
+            yield file, _config(file.attrs["model_config"], path) if "model_config" in file.attrs else None, False
         return
     with zipfile.ZipFile(path) as archive:
         parts = []
         for name in ("config.json", "model.weights.h5"):
             size = archive.getinfo(name).file_size
             if size > _limit(path):
-                raise InputError(f"{flag}: received {path}, whose {name} unpacks to {size} bytes; expected at most "
-                                 f"{_limit(path)}")
+                raise InputError(f"received {path}, whose {name} unpacks to {size} bytes; expected at most "
+                                 f"{_limit(path)}", path)
             parts.append(archive.read(name))
     with h5py.File(io.BytesIO(parts[1]), "r") as file:
-        yield file, _config(parts[0], path, flag), True
+        yield file, _config(parts[0], path), True
 
 
-def _config(text, path, flag):
+def _config(text, path):
     if len(text) > CONFIG:
-        raise InputError(f"{flag}: received {path}, whose config has {len(text):,} bytes; expected at most {CONFIG:,}")
+        raise InputError(f"received {path}, whose config has {len(text):,} bytes; expected at most {CONFIG:,}", path)
     return json.loads(text)
 
 
@@ -90,13 +89,12 @@ def _limit(path):
     return min(BYTES, MOST_COMPRESSED * os.path.getsize(path))
 
 
-def arrays(file, path, flag):
+def arrays(file, path):
     """All weights of a file; links and external storage are not followed.
 
     Args:
         file: from `opened`, or the h5py.File of an .h5.
         path: the file, for its size and for messages.
-        flag: the flag that named it.
 
     Returns:
         {names of its groups and its own: h5py.Dataset}, such as ('conv1_conv', 'conv1_conv', 'kernel').
@@ -113,18 +111,18 @@ def arrays(file, path, flag):
         if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[0] in ("optimizer_weights", "optimizer"):
             return
         if item.dtype.kind == "V":  # what HDF5 has no name for
-            raise InputError(f"{flag}: received {path}, whose {name} is of {item.dtype}, as Keras writes bfloat16; "
-                             "expected float32 (build the model with the dtype policy float32 and load the weights)")
+            raise InputError(f"received {path}, whose {name} is of {item.dtype}, as Keras writes bfloat16; expected "
+                             "float32 (build the model with the dtype policy float32 and load the weights)", path)
         if item.external or item.is_virtual or item.dtype.kind not in "fiu":
-            raise InputError(f"{flag}: received {path}, whose {name} is not a plain array of numbers; expected a "
-                             "model file of Keras")
+            raise InputError(f"received {path}, whose {name} is not a plain array of numbers; expected a model file of "
+                             "Keras", path)
         total += item.nbytes
         if item.dtype.kind == "f":  # whole numbers are counters and seeds
             found[(*parts[:-1], parts[-1].split(":")[0])] = item
 
     root.visititems(visit)
     if total > _limit(path):
-        raise InputError(f"{flag}: received {path} with {total} bytes of weights, expected at most {_limit(path)}")
+        raise InputError(f"received {path} with {total} bytes of weights, expected at most {_limit(path)}", path)
     return found
 
 

@@ -42,7 +42,7 @@ def save_model(model, path, class_names=None):
         try:
             model.save(temporary, include_optimizer=False)
             with h5py.File(temporary, "r+") as file:  # travels with the file, where the records beside it may not
-                file.attrs[DIGEST] = _digest(archives.by_layer(archives.arrays(file, temporary, "")))
+                file.attrs[DIGEST] = _digest(archives.by_layer(archives.arrays(file, temporary)))
                 if class_names := classes.checked(class_names):
                     classes.write(file, class_names)
         except RuntimeError as error:  # h5py, where the disk is full as it closes a file
@@ -59,12 +59,11 @@ def _digest(arrays):
     return digest.hexdigest()
 
 
-def read_checkpoint(path, flag, weights=True):
+def read_checkpoint(path, weights=True):
     """What a file holds: a whole model, .h5 or .keras, or bare weights in Keras' HDF5 layout; ResNet50, 101 or 152.
 
     Args:
         path: the file.
-        flag: the flag that named it, for messages.
         weights: False leaves the arrays in the file, for a quick look before anything heavy is imported.
 
     Returns:
@@ -75,34 +74,34 @@ def read_checkpoint(path, flag, weights=True):
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{flag}: received {path}, which is not a file; expected an .h5 or .keras file"
-                         f"{suggestion(path)}")
+        raise InputError(f"received {path}, which is not a file; expected an .h5 or .keras file"
+                         f"{suggestion(path)}", path)
     if other := archives.other_kind(path):
-        raise InputError(f"{flag}: received {path}, which is {other}; expected an .h5 or .keras file of Keras")
-    check_record(path, flag)
+        raise InputError(f"received {path}, which is {other}; expected an .h5 or .keras file of Keras", path)
+    check_record(path)
     try:
-        with archives.opened(path, flag) as (file, config, is_archive):
-            arrays = archives.arrays(file, path, flag)
+        with archives.opened(path) as (file, config, is_archive):
+            arrays = archives.arrays(file, path)
             checkpoint = (readers.read_bare(path, arrays, archives.groups(file), weights) if config is None else
                           readers.read_whole(path, config, archives.Weights(arrays, is_archive), weights))
             if weights and file.attrs.get(DIGEST) not in (None, _digest(archives.by_layer(arrays))):
-                raise InputError(f"{flag}: received {path}, whose weights are damaged: they don't have the "
-                                 "checksum that the file names; expected the file as it was written")
+                raise InputError(f"received {path}, whose weights are damaged: they don't have the checksum that the "
+                                 "file names; expected the file as it was written", path)
     except InputError:
         raise
     except reader.Unread as error:
-        raise InputError(f"{flag}: received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; "
-                         f"found {error}") from None
+        raise InputError(f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found "
+                         f"{error}", path) from None
     except OSError as error:
-        raise InputError(f"{flag}: received {path} of {os.path.getsize(path)} bytes, which is empty, truncated or "
-                         f"no HDF5 file; expected an .h5 or .keras model ({error})") from None
+        raise InputError(f"received {path} of {os.path.getsize(path)} bytes, which is empty, truncated or no HDF5 "
+                         f"file; expected an .h5 or .keras model ({error})", path) from None
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # another zip, or a damaged one
-        raise InputError(f"{flag}: received {path}, a zip file that can't be read ({error}); expected an .h5 or .keras "
-                         "model") from None
+        raise InputError(f"received {path}, a zip file that can't be read ({error}); expected an .h5 or .keras model",
+                         path) from None
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
         told = "" if isinstance(error, LookupError | TypeError | AttributeError) else f" ({error})"
-        raise InputError(f"{flag}: received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; "
-                         f"found what no file of Keras holds, or a damaged one{told}") from None
+        raise InputError(f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found "
+                         f"what no file of Keras holds, or a damaged one{told}", path) from None
     return checkpoint
 
 
@@ -124,7 +123,7 @@ def build(checkpoint, classes=None, input_shape=None, preprocessing="auto"):
     """
     classes = classes or checkpoint.classes
     if classes is None:
-        raise InputError(f"{checkpoint.path} has no classifier; expected a number of classes (--class_num)")
+        raise InputError(f"{checkpoint.path} has no classifier; expected a number of classes (`class_num`)")
     mode, weights = pixels_of(checkpoint, preprocessing).mode, dict(checkpoint.weights)
     normalization, kernel = checkpoint.normalization, weights["conv1_conv", "kernel"]
     if normalization is None and mode == "caffe":  # the kernel is scaled, so that it reads numbers of about 1
@@ -187,8 +186,8 @@ def prove(checkpoint, model, preprocessing="auto"):
         return f"{UNPROVEN}: {error}"
     if not found <= allowed:
         raise InputError(f"{checkpoint.path}: the network read from it differs from plain Keras' by {found:.3g} in a "
-                         f"probability or logit, expected at most {allowed:.3g}; please report it, or try "
-                         "evaluate_model.py --any_model")
+                         f"probability or logit, expected at most {allowed:.3g}; please report it, or try: "
+                         + command("evaluate_model.py", model_path=checkpoint.path, any_model=True))
     return (f"equal to plain Keras on {twins.IMAGES} images (largest difference {found:.1g})"
             f"{twins.told_of(checkpoint.config)}")
 
@@ -207,7 +206,7 @@ def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="a
     start = random.getstate()  # Keras draws the seeds of its weights from it
     model = build(checkpoint, checkpoint.classes or classes, input_shape, preprocessing)
     built = random.getstate()
-    proof = prove(checkpoint, model, preprocessing) if verify else f"{UNPROVEN} (--no-verify_model)"
+    proof = prove(checkpoint, model, preprocessing) if verify else f"{UNPROVEN} (`verify_model=False`)"
     if proof and (checkpoint.config or checkpoint.path != "imagenet"):
         told = f"{checkpoint.path}: {pixels_of(checkpoint, preprocessing).told}; {proof}"
         if verify and proof.startswith(UNPROVEN):  # a wrong reading wouldn't be noticed
@@ -219,12 +218,11 @@ def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="a
     return model if same else build(checkpoint, classes, input_shape, preprocessing)
 
 
-def load_model(path, flag, class_num=None, input_shape=None, preprocessing="auto", verify=True, verbose=0):
+def load_model(path, class_num=None, input_shape=None, preprocessing="auto", verify=True, verbose=0):
     """The model of a file that the suite or plain Keras wrote, or keras.applications' ImageNet weights.
 
     Args:
         path: an .h5 or .keras file.
-        flag: the flag that named it, for messages.
         class_num: number of classes that the model must have; None takes any.
         input_shape: (height, width, 3) that the model must take; None takes the file's.
         preprocessing: see `build`.
@@ -238,23 +236,23 @@ def load_model(path, flag, class_num=None, input_shape=None, preprocessing="auto
         InputError: as `read_checkpoint`; the class count or the image size is another; or plain Keras answers
             differently.
     """
-    checkpoint = read_checkpoint(path, flag)
-    check_fits(checkpoint, flag, class_num, input_shape)
+    checkpoint = read_checkpoint(path)
+    check_fits(checkpoint, class_num, input_shape)
     return open_checkpoint(checkpoint, class_num, input_shape, preprocessing, verify, verbose)
 
 
-def check_fits(checkpoint, flag, class_num=None, input_shape=None, dataset=None):
+def check_fits(checkpoint, class_num=None, input_shape=None, dataset=None):
     """Raises InputError where a checkpoint has another class count or another image size than the data."""
     if class_num is not None and checkpoint.classes != class_num:
-        head = command("train_base_model.py", "--model_path", checkpoint.path, "--dataset", dataset or "IMAGES",
-                       "--save_folder", f"./model/of_{class_num}_classes")
-        raise InputError(f"{flag}: received {checkpoint.path} with {checkpoint.classes or 'no'} classes, expected "
-                         f"{class_num}, as {dataset or 'the data'} has them; a model with a new head of {class_num} "
-                         f"classes is trained by: {head}")
+        head = command("train_base_model.py", model_path=checkpoint.path, dataset=dataset or "IMAGES",
+                       save_folder=f"./model/of_{class_num}_classes")
+        raise InputError(f"received {checkpoint.path} with {checkpoint.classes or 'no'} classes, expected {class_num}, "
+                         f"as {dataset or 'the data'} has them; a model with a new head of {class_num} classes is "
+                         f"trained by: {head}", checkpoint.path)
     have = checkpoint.input_shape
     if input_shape is not None and have is not None and tuple(have) != tuple(input_shape):
-        raise InputError(f"{flag}: received {checkpoint.path} for images of {have[0]}x{have[1]}, expected "
-                         f"{input_shape[0]}x{input_shape[1]}, as the data set has them")
+        raise InputError(f"received {checkpoint.path} for images of {have[0]}x{have[1]}, expected {input_shape[0]}x"
+                         f"{input_shape[1]}, as the data set has them", checkpoint.path)
 
 
 def imagenet_checkpoint(depth):
@@ -269,7 +267,7 @@ def imagenet_checkpoint(depth):
     try:
         model = constructor(weights="imagenet")
     except Exception as error:  # get_file raises a bare Exception for every network failure
-        raise InputError(f"--model_path: received imagenet, which needs a download ({error}); without a network give "
-                         f"the path of resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5 instead") from None
+        raise InputError(f"received imagenet, which needs a download ({error}); without a network give the path of "
+                         f"resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5 instead", "imagenet") from None
     weights = {(layer.name, v.name): np.asarray(v) for layer in model.layers for v in layer.variables}
     return readers.Checkpoint("imagenet", weights, depth, "imagenet", resnet.full_widths(depth), 1000, None, None)

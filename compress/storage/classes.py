@@ -15,7 +15,7 @@ import numpy as np
 
 from compress.cli import display
 from compress.data import folders, stock
-from compress.errors import InputError
+from compress.errors import InputError, command
 from compress.storage import records
 
 DATASET = "class_names"  # of the suite's .h5 files: (classes,) strings of UTF-8; HDF5 attributes end at 64 KiB
@@ -173,12 +173,13 @@ def meet(path, images):
     first = next(i for i, name in enumerate(ours) if name != plain[i])
     differ = f"class {first} of {images.name} is {shown([names[first]])}, of {path} {shown([known[first]])}"
     if sorted(ours) == sorted(plain):
-        raise InputError(f"--dataset: received the classes of {path} in another order: {differ}; expected folders "
+        raise InputError(f"`dataset`: received the classes of {path} in another order: {differ}; expected folders "
                          f"called as the model's classes are, upper and lower case too, so that they sort alike: "
                          f"{shown(known)}")
     if set(ours) & set(plain):
-        raise InputError(f"--dataset: {differ}; expected the model's classes, {shown(known)}: rename the folders, or "
-                         f"give the model a head for these: train_base_model.py --model_path {path} --dataset ...")
+        head = command("train_base_model.py", model_path=path, dataset="...")
+        raise InputError(f"`dataset`: {differ}; expected the model's classes, {shown(known)}: rename the folders, or "
+                         f"give the model a head for these: {head}")
     display.warn(f"{path} was trained on {shown(known)}; read as {shown(names)}, in this order: right only if these "
                  "are other names of the same classes")
     return list(known)

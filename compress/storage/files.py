@@ -73,7 +73,7 @@ def move(source, target):
 
 
 @contextlib.contextmanager
-def exclusive(folder, flag):
+def exclusive(folder):
     """Holds a folder for this process alone, and clears away what a killed run left half-written in it.
 
     Makes the folder if it is missing; where the body fails and has written nothing, it is gone again. The lock is the
@@ -81,7 +81,6 @@ def exclusive(folder, flag):
 
     Args:
         folder: where a run writes.
-        flag: the flag that named it, for the message.
 
     Raises:
         InputError: another process holds it, or it takes no files.
@@ -95,11 +94,11 @@ def exclusive(folder, flag):
         lock = filelock.FileLock(folder / LOCK, blocking=False)
         lock.acquire()
     except filelock.Timeout:
-        raise InputError(f"{flag}: received {folder}, where another run is writing at this moment; expected a folder "
-                         "of its own for each run") from None
+        raise InputError(f"received {folder}, where another run is writing at this moment; expected a folder of its "
+                         "own for each run", folder) from None
     except OSError as error:
-        raise InputError(f"{flag}: received {folder}, expected a folder that can be written to "
-                         f"({error.strerror or error})") from None
+        raise InputError(f"received {folder}, expected a folder that can be written to ({error.strerror or error})",
+                         folder) from None
     try:
         for place in ("", "iter*/", "ablation/*/"):  # no further down, where another run may be at work
             for left in folder.glob(f"{place}{PARTIAL}*"):
@@ -145,7 +144,7 @@ def suggestion(path):
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def check_writable(folder, flag):
+def check_writable(folder):
     """Makes sure, before any work, that files can be written under `folder`; leaves nothing behind.
 
     Raises:
@@ -159,18 +158,18 @@ def check_writable(folder, flag):
         with tempfile.TemporaryDirectory(prefix=".write-test-", dir=nearest):
             pass
     except OSError as error:
-        raise InputError(f"{flag}: received {folder}, expected a folder that can be written to "
-                         f"({error.strerror or error}: {nearest})") from None
+        raise InputError(f"received {folder}, expected a folder that can be written to ({error.strerror or error}: "
+                         f"{nearest})", folder) from None
 
 
-def check_apart(path, folder, flag):
+def check_apart(path, folder):
     """Raises InputError where a run in `folder` would overwrite the model that it starts from, at `path`."""
     if Path(path).is_file() and Path(path).resolve() == (Path(folder) / "model.h5").resolve():
-        raise InputError(f"{flag}: received {folder}, where {path} lies, which the run starts from and would "
-                         "overwrite; expected another folder")
+        raise InputError(f"received {folder}, where {path} lies, which the run starts from and would overwrite; "
+                         "expected another folder", folder)
 
 
-def check_file(path, flag, suffix):
+def check_file(path, suffix):
     """Makes sure, before any work, that a file can be written at `path`.
 
     Raises:
@@ -178,5 +177,8 @@ def check_file(path, flag, suffix):
     """
     path = Path(path)
     if path.suffix != suffix or path.is_dir():
-        raise InputError(f"{flag}: received {path}, expected a file that ends in {suffix}")
-    check_writable(path.parent, flag)
+        raise InputError(f"received {path}, expected a file that ends in {suffix}", path)
+    try:
+        check_writable(path.parent)
+    except InputError as error:
+        raise InputError(str(error), path) from None  # about the file that was asked for

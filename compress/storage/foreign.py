@@ -28,14 +28,13 @@ FREE = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.
 PRODUCTS = ("Matmul", "Dot", "Einsum", "Tensordot", "Attention", "AdditiveAttention", "Conv")  # of two tensors
 
 
-def load_classifier(path, flag, preprocessing="auto", verbose=0):
+def load_classifier(path, preprocessing="auto", verbose=0):
     """Any image classifier that Keras opens, .keras or .h5, as a model of pixels and logits.
 
     Keras' safe mode is on: a file that brings its own code is refused. Its own layers run.
 
     Args:
         path: the file.
-        flag: the flag that named it, for messages.
         preprocessing: what the model was trained with, one of flags.PREPROCESSING; see `preprocess.decide`.
         verbose: 0 doesn't say what pixels go through.
 
@@ -46,13 +45,13 @@ def load_classifier(path, flag, preprocessing="auto", verbose=0):
     Raises:
         InputError: Keras can't open it, or it is no image classifier.
     """
-    config = _config(path, flag)
-    net = _opened(path, flag, config)
+    config = _config(path)
+    net = _opened(path, config)
     shape, out = getattr(net, "input_shape", None), getattr(net, "output_shape", None)
     if not _is_shape(shape, 4) or shape[-1] != 3 or not _is_shape(out, 2) or (out[-1] or 0) < 2:
         grey = _is_shape(shape, 4) and shape[-1] == 1
-        raise InputError(f"{flag}: received {path}, {shape} -> {out}{', of grey images' * grey}; expected "
-                         "a classifier of one input of RGB images and one output of two classes or more")
+        raise InputError(f"received {path}, {shape} -> {out}{', of grey images' * grey}; expected a classifier of one "
+                         "input of RGB images and one output of two classes or more", path)
     family, mode = _family(config)
     pixels = preprocess.decide(path, _on_pixels(config), None, preprocessing, mode,
                                f"as keras.applications' {family} expects them" if family else
@@ -61,7 +60,7 @@ def load_classifier(path, flag, preprocessing="auto", verbose=0):
     image = keras.Input(shape[1:], name="image")
     seen = preprocess.apply(image, pixels.mode) if pixels.mode != "none" else image
     answers = ops.cast(net(seen, training=False), "float32")  # of half precision, too
-    if _answers_probabilities(net, path, flag):
+    if _answers_probabilities(net, path):
         answers = ops.log(ops.maximum(answers, float(np.finfo("float32").tiny)))
     return keras.Model(image, answers, name="foreign")
 
@@ -70,10 +69,10 @@ def _is_shape(shape, rank):
     return isinstance(shape, tuple) and len(shape) == rank and all(n is None or isinstance(n, int) for n in shape)
 
 
-def _config(path, flag):
+def _config(path):
     """A file's model config, an empty dict where it has none. Raises InputError where it needs its author's code."""
     try:
-        with archives.opened(path, flag) as (_, config, _):
+        with archives.opened(path) as (_, config, _):
             for layer in _inside((config or {}).get("config")):
                 reader.check_own(layer)
                 settings = layer.get("config") if isinstance(layer.get("config"), dict) else {}
@@ -84,8 +83,8 @@ def _config(path, flag):
                     raise reader.Unread(f"{settings.get('name')} ({layer['class_name']}), which reads another file")
             return config or {}
     except reader.Unread as error:
-        raise InputError(f"{flag}: received {path}, which Keras can't open: it has {error}; expected layers of Keras "
-                         "alone") from None
+        raise InputError(f"received {path}, which Keras can't open: it has {error}; expected layers of Keras alone",
+                         path) from None
     except InputError:
         raise
     except Exception:  # whatever a damaged file raises: Keras says it
@@ -111,7 +110,7 @@ def _inside(value):
         yield from _inside(item)
 
 
-def _opened(path, flag, config):
+def _opened(path, config):
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever layers and files raise
@@ -119,8 +118,8 @@ def _opened(path, flag, config):
             with contextlib.suppress(Exception):
                 return _mended(path, config)
         why = re.split(r"\s*(?:Full config|config=|Exception encountered|Arguments received)", one_line(error))[0]
-        raise InputError(f"{flag}: received {path}, which Keras {keras.__version__} can't open ({why:.600}); expected "
-                         "a classifier that keras.models.load_model opens") from None
+        raise InputError(f"received {path}, which Keras {keras.__version__} can't open ({why:.600}); expected a "
+                         "classifier that keras.models.load_model opens", path) from None
 
 
 def _mended(path, config):
@@ -161,15 +160,15 @@ def _on_pixels(config):
     return tuple(found)
 
 
-def _answers_probabilities(net, path, flag):
+def _answers_probabilities(net, path):
     """Whether what a network answers to noise are numbers from 0 that add up to 1, as far as half precision goes."""
     shape = [n or 224 for n in net.input_shape[1:]]
     noise = np.random.default_rng(0).normal(0, 2, (4, *shape)).astype("float32")
     try:
         answers = np.asarray(ops.cast(net(noise, training=False), "float32"), np.float64)
     except Exception as error:  # whatever layers raise
-        raise InputError(f"{flag}: received {path}, which can't answer to images of {shape[0]}x{shape[1]} "
-                         f"({error!s:.200}); expected a classifier that can") from None
+        raise InputError(f"received {path}, which can't answer to images of {shape[0]}x{shape[1]} ({error!s:.200}); "
+                         "expected a classifier that can", path) from None
     return bool((answers >= 0).all() and np.abs(answers.sum(1) - 1).max() < 0.02)
 
 

@@ -1,4 +1,4 @@
-"""What pixels go through in front of a network: decided in one place, from what its file holds and --preprocessing."""
+"""What pixels go through in front of a network: decided in one place, from its file and what is asked for."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ class Pixels:
 
     Attributes:
         mode: of flags.PREPROCESSING, but not 'auto': what happens outside the file; 'none' where it is in the file.
-        told: what to say of it, after the file's name and a colon.
+        told: what to say of it, after the file's name and a colon; parameters between backticks.
     """
 
     mode: str
@@ -30,7 +30,7 @@ def decide(path, layers, unread, asked, otherwise="caffe", why="as keras.applica
         path: the file, for the message.
         layers: its own layers and operations that act on each channel, 'rescaling (Rescaling)', in their order.
         unread: a layer among them that can't be read, or None.
-        asked: the value of --preprocessing.
+        asked: what the user says of it, of flags.PREPROCESSING.
         otherwise: the mode of 'auto' for a file that holds nothing of the kind.
         why: says so.
 
@@ -42,19 +42,19 @@ def decide(path, layers, unread, asked, otherwise="caffe", why="as keras.applica
         bare = unread.endswith("(Rescaling)")
         raise InputError(f"{path} has a layer {unread}" + (
             ", whose numbers no file of weights alone holds; expected the whole model, as model.save('model.keras') "
-            "writes it, or" if bare else " that is not read; expected") + " --preprocessing with what the network is "
-            f"to be given{' in its place' * bare}")
+            "writes it, or" if bare else " that is not read; expected") + " `preprocessing` with what the network is "
+            f"to be given{' in its place' * bare}", path)
     if unread:
-        return Pixels(asked, f"pixels by --preprocessing {asked}, in place of {unread}, which is not read")
+        return Pixels(asked, f"pixels by `preprocessing={asked}`, in place of {unread}, which is not read")
     if not layers:
         if asked == "auto":
-            return Pixels(otherwise, f"pixels by --preprocessing {otherwise}, {why}")
-        return Pixels(asked, f"pixels by --preprocessing {asked}")
+            return Pixels(otherwise, f"pixels by `preprocessing={otherwise}`, {why}")
+        return Pixels(asked, f"pixels by `preprocessing={asked}`")
     if asked == "auto":
         return Pixels("none", f"pixels 0 to 255 through the file's own {own}")
     if all(layer.split(" (")[-1].rstrip(")") in STATISTICS for layer in layers):
-        return Pixels(asked, f"pixels by --preprocessing {asked}, then through the file's own {own}")
-    return Pixels("none", f"pixels 0 to 255 through the file's own {own}, without --preprocessing {asked} on top")
+        return Pixels(asked, f"pixels by `preprocessing={asked}`, then through the file's own {own}")
+    return Pixels("none", f"pixels 0 to 255 through the file's own {own}, without `preprocessing={asked}` on top")
 
 
 def apply(image, mode):

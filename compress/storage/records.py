@@ -119,15 +119,15 @@ def recorded_sha256(path):
     return {value for value in named if isinstance(value, str) and len(value) == 64}
 
 
-def check_record(path, flag):
+def check_record(path):
     """Raises InputError where a record beside a file names another checksum."""
     allowed = recorded_sha256(path)
     while allowed and (found := sha256(path)) not in allowed:
         before, allowed = allowed, recorded_sha256(path)
         if allowed != before:  # a run is writing both at this moment
             continue
-        raise InputError(f"{flag}: received {path}, which is damaged or was replaced: its sha256 is {found:.8}..., "
-                         f"expected {min(allowed):.8}..., as the record beside it says")
+        raise InputError(f"received {path}, which is damaged or was replaced: its sha256 is {found:.8}..., expected "
+                         f"{min(allowed):.8}..., as the record beside it says", path)
 
 
 def _run_beside(path):

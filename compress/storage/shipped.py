@@ -44,9 +44,9 @@ def set_aside(folder, verbose=1):
         for path in mine:
             path.unlink()
     except OSError as error:
-        raise InputError(f"--save_folder: {folder} holds the student that came with the suite, which can't be moved to "
-                         f"{target} ({error.strerror or error}); expected room and permission, or another folder"
-                         ) from None
+        raise InputError(f"received {folder}, which holds the student that came with the suite, and that can't be "
+                         f"moved to {target} ({error.strerror or error}); expected room and permission, or another "
+                         "folder", folder) from None
     display.say(f"the student that came with the suite was moved from {folder} to {target}", verbose)
 
 

@@ -1,5 +1,6 @@
 """What a newcomer meets first: messages that fit the terminal, --help and a run without packages, slips in flags."""
 
+import argparse
 import importlib
 import itertools
 import os
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress import errors
-from compress.cli import messages, values
+from compress.cli import flags, messages, values
 
 ROOT = Path(__file__).parents[2]
 LINE = ("train_base_model.py: --save_folder: received ./model/a_long_name/of_a_folder/base_model, which holds a run of "
@@ -119,3 +120,24 @@ def test_a_slip_is_named_with_what_was_meant(script, words, says, capsys):
 
 def test_a_path_that_is_gone_is_left_to_the_script(tmp_path):
     assert values.data_set("./gone") == "./gone" and values.data_set("digits") == "digits"
+
+
+@pytest.mark.parametrize(("path", "flag"), [
+    ("runs/base/model.h5", "model_path"), ("runs/kd/model.h5", "model_path"),  # each of several values
+    ("./runs//kd/model.h5", "model_path"), (os.path.abspath("runs/kd/model.h5"), "model_path"),  # however it is spelled
+    ("runs/pruned/iter3/mask.npz", "root_folder"), ("runs/base/history.json", "save_folder"),  # nearest folder above
+    ("elsewhere/model.h5", None), ("runs/base.json", None), (None, None)])
+def test_an_error_about_a_path_names_the_flag_that_gave_it(path, flag):
+    args = argparse.Namespace(argv=["x", "elsewhere/model.h5"], save_folder="runs/base", epoch_num=3,
+                              root_folder=Path("runs/pruned"), model_path=["runs/base/model.h5", "runs/kd/model.h5"])
+    told = flags.named(errors.InputError("received it", path), args)
+    assert told == (f"`{flag}`: received it" if flag else "received it")
+
+
+def test_parameters_of_a_message_are_flags_on_a_command_line():
+    text = "`epoch_num`, `resume=\"never\"`, `preprocessing=caffe`, `verify_model=False`, `gpu=True`, `x`"
+    names = ["epoch_num", "resume", "preprocessing", "verify_model", "gpu"]
+    assert messages.spelled(text, names) == (
+        "--epoch_num, --resume never, --preprocessing caffe, --no-verify_model, --gpu, `x`")
+    words = errors.command("train_base_model.py", model_path="a b.h5", json=True).split("train_base_model.py ")[1]
+    assert words == "--model_path 'a b.h5' --json"

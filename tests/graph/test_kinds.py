@@ -149,7 +149,7 @@ READ = {
 def assert_read_alike(model, path):
     """The suite's reading of a model's file answers what plain Keras answers to raw pixels."""
     model.save(path)
-    ours = checkpoints.load_model(path, "--x", preprocessing="none", verify=False)
+    ours = checkpoints.load_model(path, preprocessing="none", verify=False)
     wanted, found = (np.asarray(net(RGB, training=False)) for net in (model, ours))
     if np.allclose(wanted.sum(1), 1, atol=1e-4):
         found = np.asarray(ops.softmax(found))
@@ -227,14 +227,14 @@ def test_other_names_epsilons_and_missing_biases_of_a_whole_resnet_are_read(tmp_
     first.moving_variance.assign(first.moving_variance * 1e-9)  # below the epsilon that the suite's networks have
     first.moving_mean.assign(first.moving_mean * 1e-3)
     assert_read_alike(model, tmp_path / "m.h5")
-    found = checkpoints.read_checkpoint(tmp_path / "m.h5", "--x")
+    found = checkpoints.read_checkpoint(tmp_path / "m.h5")
     assert found.widths == SMALL and found.depth == 50
 
 
 def test_a_network_without_a_classifier_gets_one_behind_the_same_features(small, tmp_path, capsys):
     model = around(lambda x: x / 99, lambda x: x, small)
     model.save(tmp_path / "m.keras")
-    found = checkpoints.read_checkpoint(tmp_path / "m.keras", "--x")
+    found = checkpoints.read_checkpoint(tmp_path / "m.keras")
     net = checkpoints.open_checkpoint(found, 3, verbose=1)
     assert found.classes is None and net.output_shape == (None, 3)
     assert "equal to plain Keras" in capsys.readouterr().out
@@ -251,7 +251,7 @@ def test_hidden_layers_go_the_whole_way(small, tmp_path):
     widths = resnet.widths_of(net)
     assert (widths["hidden1"], widths["hidden2"]) == (9, 3)
     checkpoints.save_model(net, tmp_path / "ours.h5")
-    again = checkpoints.load_model(tmp_path / "ours.h5", "--x")
+    again = checkpoints.load_model(tmp_path / "ours.h5")
     wanted = np.asarray(net(RGB, training=False))
     np.testing.assert_array_equal(again(RGB, training=False), wanted)
     for fast_net in (folded.FoldedResNet(net), fast.FastResNet(again)):
@@ -313,11 +313,11 @@ def test_a_file_of_tf_keras_2_is_read_and_proven(small, tmp_path, capsys):
     model.save(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5", "r+") as file:
         file.attrs["model_config"] = json.dumps(of_old(json.loads(model.to_json())))
-    ours = checkpoints.load_model(tmp_path / "m.h5", "--x", verbose=1)
+    ours = checkpoints.load_model(tmp_path / "m.h5", verbose=1)
     np.testing.assert_allclose(ops.softmax(ours(RGB, training=False)), model(RGB, training=False), rtol=1e-4, atol=1e-5)
     told = capsys.readouterr().out
     assert "equal to plain Keras on 4 images" in told and "functions of TensorFlow as operations of Keras 3" in told
-    found = checkpoints.read_checkpoint(tmp_path / "m.h5", "--x")
+    found = checkpoints.read_checkpoint(tmp_path / "m.h5")
     ours.get_layer("conv3_block1_2_bn").epsilon = 0.3
     with pytest.raises(InputError, match="differs from plain Keras"):
         checkpoints.prove(found, ours)
@@ -329,7 +329,7 @@ def test_logits_in_the_thousands_and_a_softmax_layer_are_proven(small, tmp_path)
         layers.Dropout(0.1)(layers.Dense(3)(pool(x)))), small)
     model.layers[-3].kernel.assign(model.layers[-3].kernel * 1e6)
     model.save(tmp_path / "m.keras")
-    found = checkpoints.read_checkpoint(tmp_path / "m.keras", "--x")
+    found = checkpoints.read_checkpoint(tmp_path / "m.keras")
     net = checkpoints.build(found)
     assert checkpoints.prove(found, net).startswith("equal to plain Keras")
     net.get_layer("conv4_block1_2_bn").epsilon = 0.5
@@ -372,7 +372,7 @@ def test_a_wrong_reading_is_found(small, tmp_path):
     """The proof at the moment of reading: one weight off, one activation less."""
     model = around(lambda x: x / 255, pool_dense, small)
     model.save(tmp_path / "m.keras")
-    found = checkpoints.read_checkpoint(tmp_path / "m.keras", "--x")
+    found = checkpoints.read_checkpoint(tmp_path / "m.keras")
     net = checkpoints.build(found)
     assert checkpoints.prove(found, net).endswith(")")
     assert "where the file says bfloat16 and mixed_float16" in twins.told_of(
@@ -457,7 +457,7 @@ def test_weights_that_no_layer_of_the_config_has_are_refused(small, suffix, tmp_
             for name, content in parts.items():
                 archive.writestr(name, json.dumps(config) if name == "config.json" else content)
     with pytest.raises(InputError, match="the weights .*, which no layer of the file's own config has"):
-        checkpoints.read_checkpoint(path, "--x")
+        checkpoints.read_checkpoint(path)
 
 
 def _model(layers_, end):

@@ -223,7 +223,7 @@ def test_pruning_by_sensitivity_meets_its_budget_in_equal_steps_and_goes_on_as_t
 
 
 def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
-    model = checkpoints.load_model(base, "base")
+    model = checkpoints.load_model(base)
     args = prune_model.build_parser().parse_args(
         [*DIGITS, "--criterion", "l2", "--target_macs", "2x", "--prune_iter", "1", "--round_to", "4", "--allocation",
          "threshold"])
@@ -295,7 +295,7 @@ def test_the_script_shows_and_records_what_trimmed_networks_do(base, tmp_path, c
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     args = sensitivity.build_parser().parse_args(argv)
     part = dataset.sample(dataset.load_data(configs.DataConfig.of(args), (32, 32)).val, 12)
-    model = checkpoints.load_model(base, "base")
+    model = checkpoints.load_model(base)
     judge = folded.FoldedResNet(model)
     assert result["acc"] == metrics.evaluate(judge, dataset.Split(*part, "validation"))["acc"]
     row = result["layers"][9]

@@ -40,7 +40,7 @@ def application(tmp_path_factory):
 def test_round_trip_is_bit_equal_here_and_in_plain_keras(saved, pictures):
     model, path = saved
     wanted = model.predict_on_batch(pictures[0])
-    np.testing.assert_array_equal(checkpoints.load_model(path, "--x", 10, (32, 32, 3)).predict_on_batch(pictures[0]),
+    np.testing.assert_array_equal(checkpoints.load_model(path, 10, (32, 32, 3)).predict_on_batch(pictures[0]),
                                   wanted)
     np.testing.assert_array_equal(keras.models.load_model(path).predict_on_batch(pictures[0]), wanted)
 
@@ -60,7 +60,7 @@ def test_application_with_softmax_gives_the_same_classes_on_rgb(application):
     model, path = application
     rgb = np.random.default_rng(3).integers(0, 256, (5, 48, 40, 3)).astype("float32")
     wanted = model.predict_on_batch(keras.applications.resnet.preprocess_input(rgb.copy()))
-    loaded = checkpoints.load_model(path, "--x", 7, (48, 40, 3))
+    loaded = checkpoints.load_model(path, 7, (48, 40, 3))
     np.testing.assert_allclose(keras.ops.softmax(loaded.predict_on_batch(rgb)), wanted, atol=1e-5)
     feature = keras.Model(model.inputs, model.get_layer("conv3_block4_out").output)
     ours = keras.Model(loaded.inputs, loaded.get_layer("conv3_block4_out").output)
@@ -75,12 +75,12 @@ def test_a_model_trained_on_another_preprocessing_answers_alike_on_plain_rgb(mod
     rgb = np.random.default_rng(4).integers(0, 256, (3, 48, 40, 3)).astype("float32")
     seen = (keras.applications.imagenet_utils.preprocess_input(rgb.copy(), mode=mode) if mode in ("tf", "torch")
             else rgb / 255 if mode == "unit" else rgb)
-    loaded = checkpoints.load_model(path, "--x", 7, (48, 40, 3), mode)
+    loaded = checkpoints.load_model(path, 7, (48, 40, 3), mode)
     np.testing.assert_allclose(keras.ops.softmax(loaded.predict_on_batch(rgb)), model.predict_on_batch(seen), atol=1e-5)
     np.testing.assert_allclose(folded.FoldedResNet(loaded).predict_on_batch(rgb), loaded.predict_on_batch(rgb),
                                rtol=1e-3, atol=1e-3)
     checkpoints.save_model(loaded, tmp_path / "model.h5")  # from here on the file tells
-    again = checkpoints.load_model(tmp_path / "model.h5", "--x", preprocessing="caffe")
+    again = checkpoints.load_model(tmp_path / "model.h5", preprocessing="caffe")
     np.testing.assert_array_equal(again.predict_on_batch(rgb), loaded.predict_on_batch(rgb))
 
 
@@ -91,12 +91,12 @@ def test_a_keras_archive_is_read_as_the_h5_of_the_same_model(application, saved,
     keras.models.load_model(saved[1]).save(tmp_path / "ours.keras")
     model.save(tmp_path / "theirs.keras")
     for h5, archive in ((path, tmp_path / "theirs.keras"), (saved[1], tmp_path / "ours.keras")):
-        one, other = (checkpoints.read_checkpoint(name, "--x") for name in (h5, archive))
+        one, other = (checkpoints.read_checkpoint(name) for name in (h5, archive))
         assert dataclasses.replace(one, path="", weights={}) == dataclasses.replace(other, path="", weights={})
         assert set(one.weights) <= set(other.weights)
         for key, value in one.weights.items():
             np.testing.assert_array_equal(other.weights[key], value)
-        peek = checkpoints.read_checkpoint(archive, "--x", weights=False)
+        peek = checkpoints.read_checkpoint(archive, weights=False)
         assert (peek.widths, peek.weights) == (one.widths, {})
 
 
@@ -111,8 +111,8 @@ def test_zip_files_that_are_no_model_or_swell_are_refused(application, tmp_path)
         archive.writestr("config.json", "{}")
         archive.writestr("model.weights.h5", bytes(10**7))
     for name in ("cut", "flipped", "other", "bomb"):
-        with pytest.raises(InputError, match=rf"^--x: received .*{name}\.keras") as caught:
-            checkpoints.read_checkpoint(tmp_path / f"{name}.keras", "--x")
+        with pytest.raises(InputError, match=rf"^received .*{name}\.keras") as caught:
+            checkpoints.read_checkpoint(tmp_path / f"{name}.keras")
         assert "\n" not in str(caught.value) and "expected" in str(caught.value)
 
 
@@ -123,7 +123,7 @@ def test_bare_weights_in_the_applications_layout(application, tmp_path):
         for layer in model.layers:
             for variable in layer.variables:
                 file[f"{layer.name}/{layer.name}/{variable.name}:0"] = np.asarray(variable)
-    found = checkpoints.read_checkpoint(path, "--x")
+    found = checkpoints.read_checkpoint(path)
     assert (found.depth, found.stem, found.classes, found.input_shape, found.normalization) == (
         50, "imagenet", 7, None, None)
     built = checkpoints.build(found, classes=3, input_shape=(32, 32, 3))
@@ -149,19 +149,19 @@ def test_blocks_may_be_fewer_but_each_is_whole(blocks, without, more, words, tmp
         if more:
             file[f"{more}/kernel"] = np.zeros((1, 1, 6, 6), "float32")
     if not words:
-        found = checkpoints.read_checkpoint(tmp_path / "weights.h5", "--x")
+        found = checkpoints.read_checkpoint(tmp_path / "weights.h5")
         assert (found.depth, resnet.blocks_of(found.widths)) == (50, blocks)
         built = checkpoints.build(found, input_shape=(32, 32, 3))
         for ours, theirs in zip(built.layers[-1].variables, model.layers[-1].variables, strict=True):
             np.testing.assert_array_equal(ours, theirs)
         return
-    with pytest.raises(InputError, match=f"^--x: .*expected a ResNet50, .*{words}"):
-        checkpoints.read_checkpoint(tmp_path / "weights.h5", "--x", weights=False)
+    with pytest.raises(InputError, match=f"^.*expected a ResNet50, .*{words}"):
+        checkpoints.read_checkpoint(tmp_path / "weights.h5", weights=False)
 
 
 def test_a_look_without_weights_knows_the_shapes(saved):
     model, path = saved
-    peek = checkpoints.read_checkpoint(path, "--x", weights=False)
+    peek = checkpoints.read_checkpoint(path, weights=False)
     assert peek.weights == {}
     assert {key: getattr(peek, key) for key in resnet.architecture_of(model)} == (
         resnet.architecture_of(model))
@@ -169,10 +169,10 @@ def test_a_look_without_weights_knows_the_shapes(saved):
 
 def test_another_class_count_or_size_is_refused(saved):
     _, path = saved
-    with pytest.raises(InputError, match=r"--x: .* with 10 classes, expected 7, .*train_base_model\.py --model_path"):
-        checkpoints.load_model(path, "--x", 7)
-    with pytest.raises(InputError, match="--x: received .* for images of 32x32, expected 64x64"):
-        checkpoints.load_model(path, "--x", 10, (64, 64, 3))
+    with pytest.raises(InputError, match=r".* with 10 classes, expected 7, .*train_base_model\.py --model_path"):
+        checkpoints.load_model(path, 7)
+    with pytest.raises(InputError, match="received .* for images of 32x32, expected 64x64"):
+        checkpoints.load_model(path, 10, (64, 64, 3))
 
 
 def foreign_files(folder, good):
@@ -194,8 +194,8 @@ def foreign_files(folder, good):
 def test_foreign_files_are_refused_in_one_line(saved, tmp_path):
     for path in foreign_files(tmp_path, saved[1]):
         for weights in (True, False):
-            with pytest.raises(InputError, match=rf"^--x: received .*{path.name}") as caught:
-                checkpoints.read_checkpoint(path, "--x", weights)
+            with pytest.raises(InputError, match=rf"^received .*{path.name}") as caught:
+                checkpoints.read_checkpoint(path, weights)
             assert "\n" not in str(caught.value), path
 
 
@@ -212,10 +212,10 @@ def test_a_stem_is_told_by_its_stride_and_pool_too(side, stride, pool, stem, tmp
     for path in (tmp_path / "model.h5", tmp_path / "model.keras"):
         model.save(path)
         if stem:
-            assert checkpoints.read_checkpoint(path, "--x", weights=False).stem == stem
+            assert checkpoints.read_checkpoint(path, weights=False).stem == stem
         else:
-            with pytest.raises(InputError, match="--x: received .*with another stride or pool"):
-                checkpoints.read_checkpoint(path, "--x", weights=False)
+            with pytest.raises(InputError, match="received .*with another stride or pool"):
+                checkpoints.read_checkpoint(path, weights=False)
 
 
 def test_links_and_external_storage_are_not_followed(saved, tmp_path):
@@ -240,8 +240,8 @@ def test_links_and_external_storage_are_not_followed(saved, tmp_path):
                 layout = h5py.VirtualLayout(shape, "f4")
                 layout[:] = h5py.VirtualSource(str(good), name, shape)
                 file.create_virtual_dataset(name, layout)
-        with pytest.raises(InputError, match=f"^--x: received .*{why}"):
-            checkpoints.read_checkpoint(path, "--x")
+        with pytest.raises(InputError, match=f"^received .*{why}"):
+            checkpoints.read_checkpoint(path)
 
 
 def test_a_layer_of_code_that_changes_the_images_is_told(saved, tmp_path, capsys):
@@ -253,17 +253,17 @@ def test_a_layer_of_code_that_changes_the_images_is_told(saved, tmp_path, capsys
         layer["class_name"], layer["config"] = "Lambda", {"name": "normalization", "function": "code"}
         file.attrs["model_config"] = json.dumps(config)
     with pytest.raises(InputError, match=r"layer normalization \(Lambda\) that is not read; expected --preproc"):
-        checkpoints.load_model(path, "--x")
+        checkpoints.load_model(path)
     rgb = np.full((1, 32, 32, 3), 128, "float32")
-    wanted = checkpoints.load_model(saved[1], "--x").predict_on_batch(rgb)
-    ours = checkpoints.load_model(path, "--x", preprocessing="none", verbose=1)
+    wanted = checkpoints.load_model(saved[1]).predict_on_batch(rgb)
+    ours = checkpoints.load_model(path, preprocessing="none", verbose=1)
     assert not np.allclose(ours.predict_on_batch(rgb), wanted)
     told = capsys.readouterr().out
     assert "in place of normalization (Lambda), which is not read; equal to plain Keras on" in told
     assert "without its Lambda" in told
     ours.get_layer("conv1_bn").epsilon = 1.0
     with pytest.raises(InputError, match="differs from plain Keras"):
-        checkpoints.prove(checkpoints.read_checkpoint(path, "--x"), ours, "none")
+        checkpoints.prove(checkpoints.read_checkpoint(path), ours, "none")
 
 
 @pytest.mark.parametrize(("content", "what"), [
@@ -278,8 +278,8 @@ def test_what_is_no_model_is_named(content, what, tmp_path):
         (path / "saved_model.pb").touch()
     else:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=f"--x: received .*model.h5, which is .*{what}") as caught:
-        checkpoints.read_checkpoint(path, "--x")
+    with pytest.raises(InputError, match=f"received .*model.h5, which is .*{what}") as caught:
+        checkpoints.read_checkpoint(path)
     assert "did you mean" not in str(caught.value)
 
 
@@ -301,7 +301,7 @@ def test_old_names_are_read_bare(saved, tmp_path):
                 short = {"kernel": "W", "bias": "b", "moving_mean": "running_mean",
                          "moving_variance": "running_std"}.get(variable.name, variable.name)
                 file[f"{name}/{name}_{short}:0"] = np.asarray(variable)
-    found = checkpoints.read_checkpoint(tmp_path / "old.h5", "--x")
+    found = checkpoints.read_checkpoint(tmp_path / "old.h5")
     assert (found.old, found.classes, found.widths) == (True, 10, narrow_widths())
     ours = checkpoints.build(found, input_shape=(32, 32, 3), preprocessing="none")
     twin = keras.models.clone_model(model, clone_function=lambda layer: type(layer).from_config(
@@ -317,21 +317,21 @@ def test_weights_of_keras_3_are_read_by_their_numbers(tmp_path):
     model = keras.Model(whole.get_layer("conv1_pad").input, whole.output)  # without the layer on pixels
     for name, net in (("flat", model), ("nested", keras.Sequential([model, keras.layers.Dropout(0.1)]))):
         net.save_weights(tmp_path / f"{name}.weights.h5")
-        found = checkpoints.read_checkpoint(tmp_path / f"{name}.weights.h5", "--x")
+        found = checkpoints.read_checkpoint(tmp_path / f"{name}.weights.h5")
         for layer in model.layers:
             for variable in layer.variables:
                 np.testing.assert_array_equal(found.weights[layer.name, variable.name], variable)
     whole.save_weights(path := tmp_path / "scaled.weights.h5")
-    found = checkpoints.read_checkpoint(path, "--x")
+    found = checkpoints.read_checkpoint(path)
     for layer in whole.layers:
         for variable in layer.variables:
             np.testing.assert_array_equal(found.weights[layer.name, variable.name], variable)
     with pytest.raises(InputError, match=r"normalization \(Rescaling\), whose numbers .*model.save\('model.keras'\)"):
-        checkpoints.load_model(path, "--x")
+        checkpoints.load_model(path)
     other = keras.Sequential([model, keras.layers.BatchNormalization()])
     other.save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(InputError, match=r"expected a ResNet50, .*batch_normalization, which lies elsewhere"):
-        checkpoints.read_checkpoint(tmp_path / "other.weights.h5", "--x")
+        checkpoints.read_checkpoint(tmp_path / "other.weights.h5")
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -344,7 +344,7 @@ def test_weights_of_keras_3_with_a_rescaling_and_augmentation(named, tmp_path):
     if not named:
         with h5py.File(path, "r+") as file:
             file.visititems(lambda _, item: item.attrs.pop("name", None) and None)
-    ours = checkpoints.load_model(path, "--x", preprocessing="tf")
+    ours = checkpoints.load_model(path, preprocessing="tf")
     rgb = np.random.default_rng(1).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
     np.testing.assert_allclose(ours(rgb, training=False), net(rgb, training=False), rtol=1e-4, atol=1e-4)
 
@@ -356,7 +356,7 @@ def test_nan_in_a_weight_is_refused(saved, tmp_path):
         file["model_weights/conv1_conv/conv1_conv/bias"][0] = np.nan
         del file.attrs["weights_sha256"]
     with pytest.raises(InputError, match=r"conv1_conv/bias holds NaN"):
-        checkpoints.load_model(path, "--x")
+        checkpoints.load_model(path)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -369,9 +369,9 @@ def test_damaged_files_never_give_anything_but_an_input_error(saved, tmp_path, c
             content[int(place * (len(content) - 1))] = value
     (tmp_path / "damaged.h5").write_bytes(content)
     try:
-        checkpoints.read_checkpoint(tmp_path / "damaged.h5", "--x")
+        checkpoints.read_checkpoint(tmp_path / "damaged.h5")
     except InputError as error:
-        assert str(error).startswith("--x: received")
+        assert str(error).startswith("received")
 
 
 def test_a_failed_save_leaves_the_old_file(saved, tmp_path, monkeypatch):
@@ -395,5 +395,5 @@ def test_imagenet_without_a_network_says_what_to_give(monkeypatch):
         raise Exception("URL fetch failure")  # as keras.utils.get_file does
 
     monkeypatch.setattr(keras.applications, "ResNet101", no_network)
-    with pytest.raises(InputError, match="--model_path: received imagenet.*resnet101_weights"):
+    with pytest.raises(InputError, match="received imagenet.*resnet101_weights"):
         checkpoints.imagenet_checkpoint(101)

@@ -34,7 +34,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
     folder = tmp_path / "run"
-    with files.exclusive(folder, "--save_folder"):
+    with files.exclusive(folder):
         records.write_json(folder / "x.json", {})
         shutil.rmtree(folder)
         with pytest.raises(InputError, match=r"x\.json can't be written \(No such file or directory\)"):
@@ -45,7 +45,7 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_takes_no_files_is_refused(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(InputError, match="--save_folder"), files.exclusive(tmp_path, "--save_folder"):
+    with pytest.raises(InputError, match="folder that can be written"), files.exclusive(tmp_path):
         pass
 
 
@@ -82,24 +82,24 @@ sys.exit(app.run_main(flags.Parser("script.py"), run, []))
 
 def test_one_run_a_folder_and_the_lock_ends_with_the_process(tmp_path):
     code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from compress.storage import files\n"
-            f"with files.exclusive({str(tmp_path / 'run')!r}, '--x'):\n    print('held', flush=True); sys.stdin.read()")
+            f"with files.exclusive({str(tmp_path / 'run')!r}):\n    print('held', flush=True); sys.stdin.read()")
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match="--save_folder: received .*run, where another run is writing"), \
-            files.exclusive(tmp_path / "run", "--save_folder"):
+    with pytest.raises(InputError, match="received .*run, where another run is writing"), \
+            files.exclusive(tmp_path / "run"):
         pass
     assert (tmp_path / "run").is_dir()
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
     (tmp_path / "run" / ".partial-model-abc.h5").write_text("half")
-    with files.exclusive(tmp_path / "run", "--save_folder"):
+    with files.exclusive(tmp_path / "run"):
         assert os.listdir(tmp_path / "run") == [".lock"]
         (tmp_path / "run" / "x").write_text("")
     assert os.listdir(tmp_path / "run") == ["x"]
 
 
 def test_folders_made_for_nothing_are_gone_again(tmp_path):
-    with pytest.raises(KeyError), files.exclusive(tmp_path / "a" / "b", "--x"):
+    with pytest.raises(KeyError), files.exclusive(tmp_path / "a" / "b"):
         raise KeyError
     assert not list(tmp_path.iterdir())
 
@@ -118,8 +118,8 @@ def test_a_flipped_bit_in_a_weight_is_an_error_that_names_the_file(model, tmp_pa
     needle = np.array(model.get_layer("conv3_block1_2_conv").kernel).tobytes()[400:440]
     place = good.index(needle)
     path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1:])
-    with pytest.raises(InputError, match=r"^--x: received .*moved_away\.h5, whose weights are damaged"):
-        checkpoints.load_model(path, "--x")
+    with pytest.raises(InputError, match=r"^received .*moved_away\.h5, whose weights are damaged"):
+        checkpoints.load_model(path)
 
 
 @pytest.mark.parametrize("record", [{"checkpoint": {"sha256": "S"}}, {"checkpoint": {"previous_sha256": "S"}}],
@@ -129,12 +129,12 @@ def test_every_flipped_bit_is_found_where_a_record_lies_beside(model, tmp_path, 
     checkpoints.save_model(model, path)
     entry = {"checkpoint": {key: files.sha256(path) for key in record["checkpoint"]}}
     records.write_json(tmp_path / "history.json", entry)
-    checkpoints.read_checkpoint(path, "--x")
+    checkpoints.read_checkpoint(path)
     good = path.read_bytes()
     for place in np.random.default_rng(0).integers(0, len(good), 50):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1:])
-        with pytest.raises(InputError, match=r"^--x: received .*model\.h5, which is damaged or was replaced: its"):
-            checkpoints.read_checkpoint(path, "--x", weights=False)
+        with pytest.raises(InputError, match=r"^received .*model\.h5, which is damaged or was replaced: its"):
+            checkpoints.read_checkpoint(path, weights=False)
 
 
 @pytest.mark.parametrize("change", ["scalar", "empty", "negative"])
@@ -155,7 +155,7 @@ def test_shapes_and_numbers_that_no_network_has_are_refused(model, tmp_path, cha
         if change == "negative":
             file["model_weights/conv1_bn/conv1_bn/moving_variance"][0] = -1
     with pytest.raises(InputError, match=r"x\.h5"):
-        checkpoints.load_model(path, "--x")
+        checkpoints.load_model(path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"checkpoint": 3}', '{"checkpoint": {"sha256": [1]}}',
@@ -164,11 +164,11 @@ def test_a_record_that_names_no_checksum_forbids_nothing(model, tmp_path, text):
     checkpoints.save_model(model, tmp_path / "model.h5")
     (tmp_path / "history.json").write_text(text)
     assert records.recorded_sha256(tmp_path / "model.h5") == set()
-    checkpoints.read_checkpoint(tmp_path / "model.h5", "--x")
+    checkpoints.read_checkpoint(tmp_path / "model.h5")
 
 
 def test_the_result_speaks_where_no_history_does(model, tmp_path):
     checkpoints.save_model(model, tmp_path / "model.h5")
     records.write_json(tmp_path / "result.json", {"sha256": "0" * 64})
     with pytest.raises(InputError, match="expected 00000000"):
-        checkpoints.read_checkpoint(tmp_path / "model.h5", "--x")
+        checkpoints.read_checkpoint(tmp_path / "model.h5")

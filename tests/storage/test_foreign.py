@@ -43,7 +43,7 @@ def test_probabilities_and_logits_are_both_told_and_pixels_preprocessed(activati
     for mode, seen in (("auto", RGB), ("none", RGB), ("unit", RGB / 255),
                        *((m, keras.applications.imagenet_utils.preprocess_input(RGB.copy(), mode=m))
                          for m in ("caffe", "tf", "torch"))):
-        loaded = foreign.load_classifier(path, "--x", mode)
+        loaded = foreign.load_classifier(path, mode)
         answers, wanted = loaded.predict_on_batch(RGB), net.predict_on_batch(seen)
         np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
 
@@ -60,7 +60,7 @@ def test_what_the_file_does_to_pixels_is_not_done_twice(tmp_path, capsys):
         next(layer for layer in config["config"]["layers"] if layer["name"] == "depthwise")["config"]["groups"] = 1
         file.attrs["model_config"] = json.dumps(config)
     for mode, told in (("auto", "0 to 255 through the file's own true_div"), ("tf", "without --preprocessing tf on")):
-        loaded = foreign.load_classifier(tmp_path / "net.h5", "--x", mode, verbose=1)
+        loaded = foreign.load_classifier(tmp_path / "net.h5", mode, verbose=1)
         np.testing.assert_allclose(loaded.predict_on_batch(RGB), net.predict_on_batch(RGB), rtol=1e-4, atol=1e-5)
         assert told in capsys.readouterr().out
 
@@ -72,7 +72,7 @@ def test_a_family_of_keras_applications_is_known_by_its_name(name, mode, tmp_pat
     net.save(tmp_path / "net.keras")
     pixels = RGB[:, :8, :8]
     wanted = net.predict_on_batch(np.asarray(preprocess.apply(pixels, mode), "float32"))
-    loaded = foreign.load_classifier(tmp_path / "net.keras", "--x", verbose=1)
+    loaded = foreign.load_classifier(tmp_path / "net.keras", verbose=1)
     np.testing.assert_allclose(loaded.predict_on_batch(pixels), wanted, rtol=1e-4, atol=1e-4)
     assert f"pixels by --preprocessing {mode}" in capsys.readouterr().out
 
@@ -86,7 +86,7 @@ def test_a_layer_of_its_authors_own_is_named(tmp_path):
     keras.Sequential([keras.Input((8, 8, 3)), Doubled(name="twice"), layers.Flatten(), layers.Dense(3)]).save(
         tmp_path / "net.keras")
     with pytest.raises(InputError, match=r"twice \(Doubled\), a class of its author's own"):
-        foreign.load_classifier(tmp_path / "net.keras", "--x")
+        foreign.load_classifier(tmp_path / "net.keras")
 
 
 def test_work_by_hand():
@@ -165,7 +165,7 @@ def test_probabilities_of_half_precision_are_told_too(kind, tmp_path):
     net = keras.Model(image, layers.Softmax(dtype=kind)(logits))
     net.save(tmp_path / "net.keras")
     pixels = np.random.default_rng(2).uniform(0, 255, (6, 8, 8, 3)).astype("float32")
-    found = np.asarray(foreign.load_classifier(tmp_path / "net.keras", "--x")(pixels))
+    found = np.asarray(foreign.load_classifier(tmp_path / "net.keras")(pixels))
     wanted = np.asarray(keras.Model(image, logits)(pixels), np.float64)
     wanted -= np.log(np.exp(wanted - wanted.max(1, keepdims=True)).sum(1, keepdims=True)) + wanted.max(1, keepdims=True)
     assert found.dtype == np.float32 and np.isfinite(found).all()
@@ -180,7 +180,7 @@ def test_a_network_of_free_size_that_these_images_are_too_small_for_is_told(tmp_
     for layer in layers_:
         answers = layer(answers)
     keras.Model(image, answers).save(tmp_path / "net.keras")
-    foreign.load_classifier(tmp_path / "net.keras", "--x")
+    foreign.load_classifier(tmp_path / "net.keras")
     assert evaluate_model.main(["--any_model", "--dataset", "digits", "--model_path", str(tmp_path / "net.keras")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "can't answer to images of 32x32" in error

@@ -69,9 +69,9 @@ def test_missing_file_suggests_the_nearest(tmp_path):
 def test_unwritable_places_are_found_and_nothing_is_left(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "deep", "/proc/none/deep"):
-        with pytest.raises(InputError, match="--save_folder: received .*expected a folder that can be written to"):
-            files.check_writable(place, "--save_folder")
-    files.check_writable(tmp_path / "new" / "deeper", "--save_folder")
+        with pytest.raises(InputError, match="received .*expected a folder that can be written to"):
+            files.check_writable(place)
+    files.check_writable(tmp_path / "new" / "deeper")
     assert os.listdir(tmp_path) == ["file"]
 
 

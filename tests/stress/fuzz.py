@@ -206,7 +206,7 @@ def fuzz_h5(fuzz, count, seed):
         else:
             path.write_bytes(good)
             _distorted(path, names, fuzz.rng)
-        fuzz.attempt("h5", lambda whole=bool(i % 2): checkpoints.read_checkpoint(path, "--x", weights=whole), None)
+        fuzz.attempt("h5", lambda whole=bool(i % 2): checkpoints.read_checkpoint(path, weights=whole), None)
 
 
 def _distorted(path, names, rng):
@@ -267,7 +267,7 @@ def fuzz_keras(fuzz, count, seed):
             path.write_bytes(good[:place] + fuzz.mutated(good[place:place + 4096]) + good[place + 4096:])
         else:
             _packed(path, members, inner, names, fuzz)
-        fuzz.attempt("keras", lambda whole=bool(i % 2): checkpoints.read_checkpoint(path, "--x", weights=whole), None)
+        fuzz.attempt("keras", lambda whole=bool(i % 2): checkpoints.read_checkpoint(path, weights=whole), None)
 
 
 def _packed(path, members, inner, names, fuzz):

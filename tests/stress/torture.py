@@ -88,7 +88,7 @@ def readable(folder):
             continue
         count += 1
         if path.suffix == ".h5":
-            checkpoints.read_checkpoint(path, "--killed")
+            checkpoints.read_checkpoint(path)
         elif path.suffix == ".json":
             records.read_json(path, "--killed")
         elif path.suffix == ".npz":

@@ -10,6 +10,11 @@ from compress.errors import InputError
 from compress.plots import roles
 from compress.storage import files, records
 
+EXPORTED = (".onnx", ".tflite")
+# flags that say which images of a data set are evaluated on, and how; nothing of photographs
+OF_DATA_SETS = ("split", "images", "per_class", "latency_runs", "dataset", "data_dir", "val_split", "subset",
+                "class_num")
+
 EXAMPLE = """example:
   python evaluate_model.py --model_path=./model/base_model/model.h5
   python evaluate_model.py --model_path model/base_model/model.h5 model/kd_model/model.h5 --output model/results.json
@@ -61,10 +66,14 @@ def short_names(paths):
 
 
 def peek_at(args, path):
-    """The Checkpoint of a model, without its weights; None, with --any_model, where Keras itself has to open it."""
+    """What a model file holds, without its weights: a slip is found before Keras is imported.
+
+    Returns:
+        A readers.Checkpoint; None, with --any_model, where Keras itself has to open the file.
+    """
     from compress.storage import checkpoints
 
-    if Path(path).suffix.lower() in (".onnx", ".tflite"):
+    if Path(path).suffix.lower() in EXPORTED:
         raise InputError(f"--model_path: received {path}, an exported file, which is not evaluated here: "
                          "export_model.py measured it when it wrote it; expected an .h5 or .keras file, or --predict "
                          "PHOTO ... to try it on photographs")
@@ -77,17 +86,51 @@ def peek_at(args, path):
             return None
         hint = "" if args.any_model or "expected a ResNet50" not in str(error) else "; other classifiers: --any_model"
         raise InputError(f"{error}{hint}", path) from None
-    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
-    if args.split == "validation":
-        records.check_split(path, args)
+    if not args.predict:
+        checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+        if args.split == "validation":
+            records.check_split(path, args)
     return peek
+
+
+def open_others(args, peeks):
+    """{path: keras.Model} of the models that Keras itself has to open, those whose peek is None."""
+    from compress.storage import foreign
+
+    return {path: foreign.load_classifier(path, args.preprocessing, args.verbose)
+            for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
+
+
+def load_images(args, peeks, others):
+    """The split that is evaluated on, in the size that the first model wants.
+
+    Args:
+        args: the flags.
+        peeks: list of a readers.Checkpoint or None, one a model.
+        others: {path: keras.Model} of the models that Keras itself opened.
+
+    Returns:
+        (a dataset.Data, its split).
+    """
+    from compress.data import dataset, pixels
+
+    shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
+    images = dataset.load_data(configs.DataConfig.of(args), shape[:2] if shape and None not in shape else None,
+                               display.track("reading images", args.verbose), needs=(args.split,), most=args.images,
+                               pixels=pixels.of_models(*args.model_path))
+    display.say(images.description, args.verbose)
+    split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
+    if args.split != "train":  # a model has to have trained on none of these
+        for path in args.model_path:
+            records.check_source(path, split, args.val_split if args.split == "validation" else None)
+    return images, split
 
 
 def open_model(args, path, images):
     """A ResNet of this suite.
 
     Returns:
-        (model, what computes its logits, function(numpy images) -> logits for its latency, dict of size).
+        (model, evaluator that computes its logits, function(numpy images) -> logits for its latency, dict of size).
     """
     from compress import metrics
     from compress.engine import folded
@@ -98,16 +141,13 @@ def open_model(args, path, images):
     architecture = resnet.architecture_of(model)
     kind = {"depth": architecture["depth"], "stem": architecture["stem"],
             "blocks": list(resnet.blocks_of(architecture["widths"]))}  # depth is the whole network's
+    # batch-norm folded into the convolutions: the same logits, sooner
     return (model, folded.FoldedResNet(model, args.precision), folded.freeze(model, args.precision),
             kind | metrics.size_of(model, path))
 
 
-def open_foreign(model, path, images):
-    """`open_model` for a model of `foreign.load_classifier`.
-
-    Raises:
-        InputError: it is for other images or classes.
-    """
+def open_other(model, path, images):
+    """`open_model` for one that Keras itself opened. Raises InputError where it is for other images or classes."""
     import keras
     import numpy as np
 
@@ -129,42 +169,6 @@ def open_foreign(model, path, images):
     return model, model, lambda pixels: keras.ops.convert_to_numpy(compiled(pixels.astype("float32"))), size
 
 
-def evaluate_one(args, name, path, opened, images, base):
-    """One row of the table.
-
-    Args:
-        args: the flags.
-        name: of the row.
-        path: of the model.
-        opened: from `open_model` or `open_foreign`.
-        images: a dataset.Data.
-        base: the model to compare with, or None if this is it.
-
-    Returns:
-        dict of the row.
-    """
-    import numpy as np
-
-    from compress import metrics
-    from compress.graph import surgery
-
-    model, judge, function, size = opened
-    split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
-    if args.split != "train":
-        records.check_source(path, split, args.val_split if args.split == "validation" else None)
-    row = {"name": name, "path": str(path)}
-    row |= metrics.evaluate(judge, split, args.batch_size, display.track(name, args.verbose, "compiling")) | size
-    if not np.isfinite(row["loss"]):
-        raise InputError(f"--model_path: {path} answers NaN or infinity, expected a network with finite logits")
-    base = base or model
-    row["compression_rate"] = base.count_params() / row["parameters"]
-    row["sparsity"] = None if "foreign" in (model.name, base.name) else surgery.compute_sparsity(model, base)
-    if args.latency_runs:
-        row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
-            function, images.image_shape, 1, args.latency_runs)
-    return row
-
-
 def unpruned(model):
     """The smallest of ResNet50, 101 and 152 that has a model's blocks, with all its channels, to compare with."""
     from compress.graph import resnet
@@ -174,14 +178,103 @@ def unpruned(model):
     return model if architecture["widths"] == full else resnet.build_resnet(**architecture | {"widths": full})
 
 
+def evaluate(args, others, images, split):
+    """The rows of the table, one a model.
+
+    Args:
+        args: the flags.
+        others: {path: keras.Model} of the models that Keras itself opened.
+        images: a dataset.Data.
+        split: the dataset.Split of it that is evaluated on.
+    """
+    import numpy as np
+
+    from compress import metrics
+    from compress.graph import surgery
+    from compress.storage import classes
+
+    rows, base = [], None
+    for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
+        row = {"name": name, "path": str(path), "model_class_names": classes.meet(path, images)}
+        row["sha256"] = files.sha256(path)  # of what is opened: a run may write the file while it is measured
+        model, evaluator, function, size = (open_other(others[path], path, images) if path in others else
+                                            open_model(args, path, images))
+        bar = display.track(name, args.verbose, "compiling")
+        row |= metrics.evaluate(evaluator, split, args.batch_size, bar) | size
+        if not np.isfinite(row["loss"]):
+            raise InputError(f"--model_path: {path} answers NaN or infinity, expected a network with finite logits")
+        # the first model is what the others are compared with; one that is alone, with its own network unpruned
+        base = base or (model if len(args.model_path) > 1 or path in others else unpruned(model))
+        row["compression_rate"] = base.count_params() / row["parameters"]
+        row["sparsity"] = None if "foreign" in (model.name, base.name) else surgery.compute_sparsity(model, base)
+        if args.latency_runs:
+            row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
+                function, images.image_shape, 1, args.latency_runs)
+        rows.append(row)
+    return rows
+
+
+def predict(args):
+    """What `run` returns with --predict: the classes of single photographs."""
+    from compress.cli import photographs
+    from compress.data import decoding, pixels, reading
+    from compress.export import predicting
+
+    default = build_parser().get_default
+    if odd := [name for name in OF_DATA_SETS if getattr(args, name) != default(name)]:
+        raise InputError(f"--{odd[0]}: received it beside --predict, which reads photographs and no data set; expected "
+                         "it left out")
+    if len(args.model_path) != 1:
+        raise InputError(f"--model_path: received {len(args.model_path)} models beside --predict, expected one")
+    path, paths, run_record = args.model_path[0], predicting.photographs(args.predict), records.run_record(args)
+    config = configs.PredictConfig.of(args)
+    reader = reading.Reader(paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), tell=display.warn,
+                            named_by="predict")
+    if Path(path).suffix.lower() in EXPORTED:  # its own runtime opens it, without Keras
+        classifier = predicting.open_exported(path, config, paths, reader)
+    else:
+        checkpoint = peek_at(args, path)
+        app.start_keras(configs.MachineConfig.of(args))
+        classifier = predicting.open_keras(path, checkpoint, config, paths, reader)
+    digest = files.sha256(path)
+    probabilities = predicting.classify(path, classifier, paths, reader, config)
+    names = predicting.named(path, classifier, probabilities.shape[1])
+    result = {"photographs": predicting.most_probable(paths, probabilities, names),
+              "class_names": names and list(names), "sha256": digest, "run": run_record}
+    write(args, result)
+    photographs.show(path, result["photographs"], args.verbose)
+    display.written([args.output] if args.output else [], args.verbose)
+    return result
+
+
+def write(args, result):
+    """Writes the result to --output as JSON, and beside it a figure of the models whose MACs are known.
+
+    Returns:
+        The paths of what was written.
+    """
+    if not args.output:
+        return []
+    from compress.plots import comparison, style
+
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    records.write_json(args.output, result)
+    known = zip(result.get("models", []), roles.of_files(args.model_path), strict=False)
+    rows = [row | {"test_acc": row["acc"], "role": role} for row, role in known if row["macs"]]
+    figure = Path(args.output).with_suffix(".png")
+    if rows:
+        style.save_figure(comparison.plot_models(rows, args.split), figure)
+    return [args.output, *([figure] if rows else [])]
+
+
 def show(args, rows):
-    """Prints the table."""
+    """Prints the table: a row a model."""
     columns = {"name": ("model", tables.text), "acc": (f"{args.split} accuracy", tables.percent),
                "top5_acc": ("top-5 accuracy", tables.percent), "loss": ("loss", tables.number),
                "calibration_error": ("ECE", tables.number), "parameters": ("parameters", tables.count),
                "macs": ("MACs", tables.count), "bytes": ("file", tables.size), "sparsity": ("sparsity", tables.percent),
                "compression_rate": ("compression rate", tables.ratio)}
-    title = f"{args.dataset}: {rows[0]['images']:,} {args.split} images; ECE: expected calibration error"
+    title = "ECE: expected calibration error"
     if args.latency_runs:
         columns["latency_ms_median"] = ("latency", tables.milliseconds)
         title += "; latency: median of one image at a time"
@@ -189,7 +282,7 @@ def show(args, rows):
 
 
 def show_classes(args, rows, class_names):
-    """Prints the accuracy of every class."""
+    """Prints the accuracy of every class: a row a class, a column a model."""
     table = [[name, *[row["class_acc"][i] for row in rows]] for i, name in enumerate(class_names)]
     columns = [("class", tables.text), *((row["name"], tables.plain_percent) for row in rows)]
     display.print_table(f"{args.split} accuracy of every class (%)", columns, table, args.verbose)
@@ -204,59 +297,33 @@ def run(args):
 
     Returns:
         {"models": list of rows, each with the "model_class_names" that its model was trained on where they are known,
-        "split", "images", "class_names" of the data, "run"}; with --predict see `predicting.run`.
+        "split", "images", "class_names" of the data, "run"}; with --predict {"photographs": list of {"path",
+        "classes"}, see `predicting.most_probable`, "class_names" or None, "sha256" of the model, "run"}.
     """
     if args.output:
         files.check_file(args.output, ".json")
     if args.predict:
-        from compress.export import predicting
-
-        predicting.check_flags(args, build_parser())
-        return predicting.run(argparse.Namespace(**vars(args) | {"class_num": None, "split": "test"}), peek_at)
+        return predict(args)
     peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(args)
-    app.start_keras(args)
-    from compress.data import dataset, pixels
-    from compress.storage import classes, foreign
+    app.start_keras(configs.MachineConfig.of(args))
+    from compress.storage import classes
 
-    others = {path: foreign.load_classifier(path, args.preprocessing, args.verbose)
-              for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
-    shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
-    images = dataset.load_data(configs.DataConfig.of(args), shape[:2] if shape and None not in shape else None,
-                            display.track("reading images", args.verbose), needs=(args.split,), most=args.images,
-                            pixels=pixels.of_models(*args.model_path))
-    display.say(images.description, args.verbose)
-    rows, base = [], None
-    for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
-        known = classes.meet(path, images)
-        digest = files.sha256(path)  # of what is opened: a run may write the file while it is measured
-        opened = (open_foreign(others[path], path, images) if path in others else open_model(args, path, images))
-        if len(peeks) == 1 and not others:
-            base = unpruned(opened[0])
-        rows.append(evaluate_one(args, name, path, opened, images, base) | {"model_class_names": known,
-                                                                            "sha256": digest})
-        base = base or opened[0]
-    result = {"models": rows, "dataset": images.name, "split": args.split, "images": rows[0]["images"],
-              "class_names": classes.of_data(images), "run": run_record}
-    paths = write(args, result) if args.output else []
+    others = open_others(args, peeks)
+    images, split = load_images(args, peeks, others)
+    rows = evaluate(args, others, images, split)
+    return report(args, rows, images.class_names, {
+        "models": rows, "dataset": images.name, "split": args.split, "images": len(split),
+        "class_names": classes.of_data(images), "run": run_record})
+
+
+def report(args, rows, class_names, result):
+    """Writes and prints the result of `run`, and returns it."""
+    paths = write(args, result)
     show(args, rows)
-    if args.per_class or (args.per_class is None and images.class_num <= 20):
-        show_classes(args, rows, images.class_names)
+    if args.per_class or (args.per_class is None and len(class_names) <= 20):
+        show_classes(args, rows, class_names)
     display.written(paths, args.verbose)
     return result
-
-
-def write(args, result):
-    """Writes the table as JSON, and a figure of the models whose MACs are known; returns their paths."""
-    from compress.plots import comparison, style
-
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    records.write_json(args.output, result)
-    known = zip(result["models"], roles.of_files(args.model_path), strict=True)
-    rows = [row | {"test_acc": row["acc"], "role": role} for row, role in known if row["macs"]]
-    figure = Path(args.output).with_suffix(".png")
-    if rows:
-        style.save_figure(comparison.plot_models(rows, args.split), figure)
-    return [args.output, *([figure] if rows else [])]
 
 
 def main(argv=None):

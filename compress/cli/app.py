@@ -52,27 +52,27 @@ def _result_alone(wanted):
         os.close(real_stdout)
 
 
-def start_keras(args):
+def start_keras(config):
     """Imports Keras as the machine flags say: devices, seed, no chatter from native libraries.
 
     Args:
-        args: a namespace with gpu, seed, deterministic and verbose, and tensorboard in a script that trains.
+        config: a configs.MachineConfig.
 
     Raises:
         InputError: no events can be written for --tensorboard; or Keras is set to what the suite can't run on.
     """
-    if getattr(args, "tensorboard", None) is not None:
-        files.check_writable(args.tensorboard)
+    if getattr(config, "tensorboard", None) is not None:
+        files.check_writable(config.tensorboard)
         if importlib.util.find_spec("tensorflow") is None:
-            raise InputError(f"--tensorboard: received {args.tensorboard} where there is no TensorFlow, which writes "
+            raise InputError(f"--tensorboard: received {config.tensorboard} where there is no TensorFlow, which writes "
                              "the events; expected it installed, under any backend")
-    native.prepare(args.gpu)
+    native.prepare(config.gpu)
     passed_over = [keras_config.choose_backend()]
-    with display.waiting("starting Keras", args.verbose), quiet_stderr():
+    with display.waiting("starting Keras", config.verbose), quiet_stderr():
         import keras
         passed_over += keras_config.settle()
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
-        keras.utils.set_random_seed(args.seed)  # loads TensorFlow under JAX too
+        keras.utils.set_random_seed(config.seed)  # loads TensorFlow under JAX too
     if any(passed_over):
         display.warn(f"Keras is set to {'; to '.join(filter(None, passed_over))} ({keras_config.config_path()})")
     # a model, or one nested in it, that was made with its one input in a list takes a tensor all the same
@@ -80,7 +80,7 @@ def start_keras(args):
     import logging
     for name in ("absl", "tensorflow"):  # "legacy HDF5 format": .h5 is this suite's; "retracing": one trace a model
         logging.getLogger(name).setLevel(logging.ERROR)
-    if args.deterministic and keras.backend.backend() == "tensorflow":
+    if config.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
         tf.config.experimental.enable_op_determinism()
 

@@ -47,6 +47,84 @@ class DataConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
+class MachineConfig(Config):
+    """What computes, and how.
+
+    Attributes:
+        gpu: False hides every accelerator.
+        seed: of weights, order and augmentation.
+        deterministic: same seed, same bits.
+        verbose: 0 for no bars.
+        tensorboard: where a script that trains writes events; None for nowhere.
+    """
+
+    gpu: bool = True
+    seed: int = 826
+    deterministic: bool = False
+    verbose: int = 1
+    tensorboard: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig(Config):
+    """How a model is shown photographs.
+
+    Attributes:
+        preprocessing: what a model file from elsewhere was trained with, one of flags.PREPROCESSING.
+        verify_model: compare a file that others wrote with plain Keras' reading of it.
+        image_size: side in pixels, for a model that takes any; None for the photographs' own.
+        batch_size: images a pass.
+        precision: dtype policy of the arithmetic.
+        verbose: 0 for no bars.
+    """
+
+    preprocessing: str = "auto"
+    verify_model: bool = True
+    image_size: int | None = None
+    batch_size: int = 128
+    precision: str = "float32"
+    verbose: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig(Config):
+    """How exported files are measured.
+
+    Attributes:
+        model_path: of the model that they are made from.
+        latency_runs: timed passes of one image with each number of threads; 0 for none.
+        batch_size: images a pass.
+        precision: dtype policy of the model's own arithmetic.
+        verbose: 0 for no bars.
+    """
+
+    model_path: str
+    latency_runs: int = 100
+    batch_size: int = 128
+    precision: str = "float32"
+    verbose: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig(Config):
+    """Where a report finds the images of runs, and how it runs models on them.
+
+    Attributes:
+        dataset: folder of the images of runs on a folder; None for none.
+        data_dir: where CIFAR lies.
+        batch_size: images a pass.
+        precision: dtype policy of the arithmetic.
+        verbose: 0 for no bars.
+    """
+
+    dataset: str | None = None
+    data_dir: str = "./data"
+    batch_size: int = 128
+    precision: str = "float32"
+    verbose: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class CriterionConfig(Config):
     """How channels are scored and measured.
 

@@ -141,7 +141,8 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
     if reader:
         _read([split for split in three if split and split.name in needs], reader)
     name = os.path.basename(os.path.abspath(config.dataset)) if listing else config.dataset
-    return Data(name, *three, names, _described(name, three, {*needs} == {"test"} and drawn[2], reader), reader)
+    read, test_drawn = [split for split in three if split and split.name in needs], drawn[2] and three[0]
+    return Data(name, *three, names, _described(name, read, {*needs} == {"test"} and test_drawn, reader), reader)
 
 
 def _warn(config, listing, parts, notes):
@@ -153,15 +154,15 @@ def _warn(config, listing, parts, notes):
         display.warn(note)
 
 
-def _described(name, three, test_drawn, reader):
-    """'my_images: 15 training, 4 validation, 5 test images'; the test images alone where only they were asked for and
-    had to be drawn."""
+def _described(name, read, test_drawn, reader):
+    """'my_images: 15 training, 4 validation images' of the splits that are read; test_drawn: where only the test images
+    are, and had to be drawn."""
     # Interpolation changes pixels: a model that was trained on images resized by another method loses accuracy here.
     how = f"; resized to {reader.size[0]}x{reader.size[1]}: bilinear, antialiased" if reader and reader.resized else ""
-    if test_drawn and three[0]:
-        return (f"{name}: {len(three[2]):,} test images, the fifth that training leaves out; all images of a folder "
+    if test_drawn:
+        return (f"{name}: {len(read[0]):,} test images, the fifth that training leaves out; all images of a folder "
                 f"{name}/test would be used{how}")
-    return f"{name}: {', '.join(f'{len(split):,} {ADJECTIVES[split.name]}' for split in three if split)} images{how}"
+    return f"{name}: {', '.join(f'{len(split):,} {ADJECTIVES[split.name]}' for split in read)} images{how}"
 
 
 def _read(three, reader):

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.cli import app, display, flags, tables
-from compress.data import decoding, pixels, reading, scanning
+from compress.cli import display
+from compress.data import decoding, scanning
 from compress.errors import InputError, one_line
 from compress.export import formats, metadata, writers
-from compress.storage import archives, classes, files, records
+from compress.storage import archives, classes, files
 
-TOP = 5  # classes told of each photograph
+TOP = 5  # classes shown of each photograph
 BATCH = 1024  # images that a file may want at a time
 RUNTIMES = {".onnx": "onnx", ".tflite": "litert"}
-OTHER_FLAGS = ("split", "images", "per_class", "latency_runs", "dataset", "data_dir", "val_split", "subset",
-               "class_num")  # of an evaluation alone
 
 
 @dataclasses.dataclass
@@ -58,82 +56,106 @@ def photographs(places):
             missing.append(f"{place} is not there")
         found += inside if place.is_dir() else [place]
     if missing:
-        raise InputError(f"--predict: {'; '.join(missing[:10])}"
+        raise InputError(f"`predict`: {'; '.join(missing[:10])}"
                          + (f"; and {len(missing) - 10} more" if len(missing) > 10 else "")
                          + "; expected photographs, or folders of them")
     return list(map(str, found))
 
 
-def open_keras(args, checkpoint, paths, reader):
-    """The Classifier of an .h5 or .keras file; `checkpoint` is None where Keras itself has to open it."""
+def open_keras(path, checkpoint, config, paths, reader):
+    """The Classifier of an .h5 or .keras file.
+
+    Args:
+        path: the file.
+        checkpoint: from `checkpoints.read_checkpoint`; None where Keras itself has to open it.
+        config: a configs.PredictConfig.
+        paths: of the photographs.
+        reader: a reading.Reader of them.
+    """
     from compress.engine import folded
 
-    path = args.model_path[0]
     if checkpoint is None:
         from compress.storage import foreign
 
-        model = foreign.load_classifier(path, args.preprocessing, args.verbose)
-        size = _size(args, model.input_shape[1:3], paths, reader)
+        model = foreign.load_classifier(path, config.preprocessing, config.verbose)
+        size = _size(path, config, model.input_shape[1:3], paths, reader)
         answer = lambda images: model(images.astype("float32"), training=False)  # noqa: E731
     else:
         from compress.storage import checkpoints
 
-        size = _size(args, checkpoint.input_shape and checkpoint.input_shape[:2], paths, reader)
-        model = checkpoints.load_model(path, None, (*size, 3), *flags.opening(args))
-        answer = folded.FoldedResNet(model, args.precision)
+        size = _size(path, config, checkpoint.input_shape and checkpoint.input_shape[:2], paths, reader)
+        model = checkpoints.load_model(path, None, (*size, 3), config.preprocessing, config.verify_model,
+                                       config.verbose)
+        answer = folded.FoldedResNet(model, config.precision)
     return Classifier(lambda images: writers.probabilities(np.asarray(answer(images))), size, classes.of_model(path))
 
 
-def _size(args, size, paths, reader):
-    """(h, w): the model's, else --image_size, else that of the photographs if they share one, else 224x224."""
-    asked = args.image_size and (args.image_size,) * 2
+def _size(path, config, size, paths, reader):
+    """(h, w): the model's, else the one asked for, else that of the photographs if they share one, else 224x224."""
+    asked = config.image_size and (config.image_size,) * 2
     if size and None not in size:
         if asked not in (None, tuple(size)):
-            raise InputError(f"--image_size: received {args.image_size}, expected none: {args.model_path[0]} takes "
-                             f"images of {size[0]}x{size[1]}")
+            raise InputError(f"`image_size`: received {config.image_size}, expected none: {path} takes images of "
+                             f"{size[0]}x{size[1]}")
         return tuple(size)
     return asked or reader.common_size(paths)
 
 
-def open_exported(args, paths, reader):
+def open_exported(path, config, paths, reader):
     """The Classifier of an .onnx or .tflite file, which is hostile: its runtime alone opens it.
+
+    Args:
+        path: the file.
+        config: a configs.PredictConfig.
+        paths: of the photographs.
+        reader: a reading.Reader of them.
 
     Raises:
         InputError: it can't be opened, or is no classifier of images (N, height, width, 3).
     """
-    path = Path(args.model_path[0])
+    path = Path(path)
     name = RUNTIMES[path.suffix.lower()]
     package = formats.FORMATS[name][2][-1]
     if importlib.util.find_spec(package) is None:
-        raise InputError(f"--model_path: received {path}, which needs the package {package.replace('_', '-')}; "
-                         "expected it installed: pip install -r requirements-export.txt")
+        raise InputError(f"received {path}, which needs the package {package.replace('_', '-')}; expected it "
+                         "installed: pip install -r requirements-export.txt", path)
     if not path.is_file() or path.stat().st_size > archives.BYTES:
-        raise InputError(f"--model_path: received {path}, expected a file of at most {archives.BYTES} bytes"
-                         f"{files.suggestion(path)}")
-    threads = writers.thread_counts(name)[-1]
+        raise InputError(f"received {path}, expected a file of at most {archives.BYTES} bytes{files.suggestion(path)}",
+                         path)
     try:
-        source, targets, answer, (names, is_ours) = (_onnx if name == "onnx" else _litert)(path, threads)
+        source, targets, answer, (names, is_ours) = (_onnx if name == "onnx" else _litert)(
+            path, writers.thread_counts(name)[-1])
     except InputError:
         raise
     except Exception as error:  # whatever runtimes raise
-        raise InputError(f"--model_path: received {path}, which {formats.FORMATS[name][1]} can't open "
-                         f"({one_line(error):.200})") from None
+        raise InputError(f"received {path}, which {formats.FORMATS[name][1]} can't open ({one_line(error):.200})",
+                         path) from None
+    _check_classifier(path, source, targets)
+    _check_pixels(path, config, is_ours)
+    size = tuple(side if type(side) is int and side > 0 else None for side in source[1:3])
+    batch = source[0] if type(source[0]) is int and source[0] > 0 else None
+    return Classifier(lambda images: _softmax(_answers(path, answer, images, batch), is_ours),
+                      _size(path, config, size, paths, reader), names or classes.of_model(path), batch)
+
+
+def _check_classifier(path, source, targets):
+    """Raises InputError where the shapes of a file's input and outputs are not those of a classifier of images."""
     if list(map(len, [source, *targets])) != [4, 2] or source[3] != 3 or any(
             type(side) is int and side > most
             for side, most in ((source[0], BATCH), (source[1], archives.SIDE), (source[2], archives.SIDE),
                                (targets[0][1], classes.MOST))):
-        raise InputError(f"--model_path: received {path}, {source} -> {targets}; expected a classifier of images "
-                         "(N, height, width, 3), as export_model.py writes them, with one answer a class")
-    if args.preprocessing not in ("auto", "none"):
-        raise InputError(f"--preprocessing: received {args.preprocessing}, expected none beside {path}, which is given "
-                         "its pixels as they are, RGB of 0 to 255")
-    if not is_ours and args.preprocessing == "auto":
+        raise InputError(f"received {path}, {source} -> {targets}; expected a classifier of images (N, height, width, "
+                         "3), as export_model.py writes them, with one answer a class", path)
+
+
+def _check_pixels(path, config, is_ours):
+    """Warns where a file doesn't say what pixels it takes; raises InputError where it is to be given others."""
+    if config.preprocessing not in ("auto", "none"):
+        raise InputError(f"`preprocessing`: received {config.preprocessing}, expected none beside {path}, which is "
+                         "given its pixels as they are, RGB of 0 to 255")
+    if not is_ours and config.preprocessing == "auto":
         display.warn(f"{path} doesn't say what pixels it takes: it is given RGB of 0 to 255, right for files of "
-                     "export_model.py; --preprocessing none says that it is so")
-    size = _size(args, tuple(side if type(side) is int and side > 0 else None for side in source[1:3]), paths, reader)
-    batch = source[0] if type(source[0]) is int and source[0] > 0 else None
-    return Classifier(lambda images: _softmax(_answers(path, answer, images, batch), is_ours), size,
-                      names or classes.of_model(path), batch)
+                     "export_model.py; `preprocessing=none` says that it is so")
 
 
 def _answers(path, answer, images, batch):
@@ -146,8 +168,8 @@ def _answers(path, answer, images, batch):
     try:
         return answer(np.concatenate([images, images[-1:].repeat(missing, 0)]) if missing else images)[:len(images)]
     except Exception as error:  # whatever runtimes raise
-        raise InputError(f"--model_path: received {path}, which fails on images of "
-                         f"{images.shape[1]}x{images.shape[2]} ({one_line(error):.200})") from None
+        raise InputError(f"received {path}, which fails on images of {images.shape[1]}x{images.shape[2]} "
+                         f"({one_line(error):.200})", path) from None
 
 
 def _onnx(path, threads):
@@ -157,12 +179,12 @@ def _onnx(path, threads):
     proto = onnx.load_model(path, load_external_data=False)
     if any(map(onnx.external_data_helper.uses_external_data,
                onnx.external_data_helper._get_all_tensors(proto))):  # another file of this machine
-        raise InputError(f"--model_path: received {path}, whose weights lie in other files; expected one file")
+        raise InputError(f"received {path}, whose weights lie in other files; expected one file", path)
     session = writers.onnx_session(path, threads)
     kinds = {given.type for given in session.get_inputs()}
     if len(session.get_inputs()) != 1 or kinds - {"tensor(float)", "tensor(uint8)"}:
-        raise InputError(f"--model_path: received {path}, which takes {len(session.get_inputs())} arrays of "
-                         f"{', '.join(sorted(kinds))}; expected one of float32 or uint8 images")
+        raise InputError(f"received {path}, which takes {len(session.get_inputs())} arrays of "
+                         f"{', '.join(sorted(kinds))}; expected one of float32 or uint8 images", path)
     return (session.get_inputs()[0].shape, [given.shape for given in session.get_outputs()],
             writers.run_onnx(session), metadata.of_onnx(session))
 
@@ -171,7 +193,7 @@ def _litert(path, threads):
     interpreter = writers.litert_interpreter(path, threads)
     sources, targets = interpreter.get_input_details(), interpreter.get_output_details()
     if len(sources) != 1:
-        raise InputError(f"--model_path: received {path}, which takes {len(sources)} arrays, expected one of images")
+        raise InputError(f"received {path}, which takes {len(sources)} arrays, expected one of images", path)
 
     def shape(detail):
         return [int(side) for side in (detail["shape_signature"] if len(detail["shape_signature"]) else
@@ -188,93 +210,54 @@ def _softmax(answers, are_logits):
     return writers.probabilities(answers)
 
 
-def classify(args, classifier, paths, reader):
-    """(N, classes) probabilities of all photographs. Raises InputError where some can't be read, all in one line."""
+def classify(path, classifier, paths, reader, config):
+    """(N, classes) probabilities of all photographs, in batches.
+
+    Args:
+        path: of the model, for the message.
+        classifier: a Classifier.
+        paths: of the photographs.
+        reader: a reading.Reader of them.
+        config: a configs.PredictConfig.
+
+    Raises:
+        InputError: photographs that can't be read, all in one line; or an answer that is no finite number.
+    """
     reader.size, answers = classifier.size, []
-    step = classifier.largest_batch or args.batch_size
-    for start in display.track("photographs", args.verbose)(range(0, len(paths), step)):
-        try:
-            images = reader.read(paths[start:start + step])[0]
-        except InputError as error:  # names the broken ones among all photographs
-            raise InputError(one_line(error)) from None
-        answers.append(classifier.probabilities(images))
+    step = classifier.largest_batch or config.batch_size
+    for start in display.track("photographs", config.verbose)(range(0, len(paths), step)):
+        answers.append(classifier.probabilities(reader.read(paths[start:start + step])[0]))
     found = np.concatenate(answers)
     if not np.isfinite(found).all():
-        raise InputError(f"--model_path: {args.model_path[0]} answers NaN or infinity, expected a network with finite "
-                         "logits")
+        raise InputError(f"{path} answers NaN or infinity, expected a network with finite logits", path)
     return found
 
 
-def named(args, classifier, count):
-    """The names of `count` classes, or None, told, where nothing tells them."""
+def named(path, classifier, count):
+    """The names of `count` classes; None, with a warning, where the model at `path` doesn't have them."""
     if classifier.names and len(classifier.names) == count:
         return classifier.names
-    display.warn(f"{args.model_path[0]} tells apart {count} classes and " + (
+    display.warn(f"{path} tells apart {count} classes and " + (
         f"{len(classifier.names)} names are told" if classifier.names else "their names are told nowhere")
         + f": they are numbered, from 0 (a {classes.LABELS} beside the model, a name a line, would name them)")
     return None
 
 
-def check_flags(args, parser):
-    """Raises InputError for flags that say nothing about photographs, and for several models."""
-    if odd := [flag for flag in OTHER_FLAGS if getattr(args, flag) != parser.get_default(flag)]:
-        raise InputError(f"--{odd[0]}: received it beside --predict, which reads photographs and no data set; expected "
-                         "it left out")
-    if len(args.model_path) != 1:
-        raise InputError(f"--model_path: received {len(args.model_path)} models beside --predict, expected one")
-
-
-def run(args, peek_at):
-    """Classifies the photographs of --predict.
+def most_probable(paths, probabilities, names):
+    """For each photograph its TOP most probable classes, as JSON holds them.
 
     Args:
-        args: the flags of evaluate_model.py.
-        peek_at: its function of (args, path) -> Checkpoint or None.
+        paths: of the photographs.
+        probabilities: (N, classes).
+        names: of the classes, or None.
 
     Returns:
-        {"photographs": list of {"path", "classes": list of {"class", "index", "probability"}, most probable first},
-        "class_names": list or None, "sha256" of the model, "run"}.
+        List of {"path", "classes": list of {"class", "index", "probability"}, most probable first}.
     """
-    path, paths = args.model_path[0], photographs(args.predict)
-    run_record, is_exported = records.run_record(args), Path(path).suffix.lower() in RUNTIMES
-    reader = reading.Reader(paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), tell=display.warn,
-                            named_by="predict")
-    if is_exported:
-        classifier = open_exported(args, paths, reader)
-    else:
-        checkpoint = peek_at(args, path)
-        app.start_keras(args)
-        classifier = open_keras(args, checkpoint, paths, reader)
-    digest = files.sha256(path)
-    found = classify(args, classifier, paths, reader)
-    names = named(args, classifier, found.shape[1])
-    result = {"photographs": [], "class_names": names and list(names), "sha256": digest, "run": run_record}
-    for photo, row in zip(paths, found, strict=True):
+    found = []
+    for photo, row in zip(paths, probabilities, strict=True):
         order = np.argsort(-row, kind="stable")[:TOP]
-        result["photographs"].append({"path": photo, "classes": [
+        found.append({"path": photo, "classes": [
             {"class": names[i] if names else f"class {i}", "index": int(i), "probability": float(row[i])}
             for i in order]})
-    if args.output:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        records.write_json(args.output, result)
-    show(args, result)
-    display.written([args.output] if args.output else [], args.verbose)
-    return result
-
-
-def _short(text, most):
-    """Text of at most so many characters, shortened in the middle."""
-    return text if len(text) <= most else f"{text[:most // 3]}...{text[-(most - most // 3 - 3):]}"
-
-
-def show(args, result):
-    """Prints the table: for each photograph its most probable classes, each on a line."""
-    room = max(display.width() - 19, 20)  # beside the probabilities
-    longest = max(len(best["class"]) for photo in result["photographs"] for best in photo["classes"])
-    names = max(min(longest, room // 2), len("class"))
-    rows = [["" if i else _short(photo["path"], room - names), _short(best["class"], names), best["probability"]]
-            for photo in result["photographs"] for i, best in enumerate(photo["classes"])]
-    count = len(result["photographs"])
-    display.print_table(f"{args.model_path[0]}: most probable classes of {count:,} photograph{'s'[:count > 1]}",
-                        [("photograph", tables.text), ("class", tables.text), ("probability", tables.percent)], rows,
-                        args.verbose)
+    return found

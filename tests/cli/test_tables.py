@@ -18,8 +18,7 @@ import prune_model
 import sensitivity
 import train_base_model
 from compress import metrics
-from compress.cli import display, tables
-from compress.export import predicting
+from compress.cli import display, photographs, tables
 
 # ---- cells ----
 
@@ -178,14 +177,15 @@ TABLES = {
     "distillation": lambda: knowledge_distillation.show(ARGS, FINE, 23e6, RESULT),
     "ablation": lambda: knowledge_distillation.show_ablation(
         ARGS, {"images": 5000, "rows": [{"name": "soft labels + intermediate + adversarial", "val_acc": 0.9}]}),
-    "exports": lambda: export_model.show(ARGS, [EXPORTED, EXPORTED | {"format": "h5", "agreement": None}], 5000),
+    "exports": lambda: export_model.show(ARGS, {
+        "files": [EXPORTED, EXPORTED | {"format": "h5", "agreement": None}], "images": 5000, "not_measured": None}),
     "sensitivity": lambda: sensitivity.show(ARGS, {
         "acc": 0.9, "images": 1000, "shares": [0.1, 0.25, 0.5, 0.75, 0.9],
         "layers": [{"layer": name, "channels": 512, "acc": [1.0] * 5} for name in LAYERS]}),
-    "photographs": lambda: predicting.show(SimpleNamespace(verbose=1, model_path=["model/kd_model/model.h5"]), {
-        "photographs": [{"path": "x" * 50 + ".jpg", "classes": [{"class": "a" * 50, "probability": 1.0}] * 5}] * 9}),
-    "histories": lambda: plot_train_history.report(None, {"runs/a/base": HISTORY, "runs/b/学生": HISTORY}),
-    "pruning again": lambda: plot_train_history.report(PRUNED, {})}
+    "photographs": lambda: photographs.show("model/kd_model/model.h5", [
+        {"path": "x" * 50 + ".jpg", "classes": [{"class": "a" * 50, "probability": 1.0}] * 5}] * 9),
+    "histories": lambda: plot_train_history.print_table(None, {"runs/a/base": HISTORY, "runs/b/学生": HISTORY}),
+    "pruning again": lambda: plot_train_history.print_table(PRUNED, {})}
 
 
 @pytest.mark.parametrize("name", TABLES)

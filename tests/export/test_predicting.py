@@ -1,6 +1,5 @@
 """evaluate_model.py --predict: single photographs by class name, read as in training."""
 
-import argparse
 import json
 
 import numpy as np
@@ -9,7 +8,7 @@ from conftest import narrow_widths, randomised
 from PIL import Image
 
 import evaluate_model
-from compress.export import predicting
+from compress.cli import photographs
 from compress.graph import resnet
 from compress.storage import checkpoints
 
@@ -80,8 +79,7 @@ def test_the_table_fits_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     best = [{"class": f"tiger_swallowtail_{i}", "index": i, "probability": 1 / (i + 2)} for i in range(5)]
-    args = argparse.Namespace(model_path=["model/kd_model/model.h5"], verbose=1)
-    predicting.show(args, {"photographs": [{"path": f"{'long' * 12}/{'name' * 12}.png", "classes": best}]})
+    photographs.show("model/kd_model/model.h5", [{"path": f"{'long' * 12}/{'name' * 12}.png", "classes": best}])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any("longlong" in line and line.count(".") > 3 for line in lines)  # the path, shortened

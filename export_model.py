@@ -11,9 +11,6 @@ from compress.errors import InputError, one_line
 from compress.export import formats
 from compress.storage import files, records
 
-SOUND = 0.01  # a difference of probabilities that rounding leaves, at most
-MADE_UP = 64  # images
-
 EXAMPLE = """example:
   python export_model.py --model_path=./model/kd_model/model.h5 --format litert litert-int8
   python export_model.py --model_path=./model/kd_model/model.h5 --format onnx --output ./model/kd_model/exported
@@ -45,88 +42,177 @@ def build_parser():
     return parser
 
 
-def fastest(functions, image_shape, runs):
-    """Latency of one image by that of {threads: function} that is fastest: part of a row."""
-    from compress import metrics
+def peek_at(args):
+    """What the model file holds, without its weights, which are read once Keras is there."""
+    from compress.storage import checkpoints
 
-    found = {threads: metrics.latency_ms(function, image_shape, 1, runs, warmup=10)
-             for threads, function in functions.items()}
-    best = min(found, key=found.get)
-    keys = ("latency_ms_median", "latency_ms_p10", "latency_ms_p90")
-    return dict(zip(keys, found[best], strict=True)) | {
-        "threads": best, "latency_ms_by_threads": {str(threads): times[0] for threads, times in found.items()}}
+    peek = checkpoints.read_checkpoint(args.model_path, weights=False)
+    if args.measure or (args.measure is None and has_data_set(args)):
+        checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+    return peek
 
 
-def judge(args, name, runtime, start, path, images, reference):
-    """One row: what a file does in its runtime on the images.
+def has_data_set(args):
+    """Whether the command line names a data set."""
+    return any(word.split("=")[0] == "--dataset" for word in args.argv)
+
+
+def find_images(args, peek):
+    """What to measure on.
+
+    Returns:
+        (a dataset.Data or None, why there is none).
+
+    Raises:
+        InputError: a data set that the command line asks for can't be had.
+    """
+    from compress.data import dataset, pixels
+    from compress.storage import classes
+
+    asked = args.measure or has_data_set(args)
+    if args.measure is False:
+        return None, "--no-measure"
+    names = classes.of_model(args.model_path)
+    if not asked and (peek.classes != args.class_num or peek.input_shape not in (None, (32, 32, 3))
+                      or (names and names != classes.of_stock(args.dataset))):
+        return None, f"no --dataset, and {args.model_path} is no model of {args.dataset}"
+    try:
+        records.check_split(args.model_path, args)
+        images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
+                                display.track("reading images", args.verbose), needs=("validation",),
+                                pixels=pixels.of_models(args.model_path))
+    except InputError as error:
+        if asked:
+            raise
+        return None, f"no --dataset, and no {args.dataset}: {one_line(error):.200}"
+    display.say(images.description, args.verbose)
+    records.check_source(args.model_path, images.val, args.val_split)
+    return images, None
+
+
+def chosen_formats(args, has_images):
+    """The formats to write: those asked for, without images not litert-int8."""
+    wanted = list(dict.fromkeys(args.format))
+    if not has_images and "litert-int8" in wanted:
+        wanted.remove("litert-int8")
+        line = "--format: litert-int8 needs images to measure its ranges on, expected --dataset and no --no-measure"
+        if not wanted:
+            raise InputError(line)
+        display.warn(f"{line}; it is not written")
+    return wanted
+
+
+def shape_asked(args, peek):
+    """(h, w, 3) of the images that the files shall take, where no data set tells it.
+
+    Raises:
+        InputError: neither the model nor --image_size does.
+    """
+    if peek.input_shape or args.image_size:
+        return (args.image_size, args.image_size, 3) if args.image_size else peek.input_shape
+    raise InputError(f"--image_size: {args.model_path} takes images of any size; expected the side in pixels of those "
+                     "that the files shall take")
+
+
+def export(args, peek, run_record):
+    """Everything once the flags are known to work, in a folder that is this process' alone.
 
     Args:
         args: the flags.
-        name: of the format, or h5.
-        runtime: what runs it.
-        start: function(threads) -> function(images uint8) -> logits, such as `writers.runner`.
-        path: the file or folder.
-        images: a data.Split; without labels no accuracy is measured.
-        reference: logits of the .h5 on the same images, or None where this is the .h5.
+        peek: from `peek_at`.
+        run_record: of the flags as they were given.
 
     Returns:
-        (dict of the row, the logits).
+        As `run`.
     """
-    import numpy as np
+    app.start_keras(configs.MachineConfig.of(args))
+    from compress.export import measuring, writers
+    from compress.storage import checkpoints, classes
 
-    from compress import metrics
-    from compress.export import writers
+    writers.check_packages(args.format)
+    images, why_not = find_images(args, peek)
+    wanted = chosen_formats(args, images and images.train)
+    known = classes.meet(args.model_path, images) if images else classes.of_model(args.model_path)
+    names = list(known or (classes.of_data(images) if images else ()))
+    shape = images.image_shape if images else shape_asked(args, peek)
+    split = images.val if images else measuring.made_up(shape)
 
-    functions = {threads: start(threads) for threads in writers.thread_counts(name)}
-    starts = range(0, len(images.images), args.batch_size)
-    answer = functions[max(functions)]
-    logits = np.concatenate([answer(images.images[start:start + args.batch_size])
-                             for start in display.track(f"{name}: {images.name}", args.verbose, "compiling")(starts)])
-    if not np.isfinite(logits).all():
-        raise InputError(f"--model_path: {args.model_path} answers NaN or infinity as {name}, expected a network with "
-                         "finite logits")
-    row = {"format": name, "runtime": runtime, "path": str(path), "acc": None}
-    if images.labels is not None:
-        row |= metrics.classification_metrics(logits, images.labels)
-    row["bytes"] = writers.size(path)
-    if reference is not None:
-        row["agreement"] = float(np.mean(logits.argmax(1) == reference.argmax(1)))
-        difference = np.abs(writers.probabilities(logits) - writers.probabilities(reference)).max()
-        row["largest_difference"] = float(difference)  # of a probability
-        if difference > SOUND and name != "litert-int8" and args.precision == "float32":
-            display.warn(f"{path} answers otherwise than {args.model_path}: probabilities differ by up to "
-                         f"{difference:.3f}; expected at most {SOUND}: don't use it")
-    if args.latency_runs:
-        row |= fastest(functions, images.images.shape[1:], args.latency_runs)
-    return row, logits
+    digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
+    model = checkpoints.load_model(args.model_path, images and images.class_num, shape, *flags.opening(args))
+    calibration = calibration_images(args, images)
+    rows = write_and_measure(args, model, wanted, split, calibration, names)
+    writers.write_labels(args.output, names)
+
+    run_record["versions"] |= writers.versions(wanted)
+    run_record["flags"]["measure"] = images is not None  # so that the record's flags do the same again
+    return report(args, {
+        "files": rows, "dataset": images and images.name, "split": images and "validation",
+        "images": len(split.images), "not_measured": why_not, "calibration_images": len(calibration),
+        "class_names": names or None, "model_class_names": known and list(known), "sha256": digest, "run": run_record})
 
 
-def made_up(shape):
-    """Images of coarse patches and of noise, without labels, to compare files on where there are no others.
-
-    Args:
-        shape: (h, w, 3).
-    """
-    import numpy as np
-
+def calibration_images(args, images):
+    """Training images, (N, h, w, 3) uint8, whose activations fix the scales of litert-int8; () where there are none."""
     from compress.data import dataset
 
-    rng, (height, width, _) = np.random.default_rng(0), shape
-    patches = rng.integers(0, 256, (MADE_UP, 4, 4, 3)).repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)
-    noise = rng.normal(0, 20, (MADE_UP, *shape))
-    return dataset.Split((patches[:, :height, :width] + noise).clip(0, 255).astype("uint8"), None, "made-up")
+    return dataset.sample(images.train, args.calibration_images)[0] if images and images.train else ()
 
 
-def show(args, rows, told):
-    """Prints the table; `told` says on which images."""
-    full = rows[0]["bytes"]
+def write_and_measure(args, model, wanted, split, calibration, names):
+    """Writes the formats, and measures the model and each file on the same images.
+
+    Args:
+        args: the flags.
+        model: a keras.Model.
+        wanted: names of formats.
+        split: a dataset.Split to measure on.
+        calibration: from `calibration_images`.
+        names: of the classes.
+
+    Returns:
+        List of rows, the model's own first.
+    """
+    from compress.engine import folded
+    from compress.export import measuring, writers
+
+    config = configs.ExportConfig.of(args)
+    answer = folded.freeze(model, args.precision)
+    row, reference = measuring.measure("h5", args.model_path, lambda threads: answer, split, config)
+    rows = [row]
+    for name in wanted:
+        with display.waiting(f"writing {name}", args.verbose):
+            path = writers.write(model, name, args.output, calibration, names)
+        row, logits = measuring.measure(name, path, functools.partial(writers.runner, path, name), split, config)
+        rows.append(measuring.compare(row, logits, reference, config))
+    return rows
+
+
+def show(args, result):
+    """Prints the table: a row a file, the model's own first."""
+    rows, full = result["files"], result["files"][0]["bytes"]
+    on = (f"accuracy not measured, agreement on {result['images']} made-up images" if result["not_measured"] else
+          f"{result['images']:,} validation images")
     columns = [("format", tables.text), ("runtime", tables.text), ("validation accuracy", tables.percent),
                ("agreement", tables.percent), ("file", tables.size), ("than the .h5", tables.against),
                ("latency", tables.milliseconds), ("threads", tables.text)]
     table = [[row["format"], row["runtime"], row["acc"], row.get("agreement"), row["bytes"], full / row["bytes"],
               row.get("latency_ms_median"), row.get("threads")] for row in rows]
-    display.print_table(f"Exports; {told}; latency: median of one image at a time, by one thread "
+    display.print_table(f"Exports; {on}; latency: median of one image at a time, by one thread "
                         "or all cores, whichever is faster", columns, table, args.verbose)
+
+
+def report(args, result):
+    """Writes export.json, prints the table, and returns the result."""
+    from compress.storage import classes
+
+    record = Path(args.output) / "export.json"
+    records.write_json(record, result)
+    if result["not_measured"]:
+        display.say(f"accuracy not measured: {result['not_measured']}", args.verbose)
+    show(args, result)
+    display.written([*(row["path"] for row in result["files"][1:]), record.with_name(classes.LABELS), record],
+                    args.verbose)
+    return result
 
 
 @keywords.callable_with(build_parser)
@@ -140,119 +226,12 @@ def run(args):
         What export.json holds: {"files": list of rows, the .h5 first, "split", "images", "class_names", "sha256",
         "not_measured": why there are no accuracies, or None, "run"}.
     """
-    from compress.storage import checkpoints
-
-    run_record = records.run_record(args)  # of the flags as they were given
-    args.output = folder = args.output or str(Path(args.model_path).parent / "exported")
-    files.check_writable(folder)
-    peek = checkpoints.read_checkpoint(args.model_path, weights=False)
-    if args.measure or (args.measure is None and has_data_set(args)):
-        checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
-    with files.exclusive(folder):
-        return export(args, peek, Path(folder), run_record)
-
-
-def has_data_set(args):
-    """Whether the command line names a data set."""
-    return any(word.split("=")[0] == "--dataset" for word in args.argv)
-
-
-def find_images(args, peek):
-    """The dataset.Data to measure on; where there is none, the reason as text.
-
-    Raises:
-        InputError: a data set that the command line asks for can't be had.
-    """
-    from compress.data import dataset, pixels
-    from compress.storage import classes
-
-    asked = args.measure or has_data_set(args)
-    if args.measure is False:
-        return "--no-measure"
-    names = classes.of_model(args.model_path)
-    if not asked and (peek.classes != args.class_num or peek.input_shape not in (None, (32, 32, 3))
-                      or (names and names != classes.of_stock(args.dataset))):
-        return f"no --dataset, and {args.model_path} is no model of {args.dataset}"
-    try:
-        records.check_split(args.model_path, args)
-        images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
-                                display.track("reading images", args.verbose), needs=("validation",),
-                                pixels=pixels.of_models(args.model_path))
-    except InputError as error:
-        if asked:
-            raise
-        return f"no --dataset, and no {args.dataset}: {one_line(error):.200}"
-    display.say(images.description, args.verbose)
-    records.check_source(args.model_path, images.val, args.val_split)
-    return images
-
-
-def chosen_formats(args, measured):
-    """The formats to write: those asked for, without images not litert-int8."""
-    wanted = list(dict.fromkeys(args.format))
-    if not measured and "litert-int8" in wanted:
-        wanted.remove("litert-int8")
-        line = ("--format: litert-int8 needs images to measure its ranges on, expected --dataset and no --no-measure")
-        if not wanted:
-            raise InputError(line)
-        display.warn(f"{line}; it is not written")
-    return wanted
-
-
-def export(args, peek, folder, run_record):
-    """`run`, in a folder that is this process' alone, for a model of which `peek` tells."""
-    app.start_keras(args)
-    from compress.data import dataset
-    from compress.engine import folded
-    from compress.export import writers
-    from compress.storage import checkpoints, classes
-
-    writers.check_packages(args.format, "--format")
-    images = find_images(args, peek)
-    why = images if isinstance(images, str) else None
-    wanted = chosen_formats(args, not why and images.train)
-    run_record["versions"] |= writers.versions(wanted)
-    known = classes.of_model(args.model_path) if why else classes.meet(args.model_path, images)
-    run_record["flags"]["measure"] = not why  # so that the record's flags do the same again
-    names = list(known or (() if why else classes.of_data(images)))
-    shape = shape_asked(args, peek) if why else images.image_shape
-    digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
-    model = checkpoints.load_model(args.model_path, None if why else images.class_num, shape,
-                                   *flags.opening(args))
-    function, split = folded.freeze(model, args.precision), made_up(shape) if why else images.val
-    row, reference = judge(args, "h5", "Keras", lambda threads: function, args.model_path, split, None)
-    rows, calibration = [row], ()
-    if not why and images.train:
-        calibration = dataset.sample(images.train, args.calibration_images)[0]
-    for name in wanted:
-        with display.waiting(f"writing {name}", args.verbose):
-            path = writers.write(model, name, folder, calibration, names)
-        rows.append(judge(args, name, formats.FORMATS[name][1], functools.partial(writers.runner, path, name),
-                          path, split, reference)[0])
-    writers.write_labels(folder, names)
-    result = {"files": rows, "dataset": None if why else images.name, "split": None if why else "validation",
-              "images": len(split.images), "not_measured": why, "calibration_images": len(calibration),
-              "class_names": names or None, "model_class_names": known and list(known), "sha256": digest,
-              "run": run_record}
-    records.write_json(folder / "export.json", result)
-    if why:
-        display.say(f"accuracy not measured: {why}", args.verbose)
-    show(args, rows, f"accuracy not measured, agreement on {MADE_UP} made-up images" if why else
-         f"{len(split):,} validation images")
-    display.written([*(row["path"] for row in rows[1:]), folder / classes.LABELS, folder / "export.json"], args.verbose)
-    return result
-
-
-def shape_asked(args, peek):
-    """(h, w, 3) of the images that the files shall take, where no data set tells it.
-
-    Raises:
-        InputError: neither the model nor --image_size does.
-    """
-    if peek.input_shape or args.image_size:
-        return (args.image_size, args.image_size, 3) if args.image_size else peek.input_shape
-    raise InputError(f"--image_size: {args.model_path} takes images of any size; expected the side in pixels of those "
-                     "that the files shall take")
+    run_record = records.run_record(args)
+    args.output = args.output or str(Path(args.model_path).parent / "exported")
+    files.check_writable(args.output)
+    peek = peek_at(args)
+    with files.exclusive(args.output):
+        return export(args, peek, run_record)
 
 
 def main(argv=None):

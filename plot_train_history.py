@@ -144,49 +144,40 @@ def read_all(paths):
     return None, dict(zip(short_labels(paths), found, strict=True))
 
 
-@keywords.callable_with(build_parser)
-def run(args):
-    """Reads, draws, writes and, where asked, shows.
-
-    Args:
-        args: the namespace of `build_parser`, or its flags as keywords.
+def inputs(args):
+    """What to draw; all flags are checked here, and --output is set where it wasn't given.
 
     Returns:
-        dict of output (Path of the figure) and histories (label -> summary, see `summarise`; empty for pruning).
+        (list of Paths, each once; content of a pruning result or None; label -> curves).
 
     Raises:
-        InputError: a flag or a file can't be used; nothing is written.
+        InputError: a flag or a file can't be used.
     """
-    try:
-        paths = [find_history(Path(path), args.verbose) for path in args.history_path]
-        paths = list({path.resolve(): path for path in paths}.values())  # the same file twice is one history
-        pruning, histories = read_all(paths)
-        default = "pruning.png" if pruning else "history.png" if len(paths) == 1 else "history_compare.png"
-        output = Path(args.output) if args.output else paths[0].parent / default
-        style.figure_format(output)
-        files.check_writable(output.parent)
-    except OSError as error:  # a name too long, a folder that may not be entered
-        raise InputError(f"{FLAG}, --output: received {error.filename}: {error.strerror}") from None
     if args.show and not can_show():
         raise InputError("--show: received it where no window can be opened; expected a display, or --no-show")
     try:
-        known = dict(zip(histories, roles.of_files(paths), strict=True)) if histories else {}
-        figure = style.plot_pruning(pruning) if pruning else curves.plot_history(histories, known)
+        paths = [find_history(Path(path), args.verbose) for path in args.history_path]
+        paths = list({path.resolve(): path for path in paths}.values())  # the same file twice is one history
+        pruning, curves_of = read_all(paths)
+        default = "pruning.png" if pruning else "history.png" if len(paths) == 1 else "history_compare.png"
+        args.output = args.output or str(paths[0].parent / default)
+        files.check_file(args.output, *(f".{name}" for name in style.FORMATS))
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise InputError(f"{FLAG}, --output: received {error.filename}: {error.strerror}") from None
+    return paths, pruning, curves_of
+
+
+def draw(paths, pruning, curves_of):
+    """The figure; histories of a base, a pruned network or a student get the colour and marker of that role."""
+    try:
+        if pruning:
+            return style.plot_pruning(pruning)
+        return curves.plot_history(curves_of, dict(zip(curves_of, roles.of_files(paths), strict=True)))
     except InputError as error:  # it knows the curve, not the file
         raise InputError(f"{FLAG}: received {', '.join(map(str, paths))}: {error}") from None
-    output.parent.mkdir(parents=True, exist_ok=True)
-    style.save_figure(figure, output)
-
-    summary = {label: summarise(curves) for label, curves in histories.items()}
-    if args.verbose:
-        report(pruning, summary)
-        display.written([output])
-    if args.show or (args.show is None and sys.stdout.isatty() and can_show()):
-        show(figure)
-    return {"output": output, "histories": summary}
 
 
-def report(pruning, summary):
+def print_table(pruning, summary):
     """Prints the table of a pruning result, or of the histories' summaries."""
     if pruning:
         columns = {"sparsity": "sparsity", "pruned_acc": "after pruning", "final_acc": "after fine-tuning"}
@@ -200,6 +191,32 @@ def report(pruning, summary):
                    "last_val_loss": ("last validation loss", tables.number)}
         display.print_table("Histories", [("history", tables.text), *columns.values()],
                             [[label, *(found[key] for key in columns)] for label, found in summary.items()])
+
+
+@keywords.callable_with(build_parser)
+def run(args):
+    """Reads, draws, writes and, where asked, shows.
+
+    Args:
+        args: the namespace of `build_parser`, or its flags as keywords.
+
+    Returns:
+        dict of output (Path of the figure) and histories (label -> summary, see `summarise`; empty for pruning).
+
+    Raises:
+        InputError: a flag or a file can't be used; nothing is written.
+    """
+    paths, pruning, curves_of = inputs(args)
+    figure, output = draw(paths, pruning, curves_of), Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    style.save_figure(figure, output)
+    summary = {label: summarise(found) for label, found in curves_of.items()}
+    if args.verbose:
+        print_table(pruning, summary)
+        display.written([output])
+    if args.show or (args.show is None and sys.stdout.isatty() and can_show()):
+        show(figure)
+    return {"output": output, "histories": summary}
 
 
 def main(argv=None):

@@ -16,7 +16,7 @@ EXAMPLE = """example:
 def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, epilog=EXAMPLE, description=f"{__doc__} Nothing is fine-tuned, and "
-                          "batch-norm is not measured anew: what a layer loses here, a fine-tune may give back.")
+                          "batch-norm is not recalibrated: what a layer loses here, a fine-tune may give back.")
     group = parser.add_argument_group("sensitivity")
     group.add_argument("--model_path", type=values.model, default="./model/base_model/model.h5",
                        help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
@@ -36,6 +36,57 @@ def build_parser():
     return parser
 
 
+def check_flags(args):
+    """Finds what can't work before Keras is imported; returns what the model file holds, without its weights."""
+    from compress.storage import checkpoints
+
+    if args.output:
+        files.check_file(args.output, ".json")
+    peek = checkpoints.read_checkpoint(args.model_path, weights=False)
+    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+    records.check_split(args.model_path, args)
+    return peek
+
+
+def load_images(args, peek):
+    """The dataset.Data whose validation images choose channels and measure accuracy, in the model's size."""
+    from compress.data import dataset, pixels
+
+    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
+                               display.track("reading images", args.verbose), needs=("validation",),
+                               pixels=pixels.of_models(args.model_path))
+    display.say(images.description, args.verbose)
+    records.check_source(args.model_path, images.val, args.val_split)  # none of these was trained on
+    return images
+
+
+def measure(args, model, images):
+    """Accuracy and loss of the whole network, and of each layer with a share of its channels removed.
+
+    Returns:
+        The part of `run`'s result that is measured.
+    """
+    from compress.data import dataset
+    from compress.pruning import cut
+
+    config, shares = configs.CriterionConfig.of(args), sorted(set(args.shares))
+    part = dataset.sample(images.val, args.images)
+    scores = cut.criterion_scores(config, model, images, args.seed, "`model_path`")  # high: idle, the first to go
+    whole, curves = cut.sensitivity_curves(config, model, scores, part, shares, "sensitivity", "`model_path`")
+    return whole | {"shares": shares, "images": len(part[1]), "layers": [
+        {"layer": name, "channels": len(scores[name])} | curve for name, curve in curves.items()]}
+
+
+def report(args, result):
+    """Prints the table, writes it to --output with the figure beside it, and returns the result."""
+    show(args, result)
+    if args.output:
+        display.written(write(args, result), args.verbose)
+    else:
+        display.say("nothing is written; --output FILE.json keeps the table, with a figure beside it", args.verbose)
+    return result
+
+
 def show(args, result):
     """Prints the table: accuracies, a row a layer."""
     columns = [("layer", tables.text), ("channels", tables.text),
@@ -44,6 +95,17 @@ def show(args, result):
         f"Validation accuracy (%) with a share of one layer's channels removed, by {args.criterion}; whole network "
         f"{display.percent(result['acc'])}; {result['images']:,} images", columns,
         [[row["layer"].removesuffix("_conv"), row["channels"], *row["acc"]] for row in result["layers"]], args.verbose)
+
+
+def write(args, result):
+    """Writes the result to --output, and the figure beside it; returns their paths."""
+    from compress.plots import comparison, style
+
+    figure = Path(args.output).with_suffix(".png")
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    records.write_json(args.output, result)
+    style.save_figure(comparison.plot_sensitivity(result), figure)
+    return [args.output, figure]
 
 
 @keywords.callable_with(build_parser)
@@ -57,53 +119,18 @@ def run(args):
         {"acc", "loss" of the whole network, "shares", "layers": list of rows with 'layer', 'channels' and the lists
         'kept', 'acc', 'loss' over the shares, "criterion", "split", "images", "sha256", "run"}.
     """
-    from compress.storage import checkpoints
+    peek, run_record = check_flags(args), records.run_record(args)
+    digest = files.sha256(args.model_path)  # of what is measured: a run may write the file meanwhile
+    app.start_keras(configs.MachineConfig.of(args))
+    from compress.storage import checkpoints, classes
 
-    if args.output:
-        files.check_file(args.output, ".json")
-    peek = checkpoints.read_checkpoint(args.model_path, weights=False)
-    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
-    records.check_split(args.model_path, args)
-    digest, run_record = files.sha256(args.model_path), records.run_record(args)
-    app.start_keras(args)
-    from compress.data import dataset, pixels
-    from compress.pruning import cut
-    from compress.storage import classes
-
-    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
-                            display.track("reading images", args.verbose), needs=("validation",),
-                            pixels=pixels.of_models(args.model_path))
-    display.say(images.description, args.verbose)
-    records.check_source(args.model_path, images.val, args.val_split)
+    images = load_images(args, peek)
     known = classes.meet(args.model_path, images)
-    model = checkpoints.load_model(args.model_path, images.class_num, images.image_shape,
-                                   *flags.opening(args))
-    shares, part = sorted(set(args.shares)), dataset.sample(images.val, args.images)
-    config = configs.CriterionConfig.of(args)
-    scores = cut.criterion_scores(config, model, images, args.seed, "`model_path`")
-    whole, curves = cut.sensitivity_curves(config, model, scores, part, shares, "sensitivity", "`model_path`")
-    result = whole | {
-        "shares": shares, "layers": [{"layer": name, "channels": len(scores[name])} | curve
-                                     for name, curve in curves.items()],
-        "criterion": args.criterion, "dataset": images.name, "split": "validation", "images": len(part[1]),
-        "class_names": classes.of_data(images), "model_class_names": known, "sha256": digest, "run": run_record}
-    show(args, result)
-    if args.output:
-        write(args, result)
-    else:
-        display.say("nothing is written; --output FILE.json keeps the table, with a figure beside it", args.verbose)
-    return result
-
-
-def write(args, result):
-    """Writes the result to --output, and the figure beside it."""
-    from compress.plots import comparison, style
-
-    figure = Path(args.output).with_suffix(".png")
-    figure.parent.mkdir(parents=True, exist_ok=True)
-    records.write_json(args.output, result)
-    style.save_figure(comparison.plot_sensitivity(result), figure)
-    display.written([args.output, figure], args.verbose)
+    model = checkpoints.load_model(args.model_path, images.class_num, images.image_shape, *flags.opening(args))
+    measured = measure(args, model, images)
+    return report(args, measured | {
+        "criterion": args.criterion, "dataset": images.name, "split": "validation",
+        "class_names": classes.of_data(images), "model_class_names": known, "sha256": digest, "run": run_record})
 
 
 def main(argv=None):

@@ -17,7 +17,7 @@ from compress.export.formats import FORMATS
 from compress.storage import classes, files, records
 
 
-def check_packages(formats, flag):
+def check_packages(formats):
     """Makes sure, before any work, that what the formats need is installed.
 
     Raises:
@@ -30,7 +30,7 @@ def check_packages(formats, flag):
     for name in formats:
         for package in FORMATS[name][2]:
             if importlib.util.find_spec(package) is None:
-                raise InputError(f"{flag}: received {name}, which needs the package {package.replace('_', '-')}; "
+                raise InputError(f"`format`: received {name}, which needs the package {package.replace('_', '-')}; "
                                  "expected it installed: pip install -r requirements-export.txt")
 
 

@@ -169,15 +169,15 @@ def check_apart(path, folder):
                          "expected another folder", folder)
 
 
-def check_file(path, suffix):
+def check_file(path, *suffixes):
     """Makes sure, before any work, that a file can be written at `path`.
 
     Raises:
-        InputError: another suffix, a folder, or a place that takes no files.
+        InputError: none of the suffixes, a folder, or a place that takes no files.
     """
     path = Path(path)
-    if path.suffix != suffix or path.is_dir():
-        raise InputError(f"received {path}, expected a file that ends in {suffix}", path)
+    if path.suffix.lower() not in suffixes or path.is_dir():
+        raise InputError(f"received {path}, expected a file that ends in {', '.join(suffixes)}", path)
     try:
         check_writable(path.parent)
     except InputError as error:

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import keras
@@ -19,9 +18,10 @@ import export_model
 from compress import metrics
 from compress.cli import configs
 from compress.errors import InputError
-from compress.export import metadata, writers
+from compress.export import measuring, metadata, writers
 from compress.graph import resnet
 from compress.report import records
+from compress.report.tree import Run
 from compress.storage import checkpoints
 
 NAMES = ["hot dog", "not, a dog", "Füchse 🦊", "0", 'quoted "d"', *"fghij"]
@@ -162,7 +162,7 @@ def test_a_record_tells_the_versions_of_what_runs_its_files():
 def test_latency_is_of_the_fastest_number_of_threads():
     pause = {1: 0.004, 2: 0.001, 7: 0.008}
     functions = {threads: lambda images, seconds=seconds: time.sleep(seconds) for threads, seconds in pause.items()}
-    row = export_model.fastest(functions, (2, 2, 3), 5)
+    row = measuring.fastest(functions, (2, 2, 3), 5)
     assert row["threads"] == 2 and list(row["latency_ms_by_threads"]) == ["1", "2", "7"]
     assert 1 <= row["latency_ms_p10"] <= row["latency_ms_median"] <= row["latency_ms_p90"]
     assert row["latency_ms_median"] == row["latency_ms_by_threads"]["2"] < row["latency_ms_by_threads"]["1"]
@@ -227,10 +227,10 @@ def test_without_images_files_are_written_compared_and_said_not_to_be_measured(n
     assert record["not_measured"] and record["run"]["flags"]["measure"] is False
     assert record["class_names"] == NAMES and record["split"] is None
     with pytest.raises(InputError, match="written without images"):  # a report has nothing to show of it
-        records.READERS["export"](types.SimpleNamespace(content=record))
+        records.READERS["export"](Run("exported", "export", folder, record, []))
     h5, onnx = record["files"]
     assert h5["acc"] is None and onnx["acc"] is None and onnx["agreement"] == 1
-    made_up = export_model.made_up((32, 32, 3)).images
+    made_up = measuring.made_up((32, 32, 3)).images
     found = writers.runner(folder / "model.onnx", "onnx", 1)(made_up)
     softmax = [np.exp(logits) / np.exp(logits).sum(1, keepdims=True) for logits in (found, plain(network, made_up))]
     assert np.ptp(softmax[1], 0).max() > 0.01  # they are told apart, so that agreement says something
@@ -252,10 +252,11 @@ def test_a_file_that_answers_otherwise_is_warned_of(network, tmp_path, capsys):
     def start(threads):
         return lambda images: 10 * plain(network, images)[:, ::-1]
 
-    args = export_model.build_parser().parse_args(["--latency_runs", "0", "--verbose", "0"])
-    images = export_model.made_up((32, 32, 3))
+    config = configs.ExportConfig(tmp_path / "model.h5", latency_runs=0, verbose=0)
+    images = measuring.made_up((32, 32, 3))
     checkpoints.save_model(network, tmp_path / "model.h5")
-    row, _ = export_model.judge(args, "onnx", "", start, tmp_path / "model.h5", images, plain(network, images.images))
+    row, logits = measuring.measure("onnx", config.model_path, start, images, config)
+    row = measuring.compare(row, logits, plain(network, images.images), config)
     assert row["largest_difference"] > 0.1 and "answers otherwise than" in capsys.readouterr().err
 
 

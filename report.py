@@ -6,7 +6,7 @@ import datetime
 import sys
 from pathlib import Path
 
-from compress.cli import app, display, flags, keywords, tables
+from compress.cli import app, configs, display, flags, keywords, tables
 from compress.storage import files
 
 EXAMPLE = """example:
@@ -37,28 +37,57 @@ def build_parser():
 
 
 def build(args, tree):
-    """The sections of the page. Call it under `report_svg.STYLE`.
+    """The sections of the page, a list of page.Section; what a section would have nothing to show of is left out.
 
     Args:
         args: the flags.
-        tree: a report_tree.Tree.
-
-    Returns:
-        List of report_page.Section.
+        tree: all records, a report.tree.Tree.
     """
-    from compress.report import sections as made
+    from compress.report import sections
 
-    measured = dict.fromkeys(("apoz", "classes"))
+    measured = {"apoz": None, "classes": None}
     if args.models and tree.of_kind("pruned", "student"):
-        app.start_keras(args)
+        app.start_keras(configs.MachineConfig.of(args))
         from compress.report import measure
 
-        images = measure.Images(args)
-        measured = {"apoz": made.apoz_section(args, tree, images), "classes": made.classes_section(args, tree, images)}
-    sections = [made.models_section(tree), made.training_section(tree), made.pruning_section(tree), measured["apoz"],
-                made.sensitivity_section(tree), made.distillation_section(tree), measured["classes"],
-                made.exports_section(tree), made.runs_section(tree), made.skipped_section(tree)]
-    return [section for section in sections if section]
+        images = measure.Images(configs.ReportConfig.of(args))
+        measured = {"apoz": sections.apoz_section(tree, images), "classes": sections.classes_section(tree, images)}
+    return list(filter(None, [
+        sections.models_section(tree), sections.training_section(tree), sections.pruning_section(tree),
+        measured["apoz"], sections.sensitivity_section(tree), sections.distillation_section(tree), measured["classes"],
+        sections.exports_section(tree), sections.runs_section(tree), sections.skipped_section(tree)]))
+
+
+def write(args, tree, sections):
+    """Writes the figures as PNG, and the page, which holds them as SVG; figures of runs that are gone are removed.
+
+    Returns:
+        List of the figures' Paths.
+    """
+    from compress.report import page
+    from compress.report.sections import cards, text
+
+    output = Path(args.output)
+    folder = output.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = page.save_figures(sections, folder, display.track("drawing", args.verbose))
+    before = page.linked_figures(output)
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    page.write(output, page.render(sections, drawn, root=text(str(args.root_folder)), made=now, cards=cards(tree),
+                                   folder=folder.name))
+    for slug in before - set(drawn):
+        (folder / f"{slug}.png").unlink(missing_ok=True)
+    return [folder / f"{slug}.png" for slug in drawn]
+
+
+def show(args, tree, figures):
+    """Says what the page shows and what it doesn't, and where it lies."""
+    display.say(f"{tables.counted(len(tree.runs), 'record')}, "
+                f"{tables.counted(len(tree.points), 'accuracy', 'accuracies')}, "
+                f"{tables.counted(len(figures), 'figure')}", args.verbose)
+    for file, why in tree.skipped:
+        display.say(f"not shown: {file}, {why}", args.verbose)
+    display.written([args.output, *([Path(args.output).with_suffix("")] if figures else [])], args.verbose)
 
 
 @keywords.callable_with(build_parser)
@@ -77,37 +106,15 @@ def run(args):
     """
     from compress.report import records
 
-    output = Path(args.output or Path(args.root_folder) / "report.html")
+    args.output = args.output or str(Path(args.root_folder) / "report.html")
     tree = records.read_tree(args.root_folder, display.track("reading records", args.verbose))
-    files.check_file(output, ".html")
-    folder = output.with_suffix("")
-    import matplotlib
-
-    from compress.report import page as report_page
-    from compress.report import sections as report_sections
-    from compress.report import svg
-
-    with matplotlib.rc_context(svg.STYLE):
-        sections = build(args, tree)
-        folder.mkdir(parents=True, exist_ok=True)  # nothing is made before all is measured
-        drawn = report_page.save_figures(sections, folder, display.track("drawing", args.verbose))
-    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    page = report_page.render(sections, drawn, root=report_sections.text(str(args.root_folder)), made=now,
-                              cards=report_sections.cards(tree), folder=folder.name)
-    before = report_page.linked_figures(output)
-    report_page.write(output, page)
-    for slug in before - set(drawn):  # of runs that are gone
-        (folder / f"{slug}.png").unlink(missing_ok=True)
-    display.say(f"{tables.counted(len(tree.runs), 'record')}, "
-                f"{tables.counted(len(tree.points), 'accuracy', 'accuracies')}, "
-                f"{tables.counted(len(drawn), 'figure')}", args.verbose)
-    for file, why in tree.skipped:
-        display.say(f"not shown: {file}, {why}", args.verbose)
-    display.written([output, *([folder] if drawn else [])], args.verbose)
-    return {"output": output, "figures": [folder / f"{slug}.png" for slug in drawn],
-            "models": [{"name": p.name, "kind": p.kind, "acc": p.acc, "dataset": p.dataset, "split": p.split,
-                        "images": p.images, "sha256": p.sha256, **p.sizes} for p in tree.points],
-            "runs": len(tree.runs), "skipped": tree.skipped}
+    files.check_file(args.output, ".html")
+    sections = build(args, tree)  # nothing is written before all is measured
+    figures = write(args, tree, sections)
+    show(args, tree, figures)
+    return {"output": Path(args.output), "figures": figures, "models": [
+        {"name": p.name, "kind": p.kind, "acc": p.acc, "dataset": p.dataset, "split": p.split, "images": p.images,
+         "sha256": p.sha256, **p.sizes} for p in tree.points], "runs": len(tree.runs), "skipped": tree.skipped}
 
 
 def main(argv=None):

@@ -1,6 +1,6 @@
 """What a report measures on the models themselves: APoZ of the layers that were cut, confusion of base and student.
 
-Only files below the report's folder and the data set that flags name are read, whatever a record says of places.
+Only files below the report's folder and the data set that the user names are read, whatever a record says of places.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from compress.storage import checkpoints, classes, records
 MOST_LAYERS = 6  # whose histograms are drawn
 
 
-def data_flags(args, recorded):
-    """The data flags of a run, each checked as the command line checks it; places are the report's own.
+def data_config(config, recorded):
+    """Which images a run had, each number checked as the command line checks it; places are the report's own.
 
     Args:
-        args: the report's flags.
+        config: a configs.ReportConfig.
         recorded: a run's flags, as its record has them.
 
     Returns:
@@ -37,10 +37,10 @@ def data_flags(args, recorded):
     """
     dataset = str(recorded.get("dataset"))
     if dataset not in flags.CLASS_NUM:
-        if args.dataset is None or os.path.abspath(args.dataset) != os.path.abspath(dataset):
-            raise InputError(f"its images are those of {text(dataset)}, and --dataset doesn't name that folder")
-    elif dataset in stock.CIFAR and not stock.find_cifar(dataset, args.data_dir):
-        raise InputError(f"{dataset} is not in {args.data_dir} (--data_dir), and a report downloads nothing")
+        if config.dataset is None or os.path.abspath(config.dataset) != os.path.abspath(dataset):
+            raise InputError(f"its images are those of {text(dataset)}, and `dataset` doesn't name that folder")
+    elif dataset in stock.CIFAR and not stock.find_cifar(dataset, config.data_dir):
+        raise InputError(f"{dataset} is not in {config.data_dir} (`data_dir`), and a report downloads nothing")
     limits = {"val_split": flags.real(0, 0.5, strict=True), "subset": flags.whole(1),
               "image_size": flags.whole(16, 1024)}
     values = {}
@@ -49,26 +49,30 @@ def data_flags(args, recorded):
         try:
             values[name] = None if value is None and name != "val_split" else check(str(value))
         except argparse.ArgumentTypeError as error:
-            raise InputError(f"its record's --{name}: {error}") from None
-    return configs.DataConfig(dataset=dataset, data_dir=args.data_dir, class_num=None, num_worker=0, **values)
+            raise InputError(f"its record's `{name}`: {error}") from None
+    return configs.DataConfig(dataset=dataset, data_dir=config.data_dir, class_num=None, num_worker=0, **values)
 
 
 class Images:
-    """Data sets that were read before, by the flags that asked for them."""
+    """The images of runs; runs on the same ones share them.
 
-    def __init__(self, args):
-        self.args, self.known = args, {}
+    Args:
+        config: a configs.ReportConfig.
+    """
+
+    def __init__(self, config):
+        self.config, self.known = config, {}
 
     def of(self, run, path):
-        """The dataset.Data of a run, in the size that the model at `path` wants. Raises InputError as `data_flags`."""
-        wanted = data_flags(self.args, run.flags)
+        """The dataset.Data of a run, in the size that the model at `path` wants. Raises InputError as `data_config`."""
+        wanted = data_config(self.config, run.flags)
         shape = checkpoints.read_checkpoint(path, weights=False).input_shape
         shown = pixels.of_models(path)
         key = (str(vars(wanted)), shape, str(shown))
         if key not in self.known:
             self.known[key] = dataset.load_data(wanted, shape and shape[:2],
-                                             display.track("reading images", self.args.verbose),
-                                             needs=("validation",), pixels=shown)
+                                                display.track("reading images", self.config.verbose),
+                                                needs=("validation",), pixels=shown)
         records.check_source(path, self.known[key].val)
         return self.known[key]
 
@@ -131,16 +135,15 @@ def survivors(folder, name, left):
 
 
 def _preprocessing(run):
-    """--preprocessing as a run had it: its base may be a file of others."""
+    """What a run's base was trained with: it may be a file of others."""
     value = run.flags.get("preprocessing")
     return value if value in flags.PREPROCESSING else "auto"
 
 
-def apoz_of_cut_layers(args, images, run, path):
+def apoz_of_cut_layers(images, run, path):
     """APoZ of the base's layers that a pruning run cut most, on the validation images that the run looked at.
 
     Args:
-        args: the report's flags.
         images: an Images.
         run: the pruning run.
         path: the base's .h5.
@@ -160,7 +163,8 @@ def apoz_of_cut_layers(args, images, run, path):
     model = checkpoints.load_model(path, found.class_num, found.image_shape, _preprocessing(run))
     count = run.flags.get("apoz_images")
     chosen = dataset.sample(found.val, count if type(count) is int and count > 0 else None)[0]
-    apoz = criteria.compute_apoz(model, chosen, args.batch_size, display.track("APoZ", args.verbose, "compiling"))
+    apoz = criteria.compute_apoz(model, chosen, images.config.batch_size,
+                                 display.track("APoZ", images.config.verbose, "compiling"))
     for name in names:
         if len(apoz.get(name, ())) != channels[name][0]:
             raise InputError(f"{name} of the base has {len(apoz.get(name, ()))} channels, the record says "
@@ -169,11 +173,10 @@ def apoz_of_cut_layers(args, images, run, path):
             for name in names}, len(chosen)
 
 
-def confusion(args, images, run, paths):
+def confusion(images, run, paths):
     """Confusion matrices of models on the validation images of a run.
 
     Args:
-        args: the report's flags.
         images: an Images.
         run: whose record names the images.
         paths: .h5 files.
@@ -186,13 +189,14 @@ def confusion(args, images, run, paths):
     """
     from sklearn.metrics import confusion_matrix
 
-    found, matrices = images.of(run, paths[0]), []
+    found, matrices, config = images.of(run, paths[0]), [], images.config
     for path in paths:
         records.check_source(path, found.val)
         classes.meet(path, found)
         model = checkpoints.load_model(path, found.class_num, found.image_shape, _preprocessing(run))
-        logits = metrics.predict_logits(folded.FoldedResNet(model, args.precision), found.val.images, args.batch_size,
-                                        display.track(f"{path.parent.name}: validation", args.verbose, "compiling"))
+        logits = metrics.predict_logits(folded.FoldedResNet(model, config.precision), found.val.images,
+                                        config.batch_size,
+                                        display.track(f"{path.parent.name}: validation", config.verbose, "compiling"))
         if not np.isfinite(logits).all():
             raise InputError(f"{path.parent.name} answers NaN or infinity")
         matrices.append(confusion_matrix(found.val.labels, logits.argmax(1), labels=range(found.class_num)))

@@ -8,7 +8,7 @@ import urllib.parse
 from pathlib import Path
 
 from compress.plots import style
-from compress.report.svg import STYLE, inline_svg
+from compress.report.svg import inline_svg
 from compress.storage.files import replacing
 
 MOST_BYTES = 256 * 2**20  # of a page before, that is read for its links
@@ -65,16 +65,13 @@ def save_figures(sections, folder, progress=iter):
     Raises:
         InputError: a file can't be written.
     """
-    import matplotlib
-
     figures, drawn = [figure for section in sections for figure in section.figures], {}
-    with matplotlib.rc_context(STYLE):
-        for i in progress(range(0, len(figures), 1)):
-            entry = figures[i]
-            entry.figure.draw_without_rendering()
-            entry.figure.set_layout_engine("none")  # found once; both formats would look for it again
-            style.save_figure(entry.figure, Path(folder) / f"{entry.slug}.png")
-            drawn[entry.slug] = inline_svg(entry.figure, entry.slug, entry.title, entry.tips)
+    for i in progress(range(0, len(figures), 1)):
+        entry = figures[i]
+        entry.figure.draw_without_rendering()
+        entry.figure.set_layout_engine("none")  # found once; both formats would look for it again
+        style.save_figure(entry.figure, Path(folder) / f"{entry.slug}.png")
+        drawn[entry.slug] = inline_svg(entry.figure, entry.slug, entry.title, entry.tips)
     return drawn
 
 

@@ -148,8 +148,8 @@ def _json_files(root):
         inside[:] = sorted(name for name in inside if not name.startswith(".") and name != "assets.extra")
         found += [Path(folder) / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
         if len(found) > MOST_FILES:
-            raise InputError(f"--root_folder: received {root} with more than {MOST_FILES} .json files below, expected "
-                             "a folder of models")
+            raise InputError(f"received {root} with more than {MOST_FILES} .json files below, expected a folder of "
+                             "models", root)
     return found
 
 
@@ -164,7 +164,8 @@ def read_record(path, root):
     try:
         content = records.read_json(path, "")
     except InputError as error:
-        raise InputError(str(error).removeprefix(f": received {path}, ").removeprefix("which ")) from None
+        why = str(error).removeprefix(": ").removeprefix(f"received {path}, ")  # a report names the file itself
+        raise InputError(why.removeprefix("which ")) from None
     except OSError as error:
         raise InputError(error.strerror or one_line(error)) from None
     kind = kind_of(content)
@@ -196,8 +197,7 @@ def read_tree(root, progress=iter):
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"--root_folder: received {root}, which is not a folder; expected one with runs below, such "
-                         "as ./model")
+        raise InputError(f"received {root}, which is not a folder; expected one with runs below, such as ./model", root)
     tree, paths = Tree(root, [], []), _json_files(root)
     for i in progress(range(0, len(paths), 1)):
         try:
@@ -207,8 +207,8 @@ def read_tree(root, progress=iter):
             tree.skipped.append((text(paths[i].relative_to(root).as_posix(), 200), text(str(error), 300)))
     if not tree.runs:
         first = f" ({tree.skipped[0][0]}: {tree.skipped[0][1]})" if tree.skipped else ""
-        raise InputError(f"--root_folder: received {root}, below which lies no record that can be shown{first}; "
-                         "expected result.json files, such as train_base_model.py writes")
+        raise InputError(f"received {root}, below which lies no record that can be shown{first}; expected result.json "
+                         "files, such as train_base_model.py writes", root)
     tree.runs.sort(key=lambda run: (list(READERS).index(run.kind), run.shipped))  # the user's own first
     _settle(tree)
     return tree

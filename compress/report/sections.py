@@ -1,6 +1,6 @@
 """The sections of a report: what is shown of a tree of records, and why something is not."""
 
-from compress.cli import display
+from compress.cli import display, messages
 from compress.errors import InputError
 from compress.plots import comparison, curves, style
 from compress.report import figures as report_plots
@@ -41,11 +41,11 @@ def models_section(tree):
     if any(point.shipped for point in tree.points):
         parts.append(("note", "The student that came with the suite is outlined, to compare with, and joins no step."))
     if missing:
-        why = "; evaluate_model.py --output measures it" if "latency" in missing else ""
-        parts.append(("note", f"No record names {' or '.join(missing)}{why}."))
+        why = "; evaluate_model.py `output` measures it" if "latency" in missing else ""
+        parts.append(("note", messages.spelled(f"No record names {' or '.join(missing)}{why}.")))
     if any("sparsity" not in point.sizes for run in tree.of_kind("student") for point in run.points):
-        parts.append(("note", "The sparsity of a student is known where evaluate_model.py --output has compared it "
-                              "with its base, the first of its models."))
+        parts.append(("note", messages.spelled("The sparsity of a student is known where evaluate_model.py `output` "
+                                               "has compared it with its base, the first of its models.")))
     return Section("models", "Accuracy against size", [
         ("text", "A step joins the models that no smaller one beats. Accuracies on different images can't be compared: "
                  "each set of images has its own figures."), *parts, ("table", tables.models(tree))])
@@ -146,25 +146,25 @@ def sensitivity_section(tree):
     return Section("sensitivity", "Sensitivity", parts) if parts else None
 
 
-def apoz_section(args, tree, images):
+def apoz_section(tree, images):
     """Histograms of the layers that were cut most, or why there are none."""
     from compress.report import measure  # Keras, which a report of records alone does not wait for
 
     parts = [("text", "APoZ, the share of zeros that a channel of the base has after its ReLU, in the layers that lost "
                       "the largest share of their channels. By default the first iteration cuts what lies above mean + "
-                      "1 standard deviation of its layer, and each later one measures anew what is left.")]
+                      "1 standard deviation of its layer, and each later one measures again what is left.")]
     for number, run in enumerate(tree.of_kind("pruned"), 1):
         try:
             base = existing(tree, run.parent, "the base")
-            layers, count = measure.apoz_of_cut_layers(args, images, run, base.file)
+            layers, count = measure.apoz_of_cut_layers(images, run, base.file)
         except InputError as error:
-            parts.append(("note", f"{run.name}: not shown, {error}."))
+            parts.append(("note", f"{run.name}: not shown, {messages.spelled(str(error))}."))
             continue
         parts.append(("figures", [Figure(f"apoz-{number}", f"APoZ of the layers that {run.name} cut most",
                                          report_plots.plot_apoz(layers))]))
-        rule = [f"--{flag} {text(run.flags[flag], 40)}" for flag in (
+        rule = [tables.as_flag(name, run.flags[name]) for name in (
             "criterion", "prune_ratio", "target_compression", "target_macs", "allocation")
-                if run.flags.get(flag) not in (None, "threshold")]
+                if run.flags.get(name) not in (None, "threshold")]
         known = all(left is not None for _, left in layers.values())
         parts.append(("note", f"{run.name}, measured on {base.name} with {count:,} validation images"
                               + (f"; cut by {' '.join(rule)}" if rule else "")
@@ -181,7 +181,7 @@ def existing(tree, sha256, what):
     return point
 
 
-def classes_section(args, tree, images):
+def classes_section(tree, images):
     """Confusion of each student and the first model of its chain, and the classes that lost most."""
     from compress.report import measure
 
@@ -193,9 +193,9 @@ def classes_section(args, tree, images):
             first = next((point for point in above if point), None)
             base = existing(tree, first.sha256 if first else run.parent, "what it was made from")
             pair = [base, student]
-            matrices, names = measure.confusion(args, images, run, [point.file for point in pair])
+            matrices, names = measure.confusion(images, run, [point.file for point in pair])
         except InputError as error:
-            parts.append(("note", f"{run.name}: not shown, {error}."))
+            parts.append(("note", f"{run.name}: not shown, {messages.spelled(str(error))}."))
             continue
         total = matrices[0].sum()
         table, order = tables.classes(names, matrices, [point.name for point in pair], number)

@@ -187,12 +187,12 @@ def details(tree, run):
         (list of (what, text), list of (flag, text)).
     """
     record, flags, first = run.record, run.flags, run.points[0] if run.points else None
-    argv, held_out = record.get("argv"), flags.get("val_split")
+    argv = record.get("argv")
     command = shlex.join(map(str, argv)) if isinstance(argv, list) else None
     trained_on = run.content.get("train_images")
     split = first and (f"{first.group}" + (f"; trained on {text(trained_on, 20)}" if trained_on else "")
-                       + (f"; --val_split {text(held_out, 20)}" if held_out else "")
-                       + (f"; --subset {text(flags['subset'], 20)}" if flags.get("subset") else ""))
+                       + "".join(f"; {as_flag(name, flags[name], 20)}" for name in ("val_split", "subset")
+                                 if flags.get(name)))
     versions = ", ".join(f"{text(k, 20)} {text(v, 20)}" for k, v in list(mapping(record.get("versions")).items())[:20])
     facts = [("command", command and text(f"python {command}", 1000)), ("data split", split),
              ("seed", None if record.get("seed") is None else text(record["seed"])), ("versions", versions or None),
@@ -201,3 +201,8 @@ def details(tree, run):
     facts = [(what, [text(value, 1000)]) for what, value in facts if value]
     facts.append(("came from", [text(chain, 5000) for chain in parents(tree, run)]))
     return facts, [(text(f"--{key}", 60), text(value, 200)) for key, value in list(flags.items())[:200]]
+
+
+def as_flag(name, value, width=40):
+    """A flag of a record as it was typed, such as '--val_split 0.1'."""
+    return f"--{name} {text(value, width)}"

@@ -71,10 +71,7 @@ LIBRARY = {name: path for name, path in MODULES.items()
            if name.startswith("compress.") and not name.startswith("compress.cli.")}
 # modules that do still
 STILL = {"compress.distillation.student",
-         "compress.export.predicting", "compress.export.writers",
          "compress.pruning.iterations",
-         "compress.report.measure", "compress.report.records", "compress.report.sections", "compress.report.svg",
-         "compress.report.tables",
          "compress.storage.events",
          "compress.storage.histories", "compress.storage.recording",
          "compress.storage.records", "compress.storage.resuming", "compress.storage.shipped", "compress.training.fit"}

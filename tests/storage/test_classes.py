@@ -1,7 +1,6 @@
 """Class names: kept in files and records, read from there with care, compared with the data that a model meets."""
 
 import json
-import types
 
 import h5py
 import numpy as np
@@ -14,6 +13,7 @@ import knowledge_distillation
 import prune_model
 import sensitivity
 import train_base_model
+from compress.cli import configs
 from compress.data import dataset as data
 from compress.errors import InputError
 from compress.graph import resnet
@@ -21,7 +21,7 @@ from compress.storage import checkpoints, classes
 
 
 def images(*names, name="pictures"):
-    return types.SimpleNamespace(name=name, class_names=names)
+    return data.Data(name, None, None, None, names, "")
 
 
 def an_h5(path, *names):
@@ -220,17 +220,18 @@ def test_a_report_measures_no_model_on_images_of_other_classes(three, tmp_path, 
 
     names = ("cat", "dog", "wolf")
     split = data.Split(np.zeros((3, 32, 32, 3), "uint8"), np.arange(3), "validation")
-    found = types.SimpleNamespace(of=lambda run, path: data.Data("mixed", split, split, split, names, ""))
+    found = measure.Images(configs.ReportConfig())
+    found.of = lambda run, path: data.Data("mixed", split, split, split, names, "")
     with pytest.raises(InputError, match="class 2 of mixed is wolf"):
-        measure.confusion(types.SimpleNamespace(), found, None, [three])
+        measure.confusion(found, None, [three])
 
 
 def test_a_model_without_names_meets_numbers_that_count_as_text(tmp_path, capsys):
-    numbers = types.SimpleNamespace(name="d", class_names=tuple(sorted(map(str, range(12)))))
+    numbers = images(*sorted(map(str, range(12))))
     assert classes.meet(tmp_path / "m.h5", numbers) is None
     assert "read as 0, 1, 10, 11, 2, 3, 4, 5, 6, 7 and 2 more, in this order; if" in capsys.readouterr().err
     (tmp_path / "labels.txt").write_text("\n".join(map(str, range(12))))
     with pytest.raises(InputError, match="in another order"):
         classes.meet(tmp_path / "m.h5", numbers)
-    padded = types.SimpleNamespace(name="d", class_names=tuple(f"{i:02d}" for i in range(12)))
+    padded = images(*(f"{i:02d}" for i in range(12)))
     assert len(classes.meet(tmp_path / "m.h5", padded)) == 12 and capsys.readouterr().err == ""

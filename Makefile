@@ -87,10 +87,8 @@ $(VENV)/.installed-completion: requirements-completion.txt $(VENV)/.installed
 	@touch $@
 
 completion: $(VENV)/.installed-completion
-	@for shell in bash zsh; do for script in $(SCRIPTS); do \
-	  $(BIN)/python $$script --print_completion $$shell || exit; done > $(VENV)/completion.$$shell || exit; done
-	@echo 'for ~/.bashrc:                  source $(abspath $(VENV))/completion.bash'
-	@echo 'for ~/.zshrc, behind compinit:  eval "$$(<$(abspath $(VENV))/completion.zsh)"'
+	@echo 'for ~/.bashrc, or ~/.zshrc behind compinit:'
+	@echo 'eval "$$($(abspath $(BIN))/activate-global-python-argcomplete --dest=-)"'
 
 results: install
 	$(BIN)/python experiments/build.py

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
 """Evaluate models: accuracy, size, work and speed, side by side; the first is what the others are compared with."""
 
 import argparse

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
 """Export a model for another runtime, and run each file there: accuracy, agreement with the .h5, size, latency."""
 
 import argparse

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
 """Distil a pruned teacher into a small student: soft labels, intermediate features, an adversary, hard labels."""
 
 import argparse

@@ -1,3 +1,5 @@
+#!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
 """Draws training histories, or the result of pruning, from the files that the other scripts write."""
 
 import argparse

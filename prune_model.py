@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
 """Prune a ResNet in iterations: score the channels, remove the idle ones for good, fine-tune what is left."""
 
 import argparse

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
 """Report on all runs below a folder in one HTML page: fronts, pruning, distillation, classes, flags and origins."""
 
 import argparse

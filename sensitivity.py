@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
 """Measure what each layer's channels are worth: accuracy against the removed share, one layer at a time."""
 
 import sys

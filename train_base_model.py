@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
 """Train the base model: a ResNet50, 101 or 152 from scratch, from ImageNet weights or from any .h5 of the kind."""
 
 import dataclasses

@@ -61,11 +61,11 @@ def row_of(parser, action):
 
 
 def flags_of(parser):
-    """All flags of a parser but --help and --print_completion: {cells of `row_of`: title of the flag's group}."""
+    """All flags of a parser but --help: {cells of `row_of`: title of the flag's group}."""
     found = {}
     for group in parser._action_groups:
         for action in group._group_actions:
-            if action.help != argparse.SUPPRESS and action.dest not in ("help", "print_completion"):
+            if action.help != argparse.SUPPRESS and action.dest != "help":
                 found[row_of(parser, action)] = group.title
     return found
 

@@ -48,8 +48,6 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("formatter_class", Help)
         super().__init__(*args, allow_abbrev=False, **kwargs)
-        self.add_argument("--print_completion", action=completion.Print, choices=completion.SHELLS,
-                          default=argparse.SUPPRESS, help="print what makes a shell complete these flags, and exit")
 
     def parse_known_args(self, args=None, namespace=None):
         words = list(sys.argv[1:] if args is None else args)
@@ -65,6 +63,7 @@ class Parser(argparse.ArgumentParser):
             parsed.class_num = CLASS_NUM.get(parsed.dataset)  # None: as many as the folder has
 
     def parse_args(self, args=None, namespace=None):
+        completion.answer(self)
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]

@@ -13,22 +13,27 @@ from pathlib import Path
 import pytest
 from conftest import SCRIPTS
 
-import prune_model
-from compress.cli import completion
-from compress.errors import InputError
-
+argcomplete = pytest.importorskip("argcomplete")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """A folder with completion.bash and completion.zsh of all scripts."""
-    folder = tmp_path_factory.mktemp("completion")
-    for shell in completion.SHELLS:
-        texts = [subprocess.run([sys.executable, f"{script}.py", "--print_completion", shell], cwd=ROOT, check=True,
-                                capture_output=True, text=True).stdout for script in SCRIPTS]
-        (folder / f"completion.{shell}").write_text("".join(texts))
-    return folder
+# in front of the user's PATH: tells its words, and leaves what a shell asks to Python
+PYTHON = f"""#!/bin/bash
+if [[ -n $_ARGCOMPLETE ]]; then exec {sys.executable} "$@"; fi
+printf '\\n<<'; printf '[%s]' "$@"; printf '>>\\n'
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the scripts, images and a python that tells its words."""
+    for name in ("bin/python", "my_images/1.png", "some/other.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(PYTHON)
+    (tmp_path / "bin" / "python").chmod(0o755)
+    for script in SCRIPTS:
+        (tmp_path / f"{script}.py").symlink_to(ROOT / f"{script}.py")
+    return tmp_path
 
 
 def typed(shell, setup, keys, folder):
@@ -36,12 +41,13 @@ def typed(shell, setup, keys, folder):
 
     Args:
         shell: words that start it, interactive.
-        setup: lines for it; `python` and the scripts become functions that tell their words.
+        setup: lines for it, in front of those that load argcomplete's completion.
         keys: what is typed in front of Enter.
         folder: where it runs.
     """
     master, slave = pty.openpty()
-    setup = ["tell() { printf '\\n<<'; printf '[%s]' \"$@\"; printf '>>\\n'; }", "python() { tell \"$@\"; }", *setup]
+    loader = Path(argcomplete.__file__).parent / "bash_completion.d" / "_python-argcomplete"
+    setup = [f"PATH={folder}/bin:$PATH", *setup, f'eval "$(<{loader})"']
     process = subprocess.Popen(shell, stdin=slave, stdout=slave, stderr=slave, cwd=folder, start_new_session=True,
                                env=os.environ | {"PS1": "$ ", "TERM": "xterm", "HOME": str(folder)})
     os.close(slave)
@@ -63,38 +69,32 @@ def typed(shell, setup, keys, folder):
 @pytest.mark.parametrize(("keys", "words"), [
     ("python prune_model.py --crit\ttay\t", ["prune_model.py", "--criterion", "taylor"]),
     ("python prune_model.py --criterion=tay\t", ["prune_model.py", "--criterion=taylor"]),
-    ("python -u some/prune_model.py --no-save\t--see\t3 --pruning_it\t", [
-        "-u", "some/prune_model.py", "--no-save_best_model", "--seed", "3", "--pruning_it"]),
-    ("prune_model.py --target_c\t4 --prec\tfl\t", ["--target_compression", "4", "--precision", "float32"]),
     ("python export_model.py --for\tonnx litert-\t", ["export_model.py", "--format", "onnx", "litert-int8"]),
-    ("python evaluate_model.py --split val\t--data_\t", ["evaluate_model.py", "--split", "validation", "--data_dir"]),
-    ("python train_base_model.py --dataset cifar1\t", ["train_base_model.py", "--dataset", "cifar10"]),
-    ("python train_base_model.py --dataset my_im\t", ["train_base_model.py", "--dataset", "my_images/"]),
+    ("python train_base_model.py --dataset cifar100\t", ["train_base_model.py", "--dataset", "cifar100"]),
     ("python evaluate_model.py --model_path a.h5 my\t", ["evaluate_model.py", "--model_path", "a.h5", "my_images/"]),
-    ("python other.py my\t", ["other.py", "my_images/"]), ("python plot_tr\t", ["plot_train_history.py"])])
-def test_bash_completes(keys, words, written, tmp_path):
-    (tmp_path / "my_images").mkdir()
-    (tmp_path / "plot_train_history.py").write_text("")
-    setup = [f"source {written}/completion.bash", "prune_model.py() { tell \"$@\"; }", "bind 'set bell-style none'"]
-    assert typed(["bash", "--norc", "--noprofile", "-i"], setup, keys, tmp_path) == words
+    ("python train_base_model.py --dataset my_im\t", ["train_base_model.py", "--dataset", "my_images/"]),
+    ("python some/other.py my\t", ["some/other.py", "my_images/"]), ("python plot_tr\t", ["plot_train_history.py"])])
+def test_bash_completes(keys, words, folder):
+    setup = ["bind 'set bell-style none'"]
+    assert typed(["bash", "--norc", "--noprofile", "-i"], setup, keys, folder) == words
 
 
 @pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh here")
 @pytest.mark.parametrize(("keys", "words"), [
     ("python prune_model.py --crit\ttay\t", ["prune_model.py", "--criterion", "taylor"]),
-    ("python train_base_model.py --model\tmy\t", ["train_base_model.py", "--model_path", "my_images"])])
-def test_zsh_completes(keys, words, written, tmp_path):
-    (tmp_path / "my_images").mkdir()
-    setup = ["autoload -U compinit", "compinit -u -D", f'eval "$(<{written}/completion.zsh)"']
-    assert typed(["zsh", "-f", "-i"], setup, keys, tmp_path) == words
+    ("python train_base_model.py --model\tmy\t", ["train_base_model.py", "--model_path", "my_images/"])])
+def test_zsh_completes(keys, words, folder):
+    assert typed(["zsh", "-f", "-i"], ["autoload -U compinit", "compinit -u -D"], keys, folder) == words
 
 
-def test_without_shtab_there_is_one_line(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "shtab", None)
-    with pytest.raises(InputError, match="requirements-completion.txt"):
-        completion.code(prune_model.build_parser(), "bash")
-    with pytest.raises(SystemExit) as end:
-        prune_model.main(["--print_completion", "bash"])
-    captured = capsys.readouterr()
-    assert end.value.code == 2 and not captured.out and captured.err.count("\n") == 1
-    assert captured.err.startswith("prune_model.py: --print_completion: received bash, expected shtab")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_says_that_it_may_be_asked(script):
+    assert "PYTHON_ARGCOMPLETE_OK" in (ROOT / f"{script}.py").read_text(encoding="utf-8")[:1024]
+
+
+def test_a_shell_that_asks_starts_no_run():
+    """A base model would train with its defaults."""
+    code = "import sys; sys.modules['argcomplete'] = None; import train_base_model; train_base_model.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"_ARGCOMPLETE": "1"},
+                          capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")

@@ -30,7 +30,7 @@ TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_
 def test_every_flag_lies_in_a_group_with_a_name(script):
     parser = importlib.import_module(script).build_parser()
     own = {action.dest for action in parser._optionals._group_actions}
-    assert own == {"help", "print_completion"} and not parser._positionals._group_actions
+    assert own == {"help"} and not parser._positionals._group_actions
     titles = [group.title for group in parser._action_groups[2:]]
     assert len(titles) == len(set(titles)) and all(titles)
     assert all(action.help for action in parser._actions)

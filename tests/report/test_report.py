@@ -558,11 +558,11 @@ def test_chains_end_at_strangers_and_circles(tmp_path):
 
 def test_a_figure_in_a_page_has_text_and_ids_of_its_own():
     figure = plots.plot_channels({"a_1": [100, 90, 5]})
-    figure.axes[0].images[0].set_gid("cells")
-    svg, other = (report_svg.inline_svg(figure, slug, "<title>", {"cells": "<tip>"}) for slug in ("x", "y"))
+    figure.axes[0].texts[0].set_gid("cell")
+    svg, other = (report_svg.inline_svg(figure, slug, "<title>", {"cell": "<tip>"}) for slug in ("x", "y"))
     assert {"5", "90", "a_1"} <= {*re.findall(r"<text[^>]*>([^<]*)</text>", svg)}
     assert 'aria-label="&lt;title&gt;"' in svg and "http" not in svg and "<style" not in svg
-    assert '<g id="x-cells"><title>&lt;tip&gt;</title>' in svg
+    assert '<g id="x-cell"><title>&lt;tip&gt;</title>' in svg
     ids, others = ({*re.findall(r' id="([^"]*)"', text)} for text in (svg, other))
     assert ids and not ids & others and {*re.findall(r'(?:url\(|href=")#([\w-]*)', svg)} <= ids
 
@@ -653,7 +653,7 @@ def test_what_cannot_be_measured_has_a_note(tmp_path):
     assert "kd_model: not shown, the model.h5 of kd_model is not below this folder." in page.lines
     (tmp_path / "base_model" / "model.h5").write_bytes(b"no model")
     _, page = make(tmp_path)
-    why = f"pruned_model: not shown, received {tmp_path}/base_model/model.h5 of 8 bytes, which is empty, "
+    why = f"pruned_model: not shown, received {tmp_path}/base_model/model.h5, which is damaged or was replaced"
     assert any(line.startswith(why) for line in page.lines)
     _, page = make(tmp_path, "--no-models")
     assert not any("not shown" in line for line in page.lines)

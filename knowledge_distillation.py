@@ -92,32 +92,32 @@ def make_student(args, teacher, images):
         return resnet.build_resnet(**(architecture | {"widths": widths, "stem": args.student_stem}))
     student = students.inherit_student(teacher, widths, args.student_stem)
     if args.recalibrate_images:
-        fit.check_batch(student, args.recalibrate_images, "--recalibrate_images")
+        fit.check_batch(student, args.recalibrate_images, "recalibrate_images")
         recalibration.recalibrate_bn(student, dataset.sample(images.train, args.recalibrate_images)[0], args.batch_size,
                              display.track("student: batch-norm", args.verbose, "compiling"))
     return student
 
 
-def distil(args, teacher, student, images, lambdas, hard_label_weight, folder, title, run_record):
-    """Trains one student with one set of loss weights; returns its history."""
+def distil(args, teacher, run, images, lambdas, hard_label_weight, title):
+    """Trains one student, `run.saved`, with one set of loss weights; returns its history."""
     import keras
 
     from compress.data import dataset
     from compress.distillation import distiller as distillation
-    from compress.training import fit
+    from compress.training import runs
+    from compress.training.recipe import Recipe, compile_trainer, optimizer_of
 
-    recipe = fit.going_on(fit.Recipe.from_flags(args, args.student_learning_rate), folder, run_record)
+    recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=args.student_learning_rate), run)
     steps = dataset.steps_per_epoch(len(images.train), recipe.batch_size)
-    distiller = distillation.Distiller(teacher, student, lambdas, args.temperature, hard_label_weight,
+    distiller = distillation.Distiller(teacher, run.saved, lambdas, args.temperature, hard_label_weight,
                                        args.regressor_name, args.label_smoothing, args.precision, args.mirror_teacher,
                                        steps * (recipe.epochs - recipe.begun) if args.teacher_annealing else None)
-    optimizer = fit.optimizer_of(recipe, steps)
+    optimizer = optimizer_of(recipe, steps)
     if distiller.discriminator:
         optimizer = distillation.optimizer_pair(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
                                                 distiller.discriminator.trainable_variables)
-    fit.compile_trainer(distiller, optimizer, recipe)
-    return fit.fit(distiller, student, images, recipe, folder, run_record, title,
-                        rate_flag="--student_learning_rate")
+    compile_trainer(distiller, optimizer, recipe)
+    return runs.train(distiller, images, recipe, run, title)
 
 
 def summary(args, history, student, base_parameters, images, folder, run_record):
@@ -158,6 +158,7 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
         List of {name, val_acc}, the teacher first. The student itself is `full`, not trained again.
     """
     from compress.plots import comparison, style
+    from compress.storage import recording
 
     own = (args.lambda1, args.lambda2, args.lambda3)
     lambdas = [weight or tried for weight, tried in zip(own, TRIED, strict=True)]
@@ -170,7 +171,8 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
         student = make_student(args, teacher, images)
         folder = ablation_folder(args, name)
         chosen = [value * part for value, part in zip(lambdas, parts, strict=True)]
-        history = distil(args, teacher, student, images, chosen, weight, folder, name, dict(run_record))
+        student_run = recording.Run(folder, dict(run_record), student, configs.RunConfig.of(args))
+        history = distil(args, teacher, student_run, images, chosen, weight, name)
         rows.append({"name": name, "val_acc": max(history["val_acc"]), "sha256": history["checkpoint"]["sha256"]})
     if full["sha256"] not in [row["sha256"] for row in rows]:
         rows.append({"name": "the student", "val_acc": full["val_acc"], "sha256": full["sha256"]})
@@ -231,13 +233,12 @@ def teach(args, path, peek):
     app.start_keras(args)
     from compress.data import dataset, pixels
     from compress.distillation import student as students
-    from compress.storage import checkpoints, classes
-    from compress.training import fit
+    from compress.storage import checkpoints, classes, recording
 
     images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(path))
-    fit.tell_images(args, images)
+    display.tell_images(images, args.batch_size, args.verbose)
     records.check_source(path, images.val, args.val_split)
     checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
     parents = classes.meet(path, images)
@@ -249,13 +250,14 @@ def teach(args, path, peek):
     teacher_acc = students.judge_teacher(args, path, teacher, images)
     whole = resnet.unpruned_widths(peek.widths)
     base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, peek.stem)[0]
-    if args.resume == "never" or not (Path(args.save_folder) / fit.STATE).exists():
+    if args.resume == "never" or not (Path(args.save_folder) / records.STATE).exists():
         for folder in filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")):
-            fit.finish(folder)  # a state of an older run
+            recording.finish(folder)  # a state of an older run
     goal = student_flags.goal(args, teacher, student)
     shipped.set_aside(args.save_folder, args.verbose)
-    history = distil(args, teacher, student, images, (args.lambda1, args.lambda2, args.lambda3),
-                     args.hard_label_weight, args.save_folder, "student", run_record)
+    student_run = recording.Run(args.save_folder, run_record, student, configs.RunConfig.of(args))
+    history = distil(args, teacher, student_run, images, (args.lambda1, args.lambda2, args.lambda3),
+                     args.hard_label_weight, "student")
     result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
     result |= {"teacher_acc": teacher_acc, "parent_sha256": run_record["parent_sha256"],
                "class_names": run_record["class_names"], "parent_class_names": parents,
@@ -267,7 +269,7 @@ def teach(args, path, peek):
         result["ablation"] = ablation(args, teacher, images, teacher_acc, result, run_record)
         records.write_json(written, result)
     for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
-        fit.finish(folder)  # the student itself last: the run counts as unfinished until then
+        recording.finish(folder)  # the student itself last: the run counts as unfinished until then
     display.written(outputs(args), args.verbose)
     return result
 

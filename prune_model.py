@@ -65,12 +65,15 @@ def _fine_tune(args, model, images, folder, run_record, title):
     """Trains a trimmed model in place; returns the validation accuracy of what is kept, and the seconds it took."""
     from compress.data import dataset
     from compress.engine import fast
-    from compress.training import fit
+    from compress.storage import recording
+    from compress.training import fit, runs
+    from compress.training.recipe import Recipe, compile_classifier
 
-    recipe = fit.Recipe.from_flags(args, args.learning_rate)
+    recipe = Recipe.of(args, epochs=args.epoch_num)
     trainer = fast.FastResNet(model, args.precision)
-    fit.compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
-    history = fit.fit(trainer, model, images, recipe, folder, run_record, title, args.save_best_model)
+    compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
+    run = recording.Run(folder, run_record, model, configs.RunConfig.of(args), args.save_best_model)
+    history = runs.train(trainer, images, recipe, run, title)
     kept = fit.best_epoch(history) if args.save_best_model else -1
     return history["val_acc"][kept], sum(history["seconds"])
 
@@ -92,8 +95,7 @@ def prune_once(args, model, base, images, target, result):
     from compress import metrics
     from compress.graph import resnet
     from compress.pruning import cut
-    from compress.storage import checkpoints
-    from compress.training import fit
+    from compress.storage import checkpoints, recording
 
     done = len(result["final_acc"])
     folder = Path(args.root_folder) / f"iter{done + 1}"
@@ -118,7 +120,7 @@ def prune_once(args, model, base, images, target, result):
     del result["begun"]
     _write(args, result)
     (folder / cut.TRIMMED).unlink()
-    fit.finish(folder)
+    recording.finish(folder)
     return model
 
 
@@ -187,13 +189,13 @@ def prune_all(args, peek):
     app.start_keras(args)
     from compress.data import dataset, pixels
     from compress.pruning import cut
-    from compress.storage import checkpoints, classes
+    from compress.storage import checkpoints, classes, recording
     from compress.training import fit
 
     images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
                             display.track("reading images", args.verbose), needs=("train", "validation"),
                             pixels=pixels.of_models(args.base_model_path))
-    fit.tell_images(args, images)
+    display.tell_images(images, args.batch_size, args.verbose)
     records.check_source(args.base_model_path, images.val, args.val_split)
     checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
     parents = classes.meet(args.base_model_path, images)
@@ -205,7 +207,7 @@ def prune_all(args, peek):
                                   *flags.opening(args))
     fit.check_batch(base, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
-        fit.check_batch(base, args.recalibrate_images, "--recalibrate_images")
+        fit.check_batch(base, args.recalibrate_images, "recalibrate_images")
     target = cut.budget(configs.PruneConfig.of(args), peek.widths, images.class_num, images.image_shape, peek.stem)
     iterations.go_on(args, result, run_record)
     result |= {"finished": False, "images": len(images.val), "train_images": len(images.train),
@@ -214,7 +216,7 @@ def prune_all(args, peek):
     root, done = Path(args.root_folder), len(result["final_acc"])
     for folder in filter(Path.is_dir, root.glob("iter*")):  # states of finished iterations, or of an older run
         if "begun" not in result or folder.name != f"iter{done + 1}":
-            fit.finish(folder)
+            recording.finish(folder)
             (folder / cut.TRIMMED).unlink(missing_ok=True)
     model = base if not done else checkpoints.load_model(root / f"iter{done}" / "model.h5",
                                                          images.class_num, images.image_shape)

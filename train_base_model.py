@@ -118,23 +118,25 @@ def train(args, size):
     from compress import metrics
     from compress.data import dataset, pixels
     from compress.engine import fast
-    from compress.storage import classes
-    from compress.training import fit
+    from compress.storage import classes, recording
+    from compress.training import fit, runs
+    from compress.training.recipe import Recipe, compile_classifier
 
     images = dataset.load_data(configs.DataConfig.of(args), size, display.track("reading images", args.verbose),
                                needs=("train", "validation"),
                                pixels=pixels.of_models(*filter(None, [args.model_path])))
-    fit.tell_images(args, images)
+    display.tell_images(images, args.batch_size, args.verbose)
     records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     if result := resuming.finished(folder, run_record, args, outputs(args)):  # on images that lie elsewhere now
         return result
     model = start_model(args, images)
-    recipe = fit.Recipe.from_flags(args, args.learning_rate or (0.01 if args.model_path else 0.1))
-    recipe = fit.going_on(recipe, folder, run_record)
+    rate = args.learning_rate or (0.01 if args.model_path else 0.1)
+    run = recording.Run(folder, run_record, model, configs.RunConfig.of(args))
+    recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=rate), run)
     trainer = fast.FastResNet(model, args.precision)
-    fit.compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
-    history = fit.fit(trainer, model, images, recipe, folder, run_record, "base model")
+    compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
+    history = runs.train(trainer, images, recipe, run, "base model")
     best, file = fit.best_epoch(history), folder / "model.h5"
     result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
               "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
@@ -142,7 +144,7 @@ def train(args, size):
               "parent_sha256": parent, "class_names": run_record["class_names"],
               "seconds": sum(history["seconds"]), "run": run_record}
     records.write_json(folder / "result.json", result)
-    fit.finish(folder)
+    recording.finish(folder)
     show(args, result)
     display.written(outputs(args), args.verbose)
     return result

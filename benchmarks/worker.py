@@ -98,14 +98,14 @@ def train_step(args):
     import keras
 
     from compress.engine import fast
-    from compress.training import fit
+    from compress.training import recipe as recipes
 
     if args.library == "keras":
         keras.config.set_dtype_policy(args.precision)
     net = network(args.net)
     trainer = net if args.library == "keras" else fast.FastResNet(net, args.precision)
-    recipe = fit.Recipe(1, BATCH, 1e-3, precision=args.precision)
-    fit.compile_classifier(trainer, recipe, 10**6)
+    recipe = recipes.Recipe(1, BATCH, 1e-3, precision=args.precision)
+    recipes.compile_classifier(trainer, recipe, 10**6)
     if args.library == "keras":  # Keras' own optimiser in place of the suite's, with the same settings
         optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -118,14 +118,14 @@ def distillation_step(args):
     import keras
 
     from compress.distillation import distiller as distillation
-    from compress.training import fit
+    from compress.training import recipe as recipes
 
-    recipe = fit.Recipe(1, BATCH, 1e-3, precision=args.precision)
+    recipe = recipes.Recipe(1, BATCH, 1e-3, precision=args.precision)
     distiller = distillation.Distiller(network("teacher"), network("student"), (0.7, 0.3, 0.2), 4.0, 0.3,
                                        args.regressor_name, precision=args.precision)
-    optimizer = distillation.optimizer_pair(fit.optimizer_of(recipe, 10**6), keras.optimizers.Adam(1e-4),
+    optimizer = distillation.optimizer_pair(recipes.optimizer_of(recipe, 10**6), keras.optimizers.Adam(1e-4),
                                             distiller.discriminator.trainable_variables)
-    fit.compile_trainer(distiller, optimizer, recipe)
+    recipes.compile_trainer(distiller, optimizer, recipe)
     return compiled_step(distiller)
 
 

@@ -125,6 +125,23 @@ class ReportConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True)
+class RunConfig(Config):
+    """How a training is kept and shown, which leaves its result alone.
+
+    Attributes:
+        resume: 'auto' goes on where a run with the same flags stopped, 'never' starts over.
+        save_minutes: between two states within an epoch.
+        tensorboard: folder of event files, or None.
+        verbose: 0 for nothing, 1 for bars, 2 for a line an epoch.
+    """
+
+    resume: str = "auto"
+    save_minutes: float = 10.0
+    tensorboard: str | None = None
+    verbose: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class CriterionConfig(Config):
     """How channels are scored and measured.
 

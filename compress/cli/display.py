@@ -110,6 +110,20 @@ def say(text, verbose=1):
         print(messages.wrapped(encodable(messages.spelled(text)), sys.stdout), flush=True)
 
 
+def tell_images(images, batch_size, verbose=1):
+    """Says what is trained on, and what becomes of a batch size that is larger than that.
+
+    Args:
+        images: a dataset.Data.
+        batch_size: images a step.
+        verbose: 0 for nothing.
+    """
+    say(images.description, verbose)
+    if batch_size > (most := len(images.train)):
+        say(f"`batch_size={batch_size}`: there are {tables.counted(most, 'training image')}, so that each step takes "
+            f"all {most} and an epoch is one step; a smaller one makes more steps", verbose)
+
+
 def warn(text):
     """Prints a line on standard error, whatever --verbose is: a number may be wrong, or not what it seems."""
     messages.tell(f"warning: {messages.spelled(text)}")

@@ -174,6 +174,11 @@ class Distiller(keras.Model):
         self.built = True  # every part is
 
     @property
+    def network(self):
+        """The student, for `training.fit`."""
+        return self.student.net
+
+    @property
     def constants(self):
         """Variables that training leaves alone, which a state need not hold."""
         return self.teacher.variables if self.teacher else []

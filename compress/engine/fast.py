@@ -210,6 +210,11 @@ class FastResNet(keras.Model):
             net.get_layer(f"{name}_conv").bias.trainable = False
         self.built = True  # there are no variables of its own for Keras to create
 
+    @property
+    def network(self):
+        """What it trains, for `training.fit`."""
+        return self.net
+
     def call(self, images, training=None):
         """(N, h, w, 3), RGB 0 to 255 -> logits (N, classes) float32; with `features` a list, see the class."""
         def conv_bn(x, name, stride=1, relu=True):

@@ -100,6 +100,29 @@ class FoldedResNet(keras.Model):
         return [logits, *stages] if self.features else logits
 
 
+def evaluator_of(net, precision="float32"):
+    """What validates a network while it trains: a function() -> a model that computes the logits the network has now.
+
+    Args:
+        net: a keras.Model of logits. One of `resnet.build_resnet` is folded, which is faster; any other evaluates
+            itself.
+        precision: dtype policy of the arithmetic of a folded one.
+    """
+    try:
+        resnet.architecture_of(net)
+    except ValueError:
+        return lambda: net
+    twins = []
+
+    def fresh():
+        if twins:
+            twins[0].refold(net)
+        else:
+            twins.append(FoldedResNet(net, precision))
+        return twins[0]
+    return fresh
+
+
 def constant(net, precision="float32"):
     """A function for inference with the folded weights as constants, as in a deployed model.
 

@@ -6,28 +6,30 @@ An epoch ends with these steps; the second is what counts. A run that goes on do
 2. `state.npz` is replaced: the variables, the history and the checksum that model.h5 shall have.
 3. `history.json` is replaced; it names the checksums of model.h5 after step 4 and before it.
 4. `.next.h5` becomes model.h5.
+
+Why not keras.callbacks.BackupAndRestore and ModelCheckpoint: a run that goes on here equals one that nobody stopped, to
+the last bit and wherever it was killed. Theirs can't: the backup knows neither the history nor the metrics of an epoch
+that was begun, it replaces its files one by one, and a ModelCheckpoint made anew forgets which epoch was the best.
 """
 
 import dataclasses
-import time
+from pathlib import Path
 
 import keras
-import numpy as np
 
-from compress import metrics
 from compress.cli import tables
-from compress.engine import folded
-from compress.errors import Diverged, InputError, Stopped
-from compress.storage import checkpoints, files, records, states
+from compress.cli.configs import RunConfig
+from compress.errors import InputError
+from compress.storage import checkpoints, files, records, resuming, states
 from compress.storage.records import STATE
 
 MODEL, NEXT, HISTORY = "model.h5", ".next.h5", "history.json"
-EXTRA_CURVES = ("backbone", "intermediate", "adversarial", "hard_label", "discriminator")
+NEVER = 'or `resume="never"` to start over'
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run is; what its state holds beside variables.
+    """How far a training is. `fit` and its callbacks share one; a state holds it beside the variables.
 
     Attributes:
         history: what history.json holds: lists with a number an epoch, 'run' and, once there is one, 'checkpoint'.
@@ -36,7 +38,7 @@ class Progress:
         seconds: that these steps took.
     """
 
-    history: dict
+    history: dict = dataclasses.field(default_factory=lambda: {name: [] for name in records.CURVES})
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -62,167 +64,146 @@ class Progress:
         return found
 
 
-def from_model(saved, folder, epochs, steps, run):
-    """The Progress of a finished run that is to go on, whose model `saved` then holds.
+@dataclasses.dataclass
+class Run:
+    """A training in a folder: where it writes, and what it knows of itself.
 
-    Raises:
-        InputError: its history or its model is not as it left them.
-    """
-    history = records.read_json(folder / HISTORY, "--resume") | {"run": run}
-    try:
-        progress = Progress.checked({"history": history, "epoch": epochs, "step": 0, "seconds": 0.0}, epochs, steps)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--resume: {folder / HISTORY} is not that of a finished run of "
-                         f"{tables.counted(epochs, 'epoch')} ({error}); expected it, or --resume never to start "
-                         "over") from None
-    settle(folder, history)
-    saved.load_weights(folder / MODEL)
-    return progress
-
-
-def publish(folder, history):
-    """Steps 3 and 4, where there is a next model; a result of an older run goes with the model that it tells of."""
-    records.write_json(folder / HISTORY, history)
-    if (folder / NEXT).exists():
-        (folder / "result.json").unlink(missing_ok=True)
-        files.move(folder / NEXT, folder / MODEL)
-
-
-def settle(folder, history):
-    """Does what was left of steps 3 and 4 when a run was killed.
-
-    Raises:
-        InputError: neither model.h5 nor the next one is the file that the history names.
-    """
-    wanted = history.get("checkpoint", {}).get("sha256")
-    if (folder / NEXT).exists() and files.sha256(folder / NEXT) != wanted:
-        (folder / NEXT).unlink()  # of an epoch that the state doesn't hold
-    publish(folder, history)
-    if wanted and not ((folder / MODEL).is_file() and files.sha256(folder / MODEL) == wanted):
-        raise InputError(f"--resume: {folder / MODEL} is missing or damaged: its sha256 is not {wanted:.8}..., as "
-                         f"{folder / STATE} says; expected the file of this run, or --resume never to start over")
-
-
-class Recorder(keras.callbacks.Callback):
-    """Validates after every epoch, writes what the module's head says, and feeds the progress bar.
-
-    Within an epoch it writes a state every recipe.save_minutes, and when a signal asks the run to end.
-
-    Args:
-        saved: the network that goes into model.h5.
-        val: the validation split.
-        folder: a Path.
-        progress: a Progress, which it keeps up to date.
-        bar: a display.EpochBar.
-        rate: function(step) -> learning rate.
-        recipe: a fit.Recipe.
-        steps: of an epoch.
-        keep_best: whether the best epoch goes into model.h5.
-        rate_flag: the flag that a diverging loss is blamed on.
-        signals: an signals.Deferred.
-        follow: function(history), called when an epoch is written.
+    Attributes:
+        folder: where model.h5, history.json, history.png and the state go.
+        record: what `records.run_record` gives.
+        saved: the network that goes into model.h5, a model of `resnet.build_resnet`.
+        config: how the run is kept and shown.
+        keep_best: True leaves the epoch of highest validation accuracy in model.h5 and in `saved`, False the last.
+        progress: how far it is.
+        stored: (epoch, step) of the last state that this process wrote, or None.
     """
 
-    def __init__(self, saved, val, folder, progress, bar, rate, recipe, steps, keep_best, rate_flag, signals,
-                 follow):
-        super().__init__()
-        self.saved, self.val, self.folder, self.progress, self.bar = saved, val, folder, progress, bar
-        self.rate, self.recipe, self.steps, self.keep_best = rate, recipe, steps, keep_best
-        self.rate_flag, self.signals, self.follow = rate_flag, signals, follow
-        self.judge, self.epoch, self.first, self.started, self.restored = None, 0, 0, 0.0, None
-        self.last, self.saved_at = None, time.monotonic()
+    folder: Path
+    record: dict
+    saved: keras.Model
+    config: RunConfig = dataclasses.field(default_factory=RunConfig)
+    keep_best: bool = True
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    stored: tuple | None = None
 
-    def resume(self):
-        """The metrics' variables, as a state gave them: `fit` clears them, and they are set again."""
-        self.restored = [np.array(v) for v in self.model.metrics_variables]
+    def __post_init__(self):
+        self.folder = Path(self.folder)
+        self.progress.history["run"] = self.record
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch, self.first, self.started = epoch, 0, time.monotonic()
-        if self.restored is not None:
-            self.first, self.started = self.progress.step, self.started - self.progress.seconds
-            for variable, value in zip(self.model.metrics_variables, self.restored, strict=True):
-                variable.assign(value)
-            self.restored = None
+    def begin(self, trainer, recipe, steps):
+        """Takes up what lies in the folder: an unfinished run with the same flags, whose state goes into the trainer; a
+        finished one that is to go on, whose model goes into `saved`; else this is a new run.
 
-    def on_train_batch_end(self, batch, logs=None):
-        step = self.first + batch + 1
-        self.check_finite()  # of the step before: this one may still be computed
-        self.last = (step, logs["loss"])
-        self.bar.step(self.epoch, step * self.recipe.batch_size, logs)
-        due = time.monotonic() - self.saved_at >= 60 * self.recipe.save_minutes
-        if step < self.steps and (due or self.signals.number is not None):
-            self.check_finite()
-            if keras.backend.backend() == "jax":
-                self.model.jax_state_sync()
-            self.progress.step, self.progress.seconds = step, time.monotonic() - self.started
-            self.write_state()
-            self.end_if_asked(f"epoch {self.epoch + 1}, step {step} of {self.steps}")
+        Args:
+            trainer: a compiled keras.Model, all of whose variables exist.
+            recipe: a `recipe.Recipe`; its epochs may be others than the unfinished run was to have.
+            steps: of an epoch.
 
-    def check_finite(self, value=None):
-        """Raises Diverged where the running loss, or the value given, is none."""
-        step, loss = (self.steps, value) if value is not None else self.last or (0, 0.0)
-        if np.isfinite(float(loss)):
-            return
-        kept = self.progress.history.get("checkpoint")
-        rate = float(self.rate(max((self.epoch - self.recipe.begun) * self.steps + step - 1, 0)))
-        raise Diverged(f"{self.rate_flag}: the loss became {float(loss)} in epoch {self.epoch + 1}, step {step} of "
-                       f"{self.steps}, at a learning rate of {rate:.4g}; "
-                       + (f"{self.folder / MODEL} holds epoch {kept['epoch']}, the best before it" if kept else
-                          self.finished_before())
-                       + "; expected a smaller one (with --resume never)")
-
-    def finished_before(self):
-        """How many epochs were finished, as a clause."""
-        done = self.progress.epoch
-        count, verb = tables.counted(done, "epoch") if done else "no epochs", "was" if done == 1 else "were"
-        return f"{count} {verb} finished before it"
-
-    def validate(self):
-        """Loss and accuracy of the model that is saved, in the precision that trains it."""
-        if self.judge is None:
-            self.judge = folded.FoldedResNet(self.saved, self.recipe.precision)
+        Raises:
+            InputError: an unfinished run with other flags lies in the folder, or a damaged one.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.config.resume == "never":
+            finish(self.folder)
+        if (self.folder / STATE).exists():
+            self._take_up_state(trainer, recipe.epochs, steps)
         else:
-            self.judge.refold(self.saved)
-        return metrics.evaluate(self.judge, self.val, 2 * self.recipe.batch_size)  # no gradients: twice as many fit
+            (self.folder / NEXT).unlink(missing_ok=True)  # of a run that was killed before its first state
+            if recipe.begun:
+                self._take_up_model(recipe.begun, steps)
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.check_finite()
-        self.bar.validating()
-        found = self.validate()
-        values = {"train_loss": logs["loss"], "train_acc": logs["accuracy"],
-                  "val_loss": found["loss"], "val_acc": found["acc"],
-                  "learning_rate": self.rate(self.model.optimizer.iterations - 1),
-                  "seconds": time.monotonic() - self.started}
-        values |= {f"train_{name}": logs[name] for name in EXTRA_CURVES if name in logs}
-        values = {name: float(value) for name, value in values.items()}
-        for value in values.values():
-            self.check_finite(value)
-        history = self.progress.history
-        improved = values["val_acc"] > max(history["val_acc"], default=-1.0)
-        for name, value in values.items():
-            history.setdefault(name, []).append(value)
-        if self.keep_best and improved:
-            self.keep(epoch + 1)
-        self.progress.epoch, self.progress.step, self.progress.seconds, self.last = epoch + 1, 0, 0.0, None
-        self.write_state()
-        publish(self.folder, history)
-        self.follow(history)
-        self.end_if_asked(f"epoch {epoch + 1}")  # before the bar, which fails where the terminal is gone
-        self.bar.epoch_end(epoch, values)
+    def _take_up_state(self, trainer, epochs, steps):
+        path = self.folder / STATE
+        try:
+            meta = states.read_meta(path)
+            before, done = meta["history"]["run"], meta["epoch"] + (meta["step"] > 0)
+        except Exception as error:  # a damaged zip can raise nearly anything
+            raise _unreadable(path, error) from None
+        resuming.check_same_run(before, self.record, self.folder, length="epoch_num")  # first: others have other steps
+        changed = before["flags"].get("epoch_num") != self.record["flags"].get("epoch_num")
+        if changed and done > epochs:
+            raise InputError(f"`epoch_num`: received {epochs}, but the run in {self.folder} is in epoch {done} "
+                             f"already; expected at least {done}, another folder to write to, {NEVER}")
+        try:
+            progress = Progress.checked(meta, epochs, steps)
+            if self.keep_best and progress.epoch and "checkpoint" not in progress.history:
+                raise ValueError("no checksum of the model")
+            states.load_state(trainer, path)
+        except Exception as error:
+            raise _unreadable(path, error) from None
+        if changed:
+            progress.history["run"] = self.record
+        self.progress = progress
+        self.settle()
+
+    def _take_up_model(self, epochs, steps):
+        path = self.folder / HISTORY
+        history = records.read_json(path, "resume") | {"run": self.record}
+        meta = {"history": history, "epoch": epochs, "step": 0, "seconds": 0.0}
+        try:
+            self.progress = Progress.checked(meta, epochs, steps)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"`resume`: {path} is not that of a finished run of {tables.counted(epochs, 'epoch')} "
+                             f"({error}); expected it, {NEVER}") from None
+        self.settle()
+        self.saved.load_weights(self.folder / MODEL)
 
     def keep(self, epoch):
-        """Step 1: the network as it is now shall be model.h5."""
+        """Step 1: the network as it is now, behind so many epochs, shall be model.h5."""
         history, model = self.progress.history, self.folder / MODEL
         before = history.get("checkpoint", {}).get("sha256") or (files.sha256(model) if model.is_file() else None)
         checkpoints.save_model(self.saved, self.folder / NEXT, history["run"].get("class_names"))
         history["checkpoint"] = {"sha256": files.sha256(self.folder / NEXT), "previous_sha256": before, "epoch": epoch}
 
-    def write_state(self):
+    def save_state(self, trainer):
         """Step 2."""
-        states.save_state(self.model, self.folder / STATE, dataclasses.asdict(self.progress))
-        self.saved_at = time.monotonic()
+        states.save_state(trainer, self.folder / STATE, dataclasses.asdict(self.progress))
+        self.stored = self.progress.epoch, self.progress.step
 
-    def end_if_asked(self, place):
-        """Raises Stopped where a signal came."""
-        if self.signals.number is not None:
-            raise Stopped(self.signals.number, f"{place} is saved in {self.folder / STATE}")
+    def publish(self):
+        """Steps 3 and 4, where there is a next model; a result of an older run goes with the model that it is of."""
+        records.write_json(self.folder / HISTORY, self.progress.history)
+        if (self.folder / NEXT).exists():
+            (self.folder / "result.json").unlink(missing_ok=True)
+            files.move(self.folder / NEXT, self.folder / MODEL)
+
+    def settle(self):
+        """Does what was left of steps 3 and 4 when a run was killed.
+
+        Raises:
+            InputError: neither model.h5 nor the next one is the file that the history names.
+        """
+        model, following = self.folder / MODEL, self.folder / NEXT
+        wanted = self.progress.history.get("checkpoint", {}).get("sha256")
+        if following.exists() and files.sha256(following) != wanted:
+            following.unlink()  # of an epoch that the state doesn't hold
+        self.publish()
+        if wanted and not (model.is_file() and files.sha256(model) == wanted):
+            raise InputError(f"`resume`: {model} is missing or damaged: its sha256 is not {wanted:.8}..., as "
+                             f"{self.folder / STATE} says; expected the file of this run, {NEVER}")
+
+    def end(self, trainer):
+        """What is left when all epochs are done: model.h5 and `saved` hold the epoch that is kept.
+
+        The state stays until the caller's own results are written: until then the same command goes on behind the
+        training, see `finish`.
+        """
+        history = self.progress.history
+        if "checkpoint" not in history:  # the last epoch is kept, and nothing was until now
+            self.keep(self.progress.epoch)
+            self.save_state(trainer)
+            self.publish()
+        if self.keep_best:
+            self.saved.load_weights(self.folder / MODEL)
+        history["checkpoint"].pop("previous_sha256", None)
+        records.write_json(self.folder / HISTORY, history)
+
+
+def finish(folder):
+    """Removes the state of a training, so that the next run in the folder is a new one."""
+    (Path(folder) / STATE).unlink(missing_ok=True)
+
+
+def _unreadable(state, error):
+    return InputError(f"`resume`: {state} can't be read ({type(error).__name__}: {error!s:.200}); expected the state "
+                      f"of this run, {NEVER}")

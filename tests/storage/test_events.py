@@ -9,20 +9,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import test_training
-from test_training import RECIPE, RUN, Killed, at_call, same, without_times
+from test_training import RECIPE, RUN, killed_at, same, without_times
 
 from compress.cli import app
+from compress.cli.configs import RunConfig
 from compress.errors import InputError
-from compress.storage import events, recording, states
+from compress.storage import events
+from compress.training import callbacks
 
-judge_of_toys = test_training.judge_of_toys  # lets `fit` validate models that are no ResNets
+
+def told(tmp_path, name="base_model", resume="auto"):
+    """The arguments of a run in tmp_path/name with events under tmp_path/logs."""
+    return {"record": {"flags": RUN["flags"] | {"save_folder": str(tmp_path / name)}},
+            "config": RunConfig(resume, tensorboard=str(tmp_path / "logs"), verbose=0)}
 
 
-def logged(tmp_path, seed=0, name="base_model", recipe=RECIPE):
-    """One run in tmp_path/name with events under tmp_path/logs."""
-    record = {"flags": RUN["flags"] | {"save_folder": str(tmp_path / name)}}
-    return test_training.run(tmp_path / name, dataclasses.replace(recipe, tensorboard=str(tmp_path / "logs")), record,
-                             seed)
+def logged(tmp_path, seed=0, name="base_model", recipe=RECIPE, resume="auto"):
+    """One such run."""
+    return test_training.train(tmp_path / name, recipe, seed=seed, **told(tmp_path, name, resume))
 
 
 def scalars(folder):
@@ -50,22 +54,19 @@ def test_events_are_the_history_and_change_nothing(tmp_path):
     history = json.loads((tmp_path / "base_model" / "history.json").read_text())
     found, times = scalars(tmp_path / "logs" / "base_model")
     assert found == wanted(history) and len(times) == RECIPE.epochs and times == sorted(times)
-    without, plain = test_training.run(tmp_path / "plain")
+    without, plain = test_training.train(tmp_path / "plain")
     assert same(model.get_weights(), without.get_weights())
     assert without_times(history) | {"run": 0} == without_times(plain) | {"run": 0}
     assert {path.name for path in (tmp_path / "base_model").iterdir()} == {
         path.name for path in (tmp_path / "plain").iterdir()}
 
 
-@pytest.mark.parametrize("when", [((states, "save_state"), 3), ((recording, "publish"), 3),
-                                  ((events.EventLog, "follow"), 3), ((recording, "publish"), 2)],
+@pytest.mark.parametrize(("number", "behind"), [(3, callbacks.KeepBest), (3, callbacks.SaveState),
+                                                (3, callbacks.Publish), (2, callbacks.SaveState)],
                          ids=["before the state", "behind the state", "before the events", "an epoch earlier"])
-def test_a_resumed_run_has_every_epoch_once(when, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        at_call(*when, patch)
-        with pytest.raises(Killed):
-            logged(tmp_path)
-    assert len(scalars(tmp_path / "logs" / "base_model")[1]) in (1, 2)
+def test_a_resumed_run_has_every_epoch_once(number, behind, tmp_path):
+    killed_at(tmp_path / "base_model", "on_epoch_end", number, behind, **told(tmp_path))
+    assert len(scalars(tmp_path / "logs" / "base_model")[1]) == number - 1
     _, history = logged(tmp_path)
     found, times = scalars(tmp_path / "logs" / "base_model")
     assert found == wanted(history)
@@ -81,14 +82,11 @@ def test_a_watching_tensorboard_is_told_to_forget_what_an_earlier_file_said(tmp_
     assert second.session_log.status == tf.compat.v1.SessionLog.START and second.step == 0
 
 
-def test_a_log_asked_for_late_has_the_epochs_before_it_and_starting_over_replaces_it(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        at_call((states, "save_state"), 3, patch)
-        with pytest.raises(Killed):
-            test_training.run(tmp_path / "base_model")
+def test_a_log_asked_for_late_has_the_epochs_before_it_and_starting_over_replaces_it(tmp_path):
+    killed_at(tmp_path / "base_model", "on_epoch_end", 3, callbacks.KeepBest)
     _, history = logged(tmp_path)
     assert scalars(tmp_path / "logs" / "base_model")[0] == wanted(history)
-    _, again = logged(tmp_path, recipe=dataclasses.replace(RECIPE, resume="never", epochs=2))
+    _, again = logged(tmp_path, recipe=dataclasses.replace(RECIPE, epochs=2), resume="never")
     assert scalars(tmp_path / "logs" / "base_model")[0] == wanted(again)
 
 
@@ -100,12 +98,9 @@ def test_events_of_another_run_are_refused_and_kept(tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "logs").rglob("*") if path.is_file()} == before
 
 
-def test_a_run_may_be_moved_together_with_its_log(tmp_path, monkeypatch):
+def test_a_run_may_be_moved_together_with_its_log(tmp_path):
     (tmp_path / "here").mkdir()
-    with monkeypatch.context() as patch:
-        at_call((states, "save_state"), 3, patch)
-        with pytest.raises(Killed):
-            logged(tmp_path / "here")
+    killed_at(tmp_path / "here" / "base_model", "on_epoch_end", 3, callbacks.KeepBest, **told(tmp_path / "here"))
     (tmp_path / "here").rename(tmp_path / "there")
     _, history = logged(tmp_path / "there")
     assert scalars(tmp_path / "there" / "logs" / "base_model")[0] == wanted(history)

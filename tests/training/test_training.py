@@ -1,4 +1,4 @@
-"""training.py: the schedule and the optimiser against numpy, and runs that stop anywhere and go on."""
+"""training/: the schedule and the optimiser against numpy, and runs that stop anywhere and go on."""
 
 import argparse
 import dataclasses
@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import types
 import zipfile
 
 import keras
@@ -17,14 +16,17 @@ from conftest import narrow_widths, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compress.cli.configs import RunConfig
 from compress.data import dataset
 from compress.errors import Diverged, InputError, Stopped
 from compress.storage import files, recording, records, resuming, states
-from compress.training import fit
+from compress.training import callbacks, fit, runs
+from compress.training.recipe import Recipe, compile_classifier, optimizer_of, schedule
 
 RNG = np.random.default_rng(11)
-RECIPE = fit.Recipe(epochs=4, batch_size=8, learning_rate=0.05, weight_decay=1e-3, label_smoothing=0.1,
-                         warmup=0.25, seed=5, verbose=0)
+RECIPE = Recipe(epochs=4, batch_size=8, learning_rate=0.05, weight_decay=1e-3, label_smoothing=0.1, warmup=0.25, seed=5)
+QUIET = RunConfig(verbose=0)
+NEVER = RunConfig(verbose=0, resume="never")
 RUN = {"flags": {"weight_decay": 1e-3, "verbose": 0, "resume": "auto"}}
 
 
@@ -51,42 +53,76 @@ def small_model(seed=0):
         layers.ReLU(name="relu"), layers.GlobalAveragePooling2D(name="pool"), layers.Dense(4, name="head")], name="toy")
 
 
-class ToyJudge:
-    """Stands for folded.FoldedResNet, which knows ResNets alone: the toy's logits in inference mode."""
-
-    def __init__(self, model, precision):
-        assert precision in ("float32", "mixed_float16")
-        self.refold(model)
-
-    def refold(self, model):
-        self.model = type(model).from_config(model.get_config())  # a copy, as the folded network is
-        self.model.set_weights(model.get_weights())
-
-    def predict_on_batch(self, images):
-        return np.asarray(self.model(np.asarray(images, np.float32), training=False))
+class Killed(Exception):
+    """Stands for the end of the process."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def judge_of_toys():
-    """Lets `fit` validate models that are no ResNets."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recording, "folded", types.SimpleNamespace(FoldedResNet=ToyJudge))
-        yield
+class Kill(keras.callbacks.Callback):
+    """Ends the process, so to speak, the time of this number that Keras calls one of its hooks.
+
+    Args:
+        hook: such as 'on_epoch_end'.
+        number: from 1.
+        behind: the class of callbacks that are called just before it; of a training without it, the first.
+        then: function() that is called first.
+    """
+
+    def __init__(self, hook, number, behind=None, then=None):
+        super().__init__()
+        self.behind, self.then, self.left = behind, then, number
+        setattr(self, hook, self.count)
+
+    def count(self, *_, **__):
+        self.left -= 1
+        if self.left == 0:
+            if self.then:
+                self.then()
+            raise Killed
+
+    def among(self, listed):
+        """The list of callbacks with this one at its place."""
+        place = next((i + 1 for i, c in enumerate(listed) if self.behind and isinstance(c, self.behind)), 0)
+        return [*listed[:place], self, *listed[place:]]
 
 
 def compiled(model, recipe=RECIPE):
     """Compiled as the scripts do, but run step by step: 20 small steps take less time than a trace."""
-    fit.compile_classifier(model, recipe, STEPS)
+    compile_classifier(model, recipe, STEPS)
     model.run_eagerly = True
     return model
 
 
-def run(folder, recipe=RECIPE, run_record=RUN, seed=0, **more):
-    """One call of `fit` as a script makes it, with a new model; returns (model, history)."""
+def recorded(folder, model, record=RUN, config=QUIET, keep_best=True):
+    """A Run of a toy that is its own trainer."""
+    return recording.Run(folder, record, model, config, keep_best)
+
+
+def go(run, recipe=RECIPE, *more, trainer=None):
+    """What `runs.train` does, with callbacks of the test's own: Kills, and others in front. No figure."""
+    trainer = trainer or run.saved
+    fit.build(trainer, 4)
+    run.begin(trainer, recipe, STEPS)
+    listed = callbacks.of_run(run, recipe, STEPS, "toy")
+    for one in more:
+        listed = one.among(listed) if isinstance(one, Kill) else [one, *listed]
+    history = fit.fit(trainer, IMAGES, recipe, listed, run.progress)
+    run.end(trainer)
+    return history
+
+
+def train(folder, recipe=RECIPE, record=RUN, seed=0, config=QUIET, keep_best=True):
+    """A training as a script makes it, with a new model; returns (model, history)."""
     model = compiled(small_model(seed), recipe)
-    history = fit.fit(model, model, IMAGES, recipe, folder, run_record, "toy", **more)
-    fit.finish(folder)
+    history = runs.train(model, IMAGES, recipe, recorded(folder, model, record, config, keep_best), "toy")
+    recording.finish(folder)
     return model, history
+
+
+def killed_at(folder, *where, recipe=RECIPE, record=RUN, seed=0, config=QUIET, keep_best=True, then=None):
+    """The same, killed where a Kill says."""
+    with pytest.raises(Killed):
+        go(recorded(folder, compiled(small_model(seed), recipe), record, config, keep_best), recipe,
+           Kill(*where, then=then))
 
 
 def weights_of(path):
@@ -106,27 +142,11 @@ def contents(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
-def at_call(function, number, monkeypatch):
-    """Makes `owner.name` of `function` raise Killed instead of its call of that number, counted from 1."""
-    owner, name = function
-    original, calls = getattr(owner, name), iter(range(1, 10**6))
-
-    def counted(*args, **kwargs):
-        if next(calls) == number:
-            raise Killed
-        return original(*args, **kwargs)
-    monkeypatch.setattr(owner, name, counted)
-
-
 # ---- schedule and optimiser ----
 
 def rates(recipe, steps, count=None):
-    schedule = fit.schedule(recipe, steps)
-    return np.array([float(schedule(i)) for i in range(recipe.epochs * steps + 1 if count is None else count)])
+    rate = schedule(recipe, steps)
+    return np.array([float(rate(i)) for i in range(recipe.epochs * steps + 1 if count is None else count)])
 
 
 @settings(max_examples=15, deadline=None)
@@ -168,7 +188,7 @@ def test_decay_shrinks_kernels_and_spares_biases_and_batch_norm(decay):
         v.assign(RNG.uniform(1, 2, v.shape))
     before = [np.array(v) for v in model.trainable_variables]
     zeros = [np.zeros(v.shape, "float32") for v in before]
-    fit.optimizer_of(recipe, STEPS).apply(zeros, model.trainable_variables)
+    optimizer_of(recipe, STEPS).apply(zeros, model.trainable_variables)
     decayed = []
     for v, old in zip(model.trainable_variables, before, strict=True):
         factor = 1 - 0.1 * decay if v.name == "kernel" else 1
@@ -179,7 +199,7 @@ def test_decay_shrinks_kernels_and_spares_biases_and_batch_norm(decay):
 
 def test_sgd_is_nesterovs_with_momentum_09_and_decoupled_decay():
     recipe = dataclasses.replace(RECIPE, weight_decay=0.02, warmup=0.5, learning_rate=0.1)
-    optimizer, variable = fit.optimizer_of(recipe, STEPS), keras.Variable(np.float32([1.0, -2.0]), name="kernel")
+    optimizer, variable = optimizer_of(recipe, STEPS), keras.Variable(np.float32([1.0, -2.0]), name="kernel")
     x, velocity, lr = np.array([1.0, -2.0]), np.zeros(2), rates(recipe, STEPS)
     for step in range(6):
         gradient = np.array([0.3 * step - 0.5, 1.0])
@@ -193,7 +213,7 @@ def test_sgd_is_nesterovs_with_momentum_09_and_decoupled_decay():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_classifiers_loss_is_numpys_smoothed_cross_entropy(smoothing):
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(5)])
-    fit.compile_classifier(model, dataclasses.replace(RECIPE, label_smoothing=smoothing), STEPS)
+    compile_classifier(model, dataclasses.replace(RECIPE, label_smoothing=smoothing), STEPS)
     x, labels = RNG.normal(0, 2, (11, 5)).astype("float32"), RNG.integers(0, 5, 11)
     logs = model.evaluate(x, labels, batch_size=4, verbose=0, return_dict=True)
     logits = np.asarray(model(x), np.float64)
@@ -207,8 +227,9 @@ def test_a_recipe_takes_its_flags_and_the_given_rate():
     args = argparse.Namespace(epoch_num=7, batch_size=3, weight_decay=0.1, label_smoothing=0.2, warmup=0.3, seed=4,
                               verbose=2, resume="never", save_minutes=2.5, precision="mixed_bfloat16", learning_rate=99,
                               optimizer="muon", tensorboard="logs", other=1)
-    assert fit.Recipe.from_flags(args, 0.5) == fit.Recipe(7, 3, 0.5, 0.1, 0.2, 0.3, 4, 2, "never", 2.5,
-                                                                    "mixed_bfloat16", "muon", "logs")
+    assert Recipe.of(args, epochs=args.epoch_num, learning_rate=0.5) == Recipe(7, 3, 0.5, 0.1, 0.2, 0.3, 4,
+                                                                               "mixed_bfloat16", "muon")
+    assert RunConfig.of(args) == RunConfig("never", 2.5, "logs", 2)
 
 
 # ---- fit ----
@@ -217,7 +238,7 @@ def test_a_recipe_takes_its_flags_and_the_given_rate():
 def whole(tmp_path_factory):
     """(model, history, folder) of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return *run(folder), folder
+    return *train(folder), folder
 
 
 def test_a_finished_run_leaves_model_history_and_plot(whole):
@@ -244,32 +265,37 @@ def test_the_history_is_true_of_the_saved_epoch(whole):
 
 
 INTERRUPTIONS = {
-    "at the start of epoch 3": ((recording.Recorder, "on_epoch_begin"), 3),
-    "in the middle of epoch 3": ((recording.Recorder, "on_train_batch_end"), 13),
-    "before any epoch is over": ((recording.Recorder, "on_train_batch_end"), 2),
-    "between next model and state of epoch 1": ((states, "save_state"), 1),
-    "between next model and state of epoch 3": ((states, "save_state"), 3),
-    "between next model and state of the last epoch": ((states, "save_state"), 4),
-    "between state and history of epoch 1": ((records, "write_json"), 1),
-    "between state and history of epoch 2": ((records, "write_json"), 2),
-    "between history and model of epoch 1": ((recording.files, "move"), 4),
-    "between history and model of epoch 2": ((recording.files, "move"), 8),
-    "after the last epoch": ((fit.style, "save_figure"), 1),
+    "at the start of epoch 3": ("on_epoch_begin", 3),
+    "in the middle of epoch 3": ("on_train_batch_end", 13),
+    "before any epoch is over": ("on_train_batch_end", 2),
+    "between next model and state of epoch 1": ("on_epoch_end", 1, callbacks.KeepBest),
+    "between next model and state of epoch 3": ("on_epoch_end", 3, callbacks.KeepBest),
+    "between next model and state of the last epoch": ("on_epoch_end", 4, callbacks.KeepBest),
+    "between state and history of epoch 1": ("on_epoch_end", 1, callbacks.SaveState),
+    "between state and history of epoch 2": ("on_epoch_end", 2, callbacks.SaveState),
+    "between history and model of epoch 1": ("on_epoch_end", 1, callbacks.SaveState),
+    "between history and model of epoch 2": ("on_epoch_end", 2, callbacks.SaveState),
+    "behind all files of epoch 2": ("on_epoch_end", 2, callbacks.Publish),
+    "after the last epoch": ("on_train_end", 1),
 }
 
 
 @pytest.mark.parametrize("when", INTERRUPTIONS)
-def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_call(*INTERRUPTIONS[when], patch)
-        run(tmp_path)
-    assert not (tmp_path / "history.png").exists()
-    if "history and model" in when:
+def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path):
+    model = compiled(small_model())
+    run = recorded(tmp_path, model)
+    half = "history and model" in when
+
+    def history_alone():  # what `Publish` does first
+        records.write_json(tmp_path / "history.json", run.progress.history)
+    with pytest.raises(Killed):
+        go(run, RECIPE, Kill(*INTERRUPTIONS[when], then=history_alone if half else None))
+    if half:
         told = records.read_json(tmp_path / "history.json", "")["checkpoint"]
         assert told["sha256"] == files.sha256(tmp_path / recording.NEXT)
     # other start weights: those of the state must win; where no state was written it is the same run from the start
     seed = 99 if (tmp_path / "state.npz").exists() else 0
-    model, history = run(tmp_path, seed=seed)
+    model, history = train(tmp_path, seed=seed)
     assert without_times(history) == without_times(whole[1])
     assert len(history["seconds"]) == 4
     assert same(model.get_weights(), whole[0].get_weights())
@@ -277,21 +303,27 @@ def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path, mon
     assert {path.name for path in tmp_path.iterdir()} == {"model.h5", "history.json", "history.png"}
 
 
-def test_the_last_epoch_is_the_same_after_two_interruptions(tmp_path, monkeypatch):
-    expected, _ = run(tmp_path / "whole", keep_best=False)
-    for number in (2, 2):  # the second counts from the second epoch on
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            at_call((states, "save_state"), number, patch)
-            run(tmp_path / "parts", keep_best=False)
+def test_a_run_that_was_killed_before_its_state_went_has_nothing_left_to_train(whole, tmp_path):
+    go(recorded(tmp_path, compiled(small_model())))
+    assert (tmp_path / "state.npz").exists()
+    model, history = train(tmp_path, seed=99)
+    assert without_times(history) == without_times(whole[1])
+    assert same(model.get_weights(), whole[0].get_weights())
+
+
+def test_the_last_epoch_is_the_same_after_two_interruptions(tmp_path):
+    expected, _ = train(tmp_path / "whole", keep_best=False)
+    for seed in (0, 99):  # the second counts from the second epoch on
+        killed_at(tmp_path / "parts", "on_epoch_end", 2, callbacks.StopOnNaN, seed=seed, keep_best=False)
         assert not (tmp_path / "parts" / "model.h5").exists()
-    model, _ = run(tmp_path / "parts", keep_best=False, seed=99)
+    model, _ = train(tmp_path / "parts", keep_best=False, seed=99)
     assert same(model.get_weights(), expected.get_weights())
     assert same(weights_of(tmp_path / "parts" / "model.h5"), expected.get_weights())
 
 
 def test_the_state_holds_slots_and_step_count(killed):
     model = compiled(small_model(99))
-    fit._build(model, 4)
+    fit.build(model, 4)
     meta = states.load_state(model, killed / "state.npz")
     assert (meta["epoch"], meta["step"], len(meta["history"]["val_acc"])) == (2, 0, 2)
     assert int(model.optimizer.iterations) == 2 * STEPS
@@ -299,61 +331,66 @@ def test_the_state_holds_slots_and_step_count(killed):
     assert len(slots) == 6 and all(np.abs(v).max() > 0 for v in slots if v.ndim == 4)
 
 
-@pytest.fixture
-def scripted(monkeypatch):
-    """function(accuracies, losses) -> (trainer, saved, snapshots): validates as prescribed, and keeps the weights."""
-    validate = recording.Recorder.validate
+class Prescribed(keras.callbacks.Callback):
+    """Stands first: the epochs have these validation accuracies (and losses); keeps the weights that each had.
 
-    def prescribe(accuracies, losses=None):
-        trainer, snapshots = compiled(small_model()), []
+    Args:
+        run: the training's.
+        accuracies, losses: one an epoch that this process trains.
+    """
 
-        def said(recorder):
-            found, epoch = validate(recorder), len(snapshots)
-            snapshots.append(trainer.get_weights())
-            return found | {"acc": accuracies[epoch]} | ({"loss": losses[epoch]} if losses else {})
-        monkeypatch.setattr(recording.Recorder, "validate", said)
-        return trainer, keras.Model(trainer.inputs[0], trainer.outputs[0]), snapshots
-    return prescribe
+    def __init__(self, run, accuracies, losses=()):
+        super().__init__()
+        self.run, self.said, self.snapshots = run, {"val_acc": accuracies, "val_loss": losses}, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, values in self.said.items():
+            if values:
+                self.run.progress.history[name][-1] = values[len(self.snapshots)]
+        self.snapshots.append(self.model.get_weights())
+
+
+def scripted(folder, accuracies, losses=(), keep_best=True):
+    """(run, trainer, Prescribed) of a training in which `run.saved` is another model with the same variables."""
+    trainer = compiled(small_model())
+    run = recorded(folder, keras.Model(trainer.inputs[0], trainer.outputs[0]), keep_best=keep_best)
+    return run, trainer, Prescribed(run, accuracies, losses)
 
 
 @pytest.mark.parametrize(("accuracies", "best"), [
     ((0.2, 0.6, 0.4, 0.6), 1), ((0, 0, 0, 0), 0), ((0.1, 0.2, 0.3, 0.4), 3)])
-def test_the_first_of_the_best_epochs_is_kept(accuracies, best, tmp_path, scripted):
-    trainer, saved, snapshots = scripted(accuracies)
-    history = fit.fit(trainer, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
+def test_the_first_of_the_best_epochs_is_kept(accuracies, best, tmp_path):
+    run, trainer, said = scripted(tmp_path, accuracies)
+    history = go(run, RECIPE, said, trainer=trainer)
     assert history["val_acc"] == list(accuracies) and fit.best_epoch(history) == best
-    assert not same(snapshots[0], snapshots[-1])
-    assert same(saved.get_weights(), snapshots[best])
-    assert same(weights_of(tmp_path / "model.h5"), snapshots[best])
+    assert not same(said.snapshots[0], said.snapshots[-1])
+    assert same(run.saved.get_weights(), said.snapshots[best])
+    assert same(weights_of(tmp_path / "model.h5"), said.snapshots[best])
 
 
-def test_without_keep_best_the_last_epoch_is_kept(tmp_path, scripted):
-    trainer, saved, snapshots = scripted((0.2, 0.6, 0.4, 0.5))
-    fit.fit(trainer, saved, IMAGES, RECIPE, tmp_path, RUN, "toy", keep_best=False)
-    assert same(saved.get_weights(), snapshots[3])
-    assert same(weights_of(tmp_path / "model.h5"), snapshots[3])
+def test_without_keep_best_the_last_epoch_is_kept(tmp_path):
+    run, trainer, said = scripted(tmp_path, (0.2, 0.6, 0.4, 0.5), keep_best=False)
+    go(run, RECIPE, said, trainer=trainer)
+    assert same(run.saved.get_weights(), said.snapshots[3])
+    assert same(weights_of(tmp_path / "model.h5"), said.snapshots[3])
 
 
-def test_the_best_epoch_before_an_interruption_is_not_overwritten_by_a_worse_one_after(tmp_path, monkeypatch,
-                                                                                       scripted):
-    first, saved, snapshots = scripted((0.3, 0.7))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_call((recording.Recorder, "on_epoch_begin"), 3, patch)
-        fit.fit(first, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
-    second, saved, _ = scripted((0.5, 0.7))  # epochs 3 and 4
-    history = fit.fit(second, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
+def test_the_best_epoch_before_an_interruption_is_not_overwritten_by_a_worse_one_after(tmp_path):
+    run, trainer, first = scripted(tmp_path, (0.3, 0.7))
+    with pytest.raises(Killed):
+        go(run, RECIPE, first, Kill("on_epoch_begin", 3), trainer=trainer)
+    run, trainer, second = scripted(tmp_path, (0.5, 0.7))  # epochs 3 and 4
+    history = go(run, RECIPE, second, trainer=trainer)
     assert history["val_acc"] == [0.3, 0.7, 0.5, 0.7]
-    assert same(saved.get_weights(), snapshots[1])
-    assert same(weights_of(tmp_path / "model.h5"), snapshots[1])
+    assert same(run.saved.get_weights(), first.snapshots[1])
+    assert same(weights_of(tmp_path / "model.h5"), first.snapshots[1])
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """The folder of a run that was killed at the start of its third epoch."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        at_call((recording.Recorder, "on_epoch_begin"), 3, patch)
-        run(folder)
+    killed_at(folder, "on_epoch_begin", 3)
     return folder
 
 
@@ -371,37 +408,36 @@ def test_an_unfinished_run_shows_what_it_has(unfinished):
 def test_other_flags_are_refused_and_nothing_is_overwritten(unfinished):
     before = contents(unfinished)
     with pytest.raises(InputError, match=r"^--resume: .*decay 0\.001; received --weight_decay 0\.5.*--resume never"):
-        run(unfinished, run_record={"flags": RUN["flags"] | {"weight_decay": 0.5}})
+        train(unfinished, record={"flags": RUN["flags"] | {"weight_decay": 0.5}})
     with pytest.raises(InputError, match=r"no --seed; received --seed 3"):
-        run(unfinished, run_record={"flags": RUN["flags"] | {"seed": 3}, "argv": ["script.py", "--seed=3"]})
+        train(unfinished, record={"flags": RUN["flags"] | {"seed": 3}, "argv": ["script.py", "--seed=3"]})
     assert contents(unfinished) == before
 
 
 def test_the_flag_is_named_where_it_makes_the_state_one_of_another_length(unfinished):
     shorter = {"flags": RUN["flags"] | {"epoch_num": 1}, "argv": ["script.py", "--epoch_num=1"]}
-    with pytest.raises(InputError, match=r"^--epoch_num: received 1, but the run in .* is in epoch 2 already"):
-        run(unfinished, dataclasses.replace(RECIPE, epochs=1), shorter)
+    with pytest.raises(InputError, match=r"^`epoch_num`: received 1, but the run in .* is in epoch 2 already"):
+        train(unfinished, dataclasses.replace(RECIPE, epochs=1), shorter)
 
 
-def test_a_refused_batch_leaves_the_state_of_before(unfinished, monkeypatch):
-    def refuse(*_):
-        raise InputError("--batch_size: received 1 image")
-
-    before = contents(unfinished)
-    monkeypatch.setattr(fit, "check_batch", refuse)
-    with pytest.raises(InputError, match="--batch_size"):
-        run(unfinished, dataclasses.replace(RECIPE, resume="never"))
+def test_a_refused_batch_leaves_the_state_of_before(unfinished):
+    layers, before = keras.layers, contents(unfinished)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 8), layers.BatchNormalization(),
+                              layers.Flatten(), layers.Dense(4)])  # maps of 1x1
+    recipe = dataclasses.replace(RECIPE, batch_size=1)
+    with pytest.raises(InputError, match="^`batch_size`: received 1 image a batch, expected at least 2.*have 1x1"):
+        runs.train(compiled(model, recipe), IMAGES, recipe, recorded(unfinished, model, config=NEVER), "toy")
     assert contents(unfinished) == before
 
 
 def test_flags_that_leave_the_result_alone_may_differ(unfinished, whole):
-    _, history = run(unfinished, run_record={"flags": RUN["flags"] | {"verbose": 2, "num_worker": 3}})
+    _, history = train(unfinished, record={"flags": RUN["flags"] | {"verbose": 2, "num_worker": 3}})
     assert history["val_loss"] == whole[1]["val_loss"]
 
 
 def test_never_starts_over_even_with_other_flags(unfinished, whole):
     other = {"flags": RUN["flags"] | {"weight_decay": 0.5}}
-    model, history = run(unfinished, dataclasses.replace(RECIPE, resume="never"), other)
+    model, history = train(unfinished, record=other, config=NEVER)
     assert without_times(history) == without_times(whole[1]) | {"run": other}
     assert same(model.get_weights(), whole[0].get_weights())
     assert not (unfinished / "state.npz").exists()
@@ -413,9 +449,9 @@ def test_never_starts_over_even_with_other_flags(unfinished, whole):
 def test_a_damaged_state_is_refused_in_one_line(unfinished, damage):
     damage(unfinished / "state.npz")
     before = contents(unfinished)
-    words = r"(?s)^--resume: .*state\.npz can't be read.*--resume never"
+    words = r"(?s)^`resume`: .*state\.npz can't be read.*`resume=\"never\"`"
     with pytest.raises(InputError, match=words) as caught:
-        run(unfinished)
+        train(unfinished)
     assert "\n" not in str(caught.value)
     assert contents(unfinished) == before
 
@@ -425,7 +461,7 @@ def test_the_state_brings_the_history_back(unfinished, whole, text):
     (unfinished / "history.json").unlink()
     if text:
         (unfinished / "history.json").write_text(text)
-    _, history = run(unfinished)
+    _, history = train(unfinished)
     assert without_times(history) == without_times(whole[1])
 
 
@@ -434,12 +470,12 @@ def test_the_state_brings_the_history_back(unfinished, whole, text):
     {"history": {name: [0.5] for name in records.CURVES} | {"run": RUN}}], ids=str)
 def test_a_state_that_describes_no_run_is_refused(unfinished, change):
     model = compiled(small_model())
-    fit._build(model, 4)
+    fit.build(model, 4)
     meta = states.load_state(model, unfinished / "state.npz")
     states.save_state(model, unfinished / "state.npz", meta | change)
     before = contents(unfinished)
-    with pytest.raises(InputError, match=r"^--resume: .*state\.npz can't be read"):
-        run(unfinished)
+    with pytest.raises(InputError, match=r"^`resume`: .*state\.npz can't be read"):
+        train(unfinished)
     assert contents(unfinished) == before
 
 
@@ -463,7 +499,7 @@ def test_every_flipped_bit_of_a_state_is_found_or_harmless(unfinished, whole):
 
 def _loaded(path):
     model = compiled(small_model(99))
-    fit._build(model, 4)
+    fit.build(model, 4)
     meta = states.load_state(model, path)
     return [json.dumps(meta), *map(np.array, model.variables), *map(np.array, model.optimizer.variables)]
 
@@ -472,75 +508,90 @@ def _loaded(path):
                          ids=["missing", "cut"])
 def test_a_best_model_that_is_not_the_states_is_refused(unfinished, damage):
     damage(unfinished / "model.h5")
-    with pytest.raises(InputError, match=r"^--resume: .*model\.h5 is missing or damaged: its sha256.*--resume never"):
-        run(unfinished)
+    with pytest.raises(InputError, match=r"^`resume`: .*model\.h5 is missing or damaged: its sha256.*`resume=.never.`"):
+        train(unfinished)
 
 
-def test_a_run_that_goes_on_within_an_epoch_is_the_same(whole, tmp_path, monkeypatch):
+def test_a_run_that_goes_on_within_an_epoch_is_the_same(whole, tmp_path):
     """A state after every step; killed in the middle of steps 3, 8 and 14 of 20."""
-    often = dataclasses.replace(RECIPE, save_minutes=0.0)
-    for number in (3, 5, 6):  # counted from the step after the last state
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            at_call((recording.Recorder, "check_finite"), 2 * number, patch)
-            run(tmp_path, often, seed=99 if (tmp_path / "state.npz").exists() else 0)
+    often = RunConfig(verbose=0, save_minutes=0.0)
+    for number in (3, 6, 7):  # counted from the step after the last state
+        killed_at(tmp_path, "on_train_batch_end", number, callbacks.StopOnNaN, config=often,
+                  seed=99 if (tmp_path / "state.npz").exists() else 0)
     meta = states.read_meta(tmp_path / "state.npz")
-    assert meta["epoch"] < 3 and meta["step"] > 0
-    model, history = run(tmp_path, often, seed=99)
+    assert (meta["epoch"], meta["step"]) == (2, 3)
+    model, history = train(tmp_path, config=often, seed=99)
     assert without_times(history) == without_times(whole[1])
     assert same(model.get_weights(), whole[0].get_weights())
     assert same(weights_of(tmp_path / "model.h5"), whole[0].get_weights())
 
 
+class Signalled(keras.callbacks.Callback):
+    """Sends this process a signal behind the step of this number, from 1."""
+
+    def __init__(self, number, step):
+        super().__init__()
+        self.number, self.step, self.done = number, step, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.done += 1
+        if self.done == self.step:
+            os.kill(os.getpid(), self.number)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("step", [1, 5, 8], ids=["in the first epoch", "at its last step", "in the second"])
-def test_a_signal_ends_the_run_behind_the_step_and_all_is_saved(number, step, whole, tmp_path, monkeypatch):
-    original, calls = recording.Recorder.on_train_batch_end, []
-
-    def signalled(self, batch, logs=None):
-        calls.append(batch)
-        if len(calls) == step:
-            os.kill(os.getpid(), number)
-        original(self, batch, logs)
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped, match="state.npz") as caught:
-        patch.setattr(recording.Recorder, "on_train_batch_end", signalled)
-        run(tmp_path)
-    assert caught.value.number == number and len(calls) == step
+def test_a_signal_ends_the_run_behind_the_step_and_all_is_saved(number, step, whole, tmp_path):
+    sender = Signalled(number, step)
+    with pytest.raises(Stopped, match="state.npz") as caught:
+        go(recorded(tmp_path, compiled(small_model())), RECIPE, sender)
+    assert caught.value.number == number and sender.done == step
     meta = states.read_meta(tmp_path / "state.npz")
     assert (meta["epoch"], meta["step"]) == divmod(step, STEPS)
-    model, history = run(tmp_path, seed=99)
+    model, history = train(tmp_path, seed=99)
     assert without_times(history) == without_times(whole[1])
     assert same(model.get_weights(), whole[0].get_weights())
 
 
-def test_histories_name_the_model_beside_them_at_every_moment(tmp_path, monkeypatch):
-    """Looked at before and after every file that takes its place."""
-    seen = []
-    run(tmp_path)
-    first = files.sha256(tmp_path / "model.h5")
+class Looked(Kill):
+    """Looks, behind the callback of one kind, whether the records beside model.h5 speak of it; kills nothing."""
 
-    def moved(source, target, original=files.move):
-        original(source, target)
-        seen.append(files.sha256(tmp_path / "model.h5") in records.recorded_sha256(tmp_path / "model.h5"))
-    monkeypatch.setattr(files, "move", moved)
-    run(tmp_path, dataclasses.replace(RECIPE, learning_rate=0.02), {"flags": {"learning_rate": 0.02}})
-    assert len(seen) > 10 and all(seen)
+    def __init__(self, run, behind):
+        super().__init__("on_epoch_end", 0, behind)
+        self.run, self.seen = run, []
+
+    def count(self, *_, **__):
+        model = self.run.folder / "model.h5"
+        self.seen.append(files.sha256(model) in records.recorded_sha256(model))
+        if self.behind is callbacks.SaveState:  # the moment between the two files of `Publish`
+            records.write_json(self.run.folder / "history.json", self.run.progress.history)
+            self.seen.append(files.sha256(model) in records.recorded_sha256(model))
+
+
+def test_histories_name_the_model_beside_them_at_every_moment(tmp_path):
+    train(tmp_path)
+    first, other = files.sha256(tmp_path / "model.h5"), dataclasses.replace(RECIPE, learning_rate=0.02)
+    run = recorded(tmp_path, compiled(small_model(), other), {"flags": {"learning_rate": 0.02}})
+    looks = [Looked(run, kind) for kind in (callbacks.StopOnNaN, callbacks.KeepBest, callbacks.SaveState,
+                                            callbacks.Publish)]
+    go(run, other, *looks)
+    assert [len(look.seen) for look in looks] == [4, 4, 8, 4] and all(all(look.seen) for look in looks)
     assert files.sha256(tmp_path / "model.h5") != first
 
 
-def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path, monkeypatch):
-    def scaled(folder, seed=0):
+def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path):
+    recipe = dataclasses.replace(RECIPE, precision="mixed_float16")
+
+    def scaled(folder, *more, seed=0):
         """Keras scales the loss; its first scale is made too large here, so that some steps are surely skipped."""
-        recipe = dataclasses.replace(RECIPE, precision="mixed_float16")
         model = compiled(small_model(seed), recipe)
         model.optimizer.initial_scale = 3e38
-        return model, fit.fit(model, model, IMAGES, recipe, folder, RUN, "toy")
+        return model, go(recorded(folder, model), recipe, *more)
 
     expected, history = scaled(tmp_path / "whole")
     assert int(expected.optimizer.iterations) < 4 * STEPS
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_call((recording.Recorder, "on_epoch_begin"), 3, patch)
-        scaled(tmp_path / "parts")
+    with pytest.raises(Killed):
+        scaled(tmp_path / "parts", Kill("on_epoch_begin", 3))
     model, resumed = scaled(tmp_path / "parts", seed=99)
     assert without_times(resumed) == without_times(history)
     assert same(model.get_weights(), expected.get_weights())
@@ -548,19 +599,22 @@ def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path, monkeypat
 
 # ---- more epochs than a run was to have ----
 
-def with_epochs(folder, epochs, seed=0):
+def with_epochs(folder, epochs, seed=0, *more):
     """A run of so many epochs, as a script makes it that is told of it by a flag."""
-    record = {"flags": RUN["flags"] | {"epoch_num": epochs}}
-    recipe = fit.going_on(dataclasses.replace(RECIPE, epochs=epochs), folder, record)
-    return run(folder, recipe, record, seed)
+    model = small_model(seed)
+    run = recorded(folder, model, {"flags": RUN["flags"] | {"epoch_num": epochs}})
+    recipe = runs.continued(dataclasses.replace(RECIPE, epochs=epochs), run)
+    history = go(run, recipe, *more, trainer=compiled(model, recipe))
+    recording.finish(folder)
+    return history
 
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
     """(history after 2 epochs, its best weights, history after 4, folder)."""
     folder = tmp_path_factory.mktemp("longer") / "run"
-    _, first = with_epochs(folder, 2)
-    return first, weights_of(folder / "model.h5"), with_epochs(folder, 4, 99)[1], folder
+    first = with_epochs(folder, 2)
+    return first, weights_of(folder / "model.h5"), with_epochs(folder, 4, 99), folder
 
 
 def test_a_finished_run_goes_on_from_its_best_weights_with_another_cycle_of_the_schedule(longer):
@@ -578,25 +632,23 @@ def test_a_finished_run_goes_on_from_its_best_weights_with_another_cycle_of_the_
     np.testing.assert_allclose(history["learning_rate"][2:], first["learning_rate"], rtol=1e-6)
 
 
-def test_a_run_that_goes_on_so_may_stop_as_any_other(longer, tmp_path, monkeypatch):
+def test_a_run_that_goes_on_so_may_stop_as_any_other(longer, tmp_path):
     with_epochs(tmp_path, 2)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_call((recording.Recorder, "on_epoch_begin"), 2, patch)
-        with_epochs(tmp_path, 4, 98)
+    with pytest.raises(Killed):
+        with_epochs(tmp_path, 4, 98, Kill("on_epoch_begin", 2))
     assert states.read_meta(tmp_path / "state.npz")["epoch"] == 3
-    _, history = with_epochs(tmp_path, 4, 99)
+    history = with_epochs(tmp_path, 4, 99)
     assert without_times(history) == without_times(longer[2])
     assert same(weights_of(tmp_path / "model.h5"), weights_of(longer[3] / "model.h5"))
 
 
 @pytest.mark.parametrize("epochs", [6, 3])
-def test_an_unfinished_run_takes_the_schedule_of_another_length(epochs, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_call((recording.Recorder, "on_epoch_begin"), 3, patch)
-        with_epochs(tmp_path, 4)
-    with pytest.raises(InputError, match="^--epoch_num: received 1, but the run in .* is in epoch 2 already; expected"):
+def test_an_unfinished_run_takes_the_schedule_of_another_length(epochs, tmp_path):
+    with pytest.raises(Killed):
+        with_epochs(tmp_path, 4, 0, Kill("on_epoch_begin", 3))
+    with pytest.raises(InputError, match="^`epoch_num`: received 1, but the run in .* is in epoch 2 already; expected"):
         with_epochs(tmp_path, 1, 99)
-    _, history = with_epochs(tmp_path, epochs, 99)
+    history = with_epochs(tmp_path, epochs, 99)
     expected = np.r_[rates(RECIPE, STEPS)[4:10:5],
                      rates(dataclasses.replace(RECIPE, epochs=epochs), STEPS)[14:5 * epochs:5]]
     np.testing.assert_allclose(history["learning_rate"], expected, rtol=1e-5)
@@ -618,24 +670,24 @@ def test_a_finished_run_whose_model_is_another_starts_over(longer, tmp_path):
 
 def test_a_diverging_run_stops_at_its_step_with_a_word_on_the_rate_and_writes_no_history(tmp_path):
     with np.errstate(all="ignore"), pytest.raises(
-            Diverged, match=r"^--learning_rate: the loss became nan in epoch 1, step [23] of 5, at a learning rate of "
-                            r"9\..*e\+29; no epochs were finished before it; expected a smaller"):
-        run(tmp_path, dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0))
+            Diverged, match=r"^the loss became nan in epoch 1, step [23] of 5, at a learning rate of 9\..*e\+29; no "
+                            r"epochs were finished before it; expected a smaller learning rate"):
+        train(tmp_path, dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0))
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
-def test_a_loss_that_turns_nan_leaves_the_epochs_before_it(tmp_path, scripted):
-    trainer, saved, snapshots = scripted((0.1, 0.2, 0.3, 0.4), (1.5, 1.4, float("nan"), 1.2))
+def test_a_loss_that_turns_nan_leaves_the_epochs_before_it(tmp_path):
+    run, trainer, said = scripted(tmp_path, (0.1, 0.2, 0.3, 0.4), (1.5, 1.4, float("nan"), 1.2))
     with pytest.raises(Diverged, match="in epoch 3.*model.h5 holds epoch 2"):
-        fit.fit(trainer, saved, IMAGES, RECIPE, tmp_path, RUN, "toy")
+        go(run, RECIPE, said, trainer=trainer)
     assert records.read_history(tmp_path / "history.json")["val_loss"] == [1.5, 1.4]
-    assert same(weights_of(tmp_path / "model.h5"), snapshots[1])
+    assert same(weights_of(tmp_path / "model.h5"), said.snapshots[1])
 
 
 # ---- distillation through the same path ----
 
 @pytest.mark.slow
-def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path, monkeypatch):
+def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
     from compress.distillation import distiller as distillation
     from compress.graph import resnet
 
@@ -643,18 +695,22 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path, monk
                        split(4, "test", (32, 32, 3), seed=2), tuple("abcd"), "")
     recipe = dataclasses.replace(RECIPE, epochs=2, learning_rate=0.01)
 
-    def distil(folder, seed):
+    def distil(folder, seed, *more):
         keras.utils.set_random_seed(1)
         teacher = randomised(resnet.build_resnet(classes=4, widths=narrow_widths()), 1)
         keras.utils.set_random_seed(seed)
         student = resnet.build_resnet(classes=4, widths=narrow_widths(inner=5, stream=4))
         distiller = distillation.Distiller(teacher, student, (0.7, 1e-4, 0.2), hard_label_weight=0.3)
         optimizer = distillation.optimizer_pair(
-            fit.optimizer_of(recipe, 2), keras.optimizers.Adam(1e-3),
+            optimizer_of(recipe, 2), keras.optimizers.Adam(1e-3),
             distiller.discriminator.trainable_variables)
         distiller.compile(optimizer, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
         teacher_before = teacher.get_weights()
-        history = fit.fit(distiller, student, images, recipe, folder, RUN, "toy", keep_best=False)
+        run = recorded(folder, student, keep_best=False)
+        fit.build(distiller, 4)
+        run.begin(distiller, recipe, 2)
+        history = fit.fit(distiller, images, recipe, [*more, *callbacks.of_run(run, recipe, 2, "toy")], run.progress)
+        run.end(distiller)
         assert same(teacher_before, teacher.get_weights())
         return distiller, history
 
@@ -664,9 +720,8 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path, monk
     parts = 0.7 * np.array(history["train_backbone"]) + 1e-4 * np.array(history["train_intermediate"]) + 0.2 * np.array(
         history["train_adversarial"]) + 0.3 * np.array(history["train_hard_label"]) + history["train_discriminator"]
     np.testing.assert_allclose(history["train_loss"], parts, rtol=1e-4)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_call((recording.Recorder, "on_epoch_begin"), 2, patch)
-        distil(tmp_path / "parts", 0)
+    with pytest.raises(Killed):
+        distil(tmp_path / "parts", 0, Kill("on_epoch_begin", 2))
     resumed, again = distil(tmp_path / "parts", 99)
     assert without_times(again) == without_times(history)
     for ours, theirs in ((resumed.student, whole.student), (resumed.discriminator, whole.discriminator),

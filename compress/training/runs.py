@@ -1,0 +1,66 @@
+"""A training in a folder: it begins or goes on, trains, and leaves model.h5, history.json and history.png."""
+
+import dataclasses
+
+from compress.cli import display, tables
+from compress.data import dataset
+from compress.plots import curves, roles, style
+from compress.storage import resuming
+from compress.storage.records import STATE
+from compress.training import callbacks, fit
+
+
+def continued(recipe, run):
+    """The recipe of a run that goes on in its folder, perhaps with other epochs than it was to have; says how.
+
+    Call it before the trainer is compiled, whose schedule depends on it.
+
+    Args:
+        recipe: a Recipe.
+        run: a `recording.Run`; `resuming.continuation` may add to its record.
+    """
+    folder, verbose = run.folder, run.config.verbose
+    if run.config.resume == "never":
+        return recipe
+    begun = resuming.continuation(folder, run.record)
+    last = run.record.get("continued", [{}])[-1]
+    if last.get("schedule") == "anew" and not (folder / STATE).exists():
+        display.say(f"{folder} goes on behind its {tables.counted(begun, 'epoch')}, from "
+                    f"{'it' if begun == 1 else 'the best of them'}: the learning rate rises and falls once more up to "
+                    f"epoch {recipe.epochs}, with a new optimiser; {recipe.epochs} epochs from the start "
+                    '(`resume="never"`) would be another run', verbose)
+    elif last.get("schedule") == "stretched":
+        display.say(f"{folder} goes on behind epoch {last['after_epoch']} with the learning rate of a run of "
+                    f"{tables.counted(recipe.epochs, 'epoch')}; before, it was that of {last['epoch_num']}", verbose)
+    return dataclasses.replace(recipe, begun=begun)
+
+
+def train(trainer, images, recipe, run, title):
+    """Trains in a folder; goes on where an earlier process stopped.
+
+    Args:
+        trainer: a compiled keras.Model around `run.saved`; all its variables exist.
+        images: a dataset.Data.
+        recipe: a Recipe.
+        run: a `recording.Run`. Its state stays: remove it by `recording.finish` once your own results are written.
+        title: for the progress bar.
+
+    Returns:
+        The history, see `fit`, with 'run' and 'checkpoint'.
+
+    Raises:
+        InputError: an unfinished run with other flags lies in the folder, or a damaged one.
+        errors.Diverged: the loss is not finite.
+        errors.Stopped: a signal asked the run to end; its state is saved.
+    """
+    recipe = fit.recipe_for(recipe, images)
+    steps = dataset.steps_per_epoch(len(images.train), recipe.batch_size)
+    fit.check_batch(run.saved, recipe.batch_size)
+    fit.build(trainer, images.class_num)
+    run.begin(trainer, recipe, steps)
+    history = fit.fit(trainer, images, recipe, callbacks.of_run(run, recipe, steps, title), run.progress)
+    run.end(trainer)
+    name = run.folder.name
+    figure = curves.plot_history({name: history}, {name: roles.of_run(history["run"])})
+    style.save_figure(figure, run.folder / "history.png")
+    return history

@@ -1,1 +1,1 @@
-"""Fit, recipe, optimisers."""
+"""Fit with callbacks, recipe, optimisers, a run in a folder."""

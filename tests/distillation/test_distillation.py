@@ -20,6 +20,7 @@ from compress.graph import resnet
 from compress.pruning import criteria, masks
 from compress.storage import states
 from compress.training import fit
+from compress.training.recipe import Recipe, compile_trainer, optimizer_of
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.integers(0, 256, (6, 32, 32, 3)).astype("uint8")
@@ -467,8 +468,8 @@ def test_a_state_holds_all_of_a_distiller_but_its_teacher(tmp_path):
     teacher = resnet.build_resnet(widths=narrow_widths())
     student = resnet.build_resnet(widths=narrow_widths(5, 4))
     distiller = distillation.Distiller(teacher, student, (0.7, 0.3, 0.2))
-    fit.compile_trainer(distiller, keras.optimizers.SGD(), fit.Recipe(1, 2, 0.1))
-    fit._build(distiller, 10)
+    compile_trainer(distiller, keras.optimizers.SGD(), Recipe(1, 2, 0.1))
+    fit.build(distiller, 10)
     states.save_state(distiller, tmp_path / "state.npz", {})
     with np.load(tmp_path / "state.npz") as file:
         held = sum(file[name].size for name in file.files if name != "meta")
@@ -742,13 +743,11 @@ def test_a_student_of_full_widths_is_the_teacher():
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_a_distiller_learns_in_half_precision(precision):
-    from compress.training import fit
-
     distiller = build_distiller(precision=precision)
-    recipe = fit.Recipe(1, 6, 1e-3, precision=precision)
-    optimizer = distillation.optimizer_pair(fit.optimizer_of(recipe, 1), keras.optimizers.Adam(1e-4),
+    recipe = Recipe(1, 6, 1e-3, precision=precision)
+    optimizer = distillation.optimizer_pair(optimizer_of(recipe, 1), keras.optimizers.Adam(1e-4),
                                             distiller.discriminator.trainable_variables)
-    fit.compile_trainer(distiller, optimizer, recipe)
+    compile_trainer(distiller, optimizer, recipe)
     if precision == "mixed_float16":
         distiller.optimizer.initial_scale = 64.0  # none of the first steps is skipped
     before = arrays(distiller.trainable_variables)

@@ -364,8 +364,9 @@ def test_a_loss_that_is_no_number_ends_with_status_3_and_leaves_no_model(narrow,
                 "--learning_rate", "1e8", "--warmup", 0) == 3
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert re.match(r"train_base_model.py: --learning_rate: the loss became (nan|inf) in epoch 1, step \d of 2, at a "
-                    r"learning rate of \S+e\+0\d; no epochs were finished before it; expected a smaller one", error)
+    assert re.match(r"train_base_model.py: the loss became (nan|inf) in epoch 1, step \d of 2, at a "
+                    r"learning rate of \S+e\+0\d; no epochs were finished before it; expected a smaller learning "
+                    r"rate \(with --resume never\)", error)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,6 @@
-"""What lies in front of and behind a network's blocks, folded: pixels into one normalisation, heads into Dense layers.
+"""Folds the two ends of a model from elsewhere: layers on pixels into one normalisation, heads into Dense layers.
 
-All arithmetic is in float64. A part alone keeps its numbers to the last bit.
+All arithmetic is in float64. A single layer, which needs no folding, keeps its numbers to the last bit.
 """
 
 import dataclasses
@@ -10,20 +10,20 @@ import numpy as np
 from compress.graph import resnet
 from compress.graph.reader import Unread
 
-AFFINE = ("affine", "norm", "normalization")
-MOST_CHANNELS = 1000  # that pixels are made into: channels that double again and again would fill the memory
-SMALLEST = 1e-7  # keras.layers.Normalization divides by no smaller deviation
+AFFINE = ("affine", "norm", "normalization")  # parts that compute scale x + offset for each channel
+MOST_CHANNELS = 1000  # of pixels: a hostile file could double the channels again and again until the memory is full
+SMALLEST = 1e-7  # keras.layers.Normalization divides by this where the deviation is smaller
 
 
 @dataclasses.dataclass
 class Pixels:
-    """Pixels on their way to the first convolution: each channel is scale x one of the image's channels + offset.
+    """The tensor between image and first convolution: each channel is scale x one channel of the image + offset.
 
     Attributes:
-        sources: (channels,) which of R, G and B each channel comes from.
-        scale, offset: (channels,) float64.
-        whole: integers; what is divided, rescaled or cast to float is not.
-        flat: a single channel that has lost its axis.
+        sources: int (channels,), 0 to 2, which of R, G and B a channel comes from.
+        scale, offset: float64 (channels,).
+        whole: whether the tensor is of integers; a division, a Rescaling and a cast make it floating point.
+        flat: whether it is a single channel (N, h, w), without the axis of channels.
     """
 
     sources: np.ndarray
@@ -34,12 +34,18 @@ class Pixels:
 
 
 def affine_of(part, width, read):
-    """(scale, offset), each (width,) float64, of a part that is one of AFFINE.
+    """Scale and offset of a part.
 
     Args:
-        part: a rules.Part.
-        width: channels.
-        read: function(part, weight, shape) -> array of the file.
+        part: an operations.Part whose `what` is one of AFFINE.
+        width: number of channels.
+        read: function(part, name of a weight, shape) -> array from the file.
+
+    Returns:
+        (scale, offset), each float64 (width,).
+
+    Raises:
+        Unread: the part has another number of channels.
     """
     values, ones = part.values, np.ones(width)
     if part.what == "affine":
@@ -60,7 +66,7 @@ def affine_of(part, width, read):
 
 
 def norm_of(part, width, read):
-    """(gamma, beta, mean, variance), each (width,) float64, of a batch-normalisation; what it lacks is 1 or 0."""
+    """(gamma, beta, mean, variance), each float64 (width,), of a batch-normalisation; a missing gamma is 1, beta 0."""
     def found(weight, there, other):
         return np.asarray(read(part, weight, (width,)), np.float64) if there else np.full(width, other)
 
@@ -69,12 +75,18 @@ def norm_of(part, width, read):
 
 
 def pixels_behind(part, before, read):
-    """What a part makes of pixels, or None where it is none that acts on each channel alone.
+    """The output of a part that acts on each channel of the pixels separately; None for any other part.
 
     Args:
-        part: a rules.Part.
+        part: an operations.Part.
         before: list of the Pixels that it reads.
         read: as in `affine_of`.
+
+    Returns:
+        Pixels or None.
+
+    Raises:
+        Unread: the part computes with integers, or its channels don't fit.
     """
     one = before[0]
     if part.what == "cast":
@@ -83,6 +95,7 @@ def pixels_behind(part, before, read):
             raise Unread(f"{part} to {dtype!s:.20}; expected a float")
         return dataclasses.replace(one, whole=False)
     if part.what in AFFINE:
+        # Integers may overflow: 250 + 10 is 4 in uint8. Layers that convert to floating point first are exact.
         if one.whole and part.step.kind not in ("Rescaling", "Normalization", "TrueDivide", "Divide"):
             raise Unread(f"{part}, which reckons in whole numbers, as the images' dtype is; expected a Rescaling first")
         scale, offset = affine_of(part, len(one.sources), read)
@@ -98,6 +111,7 @@ def pixels_behind(part, before, read):
 
 
 def _picked(part, pixels, channels):
+    """The Pixels of some channels; `channels` is an index or a slice."""
     try:
         kept = np.arange(len(pixels.sources))[channels]
     except IndexError:
@@ -108,11 +122,19 @@ def _picked(part, pixels, channels):
 
 
 def normalization_of(pixels):
-    """((mean, deviation) of R, G and B, order): kernel[:, :, order] of the first convolution reads R, G, B.
+    """The normalisation that pixels amount to, with their channels put into the order R, G, B.
+
+    Args:
+        pixels: the Pixels that the first convolution reads.
+
+    Returns:
+        ((mean, standard deviation) of R, G and B, order), where kernel[:, :, order] of the first convolution reads the
+        channels in the order R, G, B.
 
     Raises:
-        Unread: a channel is missing, or a constant.
+        Unread: a channel is missing, occurs twice, or is constant.
     """
+    # Models trained by "caffe" preprocessing read B, G, R. Reordering the kernel saves a layer that flips the image.
     if sorted(pixels.sources) != [0, 1, 2] or not pixels.scale.all():
         raise Unread(f"pixels whose channels come from R, G and B as {pixels.sources.tolist()}, scaled by "
                      f"{pixels.scale.tolist()}; expected each once, and none by 0")
@@ -122,18 +144,23 @@ def normalization_of(pixels):
 
 
 def dense_of(parts, width, read):
-    """(kernel (width, units), bias (units,)), of one or more Dense layers and what lies between, in front and behind.
+    """Folds Dense layers without an activation between them, and the affine parts around them, into one Dense layer.
 
     Args:
-        parts: of AFFINE and 'dense', at least one of these.
-        width: numbers that they read.
+        parts: list of operations.Part, each 'dense' or one of AFFINE, at least one 'dense'.
+        width: number of inputs of the first.
         read: as in `affine_of`.
+
+    Returns:
+        (kernel float32 (width, units), bias float32 (units,)).
     """
     if len(parts) == 1:
         kernel = read(parts[0], "kernel", (width, None))
         bias = read(parts[0], "bias", kernel.shape[1:]) if parts[0].values["bias"] else None
         return np.asarray(kernel, "float32"), np.zeros(kernel.shape[1], "float32") if bias is None else np.asarray(
             bias, "float32")
+    # Everything so far is x -> (x * scale) before the first Dense layer, x @ kernel from it on, and + offset in both
+    # cases. `kernel` is None before the first Dense layer.
     kernel, scale, offset = None, np.ones(width), np.zeros(width)
     for part in parts:
         if part.what == "dense":

@@ -1,4 +1,8 @@
-"""What the operations do that stand in a config beside layers: x / 127.5 - 1, x[..., ::-1], functions of tf.keras."""
+"""Operations that a config has beside layers, such as x / 127.5 - 1, x[..., ::-1] or functions of TensorFlow.
+
+tf.keras (Keras 2) writes them as TFOpLambda with the name of a TensorFlow function, Keras 3 as classes of keras.ops.
+Here both become the same names, those of Keras 3.
+"""
 
 import dataclasses
 
@@ -6,6 +10,7 @@ import numpy as np
 
 from compress.graph.reader import Step, Unread
 
+# {TensorFlow's function in a config of tf.keras: Keras 3's class}
 FUNCTIONS = {"math.truediv": "TrueDivide", "math.divide": "TrueDivide", "math.subtract": "Subtract",
              "math.add": "Add", "math.multiply": "Multiply", "math.negative": "Negative", "nn.bias_add": "Add",
              "__operators__.add": "Add", "__operators__.sub": "Subtract", "__operators__.mul": "Multiply",
@@ -13,7 +18,7 @@ FUNCTIONS = {"math.truediv": "TrueDivide", "math.divide": "TrueDivide", "math.su
              "nn.relu": "Relu", "nn.softmax": "Softmax", "math.reduce_mean": "Mean", "identity": "Identity",
              "stack": "Stack", "concat": "Concatenate", "reverse": "Flip"}
 
-# the operations that Keras 3 writes beside layers: {class: module}, and what of them is a setting and no argument
+# {Keras 3's class: module}, and those of its arguments that Keras 3 writes into the config of the operation
 OPERATIONS = dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Negative", "GetItem", "Stack",
                             "Concatenate", "Flip", "Mean"), "keras.src.ops.numpy") | {
                                 "Relu": "keras.src.ops.nn", "Softmax": "keras.src.ops.nn",
@@ -25,13 +30,14 @@ TENSORFLOW = ("TFOpLambda", "SlicingOpLambda")
 
 @dataclasses.dataclass
 class Part:
-    """A simple operation.
+    """One elementary operation. A Conv2D with activation='relu' has two: 'conv' and 'relu'.
 
     Attributes:
-        what: 'same' (nothing happens), 'affine', 'conv', 'norm', 'dense', 'relu', 'softmax', 'pad', 'max pool',
-            'average pool', 'mean', 'max', 'flat', 'add', 'combine', 'pick', 'stack', 'flip', 'lambda' or 'image'.
-        step: the step that it belongs to.
-        values: what it needs to be known, by name.
+        what: 'same' (the identity), 'affine', 'normalization', 'conv', 'norm', 'dense', 'relu', 'softmax', 'pad',
+            'max pool', 'average pool', 'mean' or 'max' (over positions), 'flat', 'add', 'cast', 'pick', 'stack',
+            'batches' (a stack of batches), 'flip', 'lambda' or 'image'.
+        step: the reader.Step that it belongs to.
+        values: dict of its settings.
     """
 
     what: str
@@ -43,7 +49,7 @@ class Part:
 
 
 def plain(step):
-    """A TensorFlow function of tf.keras under the name that Keras 3 has for it."""
+    """A step that calls a TensorFlow function, under Keras 3's name of it; any other step unchanged."""
     function = step.config.get("function") if step.kind in TENSORFLOW else None
     function = function.removeprefix("compat.v1.") if isinstance(function, str) else None
     if function not in FUNCTIONS:
@@ -53,7 +59,15 @@ def plain(step):
 
 
 def as_of_keras(step):
-    """(class, settings, arguments) with which Keras 3 writes a step of `plain` that was a function of TensorFlow.
+    """How Keras 3 writes an operation that was a function of TensorFlow.
+
+    The config of an old file is written this way for Keras 3 to open.
+
+    Args:
+        step: from `plain`.
+
+    Returns:
+        (class, settings, arguments): dict of its config, list of its inputs.
 
     Raises:
         Unread: Keras 3 has no such operation.
@@ -75,7 +89,7 @@ def as_of_keras(step):
 
 
 def mean(step):
-    """The mean over positions. Raises Unread for another."""
+    """[Part] of a mean over height and width; Unread for other axes."""
     axis = step.config.get("axis", step.kwargs.get("axis", step.args[1] if len(step.args) > 1 else None))
     if axis not in ([1, 2], [-3, -2], [2, 1]):
         raise Unread(f"{step} over axis {axis}; expected the positions, [1, 2]")
@@ -83,7 +97,7 @@ def mean(step):
 
 
 def binary(step):
-    """An addition of two tensors, or arithmetic of one and numbers. Raises Unread."""
+    """[Part] of +, -, * or / with two operands: the sum of two tensors, or a tensor and a constant; else Unread."""
     if len(step.inputs) == 2:
         if step.kind != "Add":
             raise Unread(f"{step} of two tensors")
@@ -91,6 +105,7 @@ def binary(step):
     given = [*step.args, *(step.kwargs[key] for key in ("x1", "x2", "x", "y", "value", "bias") if key in step.kwargs)]
     if len(step.inputs) != 1 or len(given) != 2:
         raise Unread(f"{step} of {len(step.inputs)} tensors")
+    # first: the tensor is the first operand. x - 1 is x + (-1), but 1 - x is -x + 1, and 1 / x isn't affine at all.
     first = not isinstance(given[1], type(given[0])) and _is_ref(given[0])
     number = constant(given[1 if first else 0], step)
     one, zero = np.ones(()), np.zeros(())
@@ -112,7 +127,15 @@ def _is_ref(value):
 
 
 def constant(value, step):
-    """A number or an array of a config, (channels,) or (), float64."""
+    """A constant of a config as float64 (channels,) or ().
+
+    Args:
+        value: a number, a list of numbers, or such in the form {'config': {'value': ...}}.
+        step: that it belongs to, for the message.
+
+    Raises:
+        Unread: it is no number, not finite, or differs between positions.
+    """
     if isinstance(value, dict) and isinstance(value.get("config"), dict):
         value = value["config"].get("value")
     try:
@@ -127,7 +150,7 @@ def constant(value, step):
 
 
 def pick(step):
-    """Some of the channels, in some order. Raises Unread for another cut."""
+    """[Part] of an index on the channels, such as x[..., ::-1] or x[:, :, :, 0]; Unread for indices on other axes."""
     key = _key(step)
     *before, last = [_index(item) for item in key] if isinstance(key, list) and key else [None]
     whole = before == [...] or before == [slice(None)] * 3
@@ -137,11 +160,13 @@ def pick(step):
 
 
 def _key(step):
+    """The index of a GetItem, a list of one item for each axis."""
     key = step.kwargs.get("slice_spec", step.kwargs.get("key", step.args[1] if len(step.args) > 1 else None))
-    return key.get("items", key.get("config")) if isinstance(key, dict) else key  # a tuple of tf.keras
+    return key.get("items", key.get("config")) if isinstance(key, dict) else key  # tf.keras writes tuples as dicts
 
 
 def _index(item):
+    """An item of an index as Python has it: ..., a slice or a number; configs write the first two as dicts."""
     if not isinstance(item, dict):
         return item
     if item.get("class_name") == "__ellipsis__":
@@ -151,10 +176,10 @@ def _index(item):
 
 
 def channels_last(what):
-    """A reader of what works along the channels, which lie on the last axis."""
+    """A function step -> [Part] for an operation along the channels, the last axis; `what` is that of the Part."""
     def read(step):
         axis = step.config.get("axis", step.kwargs.get("axis", -1))
-        if axis == 0 and what == "stack":
+        if axis == 0 and what == "stack":  # keras.utils.multi_gpu_model joins the batches of its GPUs like this
             return [Part("batches", step)]
         if axis not in (-1, 3, [-1], [3]):
             raise Unread(f"{step} on axis {axis}; expected the channels, the last")

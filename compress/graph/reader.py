@@ -1,7 +1,7 @@
-"""The config of a Keras model, of any version and nested at will, as one list of steps in the order of the data.
+"""Reads the config of a Keras model, of any version and with any nesting, as one flat list of steps in data order.
 
-Nothing of Keras is imported, and nothing that a config names is looked up: it is read as JSON. What the steps do is
-`rules.py`'s business.
+The config is JSON, and stays that: nothing of Keras is imported, and no class or function that it names is looked up.
+A stranger's file could otherwise run code. `rules.py` says what each kind of step computes.
 """
 
 import dataclasses
@@ -9,17 +9,17 @@ import re
 
 from compress.errors import one_line
 
-MOST_STEPS = 20_000  # nested models that are called many times would unfold without end
+MOST_STEPS = 20_000  # a model that calls a model twice, which calls another twice, ... doubles the steps each time
 MODELS = ("Functional", "Model", "Sequential")
 
 
 class Unread(ValueError):
-    """A model is not one that the suite can carry over exactly; the text says what of it and how else to go on."""
+    """A model can't be converted exactly; the text names the layer and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ref:
-    """Stands for a tensor among a step's arguments: the output of the step of this number."""
+    """A tensor among the arguments of a step: the output of the step with this number."""
 
     step: int
 
@@ -31,10 +31,10 @@ class Step:
     Attributes:
         kind: its class, such as 'Conv2D' or 'TrueDivide'.
         name: of the layer.
-        config: its own.
-        args, kwargs: what it is called with; a Ref for every tensor.
-        layers: names from the outermost model's layer down to this one, ('resnet50', 'conv1_conv').
-        group: where a .keras file keeps its weights, ('functional', 'conv2d_1').
+        config: of the layer, a dict.
+        args, kwargs: arguments of the call, with a Ref for every tensor.
+        layers: names of the nested models around it and its own, ('resnet50', 'conv1_conv').
+        group: path of its weights in a .keras file, ('functional', 'conv2d_1').
     """
 
     kind: str
@@ -55,6 +55,7 @@ class Step:
 
 
 def _refs(value):
+    """Yields the Refs in nested lists and dicts."""
     if isinstance(value, Ref):
         yield value
     elif isinstance(value, (list, dict)):
@@ -63,28 +64,30 @@ def _refs(value):
 
 
 def snake_case(kind):
-    """A class name as keras.saving spells it: 'GlobalAveragePooling2D' is 'global_average_pooling2d'."""
+    """A class name in Keras' snake case: 'GlobalAveragePooling2D' gives 'global_average_pooling2d'."""
     text = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind))
     return re.sub("([a-z])([A-Z])", r"\1_\2", text).lower()
 
 
 def unfold(model):
-    """The steps of a model config.
+    """Unfolds the config of a model, with all models nested in it, into one list of steps.
 
     Args:
-        model: {'class_name', 'config'}, as model_config of an .h5 file and config.json of a .keras file have it.
+        model: dict with 'class_name' and 'config', from the attribute model_config of an .h5 file or from config.json
+            in a .keras file.
 
     Returns:
-        List of Steps, each behind those that it reads, the last one the output; the first is the image's InputLayer
-        (a Sequential of old may lack one: then a Step of that kind without a shape).
+        List of Steps, each behind those that it reads, the last one the output. The first is the InputLayer of the
+        images. A Sequential of Keras 1 or 2 may lack one; the first Step then has that kind, without a shape.
 
     Raises:
-        Unread: several inputs or outputs, a class that isn't Keras' own, a model that is defined by code, a layer
-            that the output doesn't depend on.
-        LookupError, TypeError, ValueError, AttributeError: no config of a model.
+        Unread: several inputs or outputs, a class that isn't Keras' own, a subclassed model, or a layer that the output
+            doesn't depend on.
+        LookupError, TypeError, ValueError, AttributeError: it is no config of a model.
     """
     steps = []
     end = _Unfolding(steps).model(model, None, (), ())
+    # The output has to depend on every step. Keras writes no others, and nothing would check what they are.
     kept, pending = set(), [end]
     while pending:
         step = pending.pop()
@@ -92,13 +95,18 @@ def unfold(model):
             kept.add(step)
             pending += steps[step].inputs
     for number, step in enumerate(steps):
-        if number not in kept:  # Keras writes none; nobody would check what it is
+        if number not in kept:
             raise Unread(f"{step}, which the output doesn't depend on")
     return steps
 
 
 def check_own(layer):
-    """Raises Unread where a layer's class is not one of Keras itself."""
+    """Raises Unread where the class of a layer isn't Keras' own.
+
+    Args:
+        layer: its entry in a config, with 'class_name' and perhaps 'module' and 'registered_name'.
+    """
+    # Keras 3 writes the module of a class, and registers a custom class as 'package>Name'.
     kind, module, registered = layer["class_name"], layer.get("module"), layer.get("registered_name")
     own = module is None or str(module).split(".")[0] in ("keras", "tf_keras", "builtins")
     if not own or ">" in str(kind) or ">" in str(registered):
@@ -108,13 +116,17 @@ def check_own(layer):
 
 
 class _Unfolding:
-    """What is needed while models inside models are unfolded into one list of steps."""
+    """The state while nested models are unfolded: the steps so far, and the number of calls.
+
+    Args:
+        steps: list that gets the steps.
+    """
 
     def __init__(self, steps):
         self.steps, self.calls = steps, 0
 
     def count(self, more):
-        """Counts calls of layers and of models, which may be nested without end."""
+        """Counts calls of layers and models; raises Unread beyond MOST_STEPS."""
         self.calls += more
         if self.calls > MOST_STEPS:
             raise Unread(f"more than {MOST_STEPS:,} calls of layers")
@@ -124,7 +136,17 @@ class _Unfolding:
         return len(self.steps) - 1
 
     def model(self, model, image, layers, group):
-        """Adds a model's steps; `image` is the number of the step that it reads, None for the outermost. The output."""
+        """Adds the steps of a model.
+
+        Args:
+            model: its config, as of `unfold`.
+            image: number of the step that it reads; None for the outermost model.
+            layers: names of the models around it, as `Step.layers`.
+            group: path of its weights, as `Step.group`.
+
+        Returns:
+            Number of the step with its output.
+        """
         check_own(model)
         kind, config = model["class_name"], model["config"]
         if kind not in MODELS:
@@ -137,6 +159,7 @@ class _Unfolding:
         return self._graph(config, named, image)
 
     def _chain(self, named, image):
+        """Adds the layers of a Sequential; returns the number of its output."""
         for layer in named:
             if layer.kind == "InputLayer" and image is not None:
                 continue
@@ -148,9 +171,11 @@ class _Unfolding:
         return image
 
     def _graph(self, config, named, image):
+        """Adds the layers of a functional model; returns the number of its output."""
         inputs, outputs = ends(config["input_layers"]), ends(config["output_layers"])
         if len(inputs) != 1 or len(outputs) != 1:
             raise Unread(f"{len(inputs)} inputs and {len(outputs)} outputs; expected one each")
+        # made: {(layer, number of its call): step}. A layer that is called several times has a node for each call.
         made = {} if image is None else {(inputs[0][0], 0): image}
         again = sum(len(layer.nodes) for layer in named) - len(named)
         self.count(again)
@@ -158,8 +183,10 @@ class _Unfolding:
         if len(calls) != len(named) + again:
             raise Unread("two layers of one name in one model")
         first = first_numbers(named)
+        # Configs are in data order but for layers that are called several times. A call whose input isn't there yet
+        # waits for it; sorting all calls first would need the same arguments read twice.
         pending, waiting = [call for call in reversed(calls) if call not in made], {}
-        while pending:  # configs are mostly in the order of the data, but for layers that are called several times
+        while pending:
             layer, node = calls[call := pending.pop()]
             missing = None
 
@@ -195,7 +222,17 @@ class _Unfolding:
 
 
 class Layer:
-    """A layer's entry in a config."""
+    """A layer's entry in a config.
+
+    Args:
+        data: the entry, a dict.
+        layers: names of the models around it.
+        group: path of their weights.
+        place: name of its own weights in that path.
+
+    Attributes:
+        nodes: its calls, in one of the forms that `arguments` reads.
+    """
 
     def __init__(self, data, layers=(), group=(), place=""):
         check_own(data)
@@ -205,12 +242,12 @@ class Layer:
         self.layers, self.group = (*layers, self.name), (*group, place)
         nodes = data.get("inbound_nodes") or []
         if nodes and isinstance(nodes[0], list) and nodes[0] and isinstance(nodes[0][0], str):
-            nodes = [nodes]  # tf.keras leaves the inner brackets of operations away
+            nodes = [nodes]  # tf.keras omits the inner brackets of operations
         self.nodes = nodes or [[]]
 
 
 def _places(layers):
-    """The name under which a .keras file keeps each layer's weights: its class, counted, as keras.saving does."""
+    """Yields the name of each layer's weights in a .keras file, its class and a count: 'conv2d', 'conv2d_1', ..."""
     counts = {}
     for layer in layers:
         snake = snake_case(str(layer["class_name"]))
@@ -219,7 +256,7 @@ def _places(layers):
 
 
 def first_shape(layer):
-    """What the first layer of an old Sequential tells of its images: batch_input_shape, dtype."""
+    """The settings of the first layer of a Sequential without InputLayer that describe its images, a dict."""
     while layer["class_name"] in MODELS:
         config = layer["config"]
         layer = (config if isinstance(config, list) else config["layers"])[0]
@@ -228,7 +265,11 @@ def first_shape(layer):
 
 
 def ends(spec):
-    """Input or output layers, as [[name, node, tensor], ...], from each way in which they are written."""
+    """Input or output layers as [[name, number of the call, number of the output], ...].
+
+    Args:
+        spec: the same, or a single one of them, or a dict of them, as versions of Keras differ.
+    """
     if isinstance(spec, dict):
         spec = list(spec.values())
     if spec and isinstance(spec[0], str):
@@ -237,9 +278,13 @@ def ends(spec):
 
 
 def first_numbers(named):
-    """{nested model: the number by which layers name its first call}: tf.keras counts from 1, Keras 3 from 0.
+    """{nested model: 1} for those whose calls are counted from 1, as tf.keras does; Keras 3 counts from 0.
 
-    A model has no call that nothing reads, so the numbers tell which.
+    tf.keras counts the call that defines a model as number 0. Nothing outside reads it, so a model whose call 0 isn't
+    read anywhere was counted from 1.
+
+    Args:
+        named: list of the Layers of a model.
     """
     read = {layer.name: set() for layer in named}
     for layer in named:
@@ -249,9 +294,15 @@ def first_numbers(named):
 
 
 def end_call(end, named, first):
-    """(layer, number of its call from 0) of a model's output: both count a nested model's calls from 1 there.
+    """(layer, number of its call, from 0) of a model's output.
 
-    But for a Sequential, which Keras 3 counts from 0.
+    In the list of outputs both tf.keras and Keras 3 count the calls of a nested model from 1. For a nested Sequential
+    Keras 3 counts from 0.
+
+    Args:
+        end: of `ends`.
+        named: list of the Layers of the model.
+        first: of `first_numbers`.
     """
     name, number = end[:2]
     for layer in named:
@@ -262,7 +313,15 @@ def end_call(end, named, first):
 
 
 def arguments(node, tensor):
-    """(args, kwargs) of a node; `tensor`, a function of (layer, number of its call, output), stands for each tensor."""
+    """The arguments of a call, from the forms that Keras 2 and 3 write.
+
+    Args:
+        node: of `Layer.nodes`. Keras 3: {'args': ..., 'kwargs': ...}; Keras 2: [[name, call, output, kwargs], ...].
+        tensor: function(name of a layer, number of its call, number of its output) that replaces each tensor.
+
+    Returns:
+        (list of arguments, dict of keyword arguments).
+    """
     def walk(value):
         if isinstance(value, dict):
             if value.get("class_name") == "__keras_tensor__":
@@ -270,7 +329,7 @@ def arguments(node, tensor):
             return {key: walk(item) for key, item in value.items()}
         if isinstance(value, list):
             if len(value) == 3 and isinstance(value[0], str) and all(type(n) is int for n in value[1:]):
-                return tensor(*value)  # tf.keras, among the keywords
+                return tensor(*value)  # how tf.keras writes a tensor among keyword arguments
             return [walk(item) for item in value]
         return value
 

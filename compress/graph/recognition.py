@@ -1,6 +1,7 @@
-"""Finds a ResNet of this suite in the steps of a model, by what they do and how they are wired, whatever their names.
+"""Recognises a ResNet of this suite in the steps of a model by its operations and connections, whatever the names.
 
-A network is taken only where each of its parts has its place; the first that has none is named.
+A network is accepted only if every operation of it has its place in such a ResNet. The error names the first that
+hasn't.
 """
 
 import numpy as np
@@ -13,12 +14,15 @@ from compress.graph.walking import Found, Node, Walk, check_axis, walk_blocks, w
 
 
 def find_resnet(steps, read, shape_of):
-    """The Found of a model's steps.
+    """Recognises a ResNet.
 
     Args:
-        steps: from `reader.unfold`.
-        read: function(part, weight, shape) -> array; its shape is checked, None in it is any length.
-        shape_of: function(part, weight) -> shape of an array.
+        steps: list of Steps from `reader.unfold`.
+        read: function(part, name of a weight, shape) -> array, which checks the shape; None in it is any length.
+        shape_of: function(part, name of a weight) -> shape of its array.
+
+    Returns:
+        walking.Found.
 
     Raises:
         Unread: it is no ResNet of this suite; the text names the first layer that doesn't belong.
@@ -33,9 +37,10 @@ def find_resnet(steps, read, shape_of):
 
 
 def _nodes(steps):
-    """The steps as Nodes; those in which nothing happens are gone."""
+    """The elementary operations of the steps as Nodes, without identities such as Dropout."""
+    # made: for each step the number of the node with its output; an identity's is that of its input.
     nodes, made = [], []
-    convolutions = [number for number, step in enumerate(steps) if step.kind == "Conv2D"] or [0]
+    convolutions = [number for number, step in enumerate(steps) if step.kind == "Conv2D"] or [0]  # for messages
     for number, step in enumerate(steps):
         inputs = [made[place] for place in step.inputs]
         where = ("in front of the network" if number < convolutions[0] else
@@ -48,18 +53,21 @@ def _nodes(steps):
             nodes.append(Node(part, inputs))
             inputs = [len(nodes) - 1]
         made.append(inputs[0])
-    if made[-1] != len(nodes) - 1:  # cannot be: the output is the last step, and reads what is before it
+    if made[-1] != len(nodes) - 1:  # can't happen, as `unfold` puts the output last; but a guess would be wrong
         raise Unread(f"{steps[-1]}, which isn't the end")
     return nodes
 
 
 def _one_branch(nodes):
-    """Of keras.utils.multi_gpu_model, which gave each GPU a part of the images, one GPU's network."""
+    """The nodes of one GPU in a model of keras.utils.multi_gpu_model; all nodes of any other model.
+
+    That function of Keras 2 gave each GPU a slice of the batch, the same network, and concatenated the outputs.
+    """
     last = nodes[-1]
     if last.what != "batches":
         return nodes
     branches = []
-    for end in last.inputs:
+    for end in last.inputs:  # a branch is everything that its end depends on
         kept, pending = set(), [end]
         while pending:
             number = pending.pop()
@@ -74,7 +82,7 @@ def _one_branch(nodes):
 
 
 def _from_pixels(walk, read):
-    """What happens to the pixels in front of the network; the walk stands behind it then."""
+    """Walks from the image to the last operation in front of the first convolution; the Found with its Pixels."""
     image = walk.nodes[0].part
     shape = image.step.config.get("batch_shape") or image.step.config.get("batch_input_shape")
     if shape and isinstance(shape, list) and (len(shape) != 4 or shape[-1] not in (3, None)):
@@ -82,11 +90,15 @@ def _from_pixels(walk, read):
                 "images with their channels first (channels_first)" if shape[1:2] == [3] else f"inputs of {shape[1:]}")
         raise Unread(f"{image}: {kind}; expected RGB images, (height, width, 3)")
     whole = "float" not in str(image.step.config.get("dtype") or "float32")
+    # Channel-wise operations on the image are followed until the first node that is something else. `caffe`
+    # preprocessing written by hand picks the channels one by one and stacks them again, so there may be branches.
     made = {0: folding.Pixels(np.arange(3), np.ones(3), np.zeros(3), whole)}
     touched, unread = [], None
     for number, node in enumerate(walk.nodes[1:], 1):
         if not node.inputs or any(n not in made for n in node.inputs):
             continue
+        # A Lambda is code, which isn't run. It is usually a preprocess_input, which the user names by a flag. Beside
+        # other operations its place among them would matter, so it is then refused, below.
         if node.what == "lambda" and not touched:
             made[number], unread = made[node.inputs[0]], node.part
         elif node.what in ("affine", "norm", "normalization", "cast", "pick", "flip", "stack"):
@@ -95,6 +107,7 @@ def _from_pixels(walk, read):
             if made[number] is None:
                 raise Unread(f"{node} in front of the network")
             touched.append(node.part)
+    # The network must read a single tensor of these, the last one.
     ends = [number for number in made if any(n not in made for n in walk.readers[number])]
     if len(ends) != 1 or any(n in made for n in walk.readers[ends[0]]):
         raise Unread(f"{walk.nodes[max(made)]} in front of the network, which reads the pixels in more than one way")
@@ -108,7 +121,9 @@ def _from_pixels(walk, read):
 
 
 def _walk_head(walk, found):
-    """What lies behind the blocks: affine parts, the pooling, Dense layers, a softmax."""
+    """Walks behind the blocks: pooling, Dense layers with affine parts and ReLUs between them, a softmax at the end."""
+    # segment: parts since the last ReLU, which together are one Dense layer. Affine parts in front of the pooling
+    # belong to it too: the mean over positions of scale x + offset is scale times the mean + offset.
     segment, sizes = [], _positions(found)
     while walk.ahead():
         node = walk.ahead()[0]
@@ -122,14 +137,14 @@ def _walk_head(walk, found):
         elif node.what == "dense":
             segment.append(part)
             walk.width = walk.shape_of(part, "kernel")[-1]
-            if (told := part.step.config.get("units")) != walk.width:
-                raise Unread(f"{part}, whose kernel has {walk.width} units and whose config says {told!s:.20}")
+            if (units := part.step.config.get("units")) != walk.width:
+                raise Unread(f"{part}, whose kernel has {walk.width} units and whose config says {units!s:.20}")
         elif node.what == "relu" and any(item.what == "dense" for item in segment):
             found.head.append(segment)
             found.widths[f"hidden{len(found.head)}"] = walk.width
             segment = []
         elif node.what == "softmax" and not walk.ahead() and any(item.what == "dense" for item in segment):
-            break
+            break  # the network here ends in logits
         elif node.what != "flat" and not (node.what == "mean" and found.pool.what == "average pool"):
             softmax = ", whose softmax isn't the end" if node.what == "softmax" else ""
             raise Unread(f"{part}{softmax} behind the blocks, where a Dense layer or the end is expected")
@@ -142,7 +157,7 @@ def _walk_head(walk, found):
 
 
 def _positions(found):
-    """(height, width) of the last map, or None where the images may have any size."""
+    """(height, width) of the last feature map, or None where the model takes images of any size."""
     shape = found.image.step.config.get("batch_shape") or found.image.step.config.get("batch_input_shape")
     if not isinstance(shape, list) or not all(type(n) is int for n in shape[1:3]):
         return None
@@ -150,8 +165,12 @@ def _positions(found):
 
 
 def _pooled(walk, part, sizes):
-    """The Part that takes the positions' mean, or one that does the same on a map of this size."""
-    if part.what == "mean" or (part.what in ("max", "flat") and sizes == (1, 1)):
+    """The Part of the pooling: a mean over all positions, or an operation that equals it on a map of this size.
+
+    Raises:
+        Unread: it is another operation.
+    """
+    if part.what == "mean" or (part.what in ("max", "flat") and sizes == (1, 1)):  # of one position all are equal
         return part
     if part.what == "average pool" and part.values["size"] == sizes and part.values["padding"] == "valid":
         if walk.ahead() and walk.ahead()[0].what not in ("flat", "mean"):

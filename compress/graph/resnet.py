@@ -1,9 +1,17 @@
-"""ResNet50/101/152 with free widths and without some blocks: layer names of keras.applications, RGB in, logits out.
+"""ResNet50, 101 and 152 with any widths, and without the last blocks of a stage: what pruning and distillation make.
 
-Every model is plain Keras: `keras.models.load_model` opens its .h5 with no custom objects. The normalisation is a
-layer inside the model, so a saved file needs no outside knowledge.
+Layers are named as in keras.applications. Every model is plain Keras: `keras.models.load_model` opens its .h5 with no
+custom objects. It takes RGB from 0 to 255, since the normalisation is a layer inside, and outputs logits.
 
 He et al. 2016, arXiv 1512.03385 (version 1 as in keras.applications: the stride sits in the first 1x1 convolution).
+
+Widths are a dict {group: channels}. A group is a set of channels that are kept or removed together:
+
+- 'conv1_conv': the output of the stem;
+- 'conv{s}_block{b}_1_conv' and 'conv{s}_block{b}_2_conv': the inner channels of a block, which only the block itself
+  uses;
+- 'conv{s}_stream': the channels of a stage between its blocks. Every block of the stage adds its output to them, so all
+  its third convolutions and its shortcut have the same channels.
 """
 
 import math
@@ -13,9 +21,11 @@ from compress.cli import keras_config
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}  # kernel, stride of conv1; a max-pool follows the first
-BN = {"epsilon": 1.001e-5, "momentum": 0.9}  # Keras' default momentum, 0.99, would evaluate a short run on stale means
-# RGB means that keras.applications subtracts ("caffe" style), and ImageNet's standard deviations. With these means
-# a zero of the first convolution's padding stands for the same colour here and there.
+# Epsilon as in keras.applications. With Keras' default momentum of 0.99 the moving statistics lag behind by some
+# hundred steps, and a short training would be evaluated with statistics of its beginning.
+BN = {"epsilon": 1.001e-5, "momentum": 0.9}
+# The RGB means that keras.applications subtracts ("caffe" mode), and ImageNet's standard deviations. With the same
+# means, zeros in the padding of the first convolution are the same colour in both, so its weights can be used here.
 MEAN = (123.68, 116.779, 103.939)
 STD = (58.393, 57.12, 57.375)
 # (mean, standard deviation) of R, G and B in the other modes of keras.applications' preprocess_input, and two more
@@ -24,35 +34,34 @@ PREPROCESSING = {"tf": ((127.5,) * 3, (127.5,) * 3), "torch": ((123.675, 116.28,
 
 
 def stage_of(name):
-    """The stage, 1 (the stem) to 5, of a layer or width name such as 'conv3_block2_1_conv'."""
+    """The stage, 1 (the stem) to 5, of the name of a layer or group such as 'conv3_block2_1_conv'."""
     return int(name[4])
 
 
 def stem_of(kernel):
-    """The stem whose convolution has a kernel of this side, or None."""
+    """The stem whose convolution has a kernel of this height and width, or None."""
     return {side: stem for stem, (side, _) in STEMS.items()}.get(kernel)
 
 
 def inner_names(blocks):
-    """Names of the inner convolutions (1x1 and 3x3 of each block), in network order.
+    """Names of the inner convolutions (the first 1x1 and the 3x3 of each block), in network order.
 
     Args:
-        blocks: blocks of the four stages, such as (3, 4, 6, 3).
+        blocks: number of blocks in the four stages, such as (3, 4, 6, 3).
     """
     return [f"conv{s}_block{b}_{i}_conv" for s, n in zip((2, 3, 4, 5), blocks, strict=True)
             for b in range(1, n + 1) for i in (1, 2)]
 
 
 def full_widths(depth=50, blocks=None):
-    """The unpruned network's widths.
+    """The widths of the unpruned network.
 
     Args:
         depth: 50, 101 or 152.
-        blocks: of the four stages, where some are gone; None for all that the depth has.
+        blocks: number of blocks in the four stages, where some were left out; None for all that the depth has.
 
     Returns:
-        dict of channels: 'conv1_conv' (the stem), 'conv{s}_stream' (what a stage's blocks add up: conv 3 of every
-        block, the shortcut convolution and the Add), 'conv{s}_block{b}_1_conv' and 'conv{s}_block{b}_2_conv'.
+        {group: channels}, see the module.
 
     Raises:
         ValueError: depth is none of 50, 101, 152.
@@ -64,29 +73,46 @@ def full_widths(depth=50, blocks=None):
 
 
 def hidden_names(widths):
-    """Names of the Dense layers with a ReLU in front of the classifier, 'hidden1' first; those of others have some."""
+    """Names of the hidden Dense layers, 'hidden1' first: those with a ReLU between pooling and classifier.
+
+    Networks of this suite have none; models from elsewhere may.
+
+    Args:
+        widths: dict, or another iterable of names.
+    """
     return [f"hidden{i}" for i in range(1, sum(name.startswith("hidden") for name in widths) + 1)]
 
 
 def unpruned_widths(widths):
-    """The widths of the smallest whole network that has a network's blocks, with the same hidden Dense layers."""
+    """The widths of the smallest unpruned network that has all blocks of a network, with the same hidden Dense layers.
+
+    Args:
+        widths: {group: channels} of the network.
+    """
     return full_widths(depth_of(blocks_of(widths))) | {name: widths[name] for name in hidden_names(widths)}
 
 
 def head_of(widths):
-    """(name, width of what it reads) of the Dense layers behind the pooling, the classifier last."""
+    """[(name, number of inputs)] of the Dense layers behind the pooling, the classifier last."""
     hidden = hidden_names(widths)
     return list(zip([*hidden, "predictions"], [widths[name] for name in ("conv5_stream", *hidden)], strict=True))
 
 
 def blocks_of(widths):
-    """Blocks of the four stages, such as (3, 4, 6, 3), from a dict of widths."""
+    """Number of blocks in the four stages, such as (3, 4, 6, 3), from widths or other names of layers."""
     found = [re.fullmatch(r"conv([2-5])_block(\d+)_1_conv", name) for name in widths]
     return tuple(max((int(m[2]) for m in found if m and int(m[1]) == s), default=0) for s in (2, 3, 4, 5))
 
 
 def depth_of(blocks):
-    """Depth of the smallest network that has these blocks, at least one a stage, or more; ValueError where none has."""
+    """Depth of the smallest network with at least these blocks.
+
+    Args:
+        blocks: number of blocks in the four stages, at least 1 each.
+
+    Raises:
+        ValueError: a stage has no blocks, or more than in ResNet152.
+    """
     for depth, whole in sorted(BLOCKS.items()):
         if all(1 <= count <= most for count, most in zip(blocks, whole, strict=True)):
             return depth
@@ -94,6 +120,7 @@ def depth_of(blocks):
 
 
 def _conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones", relu=True):
+    """A convolution, its batch-normalisation and a ReLU: (N, h, w, C) -> (N, h / strides, w / strides, filters)."""
     from keras import layers
 
     x = layers.Conv2D(filters, kernel, strides=strides, padding=padding, kernel_initializer="he_normal",
@@ -103,6 +130,7 @@ def _conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones",
 
 
 def _block(x, name, widths, stride, shortcut):
+    """A bottleneck block: (N, h, w, C) -> (N, h / stride, w / stride, stream); see `model.bottleneck`."""
     from keras import layers
 
     stream = widths[f"{name[:5]}_stream"]
@@ -116,7 +144,7 @@ def _block(x, name, widths, stride, shortcut):
 
 
 def _checked_blocks(depth, widths):
-    """The blocks of the four stages that widths name; ValueError where a name or a channel is missing."""
+    """Number of blocks in the four stages of some widths; ValueError if a group is missing, unknown or empty."""
     full_widths(depth)  # refuses an unknown depth
     blocks = blocks_of(widths)
     full = full_widths(depth, [min(max(n, 1), most) for n, most in zip(blocks, BLOCKS[depth], strict=True)])
@@ -133,21 +161,21 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
     """A ResNet with random weights.
 
     Args:
-        depth: 50, 101 or 152; with widths, of the network that these are a part of.
+        depth: 50, 101 or 152. With widths: the depth of a network that has at least their blocks.
         classes: number of logits.
-        input_shape: (height, width, 3); the network sees RGB from 0 to 255, uint8 or float.
+        input_shape: (height, width, 3) of RGB images from 0 to 255, uint8 or float.
         stem: 'imagenet' (7x7 stride 2, max-pool), 'half' (5x5 stride 2) or 'cifar' (3x3 stride 1).
-        widths: dict as `full_widths` gives, with other numbers, perhaps without the last blocks of a stage or with the
-            units of `hidden_names`; None for the full network.
-        normalization: (mean, standard deviation) of R, G and B, from 0 to 255.
+        widths: {group: channels} as of `full_widths`, with any positive numbers. The last blocks of a stage may be
+            missing, hidden Dense layers may be added (`hidden_names`). None for the unpruned network.
+        normalization: (mean, standard deviation), each three numbers for R, G and B, on the scale 0 to 255.
 
     Returns:
         An uncompiled keras.Model, (N, height, width, 3) -> logits (N, classes).
 
     Raises:
-        ValueError: an argument is out of range, or widths misses a name, or Keras is set to another form.
+        ValueError: an argument is out of range, widths lack a group, or Keras is set to channels_first.
     """
-    import keras  # here, not above: shapes and costs are asked for before Keras is started
+    import keras  # not at the top: names and costs are needed by --help and by checks before Keras is started
     from keras import layers
 
     keras_config.check()
@@ -160,8 +188,10 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
                          f"input_shape={input_shape}, classes={classes}")
     kernel, stride = STEMS[stem]
     inputs = keras.Input(input_shape, name="image")
+    # (x - mean) / std, as Rescaling's x * scale + offset
     x = layers.Rescaling([1 / s for s in normalization[1]], [-m / s for m, s in zip(*normalization, strict=True)],
                          name="normalization")(inputs)
+    # padding as a layer of its own: with a stride of 2, Keras' "same" would pad one side more than the other
     x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(x)
     x = _conv_bn(x, widths["conv1_conv"], kernel, "conv1", stride)
     if stem == "imagenet":
@@ -172,14 +202,20 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
             first = block == 1
             x = _block(x, f"conv{stage}_block{block}", widths, 2 if first and stage > 2 else 1, first)
     x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    for name in hidden_names(widths):
+    for name in hidden_names(widths):  # none in networks of this suite
         x = layers.Dense(widths[name], activation="relu", dtype="float32", name=name)(x)
     logits = layers.Dense(classes, dtype="float32", name="predictions")(x)  # float32 also under mixed precision
     return keras.Model(inputs, logits, name=f"resnet{3 * sum(blocks) + 2}")
 
 
 def widths_of(model):
-    """The widths of a model that `build_resnet` made or a file gave back; the inverse of its `widths` argument.
+    """The widths of a model, as `build_resnet` takes them.
+
+    Args:
+        model: of `build_resnet`, or loaded from a file of the suite.
+
+    Returns:
+        {group: channels}.
 
     Raises:
         ValueError: the model lacks a layer that a ResNet of this suite has.
@@ -196,7 +232,13 @@ def widths_of(model):
 
 
 def architecture_of(model):
-    """The keyword arguments with which `build_resnet` makes a model of the same shapes.
+    """The arguments of `build_resnet` for a model of the same shapes.
+
+    Args:
+        model: of `build_resnet`, or loaded from a file of the suite.
+
+    Returns:
+        dict of all keyword arguments.
 
     Raises:
         ValueError: the model is no ResNet of this suite.
@@ -212,14 +254,22 @@ def architecture_of(model):
 
 
 def normalization_of(scale, offset):
-    """(mean, standard deviation) of R, G and B, as `build_resnet` takes them, from a Rescaling layer's numbers.
+    """The `normalization` of `build_resnet` from a Rescaling layer: mean = -offset / scale, deviation = 1 / scale.
+
+    Args:
+        scale: three numbers, for R, G and B.
+        offset: likewise.
+
+    Returns:
+        (mean, standard deviation), tuples of three numbers.
 
     Raises:
-        ValueError: not three finite numbers each, or a scale that is 0.
+        ValueError: not three finite numbers each, or a scale is 0.
     """
     if len(scale) != 3 or len(offset) != 3 or not all(math.isfinite(v) for v in (*scale, *offset)) or not all(scale):
         raise ValueError(f"a normalisation by {scale} and {offset}")
-    # rounded: what is read must be what was written, to the last bit and however often
+    # Rounded to 12 digits: 1 / (1 / s) is not always s, and a model that is loaded and saved again and again must keep
+    # its normalisation to the last bit. Adding 0.0 turns -0.0 into 0.0.
     mean = tuple(float(f"{-shift / factor + 0.0:.12g}") for factor, shift in zip(scale, offset, strict=True))
     deviation = tuple(float(f"{1 / factor:.12g}") for factor in scale)
     if not all(map(math.isfinite, mean + deviation)) or not all(deviation):
@@ -228,23 +278,23 @@ def normalization_of(scale, offset):
 
 
 def stage_outputs(model):
-    """Names of the layers at the ends of the four stages, whose feature maps distillation compares."""
+    """Names of the last layers of the four stages, whose feature maps distillation compares."""
     blocks = blocks_of([layer.name for layer in model.layers])
     return [f"conv{s}_block{n}_out" for s, n in zip((2, 3, 4, 5), blocks, strict=True)]
 
 
 def wiring(blocks, stem="imagenet"):
-    """Which group of channels every convolution reads and writes.
+    """The convolutions of a network, with the groups of channels that each reads and writes.
 
-    A group is a name of `full_widths`; channels of one group go together or not at all.
+    This one list is what masks, trimming, costs and the engine go by.
 
     Args:
-        blocks: blocks of the four stages, such as (3, 4, 6, 3).
-        stem: of STEMS.
+        blocks: number of blocks in the four stages, such as (3, 4, 6, 3).
+        stem: one of STEMS.
 
     Yields:
-        (name, kernel side, group read, group written); the layers are called name + '_conv' and name + '_bn', and
-        the image's three channels are the group 'rgb'.
+        (name, height and width of the kernel, group read, group written), in network order. The layers are called
+        name + '_conv' and name + '_bn'. The image's three channels are the group 'rgb'.
     """
     yield "conv1", STEMS[stem][0], "rgb", "conv1_conv"
     before = "conv1_conv"
@@ -256,11 +306,14 @@ def wiring(blocks, stem="imagenet"):
             yield f"{name}_1", 1, before, f"{name}_1_conv"
             yield f"{name}_2", 3, f"{name}_1_conv", f"{name}_2_conv"
             yield f"{name}_3", 1, f"{name}_2_conv", stream
-            before = stream
+            before = stream  # the Add keeps the channels of the stream
 
 
 def wiring_of(model):
-    """`wiring` of a built model, as a list.
+    """`wiring` of a model, as a list.
+
+    Args:
+        model: of `build_resnet`, or loaded from a file of the suite.
 
     Raises:
         ValueError: the model is no ResNet of this suite.
@@ -270,30 +323,40 @@ def wiring_of(model):
 
 
 def map_sizes(input_shape, stem):
-    """(height, width) of the stem's convolution and of the four stages' maps, as {stage, 1 to 5: sizes}."""
+    """Sizes of the feature maps, {stage: (height, width)}; stage 1 is the output of the stem's convolution.
+
+    Args:
+        input_shape: (height, width, ...).
+        stem: one of STEMS.
+    """
     sizes = {1: tuple(-(-n // STEMS[stem][1]) for n in input_shape[:2])}  # -(-a // b) rounds up
     for stage in (2, 3, 4, 5):
-        by = 1 if stage == 2 and stem != "imagenet" else 2
+        by = 1 if stage == 2 and stem != "imagenet" else 2  # only the max-pool of the ImageNet stem halves stage 2
         sizes[stage] = tuple(-(-n // by) for n in sizes[stage - 1])
     return sizes
 
 
 def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
-    """Parameters and MACs of a network from its widths alone, without building it.
+    """Parameters and MACs of a network from its widths alone.
 
-    A budget search asks this hundreds of times. Parameters include biases and all four numbers that
-    batch-normalisation keeps a channel; MACs are the multiply-accumulates of convolutions and the classifier for
-    one image.
+    Nothing is built, since the search for a budget needs these numbers hundreds of times.
+
+    Args:
+        widths: {group: channels}.
+        classes: number of logits.
+        input_shape: (height, width, 3).
+        stem: one of STEMS.
 
     Returns:
-        (parameters, macs).
+        (parameters, multiply-accumulate operations of convolutions and Dense layers for one image). Parameters are
+        those of `model.count_params()`, biases and moving statistics among them.
     """
     parameters = macs = 0
     channels = widths | {"rgb": input_shape[2]}
     positions = {stage: height * width for stage, (height, width) in map_sizes(input_shape, stem).items()}
     for name, kernel, read, written in wiring(blocks_of(widths), stem):
         weights = kernel * kernel * channels[read] * channels[written]
-        parameters += weights + 5 * channels[written]
+        parameters += weights + 5 * channels[written]  # bias, gamma, beta, moving mean, moving variance
         macs += weights * positions[stage_of(name)]
     head, units = head_of(widths), [*(widths[name] for name in hidden_names(widths)), classes]
     weights = sum(read * written for (_, read), written in zip(head, units, strict=True))

@@ -1,7 +1,8 @@
-"""What each kind of layer and operation does, for the kinds that can be carried over exactly; all others are refused.
+"""The table of layers and operations that can be converted exactly; all others are refused.
 
-One table: a step of `reader.unfold` in, the simple parts that it consists of out. Every setting of a layer is either
-checked here, or known to play no part once training is over, or refused.
+It maps a step of `reader.unfold` to the elementary operations that it consists of. Every setting of a layer is either
+checked here, or known to have no effect in inference, or refused. So a setting of a later Keras version can't be
+overlooked.
 """
 
 import math
@@ -13,14 +14,14 @@ from compress.graph import operations
 from compress.graph.operations import Part, constant
 from compress.graph.reader import Unread, check_own
 
-# nothing happens in them once training is over; tests/graph/test_kinds.py runs each
+# layers that are the identity in inference; tests/graph/test_kinds.py runs each
 IDLE = ("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization",
         "Identity", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast",
         "RandomBrightness", "RandomHue", "RandomSaturation", "RandomShear", "RandomErasing", "RandomGaussianBlur",
         "RandomColorJitter", "RandomColorDegeneration", "RandomPerspective", "RandomSharpness", "RandAugment", "MixUp",
         "CutMix", "AugMix")
 PRECISIONS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
-# settings that tell how weights start, are held or are trained, and names
+# settings without effect on the outputs in inference, and those that are checked against the shapes of the weights
 UNUSED = ("name", "trainable", "dtype", "momentum", "synchronized", "fused", "batch_input_shape", "batch_shape",
           "input_shape", "input_dtype", "sparse", "ragged", "optional", "seed", "rate", "noise_shape", "stddev", "l1",
           "l2", "autocast", "filters", "units", "target_shape", "renorm_momentum", "build_input_shape", "function")
@@ -34,18 +35,22 @@ WORDS = {**dict.fromkeys(("Resizing", "CenterCrop", "RandomCrop", "Cropping2D"),
 
 
 def parts_of(step, where=""):
-    """The Parts of a step, in order; what they do one after the other is what the step does.
+    """The elementary operations of a step.
 
     Args:
         step: from `reader.unfold`.
-        where: it lies, for the message.
+        where: it lies in the network, for the message.
+
+    Returns:
+        List of operations.Part; applied one after the other they are the step.
 
     Raises:
-        Unread: it is of a kind or has a setting that can't be carried over exactly.
+        Unread: its kind or a setting of it can't be converted exactly.
     """
     kind, step = step.kind, operations.plain(step)
     _check_precision(step)
-    if step.kind in IDLE:  # whatever its call has for `training`: every Random* layer's is True, and predict's counts
+    # Before the check of the call: configs have training=True for every Random* layer, which `predict` overrides.
+    if step.kind in IDLE:
         return [Part("same", step)]
     reader = TABLE.get(step.kind)
     if reader is None:
@@ -56,13 +61,15 @@ def parts_of(step, where=""):
 
 
 def _check_call(step):
+    """Raises Unread for a layer that is always called in training mode, such as dropout for uncertainty, or masked."""
     training = step.kwargs.get("training")
     if training not in (None, False) or step.kwargs.get("mask") is not None:
         raise Unread(f"{step}, which is called with {'training on' if training else 'a mask'}")
 
 
 def _check_precision(step):
-    spec = step.config.get("dtype")
+    """Raises Unread for a quantised layer."""
+    spec = step.config.get("dtype")  # a name, or a dtype policy as a dict
     name = spec if isinstance(spec, str) or spec is None else spec.get("config", {}).get("name")
     quantised = isinstance(spec, dict) and spec.get("class_name") not in ("DTypePolicy", "Policy", None)
     if quantised or (step.kind != "InputLayer" and name not in (None, *PRECISIONS)):
@@ -71,7 +78,15 @@ def _check_precision(step):
 
 
 def _settings(step, **wanted):
-    """Raises Unread where a setting isn't as it must be: a value, a tuple of values, or None for any."""
+    """Checks every setting of a layer.
+
+    Args:
+        step: the step.
+        wanted: {setting: its allowed value, a tuple of allowed values, or None for any}.
+
+    Raises:
+        Unread: a setting has another value, or is neither in `wanted` nor in UNUSED.
+    """
     for key, value in step.config.items():
         if key in wanted:
             allowed = wanted[key]
@@ -86,7 +101,14 @@ def _settings(step, **wanted):
 
 
 def activation_name(spec):
-    """The name of an activation, from each way in which a config spells it; None where it has settings of its own."""
+    """The name of an activation, such as 'relu'; None for one with settings.
+
+    Args:
+        spec: None (linear), a name, or a function or layer as a dict, as versions of Keras differ.
+
+    Raises:
+        Unread: a class that isn't Keras' own.
+    """
     if isinstance(spec, dict) and spec.get("class_name") == "function":
         spec = spec.get("config")
     if isinstance(spec, dict) and not set(spec.get("config") or ()) - {"name", "dtype", "trainable"}:
@@ -96,7 +118,7 @@ def activation_name(spec):
 
 
 def _activation(step, spec):
-    """The Parts of an activation that is named in a layer."""
+    """[Part] of the activation in a layer's config, [] for a linear one."""
     name = activation_name(spec)
     if name not in ("linear", "relu", "softmax"):
         raise Unread(f"{step} with the activation {name or spec!s:.60}" + (f"; {WORDS[name]}" if name in WORDS else ""))
@@ -104,15 +126,18 @@ def _activation(step, spec):
 
 
 def _pair(value, step):
-    """Two whole numbers from one or two."""
+    """A tuple of two whole numbers, for height and width, from one number for both or a list of two."""
     value = [value, value] if isinstance(value, int) else value
     if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int for n in value)):
         raise Unread(f"{step} with {value!s:.60} where two numbers are expected")
     return tuple(value)
 
 
-LAST = (-1, 3, [3], [-1])  # where the channels lie
-FORMAT = ("channels_last", None)
+LAST = (-1, 3, [3], [-1])  # spellings of the last axis of (N, h, w, channels)
+FORMAT = ("channels_last", None)  # None: Keras 1 and 2 wrote it only where it was set
+
+
+# ---- one function for each kind: the step in, its Parts out ----
 
 
 def _conv(step):
@@ -124,6 +149,7 @@ def _conv(step):
 
 
 def _norm(step):
+    # Axis 1 is the last of (N, channels); `walking.check_axis` refuses it on feature maps.
     _settings(step, axis=(*LAST, 1, [1]), epsilon=None, center=None, scale=None, renorm=False)
     epsilon = float(step.config.get("epsilon", 1e-3))
     if not 0 <= epsilon < math.inf:
@@ -170,7 +196,7 @@ def _over_positions(what):
 
 def _flat(step):
     _settings(step, data_format=FORMAT)
-    target = step.config.get("target_shape")
+    target = step.config.get("target_shape")  # such as [2048] or [1, 1, 2048]
     if step.kind == "Reshape" and not (isinstance(target, list) and sum(n != 1 for n in target) == 1
                                        and target[-1] != 1):
         raise Unread(f"{step} into {target}; expected one vector")
@@ -184,12 +210,13 @@ def _rescaling(step):
 
 
 def _normalization(step):
+    # Mean and variance are in the config where the user gave them, and among the weights where `adapt` measured them.
     _settings(step, axis=(*LAST, []), mean=None, variance=None, invert=None)
-    told = step.config.get("mean") is not None
+    given = step.config.get("mean") is not None
     return [Part("normalization", step, {
         "invert": bool(step.config.get("invert")), "shape": (0,) if step.config.get("axis", -1) != [] else (),
-        "mean": constant(step.config["mean"], step) if told else None,
-        "variance": constant(step.config["variance"], step) if told else None})]
+        "mean": constant(step.config["mean"], step) if given else None,
+        "variance": constant(step.config["variance"], step) if given else None})]
 
 
 def _just(what):
@@ -201,7 +228,7 @@ def _just(what):
 
 def _image(step):
     dtype = str(step.config.get("dtype") or "float32")
-    if not re.search(r"float(16|32|64)|\bu?int(16|32|64)\b|\buint8\b", dtype):  # each holds 0 to 255
+    if not re.search(r"float(16|32|64)|\bu?int(16|32|64)\b|\buint8\b", dtype):  # int8 ends at 127
         raise Unread(f"{step} of {dtype:.60}, which pixels of 0 to 255 don't fit into")
     return [Part("image", step)]
 

@@ -1,4 +1,4 @@
-"""A way through the parts of what is to be a ResNet of this suite: its stem and its blocks, by their wiring."""
+"""Walks through the operations of a model from image to output, and compares stem and blocks with a ResNet's."""
 
 import dataclasses
 
@@ -12,7 +12,12 @@ NAMES = {"conv": "a convolution", "norm": "a batch-normalisation", "relu": "a Re
 
 @dataclasses.dataclass
 class Node:
-    """A part, and the numbers of the nodes that it reads."""
+    """An operation of the model.
+
+    Attributes:
+        part: an operations.Part.
+        inputs: numbers of the nodes whose outputs it reads.
+    """
 
     part: object
     inputs: list
@@ -27,19 +32,19 @@ class Node:
 
 @dataclasses.dataclass
 class Found:
-    """A ResNet that was found in a model.
+    """A ResNet that was recognised in a model.
 
     Attributes:
-        stem: of model.STEMS.
-        layers: {name of `resnet.wiring`: (convolution, batch-normalisation)}, each a rules.Part.
+        stem: one of resnet.STEMS.
+        layers: {name of `resnet.wiring`: (convolution, batch-normalisation)}, each an operations.Part.
         image: the Part of the input.
-        pixels: ends.Pixels in front of the first convolution.
-        touched: Parts that act on the pixels, in order.
+        pixels: the ends.Pixels that the first convolution reads.
+        touched: Parts between image and first convolution, in order.
         unread: the Lambda among them, or None.
-        head: list of lists of Parts, one a Dense layer of the network; a ReLU lies between them.
-        pool: the Part that leaves the positions behind, None in a network that ends in a map.
-        widths: as `resnet.build_resnet` takes them.
-        classes: number of logits, or None.
+        head: list of lists of Parts; each list is one Dense layer of the suite's network, with a ReLU between two.
+        pool: the Part of the global pooling; None in a model that ends in a feature map.
+        widths: {group: channels}, as `resnet.build_resnet` takes them.
+        classes: number of logits, or None without a head.
     """
 
     stem: str
@@ -55,12 +60,22 @@ class Found:
 
     @property
     def dense_names(self):
-        """What `resnet.build_resnet` calls the Dense layers of the head."""
+        """Names of the head's Dense layers in a network of `resnet.build_resnet`."""
         return [name for name, _ in resnet.head_of(self.widths)] if self.head else []
 
 
 class Walk:
-    """A way through the nodes, from the image to the output."""
+    """A position in the nodes, which moves from the image to the output.
+
+    Args:
+        nodes: list of Nodes, each behind those that it reads.
+        shape_of: function(part, name of a weight) -> shape.
+
+    Attributes:
+        at: number of the present node.
+        width: number of channels of its output.
+        readers: for each node the numbers of the nodes that read its output.
+    """
 
     def __init__(self, nodes, shape_of):
         self.nodes, self.at, self.width, self.shape_of = nodes, 0, 3, shape_of
@@ -70,40 +85,69 @@ class Walk:
                 self.readers[place].append(number)
 
     def ahead(self, at=None):
-        """The nodes that read the output of the one where the walk is."""
+        """The nodes that read the output of the present node, or of node `at`."""
         return [self.nodes[n] for n in self.readers[self.at if at is None else at]]
 
     def take(self, what, where):
-        """Goes on to the one node that reads the output of this one, which has to be such a one; its Part."""
+        """Moves to the only node that reads the present output, and returns its Part.
+
+        Args:
+            what: the node has to be, a value of `Part.what`.
+            where: the walk is, for the message.
+
+        Raises:
+            Unread: several nodes read it, none does, or it is another operation.
+        """
         self.at, part = self.follow(self.at, what, where)
         return part
 
     def follow(self, at, what, where):
-        """(number, Part) of the one node that reads the output of node `at`."""
+        """(number, Part) of the only node that reads the output of node `at`; see `take`."""
         ahead = self.readers[at]
         if not ahead:
             raise Unread(f"{self.nodes[at]}, the last layer {where}, where {what} is expected")
         node = self.nodes[ahead[0]]
         if len(ahead) > 1 or node.what != what:
             of = f", read by {len(ahead)} layers at once" if len(ahead) > 1 else ""
+            # pairs that occur in ResNet V2, where batch-normalisation and ReLU stand before a convolution
             early = (self.nodes[at].what, node.what) in (("conv", "pad"), ("conv", "max pool"), ("relu", "norm"))
             old = OLD_V2 if early else ""
             raise Unread(f"{node}{of} {where}, where {NAMES.get(what, what)} is expected{old}")
         return ahead[0], node.part
 
     def kernel(self, part, width):
-        """(side, channels) of a square kernel that reads so many channels."""
+        """(height and width, filters) of a square kernel that reads `width` channels.
+
+        Raises:
+            Unread: the kernel has another shape, or another than its layer's config says.
+        """
         shape = self.shape_of(part, "kernel")
         if len(shape) != 4 or shape[0] != shape[1] or shape[2] != width or min(shape) < 1:
             raise Unread(f"{part}, whose kernel is {shape}, expected (side, side, {width}, channels)")
-        told = [part.step.config.get(name) for name in ("kernel_size", "filters")]
-        if told != [list(shape[:2]), shape[3]]:
-            raise Unread(f"{part}, whose kernel is {shape} and whose config says {told[1]!s:.20} of {told[0]!s:.40}")
+        size, filters = (part.step.config.get(name) for name in ("kernel_size", "filters"))
+        if [size, filters] != [list(shape[:2]), shape[3]]:
+            raise Unread(f"{part}, whose kernel is {shape} and whose config says {filters!s:.20} of {size!s:.40}")
         return shape[0], shape[3]
 
 
 def _conv_norm(walk, at, where, side, stride, width, relu=True):
-    """(number of the last node, (convolution, norm), channels) of a convolution with its batch-normalisation."""
+    """Follows a convolution, its padding, its batch-normalisation and its ReLU from node `at`.
+
+    Args:
+        walk: a Walk.
+        at: number of the node that the convolution or its padding reads.
+        where: it is, for the message.
+        side: height and width of the kernel.
+        stride: likewise.
+        width: number of channels that it reads.
+        relu: whether a ReLU has to follow.
+
+    Returns:
+        (number of the last node, (Part of the convolution, Part of the batch-normalisation), filters).
+
+    Raises:
+        Unread: there is something else.
+    """
     pad = 0
     if side > 1 and walk.ahead(at) and walk.ahead(at)[0].what == "pad":
         at, part = walk.follow(at, "pad", where)
@@ -119,6 +163,7 @@ def _conv_norm(walk, at, where, side, stride, width, relu=True):
 
 
 def _border(part):
+    """Width of a padding, which has to be the same on all four sides."""
     rows, columns = part.values["padding"]
     if len({*rows, *columns}) != 1:
         raise Unread(f"{part}, which pads {(rows, columns)}; expected each side alike")
@@ -126,15 +171,19 @@ def _border(part):
 
 
 def check_axis(part):
-    """Raises Unread for a batch-normalisation on a map that takes its rows for channels."""
+    """Raises Unread for a batch-normalisation that normalises each row of a feature map in place of each channel."""
+    # Of vectors (N, channels) axis 1 is the channels, of maps (N, h, w, channels) it is the rows.
     if part.what == "norm" and part.values["axis"] in (1, [1]):
         raise Unread(f"{part}, which has its channels on axis 1; expected the last (channels_last)")
 
 
 def _check_conv(conv, where, found, side, stride, pad):
+    """Raises Unread where a convolution has another kernel, stride or padding than the ResNet's."""
     values = conv.values
     wanted = [f"a kernel of {side}x{side}, not {found}x{found}"] if found != side else []
     wanted += [f"strides {(stride, stride)}, not {values['strides']}"] if values["strides"] != (stride, stride) else []
+    # With stride 1 "same" equals a ZeroPadding2D in front. With stride 2 it pads one side more than the other, which
+    # shifts the map by a pixel.
     same = values["padding"] == "same" and stride == 1 and pad == 0
     if not same and not (side == 1 and pad == 0) and not (values["padding"] == "valid" and pad == side // 2):
         wanted.append(f"zeros of {side // 2} on each side around it, as ZeroPadding2D gives them")
@@ -143,7 +192,15 @@ def _check_conv(conv, where, found, side, stride, pad):
 
 
 def walk_stem(walk, found):
-    """Notes the first convolution; the walk stands behind it, or its pooling, then. Raises Unread."""
+    """Walks through the stem, a first convolution and perhaps a max-pooling, and enters it in a Found.
+
+    Args:
+        walk: a Walk, at the pixels.
+        found: the Found; gets stem, layers and widths.
+
+    Raises:
+        Unread: it is no stem of resnet.STEMS.
+    """
     where = "at the beginning of the network"
     ahead = walk.ahead()
     first = ahead[0] if len(ahead) == 1 else None
@@ -173,7 +230,16 @@ def walk_stem(walk, found):
 
 
 def walk_blocks(walk, found):
-    """Notes the convolutions of all blocks; the walk stands behind them then. Raises Unread."""
+    """Walks through the blocks of all four stages and enters their layers in a Found.
+
+    Args:
+        walk: a Walk, behind the stem.
+        found: the Found; gets layers and widths.
+
+    Raises:
+        Unread: there is something else than four stages of bottleneck blocks.
+    """
+    # A convolution in the shortcut marks the first block of a stage.
     stage = block = 1
     while (ahead := walk.ahead()) and any(node.what in ("conv", "pad", "add") for node in ahead):
         where = f"in block {block + 1} of stage {stage}"
@@ -192,8 +258,13 @@ def walk_blocks(walk, found):
 
 
 def _shortcut(walk, numbers):
-    """The convolution on a block's shorter way, or None where its input is added as it is."""
-    for number in numbers:
+    """Number of the convolution in a block's shortcut, or None where the block adds its input itself.
+
+    Args:
+        walk: a Walk, at the block's input.
+        numbers: of the nodes that read it.
+    """
+    for number in numbers:  # the shortcut is convolution, batch-normalisation, Add; the other way is longer
         if walk.nodes[number].what == "conv":
             norm = walk.ahead(number)
             after = walk.ahead(walk.readers[number][0]) if len(norm) == 1 and norm[0].what == "norm" else []
@@ -203,6 +274,7 @@ def _shortcut(walk, numbers):
 
 
 def _walk_block(walk, found, name, shortcut, where):
+    """Walks through one block; `shortcut` is the number of its shortcut's convolution, or None."""
     stage, first = int(name[4]), shortcut is not None
     stride, width, start = 2 if first and stage > 2 else 1, walk.width, walk.at
     main = [n for n in walk.readers[start] if n != shortcut and walk.nodes[n].what != "add"]
@@ -224,7 +296,7 @@ def _walk_block(walk, found, name, shortcut, where):
 
 
 class _Branch:
-    """A walk that sees only one of the nodes that read a block's input."""
+    """A Walk in which only one node reads the block's input, for one of the two ways of a block."""
 
     def __init__(self, walk, start, only):
         self.walk, self.nodes, self.kernel = walk, walk.nodes, walk.kernel

@@ -31,14 +31,14 @@ def build_parser():
     group.add_argument("--model_path", type=values.model, required=True, nargs="+", metavar="MODEL",
                        help="one or more .h5 or .keras files of this suite or of keras.applications, or folders with "
                             "model.h5; sparsity and "
-                            "compression rate are told against the first; of one alone against its network unpruned, "
+                            "compression rate are relative to the first; of one alone, to its network unpruned, "
                             "the smallest of ResNet50, 101 and 152 that has its blocks, with its stem")
     group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
                        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
                             "itself opens in its safe mode; only for files that you trust (default: off)")
     group.add_argument("--predict", type=flags.path, nargs="+", metavar="PHOTO",
-                       help="tell for each of these photographs, or of those in these folders, what the model takes it "
-                            "for; no data set is read, and the model may also be an .onnx or .tflite file")
+                       help="classify these photographs, or those in these folders; no data set is read, and the "
+                            "model may also be an .onnx or .tflite file")
     group.add_argument("--per_class", action=argparse.BooleanOptionalAction, default=None,
                        help="also print the accuracy of every class (default: on up to 20 classes)")
     group.add_argument("--split", choices=["test", "validation", "train"], default="test",
@@ -55,7 +55,7 @@ def build_parser():
 
 
 def short_names(paths):
-    """Names that tell the paths apart: what is left of each without the common beginning and a last model.h5."""
+    """Short names of paths that are still different: without the common beginning and a last model.h5."""
     parts = [Path(path).with_suffix("").parts for path in paths]
     parts = [part[:-1] if len(part) > 1 and part[-1] == "model" else part for part in parts]
     if len(set(parts)) < len(set(paths)):  # net.h5 and net.keras
@@ -163,7 +163,7 @@ def open_other(model, path, images):
     try:
         model(np.zeros((1, *images.image_shape), "float32"), training=False)
     except Exception as error:  # whatever layers raise
-        raise InputError(f"--model_path: {path} can't answer to images of {images.image_shape[0]}x"
+        raise InputError(f"--model_path: {path} can't take images of {images.image_shape[0]}x"
                          f"{images.image_shape[1]} ({error!s:.200}); expected a classifier of this size") from None
     compiled = folded.compiled_by_backend(lambda pixels: model(pixels, training=False))
     size = {"parameters": model.count_params(), "macs": foreign.count_macs(model), "bytes": Path(path).stat().st_size}
@@ -203,7 +203,7 @@ def evaluate(args, others, images, split):
         bar = display.track(name, args.verbose, "compiling")
         row |= metrics.evaluate(evaluator, split, args.batch_size, bar) | size
         if not np.isfinite(row["loss"]):
-            raise InputError(f"--model_path: {path} answers NaN or infinity, expected a network with finite logits")
+            raise InputError(f"--model_path: {path} outputs NaN or infinity, expected a network with finite logits")
         # the first model is what the others are compared with; one that is alone, with its own network unpruned
         base = base or (model if len(args.model_path) > 1 or path in others else unpruned(model))
         row["compression_rate"] = base.count_params() / row["parameters"]

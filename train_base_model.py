@@ -58,7 +58,7 @@ def start_model(args, images):
         display.say(f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
                     "the classifier starts from random weights", args.verbose)
     elif classes.tells_others(known := classes.of_model(args.model_path), names := classes.of_data(images)):
-        display.say(f"{args.model_path} tells {classes.shown(known)} apart, the data {classes.shown(names)}: "
+        display.say(f"{args.model_path} has the classes {classes.shown(known)}, the data {classes.shown(names)}: "
                     "the classifier starts from random weights", args.verbose)
         checkpoints.open_checkpoint(checkpoint, None, images.image_shape, *flags.opening(args))  # proven as it is
         return checkpoints.build(dataclasses.replace(checkpoint, classes=None), images.class_num, images.image_shape,

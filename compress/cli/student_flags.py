@@ -97,7 +97,7 @@ def check(args):
         raise InputError("--teacher_annealing: received it beside --hard_label_weight 0, which leaves no loss at the "
                          "end; expected a weight above 0")
     if args.mirror_teacher and not (args.lambda1 or args.lambda3 or args.ablation):
-        raise InputError("--mirror_teacher: received it beside --lambda1 0 and --lambda3 0, which ask for no answer of "
+        raise InputError("--mirror_teacher: received it beside --lambda1 0 and --lambda3 0, which use no logits of "
                          "the teacher; expected one of them above 0")
     if args.mirror_teacher and args.dataset == "digits":
         raise InputError("--mirror_teacher: received it for digits, whose mirror images are other signs; expected "

@@ -67,7 +67,7 @@ def measure(name, path, start, split, config):
     logits = np.concatenate([answer(split.images[first:first + config.batch_size])
                              for first in bar(range(0, len(split.images), config.batch_size))])
     if not np.isfinite(logits).all():
-        raise InputError(f"`model_path`: received {config.model_path}, which answers NaN or infinity as {name}; "
+        raise InputError(f"`model_path`: received {config.model_path}, which outputs NaN or infinity as {name}; "
                          "expected a network with finite logits")
     row = {"format": name, "runtime": formats.FORMATS[name][1] if name in formats.FORMATS else "Keras",
            "path": str(path), "acc": None, "bytes": writers.size(path)}
@@ -79,7 +79,7 @@ def measure(name, path, start, split, config):
 
 
 def compare(row, logits, reference, config):
-    """Adds to a file's row how far it agrees with the model; warns where it answers otherwise.
+    """Adds to a file's row how far it agrees with the model; warns where its probabilities differ.
 
     Args:
         row: from `measure`.
@@ -93,7 +93,7 @@ def compare(row, logits, reference, config):
     """
     difference = float(np.abs(writers.probabilities(logits) - writers.probabilities(reference)).max())
     if difference > SOUND and row["format"] != "litert-int8" and config.precision == "float32":
-        display.warn(f"{row['path']} answers otherwise than {config.model_path}: probabilities differ by up to "
+        display.warn(f"{row['path']} disagrees with {config.model_path}: probabilities differ by up to "
                      f"{difference:.3f}; expected at most {SOUND}: don't use it")
     return row | {"agreement": float(np.mean(logits.argmax(1) == reference.argmax(1))),
                   "largest_difference": difference}

@@ -145,7 +145,7 @@ def _check_classifier(path, source, targets):
             for side, most in ((source[0], BATCH), (source[1], archives.SIDE), (source[2], archives.SIDE),
                                (targets[0][1], classes.MOST))):
         raise InputError(f"received {path}, {source} -> {targets}; expected a classifier of images (N, height, width, "
-                         "3), as export_model.py writes them, with one answer a class", path)
+                         "3), as export_model.py writes them, with one output a class", path)
 
 
 def _check_pixels(path, config, is_ours):
@@ -229,7 +229,7 @@ def classify(path, classifier, paths, reader, config):
         answers.append(classifier.probabilities(reader.read(paths[start:start + step])[0]))
     found = np.concatenate(answers)
     if not np.isfinite(found).all():
-        raise InputError(f"{path} answers NaN or infinity, expected a network with finite logits", path)
+        raise InputError(f"{path} outputs NaN or infinity, expected a network with finite logits", path)
     return found
 
 
@@ -237,8 +237,8 @@ def named(path, classifier, count):
     """The names of `count` classes; None, with a warning, where the model at `path` doesn't have them."""
     if classifier.names and len(classifier.names) == count:
         return classifier.names
-    display.warn(f"{path} tells apart {count} classes and " + (
-        f"{len(classifier.names)} names are told" if classifier.names else "their names are told nowhere")
+    display.warn(f"{path} has {count} classes and " + (
+        f"{len(classifier.names)} class names" if classifier.names else "no class names")
         + f": they are numbered, from 0 (a {classes.LABELS} beside the model, a name a line, would name them)")
     return None
 

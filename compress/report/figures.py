@@ -110,13 +110,13 @@ def plot_apoz(layers):
 
 
 def plot_confusion(matrix, names, title, role=None):
-    """A confusion matrix: rows are true classes, columns answers; right ones in the role's colour, wrong ones grey.
+    """A confusion matrix: rows are true, columns predicted classes; right ones in the role's colour, wrong ones grey.
 
     A right cell's depth is the share of its class that is right, a wrong one's its share of its class against the
     largest such share. Up to 20 classes have their counts written in.
 
     Args:
-        matrix: (classes, classes) whole numbers, [true, answered].
+        matrix: (classes, classes) whole numbers, [true, predicted].
         names: of the classes.
         title: above the figure.
         role: of the model, of `roles.LOOKS`.
@@ -135,7 +135,7 @@ def plot_confusion(matrix, names, title, role=None):
     figure = new_figure(4.8, 4.8)
     axes = figure.subplots()
     axes.imshow(cells, interpolation="nearest")
-    dress(axes, plain_text(title, 48), "answer", "true class")
+    dress(axes, plain_text(title, 48), "predicted class", "true class")
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

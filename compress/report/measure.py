@@ -198,6 +198,6 @@ def confusion(images, run, paths):
                                         config.batch_size,
                                         display.track(f"{path.parent.name}: validation", config.verbose, "compiling"))
         if not np.isfinite(logits).all():
-            raise InputError(f"{path.parent.name} answers NaN or infinity")
+            raise InputError(f"{path.parent.name} outputs NaN or infinity")
         matrices.append(confusion_matrix(found.val.labels, logits.argmax(1), labels=range(found.class_num)))
     return matrices, found.class_names

@@ -78,7 +78,7 @@ def distillation_section(tree):
     for run in tree.of_kind("student"):
         teacher = tree.model(run.parent)
         name = f"{run.name}, which came with the suite," if run.shipped else run.name
-        parts.append(("text", f"{name} answers {display.percent(run.points[0].acc)} right, its teacher "
+        parts.append(("text", f"{name} classifies {display.percent(run.points[0].acc)} correctly, its teacher "
                               f"{teacher.name if teacher else '(not below this folder)'} "
                               f"{display.percent(run.content['teacher_acc'])} ({run.points[0].group})."))
     for number, run in enumerate(tree.of_kind("ablation"), 1):
@@ -160,15 +160,15 @@ def apoz_section(tree, images):
         except InputError as error:
             parts.append(("note", f"{run.name}: not shown, {messages.spelled(str(error))}."))
             continue
-        parts.append(("figures", [Figure(f"apoz-{number}", f"APoZ of the layers that {run.name} cut most",
+        parts.append(("figures", [Figure(f"apoz-{number}", f"APoZ of the layers that {run.name} pruned most",
                                          report_plots.plot_apoz(layers))]))
         rule = [tables.as_flag(name, run.flags[name]) for name in (
             "criterion", "prune_ratio", "target_compression", "target_macs", "allocation")
                 if run.flags.get(name) not in (None, "threshold")]
         known = all(left is not None for _, left in layers.values())
         parts.append(("note", f"{run.name}, measured on {base.name} with {count:,} validation images"
-                              + (f"; cut by {' '.join(rule)}" if rule else "")
-                              + ("." if known else "; its masks can't be read, so what was cut is not told apart.")))
+                              + (f"; pruned by {' '.join(rule)}" if rule else "")
+                              + ("." if known else "; its masks can't be read, so removed channels are not marked.")))
     return Section("apoz", "Idle channels", parts) if len(parts) > 1 else None
 
 

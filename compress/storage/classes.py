@@ -157,10 +157,10 @@ def meet(path, images):
     names, known, trained_on = of_data(images), of_model(path), data_set_of(path)
     if known is None or len(known) != len(names):
         if trained_on not in (None, images.name):
-            display.warn(f"{path} was trained on {trained_on}, whose class names its record doesn't tell; its classes "
+            display.warn(f"{path} was trained on {trained_on}, whose class names its record doesn't have; its classes "
                          f"are read as those of {images.name}: {shown(names)}, in this order")
         elif known is None and folders.counted_as_text(names):
-            display.warn(f"{path} tells no names of its classes, which are read as {shown(names)}, in this order; if "
+            display.warn(f"{path} has no names of its classes, which are read as {shown(names)}, in this order; if "
                          "its labels were whole numbers, the accuracy is wrong: rename the folders to numbers of one "
                          f"length (00, 01, ...), or give it a {LABELS} beside it, a name a line")
         return None

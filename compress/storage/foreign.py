@@ -167,7 +167,7 @@ def _answers_probabilities(net, path):
     try:
         answers = np.asarray(ops.cast(net(noise, training=False), "float32"), np.float64)
     except Exception as error:  # whatever layers raise
-        raise InputError(f"received {path}, which can't answer to images of {shape[0]}x{shape[1]} ({error!s:.200}); "
+        raise InputError(f"received {path}, which can't take images of {shape[0]}x{shape[1]} ({error!s:.200}); "
                          "expected a classifier that can", path) from None
     return bool((answers >= 0).all() and np.abs(answers.sum(1) - 1).max() < 0.02)
 

@@ -210,7 +210,7 @@ def _by_epoch(columns):
     if len(known) == len(distinct) == rows:
         return columns, _skips(distinct, steps)
     if len(known) < rows:
-        raise ValueError(f"whose row {epochs.index(None) + 1} tells no epoch; {how}")
+        raise ValueError(f"whose row {epochs.index(None) + 1} has no epoch; {how}")
     merged = {}
     for key, values in columns.items():
         cells = {epoch: [] for epoch in distinct}

@@ -240,7 +240,7 @@ def difference(ours, theirs, shape, seen):
         answers = [np.asarray(keras.ops.cast(theirs(seen(part), training=False), "float32"), np.float64)[:len(part)]
                    for part in parts]
     except Exception as error:  # whatever layers raise
-        raise Unread(f"it can't answer to images of {shape[0]}x{shape[1]} there ({_words(error)})") from None
+        raise Unread(f"it can't take images of {shape[0]}x{shape[1]} there ({_words(error)})") from None
     answers = np.concatenate(answers)
     logits = np.concatenate([np.asarray(ours(part, training=False), np.float64) for part in parts])
     if not np.isfinite(answers).all():

@@ -257,7 +257,7 @@ def test_a_file_that_answers_otherwise_is_warned_of(network, tmp_path, capsys):
     checkpoints.save_model(network, tmp_path / "model.h5")
     row, logits = measuring.measure("onnx", config.model_path, start, images, config)
     row = measuring.compare(row, logits, plain(network, images.images), config)
-    assert row["largest_difference"] > 0.1 and "answers otherwise than" in capsys.readouterr().err
+    assert row["largest_difference"] > 0.1 and "disagrees with" in capsys.readouterr().err
 
 
 def predicted(path, photo, capsys, *more):

@@ -91,10 +91,10 @@ def test_without_names_classes_are_numbered_and_said_so(net, photos, tmp_path, c
     checkpoints.save_model(net, tmp_path / "bare.h5")
     assert call(tmp_path / "bare.h5", "--predict", photos / "a.png") == 0
     out, error = capsys.readouterr()
-    assert f"class {wanted(net, photos / 'a.png').argmax()} " in out and "names are told nowhere" in error
+    assert f"class {wanted(net, photos / 'a.png').argmax()} " in out and "classes and no class names" in error
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
     assert call(tmp_path / "bare.h5", "--predict", photos / "a.png") == 0
-    assert "tells apart 7 classes and 2 names are told" in capsys.readouterr().err
+    assert "has 7 classes and 2 class names" in capsys.readouterr().err
 
 
 def test_what_can_not_be_read_is_named_in_one_line(named, photos, tmp_path, capsys):

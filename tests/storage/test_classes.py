@@ -150,7 +150,7 @@ def test_another_data_set_is_a_warning(tmp_path, capsys):
     assert "trained on digits of mine, the images are those of digits;" in capsys.readouterr().err
     path = a_record(tmp_path, "/data/animals")
     assert classes.meet(path, images("a", "b")) is None
-    assert "trained on animals, whose class names its record doesn't tell" in capsys.readouterr().err
+    assert "trained on animals, whose class names its record doesn't have" in capsys.readouterr().err
 
 
 def test_a_script_that_evaluates_compares_and_records(three, tmp_path, capsys):
@@ -178,7 +178,7 @@ def test_a_fine_tune_keeps_the_head_only_for_the_same_names(three, tmp_path, cap
     kept, first = head_of("Cat", "dog", "fox")
     assert not capsys.readouterr().out
     anew, second = head_of("cat", "dog", "wolf")
-    assert "tells cat, dog, fox apart, the data cat, dog, wolf: the classifier starts from random" in (
+    assert "has the classes cat, dog, fox, the data cat, dog, wolf: the classifier starts from random" in (
         capsys.readouterr().out)
     np.testing.assert_array_equal(first, second)
     assert np.abs(kept - anew).min() > 0

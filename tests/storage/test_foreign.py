@@ -183,7 +183,7 @@ def test_a_network_of_free_size_that_these_images_are_too_small_for_is_told(tmp_
     foreign.load_classifier(tmp_path / "net.keras")
     assert evaluate_model.main(["--any_model", "--dataset", "digits", "--model_path", str(tmp_path / "net.keras")]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "can't answer to images of 32x32" in error
+    assert error.count("\n") == 1 and "can't take images of 32x32" in error
 
 
 def test_a_damaged_resnet_is_no_foreign_model(tmp_path, capsys):

@@ -140,7 +140,7 @@ def test_ultralytics_table_is_read(tmp_path):
 @pytest.mark.parametrize(("content", "says"), [
     (lightning(2), "whose train_acc has 2 numbers in epoch 0, as written by steps; expected one record an epoch"),
     (trainer([1, 2, 3, 4], 4), "written by steps: its epochs are 0.25, 0.5, 0.75, ...; expected one record an epoch"),
-    ("epoch,loss\n0,1\n,2\n", "whose row 2 tells no epoch"), (json.dumps([H] * 3), "3 histories in one file"),
+    ("epoch,loss\n0,1\n,2\n", "whose row 2 has no epoch"), (json.dumps([H] * 3), "3 histories in one file"),
     ("Wall time,Step,Value\n1,2,3\n", "a log of TensorBoard")])
 def test_what_was_written_by_steps_or_for_others_is_called_what_it_is(content, says, tmp_path):
     with pytest.raises(InputError, match="^--x: received ") as caught:

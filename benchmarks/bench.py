@@ -99,6 +99,7 @@ def deterministic(results, args):
 
 def epoch(results, args):
     """A whole epoch, compared with the training steps in it alone: what data, validation and checkpoints cost."""
+    # Not by `contest`, since the two need different numbers of repetitions in a turn: one epoch, and its 351 steps.
     precision = flags.precision("auto")
     mode, data = ["--precision", precision], ["--data_dir", args.data_dir]
     entrants = {name: contest.Contestant(words) for name, words in
@@ -141,6 +142,7 @@ def distil(results, args):
             "teacher": ["inference", "--net", "teacher", *mode], "student": ["step", "--net", "student", *mode]},
             8, args.turns)
         for name in ("conv1x1", "constant"):
+            # A distillation step has to compute at least these two; the rest is losses, regressors and discriminator.
             alone = [a + b for a, b in zip(found["teacher"].seconds, found["student"].seconds, strict=True)]
             times = [whole / part for whole, part in zip(found[name].seconds, alone, strict=True)]
             results.add("distil", f"distillation step, {name} regressors, {precision}, against teacher's inference + "
@@ -183,6 +185,7 @@ def latency(results, args):
                         spread(ratios(other, base)), "", True,
                         f"{1e3 * base.median:.2f} against {1e3 * other.median:.2f} ms")
         for name, trimmed in found.items():
+            # The networks differ in their MACs, so the speed-up is divided by the reduction that each has.
             faster, work = ratios(base, trimmed), base.facts["macs"] / trimmed.facts["macs"]
             trims, rounded = name.split(" x ")
             share = [value / work for value in faster]

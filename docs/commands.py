@@ -17,7 +17,7 @@ SCRIPTS = ("train_base_model", "prune_model", "knowledge_distillation", "evaluat
 HEAD = """# Commands
 
 A script takes the flags of its own section and the [shared flags](#shared-flags) that are named there. Each script also
-answers `--help`. `python docs/commands.py` writes this page from the parsers of the scripts.
+has `--help`. `python docs/commands.py` writes this page from the parsers of the scripts.
 """
 
 

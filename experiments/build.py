@@ -102,7 +102,8 @@ def caption(contents, split, call):
         return ", ".join(dict.fromkeys(values))
 
     runs = [content["run"] for content in contents]
-    seeds = {}
+    # Seeds may have run on several machines, whose minutes differ: the caption says which seed ran where.
+    seeds = {}  # {machine: {seed: None}}, a dict as an ordered set
     for run in runs:
         seeds.setdefault(machine(run), {})[str(run["seed"])] = None
     machines = "; ".join(f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" if len(seeds) > 1 else name
@@ -186,6 +187,8 @@ def shipped(results, tested):
     family, parent, table = [content], content["parent_sha256"], ""
     while found := [(path, run) for path, run in results.items() if parent is not None and parent in run["sha256"]]:
         family, parent, table = [found[0][1], *family], found[0][1].get("parent_sha256"), found[0][0].split("/")[0]
+    # One model between base and student is its teacher, which is an assistant if it was itself a student. Several are
+    # numbered.
     between = [f"teacher {i}" for i in range(1, len(family) - 1)] if len(family) > 3 else [
         "teacher's assistant" if role_of(run, results) == "assistant" else "the student's teacher"
         for run in family[1:2]]
@@ -321,6 +324,7 @@ def main(argv=None):
         ship(args.ship, ROOT / "model" / "kd_model")
         return 0
     results, tested = read(ROOT / "experiments" / "records")
+    # Records that don't belong together are reported, but the tables are built: they may be half-way through a rerun.
     for line in gaps(results, tested, TABLES):
         print(line, file=sys.stderr)
     stale = []

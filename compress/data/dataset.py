@@ -132,9 +132,11 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
         reader = _reader(config, listing, parts, image_size, progress, pixels)
     parts = [(part[0][:most], part[1][:most]) if part and name in needs else part
              for part, name in zip(parts, NAMES, strict=True)]
+    # The training split always carries `source`, since the others may be drawn from what it was drawn from.
     three = [part and Split(reader.pending(part[0]) if reader else part[0], part[1], name,
                             source=source if is_drawn else None)
              for part, name, is_drawn in zip(parts, NAMES, (True, *drawn[1:]), strict=True)]
+    # Only training images are augmented: validation and test accuracies are those of the images as they are.
     if three[0]:
         three[0].flip = config.dataset != "digits"  # a mirrored digit is no digit
         three[0].pad = _padding(config, three[0].image_shape[:2], three[0].flip)
@@ -306,5 +308,6 @@ def sample(split, count=None):
     """
     if count is None or count >= len(split):
         return split.images, split.labels
+    # The beginning of one permutation, so that samples of different sizes contain each other.
     chosen = np.random.default_rng(splits.SPLIT_SEED).permutation(len(split))[:count]
     return split.take(chosen), split.labels[chosen]

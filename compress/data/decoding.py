@@ -114,6 +114,7 @@ def examine(path):
         # An alpha channel that is 255 everywhere hides nothing, and one that is 0 everywhere has nothing drawn.
         pixels, ink = file.convert("RGBA") if _is_transparent(file) else None, None
         if pixels and pixels.getextrema()[3][0] < 255 and pixels.getextrema()[3][1]:
+            # Transparent pixels have colours too, often black, but nobody sees them: alpha is the weight.
             ink = float(np.average(np.asarray(pixels.convert("L")), weights=np.asarray(pixels.getchannel("A"))))
         return Extremes(path, depth, 0, high, ink)
 
@@ -152,6 +153,7 @@ def decode(path, size, look=None):
             image = _turned(file)
             if _is_transparent(image):
                 image = _on_ground(image.convert("RGBA"), look.ground or "white")
+        # Pillow widens the bilinear filter when it makes an image smaller, which averages pixels rather than skip them.
         return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR))
 
 

@@ -177,6 +177,7 @@ def _splits(root, named, others, shapes, skipped):
             continue
         names, listing.splits[split] = _scanned(place, skipped, known=listing.class_names)
         listing.places[split] = folder
+        # Validation and test may lack classes; accuracy is then an average over the others only.
         lacking = [name for name in listing.class_names if name not in names]
         if lacking:
             listing.notes.append(f"{place.relative_to(root)} has no images of {len(lacking)} of "
@@ -216,6 +217,8 @@ def check_has(listing, root, needs):
 
 def _words(name):
     """The words of a folder's name in lower case, without FILLERS: 'seg_train' and 'TrainSet 2' give ['train']."""
+    # 'hold-out' would otherwise be two words. Fillers are also removed from the ends of words, as in 'trainset', but at
+    # least three letters stay.
     name = re.sub(r"hold[\W_]out", "holdout", name.lower())
     words = [word for word in re.split(r"[\W\d_]+", name) if word and word not in FILLERS]
     return [re.sub(r"(?<=...)(set|data|dataset|images|split)$", "", word) for word in words]
@@ -262,6 +265,7 @@ def _scanned(root, skipped, without=(), known=()):
                           and holds_images(f)]):
         raise InputError(f"`dataset`: received {skipped.root}, expected the same classes in {root} as among the "
                          f"training images, or fewer; it has {_quoted(odd)} besides{_alike(odd[0], known)}")
+    # A split may lack classes of the training images, so its labels are numbered by their names, not by its own order.
     whole, number = skipped.root.resolve(), {name: label for label, name in enumerate(known or names)}
     for name, folder in zip(names, folders, strict=True):
         files = _below(folder, skipped) if known or len(folders) > 1 else []  # a single class is refused below
@@ -271,6 +275,8 @@ def _scanned(root, skipped, without=(), known=()):
         paths += sorted(map(str, files))
         labels += [number[name]] * len(files) if files else []
     full = tuple(name for name in names if number.get(name) in {*labels})
+    # An empty folder among the training classes may be a download that broke off. It is refused rather than dropped,
+    # since dropping it would change the labels of all classes behind it.
     empty = [name for name, f in zip(names, folders, strict=True) if name not in full and not holds_images(f)]
     if not known and (len(folders) < 2 or empty):
         why = "".join(f"; {name} has 0 images" for name in empty) + (f"; {line}" if (line := skipped.line()) else "")
@@ -325,6 +331,7 @@ def _below(folder, skipped):
 
 def _hint(folders, stray):
     """A suggestion for a folder without two classes: the one folder below it that has them, or class folders."""
+    # Unpacked archives often have one folder around the data set: go down as long as there is a single one with images.
     full = [folder for folder in folders if holds_images(folder)]
     while len(full) == 1 and (folders := entries(full[0])[0]):
         below = [folder for folder in folders if holds_images(folder)]

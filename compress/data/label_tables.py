@@ -14,6 +14,7 @@ from compress.data.scanning import entries
 
 MOST_BYTES, MOST_TABLES, MOST_CLASSES = 2**26, 10, 1000
 HEADS = {"label", "labels", "class", "category", "target", "breed", "species", "y"}
+# in Python, since no ordinary shell command reads CSV with quotes, and copying leaves the original untouched
 SORT = ("import csv, os, shutil; [(os.makedirs(d := os.path.join({to!r}, r[{label}]), exist_ok=True), "
         "shutil.copy(os.path.join({folder!r}, r[{file}] + {suffix!r}), d)) "
         "for r in list(csv.reader(open({table!r}, encoding='utf-8-sig')))[1:]]")
@@ -64,9 +65,11 @@ def _command(rows, table, folder, to, file, suffix):
     The user pastes it into a shell, and the table may come from a stranger: so every name of it has to be plain.
     """
     head, body = [name.strip().lower() for name in rows[0]], rows[1:]
+    # The column of labels: the other one of two, else the only one with a usual heading.
     others = [number for number in range(len(head)) if number != file and (len(head) == 2 or head[number] in HEADS)]
     if len(others) != 1 or any(len(row) != len(head) for row in body):
         return None
+    # A column with thousands of different values is none of classes but of numbers, dates or names.
     names = {row[others[0]] for row in body}
     if not 2 <= len(names) <= MOST_CLASSES or not all(map(_is_plain, names | {row[file] for row in body})):
         return None

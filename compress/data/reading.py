@@ -52,6 +52,8 @@ class Reader:
 
     def common_size(self, paths):
         """The (h, w) that all these images have, if it is at most LARGEST a side; else (224, 224)."""
+        # Headers are enough, which are read in a fraction of the time of the pixels. 224 is what ImageNet networks are
+        # trained with.
         with self._pool() as pool:
             own = {header.size for header in self._known(pool, paths).values()}
         size = own.pop() if len(own) == 1 else (224, 224)
@@ -176,6 +178,8 @@ class Reader:
         """The background for images with transparent pixels, a dict: white, unless most of them are drawn in white."""
         if not found:
             return {}
+        # Most transparent images are dark drawings or photographed objects, as on a white page. White drawings would be
+        # invisible there. One background for all images, or its colour would give away classes.
         white = sum(it.ink >= decoding.WHITE_INK for it in found)
         ground = "black" if 2 * white > len(found) else "white"
         self._report_once(f"{tables.counted(len(found), 'image')} with transparent pixels, shown on {ground}"
@@ -238,6 +242,7 @@ def _described(path, error):
 
 def _broken(named_by, broken):
     """The error message for damaged files, {path: exception}."""
+    # Values beyond the scale of the model's training images: the files are sound, so moving them away is no advice.
     if beyond := [path for path, error in broken.items() if isinstance(error, OverflowError)]:
         return (f"`{named_by}`: {tables.counted(len(beyond), 'image')}, such as {beyond[0]}, with "
                 f"{broken[beyond[0]]}, by which the images were scaled that the model was trained on; "

@@ -94,6 +94,7 @@ def pixels_behind(part, before, read):
         if "float" not in str(dtype):
             raise Unread(f"{part} to {dtype!s:.20}; expected a float")
         return dataclasses.replace(one, whole=False)
+    # s2 (s1 x + o1) + o2 = s1 s2 x + (o1 s2 + o2): affine parts one after the other are one.
     if part.what in AFFINE:
         # Integers may overflow: 250 + 10 is 4 in uint8. Layers that convert to floating point first are exact.
         if one.whole and part.step.kind not in ("Rescaling", "Normalization", "TrueDivide", "Divide"):
@@ -102,6 +103,7 @@ def pixels_behind(part, before, read):
         return dataclasses.replace(one, scale=one.scale * scale, offset=one.offset * scale + offset, whole=False)
     if part.what in ("pick", "flip"):
         return _picked(part, one, part.values.get("channels", slice(None, None, -1)))
+    # Concatenate joins channels (N, h, w, 1), Stack joins maps without that axis (N, h, w).
     if part.what == "stack" and all(pixels.flat == (part.step.kind == "Stack") for pixels in before):
         if sum(len(pixels.sources) for pixels in before) > MOST_CHANNELS:
             raise Unread(f"{part}, which makes pixels of more than {MOST_CHANNELS} channels; expected 3")
@@ -163,12 +165,12 @@ def dense_of(parts, width, read):
     # cases. `kernel` is None before the first Dense layer.
     kernel, scale, offset = None, np.ones(width), np.zeros(width)
     for part in parts:
-        if part.what == "dense":
+        if part.what == "dense":  # (x K + o) M + b = x (K M) + (o M + b)
             matrix = np.asarray(read(part, "kernel", (width, None)), np.float64)
             added = np.asarray(read(part, "bias", matrix.shape[1:]), np.float64) if part.values["bias"] else 0.0
             kernel = scale[:, None] * matrix if kernel is None else kernel @ matrix
             offset, width = offset @ matrix + added, matrix.shape[1]
-        else:
+        else:  # (x K + o) f + s = x (K f) + (o f + s), with f for each column of K
             factor, shift = affine_of(part, width, read)
             offset = offset * factor + shift
             scale, kernel = (scale * factor, None) if kernel is None else (scale, kernel * factor)

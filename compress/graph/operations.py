@@ -78,11 +78,12 @@ def as_of_keras(step):
     for key in SETTINGS.get(step.kind, ()):
         if key in given:
             settings[key] = given.pop(key)
-    if step.kind == "GetItem":
+    if step.kind == "GetItem":  # Keras 3 writes slices and the ellipsis of an index as dicts
         items = [{"class_name": "__ellipsis__", "config": {}} if item is ... else
                  {"class_name": "__slice__", "config": {"start": item.start, "stop": item.stop, "step": item.step}}
                  if isinstance(item, slice) else item for item in map(_index, _key(step))]
         return step.kind, settings, [step.args[0], items]
+    # Stack and Concatenate take one list of tensors; all other operations take their tensors one by one.
     arguments = [*step.args, *given.values()]
     many = step.kind in ("Stack", "Concatenate") and not isinstance(arguments[0], list)
     return step.kind, settings, [arguments] if many else arguments

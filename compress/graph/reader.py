@@ -190,6 +190,7 @@ class _Unfolding:
             layer, node = calls[call := pending.pop()]
             missing = None
 
+            # `arguments` calls this for every tensor that the call reads. -1 stands for one that isn't there yet.
             def tensor(name, number, place=0):
                 nonlocal missing
                 if place:
@@ -212,6 +213,7 @@ class _Unfolding:
     def _call(self, layer, inputs, kwargs):
         if layer.kind not in MODELS:
             return self.add(Step(layer.kind, layer.name, layer.config, inputs, kwargs, layer.layers, layer.group))
+        # A nested model is unfolded in place. Keras writes training=None or False and mask=None into its call.
         kwargs = {key: value for key, value in kwargs.items() if value not in (None, False)}
         if kwargs:
             raise Unread(f"{layer.name} ({layer.kind}), which is called with {', '.join(map(str, kwargs))}")
@@ -240,6 +242,7 @@ class Layer:
         self.config = data["config"] if isinstance(data["config"], dict) else {}
         self.name = str(data.get("name") or self.config.get("name") or self.kind)
         self.layers, self.group = (*layers, self.name), (*group, place)
+        # "inbound_nodes" is a list with an item for each call, empty for layers of a Sequential.
         nodes = data.get("inbound_nodes") or []
         if nodes and isinstance(nodes[0], list) and nodes[0] and isinstance(nodes[0][0], str):
             nodes = [nodes]  # tf.keras omits the inner brackets of operations
@@ -335,6 +338,8 @@ def arguments(node, tensor):
 
     if isinstance(node, dict):
         return walk(node.get("args", [])), walk(node.get("kwargs", {}))
+    # Keras 2: each tensor is an item [layer, call, output, keyword arguments]; an operation's constant has the word
+    # _CONSTANT_VALUE in place of the layer.
     args, kwargs = [], {}
     for item in node:
         constant = item[0] == "_CONSTANT_VALUE"

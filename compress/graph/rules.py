@@ -111,6 +111,7 @@ def activation_name(spec):
     """
     if isinstance(spec, dict) and spec.get("class_name") == "function":
         spec = spec.get("config")
+    # A layer as an activation, such as ReLU(max_value=6), is more than its name where it has settings.
     if isinstance(spec, dict) and not set(spec.get("config") or ()) - {"name", "dtype", "trainable"}:
         check_own({"class_name": None} | spec)
         spec = {"ReLU": "relu", "Softmax": "softmax"}.get(spec.get("class_name"))
@@ -181,7 +182,7 @@ def _pad(step):
 def _pool(what):
     def read(step):
         _settings(step, pool_size=None, strides=None, padding=("valid", "same"), data_format=FORMAT)
-        size = _pair(step.config.get("pool_size", 2), step)
+        size = _pair(step.config.get("pool_size", 2), step)  # strides=None means windows side by side
         return [Part(what, step, {"size": size, "strides": _pair(step.config.get("strides") or size, step),
                                   "padding": step.config.get("padding", "valid")})]
     return read

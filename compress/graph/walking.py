@@ -210,6 +210,7 @@ def walk_stem(walk, found):
     at = walk.follow(at, "conv", where)[0] if first.what == "pad" else at
     conv = walk.nodes[at].part
     side, _ = walk.kernel(conv, 3)
+    # The three stems differ in the size of their kernel, so that it decides which one this has to be.
     found.stem = resnet.stem_of(side)
     if found.stem is None:
         raise Unread(f"{conv}, a first kernel of {side}x{side}; expected one of "
@@ -277,6 +278,7 @@ def _walk_block(walk, found, name, shortcut, where):
     """Walks through one block; `shortcut` is the number of its shortcut's convolution, or None."""
     stage, first = int(name[4]), shortcut is not None
     stride, width, start = 2 if first and stage > 2 else 1, walk.width, walk.at
+    # Two nodes read the block's input: the first convolution of the block, and its shortcut's convolution or the Add.
     main = [n for n in walk.readers[start] if n != shortcut and walk.nodes[n].what != "add"]
     if len(main) != 1:
         raise Unread(f"{walk.nodes[walk.readers[start][0]]} {where}, where the two ways of a block are expected")
@@ -288,6 +290,7 @@ def _walk_block(walk, found, name, shortcut, where):
                                                             width)
     at, found.layers[f"{name}_2"], inner = _conv_norm(walk, at, where, 3, 1, first_inner)
     last, found.layers[f"{name}_3"], outer = _conv_norm(walk, at, where, 1, 1, inner, relu=False)
+    # The Add must join exactly the ends of the two ways, on equal channels (Add would also broadcast one channel).
     at, add = walk.follow(last, "add", where)
     if sorted(walk.nodes[at].inputs) != sorted([skip, last]) or outer != stream:
         raise Unread(f"{add} {where}, which adds something else than the two ways of the block")

@@ -90,7 +90,7 @@ def peek_at(args, path):
     if not args.predict:
         checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
         if args.split == "validation":
-            records.check_split(path, args)
+            records.check_split(path, args.dataset, args.val_split)
     return peek
 
 
@@ -227,7 +227,7 @@ def predict(args):
                          "it left out")
     if len(args.model_path) != 1:
         raise InputError(f"--model_path: received {len(args.model_path)} models beside --predict, expected one")
-    path, paths, run_record = args.model_path[0], predicting.photographs(args.predict), records.run_record(args)
+    path, paths, run_record = args.model_path[0], predicting.photographs(args.predict), records.run_record(vars(args))
     config = configs.PredictConfig.of(args)
     reader = reading.Reader(paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), tell=display.warn,
                             named_by="predict")
@@ -305,7 +305,7 @@ def run(args):
         files.check_file(args.output, ".json")
     if args.predict:
         return predict(args)
-    peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(args)
+    peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(vars(args))
     app.start_keras(configs.MachineConfig.of(args))
     from compress.storage import classes
 

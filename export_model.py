@@ -78,7 +78,7 @@ def find_images(args, peek):
                       or (names and names != classes.of_stock(args.dataset))):
         return None, f"no --dataset, and {args.model_path} is no model of {args.dataset}"
     try:
-        records.check_split(args.model_path, args)
+        records.check_split(args.model_path, args.dataset, args.val_split)
         images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
                                 display.track("reading images", args.verbose), needs=("validation",),
                                 pixels=pixels.of_models(args.model_path))
@@ -227,7 +227,7 @@ def run(args):
         What export.json holds: {"files": list of rows, the .h5 first, "split", "images", "class_names", "sha256",
         "not_measured": why there are no accuracies, or None, "run"}.
     """
-    run_record = records.run_record(args)
+    run_record = records.run_record(vars(args))
     args.output = args.output or str(Path(args.model_path).parent / "exported")
     files.check_writable(args.output)
     peek = peek_at(args)

@@ -212,7 +212,7 @@ def run(args):
         files.check_apart(path, folder)
     peek = checkpoints.read_checkpoint(path, weights=False)
     checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
-    records.check_split(path, args)
+    records.check_split(path, args.dataset, args.val_split)
     args = student_flags.with_form(args, peek.stem, resnet.blocks_of(peek.widths))
     with files.exclusive(args.save_folder):
         return teach(args, path, peek)
@@ -227,8 +227,8 @@ def outputs(args):
 
 def teach(args, path, peek):
     """`run`, in a folder that is this process' alone, with a teacher from `path`."""
-    run_record = records.run_record(args, files.sha256(path))
-    if result := resuming.finished(args.save_folder, run_record, args, outputs(args)):
+    run_record = records.run_record(vars(args), files.sha256(path))
+    if result := resuming.finished(args.save_folder, run_record, configs.RunConfig.of(args), outputs(args)):
         return result
     app.start_keras(args)
     from compress.data import dataset, pixels
@@ -243,7 +243,7 @@ def teach(args, path, peek):
     checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
     parents = classes.meet(path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    if result := resuming.finished(args.save_folder, run_record, args, outputs(args)):
+    if result := resuming.finished(args.save_folder, run_record, configs.RunConfig.of(args), outputs(args)):
         return result  # on images that lie elsewhere now
     teacher = checkpoints.load_model(path, images.class_num, images.image_shape, *flags.opening(args))
     student = make_student(args, teacher, images)

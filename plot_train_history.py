@@ -133,13 +133,13 @@ def read_all(paths):
     """
     found = []
     for path in paths:
-        content = histories.load(path, FLAG)
+        content = histories.load(path)
         if is_pruning_result(content) and len(paths) > 1:
             raise InputError(f"{FLAG}: received {path}, a pruning result, among {len(paths)} files; "
                              "expected it alone, or histories only")
         if is_pruning_result(content):
             return content, {}
-        curves, notes = histories.read(path, FLAG)
+        curves, notes = histories.read(path)
         for note in notes:
             display.warn(f"{path}: {note}")
         found.append(curves)

@@ -108,7 +108,8 @@ def prune_once(args, model, base, images, target, result):
         records.write_json(Path(args.root_folder) / "result.json", result)
     title = f"iteration {done + 1}/{args.prune_iter}"
     # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
-    run_record = result["run"] | {"flags": records.run_record(args)["flags"], "class_names": result["class_names"]}
+    given = records.run_record(vars(args))["flags"]
+    run_record = result["run"] | {"flags": given, "class_names": result["class_names"]}
     row["final_acc"], row["seconds"] = _fine_tune(args, model, images, folder, run_record, title)
     size = metrics.size_of(model, folder / "model.h5")
     row |= {**size, "compression_rate": base.count_params() / size["parameters"],
@@ -169,7 +170,7 @@ def run(args):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
     peek = checkpoints.read_checkpoint(args.base_model_path, weights=False)
     checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
-    records.check_split(args.base_model_path, args)
+    records.check_split(args.base_model_path, args.dataset, args.val_split)
     with files.exclusive(args.root_folder):
         return prune_all(args, peek)
 
@@ -182,8 +183,8 @@ def outputs(args):
 
 def prune_all(args, peek):
     """`run`, in a folder that is this process' alone, for a base of which `peek` tells."""
-    run_record = records.run_record(args, files.sha256(args.base_model_path))
-    if result := resuming.finished(args.root_folder, run_record, args, outputs(args), iterations.length(args)):
+    run_record, kept = records.run_record(vars(args), files.sha256(args.base_model_path)), configs.RunConfig.of(args)
+    if result := resuming.finished(args.root_folder, run_record, kept, outputs(args), iterations.length(args)):
         return result
     result = iterations.start(args, run_record, peek.widths)
     app.start_keras(args)
@@ -200,7 +201,7 @@ def prune_all(args, peek):
     checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
     parents = classes.meet(args.base_model_path, images)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    if before := resuming.finished(args.root_folder, run_record, args, outputs(args), iterations.length(args)):
+    if before := resuming.finished(args.root_folder, run_record, kept, outputs(args), iterations.length(args)):
         return before  # on images that lie elsewhere now
     resuming.check_same_run(result["run"], run_record, args.root_folder, length=iterations.length(args))
     base = checkpoints.load_model(args.base_model_path, images.class_num, images.image_shape,

@@ -45,7 +45,7 @@ def check_flags(args):
         files.check_file(args.output, ".json")
     peek = checkpoints.read_checkpoint(args.model_path, weights=False)
     checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
-    records.check_split(args.model_path, args)
+    records.check_split(args.model_path, args.dataset, args.val_split)
     return peek
 
 
@@ -120,7 +120,7 @@ def run(args):
         {"acc", "loss" of the whole network, "shares", "layers": list of rows with 'layer', 'channels' and the lists
         'kept', 'acc', 'loss' over the shares, "criterion", "split", "images", "sha256", "run"}.
     """
-    peek, run_record = check_flags(args), records.run_record(args)
+    peek, run_record = check_flags(args), records.run_record(vars(args))
     digest = files.sha256(args.model_path)  # of what is measured: a run may write the file meanwhile
     app.start_keras(configs.MachineConfig.of(args))
     from compress.storage import checkpoints, classes

@@ -76,7 +76,7 @@ def check_flags(args):
     from compress.storage import checkpoints
 
     files.check_apart(args.model_path, args.save_folder)
-    records.check_split(args.model_path, args)
+    records.check_split(args.model_path, args.dataset, args.val_split)
     checkpoint = checkpoints.read_checkpoint(args.model_path, weights=False)
     if args.stem not in (None, checkpoint.stem):
         raise InputError(f"--stem: received {args.stem}, expected {checkpoint.stem}, as {args.model_path} has it")
@@ -111,8 +111,9 @@ def outputs(args):
 def train(args, size):
     """`run`, in a folder that is this process' alone, on images of `size` (h, w) where it is told."""
     parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
-    folder, run_record = Path(args.save_folder), records.run_record(args, parent)
-    if result := resuming.finished(folder, run_record, args, outputs(args)):
+    folder, kept = Path(args.save_folder), configs.RunConfig.of(args)
+    run_record = records.run_record(vars(args), parent)
+    if result := resuming.finished(folder, run_record, kept, outputs(args)):
         return result
     app.start_keras(args)
     from compress import metrics
@@ -128,11 +129,11 @@ def train(args, size):
     display.tell_images(images, args.batch_size, args.verbose)
     records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    if result := resuming.finished(folder, run_record, args, outputs(args)):  # on images that lie elsewhere now
+    if result := resuming.finished(folder, run_record, kept, outputs(args)):  # on images that lie elsewhere now
         return result
     model = start_model(args, images)
     rate = args.learning_rate or (0.01 if args.model_path else 0.1)
-    run = recording.Run(folder, run_record, model, configs.RunConfig.of(args))
+    run = recording.Run(folder, run_record, model, kept)
     recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=rate), run)
     trainer = fast.FastResNet(model, args.precision)
     compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))

@@ -232,7 +232,8 @@ def run(args):
                              for row in shown], 1)
         print("\n".join(f"  {command}" for command in results.turns if command not in before), "\n")
     if args.output:
-        records.write_json(args.output, {"rows": results.rows, "turns": results.turns, "run": records.run_record(args)})
+        run = records.run_record(vars(args))
+        records.write_json(args.output, {"rows": results.rows, "turns": results.turns, "run": run})
     return all(row["holds"] for row in results.rows)
 
 

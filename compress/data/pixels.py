@@ -39,7 +39,7 @@ def _recorded(path):
     """The valid values of 'pixels' in the record beside a model; the file may be a stranger's."""
     run = {}
     with contextlib.suppress(InputError):
-        run = records.read_json(Path(path).with_name("history.json"), "").get("run")
+        run = records.read_json(Path(path).with_name("history.json")).get("run")
     found = run.get("pixels") if isinstance(run, dict) else None
     # The type counts too: in Python True == 1 and 255 == 255.0, so `in` alone would let booleans through.
     return {name: value for name, value in found.items() if value in ALLOWED.get(name, ()) and (

@@ -65,7 +65,7 @@ def _beside(path):
     path = path / "model.h5" if path.is_dir() else path
     for name in ("history.json", "result.json") if path.name in ("model.h5", "history.json", "result.json") else ():
         with contextlib.suppress(InputError, OSError):
-            content = records.read_json(path.with_name(name), "")
+            content = records.read_json(path.with_name(name))
             kept = content.get("checkpoint", content)
             run, sha256 = content.get("run"), kept.get("sha256") if isinstance(kept, dict) else None
             if isinstance(run, dict):

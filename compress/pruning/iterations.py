@@ -25,7 +25,7 @@ def start(args, run_record, widths):
     root = Path(args.root_folder)
     path = root / "result.json"
     if args.resume == "auto" and path.is_file():
-        result = records.read_json(path, "--root_folder")
+        result = records.read_json(path)
         more = result.get("finished") is True and resuming.is_shorter(result.get("run"), run_record, "prune_iter")
         if result.get("finished") is False or more:
             check_unfinished(result, root, widths)

@@ -162,7 +162,7 @@ def read_record(path, root):
     if not within(path, root):
         raise InputError("a link out of the folder")
     try:
-        content = records.read_json(path, "")
+        content = records.read_json(path)
     except InputError as error:
         why = str(error).removeprefix(": ").removeprefix(f"received {path}, ")  # a report names the file itself
         raise InputError(why.removeprefix("which ")) from None

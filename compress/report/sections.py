@@ -104,7 +104,7 @@ def training_section(tree):
             if not history.is_file() or not within(history, tree.root):  # records that were kept without their models
                 continue
             try:
-                found = records.read_history(history, "its history")
+                found = records.read_history(history)
                 curves.plot_history({run.name: found})  # raises where the numbers can't be drawn
                 drawn[run.name] = (found, run.points[0].role)
             except InputError as error:

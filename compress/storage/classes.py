@@ -69,7 +69,7 @@ def _run_beside(path):
     """What the record beside a model.h5 names as its run, or an empty dict."""
     for name in ("history.json", "result.json") if Path(path).name == "model.h5" else ():
         with contextlib.suppress(InputError):
-            run = records.read_json(Path(path).with_name(name), "").get("run")
+            run = records.read_json(Path(path).with_name(name)).get("run")
             if isinstance(run, dict):
                 return run
     return {}

@@ -1,7 +1,9 @@
 """Histories for TensorBoard: an event file a run, with one scalar a curve and epoch.
 
-TensorFlow itself writes the records, one after the other: what its `tf.summary` and Keras' callback write needs the
-tensorboard package, and their like in tensorboardX goes through a thread that a full disk leaves waiting for ever.
+Why not `tf.summary`, on which Keras' callback is built: a run that goes on after a kill shall have each epoch once, at
+the time that it had, also in a TensorBoard that looks on meanwhile. A TensorBoard forgets what an earlier file of a run
+said where a new one begins with a START event. `tf.summary` can write neither that event nor a time, and its scalars
+need the tensorboard package. So events are made here, of TensorFlow's own messages and by its own writer of records.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ def run_folder(directory, folder, given):
     """Where the events of a run go, and the mark in the names of its files, which no other run there has.
 
     Args:
-        directory: what --tensorboard names.
+        directory: of the events of all runs.
         folder: where `training.fit` writes.
         given: dict of the script's flags; the place is named after its save folder, and parts of `folder` below that.
 
@@ -48,7 +50,7 @@ def _told(place):
         yield
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-        raise InputError(f"--tensorboard: {place} can't be written ({reason}); expected room and permission in a "
+        raise InputError(f"`tensorboard`: {place} can't be written ({reason}); expected room and permission in a "
                          "folder that stays") from None
 
 
@@ -74,7 +76,7 @@ class EventLog:
             place.mkdir(parents=True, exist_ok=True)
             before = sorted(place.glob("*tfevents*"))
             if foreign := [path.name for path in before if not path.name.endswith(mark)]:
-                raise InputError(f"--tensorboard: {place} holds events of another run ({foreign[0]}); expected a "
+                raise InputError(f"`tensorboard`: {place} holds events of another run ({foreign[0]}); expected a "
                                  "folder for each set of runs")
             path = place / f"events.out.tfevents.{time.time():.6f}{mark}"
             self.writer = tf.io.TFRecordWriter(str(path))
@@ -110,24 +112,3 @@ class EventLog:
         """Ends the file; what can't be written at this point was flushed before, or has been told."""
         with contextlib.suppress(Exception):
             self.writer.close()
-
-
-@contextlib.contextmanager
-def following(directory, folder, run, history):
-    """Yields a function that brings the events of a run up to its history; without a directory it does nothing.
-
-    Args:
-        directory: what --tensorboard names, or None.
-        folder: where `training.fit` writes.
-        run: what `records.run_record` gives.
-        history: what the run has so far.
-    """
-    if directory is None:
-        yield lambda history: None
-        return
-    log = EventLog(*run_folder(directory, folder, run["flags"]))
-    try:
-        log.follow(history)
-        yield log.follow
-    finally:
-        log.close()

@@ -23,12 +23,11 @@ HOW = 'a history is kept by: json.dump(history.history, open("history.json", "w"
 NONE = {"", "na", "n/a", "none", "null", "nan", "-nan", "inf", "-inf", "infinity", "-infinity"}
 
 
-def read(path, flag):
+def read(path):
     """The curves of a history of any of these kinds, and what a reader of the figure has to know.
 
     Args:
         path: JSON of this suite, of the original suite, of Keras' History or of pandas' to_json, or a CSVLogger's file.
-        flag: the flag that named it, for messages.
 
     Returns:
         (dict of equally long lists, a number an epoch or None where there is none, under the names train_loss,
@@ -38,16 +37,16 @@ def read(path, flag):
     Raises:
         InputError: not a history, or one that can be read in two ways.
     """
-    columns = load(path, flag)
+    columns = load(path)
     try:
         columns, notes = _by_epoch(columns)
         curves, more = _curves(columns)
         return curves, notes + more
     except ValueError as error:
-        raise InputError(f"{flag}: received {path}, {error}") from None
+        raise InputError(f"received {path}, {error}", path) from None
 
 
-def load(path, flag):
+def load(path):
     """What a file holds before it is judged: the object of a JSON file, or {heading: column} of a table.
 
     Raises:
@@ -55,19 +54,19 @@ def load(path, flag):
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{flag}: received {path}, which is not a file; expected a history{suggestion(path)}")
+        raise InputError(f"received {path}, which is not a file; expected a history{suggestion(path)}", path)
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
-        raise InputError(f"{flag}: received {path} of {size} bytes, expected at most {MAX_JSON_BYTES}")
+        raise InputError(f"received {path} of {size} bytes, expected at most {MAX_JSON_BYTES}", path)
     raw = path.read_bytes()
     if "tfevents" in path.name or raw.startswith(b"Wall time,Step,Value"):
-        raise InputError(f"{flag}: received {path}, which is a log of TensorBoard and is not read; {HOW}")
+        raise InputError(f"received {path}, which is a log of TensorBoard and is not read; {HOW}", path)
     if raw[:1] == b"\x80" or path.suffix in (".pkl", ".pickle", ".npy", ".npz"):
-        raise InputError(f"{flag}: received {path}, which is no text (a pickle?) and is not read; {HOW}")
+        raise InputError(f"received {path}, which is no text (a pickle?) and is not read; {HOW}", path)
     try:
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{flag}: received {path}, expected JSON or CSV as text ({error.reason}); {HOW}") from None
+        raise InputError(f"received {path}, expected JSON or CSV as text ({error.reason}); {HOW}", path) from None
     try:
         content = _json(text)
         if content is None:
@@ -78,11 +77,11 @@ def load(path, flag):
             content = [row for row in content["log_history"] if not (isinstance(row, dict) and "train_runtime" in row)]
         content = _columns(content)
     except (ValueError, RecursionError, csv.Error) as error:
-        raise InputError(f"{flag}: received {path}, expected JSON or CSV of a training history ({error!s:.100}); {HOW}"
-                         ) from None
+        raise InputError(f"received {path}, expected JSON or CSV of a training history ({error!s:.100}); {HOW}",
+                         path) from None
     if not isinstance(content, dict):
-        raise InputError(f"{flag}: received {path}, which holds a {type(content).__name__}, expected a training "
-                         f"history; {HOW}")
+        raise InputError(f"received {path}, which holds a {type(content).__name__}, expected a training "
+                         f"history; {HOW}", path)
     return content
 
 

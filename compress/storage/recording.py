@@ -22,9 +22,9 @@ from compress.cli.configs import RunConfig
 from compress.errors import InputError
 from compress.storage import checkpoints, files, records, resuming, states
 from compress.storage.records import STATE
+from compress.storage.resuming import NEVER
 
 MODEL, NEXT, HISTORY = "model.h5", ".next.h5", "history.json"
-NEVER = 'or `resume="never"` to start over'
 
 
 @dataclasses.dataclass
@@ -138,7 +138,7 @@ class Run:
 
     def _take_up_model(self, epochs, steps):
         path = self.folder / HISTORY
-        history = records.read_json(path, "resume") | {"run": self.record}
+        history = records.read_json(path) | {"run": self.record}
         meta = {"history": history, "epoch": epochs, "step": 0, "seconds": 0.0}
         try:
             self.progress = Progress.checked(meta, epochs, steps)

@@ -35,27 +35,23 @@ def write_json(path, content):
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path, flag):
+def read_json(path):
     """The object that a JSON file holds.
-
-    Args:
-        path: the file.
-        flag: the flag that named it, for the message.
 
     Raises:
         InputError: missing, a folder, too long, or not a JSON object.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{flag}: received {path}, which is not a file; expected a .json file{suggestion(path)}")
+        raise InputError(f"received {path}, which is not a file; expected a .json file{suggestion(path)}", path)
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise InputError(f"{flag}: received {path} of {path.stat().st_size} bytes, expected at most {MAX_JSON_BYTES}")
+        raise InputError(f"received {path} of {path.stat().st_size} bytes, expected at most {MAX_JSON_BYTES}", path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{flag}: received {path}, expected JSON ({error})") from None
+        raise InputError(f"received {path}, expected JSON ({error})", path) from None
     if not isinstance(content, dict):
-        raise InputError(f"{flag}: received {path}, which holds a {type(content).__name__}, expected a JSON object")
+        raise InputError(f"received {path}, which holds a {type(content).__name__}, expected a JSON object", path)
     return content
 
 
@@ -70,12 +66,11 @@ def is_curve(values, length=None):
         len(values) > 0 if length is None else len(values) == length)
 
 
-def read_history(path, flag="--history_path"):
+def read_history(path):
     """The curves of a history: the suite's own, the original suite's, or a plain Keras `History.history` dump.
 
     Args:
         path: a .json file.
-        flag: the flag that named it, for the message.
 
     Returns:
         dict of equally long lists, one number an epoch, under the names train_loss, train_acc, val_loss, val_acc
@@ -84,7 +79,7 @@ def read_history(path, flag="--history_path"):
     Raises:
         InputError: not a history.
     """
-    content = read_json(path, flag)
+    content = read_json(path)
     if isinstance(content.get("history"), dict):
         content = content["history"]
     curves = {}
@@ -94,8 +89,8 @@ def read_history(path, flag="--history_path"):
             curves.setdefault(name, [float(v) for v in values])
     lengths = {len(values) for values in curves.values()}
     if not any(name in curves for name in CURVES) or len(lengths) != 1:
-        raise InputError(f"{flag}: received {path}, which is not a training history; expected equally long lists "
-                         f"of numbers named {', '.join(CURVES)} (or loss, accuracy, val_loss, val_accuracy)")
+        raise InputError(f"received {path}, which is not a training history; expected equally long lists of numbers "
+                         f"named {', '.join(CURVES)} (or loss, accuracy, val_loss, val_accuracy)", path)
     return curves
 
 
@@ -111,11 +106,11 @@ def recorded_sha256(path):
     path, named = Path(path), []
     if path.name == "model.h5":
         with contextlib.suppress(InputError):
-            entry = read_json(path.with_name("history.json"), "").get("checkpoint")
+            entry = read_json(path.with_name("history.json")).get("checkpoint")
             named = [entry.get("sha256"), entry.get("previous_sha256")] if isinstance(entry, dict) else []
         if not named:
             with contextlib.suppress(InputError):
-                named = [read_json(path.with_name("result.json"), "").get("sha256")]
+                named = [read_json(path.with_name("result.json")).get("sha256")]
     return {value for value in named if isinstance(value, str) and len(value) == 64}
 
 
@@ -135,12 +130,12 @@ def _run_beside(path):
     run = {}
     if Path(path).is_file():
         with contextlib.suppress(InputError):
-            run = read_json(Path(path).with_name("history.json"), "").get("run")
+            run = read_json(Path(path).with_name("history.json")).get("run")
     return run if isinstance(run, dict) else {}
 
 
 def place(dataset):
-    """A --dataset in one spelling: my_images/ and ./my_images are the same folder."""
+    """A `dataset` in one spelling: my_images/ and ./my_images are the same folder."""
     return os.path.abspath(dataset) if isinstance(dataset, str) else dataset
 
 
@@ -160,30 +155,31 @@ def check_source(path, split, val_split=None):
     if val_split is not None and isinstance(then, list) and split.source is not None and then[1:] == split.source[1:]:
         _check_share(path, run, val_split)
     if isinstance(then, list) and split.source is not None and then[:1] == split.source[:1] and then != split.source:
-        raise InputError(f"--dataset: {split.source[0]} holds other images than when {path} was trained; its "
+        raise InputError(f"`dataset`: {split.source[0]} holds other images than when {path} was trained; its "
                          f"{split.name} images are drawn from all of them, so that the model has seen most; expected "
                          "the images of then, or subfolders train, val and test")
 
 
-def check_split(path, args):
-    """Raises InputError where the history beside a model says that it was trained under another --val_split.
+def check_split(path, dataset, val_split):
+    """Raises InputError where the history beside a model says that it was trained under another share for validation.
 
     Another share is another draw: its validation images would be some that the model was trained on.
 
     Args:
         path: of the model; one without a history, or trained on other data, passes.
-        args: namespace with dataset and val_split.
+        dataset: what this run reads.
+        val_split: its share for validation.
     """
     run = _run_beside(path)
     told = run.get("flags")
-    if isinstance(told, dict) and place(told.get("dataset")) == place(args.dataset):
-        _check_share(path, run, args.val_split)
+    if isinstance(told, dict) and place(told.get("dataset")) == place(dataset):
+        _check_share(path, run, val_split)
 
 
 def _check_share(path, run, val_split):
     share = run["flags"].get("val_split") if isinstance(run.get("flags"), dict) else None
     if is_number(share) and share != val_split:
-        raise InputError(f"--val_split: received {val_split}, expected {share}, under which {path} was trained; "
+        raise InputError(f"`val_split`: received {val_split}, expected {share}, under which {path} was trained; "
                          "another share would validate on images that it has seen")
 
 
@@ -205,20 +201,20 @@ def versions(packages):
     return found
 
 
-def run_record(args, parent_sha256=None):
+def run_record(flags, parent_sha256=None):
     """What made a result: command, resolved flags, seed, versions, machine, time.
 
     Args:
-        args: the script's parsed namespace.
+        flags: dict of a script's flags as they were resolved, and 'argv', the words of its command line.
         parent_sha256: of the model that the run starts from, if there is one.
 
     Returns:
         dict that JSON can hold.
     """
     packages = {"python": platform.python_version()} | versions(("keras", "tensorflow", "jax", "numpy", "h5py"))
-    given = {key: value for key, value in sorted(vars(args).items()) if key != "argv"}
+    given = {key: value for key, value in sorted(flags.items()) if key != "argv"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"argv": list(getattr(args, "argv", [])), "flags": given, "seed": given.get("seed"), "versions": packages,
+    return {"argv": list(flags.get("argv", [])), "flags": given, "seed": given.get("seed"), "versions": packages,
             "parent_sha256": parent_sha256,
             "processor": processor(), "cores": cores,
             "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),

@@ -9,6 +9,8 @@ from compress.errors import InputError
 from compress.storage import records
 from compress.storage.files import sha256
 
+NEVER = 'or `resume="never"` to start over'
+
 # flags that leave the result alone, and names of places: what lies there is compared by its checksum
 IGNORED = {"argv", "resume", "verbose", "num_worker", "gpu", "save_minutes", "save_folder", "root_folder",
            "base_model_path", "data_dir", "tensorboard", "json", "verify_model"}
@@ -37,7 +39,7 @@ def finished_result(folder, run, resume, length="epoch_num"):
     folder = Path(folder)
     if resume == "never" or not (folder / "result.json").is_file() or (folder / records.STATE).exists():
         return None
-    result = records.read_json(folder / "result.json", "--resume")
+    result = records.read_json(folder / "result.json")
     if result.get("finished") is False or result.get("shipped") is True:  # what came with the suite can be had again
         return None
     before = result.get("run")
@@ -48,21 +50,28 @@ def finished_result(folder, run, resume, length="epoch_num"):
         if records.is_number(then) and now > then:
             return None
         done = tables.counted(then, LENGTHS[length]) if records.is_number(then) else f"{then!s:.20}"
-        raise InputError(f"--{length}: received {now}, but {folder} holds a finished run of {done}; "
-                         f"expected {then}, a larger number to go on from its end, another folder to write to, or "
-                         "--resume never to start over")
+        raise InputError(f"`{length}`: received {now}, but {folder} holds a finished run of {done}; expected {then}, a "
+                         f"larger number to go on from its end, another folder to write to, {NEVER}")
     return result
 
 
-def finished(folder, run, args, paths, length="epoch_num"):
-    """`finished_result`, what can be done with such a run, and where its files lie (`paths`, for `display.written`)."""
-    result = finished_result(folder, run, args.resume, length)
+def finished(folder, run, config, paths, length="epoch_num"):
+    """`finished_result`; says what can be done with such a run, and where its files lie.
+
+    Args:
+        folder: where a run writes.
+        run: what `records.run_record` gives now.
+        config: a configs.RunConfig.
+        paths: of the run's files, for `display.written`.
+        length: as of `finished_result`.
+    """
+    result = finished_result(folder, run, config.resume, length)
     if result:
         place = "root_folder" if "prune_iter" in run["flags"] else "save_folder"
-        more = f"a larger --{length} goes on from its end, " if length else ""
+        more = f"a larger `{length}` goes on from its end, " if length else ""
         display.say(f"{folder} holds this run, finished before; nothing was done or written now: {more}another "
-                    f"--{place} begins another run, --resume never starts this one over", args.verbose)
-        display.written(paths, args.verbose, "there")
+                    f'`{place}` begins another run, `resume="never"` starts this one over', config.verbose)
+        display.written(paths, config.verbose, "there")
     return result
 
 
@@ -80,40 +89,38 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
         InputError: a flag that bears on the result differs, or the model that the run started from.
     """
     if not isinstance(before, dict) or not isinstance(before.get("flags"), dict):
-        raise InputError(f"--resume: {folder} holds {kind} run that names no flags; expected them, or --resume "
-                         "never to start over")
+        raise InputError(f"`resume`: {folder} holds {kind} run that names no flags; expected them, {NEVER}")
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
     for flags in then, now:
         flags |= {"dataset": records.place(flags.get("dataset"))}
     if "allocation" in now:
         then.setdefault("allocation", "threshold")  # before there was the flag
     given = _given(run)
-    free = {key for key in set(now) - set(then) if f"--{key}" not in given}  # flags that the run of then didn't know
+    free = {key for key in set(now) - set(then) if key not in given}  # flags that the run of then didn't know
     if now.get("target_macs"):
         free -= {"stage_tilt"}  # before it, such a student had other widths
     if (sums := [_checksum(record) for record in (before, run)]) and None not in sums:
         if sums[0] != sums[1]:
-            raise InputError(f"--resume: {folder} holds {kind} run on other images than {now['dataset']} holds now; "
-                             "expected the same, another folder to write to, or --resume never to start over")
+            raise InputError(f"`resume`: {folder} holds {kind} run on other images than {now['dataset']} holds now; "
+                             f"expected the same, another folder to write to, {NEVER}")
         free |= {"dataset"}  # wherever they lie now
     elif _may_have_moved(before, run):
         free |= {"dataset"}
     if None not in (shown := (before.get("pixels"), run.get("pixels"))) and shown[0] != shown[1]:
-        raise InputError(f"--resume: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
-                         "expected the same, another folder to write to, or --resume never to start over")
+        raise InputError(f"`resume`: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
+                         f"expected the same, another folder to write to, {NEVER}")
     sums = [record.get("parent_sha256") for record in (before, run)]
     other_model = sums[0] != sums[1]
     if other_model or sums[0] is not None:
         free |= {_model_flag(now)}  # told by its checksum
-    if then.get("dataset") != now.get("dataset") and not {"--class_num"} & (given | _given(before)):
+    if then.get("dataset") != now.get("dataset") and "class_num" not in given | _given(before):
         free |= {"class_num"}  # the data set's own
     keys = [key for key in (set(then) | set(now)) - IGNORED - free - {length} if then.get(key) != now.get(key)]
-    keys.sort(key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), f"--{key}" not in given, key))
+    keys.sort(key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), key not in given, key))
     if keys or other_model:
         was, wanted = _both_told(keys, (then, now), (before, run), other_model)
-        raise InputError(f"--resume: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
-                         "expected what that run had to go on with it, another folder to write to, or --resume never "
-                         "to start over")
+        raise InputError(f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
+                         f"expected what that run had to go on with it, another folder to write to, {NEVER}")
 
 
 def _both_told(keys, flags, recorded, other_model):
@@ -134,26 +141,28 @@ def _why_not(keys, now):
     """Why a pruning can't be made longer."""
     if "prune_iter" in keys:
         return (", and what an iteration removes under a target depends on their number (prune the last iteration's "
-                "model further: prune_model.py --base_model_path)")
+                "model further: give it as `base_model_path`)")
     return ", and iterations that are done had as many epochs" if "epoch_num" in keys and "prune_iter" in now else ""
 
 
 def _given(run):
-    """Names of the flags on a record's command line, with dashes; empty where it has none."""
+    """Names of the flags on a record's command line, 'no-' in front of a switch that is off; empty without one."""
     words = run.get("argv")
-    return {str(word).split("=")[0] for word in words} if isinstance(words, list) else set()
+    words = map(str, words) if isinstance(words, list) else ()
+    return {word.split("=")[0].removeprefix("--") for word in words if word.startswith("--")}
 
 
 def _told(key, names, given):
-    """A flag as it has to be given to have its value among `names`, and whether it was a default, by what was given."""
+    """A parameter with its value among `names`, and whether that was a default, by what was given."""
     value = names.get(key)
     if value is None or value is False:
-        return f"--no-{key}" if f"--no-{key}" in given else f"no --{key}"
+        return f"`{key}=False`" if f"no-{key}" in given else f"no `{key}`"
     values = value if isinstance(value, (list, tuple)) else [value]
     if key == "target_macs" and len(values) == 2 and records.is_number(values[0]):
         values = [f"{values[0]:g}{'x' if values[1] is True else ''}"]
-    return (f"--{key}" + ("" if value is True else f" {' '.join(map(str, values)):.200}")
-            + (" (default)" if given and f"--{key}" not in given else ""))
+    text = f"{' '.join(map(str, values)):.200}".replace("`", "'")
+    text = f'"{text}"' if isinstance(values[0], str) else text
+    return f"`{key}={text}`" + (" (default)" if given and key not in given else "")
 
 
 def _model_flag(names):
@@ -242,7 +251,7 @@ def _history_of_state(path):
 
 def _finished_history(folder):
     """(epochs, history) of a run that has ended. Raises Exception of several kinds where there is none."""
-    history = records.read_json(folder / "history.json", "")
+    history = records.read_json(folder / "history.json")
     if history["checkpoint"]["sha256"] != sha256(folder / "model.h5"):
         raise ValueError("another model")
     return len(history["val_acc"]), history

@@ -24,7 +24,7 @@ def set_aside(folder, verbose=1):
     record = folder / "result.json"
     if (folder / records.STATE).exists() or not record.is_file():
         return
-    if records.read_json(record, "--save_folder").get("shipped") is not True:
+    if records.read_json(record).get("shipped") is not True:
         return
     mine = sorted((path for path in folder.iterdir() if path.is_file() and path.name[0] != "."),
                   key=lambda path: path == record)

@@ -72,9 +72,7 @@ LIBRARY = {name: path for name, path in MODULES.items()
 # modules that do still
 STILL = {"compress.distillation.student",
          "compress.pruning.iterations",
-         "compress.storage.events",
-         "compress.storage.histories",
-         "compress.storage.records", "compress.storage.resuming", "compress.storage.shipped"}
+         }
 
 
 def told_of_the_command_line(path):

@@ -93,7 +93,7 @@ def test_a_log_asked_for_late_has_the_epochs_before_it_and_starting_over_replace
 def test_events_of_another_run_are_refused_and_kept(tmp_path):
     logged(tmp_path, name="one/base_model", recipe=dataclasses.replace(RECIPE, epochs=1))
     before = {path: path.read_bytes() for path in (tmp_path / "logs").rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"^--tensorboard: .* holds events of another run \(events\S+\); expected"):
+    with pytest.raises(InputError, match=r"^`tensorboard`: .* holds events of another run \(events\S+\); expected"):
         logged(tmp_path, name="two/base_model")
     assert {path: path.read_bytes() for path in (tmp_path / "logs").rglob("*") if path.is_file()} == before
 
@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(*args):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
     monkeypatch.setattr(log, "writer", type("Writer", (), {"write": full}))
-    with pytest.raises(InputError, match=r"^--tensorboard: \S+ can't be written \(No space left on device\); expected"):
+    with pytest.raises(InputError, match=r"^`tensorboard`: \S+ can't be written \(No space left on device\); expected"):
         log.follow({"val_acc": [0.5], "seconds": [1.0], "run": {}})
 
 
@@ -134,7 +134,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 def test_a_disk_that_is_really_full(tmp_path):
     log = events.EventLog(tmp_path, ".x")
     log.writer = tf.io.TFRecordWriter("/dev/full")
-    with pytest.raises(InputError, match=r"^--tensorboard: \S+ can't be written \(.+\); expected room"):
+    with pytest.raises(InputError, match=r"^`tensorboard`: \S+ can't be written \(.+\); expected room"):
         log.follow({"val_acc": [0.5], "seconds": [1.0]})
     log.writer = tf.io.TFRecordWriter(str(tmp_path / "other"))
     log.close()

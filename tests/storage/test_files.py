@@ -29,7 +29,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
     with pytest.raises(wanted[0], match=wanted[1]), files.replacing(path) as temporary:
         temporary.write_text("half")
         raise failure
-    assert records.read_json(path, "") == {"a": 1} and os.listdir(tmp_path) == ["x.json"]
+    assert records.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["x.json"]
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path):

@@ -43,12 +43,12 @@ ALIKE = {
 @pytest.mark.parametrize("form", ALIKE)
 def test_every_form_reads_alike(form, encoding, tmp_path):
     (tmp_path / "h").write_bytes(ALIKE[form].encode(encoding))
-    assert histories.read(tmp_path / "h", "--x") == (WANTED, [])
+    assert histories.read(tmp_path / "h") == (WANTED, [])
 
 
 def read(tmp_path, content):
     (tmp_path / "h.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    return histories.read(tmp_path / "h.json", "--x")
+    return histories.read(tmp_path / "h.json")
 
 
 def test_validation_of_every_second_epoch_stands_at_its_epochs(tmp_path):
@@ -82,7 +82,7 @@ def test_per_cent_gaps_and_strange_metrics_are_told(tmp_path):
     ("epoch,loss\n0,1\n1\n", "row 3 has 1 fields, the head 2"), ("", "json.dump"), ("[" * 99999, "json.dump"),
     ({"loss": [10**400]}, "whose loss is no list"), ({"a": [1]}, "which is not a training history")], ids=repr)
 def test_what_can_be_read_in_two_ways_or_none_is_one_line_with_the_odd_list(content, says, tmp_path):
-    with pytest.raises(InputError, match="^--x: received ") as caught:
+    with pytest.raises(InputError, match="^received ") as caught:
         read(tmp_path, content)
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
@@ -96,7 +96,7 @@ def test_a_csv_of_one_column_is_read_and_an_underscore_is_no_part_of_a_number(tm
 def test_a_pickle_is_never_opened(tmp_path):
     (tmp_path / "h").write_bytes(pickle.dumps(H))
     with pytest.raises(InputError, match="a pickle.*json.dump"):
-        histories.read(tmp_path / "h", "--x")
+        histories.read(tmp_path / "h")
 
 
 def lightning(per_epoch=1):
@@ -143,6 +143,6 @@ def test_ultralytics_table_is_read(tmp_path):
     ("epoch,loss\n0,1\n,2\n", "whose row 2 has no epoch"), (json.dumps([H] * 3), "3 histories in one file"),
     ("Wall time,Step,Value\n1,2,3\n", "a log of TensorBoard")])
 def test_what_was_written_by_steps_or_for_others_is_called_what_it_is(content, says, tmp_path):
-    with pytest.raises(InputError, match="^--x: received ") as caught:
+    with pytest.raises(InputError, match="^received ") as caught:
         read(tmp_path, content)
     assert says in str(caught.value) and "\n" not in str(caught.value)

@@ -1,12 +1,13 @@
 """records.py: whole files or none, histories of three kinds, runs that may go on."""
 
-import argparse
 import json
 import os
 import types
 
 import pytest
 
+from compress.cli import messages
+from compress.cli.configs import RunConfig
 from compress.errors import InputError
 from compress.storage import files, records, resuming
 
@@ -48,14 +49,14 @@ def test_histories_of_three_kinds_read_alike(tmp_path, content):
                                   '{"train_loss": "abc"}', '{"train_loss": [true]}', "[" * 100_000])
 def test_what_is_no_history_is_refused(tmp_path, text):
     (tmp_path / "h.json").write_text(text)
-    with pytest.raises(InputError, match=r"^--history_path: received .*expected"):
+    with pytest.raises(InputError, match=r"^received .*expected"):
         records.read_history(tmp_path / "h.json")
 
 
 def test_a_gigabyte_is_not_read(tmp_path):
     with open(tmp_path / "h.json", "wb") as file:
         file.truncate(2**30)  # takes no room on the disk
-    with pytest.raises(InputError, match=r"^--history_path: received .*h\.json of 1073741824 bytes, expected at most"):
+    with pytest.raises(InputError, match=r"^received .*h\.json of 1073741824 bytes, expected at most"):
         records.read_history(tmp_path / "h.json")
 
 
@@ -63,7 +64,7 @@ def test_missing_file_suggests_the_nearest(tmp_path):
     (tmp_path / "pruned_model" / "iter1").mkdir(parents=True)
     records.write_json(tmp_path / "pruned_model" / "iter1" / "history.json", {})
     with pytest.raises(InputError, match=r"did you mean .*pruned_model/iter1/history.json"):
-        records.read_json(tmp_path / "prund_model" / "iter1" / "history.json", "--history_path")
+        records.read_json(tmp_path / "prund_model" / "iter1" / "history.json")
 
 
 def test_unwritable_places_are_found_and_nothing_is_left(tmp_path):
@@ -76,38 +77,38 @@ def test_unwritable_places_are_found_and_nothing_is_left(tmp_path):
 
 
 def test_only_flags_that_bear_on_the_result_stop_a_resume():
-    then = records.run_record(argparse.Namespace(epoch_num=3, verbose=1, target_macs=(4.0, True), seed=1))
-    now = records.run_record(argparse.Namespace(epoch_num=3, verbose=2, target_macs=(4.0, True), seed=1))
+    then = records.run_record({"epoch_num": 3, "verbose": 1, "target_macs": (4.0, True), "seed": 1})
+    now = records.run_record({"epoch_num": 3, "verbose": 2, "target_macs": (4.0, True), "seed": 1})
     resuming.check_same_run(json.loads(json.dumps(then)), now, "folder")
     now["flags"]["epoch_num"] = 4
-    with pytest.raises(InputError, match="--epoch_num 3; received --epoch_num 4"):
+    with pytest.raises(InputError, match="`epoch_num=3`; received `epoch_num=4`"):
         resuming.check_same_run(then, now, "folder")
 
 
 def test_a_run_from_before_the_tilt_is_another_one_where_macs_were_a_target():
-    then = records.run_record(argparse.Namespace(target_macs=(8.0, True)))
-    with pytest.raises(InputError, match="with no --stage_tilt; received --stage_tilt 0.7"):
-        now = records.run_record(argparse.Namespace(target_macs=(8.0, True), stage_tilt=0.7))
+    then = records.run_record({"target_macs": (8.0, True)})
+    with pytest.raises(InputError, match="with no `stage_tilt`; received `stage_tilt=0.7`"):
+        now = records.run_record({"target_macs": (8.0, True), "stage_tilt": 0.7})
         resuming.check_same_run(then, now, "x")
-    free = records.run_record(argparse.Namespace(target_macs=None))
-    resuming.check_same_run(free, records.run_record(argparse.Namespace(target_macs=None, stage_tilt=1.0)), "x")
+    free = records.run_record({"target_macs": None})
+    resuming.check_same_run(free, records.run_record({"target_macs": None, "stage_tilt": 1.0}), "x")
 
 
 def test_pruning_runs_from_before_the_flag_spread_their_targets_by_threshold():
-    then = records.run_record(argparse.Namespace(target_macs=(2.0, True)))
-    now = {name: records.run_record(argparse.Namespace(target_macs=(2.0, True), allocation=name))
+    then = records.run_record({"target_macs": (2.0, True)})
+    now = {name: records.run_record({"target_macs": (2.0, True), "allocation": name})
            for name in ("threshold", "sensitivity")}
     resuming.check_same_run(then, now["threshold"], "x")
-    with pytest.raises(InputError, match="--allocation threshold; received --allocation sensitivity"):
+    with pytest.raises(InputError, match='`allocation="threshold"`; received `allocation="sensitivity"`'):
         resuming.check_same_run(then, now["sensitivity"], "x")
 
 
 def test_a_flag_newer_than_a_run_differs_only_where_it_is_given():
-    then = records.run_record(argparse.Namespace(epoch_num=3))
-    now = records.run_record(argparse.Namespace(epoch_num=3, optimizer="sgd", argv=["train.py", "--epoch_num=3"]))
+    then = records.run_record({"epoch_num": 3})
+    now = records.run_record({"epoch_num": 3, "optimizer": "sgd", "argv": ["train.py", "--epoch_num=3"]})
     resuming.check_same_run(then, now, "folder")
     now["flags"]["optimizer"], now["argv"] = "muon", ["train.py", "--optimizer=muon"]
-    with pytest.raises(InputError, match="with no --optimizer; received --optimizer muon"):
+    with pytest.raises(InputError, match='with no `optimizer`; received `optimizer="muon"`'):
         resuming.check_same_run(then, now, "folder")
 
 
@@ -126,9 +127,9 @@ def test_a_run_goes_on_where_its_images_lie_elsewhere(tmp_path):
     same = now | {"source": [str(tmp_path / "there"), "a" * 64]}
     assert resuming.finished_result(tmp_path, same, "auto")["val_acc"] == 0.5
     for other in ({"source": [str(tmp_path / "there"), "b" * 64]}, {"source": None}):
-        with pytest.raises(InputError, match="other images|--dataset /gone/images"):
+        with pytest.raises(InputError, match="other images|`dataset=./gone/images"):
             resuming.finished_result(tmp_path, now | other, "auto")
-    with pytest.raises(InputError, match="--dataset /gone/images; received --dataset cifar10"):
+    with pytest.raises(InputError, match="`dataset=./gone/images.`; received `dataset=.cifar10.`"):
         resuming.finished_result(tmp_path, now | {"flags": run["flags"] | {"dataset": "cifar10"}}, "auto")
 
 
@@ -138,7 +139,7 @@ def test_a_share_for_validation_is_checked_wherever_the_images_lie(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"x")
     split = types.SimpleNamespace(source=["/here", "a" * 64], name="validation")
     records.check_source(tmp_path / "model.h5", split, 0.1)
-    with pytest.raises(InputError, match=r"--val_split: received 0\.2, expected 0\.1"):
+    with pytest.raises(InputError, match=r"^`val_split`: received 0\.2, expected 0\.1"):
         records.check_source(tmp_path / "model.h5", split, 0.2)
 
 
@@ -146,11 +147,11 @@ def test_a_finished_run_says_what_can_be_done_with_more_or_fewer_epochs(tmp_path
     run = finished_record(tmp_path, "digits", None)
     now = {"flags": run["flags"] | {"epoch_num": 5}, "parent_sha256": None, "source": None}
     assert resuming.finished_result(tmp_path, now, "auto") is None
-    with pytest.raises(InputError, match="--epoch_num 3; received --epoch_num 5; expected what that run had to go on"):
+    with pytest.raises(InputError, match="`epoch_num=3`; received `epoch_num=5`; expected what that run had to go on"):
         resuming.finished_result(tmp_path, now, "auto", None)
-    with pytest.raises(InputError, match="^--epoch_num: received 2, but .* finished run of 3 epochs; expected 3"):
+    with pytest.raises(InputError, match="^`epoch_num`: received 2, but .* finished run of 3 epochs; expected 3"):
         resuming.finished_result(tmp_path, now | {"flags": now["flags"] | {"epoch_num": 2}}, "auto")
-    assert resuming.finished(tmp_path, run, argparse.Namespace(resume="auto", verbose=1),
+    assert resuming.finished(tmp_path, run, RunConfig(),
                              [tmp_path / "model.h5", tmp_path / "result.json"])["val_acc"] == 0.5
     printed = capsys.readouterr().out
     assert "nothing was done or written now: a larger --epoch_num goes on from its end, another --save_f" in printed
@@ -161,7 +162,7 @@ def test_a_model_that_a_run_started_from_may_have_moved(tmp_path):
     run = finished_record(tmp_path, "digits", None, model_path="a/m.h5") | {"parent_sha256": "c" * 64}
     moved = run | {"flags": run["flags"] | {"model_path": "b/m.h5"}}
     resuming.check_same_run(run, moved, tmp_path)
-    with pytest.raises(InputError, match=r"a/m\.h5 \(sha256 c{8}\.\.\.\); received --model_path b/m\.h5 \(sha256 d{8}"):
+    with pytest.raises(InputError, match=r"a/m\.h5.` \(sha256 c{8}\.\.\.\); received `model_path=.b/m\.h5.` \(sha"):
         resuming.check_same_run(run, moved | {"parent_sha256": "d" * 64}, tmp_path)
 
 
@@ -175,13 +176,19 @@ def test_of_differing_flags_the_most_telling_comes_first_and_defaults_are_told_a
     with pytest.raises(InputError) as caught:
         resuming.check_same_run(then, now, "runs/one")
     assert str(caught.value) == (
+        '`resume`: runs/one holds an unfinished run with `dataset="cifar10"` (default), no `model_path`, '
+        '`batch_size=128` (default), no `learning_rate`; received `dataset="cifar100"`, '
+        '`model_path="m.h5"` (sha256 eeeeeeee...), '
+        "`batch_size=32`, `learning_rate=0.05`; expected what that run had to go on with it, another folder to write "
+        'to, or `resume="never"` to start over')
+    assert messages.spelled(str(caught.value)) == (
         "--resume: runs/one holds an unfinished run with --dataset cifar10 (default), no --model_path, --batch_size "
         "128 (default), no --learning_rate; received --dataset cifar100, --model_path m.h5 (sha256 eeeeeeee...), "
         "--batch_size 32, --learning_rate 0.05; expected what that run had to go on with it, another folder to write "
         "to, or --resume never to start over")
     now["flags"] |= {f"flag{i}": i for i in range(9)}
     now["argv"] += [f"--flag{i}={i}" for i in range(9)]
-    with pytest.raises(InputError, match=r"no --flag0 and 9 more; received .*, --flag0 0 and 9 more; expected"):
+    with pytest.raises(InputError, match=r"no `flag0` and 9 more; received .*, `flag0=0` and 9 more; expected"):
         resuming.check_same_run(then, now, "runs/one")
 
 

@@ -19,7 +19,7 @@ def place(tmp_path):
     """A copy of the folder with the shipped student."""
     shutil.copytree(ROOT / "model" / "kd_model", tmp_path / "model" / "kd_model",
                     ignore=lambda folder, names: [name for name in names if (Path(folder) / name).is_dir()])
-    assert records.read_json(tmp_path / "model" / "kd_model" / "result.json", "")["shipped"] is True
+    assert records.read_json(tmp_path / "model" / "kd_model" / "result.json")["shipped"] is True
     return tmp_path / "model" / "kd_model"
 
 

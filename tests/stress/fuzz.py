@@ -112,7 +112,7 @@ def fuzz_json(fuzz, count, seed):
 
     def attempt(content):
         path.write_text(json.dumps(content))
-        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path, "--x"), fuzz.folder, widths),
+        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path), fuzz.folder, widths),
                      content)
 
     base = {"finished": False, "run": {}, "final_acc": [], "channels": {name: [n] for name, n in widths.items()}}
@@ -122,7 +122,7 @@ def fuzz_json(fuzz, count, seed):
     for _ in range(count - count // 2):
         content = fuzz.mutated(text)
         path.write_bytes(content)
-        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path, "--x"), fuzz.folder, widths),
+        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path), fuzz.folder, widths),
                      content)
 
 
@@ -137,7 +137,7 @@ def fuzz_history(fuzz, count, seed):
     def read():
         assert all(len(value) == 64 for value in records.recorded_sha256(fuzz.folder / "model.h5"))
         try:
-            histories.read(path, "--x")
+            histories.read(path)
         finally:
             records.read_history(path)
 

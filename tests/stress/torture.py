@@ -90,7 +90,7 @@ def readable(folder):
         if path.suffix == ".h5":
             checkpoints.read_checkpoint(path)
         elif path.suffix == ".json":
-            records.read_json(path, "--killed")
+            records.read_json(path)
         elif path.suffix == ".npz":
             with np.load(path) as arrays:
                 assert all(arrays[key] is not None for key in arrays)

@@ -129,7 +129,7 @@ def test_published_is_the_kept_model_and_the_result_of_an_older_one_goes(run):
     run.keep(1)
     publish.on_epoch_end(1)
     assert listing(run) == {"history.json", "model.h5"}
-    assert records.read_json(run.folder / "history.json", "")["checkpoint"]["epoch"] == 1
+    assert records.read_json(run.folder / "history.json")["checkpoint"]["epoch"] == 1
     assert same(weights_of(run.folder / "model.h5"), run.saved.get_weights())
     with h5py.File(run.folder / "model.h5") as file:
         assert "class_names" not in file  # the record names none

@@ -291,7 +291,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path):
     with pytest.raises(Killed):
         go(run, RECIPE, Kill(*INTERRUPTIONS[when], then=history_alone if half else None))
     if half:
-        told = records.read_json(tmp_path / "history.json", "")["checkpoint"]
+        told = records.read_json(tmp_path / "history.json")["checkpoint"]
         assert told["sha256"] == files.sha256(tmp_path / recording.NEXT)
     # other start weights: those of the state must win; where no state was written it is the same run from the start
     seed = 99 if (tmp_path / "state.npz").exists() else 0
@@ -407,9 +407,9 @@ def test_an_unfinished_run_shows_what_it_has(unfinished):
 
 def test_other_flags_are_refused_and_nothing_is_overwritten(unfinished):
     before = contents(unfinished)
-    with pytest.raises(InputError, match=r"^--resume: .*decay 0\.001; received --weight_decay 0\.5.*--resume never"):
+    with pytest.raises(InputError, match=r"^`resume`: .*decay=0\.001`; received `weight_decay=0\.5`.*`resume=.never.`"):
         train(unfinished, record={"flags": RUN["flags"] | {"weight_decay": 0.5}})
-    with pytest.raises(InputError, match=r"no --seed; received --seed 3"):
+    with pytest.raises(InputError, match=r"no `seed`; received `seed=3`"):
         train(unfinished, record={"flags": RUN["flags"] | {"seed": 3}, "argv": ["script.py", "--seed=3"]})
     assert contents(unfinished) == before
 

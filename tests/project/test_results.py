@@ -255,7 +255,7 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
     assert {path.name for path in target.iterdir()} == {"model.h5", "history.json", "history.png", "result.json"}
     other = {"flags": {"epoch_num": 9, "precision": "float32"}, "parent_sha256": None}
     assert resuming.finished_result(target, other, "auto") is None
-    with pytest.raises(InputError, match="--epoch_num 3 .default.; received --epoch_num 9"):
+    with pytest.raises(InputError, match="`epoch_num=3` .default.; received `epoch_num=9`"):
         resuming.finished_result(run, other, "auto", None)
     assert resuming.finished_result(run, other, "auto") is None  # it goes on
 

@@ -22,14 +22,13 @@ MEAN = (123.68, 116.779, 103.939)
 STD = (58.393, 57.12, 57.375)
 
 
-def conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones", relu=True):
+def conv_bn(x, filters, kernel, name, gamma="ones", relu=True, **conv):
     """A convolution, its batch-normalisation and, unless an Add comes next, a ReLU.
 
-    (N, h, w, C) -> (N, h / strides, w / strides, filters).
+    (N, h, w, C) -> (N, h / strides, w / strides, filters); strides and padding are those of keras.layers.Conv2D.
     """
     # He et al. 2015, arXiv 1502.01852, section 2.2: this variance keeps activations of ReLU networks in scale
-    x = layers.Conv2D(filters, kernel, strides=strides, padding=padding, kernel_initializer="he_normal",
-                      name=f"{name}_conv")(x)
+    x = layers.Conv2D(filters, kernel, kernel_initializer="he_normal", name=f"{name}_conv", **conv)(x)
     # Keras' default momentum of 0.99 would evaluate a short training on statistics that lag behind
     x = layers.BatchNormalization(epsilon=1.001e-5, momentum=0.9, gamma_initializer=gamma, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if relu else x
@@ -52,8 +51,8 @@ def bottleneck(x, inner, name, stride=1, project=False):
     Returns:
         (N, h / stride, w / stride, 4 x inner).
     """
-    skip = conv_bn(x, 4 * inner, 1, f"{name}_0", stride, relu=False) if project else x
-    x = conv_bn(x, inner, 1, f"{name}_1", stride)
+    skip = conv_bn(x, 4 * inner, 1, f"{name}_0", strides=stride, relu=False) if project else x
+    x = conv_bn(x, inner, 1, f"{name}_1", strides=stride)
     x = conv_bn(x, inner, 3, f"{name}_2", padding="same")
     # a gamma of 0 makes each block start as the identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1)
     x = conv_bn(x, 4 * inner, 1, f"{name}_3", gamma="zeros", relu=False)
@@ -87,7 +86,7 @@ def resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
                          name="normalization")(image)
     # padding as a layer of its own: with a stride of 2, Keras' "same" would pad one side more than the other
     x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(x)
-    x = conv_bn(x, 64, kernel, "conv1", stride)
+    x = conv_bn(x, 64, kernel, "conv1", strides=stride)
     if stem == "imagenet":
         x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
         x = layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)

@@ -119,12 +119,14 @@ def depth_of(blocks):
     raise ValueError(f"not a ResNet50, 101 or 152 of this suite, nor a part of one: {blocks} blocks")
 
 
-def _conv_bn(x, filters, kernel, name, strides=1, padding="valid", gamma="ones", relu=True):
-    """A convolution, its batch-normalisation and a ReLU: (N, h, w, C) -> (N, h / strides, w / strides, filters)."""
+def _conv_bn(x, filters, kernel, name, gamma="ones", relu=True, **conv):
+    """A convolution, its batch-normalisation and a ReLU: (N, h, w, C) -> (N, h / strides, w / strides, filters).
+
+    `conv`: strides and padding, as keras.layers.Conv2D has them.
+    """
     from keras import layers
 
-    x = layers.Conv2D(filters, kernel, strides=strides, padding=padding, kernel_initializer="he_normal",
-                      name=f"{name}_conv")(x)
+    x = layers.Conv2D(filters, kernel, kernel_initializer="he_normal", name=f"{name}_conv", **conv)(x)
     x = layers.BatchNormalization(**BN, gamma_initializer=gamma, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
@@ -134,8 +136,8 @@ def _block(x, name, widths, stride, shortcut):
     from keras import layers
 
     stream = widths[f"{name[:5]}_stream"]
-    skip = _conv_bn(x, stream, 1, f"{name}_0", stride, relu=False) if shortcut else x
-    x = _conv_bn(x, widths[f"{name}_1_conv"], 1, f"{name}_1", stride)  # (N, h, w, inner 1)
+    skip = _conv_bn(x, stream, 1, f"{name}_0", strides=stride, relu=False) if shortcut else x
+    x = _conv_bn(x, widths[f"{name}_1_conv"], 1, f"{name}_1", strides=stride)  # (N, h, w, inner 1)
     x = _conv_bn(x, widths[f"{name}_2_conv"], 3, f"{name}_2", padding="same")  # (N, h, w, inner 2)
     # a zero gamma makes each block start as the identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1)
     x = _conv_bn(x, stream, 1, f"{name}_3", gamma="zeros", relu=False)  # (N, h, w, stream)
@@ -193,7 +195,7 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
                          name="normalization")(inputs)
     # padding as a layer of its own: with a stride of 2, Keras' "same" would pad one side more than the other
     x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(x)
-    x = _conv_bn(x, widths["conv1_conv"], kernel, "conv1", stride)
+    x = _conv_bn(x, widths["conv1_conv"], kernel, "conv1", strides=stride)
     if stem == "imagenet":
         x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
         x = layers.MaxPooling2D(3, strides=2, name="pool1_pool")(x)

@@ -1,4 +1,8 @@
-"""Models as points over their size: one axes with robust limits, a look for each role, and names beside the points."""
+"""Models as points over their size: one axes with robust limits, a look for each role, and names beside the points.
+
+Names are placed here and not by adjustText: in crowded figures that left 6 pairs of names on each other, where
+`place_names` leaves none, since it leaves a name out that has no room; and it brings scipy.
+"""
 
 import dataclasses
 import itertools

@@ -2,12 +2,13 @@
 
 A removed channel of an inner convolution is a 0 behind its ReLU, so the curves need no smaller network: zeros in the
 folded kernel and bias do it, in one compiled function for all layers. Batch-norm keeps the statistics of the whole
-network meanwhile, as in `surgery.trim_model`; it is not measured anew.
+network meanwhile, as in `surgery.trim_model`: it is not recalibrated.
 """
 
 import numpy as np
 from keras import ops
 
+from compress.cli import configs
 from compress.engine import folded
 from compress.graph import resnet
 from compress.pruning import masks
@@ -26,12 +27,12 @@ def mask_folded(weights, layer, keep):
     name = layer.removesuffix("_conv")
     kernel, bias = weights[name]
     keep = ops.cast(np.asarray(keep), bias.dtype)
-    columns = ops.tile(keep, kernel.shape[-1] // bias.shape[0])  # `fast.taps_matrix` has the channels once a position
+    # a convolution on a small map is a matrix product (`fast.taps_matrix`), whose columns are channels of each position
+    columns = ops.tile(keep, kernel.shape[-1] // bias.shape[0])
     return weights | {name: (kernel * columns, bias * keep)}
 
 
-def measure_curves(model, scores, images, labels, shares=SHARES, round_to=1, floor=masks.FLOOR, batch_size=128,
-                   precision="float32", progress=iter):
+def measure_curves(model, scores, split, shares=SHARES, config=None, progress=iter):
     """Loss and accuracy with a share of one layer's channels removed, all other layers whole: a curve a layer.
 
     Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv 1608.08710, section 3.2, for any criterion.
@@ -39,13 +40,9 @@ def measure_curves(model, scores, images, labels, shares=SHARES, round_to=1, flo
     Args:
         model: a ResNet of `resnet.build_resnet`.
         scores: {layer: (channels,)}, high = idle: the first to go.
-        images: (N, h, w, 3), RGB 0 to 255.
-        labels: (N,) integers.
-        shares: of a layer's channels to remove, 0 to below 1; 1 stands for all but the floor.
-        round_to: channels kept are rounded up to a multiple of this.
-        floor: channels that every layer keeps at least.
-        batch_size: images a pass.
-        precision: dtype policy of the arithmetic.
+        split: (images (N, h, w, 3), RGB 0 to 255; labels (N,) integers) to measure on.
+        shares: of a layer's channels to remove, 0 to below 1; 1 stands for all but masks.FLOOR.
+        config: a configs.CriterionConfig, whose round_to, batch_size and precision count; None for its defaults.
         progress: wraps the range of all images of all passes.
 
     Returns:
@@ -55,21 +52,26 @@ def measure_curves(model, scores, images, labels, shares=SHARES, round_to=1, flo
     Raises:
         ValueError: no images.
     """
+    images, config = split[0], config or configs.CriterionConfig()
     if len(images) == 0:
         raise ValueError("measure_curves needs images. Received: none")
-    architecture, judge = resnet.architecture_of(model), folded.FoldedResNet(model, precision)
-    # tensors, as `mask_folded` gives: a variable among them would be another signature, and a new trace, in each layer
-    weights = {name: tuple(map(ops.convert_to_tensor, parts)) for name, parts in judge.folded.items()}
-    kept = {layer: [masks.rounded(len(values) - round(len(values) * share), len(values), round_to, floor)
+    architecture, evaluator = resnet.architecture_of(model), folded.FoldedResNet(model, config.precision)
+    # Tensors, as `mask_folded` gives: a variable among them would be another signature, and a new trace, in each layer.
+    weights = {name: tuple(map(ops.convert_to_tensor, parts)) for name, parts in evaluator.folded.items()}
+    compiled = folded.compiled_by_backend(_sums(architecture, evaluator.arithmetic))
+    batches = [tuple(ops.convert_to_tensor(part[start:start + config.batch_size]) for part in split)
+               for start in range(0, len(images), config.batch_size)]
+
+    # What there is to measure: the whole network, and each layer at each width below its own, once.
+    kept = {layer: [masks.rounded(len(values) - round(len(values) * share), len(values), config.round_to)
                     for share in shares] for layer, values in scores.items()}
-    points = sorted({(layer, n) for layer, counts in kept.items() for n in counts if n < len(scores[layer])})
-    compiled = folded.compiled_by_backend(_sums(architecture, judge.arithmetic))
-    batches = [tuple(ops.convert_to_tensor(part[start:start + batch_size]) for part in (images, labels))
-               for start in range(0, len(images), batch_size)]
+    points = [None, *sorted({(layer, n) for layer, counts in kept.items() for n in counts if n < len(scores[layer])})]
     found = {}
-    for step in progress(range(0, (len(points) + 1) * len(images), len(images))):
-        point = points[step // len(images) - 1] if step else None
-        changed = mask_folded(weights, point[0], masks.least_idle(scores[point[0]], point[1])) if point else weights
+    for step in progress(range(0, len(points) * len(images), len(images))):
+        point, changed = points[step // len(images)], weights
+        if point:
+            layer, n = point
+            changed = mask_folded(weights, layer, masks.least_idle(scores[layer], n))
         total = np.sum([[float(value) for value in compiled(changed, *batch)] for batch in batches], axis=0)
         found[point] = dict(zip(("loss", "acc"), (total / len(images)).tolist(), strict=True))
     whole = found[None]
@@ -144,6 +146,8 @@ def allocate(whole, curves, channels, cost, limit, round_to=1, floor=masks.FLOOR
     def left(places):
         return {name: int(widths[name][place]) for name, place in places.items()}
 
+    # The narrowest network has to fit; then a multiplier is doubled until its network does, and bisected down from
+    # there: the smaller the multiplier, the less loss, the higher the cost.
     if cost(left(dict.fromkeys(channels, 0))) > limit:
         raise ValueError("the budget is out of reach: it isn't met with every layer at its floor")
     low, high = 0.0, 1 / cost(channels)  # a nat for the whole network; doubled until it is enough
@@ -152,8 +156,9 @@ def allocate(whole, curves, channels, cost, limit, round_to=1, floor=masks.FLOOR
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if cost(left(_least(tables, middle))) <= limit else (middle, high)
+    # Widths jump with the multiplier, so a part of the budget is left over: it is spent in two ways, the better counts.
     least = _least(tables, high)
-    starts = least, _choose_anew(least, tables, limit - cost(left(least)))
+    starts = least, _exchanged(least, tables, limit - cost(left(least)))
     ends = [_spend(places, rise, lambda places: cost(left(places)), limit) for places in starts]
     return left(min(ends, key=lambda places: sum(rise[name][place] for name, place in places.items())))
 
@@ -194,7 +199,7 @@ def _spend(places, rise, cost, limit):
         places, spent = places | {best[1]: places[best[1]] + 1}, best[2]
 
 
-def _choose_anew(places, tables, unspent):
+def _exchanged(places, tables, unspent):
     """Gives one block after the other its best pair of widths within its cost and what is unspent: most fall first.
 
     Single steps can't narrow one layer of a block to widen the other by more; for a lone block this is the best choice.

@@ -98,9 +98,8 @@ def sensitivity_curves(config, model, scores, split, shares, title, where):
     Raises:
         InputError: a loss is not finite.
     """
-    whole, curves = allocation.measure_curves(
-        model, scores, *split, shares, config.round_to, batch_size=config.batch_size, precision=config.precision,
-        progress=display.track(title, config.verbose, "compiling"))
+    whole, curves = allocation.measure_curves(model, scores, split, shares, config,
+                                              display.track(title, config.verbose, "compiling"))
     if not np.isfinite([whole["loss"], *(loss for curve in curves.values() for loss in curve["loss"])]).all():
         raise InputError(f"{where}: the losses of layers pruned alone hold NaN or infinity; expected a network with "
                          "finite logits")

@@ -105,5 +105,4 @@ def test_what_belongs_together_travels_together(path):
 
 
 # functions that have more still
-MANY = {("allocation", "measure_curves"), ("distiller", "__init__"), ("model", "conv_bn"), ("resnet", "_conv_bn"),
-        ("student", "student_widths")}
+MANY = {("distiller", "__init__"), ("student", "student_widths")}

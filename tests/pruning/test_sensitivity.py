@@ -69,7 +69,8 @@ def test_curves_are_the_metrics_of_trimmed_networks(network, monkeypatch):
     before = network.get_weights()
     traced, run_folded = [], folded.run_folded
     monkeypatch.setattr(folded, "run_folded", lambda *args: traced.append(1) or run_folded(*args))
-    whole, curves = allocation.measure_curves(network, scores, images, LABELS, (0.25, 0.5, 1), batch_size=4)
+    whole, curves = allocation.measure_curves(network, scores, (images, LABELS), (0.25, 0.5, 1),
+                                              configs.CriterionConfig(batch_size=4))
     assert len(traced) == 2  # a trace a batch size, none a layer
     wanted = metrics.classification_metrics(np.asarray(network(images)), LABELS)
     assert whole["loss"] == pytest.approx(wanted["loss"], rel=1e-3) and whole["acc"] == wanted["acc"]
@@ -88,13 +89,14 @@ def test_curves_are_the_metrics_of_trimmed_networks(network, monkeypatch):
 def test_curves_round_and_skip_what_removes_nothing(narrow_model):
     scores = criteria.compute_scores("l1", narrow_model, None, None)  # 6 channels a layer
     steps = []
-    whole, curves = allocation.measure_curves(narrow_model, scores, IMAGES, LABELS, (0.1, 0.5, 0.9), round_to=8,
+    whole, curves = allocation.measure_curves(narrow_model, scores, (IMAGES, LABELS), (0.1, 0.5, 0.9),
+                                              configs.CriterionConfig(round_to=8),
                                               progress=lambda walk: (steps.append(i) or i for i in walk))
     assert steps == [0]  # nothing but the whole network
     assert all(curve == {"kept": [6, 6, 6], "loss": [whole["loss"]] * 3, "acc": [whole["acc"]] * 3}
                for curve in curves.values())
     with pytest.raises(ValueError, match="needs images"):
-        allocation.measure_curves(narrow_model, scores, IMAGES[:0], LABELS[:0])
+        allocation.measure_curves(narrow_model, scores, (IMAGES[:0], LABELS[:0]))
 
 
 # ---- the prediction ----
@@ -199,7 +201,8 @@ def test_pruning_by_sensitivity_meets_its_budget_in_equal_steps_and_goes_on_as_t
     from compress.training import fit
 
     measured, original = [], allocation.measure_curves
-    monkeypatch.setattr(allocation, "measure_curves", lambda *a, **k: measured.append(len(a[2])) or original(*a, **k))
+    monkeypatch.setattr(allocation, "measure_curves", lambda model, scores, split, *more: (
+        measured.append(len(split[0])) or original(model, scores, split, *more)))
     words = ["--allocation", "sensitivity", "--sensitivity_images", "12", "--criterion", "l1"]
     with monkeypatch.context() as patch:
         def stop(*_, **__):
@@ -239,8 +242,9 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
         np.testing.assert_array_equal(cut.choose_mask(config, model, images, target, 1)[name], keep)
     config = dataclasses.replace(config, allocation="sensitivity")
     mask = cut.choose_mask(config, model, images, target, 1)
-    whole, curves = allocation.measure_curves(model, scores, *dataset.sample(images.val, 1000),
-                                              (*allocation.SHARES, 1), 4, batch_size=32)
+    whole, curves = allocation.measure_curves(model, scores, dataset.sample(images.val, 1000),
+                                              (*allocation.SHARES, 1),
+                                              configs.CriterionConfig(round_to=4, batch_size=32))
     kept = allocation.allocate(whole["loss"], curves, dict.fromkeys(scores, 20), cost, target[2], 4)
     assert {name: int(keep.sum()) for name, keep in mask.items()} == kept
     for name, keep in mask.items():
@@ -331,6 +335,14 @@ def test_a_network_of_infinite_logits_is_refused_and_nothing_is_written(tmp_path
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--model_path" in error and "finite" in error
     assert [path.name for path in tmp_path.iterdir()] == ["model.h5"]
+
+
+def test_a_table_that_is_not_kept_says_how_it_would_be(capsys):
+    result = {"acc": 0.9, "images": 12, "shares": [0.5],
+              "layers": [{"layer": "conv2_block1_1_conv", "channels": 6, "acc": [0.8]}]}
+    for words, told in (([], 1), (["--verbose", "0"], 0)):
+        sensitivity.report(sensitivity.build_parser().parse_args(words), result)
+        assert capsys.readouterr().out.count("nothing is written; --output FILE.json keeps the table, with a ") == told
 
 
 def test_the_default_shares_of_script_and_search_are_the_same():

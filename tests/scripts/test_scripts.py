@@ -295,6 +295,7 @@ def bad_files(tmp_path_factory):
     (folder / "empty.h5").write_bytes(b"")
     (folder / "half.h5").write_bytes((folder / "good.h5").read_bytes()[:100_000])
     h5py.File(folder / "foreign.h5", "w").close()
+    (folder / "net.tflite").write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
     (folder / "no.json").write_text("{}")
     (folder / "images" / "cat").mkdir(parents=True)
     (folder / "images" / "dog").mkdir()
@@ -306,6 +307,8 @@ BAD_FILES = [
     (train_base_model, "--model_path", "missing.h5", []), (train_base_model, "--model_path", "empty.h5", []),
     (train_base_model, "--model_path", "half.h5", []), (train_base_model, "--model_path", "foreign.h5", []),
     (prune_model, "--base_model_path", "missing.h5", []), (prune_model, "--base_model_path", "half.h5", []),
+    (train_base_model, "--model_path", "net.tflite", []), (prune_model, "--base_model_path", "net.tflite", []),
+    (knowledge_distillation, "--root_folder", "net.tflite", []), (evaluate_model, "--model_path", "net.tflite", []),
     (prune_model, "--base_model_path", "good.h5", ["--class_num", "7"]),
     (prune_model, "--base_model_path", "good.h5", ["--dataset", "cifar100"]),
     (knowledge_distillation, "--root_folder", "images", []), (knowledge_distillation, "--root_folder", "empty.h5", []),

@@ -66,6 +66,19 @@ def short_names(paths):
     return ["/".join(part[common:]) if len(parts) > 1 else part[-1] for part in parts]
 
 
+def check_flags(args):
+    """Raises InputError for flags that don't go together, and where the output can't be written."""
+    if args.output:
+        files.check_file(args.output, ".json")
+    if args.predict:
+        default = build_parser().get_default
+        if odd := [name for name in OF_DATA_SETS if getattr(args, name) != default(name)]:
+            raise InputError(f"--{odd[0]}: received it beside --predict, which reads photographs and no data set; "
+                             "expected it left out")
+        if len(args.model_path) != 1:
+            raise InputError(f"--model_path: received {len(args.model_path)} models beside --predict, expected one")
+
+
 def peek_at(args, path):
     """What a model file holds, without its weights: a slip is found before Keras is imported.
 
@@ -94,37 +107,31 @@ def peek_at(args, path):
     return peek
 
 
-def open_others(args, peeks):
-    """{path: keras.Model} of the models that Keras itself has to open, those whose peek is None."""
-    from compress.storage import foreign
-
-    return {path: foreign.load_classifier(path, args.preprocessing, args.verbose)
-            for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
-
-
-def load_images(args, peeks, others):
-    """The split that is evaluated on, in the size that the first model wants.
+def load_images(args, peeks):
+    """The split that is evaluated on, in the size that the first model wants, and the models that Keras has to open.
 
     Args:
         args: the flags.
         peeks: list of a readers.Checkpoint or None, one a model.
-        others: {path: keras.Model} of the models that Keras itself opened.
 
     Returns:
-        (a dataset.Data, its split).
+        (a dataset.Data, its split, {path: keras.Model} of the models whose peek is None).
     """
     from compress.data import dataset, pixels
+    from compress.storage import foreign
 
+    others = {path: foreign.load_classifier(path, args.preprocessing, args.verbose)
+              for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
     shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
     images = dataset.load_data(configs.DataConfig.of(args), shape[:2] if shape and None not in shape else None,
                                display.track("reading images", args.verbose), needs=(args.split,), most=args.images,
                                pixels=pixels.of_models(*args.model_path))
     display.say(images.description, args.verbose)
     split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
-    if args.split != "train":  # a model has to have trained on none of these
+    if args.split != "train":  # a model must not have trained on any of these
         for path in args.model_path:
             records.check_source(path, split, args.val_split if args.split == "validation" else None)
-    return images, split
+    return images, split, others
 
 
 def open_model(args, path, images):
@@ -221,12 +228,6 @@ def predict(args):
     from compress.data import decoding, pixels, reading
     from compress.export import predicting
 
-    default = build_parser().get_default
-    if odd := [name for name in OF_DATA_SETS if getattr(args, name) != default(name)]:
-        raise InputError(f"--{odd[0]}: received it beside --predict, which reads photographs and no data set; expected "
-                         "it left out")
-    if len(args.model_path) != 1:
-        raise InputError(f"--model_path: received {len(args.model_path)} models beside --predict, expected one")
     path, paths, run_record = args.model_path[0], predicting.photographs(args.predict), records.run_record(vars(args))
     config = configs.PredictConfig.of(args)
     reader = reading.Reader(paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), tell=display.warn,
@@ -289,6 +290,20 @@ def show_classes(args, rows, class_names):
     display.print_table(f"{args.split} accuracy of every class (%)", columns, table, args.verbose)
 
 
+def report(args, rows, images, run_record):
+    """Writes and prints what was measured, and returns it as `run` does."""
+    from compress.storage import classes
+
+    result = {"models": rows, "dataset": images.name, "split": args.split, "images": rows[0]["images"],
+              "class_names": classes.of_data(images), "run": run_record}
+    paths = write(args, result)
+    show(args, rows)
+    if args.per_class or (args.per_class is None and images.class_num <= 20):
+        show_classes(args, rows, images.class_names)
+    display.written(paths, args.verbose)
+    return result
+
+
 @keywords.callable_with(build_parser)
 def run(args):
     """Evaluates.
@@ -301,30 +316,14 @@ def run(args):
         "split", "images", "class_names" of the data, "run"}; with --predict {"photographs": list of {"path",
         "classes"}, see `predicting.most_probable`, "class_names" or None, "sha256" of the model, "run"}.
     """
-    if args.output:
-        files.check_file(args.output, ".json")
+    check_flags(args)
     if args.predict:
         return predict(args)
     peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(vars(args))
     app.start_keras(configs.MachineConfig.of(args))
-    from compress.storage import classes
-
-    others = open_others(args, peeks)
-    images, split = load_images(args, peeks, others)
+    images, split, others = load_images(args, peeks)
     rows = evaluate(args, others, images, split)
-    return report(args, rows, images.class_names, {
-        "models": rows, "dataset": images.name, "split": args.split, "images": len(split),
-        "class_names": classes.of_data(images), "run": run_record})
-
-
-def report(args, rows, class_names, result):
-    """Writes and prints the result of `run`, and returns it."""
-    paths = write(args, result)
-    show(args, rows)
-    if args.per_class or (args.per_class is None and len(class_names) <= 20):
-        show_classes(args, rows, class_names)
-    display.written(paths, args.verbose)
-    return result
+    return report(args, rows, images, run_record)
 
 
 def main(argv=None):

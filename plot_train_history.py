@@ -179,6 +179,13 @@ def draw(paths, pruning, curves_of):
         raise InputError(f"{FLAG}: received {', '.join(map(str, paths))}: {error}") from None
 
 
+def write(args, figure):
+    """Writes the figure to --output."""
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    style.save_figure(figure, output)
+
+
 def print_table(pruning, summary):
     """Prints the table of a pruning result, or of the histories' summaries."""
     if pruning:
@@ -195,6 +202,15 @@ def print_table(pruning, summary):
                             [[label, *(found[key] for key in columns)] for label, found in summary.items()])
 
 
+def report(args, figure, pruning, summary):
+    """Prints the table and where the figure lies, and opens a window where one is wanted."""
+    if args.verbose:
+        print_table(pruning, summary)
+        display.written([args.output])
+    if args.show or (args.show is None and sys.stdout.isatty() and can_show()):
+        show(figure)
+
+
 @keywords.callable_with(build_parser)
 def run(args):
     """Reads, draws, writes and, where asked, shows.
@@ -209,16 +225,11 @@ def run(args):
         InputError: a flag or a file can't be used; nothing is written.
     """
     paths, pruning, curves_of = inputs(args)
-    figure, output = draw(paths, pruning, curves_of), Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    style.save_figure(figure, output)
+    figure = draw(paths, pruning, curves_of)
+    write(args, figure)
     summary = {label: summarise(found) for label, found in curves_of.items()}
-    if args.verbose:
-        print_table(pruning, summary)
-        display.written([output])
-    if args.show or (args.show is None and sys.stdout.isatty() and can_show()):
-        show(figure)
-    return {"output": output, "histories": summary}
+    report(args, figure, pruning, summary)
+    return {"output": Path(args.output), "histories": summary}
 
 
 def main(argv=None):

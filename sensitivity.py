@@ -38,7 +38,11 @@ def build_parser():
 
 
 def check_flags(args):
-    """Finds what can't work before Keras is imported; returns what the model file holds, without its weights."""
+    """Finds what can't work before Keras is imported.
+
+    Returns:
+        (what the model file holds, without its weights; what `run` returns of the file and the run).
+    """
     from compress.storage import checkpoints
 
     if args.output:
@@ -46,7 +50,8 @@ def check_flags(args):
     peek = checkpoints.read_checkpoint(args.model_path, weights=False)
     checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
     records.check_split(args.model_path, args.dataset, args.val_split)
-    return peek
+    # the checksum is of what is measured: a run may write the file meanwhile
+    return peek, {"criterion": args.criterion, "sha256": files.sha256(args.model_path), "run": records.run_record(vars(args))}
 
 
 def load_images(args, peek):
@@ -61,21 +66,25 @@ def load_images(args, peek):
     return images
 
 
-def measure(args, model, images):
+def measure(args, images):
     """Accuracy and loss of the whole network, and of each layer with a share of its channels removed.
 
     Returns:
-        The part of `run`'s result that is measured.
+        What `run` returns of the images and what was measured on them.
     """
     from compress.data import dataset
     from compress.pruning import cut
+    from compress.storage import checkpoints, classes
 
+    known = classes.meet(args.model_path, images)
+    model = checkpoints.load_model(args.model_path, images.class_num, images.image_shape, *flags.opening(args))
     config, shares = configs.CriterionConfig.of(args), sorted(set(args.shares))
     part = dataset.sample(images.val, args.images)
     scores = cut.criterion_scores(config, model, images, args.seed, "`model_path`")  # high: idle, the first to go
     whole, curves = cut.sensitivity_curves(config, model, scores, part, shares, "sensitivity", "`model_path`")
-    return whole | {"shares": shares, "images": len(part[1]), "layers": [
-        {"layer": name, "channels": len(scores[name])} | curve for name, curve in curves.items()]}
+    layers = [{"layer": name, "channels": len(scores[name])} | curve for name, curve in curves.items()]
+    return whole | {"shares": shares, "layers": layers, "dataset": images.name, "split": "validation",
+                    "images": len(part[1]), "class_names": classes.of_data(images), "model_class_names": known}
 
 
 def report(args, result):
@@ -120,18 +129,10 @@ def run(args):
         {"acc", "loss" of the whole network, "shares", "layers": list of rows with 'layer', 'channels' and the lists
         'kept', 'acc', 'loss' over the shares, "criterion", "split", "images", "sha256", "run"}.
     """
-    peek, run_record = check_flags(args), records.run_record(vars(args))
-    digest = files.sha256(args.model_path)  # of what is measured: a run may write the file meanwhile
+    peek, origin = check_flags(args)
     app.start_keras(configs.MachineConfig.of(args))
-    from compress.storage import checkpoints, classes
-
     images = load_images(args, peek)
-    known = classes.meet(args.model_path, images)
-    model = checkpoints.load_model(args.model_path, images.class_num, images.image_shape, *flags.opening(args))
-    measured = measure(args, model, images)
-    return report(args, measured | {
-        "criterion": args.criterion, "dataset": images.name, "split": "validation",
-        "class_names": classes.of_data(images), "model_class_names": known, "sha256": digest, "run": run_record})
+    return report(args, measure(args, images) | origin)
 
 
 def main(argv=None):

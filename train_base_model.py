@@ -57,10 +57,11 @@ def start_model(args, images):
     if checkpoint.classes != images.class_num:
         display.say(f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
                     "the classifier starts from random weights", args.verbose)
+    # as many classes, but others: the file is proven as it is, and then built with a new classifier
     elif classes.tells_others(known := classes.of_model(args.model_path), names := classes.of_data(images)):
         display.say(f"{args.model_path} has the classes {classes.shown(known)}, the data {classes.shown(names)}: "
                     "the classifier starts from random weights", args.verbose)
-        checkpoints.open_checkpoint(checkpoint, None, images.image_shape, *flags.opening(args))  # proven as it is
+        checkpoints.open_checkpoint(checkpoint, None, images.image_shape, *flags.opening(args))
         return checkpoints.build(dataclasses.replace(checkpoint, classes=None), images.class_num, images.image_shape,
                                  args.preprocessing)
     return checkpoints.open_checkpoint(checkpoint, images.class_num, images.image_shape, *flags.opening(args))
@@ -87,19 +88,16 @@ def check_flags(args):
     return checkpoint.input_shape and checkpoint.input_shape[:2]
 
 
-@keywords.callable_with(build_parser)
-def run(args):
-    """Trains the base model.
+def load_images(args, size):
+    """The dataset.Data to train and validate on, of `size` (h, w) where a model file asks for one."""
+    from compress.data import dataset, pixels
 
-    Args:
-        args: the namespace of `build_parser`, or its flags as keywords.
-
-    Returns:
-        What result.json holds: accuracies, sizes, split, run.
-    """
-    size = check_flags(args)
-    with files.exclusive(args.save_folder):
-        return train(args, size)
+    images = dataset.load_data(configs.DataConfig.of(args), size, display.track("reading images", args.verbose),
+                               needs=("train", "validation"),
+                               pixels=pixels.of_models(*filter(None, [args.model_path])))
+    display.tell_images(images, args.batch_size, args.verbose)
+    records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
+    return images
 
 
 def outputs(args):
@@ -109,25 +107,20 @@ def outputs(args):
 
 
 def train(args, size):
-    """`run`, in a folder that is this process' alone, on images of `size` (h, w) where it is told."""
+    """Trains, in a folder that is this process' alone, or finds that the run is finished; returns as `run` does."""
     parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
     folder, kept = Path(args.save_folder), configs.RunConfig.of(args)
     run_record = records.run_record(vars(args), parent)
     if result := resuming.finished(folder, run_record, kept, outputs(args)):
         return result
-    app.start_keras(args)
-    from compress import metrics
-    from compress.data import dataset, pixels
+    app.start_keras(configs.MachineConfig.of(args))
+    from compress.data import dataset
     from compress.engine import fast
     from compress.storage import classes, recording
-    from compress.training import fit, runs
+    from compress.training import runs
     from compress.training.recipe import Recipe, compile_classifier
 
-    images = dataset.load_data(configs.DataConfig.of(args), size, display.track("reading images", args.verbose),
-                               needs=("train", "validation"),
-                               pixels=pixels.of_models(*filter(None, [args.model_path])))
-    display.tell_images(images, args.batch_size, args.verbose)
-    records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
+    images = load_images(args, size)
     run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
     if result := resuming.finished(folder, run_record, kept, outputs(args)):  # on images that lie elsewhere now
         return result
@@ -135,17 +128,34 @@ def train(args, size):
     rate = args.learning_rate or (0.01 if args.model_path else 0.1)
     run = recording.Run(folder, run_record, model, kept)
     recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=rate), run)
-    trainer = fast.FastResNet(model, args.precision)
+    trainer = fast.FastResNet(model, args.precision)  # the same variables, in a form that trains faster
     compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
     history = runs.train(trainer, images, recipe, run, "base model")
-    best, file = fit.best_epoch(history), folder / "model.h5"
-    result = {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
-              "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
-              "epochs": recipe.epochs, **metrics.size_of(model, file), "sha256": files.sha256(file),
-              "parent_sha256": parent, "class_names": run_record["class_names"],
-              "seconds": sum(history["seconds"]), "run": run_record}
+    result = {"train_images": len(images.train), "images": len(images.val), "split": "validation",
+              "epochs": recipe.epochs, "parent_sha256": parent, "class_names": run_record["class_names"],
+              "run": run_record}
+    return report(args, model, history, result)
+
+
+def report(args, model, history, result):
+    """Writes result.json, which ends the run, prints the table, and returns the result.
+
+    Args:
+        args: the flags.
+        model: the keras.Model of the best epoch.
+        history: of the training.
+        result: the part of `run`'s result that was known before.
+    """
+    from compress import metrics
+    from compress.storage import recording
+    from compress.training import fit
+
+    folder, best = Path(args.save_folder), fit.best_epoch(history)
+    file = folder / "model.h5"
+    result |= {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "best_epoch": best + 1,
+               "seconds": sum(history["seconds"]), "sha256": files.sha256(file), **metrics.size_of(model, file)}
     records.write_json(folder / "result.json", result)
-    recording.finish(folder)
+    recording.finish(folder)  # what was kept to resume from isn't needed any more
     show(args, result)
     display.written(outputs(args), args.verbose)
     return result
@@ -160,6 +170,21 @@ def show(args, result):
                         [("best epoch", tables.text), *columns.values()],
                         [[f"{result['best_epoch']} of {result['epochs']}", *(result[key] for key in columns)]],
                         args.verbose)
+
+
+@keywords.callable_with(build_parser)
+def run(args):
+    """Trains the base model.
+
+    Args:
+        args: the namespace of `build_parser`, or its flags as keywords.
+
+    Returns:
+        What result.json holds: accuracies, sizes, split, run.
+    """
+    size = check_flags(args)
+    with files.exclusive(args.save_folder):
+        return train(args, size)
 
 
 def main(argv=None):

@@ -1,6 +1,5 @@
 """What the tests share. Every check runs on small networks: 50 layers deep, a few channels wide."""
 
-import argparse
 import signal
 import zlib
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.cli import app, native
+from compress.cli import app, configs, native
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "def build_parser" in path.read_text(encoding="utf-8"))
@@ -24,7 +23,7 @@ native.prepare(gpu=False)  # before a test file imports Keras, as the scripts do
 @pytest.fixture(scope="session", autouse=True)
 def keras_started():
     """Keras as the scripts start it, once."""
-    app.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
+    app.start_keras(configs.MachineConfig(gpu=False, seed=1, verbose=0))
 
 
 def _seed(name):

@@ -1,6 +1,5 @@
 """What a newcomer meets first: messages that fit the terminal, --help and a run without packages, slips in flags."""
 
-import argparse
 import importlib
 import itertools
 import os
@@ -128,8 +127,13 @@ def test_a_path_that_is_gone_is_left_to_the_script(tmp_path):
     ("runs/pruned/iter3/mask.npz", "root_folder"), ("runs/base/history.json", "save_folder"),  # nearest folder above
     ("elsewhere/model.h5", None), ("runs/base.json", None), (None, None)])
 def test_an_error_about_a_path_names_the_flag_that_gave_it(path, flag):
-    args = argparse.Namespace(argv=["x", "elsewhere/model.h5"], save_folder="runs/base", epoch_num=3,
-                              root_folder=Path("runs/pruned"), model_path=["runs/base/model.h5", "runs/kd/model.h5"])
+    parser = flags.Parser("x.py")
+    parser.add_argument("--save_folder")
+    parser.add_argument("--root_folder", type=Path)
+    parser.add_argument("--epoch_num", type=int, default=3)
+    parser.add_argument("--model_path", nargs="+")
+    args = parser.parse_args(["--save_folder=runs/base", "--root_folder=runs/pruned", "--model_path",
+                              "runs/base/model.h5", "runs/kd/model.h5"])
     told = flags.named(errors.InputError("received it", path), args)
     assert told == (f"`{flag}`: received it" if flag else "received it")
 

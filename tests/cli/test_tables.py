@@ -3,7 +3,6 @@
 import io
 import re
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
@@ -147,7 +146,20 @@ def test_nothing_that_a_terminal_obeys_gets_through():
 
 # ---- the tables of the scripts ----
 
-ARGS = SimpleNamespace(verbose=1, dataset="cifar10", split="validation", latency_runs=30, criterion="taylor")
+def flags_of(script, *words):
+    return script.build_parser().parse_args(words)
+
+
+class Fine:
+    """A model, as far as a table asks for it."""
+
+    @staticmethod
+    def count_params():
+        return 4_060_000
+
+
+TAUGHT = flags_of(knowledge_distillation, "--root_folder", "x")
+EVALUATED = flags_of(evaluate_model, "--model_path", "x.h5", "--split", "validation")
 SIZES = {"parameters": 23_608_202, "macs": 78_713_344, "bytes": 95_030_000, "compression_rate": 21.443}
 LAYERS = [f"conv{stage}_block{block}_{i}_conv" for stage in (2, 3, 4, 5) for block in range(1, 7) for i in (1, 2)]
 
@@ -159,7 +171,6 @@ def evaluated(name, classes=10, **other):
 
 MODELS = [evaluated("base_model"), evaluated("pruned_model/iter12", parameters=604_712, loss=1e-3, sparsity=None),
           evaluated("kd_model/ablation/soft_labels_intermediate_adversarial", macs=None, acc=None)]
-FINE = SimpleNamespace(count_params=lambda: 4_060_000)
 RESULT = SIZES | {"images": 5000, "val_acc": 0.9, "val_loss": 0.31, "teacher_acc": 0.92, "best_epoch": 117,
                   "epochs": 200}
 CURVES = ("base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity", *SIZES)
@@ -168,18 +179,20 @@ EXPORTED = {"format": "litert-int8", "runtime": "ONNX Runtime", "acc": 0.9, "agr
             "latency_ms_median": 0.404, "threads": 2}
 HISTORY = {"epochs": 200, "best_val_acc": 0.9, "best_epoch": 117, "last_train_loss": 0.012, "last_val_loss": 0.31}
 TABLES = {
-    "evaluation": lambda: evaluate_model.show(ARGS, MODELS),
-    "evaluation of one": lambda: evaluate_model.show(ARGS, MODELS[:1]),
-    "evaluation of twelve": lambda: evaluate_model.show(ARGS, MODELS * 4),
-    "classes": lambda: evaluate_model.show_classes(ARGS, MODELS, ["aeroplane", "学生", "a rather long class name"]),
-    "classes of twelve": lambda: evaluate_model.show_classes(ARGS, MODELS * 4, list("0123456789")),
-    "base": lambda: train_base_model.show(ARGS, RESULT), "pruning": lambda: prune_model._table(ARGS, PRUNED),
-    "distillation": lambda: knowledge_distillation.show(ARGS, FINE, 23e6, RESULT),
+    "evaluation": lambda: evaluate_model.show(EVALUATED, MODELS),
+    "evaluation of one": lambda: evaluate_model.show(EVALUATED, MODELS[:1]),
+    "evaluation of twelve": lambda: evaluate_model.show(EVALUATED, MODELS * 4),
+    "classes": lambda: evaluate_model.show_classes(EVALUATED, MODELS, [
+        "aeroplane", "学生", "a rather long class name"]),
+    "classes of twelve": lambda: evaluate_model.show_classes(EVALUATED, MODELS * 4, list("0123456789")),
+    "base": lambda: train_base_model.show(flags_of(train_base_model), RESULT),
+    "pruning": lambda: prune_model._table(flags_of(prune_model), PRUNED),
+    "distillation": lambda: knowledge_distillation.show(TAUGHT, Fine, 23e6, RESULT),
     "ablation": lambda: knowledge_distillation.show_ablation(
-        ARGS, {"images": 5000, "rows": [{"name": "soft labels + intermediate + adversarial", "val_acc": 0.9}]}),
-    "exports": lambda: export_model.show(ARGS, {
+        TAUGHT, {"images": 5000, "rows": [{"name": "soft labels + intermediate + adversarial", "val_acc": 0.9}]}),
+    "exports": lambda: export_model.show(flags_of(export_model), {
         "files": [EXPORTED, EXPORTED | {"format": "h5", "agreement": None}], "images": 5000, "not_measured": None}),
-    "sensitivity": lambda: sensitivity.show(ARGS, {
+    "sensitivity": lambda: sensitivity.show(flags_of(sensitivity, "--criterion", "taylor"), {
         "acc": 0.9, "images": 1000, "shares": [0.1, 0.25, 0.5, 0.75, 0.9],
         "layers": [{"layer": name, "channels": 512, "acc": [1.0] * 5} for name in LAYERS]}),
     "photographs": lambda: photographs.show("model/kd_model/model.h5", [

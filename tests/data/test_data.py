@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,7 +51,7 @@ def dump(path, batch):
 def asked(**flags):
     known = {"dataset": "cifar10", "data_dir": "data", "val_split": 0.1, "subset": None, "image_size": None,
              "class_num": None, "num_worker": 2}
-    return DataConfig.of(SimpleNamespace(**{**known, **flags}))
+    return DataConfig(**known | flags)
 
 
 def rows_and_labels(n, classes=10, seed=0):

@@ -264,9 +264,8 @@ def test_an_unknown_precision_is_refused_in_one_line(capsys):
 def test_onednn_computes_unless_the_user_says_otherwise(told):
     """TensorFlow itself turns it on only where the processor has AVX-512 VNNI or better; it is asked what it does."""
     code = """
-import argparse
-from compress.cli import app
-app.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
+from compress.cli import app, configs
+app.start_keras(configs.MachineConfig(gpu=False, seed=1, verbose=0))
 from tensorflow.python.util import _pywrap_util_port
 print(_pywrap_util_port.IsMklEnabled())
 """

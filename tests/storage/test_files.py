@@ -54,10 +54,10 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, kind):
     """A process whose files may have 20 kB, a limit that reaches Python as a full disk does."""
     (tmp_path / kind).write_bytes(b"old")
     code = f"""
-import argparse, resource, sys, numpy as np
+import resource, sys, numpy as np
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
-from compress.cli import app, flags
-app.start_keras(argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0))
+from compress.cli import app, configs, flags
+app.start_keras(configs.MachineConfig(gpu=False, seed=1, verbose=0))
 import keras
 from compress.graph import resnet
 from compress.plots import curves, style

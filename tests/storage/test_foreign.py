@@ -1,6 +1,5 @@
 """Models that others made: any Keras classifier in evaluate_model.py, a plain ResNet101 through the whole chain."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -242,6 +241,6 @@ def test_a_model_whose_input_lies_in_a_list_raises_no_warning_of_keras():
     image = keras.Input((2,))
     listed = keras.Model([image], keras.layers.Dense(1)(image))
     nested = keras.Model(image, keras.Model([image], listed(image))(image))
-    app.start_keras(argparse.Namespace(gpu=True, seed=1, verbose=0, deterministic=False))
+    app.start_keras(configs.MachineConfig(seed=1, verbose=0))
     for model in listed, nested:  # warnings are errors here
         assert model(np.zeros((1, 2), "float32"), training=False).shape == (1, 1)

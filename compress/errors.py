@@ -35,6 +35,10 @@ class InputError(Told, ValueError):
         self.path = path
 
 
+class OutputError(InputError):
+    """A place that is to be written to cannot be used: of two flags that name it, the one that says where to write."""
+
+
 class Diverged(Told, ArithmeticError):
     """The loss is no number any more. Its text is one line; a script prints it and exits with status 3."""
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from compress.cli import completion, messages
 from compress.cli.values import PRECISIONS, data_set, path, precision, real, whole
-from compress.errors import one_line
+from compress.errors import OutputError, one_line
 
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 PREPROCESSING = ("auto", "caffe", "tf", "torch", "unit", "none")
+OUTPUTS = ("output", "save_folder", "root_folder", "tensorboard")  # flags that say where to write
 CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "random")
 
 
@@ -103,9 +104,11 @@ def named(error, args):
               for place in (value if isinstance(value, list) else [value]) if isinstance(place, (str, Path))]
     found = Path(os.path.abspath(error.path))
     for wanted in (found, *found.parents):  # the file itself, or the nearest folder above it that was given
-        for name, place in places:
-            if place == wanted:
-                return f"`{name}`: {error}"
+        names = [name for name, place in places if place == wanted]
+        # of two flags that name one path, that which is written to or that which is read
+        names.sort(key=lambda name: (name in OUTPUTS) != isinstance(error, OutputError))
+        if names:
+            return f"`{names[0]}`: {error}"
     return str(error)
 
 

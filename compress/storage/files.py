@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from compress.errors import InputError
+from compress.errors import InputError, OutputError
 
 PARTIAL = ".partial-"  # begins the name of every file that is still being written
 LOCK = ".lock"
@@ -83,7 +83,7 @@ def exclusive(folder):
         folder: where a run writes.
 
     Raises:
-        InputError: another process holds it, or it takes no files.
+        OutputError: another process holds it, or it takes no files.
     """
     import filelock
 
@@ -94,10 +94,10 @@ def exclusive(folder):
         lock = filelock.FileLock(folder / LOCK, blocking=False)
         lock.acquire()
     except filelock.Timeout:
-        raise InputError(f"received {folder}, where another run is writing at this moment; expected a folder of its "
+        raise OutputError(f"received {folder}, where another run is writing at this moment; expected a folder of its "
                          "own for each run", folder) from None
     except OSError as error:
-        raise InputError(f"received {folder}, expected a folder that can be written to ({error.strerror or error})",
+        raise OutputError(f"received {folder}, expected a folder that can be written to ({error.strerror or error})",
                          folder) from None
     try:
         for place in ("", "iter*/", "ablation/*/"):  # no further down, where another run may be at work
@@ -148,7 +148,7 @@ def check_writable(folder):
     """Makes sure, before any work, that files can be written under `folder`; leaves nothing behind.
 
     Raises:
-        InputError: the folder, or the nearest one above it that exists, takes no files.
+        OutputError: the folder, or the nearest one above it that exists, takes no files.
     """
     folder = Path(folder)
     nearest = folder
@@ -158,14 +158,14 @@ def check_writable(folder):
         with tempfile.TemporaryDirectory(prefix=".write-test-", dir=nearest):
             pass
     except OSError as error:
-        raise InputError(f"received {folder}, expected a folder that can be written to ({error.strerror or error}: "
+        raise OutputError(f"received {folder}, expected a folder that can be written to ({error.strerror or error}: "
                          f"{nearest})", folder) from None
 
 
 def check_apart(path, folder):
-    """Raises InputError where a run in `folder` would overwrite the model that it starts from, at `path`."""
+    """Raises OutputError where a run in `folder` would overwrite the model that it starts from, at `path`."""
     if Path(path).is_file() and Path(path).resolve() == (Path(folder) / "model.h5").resolve():
-        raise InputError(f"received {folder}, where {path} lies, which the run starts from and would overwrite; "
+        raise OutputError(f"received {folder}, where {path} lies, which the run starts from and would overwrite; "
                          "expected another folder", folder)
 
 
@@ -173,12 +173,12 @@ def check_file(path, *suffixes):
     """Makes sure, before any work, that a file can be written at `path`.
 
     Raises:
-        InputError: none of the suffixes, a folder, or a place that takes no files.
+        OutputError: none of the suffixes, a folder, or a place that takes no files.
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes or path.is_dir():
-        raise InputError(f"received {path}, expected a file that ends in {', '.join(suffixes)}", path)
+        raise OutputError(f"received {path}, expected a file that ends in {', '.join(suffixes)}", path)
     try:
         check_writable(path.parent)
-    except InputError as error:
-        raise InputError(str(error), path) from None  # about the file that was asked for
+    except OutputError as error:
+        raise OutputError(str(error), path) from None  # about the file that was asked for

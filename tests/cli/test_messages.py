@@ -136,6 +136,9 @@ def test_an_error_about_a_path_names_the_flag_that_gave_it(path, flag):
                               "runs/base/model.h5", "runs/kd/model.h5"])
     told = flags.named(errors.InputError("received it", path), args)
     assert told == (f"`{flag}`: received it" if flag else "received it")
+    args.save_folder, args.model_path = "runs", ["runs"]  # the same for two
+    for kind, name in ((errors.InputError, "model_path"), (errors.OutputError, "save_folder")):
+        assert flags.named(kind("received it", "runs/x"), args).startswith(f"`{name}`")
 
 
 def test_parameters_of_a_message_are_flags_on_a_command_line():

@@ -104,7 +104,7 @@ def chosen_formats(args, has_images):
 
 
 def shape_asked(args, peek):
-    """(h, w, 3) of the images that the files shall take, where no data set tells it.
+    """(h, w, 3) of the images that the files shall take, where no data set says it.
 
     Raises:
         InputError: neither the model nor --image_size does.

@@ -53,7 +53,7 @@ def find_history(path, verbose=1):
     corrected = Path(*("pruned_model" if part == "prued_model" else part for part in path.parts))
     if not path.exists() and corrected.exists():
         if verbose:
-            messages.tell(f"{FLAG}: there is no {path}; reading {corrected}")
+            messages.print_error(f"{FLAG}: there is no {path}; reading {corrected}")
         path = corrected
     if path.is_dir():
         inside = [path / "history.json", path / "result.json"]

@@ -57,7 +57,7 @@ def start_model(args, images):
     if checkpoint.classes != images.class_num:
         display.say(f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
                     "the classifier starts from random weights", args.verbose)
-    # as many classes, but others: the file is proven as it is, and then built with a new classifier
+    # as many classes, but others: the file is compared with plain Keras as it is, and then built with a new classifier
     elif classes.tells_others(known := classes.of_model(args.model_path), names := classes.of_data(images)):
         display.say(f"{args.model_path} has the classes {classes.shown(known)}, the data {classes.shown(names)}: "
                     "the classifier starts from random weights", args.verbose)

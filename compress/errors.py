@@ -56,7 +56,7 @@ class Stopped(Told, KeyboardInterrupt):
         self.number, self.saved = number, saved
 
     def __str__(self):
-        """For a call from Python; a script tells the command instead."""
+        """For a call from Python; a script prints the command to go on with instead."""
         return f"by {signal.Signals(self.number).name}" + (f"; {self.saved}; the same call goes on from there"
                                                            if self.saved else "")
 

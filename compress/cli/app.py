@@ -101,7 +101,7 @@ def run_main(parser, run, argv=None):
         try:
             return _status(parser, run, argv)
         finally:
-            sys.stdout.flush()  # now, where a closed pipe can still be told: Python's own flush comes too late
+            sys.stdout.flush()  # now, where a closed pipe can still be answered: Python's own flush comes too late
     except BrokenPipeError:  # `script | head`
         for stream in sys.stdout, sys.stderr:
             with contextlib.suppress(OSError, ValueError):
@@ -128,8 +128,8 @@ def _ended(parser, run, args, as_json):
         if as_json:
             print(json.dumps(result, indent=1, allow_nan=False, default=str), flush=True)
     except InputError as error:
-        told = messages.spelled(flags.named(error, args), vars(args))
-        return _end(f"{parser.prog}: {told}", 2)
+        line = messages.spelled(flags.named(error, args), vars(args))
+        return _end(f"{parser.prog}: {line}", 2)
     except Diverged as error:
         return _end(f"{parser.prog}: {messages.spelled(str(error), vars(args))}", 3)
     except BrokenPipeError:
@@ -169,5 +169,5 @@ def _way_on(args, saved, before):
 def _end(message, status):
     """Says why a script ends; the terminal may be gone."""
     with contextlib.suppress(OSError):
-        messages.tell(message)
+        messages.print_error(message)
     return status

@@ -13,12 +13,12 @@ ROOMY = 100  # columns from which a bar also says how many images a second it do
 
 
 def _redraws():
-    """Whether standard output is a terminal that can draw a line anew; TERM=dumb says that one can't."""
+    """Whether standard output is a terminal that can redraw a line; TERM=dumb says that one can't."""
     return sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def _notebook():
-    """Whether this is the kernel of a notebook, where nothing is drawn anew without ipywidgets."""
+    """Whether this is the kernel of a notebook, where nothing is redrawn without ipywidgets."""
     if "IPython" not in sys.modules:
         return False
     from rich.console import Console
@@ -42,7 +42,7 @@ def _console():
     if _notebook():
         return Console(highlight=False, width=100)
     # a file or a pipe has no width of its own: give tables the room they need; rich takes any dumb terminal for 80
-    # wide, unless it is told both sides
+    # wide, unless it is given both sides
     return Console(highlight=False, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else 200, height=25)
 
 
@@ -126,7 +126,7 @@ def tell_images(images, batch_size, verbose=1):
 
 def warn(text):
     """Prints a line on standard error, whatever --verbose is: a number may be wrong, or not what it seems."""
-    messages.tell(f"warning: {messages.spelled(text)}")
+    messages.print_error(f"warning: {messages.spelled(text)}")
 
 
 def print_table(title, columns, rows, verbose=1):
@@ -200,7 +200,7 @@ class EpochBar:
         """Opens the bar with `epoch` epochs behind it, whose validation accuracies are given; a step compiles first."""
         self.epoch, self.val_acc = int(epoch), list(val_acc)
         going_on = f", going on behind epoch {epoch:.4g}" if epoch else ""
-        if self.lines or (going_on and self.verbose):  # above the bar, which can't tell it from a slow beginning
+        if self.lines or (going_on and self.verbose):  # above the bar, which looks the same at a slow beginning
             say(f"{self.title}: {tables.counted(self.epochs, 'epoch')} of {tables.counted(self.images, 'image')}"
                 f"{going_on}" + ("; compiling" if self.lines else ""))
         self.bar.start()
@@ -228,7 +228,7 @@ class EpochBar:
         if now - self.drawn < 0.25 or self.bar.disable:  # reading the running loss makes the device wait
             return
         self.drawn, self.epoch, self.loss = now, epoch, float(logs["loss"])
-        self.bar.start_task(self.task)  # the first step was compiled: time left is reckoned from here
+        self.bar.start_task(self.task)  # the first step was compiled: time left is estimated from here
         self.bar.update(self.task, completed=epoch * self.images + images, note=self.note())
 
     def validating(self):

@@ -20,7 +20,7 @@ CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "random")
 
 
 class Help(argparse.HelpFormatter):
-    """Help that fits the terminal, or 80 columns: the usage names the required flags alone, as all are told below it;
+    """Help that fits the terminal, or 80 columns: the usage names the required flags alone, as all are listed below it;
     an example that is too wide goes on behind a backslash."""
 
     def add_usage(self, usage, actions, groups, prefix=None):
@@ -80,11 +80,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Raises SystemExit(2) after one line on standard error."""
-        messages.tell(f"{self.prog}: {one_line(self.told(message))}")
+        messages.print_error(f"{self.prog}: {one_line(self.explained(message))}")
         self.exit(2)
 
-    def told(self, message):
-        """argparse's message, which of flags that are missing only tells the names, with what they have to be."""
+    def explained(self, message):
+        """argparse's message; of flags that are missing, which it only names, also what they have to be."""
         lacking = message.partition("arguments are required: ")[2].split(", ")
         wanted = [action for action in self._actions if {*action.option_strings} & {*lacking}]
         return "; ".join(f"{action.option_strings[0]}: not given; expected {action.help.split('; ')[0]}"

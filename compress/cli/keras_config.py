@@ -57,8 +57,8 @@ def choose_backend():
     if "keras" in sys.modules:
         return None
     asked, flag = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
-    told = _read(config_path()).get("backend", BACKENDS[0])
-    backend = asked or told
+    configured = _read(config_path()).get("backend", BACKENDS[0])
+    backend = asked or configured
     if asked and asked not in BACKENDS:
         raise InputError(f"{flag}: received {asked}, expected {' or '.join(BACKENDS)}, or none in the environment")
     if backend not in BACKENDS:
@@ -67,7 +67,7 @@ def choose_backend():
         raise InputError(f"{flag if asked else 'keras.json'}: received {backend}, which isn't installed; expected it "
                          f"installed, or {flag} set to one of {' '.join(BACKENDS)} that is")
     os.environ["KERAS_BACKEND"] = backend
-    return f"backend {told!s:.50}, where {backend} computes" if not asked and told != backend else None
+    return f"backend {configured!s:.50}, where {backend} computes" if not asked and configured != backend else None
 
 
 def settle():

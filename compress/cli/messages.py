@@ -19,8 +19,8 @@ def columns(stream):
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a notebook's stream has no file
         number = stream if isinstance(stream, int) else stream.fileno()
         if os.isatty(number):
-            told = os.environ.get("COLUMNS", "")
-            return int(told) if told.isdecimal() and int(told) else os.get_terminal_size(number).columns or None
+            given = os.environ.get("COLUMNS", "")
+            return int(given) if given.isdecimal() and int(given) else os.get_terminal_size(number).columns or None
     return None
 
 
@@ -58,7 +58,7 @@ def wrapped(text, stream):
     return "\n".join(line.rstrip(" ") for line in lines)
 
 
-def tell(text):
+def print_error(text):
     """Prints a message on standard error."""
     print(wrapped(text, sys.stderr), file=sys.stderr, flush=True)
 

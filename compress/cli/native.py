@@ -1,4 +1,4 @@
-"""What native libraries are told through the environment, before anything imports them. Imports no Keras."""
+"""The environment variables of native libraries, set before anything imports them. Imports no Keras."""
 
 import os
 import platform

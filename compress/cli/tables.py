@@ -37,7 +37,7 @@ def percent(values):
 
 
 def plain_percent(values):
-    """`percent` without a unit in the heading, for a table whose title tells it."""
+    """`percent` without a unit in the heading, for a table whose title names it."""
     return "", percent(values)[1]
 
 

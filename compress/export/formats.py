@@ -16,7 +16,7 @@ OTHERS = {"tflite": "litert", "lite": "litert", "tensorflowlite": "litert", "int
 
 
 def name(text):
-    """A type for add_argument: a key of FORMATS; of one by another name the message tells which is meant."""
+    """A type for add_argument: a key of FORMATS; for another name of one the message says which is meant."""
     if text in FORMATS:
         return text
     meant = OTHERS.get(re.sub(r"[\W_]", "", text).lower())

@@ -26,7 +26,7 @@ class Classifier:
     Attributes:
         probabilities: function(images uint8 (N, h, w, 3)) -> (N, classes).
         size: (h, w) of its images, or None where they may have any.
-        names: of its classes, as its file or its record tells them, or None.
+        names: of its classes, from its file or its record, or None.
         largest_batch: images at a time, or None.
     """
 
@@ -173,7 +173,7 @@ def _answers(path, answer, images, batch):
 
 
 def _onnx(path, threads):
-    """(shape of the input, shapes of the outputs, function of images, (names, whether metadata tells the pixels))."""
+    """(shape of the input, shapes of the outputs, function of images, (names, whether metadata says which pixels))."""
     import onnx
 
     proto = onnx.load_model(path, load_external_data=False)

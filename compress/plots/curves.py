@@ -27,7 +27,7 @@ FILLS = ("full", "none", "left", "bottom", "right")
 
 @dataclasses.dataclass
 class Series:
-    """One history as it is drawn: its curves, role, and what tells its lines from those of others."""
+    """One history as it is drawn: its curves, its role, and the look of its lines."""
 
     label: str
     curves: dict
@@ -141,7 +141,7 @@ def _loss_key(series):
 
 
 def _draw_loss(axes, series):
-    known = all(s.role for s in series)  # what a stranger's loss is, no record tells
+    known = all(s.role for s in series)  # what a stranger's loss is, no record says
     dress(axes, "Cross-entropy" if known else "Loss", "epoch", "cross-entropy (nats)" if known else "loss")
     for s in series:
         _draw(axes, s, _loss_key(s), train=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from compress.errors import InputError
 from compress.storage import records
 
-# role: (colour, marker). The colours are Okabe and Ito's, which colour-blind readers can tell apart. An assistant is
-# a distilled network that is itself a teacher; 'other' is a model of which no record tells what it is.
+# role: (colour, marker). The colours are Okabe and Ito's, which colour-blind readers can distinguish. An assistant is
+# a distilled network that is itself a teacher; 'other' is a model whose role no record says.
 LOOKS = {"base": ("#0072B2", "o"), "pruned": ("#D55E00", "s"), "assistant": ("#CC79A7", "D"),
          "student": ("#009E73", "^"), "other": ("#595959", "X")}
 # For series that have no role. None is a colour of a role, so that a colour never says what isn't known.
@@ -61,7 +61,7 @@ def of_files(paths):
 
 
 def _beside(path):
-    """(run, checksum of the model) that the record of a model tells; ({}, None) where there is none."""
+    """(run, checksum of the model) that the record of a model holds; ({}, None) where there is none."""
     path = path / "model.h5" if path.is_dir() else path
     for name in ("history.json", "result.json") if path.name in ("model.h5", "history.json", "result.json") else ():
         with contextlib.suppress(InputError, OSError):

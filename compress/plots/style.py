@@ -181,7 +181,7 @@ def heat_map(values, texts, rows, columns, limits, words, colours="viridis"):
         texts: likewise, what stands in the cells; an empty list for nothing.
         rows: names of the layers.
         columns: names of the columns.
-        limits: (lowest, highest) value that the colours tell apart.
+        limits: (lowest, highest) value of the colour scale.
         words: title, label of the x axis, label of the colour bar.
         colours: 'viridis', or 'viridis_r', in which high values are the dark ones.
 

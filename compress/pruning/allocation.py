@@ -166,7 +166,7 @@ def allocate(whole, curves, channels, cost, limit, round_to=1, floor=masks.FLOOR
 def _cost_table(pair, channels, cost, widths):
     """Cost of the network for every pair of widths of a block, less that without the block's inner channels.
 
-    The cost is a + b m + c n + d m n in the two widths m and n, so four questions tell all.
+    The cost is a + b m + c n + d m n in the two widths m and n, so four costs determine all.
     """
     none, first, second, both = (cost(channels | dict(zip(pair, ends, strict=True)))
                                  for ends in ((0, 0), (1, 0), (0, 1), (1, 1)))

@@ -1,4 +1,4 @@
-"""The records below a folder, checked number by number, and the models that they tell of. Imports no Keras."""
+"""The records below a folder, checked number by number, and the models that they are of. Imports no Keras."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from compress.errors import InputError, one_line
 from compress.report.tree import Point, Run, Tree, checksum, mapping, text, within
 from compress.storage import records
 
-MOST_FILES, MOST_ROWS = 5000, 1000  # JSON files that are read, and models or layers that one of them may tell of
+MOST_FILES, MOST_ROWS = 5000, 1000  # JSON files that are read, and models or layers that one of them may name
 # smallest and largest number that a record may hold under a key; shares are not in per cent
 LIMITS = {"acc": (0, 1), "sparsity": (-1000, 1), "parameters": (1, 1e15), "macs": (1, 1e18), "bytes": (1, 1e18),
           "compression_rate": (1e-6, 1e9), "latency_ms_median": (1e-6, 1e9), "images": (1, 1e12), "agreement": (0, 1),
@@ -154,7 +154,7 @@ def _json_files(root):
 
 
 def read_record(path, root):
-    """The run that a JSON file tells of, or None where it is a history beside its result.
+    """The run whose record a JSON file is, or None where it is a history beside its result.
 
     Raises:
         InputError: it can't be read, or is none of the suite's; the text says why, not which file.
@@ -183,7 +183,7 @@ def read_record(path, root):
 
 
 def read_tree(root, progress=iter):
-    """All that the JSON files below a folder tell.
+    """All records below a folder.
 
     Args:
         root: the folder.
@@ -235,7 +235,7 @@ def _settle(tree):
                 point.name = own.name if own else point.name
             else:
                 point.name = f"{own.name if own else run.name}, {point.name}"
-    for run in tree.of_kind("evaluation"):  # whose first model is what the others' sparsity is told against
+    for run in tree.of_kind("evaluation"):  # whose first model is what the others' sparsity is relative to
         for point in run.points:
             own = tree.model(point.sha256)
             if own and "sparsity" in point.sizes and run.points[0].sha256 in tree.chain(own.sha256)[:1]:

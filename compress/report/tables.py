@@ -139,7 +139,7 @@ def classes(names, matrices, labels, number):
 
 
 def parents(tree, run):
-    """The chains of models that led to a run's last one, or to each that it judged, as texts."""
+    """The chains of models that led to a run's last one, or to each that it evaluated, as texts."""
     sums = [point.sha256 for point in run.points if point.sha256]
     sums = list(dict.fromkeys(sums if run.kind in ("evaluation", "export") else sums[-1:]))
     if run.kind == "ablation":

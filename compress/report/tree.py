@@ -16,7 +16,7 @@ class Point:
         sizes: any of `report_records.SIZES`.
         sha256: of the model's file, or None.
         file: the model's file where it lies in the record's folder, or None.
-        role: what the model is in its chain, of `roles.LOOKS`; None where no record of its own tells.
+        role: what the model is in its chain, of `roles.LOOKS`; None where it has no record of its own.
         shipped: whether it came with the suite, and is none of the user's.
     """
 

@@ -67,6 +67,7 @@ def opened(path):
         with h5py.File(path, "r") as file:
             yield file, _config(file.attrs["model_config"], path) if "model_config" in file.attrs else None, False
         return
+    # The size that a zip's index claims is checked before anything is unpacked, and nothing is unpacked to the disk.
     with zipfile.ZipFile(path) as archive:
         parts = []
         for name in ("config.json", "model.weights.h5"):
@@ -102,6 +103,8 @@ def arrays(file, path):
     Raises:
         InputError: something else than arrays of floats, or more of them than the file's size allows.
     """
+    # A hard link can't leave the file. Soft and external links, external and virtual storage could name any file of
+    # this machine, so visititems, which follows none of them, does the walk.
     root = file["model_weights"] if isinstance(file.get("model_weights", getlink=True), h5py.HardLink) else file
     found, total = {}, 0
 
@@ -136,8 +139,8 @@ def groups(file):
     def visit(name, item):
         *parents, last = name.split("/")
         if last == "vars" and isinstance(item, h5py.Group) and parents and parents[0] not in ("optimizer",):
-            told = item.attrs.get("name")
-            found[tuple(part for part in parents if part not in CONTAINERS)] = told if isinstance(told, str) else None
+            own = item.attrs.get("name")
+            found[tuple(part for part in parents if part not in CONTAINERS)] = own if isinstance(own, str) else None
 
     file.visititems(visit)
     return found

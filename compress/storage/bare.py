@@ -1,6 +1,6 @@
 """Weights without a config: what the arrays of a ResNet are called, in this suite and in Keras 1, 2 and 3.
 
-Nothing but names and shapes tells what the network is, so every array has to have its place in a ResNet.
+Nothing but names and shapes says what the network is, so every array has to have its place in a ResNet.
 """
 
 import re
@@ -126,7 +126,7 @@ def _order(layers, mine, kind):
 
 
 def architecture(shapes):
-    """What the shapes of a file's arrays tell of its network, in which every array has its place then.
+    """The network that the shapes of a file's arrays are of; every array has its place in it.
 
     Args:
         shapes: {(layer, weight): shape}.

@@ -1,7 +1,10 @@
-"""Reading and writing of checkpoints: .h5, and .keras as plain Keras writes it.
+"""Reading and writing of model files: .h5, and .keras as plain Keras writes it.
 
-Writing is atomic. Reading takes shapes, settings and numbers from the file and nothing else: the network is built by
+Writing is atomic. Reading takes shapes, settings and numbers from a file and nothing else: the network is built by
 `resnet.build_resnet`, so no layer, class or function that a file names is ever looked up or run.
+
+A file is read in three steps: `read_checkpoint` gives what it holds, `build` a keras.Model with these weights, and
+`compare_with_keras` shows that both read the file alike. `load_model` does all of them.
 """
 
 import hashlib
@@ -22,7 +25,7 @@ from compress.storage import archives, bare, classes, preprocess, readers
 from compress.storage.files import replacing, reserve, suggestion
 from compress.storage.records import check_record
 
-UNPROVEN = "not compared with plain Keras"
+NOT_COMPARED = "not compared with plain Keras"
 DIGEST = "weights_sha256"  # attribute of the suite's files
 
 
@@ -40,8 +43,9 @@ def save_model(model, path, class_names=None):
     with replacing(path) as temporary:
         reserve(temporary, 4 * model.count_params() + 2**21)  # HDF5 crashes where the disk fills up under it
         try:
-            model.save(temporary, include_optimizer=False)
-            with h5py.File(temporary, "r+") as file:  # travels with the file, where the records beside it may not
+            model.save(temporary, include_optimizer=False)  # a run resumes from its state.npz, not from this file
+            # Checksum and class names lie inside: the records beside a file may not travel with it.
+            with h5py.File(temporary, "r+") as file:
                 file.attrs[DIGEST] = _digest(archives.by_layer(archives.arrays(file, temporary)))
                 if class_names := classes.checked(class_names):
                     classes.write(file, class_names)
@@ -79,6 +83,8 @@ def read_checkpoint(path, weights=True):
     if other := archives.other_kind(path):
         raise InputError(f"received {path}, which is {other}; expected an .h5 or .keras file of Keras", path)
     check_record(path)
+    # Whatever h5py, zipfile and the walk through a config raise for a file that is damaged, or a stranger's, ends as
+    # one line of what it is and what was expected.
     try:
         with archives.opened(path) as (file, config, is_archive):
             arrays = archives.arrays(file, path)
@@ -99,9 +105,10 @@ def read_checkpoint(path, weights=True):
         raise InputError(f"received {path}, a zip file that can't be read ({error}); expected an .h5 or .keras model",
                          path) from None
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
-        told = "" if isinstance(error, LookupError | TypeError | AttributeError) else f" ({error})"
+        # a KeyError's text is a name of Python's, which says nothing to a user
+        why = "" if isinstance(error, LookupError | TypeError | AttributeError) else f" ({error})"
         raise InputError(f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found "
-                         f"what no file of Keras holds, or a damaged one{told}", path) from None
+                         f"what no file of Keras holds, or a damaged one{why}", path) from None
     return checkpoint
 
 
@@ -125,6 +132,8 @@ def build(checkpoint, classes=None, input_shape=None, preprocessing="auto"):
     if classes is None:
         raise InputError(f"{checkpoint.path} has no classifier; expected a number of classes (`class_num`)")
     mode, weights = pixels_of(checkpoint, preprocessing).mode, dict(checkpoint.weights)
+    # Every model of this suite takes RGB from 0 to 255. What the file's network is to be given instead goes into the
+    # normalisation in front of it, and into the order of the first kernel's input channels.
     normalization, kernel = checkpoint.normalization, weights["conv1_conv", "kernel"]
     if normalization is None and mode == "caffe":  # the kernel is scaled, so that it reads numbers of about 1
         normalization = resnet.MEAN, resnet.STD
@@ -135,6 +144,7 @@ def build(checkpoint, classes=None, input_shape=None, preprocessing="auto"):
     weights["conv1_conv", "kernel"] = kernel
     model = resnet.build_resnet(checkpoint.depth, classes, input_shape or checkpoint.input_shape or (32, 32, 3),
                                 checkpoint.stem, checkpoint.widths, normalization)
+    # A network with NaN would train, prune and evaluate without an error, and every number would be wrong.
     for layer in model.layers:
         if layer.name == "predictions" and classes != checkpoint.classes:
             continue
@@ -154,7 +164,7 @@ def pixels_of(checkpoint, preprocessing="auto"):
     return preprocess.decide(checkpoint.path, checkpoint.touched, checkpoint.pixels, preprocessing)
 
 
-def prove(checkpoint, model, preprocessing="auto"):
+def compare_with_keras(checkpoint, model, preprocessing="auto"):
     """Compares a network that was built with the same file in plain Keras.
 
     Args:
@@ -163,37 +173,38 @@ def prove(checkpoint, model, preprocessing="auto"):
         preprocessing: as it was built.
 
     Returns:
-        What to say of it: nothing for a file whose config is that of the network, as in every file of this suite.
+        A line for the user on what was compared and how far both agree; '' for a file whose config is that of the
+        network, as in every file of this suite; one that begins with NOT_COMPARED where Keras can't read the file.
 
     Raises:
         InputError: they answer differently.
     """
-    from compress.storage import twins
+    from compress.storage import plain_keras
 
     if checkpoint.config is None:
         assumed = f", batch-norm with an epsilon of {bare.OLD_NORM:g} as in Keras of its time" if checkpoint.old else ""
         return f"bare weights, which name no other layers{assumed}"
     if checkpoint.input_shape not in (None, tuple(model.input_shape[1:])):  # plain Keras' takes no other size
         model = build(checkpoint, model.output_shape[-1], checkpoint.input_shape, preprocessing)
-    if twins.same_config(checkpoint.config, model):
+    if plain_keras.same_config(checkpoint.config, model):
         return ""
     mode = pixels_of(checkpoint, preprocessing).mode
     try:
-        theirs = twins.in_keras(checkpoint.config, checkpoint.path)
-        found, allowed = twins.difference(model, theirs, model.input_shape[1:],
-                                          lambda rgb: preprocess.apply(rgb, mode))
+        theirs = plain_keras.in_keras(checkpoint.config, checkpoint.path)
+        found, allowed = plain_keras.difference(model, theirs, model.input_shape[1:],
+                                                lambda rgb: preprocess.apply(rgb, mode))
     except reader.Unread as error:
-        return f"{UNPROVEN}: {error}"
+        return f"{NOT_COMPARED}: {error}"
     if not found <= allowed:
         raise InputError(f"{checkpoint.path}: the network read from it differs from plain Keras' by {found:.3g} in a "
                          f"probability or logit, expected at most {allowed:.3g}; please report it, or try: "
                          + command("evaluate_model.py", model_path=checkpoint.path, any_model=True))
-    return (f"equal to plain Keras on {twins.IMAGES} images (largest difference {found:.1g})"
-            f"{twins.told_of(checkpoint.config)}")
+    return (f"equal to plain Keras on {plain_keras.IMAGES} images (largest difference {found:.1g})"
+            f"{plain_keras.conditions_of(checkpoint.config)}")
 
 
 def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="auto", verify=True, verbose=0):
-    """`build`, proven, and told in a line where the suite didn't write the file.
+    """`build`, compared with plain Keras; says in a line how a file that the suite didn't write is read.
 
     Args:
         checkpoint: from `read_checkpoint`.
@@ -203,18 +214,23 @@ def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="a
         verify: compare the network with plain Keras' own reading of the file.
         verbose: 0 says nothing.
     """
-    start = random.getstate()  # Keras draws the seeds of its weights from it
+    # Keras draws the seeds of initial weights from Python's random state. It is put back, so that a run has the same
+    # weights and batches whether or not its model was compared.
+    start = random.getstate()
     model = build(checkpoint, checkpoint.classes or classes, input_shape, preprocessing)
     built = random.getstate()
-    proof = prove(checkpoint, model, preprocessing) if verify else f"{UNPROVEN} (`verify_model=False`)"
-    if proof and (checkpoint.config or checkpoint.path != "imagenet"):
-        told = f"{checkpoint.path}: {pixels_of(checkpoint, preprocessing).told}; {proof}"
-        if verify and proof.startswith(UNPROVEN):  # a wrong reading wouldn't be noticed
-            display.warn(told)
+    comparison = f"{NOT_COMPARED} (`verify_model=False`)"
+    if verify:
+        comparison = compare_with_keras(checkpoint, model, preprocessing)
+    if comparison and (checkpoint.config or checkpoint.path != "imagenet"):
+        line = f"{checkpoint.path}: {pixels_of(checkpoint, preprocessing).summary}; {comparison}"
+        if verify and comparison.startswith(NOT_COMPARED):  # a wrong reading wouldn't be noticed
+            display.warn(line)
         else:
-            display.say(told, verbose)
+            display.say(line, verbose)
+    # The comparison needs the file's own classifier; for other classes the network is built once more.
     same = classes in (None, checkpoint.classes) or checkpoint.classes is None
-    random.setstate(built if same else start)  # a proof changes no run
+    random.setstate(built if same else start)
     return model if same else build(checkpoint, classes, input_shape, preprocessing)
 
 

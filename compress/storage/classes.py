@@ -1,5 +1,5 @@
-"""Which classes a model tells apart: their names, in its file and in the records beside it, and whether the data that
-it meets have the same. Imports no Keras.
+"""The names of a model's classes, in its file and in the records beside it, and whether data have the same. Imports no
+Keras.
 
 Names are text of strangers: they are bounded and made printable before they are kept, compared or shown.
 """
@@ -77,9 +77,9 @@ def _run_beside(path):
 
 def data_set_of(path):
     """The name of the data set that the record beside a model says it was trained on, or None."""
-    told = _run_beside(path).get("flags")
-    told = told.get("dataset") if isinstance(told, dict) else None
-    return printable(os.path.basename(os.path.normpath(told))) if isinstance(told, str) and told else None
+    flags = _run_beside(path).get("flags")
+    dataset = flags.get("dataset") if isinstance(flags, dict) else None
+    return printable(os.path.basename(os.path.normpath(dataset))) if isinstance(dataset, str) and dataset else None
 
 
 def of_labels(text):
@@ -99,7 +99,7 @@ def of_model(path):
         path: a model file.
 
     Returns:
-        Tuple of names, or None where nothing tells them.
+        Tuple of names, or None where they are known nowhere.
     """
     path = Path(path)
     run = _run_beside(path)
@@ -120,7 +120,7 @@ def of_stock(dataset):
 
 
 def _plain(name):
-    """A name without what spelling alone tells apart: Hot_dog and hot dog are one class, and 7 and 07."""
+    """A name in one spelling: Hot_dog and hot dog are one class, and 7 and 07."""
     name = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
     return (name.lstrip("0") or "0") if name.isdecimal() else name
 
@@ -149,11 +149,12 @@ def meet(path, images):
         images: a dataset.Data.
 
     Returns:
-        List of the names that the model was trained on, for the record; None where nothing tells them.
+        List of the names that the model was trained on, for the record; None where they are known nowhere.
 
     Raises:
         InputError: the same names in another order, or names of which some are the same: a table would be wrong.
     """
+    # A class is a number to the network. Where its names are unknown, the data's are taken to be in the same order.
     names, known, trained_on = of_data(images), of_model(path), data_set_of(path)
     if known is None or len(known) != len(names):
         if trained_on not in (None, images.name):
@@ -169,6 +170,8 @@ def meet(path, images):
             display.warn(f"{path} was trained on {trained_on}, the images are those of {images.name}; their classes "
                          "have the same names")
         return list(known)
+    # Other names: in another order, or with some in common, they are surely other classes; wholly different ones may
+    # be the same classes in another language.
     plain, ours = list(map(_plain, known)), list(map(_plain, names))
     first = next(i for i, name in enumerate(ours) if name != plain[i])
     differ = f"class {first} of {images.name} is {shown([names[first]])}, of {path} {shown([known[first]])}"

@@ -55,8 +55,10 @@ def load_classifier(path, preprocessing="auto", verbose=0):
     family, mode = _family(config)
     pixels = preprocess.decide(path, _on_pixels(config), None, preprocessing, mode,
                                f"as keras.applications' {family} expects them" if family else
-                               "since nothing in the file tells of another")
-    display.say(f"{path}: opened by Keras itself; {pixels.told}", verbose)
+                               "since nothing in the file says otherwise")
+    display.say(f"{path}: opened by Keras itself; {pixels.summary}", verbose)
+    # Pixels in front and logits behind, as every model of the suite has them: loss and calibration are computed from
+    # logits, and the logarithm of a probability is one.
     image = keras.Input(shape[1:], name="image")
     seen = preprocess.apply(image, pixels.mode) if pixels.mode != "none" else image
     answers = ops.cast(net(seen, training=False), "float32")  # of half precision, too
@@ -150,7 +152,7 @@ def _family(config):
 def _on_pixels(config):
     """What a model's own layers do to pixels, one after the other, in front of the first that does more."""
     found = []
-    with contextlib.suppress(Exception):  # a config of kinds that the suite doesn't know tells nothing
+    with contextlib.suppress(Exception):  # a config of kinds that the suite doesn't know says nothing of pixels
         for step in reader.unfold(config)[1:]:
             parts = rules.parts_of(step)
             if any(part.what not in ("same", "affine", "norm", "normalization", "cast", "pick", "stack", "flip")

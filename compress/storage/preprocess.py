@@ -16,11 +16,11 @@ class Pixels:
 
     Attributes:
         mode: of flags.PREPROCESSING, but not 'auto': what happens outside the file; 'none' where it is in the file.
-        told: what to say of it, after the file's name and a colon; parameters between backticks.
+        summary: what to say of it, after the file's name and a colon; parameters between backticks.
     """
 
     mode: str
-    told: str
+    summary: str
 
 
 def decide(path, layers, unread, asked, otherwise="caffe", why="as keras.applications' ResNets expect them"):
@@ -37,6 +37,8 @@ def decide(path, layers, unread, asked, otherwise="caffe", why="as keras.applica
     Raises:
         InputError: only the user can know.
     """
+    # A file's own layers come first: what they do to pixels can't be done twice without an error. Where they can't be
+    # read, or there are none, the user decides, or the habit of keras.applications.
     own = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
     if unread and asked == "auto":
         bare = unread.endswith("(Rescaling)")
@@ -72,6 +74,7 @@ def folded_in(mode, inner):
         mode: of flags.PREPROCESSING, but not 'auto'.
         inner: (mean, deviation) of the network's own normalisation of its three channels, None for none.
     """
+    # (x - mean) / deviation, twice in a row, is one such step: (x - (mean + deviation m)) / (deviation d)
     mean, deviation = (resnet.MEAN, (1.0,) * 3) if mode == "caffe" else resnet.PREPROCESSING[mode]
     inner_mean, inner_deviation = inner or ((0.0,) * 3, (1.0,) * 3)
     if mode == "caffe":

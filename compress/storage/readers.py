@@ -90,6 +90,8 @@ def read_whole(path, config, arrays, weights):
 
 def _canonical(found, read, order):
     """{(layer, weight): array} of a recognition.Found under the names of `resnet.build_resnet`."""
+    # Two layers a step: a convolution, whose bias may be missing, and its batch-normalisation, whose scale, shift or
+    # statistics may be. What is missing gets the value that changes nothing.
     weights, channels = {}, found.widths | {"rgb": 3}
     for name, side, reads, written in resnet.wiring(resnet.blocks_of(found.widths), found.stem):
         (conv, norm), width = found.layers[name], channels[written]

@@ -48,7 +48,7 @@ def test_a_command_to_copy_has_a_line_of_its_own(width, monkeypatch):
 
 
 def test_a_terminal_gets_lines_and_a_pipe_one():
-    code = f"from compress.cli import messages; messages.tell({LINE!r})"
+    code = f"from compress.cli import messages; messages.print_error({LINE!r})"
     env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.stderr == LINE + "\n"

@@ -23,7 +23,7 @@ from compress.distillation import student as students
 from compress.engine import fast, folded
 from compress.errors import InputError
 from compress.graph import reader, recognition, resnet, rules, surgery
-from compress.storage import checkpoints, twins
+from compress.storage import checkpoints, plain_keras
 
 SIZE = 40  # maps of 2x2 at the end
 RNG = np.random.default_rng(12)
@@ -320,7 +320,7 @@ def test_a_file_of_tf_keras_2_is_read_and_proven(small, tmp_path, capsys):
     found = checkpoints.read_checkpoint(tmp_path / "m.h5")
     ours.get_layer("conv3_block1_2_bn").epsilon = 0.3
     with pytest.raises(InputError, match="differs from plain Keras"):
-        checkpoints.prove(found, ours)
+        checkpoints.compare_with_keras(found, ours)
 
 
 def test_logits_in_the_thousands_and_a_softmax_layer_are_proven(small, tmp_path):
@@ -331,10 +331,10 @@ def test_logits_in_the_thousands_and_a_softmax_layer_are_proven(small, tmp_path)
     model.save(tmp_path / "m.keras")
     found = checkpoints.read_checkpoint(tmp_path / "m.keras")
     net = checkpoints.build(found)
-    assert checkpoints.prove(found, net).startswith("equal to plain Keras")
+    assert checkpoints.compare_with_keras(found, net).startswith("equal to plain Keras")
     net.get_layer("conv4_block1_2_bn").epsilon = 0.5
     with pytest.raises(InputError, match="differs from plain Keras"):
-        checkpoints.prove(found, net)
+        checkpoints.compare_with_keras(found, net)
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -369,19 +369,19 @@ def test_idle_layers_do_nothing_once_training_is_over():
 
 
 def test_a_wrong_reading_is_found(small, tmp_path):
-    """The proof at the moment of reading: one weight off, one activation less."""
+    """The comparison at the moment of reading: one weight off, one activation less."""
     model = around(lambda x: x / 255, pool_dense, small)
     model.save(tmp_path / "m.keras")
     found = checkpoints.read_checkpoint(tmp_path / "m.keras")
     net = checkpoints.build(found)
-    assert checkpoints.prove(found, net).endswith(")")
-    assert "where the file says bfloat16 and mixed_float16" in twins.told_of(
+    assert checkpoints.compare_with_keras(found, net).endswith(")")
+    assert "where the file says bfloat16 and mixed_float16" in plain_keras.conditions_of(
         {"a": ["mixed_float16", "bfloat16", "float32", "float16"]})
     text = json.dumps(found.config).replace('"name": "float32"', '"name": "mixed_float16"')
     half = dataclasses.replace(found, config=json.loads(text))
-    assert checkpoints.prove(half, net).endswith("), both in float32, where the file says mixed_float16")
-    assert "equal to plain Keras" in checkpoints.prove(found, net)
-    assert twins.same_config(json.loads(net.to_json()), net)
+    assert checkpoints.compare_with_keras(half, net).endswith("), both in float32, where the file says mixed_float16")
+    assert "equal to plain Keras" in checkpoints.compare_with_keras(found, net)
+    assert plain_keras.same_config(json.loads(net.to_json()), net)
     states = []
     for verify in (True, False):  # what a run draws afterwards is the same
         random.seed(1)
@@ -391,7 +391,7 @@ def test_a_wrong_reading_is_found(small, tmp_path):
     net.get_layer("conv4_block1_2_bn").epsilon = 0.5
     for file in (found, half):
         with pytest.raises(InputError, match="differs from plain Keras"):
-            checkpoints.prove(file, net)
+            checkpoints.compare_with_keras(file, net)
 
 
 def test_a_layer_that_is_called_again_and_again_stands_once_for_each_call():

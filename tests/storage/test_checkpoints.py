@@ -263,7 +263,7 @@ def test_a_layer_of_code_that_changes_the_images_is_told(saved, tmp_path, capsys
     assert "without its Lambda" in told
     ours.get_layer("conv1_bn").epsilon = 1.0
     with pytest.raises(InputError, match="differs from plain Keras"):
-        checkpoints.prove(checkpoints.read_checkpoint(path), ours, "none")
+        checkpoints.compare_with_keras(checkpoints.read_checkpoint(path), ours, "none")
 
 
 @pytest.mark.parametrize(("content", "what"), [

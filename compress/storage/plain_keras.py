@@ -1,8 +1,9 @@
-"""A model file in plain Keras beside the network that was built from it: the same images, the same probabilities.
+"""A model file as plain Keras reads it, to compare with the network that the suite built from it.
 
-Keras is given no file and no config of others: the config is written anew from what `rules.py` knows, so that only
-those classes are looked up, in float32 and without initialisers and regularisers. It reads the weights by itself, by
-its own rules.
+Both readings answer to the same images; a difference of their probabilities means that one of them is wrong. Keras is
+given no file's own config, which could name any class: it is written again from what `rules.py` knows, so that only
+those classes are looked up, in float32 and without initialisers and regularisers. Keras reads the weights by itself,
+by its own rules, which makes the comparison independent of the suite's reading.
 """
 
 import json
@@ -178,7 +179,7 @@ def in_keras(config, path):
 
 
 def _until_softmax(written):
-    """A rewritten config without its softmax: logits tell networks apart where probabilities are all 0 or 1."""
+    """A rewritten config without its softmax: logits still differ where probabilities are all 0 or 1."""
     if isinstance(written, list):
         return [_until_softmax(item) for item in written]
     if not isinstance(written, dict):
@@ -194,10 +195,10 @@ def _words(error):
     return one_line(re.sub(r"\x1b\[[0-9;]*m", "", str(error)))[:200]
 
 
-def told_of(config):
-    """What to say of a comparison whose plain Keras isn't wholly the file's own.
+def conditions_of(config):
+    """What to say of a comparison in which plain Keras' model isn't wholly the file's own.
 
-    Layers that reckon in half precision, by which its answers are coarser, a Lambda, and functions of TensorFlow.
+    Layers that compute in half precision, whose answers are coarser, a Lambda, and functions of TensorFlow.
     """
     text = json.dumps(config)
     halves = set(re.findall(r'"((?:mixed_)?b?float16)"', text))
@@ -253,6 +254,7 @@ def difference(ours, theirs, shape, seen):
         features = keras.Model(ours.inputs[0], ours.get_layer("avg_pool").output)
         logits = np.concatenate([np.asarray(features(part, training=False), np.float64) for part in parts])
         return np.abs(answers - logits).max() / (np.abs(logits).max() or 1.0), WITHIN
+    # Logits are compared relative to the largest one, and where they agree so far, probabilities absolutely.
     largest = np.abs(logits).max()
     apart = np.abs(answers - logits).max() / (largest or 1.0)
     if not apart <= WITHIN:  # of logits in the thousands, whose rounding alone turns probabilities over

@@ -50,8 +50,8 @@ def check_flags(args):
     peek = checkpoints.read_checkpoint(args.model_path, weights=False)
     checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
     records.check_split(args.model_path, args.dataset, args.val_split)
-    # the checksum is of what is measured: a run may write the file meanwhile
-    return peek, {"criterion": args.criterion, "sha256": files.sha256(args.model_path), "run": records.run_record(vars(args))}
+    digest = files.sha256(args.model_path)  # of what is measured: a run may write the file meanwhile
+    return peek, {"criterion": args.criterion, "sha256": digest, "run": records.run_record(vars(args))}
 
 
 def load_images(args, peek):

@@ -91,8 +91,10 @@ class Run:
         self.progress.history["run"] = self.record
 
     def begin(self, trainer, recipe, steps):
-        """Takes up what lies in the folder: an unfinished run with the same flags, whose state goes into the trainer; a
-        finished one that is to go on, whose model goes into `saved`; else this is a new run.
+        """Goes on where the folder's run stopped, or begins a new one.
+
+        Of an unfinished run with the same flags the state goes into the trainer. Of a finished one that is to have more
+        epochs the model goes into `saved`.
 
         Args:
             trainer: a compiled keras.Model, all of whose variables exist.
@@ -113,6 +115,7 @@ class Run:
                 self._take_up_model(recipe.begun, steps)
 
     def _take_up_state(self, trainer, epochs, steps):
+        """Of an unfinished run."""
         path = self.folder / STATE
         try:
             meta = states.read_meta(path)
@@ -137,6 +140,7 @@ class Run:
         self.settle()
 
     def _take_up_model(self, epochs, steps):
+        """Of a finished run of so many epochs."""
         path = self.folder / HISTORY
         history = records.read_json(path) | {"run": self.record}
         meta = {"history": history, "epoch": epochs, "step": 0, "seconds": 0.0}
@@ -151,6 +155,7 @@ class Run:
     def keep(self, epoch):
         """Step 1: the network as it is now, behind so many epochs, shall be model.h5."""
         history, model = self.progress.history, self.folder / MODEL
+        # Between steps 3 and 4 the history tells of both files, so that a reader at that moment finds neither damaged.
         before = history.get("checkpoint", {}).get("sha256") or (files.sha256(model) if model.is_file() else None)
         checkpoints.save_model(self.saved, self.folder / NEXT, history["run"].get("class_names"))
         history["checkpoint"] = {"sha256": files.sha256(self.folder / NEXT), "previous_sha256": before, "epoch": epoch}

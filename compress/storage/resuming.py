@@ -90,15 +90,18 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     """
     if not isinstance(before, dict) or not isinstance(before.get("flags"), dict):
         raise InputError(f"`resume`: {folder} holds {kind} run that names no flags; expected them, {NEVER}")
+    # As JSON has them: a tuple of this process is a list in a record.
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
     for flags in then, now:
         flags |= {"dataset": records.place(flags.get("dataset"))}
+    # What an older version did where it did not know a parameter: that was its value.
     if "allocation" in now:
-        then.setdefault("allocation", "threshold")  # before there was the flag
+        then.setdefault("allocation", "threshold")
     given = _given(run)
     free = {key for key in set(now) - set(then) if key not in given}  # flags that the run of then didn't know
     if now.get("target_macs"):
         free -= {"stage_tilt"}  # before it, such a student had other widths
+    # Images and the model that the run started from are known by their checksums, wherever they lie now.
     if (sums := [_checksum(record) for record in (before, run)]) and None not in sums:
         if sums[0] != sums[1]:
             raise InputError(f"`resume`: {folder} holds {kind} run on other images than {now['dataset']} holds now; "

@@ -16,7 +16,10 @@ META_BYTES = 64 * 2**20
 
 
 def _variables(trainer):
-    """What training changes, each once; a trainer's `constants` (a teacher's weights) are left out."""
+    """What training changes, each once; a trainer's `constants` (a teacher's weights) are left out.
+
+    Random state is none of it: order and augmentation are functions of seed, epoch and step, see `dataset.batches`.
+    """
     left_out = {id(v) for v in getattr(trainer, "constants", ())}
     every = {id(v): v for v in (*trainer.variables, *trainer.optimizer.variables, *trainer.metrics_variables)}
     return [v for key, v in every.items() if key not in left_out]
@@ -31,6 +34,7 @@ def save_state(trainer, path, meta):
         meta: dict that JSON can hold.
     """
     text = json.dumps(meta, allow_nan=False).encode()
+    # By number, not by path: Keras counts the names of layers up, so that a second model of a process has other paths.
     arrays = {f"{i:05}": ops.convert_to_numpy(v) for i, v in enumerate(_variables(trainer))}
     with replacing(path) as temporary:
         np.savez(temporary, **{META: np.frombuffer(text, np.uint8)}, **arrays)
@@ -62,6 +66,7 @@ def load_state(trainer, path):
             raise ValueError(f"{count} arrays, expected {len(variables)}")
         arrays = [_array(archive, f"{i:05}", int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize)
                   for i, v in enumerate(variables)]
+    # All shapes are compared before the first variable is assigned: all of them or none.
     for i, (variable, array) in enumerate(zip(variables, arrays, strict=True)):
         if (array.shape, array.dtype.name) != (tuple(variable.shape), variable.dtype):
             raise ValueError(f"array {i} is {array.dtype}{array.shape}, expected {variable.dtype}{variable.shape}")
@@ -72,6 +77,7 @@ def load_state(trainer, path):
 
 def _array(archive, name, limit):
     """One array of at most `limit` bytes, its header apart."""
+    # Stored, not compressed, and of a size that is known beforehand: a file can't unpack to more than it should be.
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit + 1024:
         raise ValueError(f"{info.filename} of {info.file_size} bytes, expected at most {limit}")

@@ -200,7 +200,11 @@ class WriteEvents(keras.callbacks.Callback):
     def __enter__(self):
         self.log = events.EventLog(*events.run_folder(self.run.config.tensorboard, self.run.folder,
                                                       self.run.record["flags"]))
-        self.log.follow(self.run.progress.history)
+        try:
+            self.log.follow(self.run.progress.history)  # what earlier processes trained
+        except BaseException:
+            self.log.close()
+            raise
         return self
 
     def __exit__(self, *exc):

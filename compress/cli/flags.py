@@ -243,7 +243,7 @@ def add_criterion_flags(group):
     group.add_argument("--criterion", choices=CRITERIA, default="apoz",
                        help="what makes a channel idle (default: %(default)s)")
     group.add_argument("--apoz_images", type=whole(1), metavar="N",
-                       help="validation images that the criterion looks at (default: all)")
+                       help="validation images on which the criterion is computed (default: all)")
 
 
 def add_recalibrate_flag(group):

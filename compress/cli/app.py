@@ -121,6 +121,7 @@ def _status(parser, run, argv):
 
 def _ended(parser, run, args, as_json):
     """The exit status of a script's run, whose error is printed."""
+    # The user's errors end as one line and status 2; what is none of them is a defect, whose traceback is shown.
     before = _saved(args)
     try:
         with _result_alone(as_json):

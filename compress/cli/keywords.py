@@ -58,6 +58,7 @@ def arguments(parser, given):
     Raises:
         InputError: an unknown name, a value that the flag can't take, or a flag missing that has to be there.
     """
+    # Each keyword passes the flag's own type and choices, so that Python and command line refuse the same values.
     known, found = _actions(parser), argparse.Namespace()
     given = {name: value for name, value in given.items() if value is not None or name not in known}
     for name in given:

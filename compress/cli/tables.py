@@ -86,6 +86,7 @@ def size(values):
 
 
 def _scaled(values, units):
+    # of the value as rounded to four digits: 999,960 is 1.000 M, not 1,000 k
     largest = max((float(f"{value:.3e}") for value in values if value is not None), default=0)
     unit, scale = [(unit, scale) for unit, scale in units.items() if scale <= max(largest, 1)][-1]
     if scale == 1:
@@ -144,6 +145,8 @@ def _pointed(column):
 
 def _narrowed(columns, width):
     """The columns with headings and other text over several lines."""
+    # A column is as wide as its widest number and its longest word: neither is ever broken. What is left of the line
+    # goes to the first column, whose names break behind "/".
     first, *others = columns
     narrow, least = [], 8  # cells of the first column, on any terminal
     for column in others:
@@ -186,6 +189,8 @@ def layout(columns, width):
     Returns:
         List of (lines of the heading, lines of the rows), one below the other: one pair where the table fits at once.
     """
+    # From the widest form to the narrowest, each tried only where the one before doesn't fit: as it is; headings and
+    # names over several lines; turned, a model a column; some columns at a time, each time with the names in front.
     columns = [[printable(cell) for cell in column] for column in columns]
     whole = [columns[0], *map(_pointed, columns[1:])]
     if _total(whole) <= width:

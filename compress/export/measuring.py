@@ -21,6 +21,7 @@ def made_up(shape):
     Returns:
         A dataset.Split of MADE_UP images.
     """
+    # Patches of colour reach every layer with large activations, noise with small ones.
     rng, (height, width, _) = np.random.default_rng(0), shape
     patches = rng.integers(0, 256, (MADE_UP, 4, 4, 3)).repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)
     noise = rng.normal(0, 20, (MADE_UP, *shape))
@@ -62,6 +63,7 @@ def measure(name, path, start, split, config):
     Raises:
         InputError: a logit is no finite number.
     """
+    # one function a number of threads, since a runtime fixes it when it opens a file; the last has all cores
     functions = {threads: start(threads) for threads in writers.thread_counts(name)}
     answer, bar = functions[max(functions)], display.track(f"{name}: {split.name}", config.verbose, "compiling")
     logits = np.concatenate([answer(split.images[first:first + config.batch_size])

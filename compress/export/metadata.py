@@ -28,6 +28,7 @@ def describe(path, name, size, names=None):
         size: (h, w) of its images.
         names: list of its classes' names, or None.
     """
+    # as text: ONNX's metadata_props hold nothing else
     about = {"task": "classify", "imgsz": json.dumps(list(size)), "channels": "3", "output": "logits"} | PIXELS
     if names:
         about |= {"class_names": json.dumps(names), "names": str(dict(enumerate(names)))}

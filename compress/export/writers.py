@@ -70,6 +70,7 @@ def write(model, name, folder, calibration=None, names=None):
     Returns:
         The path.
     """
+    # Written beside its place and moved there when it is whole: a killed export leaves the file of before.
     path = Path(folder) / FORMATS[name][0]
     with tempfile.TemporaryDirectory(dir=folder, prefix=files.PARTIAL) as temporary, _no_chatter():
         saved, made = Path(temporary) / "savedmodel", Path(temporary) / path.name
@@ -123,6 +124,8 @@ def _flat_buffer(saved, calibration):
     """The LiteRT file of a SavedModel, as bytes; quantised where there are images for it."""
     import tensorflow as tf
 
+    # Quantised, each tensor is whole numbers times a scale; the converter takes the scales of activations from the
+    # ranges that it sees on the calibration images.
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
     if calibration is not None:
         if calibration.min() or calibration.max() < 255:  # any byte is a pixel: a scale of 1 for the input
@@ -221,6 +224,7 @@ def run_litert(interpreter):
             interpreter.resize_tensor_input(source["index"], shape)
             with _no_chatter():
                 interpreter.allocate_tensors()
+        # a quantised tensor holds round(number / scale) + zero
         scale, zero = source["quantization"]
         if scale and (scale, zero, images.dtype) != (1, 0, source["dtype"]):  # pixels may be no whole number of steps
             limits = np.iinfo(source["dtype"])

@@ -76,6 +76,7 @@ def plot_ablation(rows: list[dict], roles_of=None, width=7.5):
         InputError: no row, or a number that is missing or out of range.
     """
     from matplotlib.lines import Line2D
+    # Validation and test accuracy of a row lie on two lines, a little above and below its middle.
     tested = [i for i, row in enumerate(rows) if row.get("test_acc") is not None]
     valid, test = _column(rows, "val_acc"), _column([rows[i] for i in tested], "test_acc") if tested else []
     shift = 0.17 if tested else 0.0

@@ -57,6 +57,7 @@ def outliers(values, apart):
     Returns:
         List of bool, True for an outlier.
     """
+    # Cuts at the widest gap and goes on with the larger side, as long as what is cut off is little and far away.
     far, order = [False] * len(values), sorted(range(len(values)), key=lambda i: values[i])
     while len(order) > 3:
         cut = max(range(1, len(order)), key=lambda i: values[order[i]] - values[order[i - 1]])
@@ -83,6 +84,7 @@ def draw(axes, dots, edge=False):
     Returns:
         Number of names that had no free place, and are left out.
     """
+    # Sizes are compared on the logarithmic axis on which they are drawn.
     far_x, far_y = outliers([math.log10(d.x) for d in dots], APART["x"]), outliers([d.y for d in dots], APART["y"])
     near = [d for d, x, y in zip(dots, far_x, far_y, strict=True) if not (x or y)]
     places_x = _limits(axes, "x", [math.log10(d.x) for d in dots], far_x)
@@ -116,6 +118,7 @@ def front(points):
     Returns:
         Indices of the front by rising size; of equal points the first.
     """
+    # by rising size, a point is on the front if it is more accurate than all before it
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
     chosen, best = [], -1.0
     for i in order:
@@ -188,6 +191,7 @@ def place_names(axes):
     taken = [(x - MARKER / 2, y - MARKER / 2, x + MARKER / 2, y + MARKER / 2) for x, y in centres]
     bars = [axes.transData.transform(path.vertices) / unit for bar in axes.collections for path in bar.get_paths()]
     taken += [(*(bar.min(axis=0) - 1), *(bar.max(axis=0) + 1)) for bar in bars]  # error bars
+    # Each name takes the first free place of those around its point, the nearest ring first, and keeps it.
     for line, (x, y) in zip(lines, centres, strict=True):
         if line.get_label().startswith("_"):
             continue

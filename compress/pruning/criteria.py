@@ -40,6 +40,7 @@ def compute_apoz(model, images, batch_size=128, progress=iter):
     """
     if len(images) == 0:
         raise ValueError("compute_apoz needs images. Received: none")
+    # Batch-norm is folded into the convolutions: what comes out of a ReLU is the same, sooner.
     architecture, weights = resnet.architecture_of(model), folded.fold(model)
     names, positions = set(_inner_layers(model)), {}
 
@@ -208,6 +209,7 @@ def compute_group_scores(model, wiring):
     Returns:
         {group: (channels,) float64, at most 0} for the names of `resnet.full_widths`; high means idle.
     """
+    # The last stream is also read by the classifier; a kernel is (h, w, read, written), a Dense kernel (read, written).
     first = resnet.head_of(resnet.widths_of(model))[0][0]
     head = (np.asarray(model.get_layer(first).kernel, np.float64) ** 2).sum(1)
     members = [("conv5_stream", head)]

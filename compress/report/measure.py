@@ -41,6 +41,7 @@ def data_config(config, recorded):
             raise InputError(f"its images are those of {text(dataset)}, and `dataset` doesn't name that folder")
     elif dataset in stock.CIFAR and not stock.find_cifar(dataset, config.data_dir):
         raise InputError(f"{dataset} is not in {config.data_dir} (`data_dir`), and a report downloads nothing")
+    # A record is a stranger's file: its numbers pass the checks of the flags, and any place it names is not used.
     limits = {"val_split": flags.real(0, 0.5, strict=True), "subset": flags.whole(1),
               "image_size": flags.whole(16, 1024)}
     values = {}
@@ -93,6 +94,7 @@ def cut_most(channels, most=MOST_LAYERS):
 
 def _read_mask(path, name, channels):
     """One layer's mask, (channels,) bool; nothing larger is unpacked. Raises InputError where it is another."""
+    # Read by hand, and not by numpy.load, which would unpack whatever size the file claims: a mask is a byte a channel.
     try:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(f"{name}.npy")
@@ -120,6 +122,7 @@ def survivors(folder, name, left):
     Returns:
         (channels of the base,) bool; None where a mask can't be read or is of other widths.
     """
+    # A mask counts the channels that its iteration began with. Numbers of the base's channels are carried through all.
     alive = np.arange(int(left[0]))
     try:
         for iteration, count in enumerate(left[1:], 1):

@@ -164,7 +164,7 @@ def read_record(path, root):
     try:
         content = records.read_json(path)
     except InputError as error:
-        why = str(error).removeprefix(": ").removeprefix(f"received {path}, ")  # a report names the file itself
+        why = str(error).removeprefix(f"received {path}, ")  # a report names the file itself
         raise InputError(why.removeprefix("which ")) from None
     except OSError as error:
         raise InputError(error.strerror or one_line(error)) from None

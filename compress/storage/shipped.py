@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from compress.cli import display
-from compress.errors import InputError
+from compress.errors import OutputError
 from compress.storage import files, records
 
 
@@ -26,6 +26,8 @@ def set_aside(folder, verbose=1):
         return
     if records.read_json(record).get("shipped") is not True:
         return
+    # Copied into a hidden folder, which is renamed when it is whole; only then the originals go, the record last, since
+    # it is what says that they are the shipped student's.
     mine = sorted((path for path in folder.iterdir() if path.is_file() and path.name[0] != "."),
                   key=lambda path: path == record)
     target, number = folder.parent / "shipped_student", 1
@@ -44,7 +46,7 @@ def set_aside(folder, verbose=1):
         for path in mine:
             path.unlink()
     except OSError as error:
-        raise InputError(f"received {folder}, which holds the student that came with the suite, and that can't be "
+        raise OutputError(f"received {folder}, which holds the student that came with the suite, and that can't be "
                          f"moved to {target} ({error.strerror or error}); expected room and permission, or another "
                          "folder", folder) from None
     display.say(f"the student that came with the suite was moved from {folder} to {target}", verbose)

@@ -13,11 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torture
 from conftest import SCRIPTS
 
 from compress.cli import app, display, flags, tables
+from compress.data import dataset
 from compress.storage import files
 
 ROOT = Path(__file__).parents[2]
@@ -283,6 +285,15 @@ def test_memory_that_runs_out_is_one_line(kind, capsys):
                                        "--image_size)\n")
 
 
+@pytest.mark.parametrize(("batch_size", "told"), [(9, False), (128, True)])
+def test_a_batch_larger_than_the_training_images_is_said(batch_size, told, capsys):
+    split = dataset.Split(np.zeros((9, 8, 8, 3), "uint8"), np.zeros(9, int), "train")
+    display.tell_images(dataset.Data("mine", split, split, None, ("a", "b"), "mine: 9 training images"), batch_size)
+    assert capsys.readouterr().out == "mine: 9 training images\n" + told * (
+        "--batch_size 128: there are 9 training images, so that each step takes all 9 and an epoch is one step; a "
+        "smaller one makes more steps\n")
+
+
 def test_a_disk_that_tensorflow_finds_full_is_one_line(capsys):
     def run(args):
         raise type("ResourceExhaustedError", (Exception,), {})("saved/x.pb; No space left on device")
@@ -303,6 +314,7 @@ PIPED = """
 import sys
 sys.path.insert(0, {root!r})
 from compress.cli import app, display, flags, tables
+from compress.data import dataset
 def run(args):
     {what}
     return {{}}

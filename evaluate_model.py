@@ -123,7 +123,8 @@ def load_images(args, peeks):
     others = {path: foreign.load_classifier(path, args.preprocessing, args.verbose)
               for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
     shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
-    images = dataset.load_data(configs.DataConfig.of(args), shape[:2] if shape and None not in shape else None,
+    config = configs.DataConfig.of(args, instead="photographs need no data set: `predict=PHOTO`")
+    images = dataset.load_data(config, shape[:2] if shape and None not in shape else None,
                                display.track("reading images", args.verbose), needs=(args.split,), most=args.images,
                                pixels=pixels.of_models(*args.model_path))
     display.say(images.description, args.verbose)
@@ -199,7 +200,7 @@ def evaluate(args, others, images, split):
 
     from compress import metrics
     from compress.graph import surgery
-    from compress.storage import classes
+    from compress.storage import archives, classes
 
     rows, base = [], None
     for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
@@ -209,6 +210,7 @@ def evaluate(args, others, images, split):
                                             open_model(args, path, images))
         bar = display.track(name, args.verbose, "compiling")
         row |= metrics.evaluate(evaluator, split, args.batch_size, bar) | size
+        row["optimizer_bytes"] = archives.optimizer_bytes(path)  # what a file is larger by than its network
         if not np.isfinite(row["loss"]):
             raise InputError(f"--model_path: {path} outputs NaN or infinity, expected a network with finite logits")
         # the first model is what the others are compared with; one that is alone, with its own network unpruned
@@ -244,6 +246,8 @@ def predict(args):
     result = {"photographs": predicting.most_probable(paths, probabilities, names),
               "class_names": names and list(names), "sha256": digest, "run": run_record}
     write(args, result)
+    if reader.resized:
+        display.say(f"{tables.counted(len(paths), 'photograph')} resized to {reader.how}", args.verbose)
     photographs.show(path, result["photographs"], args.verbose)
     display.written([args.output] if args.output else [], args.verbose)
     return result
@@ -261,7 +265,10 @@ def write(args, result):
 
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     records.write_json(args.output, result)
-    known = zip(result.get("models", []), roles.of_files(args.model_path), strict=False)
+    looks = roles.of_files(args.model_path)
+    if len(looks) > 1:  # the table compares the others with it, wherever it comes from
+        looks[0] = looks[0] or "base"
+    known = zip(result.get("models", []), looks, strict=False)
     rows = [row | {"test_acc": row["acc"], "role": role} for row, role in known if row["macs"]]
     figure = Path(args.output).with_suffix(".png")
     if rows:
@@ -276,11 +283,19 @@ def show(args, rows):
                "calibration_error": ("ECE", tables.number), "parameters": ("parameters", tables.count),
                "macs": ("MACs", tables.count), "bytes": ("file", tables.size), "sparsity": ("sparsity", tables.percent),
                "compression_rate": ("compression rate", tables.ratio)}
-    title = "ECE: expected calibration error"
+    if len(rows[0]["class_acc"]) <= 5:
+        del columns["top5_acc"]  # every label is among the five highest logits
+    base = rows[0]["name"] if len(rows) > 1 else "its network unpruned"
+    title = f"sparsity and compression rate: against {base}; ECE: expected calibration error"
     if args.latency_runs:
         columns["latency_ms_median"] = ("latency", tables.milliseconds)
         title += "; latency: median of one image at a time"
     display.print_table(title, list(columns.values()), [[row[key] for key in columns] for row in rows], args.verbose)
+    for row in rows:
+        if row.get("optimizer_bytes"):
+            unit, (whole, part) = tables.size([row["bytes"], row["optimizer_bytes"]])
+            display.say(f"{row['name']}: its file has {whole} {unit}, of which {part} {unit} are the optimizer's "
+                        "state and no part of the network", args.verbose)
 
 
 def show_classes(args, rows, class_names):

@@ -24,9 +24,9 @@ def build_parser():
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("figure")
     group.add_argument(FLAG, nargs="+", required=True, type=flags.path, metavar="PATH",
-                       help="one or more histories: .json files of this suite, of the original suite, of plain Keras' "
-                            "History.history or of pandas, CSVLogger's files, or folders with a history.json; or "
-                            "the result.json of one pruning")
+                       help="one or more histories: .json or .csv files of this suite, of Keras (History.history, "
+                            "CSVLogger), pandas, Lightning, Hugging Face or Ultralytics, or folders with a "
+                            "history.json; or the result.json of one pruning")
     group.add_argument("--output", type=flags.path, metavar="FILE",
                        help="figure to write, .png, .pdf or .svg (default: beside the first history: history.png, "
                             "history_compare.png for several, pruning.png for a pruning result)")
@@ -83,6 +83,8 @@ def short_labels(paths):
         return ["/".join((only or parts[0])[-2:])]
     if len({tuple(p) for p in parts}) < len(parts):  # a.json and a.txt
         parts = [list(path.resolve().parts) for path in paths]
+    bare = [p[:-1] if p[-1] in ("history", "result") and len(p) > 1 else p for p in parts]  # a run is its folder
+    parts = bare if len(set(map(tuple, bare))) == len(bare) else parts
     for end in (-1, 0):
         while min(len(p) for p in parts) > 1 and len({p[end] for p in parts}) == 1:
             for p in parts:

@@ -92,7 +92,8 @@ def load_images(args, size):
     """The dataset.Data to train and validate on, of `size` (h, w) where a model file asks for one."""
     from compress.data import dataset, pixels
 
-    images = dataset.load_data(configs.DataConfig.of(args), size, display.track("reading images", args.verbose),
+    config = configs.DataConfig.of(args, instead="digits need no download: `dataset=digits`, or make demo")
+    images = dataset.load_data(config, size, display.track("reading images", args.verbose),
                                needs=("train", "validation"),
                                pixels=pixels.of_models(*filter(None, [args.model_path])))
     display.tell_images(images, args.batch_size, args.verbose)

@@ -41,9 +41,10 @@ def _console():
         return Console(highlight=False)
     if _notebook():
         return Console(highlight=False, width=100)
-    # a file or a pipe has no width of its own: give tables the room they need; rich takes any dumb terminal for 80
-    # wide, unless it is given both sides
-    return Console(highlight=False, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else 200, height=25)
+    # a file or a pipe has no width of its own: give tables the room they need, unless COLUMNS says how much there is;
+    # rich takes any dumb terminal for 80 wide, unless it is given both sides
+    wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else messages.columns_given() or 200
+    return Console(highlight=False, width=wide, height=25)
 
 
 def width():

@@ -19,9 +19,14 @@ def columns(stream):
     with contextlib.suppress(OSError, ValueError, AttributeError):  # a notebook's stream has no file
         number = stream if isinstance(stream, int) else stream.fileno()
         if os.isatty(number):
-            given = os.environ.get("COLUMNS", "")
-            return int(given) if given.isdecimal() and int(given) else os.get_terminal_size(number).columns or None
+            return columns_given() or os.get_terminal_size(number).columns or None
     return None
+
+
+def columns_given():
+    """The width that the variable COLUMNS asks for; None where it is unset or no number."""
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdecimal() and int(given) else None
 
 
 def _length(text):

@@ -88,15 +88,38 @@ def path(text):
     return expanded
 
 
+def nearest(name, others):
+    """The path, of several, that a misspelt one may stand for; None where all are others.
+
+    Folders that two paths share, in front or behind, don't make them alike: /tmp/nope is not /tmp/nohome.
+
+    Args:
+        name: a path.
+        others: paths that exist.
+    """
+    def likeness(other):
+        parts = [os.path.normpath(path).split(os.sep) for path in (name, other)]
+        for end in (0, -1):
+            while min(map(len, parts)) > 1 and parts[0][end] == parts[1][end]:
+                parts = [part[1:] if end == 0 else part[:-1] for part in parts]
+        one, two = map("/".join, parts)
+        # kd stands for kd_model, whose rest is a word of its own
+        return 1.0 if re.match(rf"{re.escape(one)}[\W_]", two) else difflib.SequenceMatcher(None, one, two).ratio()
+
+    found = [(likeness(other), os.path.normpath(other)) for other in others]
+    best = max(found, key=lambda pair: pair[0], default=(0.0, None))
+    return best[1] if best[0] >= 0.7 else None
+
+
 def no_data_set(name):
     """What to say behind the name of a data set that is neither one of STOCK nor a folder or file."""
     stock, parent = re.sub(r"[\W_]", "", name).lower(), os.path.dirname(os.path.normpath(name)) or "."
     with contextlib.suppress(OSError):
         there = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
-        near = [stock] if stock in STOCK else [os.path.join(os.path.dirname(name.rstrip("/")), match) for match in
-                difflib.get_close_matches(os.path.basename(os.path.normpath(name)), there, 1)]
+        near = stock if stock in STOCK else nearest(os.path.basename(os.path.normpath(name)), there)
         if near:
-            return f", expected {', '.join(STOCK)} or a folder that exists; did you mean {near[0]}?"
+            near = near if near == stock else os.path.join(os.path.dirname(name.rstrip("/")), near)
+            return f", expected {', '.join(STOCK)} or a folder that exists; did you mean {near}?"
     return (f", which is no data set and no folder; expected {', '.join(STOCK)}, or the path of a folder with a "
             "subfolder of images for each class")
 

@@ -159,11 +159,10 @@ def _warn(config, listing, parts, notes):
 def _described(name, read, test_drawn, reader):
     """'my_images: 15 training, 4 validation images' of the splits that are read; test_drawn: where only the test images
     are, and had to be drawn."""
-    # Interpolation changes pixels: a model that was trained on images resized by another method loses accuracy here.
-    how = f"; resized to {reader.size[0]}x{reader.size[1]}: bilinear, antialiased" if reader and reader.resized else ""
+    how = f"; resized to {reader.how}" if reader and reader.resized else ""
     if test_drawn:
-        return (f"{name}: {len(read[0]):,} test images, the fifth that training leaves out; all images of a folder "
-                f"{name}/test would be used{how}")
+        return (f"{name}: {len(read[0]):,} test images, of the fifth that training leaves out; to choose them "
+                f"yourself, put them into {name}/test and all others into {name}/train{how}")
     return f"{name}: {', '.join(f'{len(split):,} {ADJECTIVES[split.name]}' for split in read)} images{how}"
 
 
@@ -182,7 +181,7 @@ def _found(config, needs):
         names, *parts = stock.read_digits()
         return names, parts, None
     if config.dataset in stock.CIFAR:
-        names, *parts = stock.read_cifar(config.dataset, config.data_dir, with_train={*needs} != {"test"})
+        names, *parts = stock.read_cifar(config.dataset, config.data_dir, {*needs} != {"test"}, config.instead)
         return names, parts, None
     listing = folders.list_folder(config.dataset)
     folders.check_has(listing, config.dataset, needs)

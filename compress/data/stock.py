@@ -40,7 +40,7 @@ MAX_UNPACKED = 2**29  # bytes that are read of an archive: the official ones hol
 QUIET_SECONDS = 10  # a download has failed when the server sends nothing for so long
 
 
-def read_cifar(dataset, data_dir, with_train=True):
+def read_cifar(dataset, data_dir, with_train=True, instead=""):
     """Reads CIFAR-10 or CIFAR-100 from `data_dir`, else from Keras' cache, else has Keras download it.
 
     Args:
@@ -48,6 +48,7 @@ def read_cifar(dataset, data_dir, with_train=True):
         data_dir: a folder that holds the folder of pickled or binary batches, directly or one level down, or the
             archive of either; or that folder or archive itself.
         with_train: False reads the test file only.
+        instead: what can be done without these images, for the error.
 
     Returns:
         (class names, (images, labels) for training or None, None as there is no validation split, (images, labels) for
@@ -70,12 +71,12 @@ def read_cifar(dataset, data_dir, with_train=True):
         read = {path.name.removesuffix(".bin"): read_batch(path, key, len(names), content) for path, content in batches}
         parts = [read[name] for name in wanted]
     else:
-        parts = _downloaded(dataset, data_dir)
+        parts = _downloaded(dataset, data_dir, instead)
     train = tuple(np.concatenate(column) for column in zip(*parts[:-1], strict=True)) if with_train else None
     return names, train, None, parts[-1]
 
 
-def _downloaded(dataset, data_dir):
+def _downloaded(dataset, data_dir, instead):
     """[(images, labels) for training, (images, labels) for test], downloaded by Keras into its cache."""
     pickles = CIFAR[dataset][1]
     archive = f"{dataset.replace('cifar', 'cifar-')}-python.tar.gz"
@@ -90,7 +91,7 @@ def _downloaded(dataset, data_dir):
             raise
         raise InputError(
             f"`data_dir`: {data_dir} has no {pickles}, and downloading failed; expected it there, or {archive} "
-            "of cs.toronto.edu/~kriz; without a network: `dataset=digits`, or make demo") from None
+            f"of cs.toronto.edu/~kriz{instead and f'; {instead}'}") from None
     finally:
         socket.setdefaulttimeout(patience)
     # Keras gives labels (N, 1), and images (N, 3, 32, 32) where keras.json says "channels_first".

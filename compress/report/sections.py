@@ -38,8 +38,11 @@ def models_section(tree):
     if len(groups) > len(shown):
         parts.append(("note", f"{len(groups) - len(shown)} more sets of images, of which one model or more was "
                               "measured, are in the table alone."))
+    stepped = any(line.get_label() == "_front" for kind, content in parts if kind == "figures" for entry in content
+                  for axes in entry.figure.axes for line in axes.lines)
     if any(point.shipped for point in tree.points):
-        parts.append(("note", "The student that came with the suite is outlined, to compare with, and joins no step."))
+        parts.append(("note", "The student that came with the suite is outlined, to compare with"
+                              f"{', and joins no step' if stepped else ''}."))
     if missing:
         why = "; evaluate_model.py `output` measures it" if "latency" in missing else ""
         parts.append(("note", messages.spelled(f"No record names {' or '.join(missing)}{why}.")))
@@ -47,8 +50,9 @@ def models_section(tree):
         parts.append(("note", messages.spelled("The sparsity of a student is known where evaluate_model.py `output` "
                                                "has compared it with its base, the first of its models.")))
     return Section("models", "Accuracy against size", [
-        ("text", "A step joins the models that no smaller one beats. Accuracies on different images can't be compared: "
-                 "each set of images has its own figures."), *parts, ("table", tables.models(tree))])
+        ("text", "A step joins the models that no smaller one beats. " * stepped
+                 + "Accuracies on different images can't be compared: each set of images has its own figures."),
+        *parts, ("table", tables.models(tree))])
 
 
 def pruning_section(tree):

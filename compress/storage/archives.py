@@ -1,7 +1,9 @@
 """What lies in a model file of Keras, .h5 or .keras: names, shapes and numbers; nothing is run or looked up."""
 
 import contextlib
+import glob
 import io
+import itertools
 import json
 import os
 import re
@@ -16,6 +18,7 @@ BYTES = 4 * 2**30
 MOST_COMPRESSED = 20  # bytes of weights a byte of file: Keras writes them as they are, zeros that swell are a trap
 CONFIG = 2**26  # bytes of a config, that of ResNet152 has 2**18
 SIDE = 4096  # of an image, at most
+OPTIMIZER = ("optimizer_weights", "optimizer")  # groups of an .h5 and of a .keras file
 CONTAINERS = ("layers", "vars", "_layer_checkpoint_dependencies")  # groups of a .keras file that are no layers
 
 
@@ -47,6 +50,24 @@ def other_kind(path):
     return (found or [SUFFIXES.get(os.path.splitext(path)[1].lower(), "")])[0]
 
 
+def is_hdf5(path):
+    """Whether a file begins as HDF5 does."""
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def models_below(folder, most=4):
+    """What to say of the models below a folder: '; models below x: x/a/model.h5, x/b/model.h5 and 3 more', or ''."""
+    found = []
+    for depth in range(4):  # a bounded look: it may be the root of a large disk
+        pattern = os.path.join(glob.escape(str(folder)), *["*"] * depth, "*")
+        names = itertools.islice(glob.iglob(pattern), 500)
+        found += sorted(name for name in names if name.endswith((".h5", ".keras")))
+    found, rest = [os.path.normpath(name) for name in found[:most]], len(found) - most
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"; models below {folder}: {', '.join(found)}{more}" if found else ""
+
+
 @contextlib.contextmanager
 def opened(path):
     """Opens a model file for reading.
@@ -61,9 +82,7 @@ def opened(path):
         InputError: a .keras file that swells, or a config of more than CONFIG bytes. What zipfile and h5py raise for a
             damaged one is passed on.
     """
-    with open(path, "rb") as file:
-        is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"  # is_zipfile finds any PK\5\6 in the last 64 KiB
-    if is_hdf5 or not zipfile.is_zipfile(path):
+    if is_hdf5(path) or not zipfile.is_zipfile(path):  # is_zipfile finds any PK\5\6 in the last 64 KiB
         with h5py.File(path, "r") as file:
             yield file, _config(file.attrs["model_config"], path) if "model_config" in file.attrs else None, False
         return
@@ -111,7 +130,7 @@ def arrays(file, path):
     def visit(name, item):
         nonlocal total
         parts = name.split("/")
-        if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[0] in ("optimizer_weights", "optimizer"):
+        if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[0] in OPTIMIZER:
             return
         if item.dtype.kind == "V":  # what HDF5 has no name for
             raise InputError(f"received {path}, whose {name} is of {item.dtype}, as Keras writes bfloat16; expected "
@@ -127,6 +146,28 @@ def arrays(file, path):
     if total > _limit(path):
         raise InputError(f"received {path} with {total} bytes of weights, expected at most {_limit(path)}", path)
     return found
+
+
+def optimizer_bytes(path):
+    """Bytes of a model file that are the state of its optimizer, as plain Keras saves it beside the weights.
+
+    Adam keeps two numbers a weight: such a file has three times the size of its network.
+
+    Args:
+        path: an .h5 or .keras file.
+    """
+    total = 0
+
+    def visit(name, item):
+        nonlocal total
+        if isinstance(item, h5py.Dataset):
+            total += item.id.get_storage_size()
+
+    with opened(path) as (file, _, _):
+        for name in OPTIMIZER:
+            if isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(file[name], h5py.Group):
+                file[name].visititems(visit)
+    return min(total, os.path.getsize(path))  # a hostile file may tell anything
 
 
 def groups(file):

@@ -78,10 +78,12 @@ def read_checkpoint(path, weights=True):
     """
     path = Path(path)
     if not path.exists():
+        in_a_folder = path.name == "model.h5" and path.parent.is_dir()  # which was given in the model's place
         raise InputError(f"received {path}, which is not a file; expected an .h5 or .keras file"
-                         f"{suggestion(path)}", path)
+                         f"{(in_a_folder and archives.models_below(path.parent)) or suggestion(path)}", path)
     if other := archives.other_kind(path):
-        raise InputError(f"received {path}, which is {other}; expected an .h5 or .keras file of Keras", path)
+        below = archives.models_below(path) if other == "a folder" else ""
+        raise InputError(f"received {path}, which is {other}; expected an .h5 or .keras file of Keras{below}", path)
     check_record(path)
     # Whatever h5py, zipfile and the walk through a config raise for a file that is damaged, or a stranger's, ends as
     # one line of what it is and what was expected.
@@ -99,8 +101,9 @@ def read_checkpoint(path, weights=True):
         raise InputError(f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found "
                          f"{error}", path) from None
     except OSError as error:
-        raise InputError(f"received {path} of {os.path.getsize(path)} bytes, which is empty, truncated or no HDF5 "
-                         f"file; expected an .h5 or .keras model ({error})", path) from None
+        what = f"a truncated or damaged HDF5 file of {os.path.getsize(path):,} bytes ({error})"
+        raise InputError(f"received {path}, which is {what if archives.is_hdf5(path) else 'no HDF5 and no zip file'}; "
+                         "expected an .h5 or .keras model", path) from None
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # another zip, or a damaged one
         raise InputError(f"received {path}, a zip file that can't be read ({error}); expected an .h5 or .keras model",
                          path) from None

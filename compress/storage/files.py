@@ -1,7 +1,6 @@
 """Files that outlive a run: written whole or not at all, by one run at a time. Imports no Keras."""
 
 import contextlib
-import difflib
 import glob
 import hashlib
 import itertools
@@ -10,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from compress.cli.values import nearest
 from compress.errors import InputError, OutputError
 
 PARTIAL = ".partial-"  # begins the name of every file that is still being written
@@ -140,8 +140,8 @@ def suggestion(path):
     for depth in range(4):  # a bounded look: an ancestor may be the root of a large disk
         pattern = os.path.join(glob.escape(str(ancestor)), *["*"] * depth, f"*{glob.escape(path.suffix)}")
         found += itertools.islice(glob.iglob(pattern), 500)
-    near = difflib.get_close_matches(os.path.normpath(path), [os.path.normpath(f) for f in found], 1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(path, found)
+    return f"; did you mean {near}?" if near else ""
 
 
 def check_writable(folder):

@@ -116,3 +116,14 @@ def test_no_command_is_made_of_labels_that_lead_elsewhere(label, tmp_path):
     (tmp_path / "t.csv").write_text(f"id,label\n0.png,a\n1.png,b\n2.png,{label}\n3.png,a\n")
     with pytest.raises(InputError, match="t.csv are not read: expected a folder for each class$"):
         folders.list_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "others", "meant"), [
+    ("/tmp/nope", ["/tmp/nohome", "/tmp/x"], None),  # what both share in front doesn't make them alike
+    ("m/aa/model.h5", ["m/zz/model.h5"], None),  # nor behind
+    ("m/prund_model/iter1/model.h5", ["m/base/model.h5", "m/pruned_model/iter1/model.h5"],
+     "m/pruned_model/iter1/model.h5"),
+    ("m/kd/model.h5", ["m/kdx/model.h5", "m/kd_model/model.h5"], "m/kd_model/model.h5"), ("pets", [], None),
+    ("m/base_model/model.h5", ["m/demo/base_model/model.h5"], "m/demo/base_model/model.h5")])
+def test_a_suggestion_is_alike_where_the_paths_differ(name, others, meant):
+    assert values.nearest(name, others) == meant

@@ -306,12 +306,14 @@ def test_no_data_and_no_network_is_a_short_line(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", fail)
     with pytest.raises(InputError) as caught:
-        dataset.load_data(asked(data_dir=str(tmp_path)))
+        dataset.load_data(asked(data_dir=str(tmp_path), instead="`dataset=digits`, or make demo"))
     line = str(caught.value)
     assert "\n" not in line and len(line) - len(str(tmp_path)) <= 200
     for word in (f"`data_dir`: {tmp_path} has no cifar-10-batches-py", "expected it there", "cifar-10-python.tar.gz",
-                 "`dataset=digits`", "make demo"):
+                 "; `dataset=digits`, or make demo"):
         assert word in line
+    with pytest.raises(InputError, match=r"of cs\.toronto\.edu/~kriz$"):  # a model of CIFAR knows no digits
+        dataset.load_data(asked(data_dir=str(tmp_path)))
 
 
 def test_keras_own_cache_is_read_and_its_download_used(tmp_path, monkeypatch):

@@ -251,6 +251,7 @@ def test_several_histories_with_the_table(tmp_path, capsys):
     (["m/iter1/history.json"], ["m/iter1"]), (["m/iter1/other.json"], ["iter1/other"]),
     (["m/iter1/history.json", "m/iter2/history.json"], ["iter1", "iter2"]),
     (["m/history.json", "m/iter1/history.json"], ["m", "m/iter1"]), (["m/a.json", "m/b.json"], ["a", "b"]),
+    (["new/base_model/history.json", "scratch/plain.json"], ["new/base_model", "scratch/plain"]),
     (["m/a.json", "m/a.txt"], ["a.json", "a.txt"])])
 def test_labels_are_the_shortest_that_differ(paths, labels):
     assert plot_train_history.short_labels([Path("/data") / path for path in paths]) == labels

@@ -483,6 +483,15 @@ def test_each_set_of_images_has_figures_of_its_own(tmp_path, monkeypatch):
     assert len(section.parts[-1][1].rows) == 11 + 13 and len(section.figures) == len(drawn)
 
 
+def test_a_step_is_told_of_where_there_is_one(tmp_path):
+    content = {name: record for name, record in records_of_a_tree().items() if name in ("base_model/result.json",
+                                                                                     "kd_model/result.json")}
+    for acc, stepped in ((0.8, True), (0.96, False)):  # the smaller student beats its base
+        content["kd_model/result.json"]["val_acc"] = acc
+        section = sections.models_section(records.read_tree(write_all(tmp_path / str(acc), content)))
+        assert ("A step joins" in section.parts[0][1]) == stepped
+
+
 def test_numbers_at_the_limits_are_drawn(tmp_path):
     content = records_of_a_tree()
     content["base_model/result.json"] |= {"parameters": 10**15, "macs": 1, "bytes": 10**18, "val_acc": 1}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from compress.engine import folded
 from compress.errors import InputError
 from compress.graph import resnet
-from compress.storage import checkpoints
+from compress.storage import archives, checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +281,44 @@ def test_what_is_no_model_is_named(content, what, tmp_path):
     with pytest.raises(InputError, match=f"received .*model.h5, which is .*{what}") as caught:
         checkpoints.read_checkpoint(path)
     assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    (b"# Title", "no HDF5 and no zip file;"),
+    (b"\x89HDF\r\n\x1a\n" + bytes(100), "a truncated or damaged HDF5 file of 108")])
+def test_a_file_that_is_no_model_is_called_what_it_is(content, what, tmp_path):
+    (tmp_path / "README.md").write_bytes(content)
+    with pytest.raises(InputError, match=f"README.md, which is {what}") as caught:
+        checkpoints.read_checkpoint(tmp_path / "README.md")
+    assert "empty" not in str(caught.value)
+
+
+def test_of_a_folder_the_models_below_are_named(tmp_path):
+    models = [tmp_path / "model" / name / "model.h5" for name in "abcdef"]
+    for path in models:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    named = f"; models below {tmp_path / 'model'}: {', '.join(map(str, models[:4]))} and 2 more"
+    for place in (tmp_path / "model", tmp_path / "model" / "model.h5"):  # as a script makes of --root_folder model
+        with pytest.raises(InputError) as caught:
+            checkpoints.read_checkpoint(place)
+        assert str(caught.value).endswith(named)
+    with pytest.raises(InputError, match="which is a folder; expected an .h5 or .keras file of Keras$"):
+        (tmp_path / "bare").mkdir()
+        checkpoints.read_checkpoint(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_the_optimizers_share_of_a_file_is_told_apart(suffix, tmp_path):
+    net = keras.Sequential([keras.Input((64,)), keras.layers.Dense(512), keras.layers.Dense(3)])
+    net.compile("adam", "mse")
+    net.save(tmp_path / f"bare.{suffix}")
+    bare = archives.optimizer_bytes(tmp_path / f"bare.{suffix}")
+    net.fit(np.zeros((2, 64)), np.zeros((2, 3)), verbose=0)
+    net.save(tmp_path / f"net.{suffix}")
+    slots = sum(np.asarray(v).nbytes for v in net.optimizer.variables)
+    assert bare < 100 and slots > 2 * 4 * net.count_params()
+    assert archives.optimizer_bytes(tmp_path / f"net.{suffix}") == slots
 
 
 def test_old_names_are_read_bare(saved, tmp_path):

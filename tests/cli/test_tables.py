@@ -231,19 +231,19 @@ def test_ratios_say_which_side_is_larger_and_counts_know_their_nouns():
 def test_in_a_pipe_tables_are_as_wide_as_columns_says(told, width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", told)
     assert display.width() == width
-    evaluate_model.show(ARGS, MODELS)
+    evaluate_model.show(EVALUATED, MODELS)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(tables.width_of, lines)) <= width and (max(map(tables.width_of, lines)) > 80) == (width == 200)
 
 
 def test_an_evaluation_tells_what_it_compares_with_and_what_of_a_file_is_no_network(capsys):
     rows = [evaluated("plain", 3, bytes=283_500_000, optimizer_bytes=189_000_000), evaluated("kd_model", 3)]
-    evaluate_model.show(ARGS, rows)
+    evaluate_model.show(EVALUATED, rows)
     out = capsys.readouterr().out
     assert "plain: its file has 283.5 MB, of which 189.0 MB are the optimizer's state and no part of the network" in out
     assert "sparsity and compression rate: against plain; " in out and out.count("optimizer's") == 1
     assert "top-5" not in out  # of three classes all are among the five
-    evaluate_model.show(ARGS, [evaluated("kd_model", 6)])
+    evaluate_model.show(EVALUATED, [evaluated("kd_model", 6)])
     out = capsys.readouterr().out
     assert "against its network unpruned; " in out and "top-5" in out and "optimizer" not in out
 
@@ -253,6 +253,6 @@ def test_what_others_are_compared_with_is_drawn_as_the_base(tmp_path, monkeypatc
     monkeypatch.setattr(comparison, "plot_models", lambda rows, split: drawn.append([row["role"] for row in rows]))
     monkeypatch.setattr(style, "save_figure", lambda figure, path: None)
     for paths in (["plain.keras", "small.h5"], ["small.h5"]):
-        args = SimpleNamespace(output=tmp_path / "r.json", model_path=paths, split="test")
+        args = flags_of(evaluate_model, "--output", str(tmp_path / "r.json"), "--model_path", *paths)
         evaluate_model.write(args, {"models": [evaluated(path) for path in paths]})
     assert drawn == [["base", None], [None]]

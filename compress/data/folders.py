@@ -7,9 +7,7 @@ import collections
 import hashlib
 import itertools
 import os
-import re
 import shlex
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,17 +15,12 @@ import numpy as np
 
 from compress.cli import tables
 from compress.cli.values import STOCK, no_data_set
-from compress.data import label_tables
+from compress.data import doubts, label_tables
 from compress.data.decoding import SUFFIXES
+from compress.data.naming import SPLITS, UNLABELLED, composed, hint_of, split_of, suspects, words
 from compress.data.scanning import Skipped, entries, holds_images, shape
 from compress.errors import InputError
 
-SPLITS = {"train": {"train", "training", "trn"},
-          "validation": {"val", "valid", "validation", "validate", "dev", "eval"},
-          "test": {"test", "testing", "tst", "holdout"}}
-# words in the name of a split's folder that say nothing: 'train_images', 'seg_test'
-FILLERS = {"set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "seg", "folder", "dir"}
-UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "inference"}
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
@@ -48,12 +41,6 @@ class Listing:
     unlabelled: dict
     places: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
-
-
-def split_of(name):
-    """'train', 'validation' or 'test' if a folder is named after a split ('Training', 'seg_test'), else None."""
-    words = _words(name)
-    return next((split for split, known in SPLITS.items() if len(words) == 1 and words[0] in known), None)
 
 
 def list_folder(name):
@@ -93,6 +80,7 @@ def _listed(name):
     if not named or _is_a_class(root, named, others, shapes, notes):
         empty = [folder for folder in all_named if not shapes[folder]]
         names, pair = _scanned(root, skipped, without=empty)
+        notes += doubts.check_classes(root, [folder for folder in tops if shapes[folder]])
         listing = Listing(names, {"train": pair}, {}, {"train": root}, notes)
     else:
         listing = _splits(root, named, others, shapes, skipped)
@@ -145,17 +133,18 @@ def _is_a_class(root, named, others, shapes, notes):
         raise InputError(f"`dataset`: received {root} whose {listed} holds images itself, such as "
                          f"{entries(named[0])[1][0].name}, expected each in the subfolder of its class "
                          f"({named[0].name}/CLASS/...); a class of such a name has to be renamed")
-    plain = [folder for folder in others if not UNLABELLED & {*_words(folder.name)}]
+    plain = [folder for folder in others if not UNLABELLED & {*words(folder.name)}]
     if nested and (len(nested) > 1 or not plain):
         return False
     # CIFAR-100, VOC and COCO have a class 'train' among many others.
-    if not nested and len(named) == 1 and named[0].name == "train" and len(plain) >= 4:
+    if not nested and len(named) == 1 and named[0].name == "train" and len(plain) > 1 and (
+            not any(hint_of(folder.name) for folder in plain)):
         notes.append(f"train is taken for a class, as {len(plain)} other folders are; if it holds the training images, "
                      "move the classes into it")
         return True
     raise InputError(f"`dataset`: {root} has {listed} beside {', '.join(f.name for f in plain[:3])}, which leaves open "
-                     "what is a split and what a class; expected the classes alone, or in train, val and test alone: "
-                     "move or rename the others")
+                     "what is a split and what a class; expected train, val and test alone, each with the classes in "
+                     f"it: move or rename the others; {doubts.way_out(root)}")
 
 
 def _splits(root, named, others, shapes, skipped):
@@ -172,10 +161,12 @@ def _splits(root, named, others, shapes, skipped):
         # is no class isn't one. Such a split can't be evaluated.
         below = [] if shape(place) == "flat" else [f for f in entries(place)[0] if holds_images(f)]
         if split != "train" and (not below or (len(below) == 1 and listing.class_names and (
-                _composed(below[0].name) not in listing.class_names))):
+                composed(below[0].name) not in listing.class_names))):
             listing.unlabelled[split] = place
             continue
         names, listing.splits[split] = _scanned(place, skipped, known=listing.class_names)
+        doubts.check_names(place, names)
+        listing.notes += doubts.notes_within(place, below) if split == "train" else []
         listing.places[split] = folder
         # Validation and test may lack classes; accuracy is then an average over the others only.
         lacking = [name for name in listing.class_names if name not in names]
@@ -188,6 +179,11 @@ def _splits(root, named, others, shapes, skipped):
         if folder.name in listing.class_names:
             raise InputError(f"`dataset`: {root} has {folder.name} both beside and below {first.relative_to(root)}; "
                              "expected the classes below it alone")
+        # 'Validierung' beside Training and Test, in whatever language: it isn't left out without being asked for.
+        if len(listing.places) < len(SPLITS) and not UNLABELLED & {*words(folder.name)} and (
+                hint_of(folder.name) or doubts.could_be_a_split(folder, listing.class_names)):
+            raise InputError(f"`dataset`: {root} has {folder.name} beside {doubts.listed(named)}, which may be another "
+                             "split; expected train, val and test: rename it, or move it elsewhere")
         skipped.add("folder beside the splits", folder)
     listing.notes += [f"{folder.relative_to(root)} has images but no class folders: it is left out, and "
                       f"{split} images are drawn from the training images" for split, folder in
@@ -215,20 +211,11 @@ def check_has(listing, root, needs):
                          f"same classes, for its {missing[0]} images (links are not followed)")
 
 
-def _words(name):
-    """The words of a folder's name in lower case, without FILLERS: 'seg_train' and 'TrainSet 2' give ['train']."""
-    # 'hold-out' would otherwise be two words. Fillers are also removed from the ends of words, as in 'trainset', but at
-    # least three letters stay.
-    name = re.sub(r"hold[\W_]out", "holdout", name.lower())
-    words = [word for word in re.split(r"[\W\d_]+", name) if word and word not in FILLERS]
-    return [re.sub(r"(?<=...)(set|data|dataset|images|split)$", "", word) for word in words]
-
-
 def _doubled(folder):
     """The innermost of nested folders of one name, such as train/train, which unpacking an archive leaves."""
     while True:
         folders, images = entries(folder)
-        if images or len(folders) != 1 or _words(folders[0].name) != _words(folder.name):
+        if images or len(folders) != 1 or words(folders[0].name) != words(folder.name):
             return folder
         folder = folders[0]
 
@@ -256,8 +243,8 @@ def _scanned(root, skipped, without=(), known=()):
     folders, stray = entries(root, skipped)
     if folders and stray:
         skipped.add("image beside the class folders", stray[0], len(stray))
-    folders = sorted((f for f in folders if f not in without), key=lambda folder: _composed(folder.name))
-    names, paths, labels = [_composed(folder.name) for folder in folders], [], []
+    folders = sorted((f for f in folders if f not in without), key=lambda folder: composed(folder.name))
+    names, paths, labels = [composed(folder.name) for folder in folders], [], []
     if twice := [name for name, after in itertools.pairwise(names) if name == after]:
         raise InputError(f"`dataset`: {root} has two folders {twice[0]!r}, one with composed letters and one with "
                          "decomposed ones; expected one")
@@ -286,15 +273,6 @@ def _scanned(root, skipped, without=(), known=()):
     return full, (np.array(paths, dtype=object), np.array(labels, dtype=np.int64))
 
 
-def _composed(name):
-    """A folder's name in Unicode's composed form (NFC).
-
-    macOS writes 'ä' as 'a' and a combining mark. Without this a class would have another name, and so another label, on
-    each system.
-    """
-    return unicodedata.normalize("NFC", name)
-
-
 def _quoted(names, most=5):
     """Names in quotes, so that blanks at their ends are seen."""
     return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -321,7 +299,8 @@ def _below(folder, skipped):
     while left:
         folders, images = entries(left.pop(0), skipped)
         left, files = left + folders, files + images
-        found = {split_of(below.name) for below in folders if holds_images(below)} - {None}
+        full = [below.name for below in folders if holds_images(below)]
+        found = {split_of(name) for name in full} - {None} | {*suspects(full).values()}
         if len(found) > 1:
             raise InputError(f"`dataset`: {folder} was to be a class and holds {', '.join(sorted(found))} images in "
                              f"folders of their own; expected train/{folder.name} rather than {folder.name}/train; or "

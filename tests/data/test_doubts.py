@@ -1,0 +1,126 @@
+"""doubts.py, naming.py: what may be a split, a piece, a copy or a mask is never taken for a class in silence."""
+
+import itertools
+import shutil
+
+import pytest
+
+from compress.data import folders, naming
+from compress.errors import InputError
+
+
+def fill(root, *places, count=3):
+    """Empty files: listing a folder opens none."""
+    for place, i in itertools.product(places, range(count)):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        (root / place / f"{i}.png").touch()
+
+
+def refused(root):
+    with pytest.raises(InputError) as caught:
+        folders.list_folder(str(root))
+    assert str(caught.value).startswith("`dataset`: ") and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# each of the folders holds classes of its own (of other names, so that the names of the folders have to decide)
+@pytest.mark.parametrize("names", [
+    "asl_alphabet_train asl_alphabet_test", "flowers_train flowers_val", "train_resized test_resized", "X_train X_test",
+    "xtrain ytest", "train_v2 test_v2", "train_new val_new", "train_clean train_noisy test_clean", "trainA trainB",
+    "trainA trainB testA testB", "tr te va", "tr te", "development evaluation", "trainval devtest",
+    "PublicTest TrainSet2b", "my-train my-holdout extra", "训练_一 测试_一", "entrenamiento_a prueba_b",
+    "IN_TRAIN OUT_TEST", "2019train_x 2020test_x b"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_two_names_that_say_splits_are_no_classes(names, nested, tmp_path):
+    for i, name in enumerate(names.split()):
+        fill(tmp_path, *([f"{name}/cat{i}", f"{name}/dog{i}"] if nested else [name]))
+    said = refused(tmp_path)
+    assert f"put all classes into {tmp_path}/train " in said or "holds images itself" in said or "leaves open" in said
+    # the way out
+    (tmp_path / "train").mkdir()
+    for name in names.split():
+        shutil.move(tmp_path / name, tmp_path / "train" / name)
+    assert folders.list_folder(str(tmp_path)).class_names == tuple(sorted(names.split()))
+
+
+@pytest.mark.parametrize("names", [
+    "train plane car", "test_tube flask beaker", "test_tube test_strip beaker", "value_stocks validator", "tr te en fr",
+    "bullet_train test_tube a b c d", "trainers latest contest", "class_1_images class_2_images", "1 2 3", "0 1",
+    "grade1 grade2", "Folder Printer", "masks gloves", "with_mask without_mask", "mask no_mask", "s1 s2",
+    "apart1 apart2", "input_a output_b", "type_1 type_2 type_3", "image cat", "development_board arduino raspberry"])
+def test_classes_of_such_names_are_classes(names, tmp_path):
+    fill(tmp_path, *names.split())
+    assert folders.list_folder(str(tmp_path)).class_names == tuple(sorted(names.split()))
+    if "test_tube" in names:
+        assert naming.hint_of("test_tube") == "test"
+
+
+def test_a_class_whose_name_has_a_splits_word_is_told(tmp_path):
+    fill(tmp_path, "test_tube", "flask", "beaker")
+    assert folders.list_folder(str(tmp_path)).notes == ["test_tube is taken for a class, as the other folders are"]
+
+
+@pytest.mark.parametrize("names", [
+    "fold1 fold2 fold3", "HAM10000_images_part_1 HAM10000_images_part_2", "part_a part_b",
+    "images_001 images_002 images_003", "data_batch_1 data_batch_2 readme", "images masks", "Image Mask",
+    "JPEGImages SegmentationClass", "img gt", "images masks cat"])
+@pytest.mark.parametrize("below", ["", "train/"])
+def test_pieces_and_masks_are_no_classes(names, below, tmp_path):
+    fill(tmp_path, *(below + name for name in names.split()))
+    assert "which are called " in refused(tmp_path)
+    for i, name in enumerate(names.split()):  # the way out
+        (tmp_path / below / name).rename(tmp_path / below / f"kind{chr(97 + i)}")
+    assert len(folders.list_folder(str(tmp_path)).class_names) == len(names.split())
+
+
+@pytest.mark.parametrize("tops", [("color", "grayscale", "segmented"), ("2019/train", "2020/train"),
+                                  ("a/x", "b/y", "c"), ("00", "01", "02", "03")])
+def test_folders_that_hold_the_same_folders_are_refused_with_both_ways_on(tops, tmp_path):
+    for top in tops:
+        fill(tmp_path, f"{top}/cat", f"{top}/Dog")
+    said = refused(tmp_path)
+    assert "which hold folders of the same names (Dog and cat)" in said
+    assert f"did you mean `dataset={tmp_path}/{tops[0]}`?" in said
+    assert folders.list_folder(str(tmp_path / tops[0])).class_names == ("Dog", "cat")
+    (tmp_path / "train").mkdir()
+    for top in {top.split("/")[0] for top in tops}:
+        shutil.move(tmp_path / top, tmp_path / "train" / top)
+    listing = folders.list_folder(str(tmp_path))
+    assert listing.class_names == tuple(sorted({top.split("/")[0] for top in tops}))
+    assert "they hold folders of the same names (Dog and cat): if these are the classes" in listing.notes[0]
+
+
+def test_classes_that_are_sorted_further_are_classes(tmp_path):
+    fill(tmp_path, "cat/images", "dog/images", "bird/sparrow", "bird/robin", "fish", "horse/sparrow")
+    assert folders.list_folder(str(tmp_path)).class_names == ("bird", "cat", "dog", "fish", "horse")
+
+
+def test_a_copy_of_the_classes_beside_them_is_no_class(tmp_path):
+    fill(tmp_path, "cat", "dog", "bird", "Überprüfung/cat", "Überprüfung/dog")
+    assert "has cat and dog, and Überprüfung holds folders of these names once more" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("below", [("train_imgs_v2", "test_imgs_v2"), ("trainA", "valA"), ("tr", "te")])
+def test_splits_below_classes_are_not_mixed(below, tmp_path):
+    fill(tmp_path, *(f"{label}/{split}" for label in ("cat", "dog") for split in below))
+    assert "cat was to be a class and holds " in refused(tmp_path)
+
+
+def test_a_split_among_the_images_of_classes_is_not_mixed(tmp_path):
+    fill(tmp_path, "cat", "dog", "cat/test", "dog/test")
+    assert "has cat, which holds images and a folder test" in refused(tmp_path)
+    shutil.rmtree(tmp_path / "dog" / "test")  # vehicles/train is a kind of vehicle
+    assert folders.list_folder(str(tmp_path)).class_names == ("cat", "dog")
+
+
+def test_a_third_split_in_any_language_is_not_left_out(tmp_path):
+    fill(tmp_path, "Training/a", "Training/b", "Test/a", "Test/b", "Validierung/a", "Validierung/b")
+    assert {*folders.list_folder(str(tmp_path)).splits} == {"train", "validation", "test"}
+    for name, said in (("walidacja", True), ("train_more", True), ("docs", False), ("test_unlabelled", False)):
+        shutil.rmtree(tmp_path / "Validierung", ignore_errors=True)
+        fill(tmp_path, *([name] if name == "docs" else [f"{name}/a", f"{name}/b"]))
+        if said:
+            assert f"has {name} beside " in refused(tmp_path) and "which may be another split" in refused(tmp_path)
+        else:
+            assert f"skipped: 1 folder beside the splits ({name})" in folders.list_folder(str(tmp_path)).notes
+        shutil.rmtree(tmp_path / name)

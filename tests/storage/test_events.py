@@ -1,6 +1,5 @@
 """events.py: what a TensorBoard is given equals the history, wherever the run was killed."""
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -12,7 +11,7 @@ import test_training
 from test_training import RECIPE, RUN, killed_at, same, without_times
 
 from compress.cli import app
-from compress.cli.configs import RunConfig
+from compress.cli.configs import MachineConfig, RunConfig
 from compress.errors import InputError
 from compress.storage import events
 from compress.training import callbacks
@@ -141,12 +140,11 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 
 def test_what_takes_no_events_is_told_before_any_work(tmp_path, monkeypatch):
-    args = argparse.Namespace(gpu=False, seed=1, deterministic=False, verbose=0, tensorboard=str(tmp_path / "a"))
     (tmp_path / "a").write_text("")
-    with pytest.raises(InputError, match=r"^--tensorboard: received .*, expected a folder that can be written to"):
-        app.start_keras(args)
+    with pytest.raises(InputError, match="^received .*, expected a folder that can be written to") as caught:
+        app.start_keras(MachineConfig(gpu=False, tensorboard=str(tmp_path / "a")))
+    assert str(caught.value.path) == str(tmp_path / "a")  # by which the command line finds the flag
     monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
-    args.tensorboard = str(tmp_path / "b")
     with pytest.raises(InputError, match=r"^--tensorboard: received \S+ where there is no TensorFlow"):
-        app.start_keras(args)
+        app.start_keras(MachineConfig(gpu=False, tensorboard=str(tmp_path / "b")))
     assert not (tmp_path / "b").exists()

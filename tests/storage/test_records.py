@@ -2,12 +2,13 @@
 
 import json
 import os
-import types
 
+import numpy as np
 import pytest
 
 from compress.cli import messages
 from compress.cli.configs import RunConfig
+from compress.data import dataset
 from compress.errors import InputError
 from compress.storage import files, records, resuming
 
@@ -137,7 +138,7 @@ def test_a_share_for_validation_is_checked_wherever_the_images_lie(tmp_path):
     (tmp_path / "history.json").write_text(json.dumps({"run": {"source": ["/gone", "a" * 64],
                                                                "flags": {"dataset": "/gone", "val_split": 0.1}}}))
     (tmp_path / "model.h5").write_bytes(b"x")
-    split = types.SimpleNamespace(source=["/here", "a" * 64], name="validation")
+    split = dataset.Split(np.zeros((2, 8, 8, 3), "uint8"), [0, 1], "validation", source=["/here", "a" * 64])
     records.check_source(tmp_path / "model.h5", split, 0.1)
     with pytest.raises(InputError, match=r"^`val_split`: received 0\.2, expected 0\.1"):
         records.check_source(tmp_path / "model.h5", split, 0.2)
@@ -196,7 +197,7 @@ def test_of_differing_flags_the_most_telling_comes_first_and_defaults_are_told_a
 def test_a_strangers_source_is_no_source(source, tmp_path):
     (tmp_path / "model.h5").write_bytes(b"x")
     (tmp_path / "history.json").write_text(json.dumps({"run": {"source": source}}))
-    split = types.SimpleNamespace(source=["/a", "0" * 64], name="validation")
+    split = dataset.Split(np.zeros((2, 8, 8, 3), "uint8"), [0, 1], "validation", source=["/a", "0" * 64])
     records.check_source(tmp_path / "model.h5", split)
     (tmp_path / "history.json").write_text(json.dumps({"run": {"source": ["/a", "1" * 64]}}))
     with pytest.raises(InputError, match="holds other images than when"):

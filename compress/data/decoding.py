@@ -12,6 +12,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 DEPTHS = (1, 15, 255, 1023, 4095, 16383, 65535)  # the largest numbers of 1, 4, 8, 10, 12, 14 and 16 bits
 GROUNDS = {"white": 255, "black": 0}
 WHITE_INK = 230  # mean lightness, 0 to 255, from which a drawing can't be seen on a white background
+FAINT = 16  # alpha, 0 to 255, below which everywhere a picture would be blank: such an alpha says nothing
 _LIMITS = ("at most 89 are read, of JPEGs 178, as a small file could fill the memory: make it smaller, such as by "
            "mogrify -resize 4000x4000")
 
@@ -62,6 +63,7 @@ class Extremes:
         depth: as in Header.
         low, high: the smallest and the largest value, NaN where a value is NaN; of 16-bit colour the upper 8 bits.
         ink: mean lightness, 0 to 255, weighted by alpha; None for an image without transparent pixels.
+        faint: whether alpha hides the whole picture, so that its colours are shown without it.
     """
 
     path: str
@@ -69,6 +71,7 @@ class Extremes:
     low: float = 0
     high: float = 0
     ink: float | None = None
+    faint: bool = False
 
 
 def natural_scale(depth, low, high):
@@ -111,12 +114,13 @@ def examine(path):
             numbers = np.asarray(file)
             return Extremes(path, depth, numbers.min().item(), numbers.max().item())
         high = max(high for _, high in file.convert("RGB").getextrema()) if depth else 0
-        # An alpha channel that is 255 everywhere hides nothing, and one that is 0 everywhere has nothing drawn.
-        pixels, ink = file.convert("RGBA") if _is_transparent(file) else None, None
-        if pixels and pixels.getextrema()[3][0] < 255 and pixels.getextrema()[3][1]:
-            # Transparent pixels have colours too, often black, but nobody sees them: alpha is the weight.
-            ink = float(np.average(np.asarray(pixels.convert("L")), weights=np.asarray(pixels.getchannel("A"))))
-        return Extremes(path, depth, 0, high, ink)
+        # An alpha channel that is 255 everywhere hides nothing.
+        pixels, ink, faint = file.convert("RGBA") if _is_transparent(file) else None, None, False
+        if pixels and pixels.getextrema()[3][0] < 255:
+            faint = _is_faint(pixels)
+            if not faint and pixels.getextrema()[3][1]:
+                ink = float(np.average(np.asarray(pixels.convert("L")), weights=np.asarray(pixels.getchannel("A"))))
+        return Extremes(path, depth, 0, high, ink, faint)
 
 
 def decode(path, size, look=None):
@@ -152,7 +156,10 @@ def decode(path, size, look=None):
         else:
             image = _turned(file)
             if _is_transparent(image):
-                image = _on_ground(image.convert("RGBA"), look.ground or "white")
+                pixels = image.convert("RGBA")
+                # The conversion divides premultiplied colours by alpha. If that says nothing, they are as they stand.
+                raw = Image.merge("RGB", image.split()[:3]) if image.mode == "RGBa" else pixels
+                image = raw if _is_faint(pixels) else _on_ground(pixels, look.ground or "white")
         # Pillow widens the bilinear filter when it makes an image smaller, which averages pixels rather than skip them.
         return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR))
 
@@ -207,6 +214,15 @@ def _is_signed(file):
 
 def _is_transparent(image):
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _is_faint(image):
+    """Whether the alpha of an RGBA image would hide a picture entirely.
+
+    Screenshots and 32-bit bitmaps often have 0 in their fourth byte, which was never meant as alpha.
+    """
+    *colours, alpha = image.getextrema()
+    return alpha[1] < FAINT and any(high - low > 2 for low, high in colours)
 
 
 def _orientation(file):

@@ -144,6 +144,9 @@ class Reader:
             odd = [path for path, header in self._known(pool, self.paths).items() if header.depth or header.transparent]
             self._found = [it for it in pool.map(lambda path: _or_error(decoding.examine, path), odd)
                            if isinstance(it, decoding.Extremes)]  # `read` reports the damaged ones
+        if faint := [it.path for it in self._found if it.faint]:
+            self._report_once(f"{tables.counted(len(faint), 'image')} with an alpha channel that hides everything "
+                              f"(such as {faint[0]}): their colours are shown without it")
         for kind in sorted(kinds - {""} - given.keys()):
             given |= self._scale(kind, [it for it in self._found if it.depth == kind])
         if through and "ground" not in given:

@@ -133,6 +133,40 @@ def test_what_is_transparent_is_shown_on_white_unless_it_draws_in_white(tmp_path
         read(tmp_path, look=decoding.Look(ground="white"))
 
 
+def bitmap_of_32_bits(path, picture, alpha):
+    """A BMP whose header declares the fourth byte to be alpha, as tools for screenshots write it."""
+    (h, w, _), rows = picture.shape, np.dstack([picture[::-1, :, ::-1], np.full(picture.shape[:2], alpha, np.uint8)])
+    info = struct.pack("<IiiHHIIiiII4I4s64x", 124, w, h, 1, 32, 3, rows.nbytes, 2835, 2835, 0, 0,
+                       0xff0000, 0xff00, 0xff, 0xff000000, b"BGRs")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack("<2sIHHI", b"BM", 138 + rows.nbytes, 0, 0, 138) + info + rows.tobytes())
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif", "bmp"])
+@pytest.mark.parametrize("alpha", [0, 1, 15])
+def test_an_alpha_that_hides_everything_is_left_out_and_told(tmp_path, suffix, alpha):
+    picture = np.random.default_rng(1).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    path = tmp_path / "a" / f"0.{suffix}"
+    if suffix == "bmp":
+        bitmap_of_32_bits(path, picture, alpha)
+    else:
+        put(path, np.dstack([picture, np.full((8, 12), alpha, np.uint8)]),
+            **{"lossless": True, "exact": True} if suffix == "webp" else {})
+    put(tmp_path / "a" / "1.png", picture)
+    images, lines = read(tmp_path)
+    np.testing.assert_array_equal(images, [picture, picture])
+    assert lines == [f"1 image with an alpha channel that hides everything (such as {path}): their colours are shown "
+                     "without it"]
+
+
+def test_an_empty_frame_is_ground_as_the_others_are(tmp_path):
+    drawn = np.dstack([np.full((8, 12, 3), 90, np.uint8), GREY])
+    put(tmp_path / "a" / "0.png", drawn)
+    put(tmp_path / "a" / "1.png", drawn * np.uint8(0))
+    images, lines = read(tmp_path)
+    assert (images[1] == 255).all() and lines == ["1 image with transparent pixels, shown on white"]
+
+
 def test_opaque_pixels_are_as_without_alpha_and_need_no_word(tmp_path):
     picture = np.random.default_rng(1).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     put(tmp_path / "a" / "0.png", np.dstack([picture, np.full((8, 12), 255, np.uint8)]))

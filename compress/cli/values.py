@@ -8,6 +8,7 @@ import os
 import re
 
 STOCK = ("cifar10", "cifar100", "digits")  # data sets that have a name
+MOST = 10**9  # the highest number where a flag has no limit of its own
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -35,13 +36,13 @@ def _number(given, convert, wanted, low, high, strict):
     return value
 
 
-def whole(low=0, high=10**9):
+def whole(low=0, high=MOST):
     """A type for add_argument: a whole number from low to high; one trailing comma is forgiven."""
-    wanted = f"a whole number from {low} to {high}" if high < 10**9 else f"a whole number of at least {low}"
-    return lambda text: _number(text, int, wanted, low, high, strict=False)
+    wanted = f"from {low} to {high}" if high != MOST else f"of at least {low} and at most {MOST:g}"
+    return lambda text: _number(text, int, f"a whole number {wanted}", low, high, strict=False)
 
 
-def real(low=0.0, high=1e9, strict=False):
+def real(low=0.0, high=MOST, strict=False):
     """A type for add_argument: a number from low (above low, if strict) to high; a trailing comma is forgiven."""
     start = f"above {low:g}" if strict else f"of at least {low:g}"
     wanted = f"a number {start} and at most {high:g}"
@@ -72,14 +73,17 @@ def path(text):
     user's home; what can only be a slip is refused with what was meant. Python's paths are taken too."""
     if not isinstance(text, (str, os.PathLike)):
         raise argparse.ArgumentTypeError(f"received {text!r}, expected a path")
-    text = os.fspath(text)
+    text = os.fsdecode(text)
+    if "\0" in text or (not text.strip("'\" \t\n") and not os.path.lexists(text)):
+        # an empty one, as of a variable that isn't set, would be the current folder
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a path")
     if local := re.match(r"file://(localhost)?(?=/)", text):
         raise argparse.ArgumentTypeError(f"received {text}, expected a path: {text[local.end():]}")
     if re.match(r"[a-zA-Z][\w+.-]+://", text):
         raise argparse.ArgumentTypeError(f"received {text}, expected a path on this machine: nothing is downloaded; "
                                          "fetch it first, and unpack it where it is an archive")
     meant = os.path.expandvars(re.fullmatch(r"""\s*(['"]?)(.*?)\1\s*""", text, re.DOTALL)[2])
-    if meant not in ("", text) and not os.path.lexists(text):
+    if meant != text and not os.path.lexists(text):
         raise argparse.ArgumentTypeError(f"received {text!r}, which isn't there; expected it without quotes, blanks or "
                                          f"variables that the shell left in place: {meant}")
     expanded = os.path.expanduser(text)
@@ -126,7 +130,7 @@ def no_data_set(name):
 
 def data_set(text):
     """A type for add_argument: one of STOCK, or a path; a mere name has to be there, as it is none of a data set."""
-    name = path(text)
+    name = path(text) if text != "" else text
     if name in STOCK or {"/", os.sep} & {*name} or os.path.lexists(name):
         return name
     raise argparse.ArgumentTypeError(f"received {name!r}{no_data_set(name)}")

@@ -103,6 +103,9 @@ def test_a_missing_module_of_the_suite_is_a_defect():
      "expected cifar10, cifar100, digits, or the path of a folder with a subfolder of images for each class"),
     ("train_base_model", ["--dataset", "CIFAR-10"], "did you mean cifar10?"),
     ("train_base_model", ["--epoch_num", "1_0"], "--epoch_num: received '1_0', expected a whole number"),
+    ("train_base_model", ["--seed", "9" * 20], f"--seed: received '{'9' * 20}', expected a whole number from 0 to "
+     "4294967295\n"),
+    ("train_base_model", ["--subset", "9" * 20], "expected a whole number of at least 1 and at most 1e+09\n"),
     ("train_base_model", ["--warmup", "0.1_5"], "--warmup: received '0.1_5', expected a number"),
     ("export_model", ["--format", "tflite"], "did you mean litert?"),
     ("export_model", ["--format", "TF-Lite"], "did you mean litert?"),

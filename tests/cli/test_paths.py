@@ -16,7 +16,8 @@ def text_flags(script):
     """(flag, parser) of all flags that take text of any kind."""
     parser = importlib.import_module(script).build_parser()
     return [(action.option_strings[0], parser) for action in parser._actions
-            if action.nargs != 0 and not action.choices and action.type in (None, values.path, values.model)]
+            if action.nargs != 0 and not action.choices and (
+                action.type in (None, values.path, values.model, values.data_set))]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -27,6 +28,21 @@ def test_a_tilde_behind_an_equals_sign_is_the_home_in_every_flag_that_takes_text
             action.required = False
         found = getattr(parser.parse_args([f"{flag}=~/runs"]), flag.removeprefix("--"))
         assert found in (str(tmp_path / "me" / "runs"), [str(tmp_path / "me" / "runs")])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("text", ["", " ", "''"])
+def test_an_empty_path_is_not_the_current_folder(script, text, capsys):
+    """As of `--root_folder "$UNSET"`."""
+    for flag, parser in text_flags(script):
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args([flag, text])
+        assert f"{script}.py: {flag}: received {text!r}, " in capsys.readouterr().err
+
+
+def test_an_empty_path_is_none_from_python_either():
+    with pytest.raises(InputError, match="^root_folder: received '', expected a path$"):
+        importlib.import_module("report").run(root_folder="")
 
 
 def test_a_folder_stands_for_the_model_in_it(tmp_path, monkeypatch):

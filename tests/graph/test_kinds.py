@@ -165,12 +165,12 @@ def test_what_lies_around_the_blocks_is_read(name, small, tmp_path):
 
 REFUSED_FRONTS = {
     "resizing": (lambda x: layers.Resizing(SIZE, SIZE)(layers.UpSampling2D(2)(x)), "up_sampling2d.*UpSampling2D"),
-    "resize": (layers.Resizing(SIZE, SIZE), "Resizing.*--image_size"),
+    "resize": (layers.Resizing(SIZE, SIZE), "Resizing.*`image_size`"),
     "grey": (lambda x: ops.stack([x[..., 0]] * 3, axis=-1), "channels come from R, G and B"),
     "square": (lambda x: x * x, "Multiply.*two tensors"),
     "transposed": (layers.Conv2DTranspose(3, 1), "Conv2DTranspose"),
     "crop": (lambda x: layers.ZeroPadding2D(1)(layers.CenterCrop(SIZE - 2, SIZE - 2)(x)), "CenterCrop"),
-    "random crop": (layers.RandomCrop(SIZE, SIZE), "RandomCrop.*--image_size"),
+    "random crop": (layers.RandomCrop(SIZE, SIZE), "RandomCrop.*`image_size`"),
     "mixing": (layers.Conv2D(3, 1), "first kernel of 1x1"),
     "always": (lambda x: layers.BatchNormalization()(x, training=True), "training on")}
 REFUSED_HEADS = {

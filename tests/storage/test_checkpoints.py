@@ -252,7 +252,7 @@ def test_a_layer_of_code_that_changes_the_images_is_told(saved, tmp_path, capsys
         layer, = [layer for layer in config["config"]["layers"] if layer["config"]["name"] == "normalization"]
         layer["class_name"], layer["config"] = "Lambda", {"name": "normalization", "function": "code"}
         file.attrs["model_config"] = json.dumps(config)
-    with pytest.raises(InputError, match=r"layer normalization \(Lambda\) that is not read; expected --preproc"):
+    with pytest.raises(InputError, match=r"layer normalization \(Lambda\) that is not read; expected `preproc"):
         checkpoints.load_model(path)
     rgb = np.full((1, 32, 32, 3), 128, "float32")
     wanted = checkpoints.load_model(saved[1]).predict_on_batch(rgb)

@@ -23,6 +23,8 @@ BEGINNINGS = {  # what a file is that can't be decoded: a test of its first 64 b
     "a TIFF of a kind that isn't read, such as several channels of floating point": lambda head: head[:4] in (
         b"ii*\0", b"mm\0*")}
 DIM = 64  # 16-bit colour whose upper 8 bits stay below this is too dark without the lower ones, which Pillow drops
+SCALE_GAP = 4  # times brighter than the dark images are all others, where these are of another scale
+MOST_DIM = 20  # one in so many images may be dark by itself
 NAMED = {"whole": "images of more than 8 bits", "floating": "images of floating point"}
 
 
@@ -138,7 +140,7 @@ class Reader:
             self._report_once(f"{NAMED[kind]} are scaled by {given[kind]:,g}")
         # Most data sets are plain 8-bit RGB and end here. For the others all images of more bits or with transparency
         # are decoded once more than needed, whatever part of them is asked for: the scale must not depend on the part.
-        if not (kinds - {""} - given.keys() or (through and "ground" not in given)):
+        if not (kinds - {""} or (through and "ground" not in given)):
             return
         if self._found is None:
             odd = [path for path, header in self._known(pool, self.paths).items() if header.depth or header.transparent]
@@ -147,8 +149,12 @@ class Reader:
         if faint := [it.path for it in self._found if it.faint]:
             self._report_once(f"{tables.counted(len(faint), 'image')} with an alpha channel that hides everything "
                               f"(such as {faint[0]}): their colours are shown without it")
-        for kind in sorted(kinds - {""} - given.keys()):
-            given |= self._scale(kind, [it for it in self._found if it.depth == kind])
+        for kind in sorted(kinds - {""}):
+            found = [it for it in self._found if it.depth == kind]
+            fixed = kind in given
+            if not fixed:
+                given |= self._scale(kind, found)
+            self._check_one_scale(kind, found, given.get(kind, 255), fixed)  # of 16-bit colour 8 bits are known
         if through and "ground" not in given:
             given |= self._ground([it for it in self._found if it.ink is not None])
         self.look = decoding.Look(**given)
@@ -182,6 +188,37 @@ class Reader:
                              f"{'65,535' if kind == 'whole' else '1 or 0 to 255'}: convert all by the same factor")
         self._report_once(f"{NAMED[kind]} hold values up to {highest.high:,g}: scaled by {scale:,g}")
         return {kind: scale}
+
+    def _check_one_scale(self, kind, found, scale, fixed):
+        """Tells which images are nearly black by the common scale, as 12 bits in a file of 16 are.
+
+        Args:
+            kind: as of `_scale`.
+            found: list of the Extremes of all images of that depth.
+            scale: the value that becomes 255.
+            fixed: whether a model was trained with that scale, so that these images didn't choose it.
+
+        Raises:
+            InputError: they are many, and no image lies between them and the others: these are two kinds of images.
+        """
+        # A sixteenth is the step from 12 to 16 bits; floating point knows the scales 1 and 255 alone.
+        limit = 1.001 if kind == "floating" and scale > 1 else 0 if kind == "floating" else (scale + 1) / 16
+        # What is 0 throughout is black by every scale; but of 16-bit colour only the upper 8 bits are known.
+        dim = [it for it in found if (0 if kind != "colour" else -1) < it.high <= limit]
+        others = [it for it in found if it.high > limit]
+        if not dim:
+            return
+        brightest, darkest = max(dim, key=lambda it: it.high), min(others, key=lambda it: it.high, default=None)
+        unit, name = (256, "images of 16 bits a channel") if kind == "colour" else (1, NAMED[kind])
+        shown = lambda it: f"{unit * (it.high + 1) - 1:,g}"  # noqa: E731 (the largest value; Pillow drops 8 bits)
+        # One dark photograph among others, or dark ones of every degree, are dark; a gap says that the scales differ.
+        if not fixed and darkest and darkest.high >= SCALE_GAP * brightest.high and len(dim) >= len(found) / MOST_DIM:
+            raise InputError(f"`{self.named_by}`: {name} are of different scales: {len(dim):,}, such as "
+                             f"{brightest.path}, hold at most {shown(brightest)}, and {len(others):,}, such as "
+                             f"{darkest.path}, at least {shown(darkest)}; by one scale the former would be "
+                             "nearly black: convert both kinds to 8 bits, each by its own factor")
+        self._report_once(f"{len(dim):,} of {len(found):,} {name} hold at most {shown(brightest)} (such as "
+                          f"{brightest.path}): scaled by {unit * (scale + 1) - 1:,g} they are nearly black")
 
     def _ground(self, found):
         """The background for images with transparent pixels, a dict: white, unless most of them are drawn in white."""

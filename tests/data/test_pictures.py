@@ -88,10 +88,37 @@ def test_the_scale_that_a_model_was_trained_with_is_kept_and_a_brighter_image_re
     put(tmp_path / "a" / "0.png", GREY.astype(np.uint16) // 2)
     images, lines = read(tmp_path, look=decoding.Look(whole=4095))
     np.testing.assert_array_equal(images[0, ..., 0], GREY // 2 >> 4)
-    assert lines == ["images of more than 8 bits are scaled by 4,095"]
+    assert lines == ["images of more than 8 bits are scaled by 4,095", "1 of 1 images of more than 8 bits hold at most "
+                     f"127 (such as {tmp_path}/a/0.png): scaled by 4,095 they are nearly black"]
     put(tmp_path / "a" / "1.png", GREY.astype(np.uint16) * 257)
     with pytest.raises(InputError, match=r"1\.png, with values from 0 to 65,535, expected 0 to 4,095, by which"):
         read(tmp_path, look=decoding.Look(whole=4095))
+
+
+@pytest.mark.parametrize(("dark", "bright", "words"), [
+    (GREY.astype(np.uint16), GREY.astype(np.uint16) * 257, "at most 255, .*b.1.*, at least 65,535"),
+    (GREY.astype(np.uint16) * 16, GREY.astype(np.uint16) * 257, "at most 4,080, .*b.1.*, at least 65,535"),
+    (GREY.astype(np.uint16), GREY.astype(np.uint16) * 16, "at most 255, .*, at least 4,080"),
+    (np.float32(GREY) / 255, np.float32(GREY), "at most 1, .*, at least 255"),
+    (1, 257, "at most 255, .*, at least 65,535"), (16, 257, "at most 4,095, .*, at least 65,535")])  # colour
+def test_images_of_two_scales_are_refused_with_one_of_each(tmp_path, dark, bright, words):
+    for i, (label, values) in enumerate((("a", dark), ("b", bright)) * 3):
+        if isinstance(values, int):
+            colour_of_16_bits(tmp_path / label / f"{i}.png", values)
+        else:
+            put(tmp_path / label / f"{i}.{'png' if values.dtype == np.uint16 else 'tif'}", values)
+    with pytest.raises(InputError, match=rf"^`dataset`: images .* scales: 3, such as .*a.0\.\w+, hold {words}"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("dark", [1, 4])
+def test_some_dark_images_and_dark_ones_of_every_degree_are_told(tmp_path, dark):
+    for i in range(30 if dark == 1 else 8):  # one in 30, and a continuous range of exposures
+        factor = (257 if i else 8) if dark == 1 else 257 >> i
+        put(tmp_path / "a" / f"{i:02d}.png", GREY.astype(np.uint16) * factor)
+    _, lines = read(tmp_path)
+    assert lines[1].startswith(f"{dark} of {30 if dark == 1 else 8} images of more than 8 bits hold at most "
+                               f"{2040 if dark == 1 else 4080:,}") and lines[1].endswith("they are nearly black")
 
 
 def test_an_inverted_scale_of_grey_is_shown_as_a_viewer_does(tmp_path):

@@ -22,8 +22,8 @@ class Split:
         name: "train", "validation" or "test".
         pad: largest random shift in pixels that `batches` applies to an image; 0 for none.
         flip: whether `batches` mirrors images left to right at random.
-        source: [folder, checksum of its files] of the images that the split was drawn from at random; None where the
-            data set itself defines the split.
+        source: `folders.listing_checksum` of the images that the split was drawn from at random; None where the data
+            set itself defines the split.
     """
 
     def __init__(self, images, labels, name, pad=0, flip=False, source=None):

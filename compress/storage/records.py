@@ -139,6 +139,18 @@ def place(dataset):
     return os.path.abspath(dataset) if isinstance(dataset, str) else dataset
 
 
+def same_images(then, now):
+    """Whether two records tell of the same images in a folder, wherever it lies.
+
+    Args:
+        then: 'source' of one, a list as `folders.listing_checksum` gives it. Records of older versions have no checksum
+            of the images' bytes, and are compared by names and sizes.
+        now: that of the other.
+    """
+    most = min(len(then), len(now))
+    return most > 1 and then[1:most] == now[1:most]
+
+
 def check_source(path, split, val_split=None):
     """Raises InputError where a model was trained when the folder that a split is drawn from held other images.
 
@@ -152,9 +164,12 @@ def check_source(path, split, val_split=None):
     """
     run = _run_beside(path)
     then = run.get("source")
-    if val_split is not None and isinstance(then, list) and split.source is not None and then[1:] == split.source[1:]:
+    if not isinstance(then, list) or split.source is None:
+        return
+    same = same_images(then, split.source)
+    if val_split is not None and same:
         _check_share(path, run, val_split)
-    if isinstance(then, list) and split.source is not None and then[:1] == split.source[:1] and then != split.source:
+    if then[:1] == split.source[:1] and not same:
         raise InputError(f"`dataset`: {split.source[0]} holds other images than when {path} was trained; its "
                          f"{split.name} images are drawn from all of them, so that the model has seen most; expected "
                          "the images of then, or subfolders train, val and test")

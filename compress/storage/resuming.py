@@ -102,8 +102,8 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     if now.get("target_macs"):
         free -= {"stage_tilt"}  # before it, such a student had other widths
     # Images and the model that the run started from are known by their checksums, wherever they lie now.
-    if (sums := [_checksum(record) for record in (before, run)]) and None not in sums:
-        if sums[0] != sums[1]:
+    if (sources := [_source(record) for record in (before, run)]) and None not in sources:
+        if not records.same_images(*sources):
             raise InputError(f"`resume`: {folder} holds {kind} run on other images than {now['dataset']} holds now; "
                              f"expected the same, another folder to write to, {NEVER}")
         free |= {"dataset"}  # wherever they lie now
@@ -185,16 +185,16 @@ def is_shorter(before, run, length):
     return records.is_number(then) and then < run["flags"][length]
 
 
-def _checksum(run):
-    """The checksum of the images of a run's folder, where its record has one."""
+def _source(run):
+    """What identifies the images of a run's folder, a list as `folders.listing_checksum` gives it, or None."""
     source = run.get("source")
-    return source[1] if isinstance(source, list) and len(source) == 2 and isinstance(source[1], str) else None
+    return source if isinstance(source, list) and len(source) > 1 and isinstance(source[1], str) else None
 
 
 def _may_have_moved(before, run):
     """Whether only the images, which aren't read yet, can tell if a run had the data that this one has."""
     then, now = (records.place(record["flags"].get("dataset")) for record in (before, run))
-    return _checksum(before) is not None and "source" not in run and then != now and isinstance(now, str) and (
+    return _source(before) is not None and "source" not in run and then != now and isinstance(now, str) and (
         os.path.isdir(now))
 
 

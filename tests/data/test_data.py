@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import os
 import pickle
 import struct
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compress.cli.configs import DataConfig
-from compress.data import dataset, decoding, stock
+from compress.data import dataset, decoding, folders, stock
 from compress.errors import InputError
+from compress.storage import records, resuming
 
 
 class Python2Pickler(pickle._Pickler):
@@ -701,3 +703,47 @@ def test_links_to_folders_are_not_followed(tmp_path, folder):
     (folder / "blue" / "round").symlink_to(folder)
     loaded = dataset.load_data(asked(dataset=str(folder), val_split=0.2))
     assert loaded.class_names == ("blue", "red things") and sum(len(s) for s in parts(loaded)) == 24
+
+
+@pytest.mark.parametrize("side", [16, 300])  # read whole, and in samples
+def test_images_that_changed_places_are_other_images_though_of_the_same_size(tmp_path, side):
+    def listed():
+        paths = sorted(map(str, (tmp_path / "d").rglob("*.bmp")))
+        return folders.listing_checksum(str(tmp_path / "d"), paths)
+
+    for i, label in enumerate(("cat", "dog")):
+        (tmp_path / "d" / label).mkdir(parents=True)
+        image = Image.new("RGB", (side, side), "white")
+        image.paste((200 * i, 0, 0), (side // 3, side // 3, side // 2, side // 2))  # white all around
+        image.save(tmp_path / "d" / label / "0.bmp")
+    before = listed()
+    assert before == listed() and len(before) == 3
+    (tmp_path / "d").rename(tmp_path / "e")
+    (tmp_path / "e").rename(tmp_path / "d")
+    (tmp_path / "d" / "cat" / "0.bmp").rename(tmp_path / "0.bmp")
+    (tmp_path / "d" / "dog" / "0.bmp").rename(tmp_path / "d" / "cat" / "0.bmp")
+    (tmp_path / "0.bmp").rename(tmp_path / "d" / "dog" / "0.bmp")
+    after = listed()
+    assert before[:2] == after[:2] and before[2] != after[2]
+    assert records.same_images(before, before) and not records.same_images(before, after)
+    assert records.same_images(before[:2], after)  # a record of a version that knew no bytes
+    split = dataset.Split(np.zeros((2, 8, 8, 3), "uint8"), [0, 1], "test", source=after)
+    (tmp_path / "model.h5").write_bytes(b"x")
+    for source, message in ((before, "holds other images than when .*model.h5 was trained"), (before[:2], None)):
+        (tmp_path / "history.json").write_text(json.dumps({"run": {"source": source}}))
+        run = {"flags": {"dataset": str(tmp_path / "d"), "epoch_num": 1}, "parent_sha256": None}
+        then, now = run | {"source": source}, run | {"source": after}
+        if message:
+            with pytest.raises(InputError, match=message):
+                records.check_source(tmp_path / "model.h5", split)
+            with pytest.raises(InputError, match="run on other images than"):
+                resuming.check_same_run(then, now, tmp_path)
+        else:
+            records.check_source(tmp_path / "model.h5", split)
+            resuming.check_same_run(then, now, tmp_path)
+
+
+def test_an_image_that_cannot_be_read_has_a_checksum_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "0.png").write_bytes(b"x")
+    monkeypatch.setattr("builtins.open", lambda *_, **__: (_ for _ in ()).throw(PermissionError()))
+    assert len(folders.listing_checksum(str(tmp_path), [str(tmp_path / "0.png")])) == 3

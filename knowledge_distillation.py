@@ -3,11 +3,15 @@
 """Distil a pruned teacher into a small student: soft labels, intermediate features, an adversary, hard labels."""
 
 import argparse
-import importlib
+import dataclasses
+import functools
+import math
 import sys
+import typing
 from pathlib import Path
 
-from compress.cli import app, configs, display, flags, keywords, student_flags, tables
+from compress.cli import app, configs, display, flags, keywords, tables
+from compress.errors import InputError
 from compress.graph import resnet
 from compress.plots import roles
 from compress.storage import files, records, resuming, shipped
@@ -22,16 +26,140 @@ ABLATION = {"trained directly": (0, 0, 0), "backbone": (1, 0, 0), "backbone + in
 TRIED = (0.5, 0.3, 0.2)  # lambdas of its rows, where the student's own is 0
 
 
-def __getattr__(name):
-    """What `distillation` and `students` hold, under this module's name too.
+# ---- the losses --------------------------------------------------------------------------------------------------
+#
+# What a student is trained by. Each loss takes what teacher and student make of a batch of N images, and the labels:
+#
+#   teacher.logits, student.logits       (N, classes)
+#   teacher.features, student.features   four feature maps (N, h, w, channels), one behind each stage
+#   labels                               (N,) whole numbers
+#
+# and returns a scalar, the mean over the batch. `losses_of` below gives each its weight. A loss of your own is one more
+# function here and one more line there. Keras is imported inside functions, since --help doesn't wait for it.
 
-    They need Keras, and `--help` shall not wait for it.
+def backbone_loss(teacher, student, labels, temperature):
+    """Soft labels: T^2 mean_n sum_c p_t log(p_t / p_s) with p = softmax(logits / T), in nats times T^2.
+
+    The Kullback-Leibler divergence from the teacher's softened probabilities to the student's, summed over the classes.
+    T^2 makes up for the gradients, which softening divides by it. Hinton et al. 2015, arXiv 1503.02531, section 2.
     """
-    if name.startswith("__"):
-        raise AttributeError(name)
-    owner = "students" if name in ("student_widths", "inherit_student") else "distillation"
-    return getattr(importlib.import_module(owner), name)
+    from keras import ops
 
+    log_p_t = ops.log_softmax(ops.cast(teacher.logits, "float32") / temperature)      # (N, classes)
+    log_p_s = ops.log_softmax(ops.cast(student.logits, "float32") / temperature)
+    divergence = ops.sum(ops.exp(log_p_t) * (log_p_t - log_p_s), axis=-1)             # (N,)
+    return temperature**2 * ops.mean(divergence)
+
+
+def intermediate_loss(teacher, student, labels, regressors):
+    """Features: the sum over the four stages of the mean squared error, mean (f_t - r(f_s))^2.
+
+    A regressor r maps the student's feature map to the teacher's channels and sides; it is trained with the student.
+    Romero et al. 2015, FitNets, arXiv 1412.6550, equation 3, at four places.
+    """
+    from keras import ops
+
+    errors = []
+    for f_t, f_s, regress in zip(teacher.features, student.features, regressors, strict=True):
+        difference = ops.cast(f_t, "float32") - ops.cast(regress(f_s), "float32")     # (N, h, w, teacher's channels)
+        errors.append(ops.mean(ops.square(difference)))
+    return sum(errors)
+
+
+def adversarial_loss(teacher, student, labels, discriminator):
+    """The student misleads a discriminator D: -log D(student's logits).
+
+    D is the probability that logits are the teacher's. It is held fixed here: the gradient goes through it to the
+    student and leaves D itself alone. Belagiannis et al. 2018, Adversarial Network Compression, arXiv 1803.10750,
+    section 3.
+    """
+    from keras import ops
+
+    from compress.distillation.discriminator import held_fixed
+
+    scores = held_fixed(discriminator, student.logits)                                # (N, 1), before the sigmoid
+    return ops.mean(ops.softplus(-scores))                                            # -log sigmoid(scores)
+
+
+def discriminator_loss(teacher, student, labels, discriminator):
+    """The discriminator's own loss: -log D(teacher's logits) - log(1 - D(student's logits)).
+
+    Here the student is held fixed, and D learns.
+    """
+    from keras import ops
+
+    real = discriminator(teacher.logits, training=True)                               # (N, 1), before the sigmoid
+    fake = discriminator(ops.stop_gradient(student.logits), training=True)
+    return ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(fake))
+
+
+def hard_label_loss(teacher, student, labels, label_smoothing=0.0):
+    """The cross-entropy with the true labels, in nats; no teacher has a part in it."""
+    import keras
+
+    targets = keras.ops.one_hot(labels, student.logits.shape[-1])                     # (N, classes)
+    return keras.ops.mean(keras.losses.categorical_crossentropy(targets, student.logits, from_logits=True,
+                                                                label_smoothing=label_smoothing))
+
+
+def annealed(weight, steps):
+    """A weight that falls in a line to 0 over so many training steps.
+
+    After the teacher annealing of Clark et al. 2019, BAM!, arXiv 1907.04829, section 3, where the weight of the true
+    labels rises meanwhile; here it stays.
+    """
+    from keras import ops
+
+    return lambda step: weight * ops.maximum(0.0, 1.0 - step / steps)
+
+
+def losses_of(config, teacher, student, steps):
+    """What a student is trained by: lambda1 backbone + lambda2 intermediate + lambda3 adversarial + w hard labels.
+
+    A loss of weight 0 is left out, with all that it would compute. The discriminator's own loss has weight 1 whatever
+    lambda3 is: nothing else moves the discriminator.
+
+    Args:
+        config: a configs.DistilConfig.
+        teacher: a ResNet of `resnet.build_resnet`.
+        student: another, for the same images and classes.
+        steps: training steps that are to be done, over which a teacher is annealed.
+
+    Returns:
+        List of `compress.distillation.distiller.Loss`.
+    """
+    import keras
+
+    from compress.distillation.discriminator import build_discriminator
+    from compress.distillation.distiller import Loss
+    from compress.distillation.regressors import build_regressors, feature_shapes
+
+    def taught(weight):  # by the teacher, whose part may fall
+        return annealed(weight, steps) if config.teacher_annealing else weight
+
+    losses = []
+    if config.lambda1:
+        backbone = functools.partial(backbone_loss, temperature=config.temperature)
+        losses.append(Loss("backbone", backbone, taught(config.lambda1)))
+    if config.lambda2:
+        regressors = build_regressors(config.regressor_name, feature_shapes(student), feature_shapes(teacher),
+                                      config.precision)
+        intermediate = functools.partial(intermediate_loss, regressors=regressors)
+        losses.append(Loss("intermediate", intermediate, taught(config.lambda2), regressors))
+    if config.lambda3:
+        discriminator = build_discriminator(student.output_shape[-1], config.precision)
+        adversarial = functools.partial(adversarial_loss, discriminator=discriminator)
+        own = functools.partial(discriminator_loss, discriminator=discriminator)
+        losses += [Loss("adversarial", adversarial, taught(config.lambda3), [discriminator]),
+                   Loss("discriminator", own, 1.0, [discriminator],
+                        keras.optimizers.Adam(config.discriminator_learning_rate))]
+    if config.hard_label_weight:
+        hard_label = functools.partial(hard_label_loss, label_smoothing=config.label_smoothing)
+        losses.append(Loss("hard_label", hard_label, config.hard_label_weight))
+    return losses
+
+
+# ---- flags -------------------------------------------------------------------------------------------------------
 
 def build_parser():
     """The flags of this script."""
@@ -68,7 +196,7 @@ def build_parser():
                        help="also train the same student directly, with soft labels, and with these and features, "
                             "adversary or both, and compare; a loss of weight 0 is tried with "
                             f"{', '.join(f'{weight} (lambda{i})' for i, weight in enumerate(TRIED, 1))}")
-    student_flags.add_student_flags(parser)
+    add_student_flags(parser)
     flags.add_training_flags(parser)
     parser.set_defaults(optimizer="muon")
     flags.add_data_flags(parser)
@@ -76,8 +204,157 @@ def build_parser():
     return parser
 
 
-def make_student(args, teacher, images):
-    """The student before its first step, always the same for the same flags."""
+def add_student_flags(parser):
+    """Those that say what the student looks like, see configs.StudentConfig."""
+    group = parser.add_argument_group("student")
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--stream_divisor", type=flags.whole(1, 2048),
+                      help="divide the stream widths by this and keep the teacher's inner widths (the original: 32)")
+    size.add_argument("--target_compression", type=flags.real(1), metavar="RATE",
+                      help="parameters of the smallest of ResNet50, 101 and 152 that has the teacher's blocks / "
+                           "student's, at least "
+                           f"(default: {configs.STUDENT_COMPRESSION}, unless --stream_divisor is given)")
+    group.add_argument("--target_macs", type=flags.macs, metavar="MACS",
+                       help="MACs of the student at most (10M), or the reduction (8x) of those of the whole ResNet50, "
+                            "101 or 152 that the teacher is a part of, not of the teacher's own; alone of the two, "
+                            "--target_compression leaves them free (default: 8x where neither is given)")
+    group.add_argument("--stage_tilt", type=flags.real(0.1, 10), metavar="RATIO",
+                       help="width factor of a stage / that of the stage before, the widths being the largest within "
+                            "the targets; 1 narrows all alike, below 1 late stages more (default: "
+                            f"{configs.STUDENT_TILT}, on images of 32x32 as accurate as 0.85 with a third fewer "
+                            "parameters; 1 where MACs are free)")
+    group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
+                       help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
+                            "as slowly (default: %(default)s)")
+    group.add_argument("--student_stem", choices=resnet.STEMS,
+                       help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
+                            "channels under --target_macs (default: the teacher's)")
+    group.add_argument("--student_blocks", type=flags.whole(1, 36), nargs=4, metavar="N",
+                       help="blocks of the four stages, the first of the teacher's; fewer leave wider ones under the "
+                            "same targets (default: the teacher's, 3 4 6 3 of a ResNet50)")
+    group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
+                       help="inherit: the teacher's most important channels with their weights; random: the "
+                            "original's (default: %(default)s)")
+    flags.add_recalibrate_flag(group)
+
+
+# ---- the steps of a run ------------------------------------------------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run is to do, as far as that is known before Keras is started.
+
+    Attributes:
+        path: of the teacher's file.
+        peek: what is in it, but for its weights.
+        student: a configs.StudentConfig.
+        record: what makes the result, see `records.run_record`; what the images say of themselves is added to it.
+    """
+
+    path: Path
+    peek: typing.Any
+    student: configs.StudentConfig
+    record: dict
+
+
+def check_flags(args):
+    """Raises InputError where losses contradict each other or the images."""
+    if not (args.lambda1 or args.lambda3 or args.hard_label_weight):
+        raise InputError("`lambda1`: received 0, as `lambda3` and `hard_label_weight`; expected one of them above 0: "
+                         "no other loss teaches the classifier")
+    if args.batch_size == 1 and (args.lambda3 or args.ablation):
+        raise InputError("`batch_size`: received 1 beside `lambda3` or `ablation`, expected at least 2: the "
+                         "discriminator's batch-norm learns nothing from one image")
+    if args.teacher_annealing and not args.hard_label_weight:
+        raise InputError("`teacher_annealing`: received it beside `hard_label_weight=0`, which leaves no loss at the "
+                         "end; expected a weight above 0")
+    if args.mirror_teacher and not (args.lambda1 or args.lambda3 or args.ablation):
+        raise InputError("`mirror_teacher`: received it beside `lambda1=0` and `lambda3=0`, which use no logits of "
+                         "the teacher; expected one of them above 0")
+    if args.mirror_teacher and args.dataset == "digits":
+        raise InputError("`mirror_teacher`: received it for digits, whose mirror images are other signs; expected "
+                         "pictures that may be mirrored")
+
+
+def check(args):
+    """The Plan of a run, after all that can be checked without Keras.
+
+    Raises:
+        InputError: flags that contradict each other, a teacher that can't be used, a folder that can't be written to.
+    """
+    from compress.storage import checkpoints
+
+    student = configs.StudentConfig.of(args).with_targets()
+    check_flags(args)
+    files.check_writable(args.save_folder)
+    path = Path(args.root_folder)
+    path = path if path.is_file() else path / "model.h5"
+    for folder in (args.save_folder, *(ablation_folder(args, name) for name in ABLATION)):
+        files.check_apart(path, folder)
+    peek = checkpoints.read_checkpoint(path, weights=False)
+    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+    records.check_split(path, args.dataset, args.val_split)
+    student = student.behind(peek.stem, resnet.blocks_of(peek.widths))
+    # a run is repeated with the shape that it had, whatever the defaults are by then
+    return Plan(path, peek, student, records.run_record(vars(args) | dataclasses.asdict(student), files.sha256(path)))
+
+
+def begin(args, plan):
+    """Starts Keras and reads the images.
+
+    Returns:
+        (a dataset.Data, None); or (None, what result.json holds) where this very run was finished before.
+    """
+    kept = configs.RunConfig.of(args)
+    if done := resuming.finished(args.save_folder, plan.record, kept, outputs(args)):
+        return None, done
+    app.start_keras(args)
+    images = app.read_images(args, plan.path, plan.peek)
+    plan.record.update(app.record_of_images(images))
+    # asked once more: images that lie elsewhere now are known by their checksum
+    done = resuming.finished(args.save_folder, plan.record, kept, outputs(args))
+    return (None, done) if done else (images, None)
+
+
+def make_networks(args, plan, images):
+    """Teacher and student, before the first step.
+
+    Returns:
+        (teacher, student, what result.json holds of both by now).
+    """
+    from compress.distillation import student as students
+    from compress.storage import checkpoints, classes
+
+    parents = classes.meet(plan.path, images)
+    teacher = checkpoints.load_model(plan.path, images.class_num, images.image_shape, *flags.opening(args))
+    student = make_student(plan.student, teacher, images)
+    known = {"teacher_acc": accuracy_of_teacher(args, plan.path, teacher, images),
+             "parent_sha256": plan.record["parent_sha256"], "class_names": plan.record["class_names"],
+             "parent_class_names": parents, "widths": resnet.widths_of(student),
+             "goal": students.goal(plan.student, teacher, student)}
+    return teacher, student, known
+
+
+def accuracy_of_teacher(args, path, teacher, images):
+    """The teacher's validation accuracy, 0 to 1. Raises InputError where it doesn't answer finite numbers."""
+    from compress import metrics
+    from compress.engine import folded
+
+    found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
+                             display.track("teacher: validation", args.verbose, "compiling"))
+    if not math.isfinite(found["loss"]):
+        raise InputError(f"{path} answers NaN or infinity, expected a teacher with finite logits", path)
+    return found["acc"]
+
+
+def make_student(config, teacher, images):
+    """The student before its first step, always the same for the same config.
+
+    Args:
+        config: a configs.StudentConfig with targets and form.
+        teacher: a ResNet of `resnet.build_resnet`.
+        images: a dataset.Data.
+    """
     import keras
 
     from compress.data import dataset
@@ -86,38 +363,93 @@ def make_student(args, teacher, images):
     from compress.training import fit
 
     architecture = resnet.architecture_of(teacher)
-    widths = students.choose_widths(args, architecture)
-    keras.utils.set_random_seed(args.seed)
-    if args.student_init == "random":
-        return resnet.build_resnet(**(architecture | {"widths": widths, "stem": args.student_stem}))
-    student = students.inherit_student(teacher, widths, args.student_stem)
-    if args.recalibrate_images:
-        fit.check_batch(student, args.recalibrate_images, "recalibrate_images")
-        recalibration.recalibrate_bn(student, dataset.sample(images.train, args.recalibrate_images)[0], args.batch_size,
-                             display.track("student: batch-norm", args.verbose, "compiling"))
+    widths = students.choose_widths(config, architecture)
+    keras.utils.set_random_seed(config.seed)
+    if config.student_init == "random":
+        return resnet.build_resnet(**(architecture | {"widths": widths, "stem": config.student_stem}))
+    student = students.inherit_student(teacher, widths, config.student_stem)
+    if config.recalibrate_images:  # its statistics are still those of the teacher's wider layers
+        fit.check_batch(student, config.recalibrate_images, "recalibrate_images")
+        sample = dataset.sample(images.train, config.recalibrate_images)[0]
+        bar = display.track("student: batch-norm", config.verbose, "compiling")
+        recalibration.recalibrate_bn(student, sample, config.batch_size, bar)
     return student
 
 
-def distil(args, teacher, run, images, lambdas, hard_label_weight, title):
-    """Trains one student, `run.saved`, with one set of loss weights; returns its history."""
-    import keras
+def train(args, plan, networks, images):
+    """Trains the student by the losses that the flags weigh; returns its history."""
+    from compress.storage import recording
 
+    teacher, student, _ = networks
+    clear(args)
+    run = recording.Run(args.save_folder, plan.record, student, configs.RunConfig.of(args))
+    return distil(args, configs.DistilConfig.of(args), teacher, run, images, "student")
+
+
+def clear(args):
+    """Makes room for the student: states of older runs go, and the model that came with the suite is set aside."""
+    from compress.storage import recording
+
+    if args.resume == "never" or not (Path(args.save_folder) / records.STATE).exists():
+        for folder in filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")):
+            recording.finish(folder)
+    shipped.set_aside(args.save_folder, args.verbose)
+
+
+def distil(args, config, teacher, run, images, title):
+    """Trains one student by one set of losses; returns its history.
+
+    Args:
+        args: the flags.
+        config: a configs.DistilConfig.
+        teacher: its network.
+        run: a recording.Run, in which the student is `saved`.
+        images: a dataset.Data.
+        title: for the progress bar.
+    """
     from compress.data import dataset
-    from compress.distillation import distiller as distillation
+    from compress.distillation.distiller import Distiller, optimizer_for
     from compress.training import runs
     from compress.training.recipe import Recipe, compile_trainer, optimizer_of
 
     recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=args.student_learning_rate), run)
     steps = dataset.steps_per_epoch(len(images.train), recipe.batch_size)
-    distiller = distillation.Distiller(teacher, run.saved, lambdas, args.temperature, hard_label_weight,
-                                       args.regressor_name, args.label_smoothing, args.precision, args.mirror_teacher,
-                                       steps * (recipe.epochs - recipe.begun) if args.teacher_annealing else None)
-    optimizer = optimizer_of(recipe, steps)
-    if distiller.discriminator:
-        optimizer = distillation.optimizer_pair(optimizer, keras.optimizers.Adam(args.discriminator_learning_rate),
-                                                distiller.discriminator.trainable_variables)
-    compile_trainer(distiller, optimizer, recipe)
+    losses = losses_of(config, teacher, run.saved, steps * (recipe.epochs - recipe.begun))
+    distiller = Distiller(teacher if config.taught else None, run.saved, losses, config.precision,
+                          config.mirror_teacher)
+    compile_trainer(distiller, optimizer_for(losses, optimizer_of(recipe, steps)), recipe)
     return runs.train(distiller, images, recipe, run, title)
+
+
+def write_results(args, plan, networks, images, history):
+    """Writes result.json and prints its table; with --ablation trains the other students too.
+
+    Args:
+        args: the flags.
+        plan: the Plan.
+        networks: what `make_networks` gave, the student being trained by now.
+        images: a dataset.Data.
+        history: of its training.
+
+    Returns:
+        What result.json holds.
+    """
+    from compress.storage import recording
+
+    teacher, student, known = networks
+    whole = resnet.unpruned_widths(plan.peek.widths)  # what a compression rate is counted from
+    base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, plan.peek.stem)[0]
+    result = summary(args, history, student, base_parameters, images, args.save_folder, plan.record) | known
+    written = Path(args.save_folder) / "result.json"
+    records.write_json(written, result | ({"finished": False} if args.ablation else {}))
+    show(args, teacher, base_parameters, result)
+    if args.ablation:
+        result["ablation"] = ablation(args, plan, teacher, images, result)
+        records.write_json(written, result)
+    for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
+        recording.finish(folder)  # the student itself last: the run counts as unfinished until then
+    display.written(outputs(args), args.verbose)
+    return result
 
 
 def summary(args, history, student, base_parameters, images, folder, run_record):
@@ -146,13 +478,29 @@ def show(args, teacher, base_parameters, result):
                           result["compression_rate"]]], args.verbose)
 
 
+def outputs(args):
+    """Paths of all that a run may write."""
+    names = ["model.h5", "result.json", "history.json", "history.png",
+             *(["ablation.json", "ablation.png", "ablation"] if args.ablation else [])]
+    return [*(Path(args.save_folder) / name for name in names), args.tensorboard or ""]
+
+
+# ---- the ablation -------------------------------------------------------------------------------------------------
+
 def ablation_folder(args, name):
     """Where the student of a row of the ablation goes."""
     return Path(args.save_folder) / "ablation" / name.replace(" + ", "_").replace(" ", "_")
 
 
-def ablation(args, teacher, images, teacher_acc, full, run_record):
+def ablation(args, plan, teacher, images, full):
     """Trains the same student with the combinations of losses of ABLATION; writes ablation.json and ablation.png.
+
+    Args:
+        args: the flags.
+        plan: the Plan.
+        teacher: its network.
+        images: a dataset.Data.
+        full: what result.json holds of the student itself.
 
     Returns:
         List of {name, val_acc}, the teacher first. The student itself is `full`, not trained again.
@@ -162,21 +510,23 @@ def ablation(args, teacher, images, teacher_acc, full, run_record):
 
     own = (args.lambda1, args.lambda2, args.lambda3)
     lambdas = [weight or tried for weight, tried in zip(own, TRIED, strict=True)]
-    rows = [{"name": "teacher", "val_acc": teacher_acc, "sha256": run_record["parent_sha256"]}]
+    rows = [{"name": "teacher", "val_acc": full["teacher_acc"], "sha256": full["parent_sha256"]}]
     for name, parts in ABLATION.items():
         if parts == tuple(map(bool, own)) and (any(parts) or args.hard_label_weight == 1):
             rows.append({"name": name, "val_acc": full["val_acc"], "sha256": full["sha256"]})
             continue
-        weight = args.hard_label_weight if any(parts) else 1.0
-        student = make_student(args, teacher, images)
+        student = make_student(plan.student, teacher, images)
         folder = ablation_folder(args, name)
-        chosen = [value * part for value, part in zip(lambdas, parts, strict=True)]
-        student_run = recording.Run(folder, dict(run_record), student, configs.RunConfig.of(args))
-        history = distil(args, teacher, student_run, images, chosen, weight, name)
+        lambda1, lambda2, lambda3 = (value * part for value, part in zip(lambdas, parts, strict=True))
+        config = dataclasses.replace(
+            configs.DistilConfig.of(args), lambda1=lambda1, lambda2=lambda2, lambda3=lambda3,
+            hard_label_weight=args.hard_label_weight if any(parts) else 1.0)
+        run = recording.Run(folder, dict(plan.record), student, configs.RunConfig.of(args))
+        history = distil(args, config, teacher, run, images, name)
         rows.append({"name": name, "val_acc": max(history["val_acc"]), "sha256": history["checkpoint"]["sha256"]})
     if full["sha256"] not in [row["sha256"] for row in rows]:
         rows.append({"name": "the student", "val_acc": full["val_acc"], "sha256": full["sha256"]})
-    content = {"rows": rows, "split": "validation", "images": len(images.val), "run": run_record}
+    content = {"rows": rows, "split": "validation", "images": len(images.val), "run": plan.record}
     records.write_json(Path(args.save_folder) / "ablation.json", content)
     looks = [roles.of_files([args.root_folder, args.save_folder])[0], *["student"] * (len(rows) - 1)]
     style.save_figure(comparison.plot_ablation(rows, looks), Path(args.save_folder) / "ablation.png")
@@ -191,6 +541,8 @@ def show_ablation(args, content):
                         [[row["name"], row["val_acc"]] for row in content["rows"]], args.verbose)
 
 
+# ---- the run -----------------------------------------------------------------------------------------------------
+
 @keywords.callable_with(build_parser)
 def run(args):
     """Distils.
@@ -201,76 +553,13 @@ def run(args):
     Returns:
         What result.json holds: accuracies of teacher and student, sizes, split, run; with --ablation its rows too.
     """
-    from compress.storage import checkpoints
-
-    args = student_flags.with_targets(args)
-    student_flags.check(args)
-    files.check_writable(args.save_folder)
-    path = Path(args.root_folder)
-    path = path if path.is_file() else path / "model.h5"
-    for folder in (args.save_folder, *(ablation_folder(args, name) for name in ABLATION)):
-        files.check_apart(path, folder)
-    peek = checkpoints.read_checkpoint(path, weights=False)
-    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
-    records.check_split(path, args.dataset, args.val_split)
-    args = student_flags.with_form(args, peek.stem, resnet.blocks_of(peek.widths))
-    with files.exclusive(args.save_folder):
-        return teach(args, path, peek)
-
-
-def outputs(args):
-    """Paths of all that a run may write."""
-    names = ["model.h5", "result.json", "history.json", "history.png",
-             *(["ablation.json", "ablation.png", "ablation"] if args.ablation else [])]
-    return [*(Path(args.save_folder) / name for name in names), args.tensorboard or ""]
-
-
-def teach(args, path, peek):
-    """`run`, in a folder that is this process' alone, with a teacher from `path`."""
-    run_record = records.run_record(vars(args), files.sha256(path))
-    if result := resuming.finished(args.save_folder, run_record, configs.RunConfig.of(args), outputs(args)):
-        return result
-    app.start_keras(args)
-    from compress.data import dataset, pixels
-    from compress.distillation import student as students
-    from compress.storage import checkpoints, classes, recording
-
-    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
-                            display.track("reading images", args.verbose), needs=("train", "validation"),
-                            pixels=pixels.of_models(path))
-    display.tell_images(images, args.batch_size, args.verbose)
-    records.check_source(path, images.val, args.val_split)
-    checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
-    parents = classes.meet(path, images)
-    run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    if result := resuming.finished(args.save_folder, run_record, configs.RunConfig.of(args), outputs(args)):
-        return result  # on images that lie elsewhere now
-    teacher = checkpoints.load_model(path, images.class_num, images.image_shape, *flags.opening(args))
-    student = make_student(args, teacher, images)
-    teacher_acc = students.judge_teacher(args, path, teacher, images)
-    whole = resnet.unpruned_widths(peek.widths)
-    base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, peek.stem)[0]
-    if args.resume == "never" or not (Path(args.save_folder) / records.STATE).exists():
-        for folder in filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")):
-            recording.finish(folder)  # a state of an older run
-    goal = student_flags.goal(args, teacher, student)
-    shipped.set_aside(args.save_folder, args.verbose)
-    student_run = recording.Run(args.save_folder, run_record, student, configs.RunConfig.of(args))
-    history = distil(args, teacher, student_run, images, (args.lambda1, args.lambda2, args.lambda3),
-                     args.hard_label_weight, "student")
-    result = summary(args, history, student, base_parameters, images, args.save_folder, run_record)
-    result |= {"teacher_acc": teacher_acc, "parent_sha256": run_record["parent_sha256"],
-               "class_names": run_record["class_names"], "parent_class_names": parents,
-               "widths": resnet.widths_of(student), "goal": goal}
-    written = Path(args.save_folder) / "result.json"
-    records.write_json(written, result | ({"finished": False} if args.ablation else {}))
-    show(args, teacher, base_parameters, result)
-    if args.ablation:
-        result["ablation"] = ablation(args, teacher, images, teacher_acc, result, run_record)
-        records.write_json(written, result)
-    for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
-        recording.finish(folder)  # the student itself last: the run counts as unfinished until then
-    display.written(outputs(args), args.verbose)
+    plan = check(args)
+    with files.exclusive(args.save_folder):  # no other process writes there meanwhile
+        images, result = begin(args, plan)
+        if result is None:
+            networks = make_networks(args, plan, images)
+            history = train(args, plan, networks, images)
+            result = write_results(args, plan, networks, images, history)
     return result
 
 

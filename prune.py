@@ -1,91 +1,29 @@
-"""APoZ pruning in five functions: scores, masks, smaller models. No files, no prints.
+"""APoZ pruning in five functions: which channels of a trained network are idle, and the network without them.
 
-    scores = compute_apoz(model, images)     # how often each channel is zero behind its ReLU
-    mask = create_mask(scores)               # keep all but the idle ones
-    small = trim_model(model, mask)          # a smaller network, which answers as the masked one does
-    print(compute_sparsity(small, model))
+Hu et al. 2016, Network Trimming, arXiv 1607.03250. No files, no prints, no training:
 
-Hu et al. 2016, Network Trimming, arXiv 1607.03250.
+1. Score. A ReLU sets what is negative to zero. A channel that is zero nearly everywhere tells the next layer nearly
+   nothing. `compute_apoz` counts its Average Percentage of Zeros over images and positions.
+2. Mask. Some layers are idler than others, so a channel is compared with those of its own layer. `create_mask` keeps
+   all but those that are far idler than the rest.
+3. Trim. A convolution's kernel is (k, k, channels in, channels out). `trim_model` builds a network that lacks the
+   masked channels: the layer that makes a channel loses a slice of the last axis, with its bias and its
+   batch-normalisation, and each layer that reads it a slice of the third. `apply_mask` only sets the channels to zero:
+   same answers, same size.
+4. Count. `compute_sparsity` tells which share of the convolutions' parameters is gone.
+
+    apoz = compute_apoz(model, images)       # {layer: (channels,) from 0 to 1}
+    mask = create_mask(apoz)                 # {layer: (channels,) True = keep}
+    small = trim_model(model, mask)          # a smaller keras.Model
+    print(compute_sparsity(small, model))    # from 0 to 1
+
+Then the small network is trained for some epochs, since the others have to make up for what is gone, and it all begins
+anew: little by little costs less accuracy than all at once. `prune_model.py` is that loop, with other criteria, budgets
+and files. The functions stand where the loop needs them too.
 """
 
-from compress.graph import surgery
-from compress.pruning import criteria, masks
+from compress.graph.surgery import apply_mask, compute_sparsity, trim_model
+from compress.pruning.criteria import compute_apoz
+from compress.pruning.masks import create_mask
 
-
-def compute_apoz(model, images, batch_size=128):
-    """Average percentage of zeros of each inner channel behind its ReLU, in inference mode.
-
-    APoZ_c = (zero activations of channel c over all N images and M positions) / (N M); equation 1 of the paper.
-
-    Args:
-        model: a ResNet of `model.py`, or what `compress.storage.checkpoints.load_model` gives.
-        images: (N, h, w, 3), RGB 0 to 255, not augmented, none of them from the test set.
-        batch_size: images a pass.
-
-    Returns:
-        {layer: (channels,) float64 from 0 to 1}; 1 means that the channel was never active.
-
-    Raises:
-        ValueError: no images.
-    """
-    return criteria.compute_apoz(model, images, batch_size)
-
-
-def create_mask(scores, prune_ratio=None, round_to=1, floor=masks.FLOOR):
-    """A mask by a rule within each layer.
-
-    Without `prune_ratio`, channels go whose score is strictly above mean + 1 standard deviation of their layer;
-    section 3.2 of the paper.
-
-    Args:
-        scores: {layer: (channels,)}, high = idle, from `compute_apoz`.
-        prune_ratio: share of each layer's channels to remove, from 0 to below 1; None for the rule above.
-        round_to: channels kept are rounded up to a multiple of this.
-        floor: channels that every layer keeps at least.
-
-    Returns:
-        {layer: (channels,) bool, True = keep}.
-
-    Raises:
-        ValueError: a score isn't finite, or an argument is out of range.
-    """
-    return masks.create_mask(scores, prune_ratio, round_to, floor)
-
-
-def apply_mask(model, mask):
-    """Sets every channel that a mask removes to zero, in place; the network keeps its shape.
-
-    Args:
-        model: a ResNet.
-        mask: {layer: (channels,) bool, True = keep}.
-
-    Raises:
-        ValueError: a layer or a length that the model doesn't have, or nothing kept.
-    """
-    surgery.apply_mask(model, mask)
-
-
-def trim_model(model, mask):
-    """A smaller model without the channels that a mask removes; its outputs equal the masked model's.
-
-    Args:
-        model: a ResNet; it stays as it is.
-        mask: {layer: (channels,) bool, True = keep}.
-
-    Returns:
-        An uncompiled keras.Model with the surviving weights.
-
-    Raises:
-        ValueError: a layer or a length that the model doesn't have, or nothing kept.
-    """
-    return surgery.trim_model(model, mask)
-
-
-def compute_sparsity(model, base):
-    """Share of a base model's convolution parameters (kernels and biases) that are gone, 0 to 1.
-
-    Args:
-        model: a trimmed or a masked model.
-        base: the model that pruning started from.
-    """
-    return surgery.compute_sparsity(model, base)
+__all__ = ["apply_mask", "compute_apoz", "compute_sparsity", "create_mask", "trim_model"]

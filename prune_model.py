@@ -3,11 +3,12 @@
 """Prune a ResNet in iterations: score the channels, remove the idle ones for good, fine-tune what is left."""
 
 import argparse
+import dataclasses
 import sys
+import typing
 from pathlib import Path
 
 from compress.cli import app, configs, display, flags, keywords, tables, values
-from compress.errors import InputError
 from compress.pruning import iterations
 from compress.storage import files, records, resuming
 
@@ -61,7 +62,166 @@ def build_parser():
     return parser
 
 
-def _fine_tune(args, model, images, folder, run_record, title):
+# ---- the steps of a run ------------------------------------------------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run is to do, as far as that is known before Keras is started.
+
+    Attributes:
+        peek: what is in the base model's file, but for its weights.
+        pruning: a configs.PruneConfig.
+        record: what makes the result, see `records.run_record`; what the images say of themselves is added to it.
+    """
+
+    peek: typing.Any
+    pruning: configs.PruneConfig
+    record: dict
+
+
+def check(args):
+    """The Plan of a run, after all that can be checked without Keras.
+
+    Raises:
+        InputError: flags that contradict each other, a base that can't be used, a folder that can't be written to.
+    """
+    from compress.storage import checkpoints
+
+    pruning = configs.PruneConfig.of(args).with_allocation()
+    files.check_writable(args.root_folder)
+    for iteration in range(1, args.prune_iter + 1):
+        files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
+    peek = checkpoints.read_checkpoint(args.base_model_path, weights=False)
+    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+    records.check_split(args.base_model_path, args.dataset, args.val_split)
+    given = vars(args) | {"allocation": pruning.allocation}  # its default was another in earlier versions
+    return Plan(peek, pruning, records.run_record(given, files.sha256(args.base_model_path)))
+
+
+def begin(args, plan):
+    """Starts Keras and reads the images.
+
+    Returns:
+        (a dataset.Data, what result.json holds by now). No images where this very run was finished before.
+    """
+    def finished():
+        return resuming.finished(args.root_folder, plan.record, configs.RunConfig.of(args), outputs(args),
+                                 iterations.length(plan.pruning))
+
+    if done := finished():
+        return None, done
+    result = iterations.start(plan.pruning, plan.record, plan.peek.widths)
+    app.start_keras(args)
+    images = app.read_images(args, args.base_model_path, plan.peek)
+    plan.record.update(app.record_of_images(images))
+    if done := finished():  # asked once more: images that lie elsewhere now are known by their checksum
+        return None, done
+    resuming.check_same_run(result["run"], plan.record, args.root_folder, length=iterations.length(plan.pruning))
+    return images, result
+
+
+def load_base(args, plan, images):
+    """The base model, and what is to be left of it.
+
+    Returns:
+        (keras.Model, from `cut.budget`).
+    """
+    from compress.pruning import cut
+    from compress.storage import checkpoints
+    from compress.training import fit
+
+    base = checkpoints.load_model(args.base_model_path, images.class_num, images.image_shape,
+                                  *flags.opening(args))
+    fit.check_batch(base, min(args.batch_size, len(images.train)))
+    if args.recalibrate_images:
+        fit.check_batch(base, args.recalibrate_images, "recalibrate_images")
+    return base, cut.budget(plan.pruning, plan.peek.widths, images.class_num, images.image_shape, plan.peek.stem)
+
+
+def go_on(args, plan, base, images, result):
+    """The model that the next iteration starts from: the base, or what the last iteration left.
+
+    Clears away what older runs left, and adds to `result` what all iterations share.
+    """
+    from compress.pruning import cut
+    from compress.storage import checkpoints, classes, recording
+
+    parents = classes.meet(args.base_model_path, images)
+    iterations.go_on(plan.pruning, result, plan.record)
+    result |= {"finished": False, "images": len(images.val), "train_images": len(images.train),
+               "parent_sha256": plan.record["parent_sha256"], "parent_class_names": parents,
+               "class_names": plan.record["class_names"]}
+    root, done = Path(args.root_folder), len(result["final_acc"])
+    for folder in filter(Path.is_dir, root.glob("iter*")):
+        if "begun" not in result or folder.name != f"iter{done + 1}":  # the one that is trimmed already goes on
+            recording.finish(folder)
+            (folder / cut.TRIMMED).unlink(missing_ok=True)
+    return base if not done else checkpoints.load_model(root / f"iter{done}" / "model.h5",
+                                                        images.class_num, images.image_shape)
+
+
+def prune_all(args, plan, networks, images, result):
+    """All iterations that are left; each adds its numbers to `result` and writes it.
+
+    Args:
+        args: the flags.
+        plan: the Plan.
+        networks: (base, target) from `load_base`.
+        images: a dataset.Data.
+        result: what result.json holds.
+    """
+    model = go_on(args, plan, networks[0], images, result)
+    for _ in range(len(result["final_acc"]), args.prune_iter):
+        model = prune_once(args, plan, model, networks, images, result)
+
+
+def prune_once(args, plan, model, networks, images, result):
+    """The next iteration: trim, fine-tune, write; one that was trimmed before an interruption is not trimmed again.
+
+    Args:
+        args: the flags.
+        plan: the Plan.
+        model: what this iteration starts from.
+        networks: (base, target) from `load_base`.
+        images: a dataset.Data.
+        result: what result.json holds; this iteration's numbers are added to it, and it is written.
+
+    Returns:
+        The fine-tuned model.
+    """
+    from compress import metrics
+    from compress.graph import resnet
+    from compress.pruning import cut
+    from compress.storage import checkpoints, recording
+
+    (base, target), done = networks, len(result["final_acc"])
+    folder = Path(args.root_folder) / f"iter{done + 1}"
+    if "begun" in result:
+        model, row = checkpoints.load_model(folder / cut.TRIMMED), result["begun"]["row"]
+    else:
+        before = result["final_acc"][-1] if done else None
+        model, row = cut.trim_once(plan.pruning, model, base, images, target, done + 1, before)
+        result["begun"] = {"row": row, "sha256": files.sha256(folder / cut.TRIMMED)}
+        records.write_json(Path(args.root_folder) / "result.json", result)
+    title = f"iteration {done + 1}/{args.prune_iter}"
+    # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
+    run_record = result["run"] | {"flags": plan.record["flags"], "class_names": result["class_names"]}
+    row["final_acc"], row["seconds"] = fine_tune(args, model, images, folder, run_record, title)
+    size = metrics.size_of(model, folder / "model.h5")
+    row |= {**size, "compression_rate": base.count_params() / size["parameters"],
+            "sha256": files.sha256(folder / "model.h5")}
+    for key, value in row.items():
+        result.setdefault(key, []).append(value)
+    for name, width in resnet.widths_of(model).items():
+        result["channels"][name].append(width)
+    del result["begun"]
+    write(args, result)
+    (folder / cut.TRIMMED).unlink()
+    recording.finish(folder)
+    return model
+
+
+def fine_tune(args, model, images, folder, run_record, title):
     """Trains a trimmed model in place; returns the validation accuracy of what is kept, and the seconds it took."""
     from compress.data import dataset
     from compress.engine import fast
@@ -78,54 +238,16 @@ def _fine_tune(args, model, images, folder, run_record, title):
     return history["val_acc"][kept], sum(history["seconds"])
 
 
-def prune_once(args, model, base, images, target, result):
-    """The next iteration: trim, fine-tune, write; one that was trimmed before an interruption is not trimmed again.
-
-    Args:
-        args: the flags.
-        model: what this iteration starts from.
-        base: what the first one started from.
-        images: a dataset.Data.
-        target: from `cut.budget`.
-        result: what result.json holds; this iteration's numbers are added to it, and it is written.
-
-    Returns:
-        The fine-tuned model.
-    """
-    from compress import metrics
-    from compress.graph import resnet
-    from compress.pruning import cut
-    from compress.storage import checkpoints, recording
-
-    done = len(result["final_acc"])
-    folder = Path(args.root_folder) / f"iter{done + 1}"
-    if "begun" in result:
-        model, row = checkpoints.load_model(folder / cut.TRIMMED), result["begun"]["row"]
-    else:
-        before = result["final_acc"][-1] if done else None
-        model, row = cut.trim_once(configs.PruneConfig.of(args), model, base, images, target, done + 1, before)
-        result["begun"] = {"row": row, "sha256": files.sha256(folder / cut.TRIMMED)}
-        records.write_json(Path(args.root_folder) / "result.json", result)
-    title = f"iteration {done + 1}/{args.prune_iter}"
-    # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
-    given = records.run_record(vars(args))["flags"]
-    run_record = result["run"] | {"flags": given, "class_names": result["class_names"]}
-    row["final_acc"], row["seconds"] = _fine_tune(args, model, images, folder, run_record, title)
-    size = metrics.size_of(model, folder / "model.h5")
-    row |= {**size, "compression_rate": base.count_params() / size["parameters"],
-            "sha256": files.sha256(folder / "model.h5")}
-    for key, value in row.items():
-        result.setdefault(key, []).append(value)
-    for name, width in resnet.widths_of(model).items():
-        result["channels"][name].append(width)
-    del result["begun"]
-    _write(args, result)
-    (folder / cut.TRIMMED).unlink()
-    recording.finish(folder)
-    return model
+def conclude(args, result):
+    """Marks the run as finished, and prints its table and the paths of its files."""
+    result["finished"] = True  # last: a run that is killed before this has nothing but this to do again
+    write(args, result)
+    show(args, result)
+    display.written(outputs(args), args.verbose)
 
 
-def _write(args, result):
+def write(args, result):
+    """Writes result.json and its figures."""
     from compress.plots import style
 
     folder = Path(args.root_folder)
@@ -136,7 +258,8 @@ def _write(args, result):
     style.save_figure(style.plot_channels(layers), folder / "channels.png")
 
 
-def _table(args, result):
+def show(args, result):
+    """Prints the table of result.json."""
     columns = {"base_acc": ("before", tables.percent), "pruned_acc": ("after pruning", tables.percent),
                "recalibrated_acc": ("after BN recalibration", tables.percent),
                "final_acc": ("after fine-tuning", tables.percent), "sparsity": ("sparsity", tables.percent),
@@ -146,6 +269,14 @@ def _table(args, result):
     display.print_table(f"Pruning by {args.criterion}; accuracy on {result['images']:,} validation images before and "
                         "after each step", [("iteration", tables.text), *columns.values()], list(rows), args.verbose)
 
+
+def outputs(args):
+    """Paths of all that a run may write, but for each iteration's smaller files."""
+    names = (*(f"iter{i + 1}/model.h5" for i in range(args.prune_iter)), "result.json", "pruning.png", "channels.png")
+    return [*(Path(args.root_folder) / name for name in names), args.tensorboard or ""]
+
+
+# ---- the run -----------------------------------------------------------------------------------------------------
 
 @keywords.callable_with(build_parser)
 def run(args):
@@ -157,76 +288,13 @@ def run(args):
     Returns:
         What result.json holds: lists over the iterations, channels per layer, split, run.
     """
-    from compress.storage import checkpoints
-
-    targeted = args.target_compression is not None or args.target_macs is not None
-    if args.allocation == "sensitivity" and not targeted:
-        raise InputError("--allocation: received sensitivity without a budget, expected --target_compression or "
-                         "--target_macs beside it")
-    if args.allocation is None:  # told in the record, as it was another in earlier versions
-        args = argparse.Namespace(**vars(args) | {"allocation": "sensitivity" if targeted else "threshold"})
-    files.check_writable(args.root_folder)
-    for iteration in range(1, args.prune_iter + 1):
-        files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
-    peek = checkpoints.read_checkpoint(args.base_model_path, weights=False)
-    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
-    records.check_split(args.base_model_path, args.dataset, args.val_split)
-    with files.exclusive(args.root_folder):
-        return prune_all(args, peek)
-
-
-def outputs(args):
-    """Paths of all that a run may write, but for each iteration's smaller files."""
-    names = (*(f"iter{i + 1}/model.h5" for i in range(args.prune_iter)), "result.json", "pruning.png", "channels.png")
-    return [*(Path(args.root_folder) / name for name in names), args.tensorboard or ""]
-
-
-def prune_all(args, peek):
-    """`run`, in a folder that is this process' alone, for a base of which `peek` tells."""
-    run_record, kept = records.run_record(vars(args), files.sha256(args.base_model_path)), configs.RunConfig.of(args)
-    if result := resuming.finished(args.root_folder, run_record, kept, outputs(args), iterations.length(args)):
-        return result
-    result = iterations.start(args, run_record, peek.widths)
-    app.start_keras(args)
-    from compress.data import dataset, pixels
-    from compress.pruning import cut
-    from compress.storage import checkpoints, classes, recording
-    from compress.training import fit
-
-    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
-                            display.track("reading images", args.verbose), needs=("train", "validation"),
-                            pixels=pixels.of_models(args.base_model_path))
-    display.tell_images(images, args.batch_size, args.verbose)
-    records.check_source(args.base_model_path, images.val, args.val_split)
-    checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
-    parents = classes.meet(args.base_model_path, images)
-    run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    if before := resuming.finished(args.root_folder, run_record, kept, outputs(args), iterations.length(args)):
-        return before  # on images that lie elsewhere now
-    resuming.check_same_run(result["run"], run_record, args.root_folder, length=iterations.length(args))
-    base = checkpoints.load_model(args.base_model_path, images.class_num, images.image_shape,
-                                  *flags.opening(args))
-    fit.check_batch(base, min(args.batch_size, len(images.train)))
-    if args.recalibrate_images:
-        fit.check_batch(base, args.recalibrate_images, "recalibrate_images")
-    target = cut.budget(configs.PruneConfig.of(args), peek.widths, images.class_num, images.image_shape, peek.stem)
-    iterations.go_on(args, result, run_record)
-    result |= {"finished": False, "images": len(images.val), "train_images": len(images.train),
-               "parent_sha256": run_record["parent_sha256"], "parent_class_names": parents,
-               "class_names": run_record["class_names"]}
-    root, done = Path(args.root_folder), len(result["final_acc"])
-    for folder in filter(Path.is_dir, root.glob("iter*")):  # states of finished iterations, or of an older run
-        if "begun" not in result or folder.name != f"iter{done + 1}":
-            recording.finish(folder)
-            (folder / cut.TRIMMED).unlink(missing_ok=True)
-    model = base if not done else checkpoints.load_model(root / f"iter{done}" / "model.h5",
-                                                         images.class_num, images.image_shape)
-    for _ in range(done, args.prune_iter):
-        model = prune_once(args, model, base, images, target, result)
-    result["finished"] = True  # last: a run that is killed before this has nothing but this to do again
-    _write(args, result)
-    _table(args, result)
-    display.written(outputs(args), args.verbose)
+    plan = check(args)
+    with files.exclusive(args.root_folder):  # no other process writes there meanwhile
+        images, result = begin(args, plan)
+        if images is not None:
+            networks = load_base(args, plan, images)
+            prune_all(args, plan, networks, images, result)
+            conclude(args, result)
     return result
 
 

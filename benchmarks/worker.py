@@ -82,7 +82,7 @@ def network(kind):
     if kind != "base":
         widths = {name: round(0.6 * n) if name.endswith(("_1_conv", "_2_conv")) else n for name, n in widths.items()}
     if kind == "student":
-        widths = student.student_widths(widths, 50, None, 12.82, None, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
+        widths = student.student_widths(widths, 50, 12.82, None, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
     net = resnet.build_resnet(50, CLASSES, SHAPE, widths=widths)
     # A new network has gammas of 0 at the ends of its blocks. Folded, they give kernels of zeros, which a runtime may
     # leave out: the measured times would not be those of a trained network.
@@ -115,17 +115,18 @@ def train_step(args):
 
 def distillation_step(args):
     """A step of distillation with all losses, from a pruned teacher to a 12.82 times smaller student."""
-    import keras
-
-    from compress.distillation import distiller as distillation
+    import knowledge_distillation
+    from compress.cli.configs import DistilConfig
+    from compress.distillation.distiller import Distiller, optimizer_for
     from compress.training import recipe as recipes
 
     recipe = recipes.Recipe(1, BATCH, 1e-3, precision=args.precision)
-    distiller = distillation.Distiller(network("teacher"), network("student"), (0.7, 0.3, 0.2), 4.0, 0.3,
-                                       args.regressor_name, precision=args.precision)
-    optimizer = distillation.optimizer_pair(recipes.optimizer_of(recipe, 10**6), keras.optimizers.Adam(1e-4),
-                                            distiller.discriminator.trainable_variables)
-    recipes.compile_trainer(distiller, optimizer, recipe)
+    config = DistilConfig(lambda1=0.7, lambda2=0.3, lambda3=0.2, hard_label_weight=0.3,
+                          regressor_name=args.regressor_name, precision=args.precision)
+    teacher, student = network("teacher"), network("student")
+    losses = knowledge_distillation.losses_of(config, teacher, student, 10**6)
+    distiller = Distiller(teacher, student, losses, config.precision)
+    recipes.compile_trainer(distiller, optimizer_for(losses, recipes.optimizer_of(recipe, 10**6)), recipe)
     return compiled_step(distiller)
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import warnings
 
-from compress.cli import display, flags, keras_config, messages, native, signals
+from compress.cli import configs, display, flags, keras_config, messages, native, signals
 from compress.errors import Diverged, InputError, Stopped, command, of_the_system
 from compress.storage import files
 
@@ -83,6 +83,39 @@ def start_keras(config):
     if config.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
         tf.config.experimental.enable_op_determinism()
+
+
+def read_images(args, path, peek):
+    """The images that a script's flags name, for a run that starts from a model; says what they are.
+
+    Args:
+        args: the script's namespace, with the flags of `flags.add_data_flags`.
+        path: of the model's file.
+        peek: what is in it, a `checkpoints.Checkpoint`.
+
+    Returns:
+        A dataset.Data.
+
+    Raises:
+        InputError: there are no such images, or the model was trained on others or has another number of classes.
+    """
+    from compress.data import dataset, pixels
+    from compress.storage import checkpoints, records
+
+    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
+                               display.track("reading images", args.verbose), needs=("train", "validation"),
+                               pixels=pixels.of_models(path))
+    display.tell_images(images, args.batch_size, args.verbose)
+    records.check_source(path, images.val, args.val_split)
+    checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
+    return images
+
+
+def record_of_images(images):
+    """What a run's record says of its images: where they come from, their class names and values of pixels."""
+    from compress.storage import classes
+
+    return {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
 
 
 def run_main(parser, run, argv=None):

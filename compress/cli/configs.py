@@ -5,6 +5,9 @@ Each is frozen: what a run is to do does not change while it runs. Fields are ca
 
 import dataclasses
 
+from compress.errors import InputError
+from compress.graph import resnet
+
 
 class Config:
     """Base of all: `of` picks from a namespace what the dataclass has fields for."""
@@ -176,9 +179,11 @@ class PruneConfig(CriterionConfig):
         prune_ratio: share of every layer's channels that an iteration removes; None for mean + 1 standard deviation.
         target_compression: base parameters / parameters left at the end; None for no such target.
         target_macs: (number, whether it is a reduction) of multiply-accumulates left at the end; None for no such.
-        allocation: 'threshold' or 'sensitivity', how a target is spread over the layers.
+        allocation: how a target is spread over the layers, 'threshold' or 'sensitivity'; None while that is not
+            decided, see `with_allocation`.
         sensitivity_images: validation images on which that is measured.
         recalibrate_images: training images on which batch-norm is measured again; 0 for none.
+        resume: 'auto' goes on where a run with the same flags stopped, 'never' starts over.
     """
 
     root_folder: str = "./model/pruned_model"
@@ -186,11 +191,135 @@ class PruneConfig(CriterionConfig):
     prune_ratio: float | None = None
     target_compression: float | None = None
     target_macs: tuple | None = None
-    allocation: str = "threshold"
+    allocation: str | None = None
     sensitivity_images: int = 1000
     recalibrate_images: int = 2048
+    resume: str = "auto"
 
     @property
     def targeted(self):
         """Whether there is a budget."""
         return self.target_compression is not None or self.target_macs is not None
+
+    def with_allocation(self):
+        """This config with the allocation that holds where none was given.
+
+        Raises:
+            InputError: there is nothing to be spread over the layers.
+        """
+        if self.allocation == "sensitivity" and not self.targeted:
+            raise InputError("`allocation`: received sensitivity without a budget, expected `target_compression` or "
+                             "`target_macs` beside it")
+        usual = "sensitivity" if self.targeted else "threshold"
+        return dataclasses.replace(self, allocation=self.allocation or usual)
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilConfig(Config):
+    """By which losses a student is trained.
+
+    Attributes:
+        lambda1: weight of the teacher's soft labels.
+        lambda2: weight of its feature maps.
+        lambda3: weight of the adversarial loss.
+        hard_label_weight: weight of the cross-entropy with the true labels.
+        temperature: softening of the soft labels, above 0.
+        label_smoothing: share of each true label spread over all classes.
+        mirror_teacher: whether the teacher's logits are the mean of those of an image and of its mirror image.
+        teacher_annealing: whether the three lambdas fall to 0 over the training steps.
+        regressor_name: 'conv1x1' or 'constant', see `distillation.regressors.build_regressors`.
+        discriminator_learning_rate: of the discriminator's Adam.
+        precision: dtype policy of the arithmetic.
+    """
+
+    lambda1: float = 0.5
+    lambda2: float = 0.0
+    lambda3: float = 0.0
+    hard_label_weight: float = 0.6
+    temperature: float = 4.0
+    label_smoothing: float = 0.0
+    mirror_teacher: bool = False
+    teacher_annealing: bool = False
+    regressor_name: str = "conv1x1"
+    discriminator_learning_rate: float = 0.0001
+    precision: str = "float32"
+
+    @property
+    def taught(self):
+        """Whether a teacher has a part in it."""
+        return bool(self.lambda1 or self.lambda2 or self.lambda3)
+
+
+# the student's size where no flag says any: parameters of the original suite's student, and a reduction of MACs
+STUDENT_COMPRESSION, STUDENT_MACS, STUDENT_TILT = 12.82, (8.0, True), 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig(Config):
+    """What a student looks like before its first step.
+
+    Attributes:
+        stream_divisor: the stream widths are divided by this and the inner widths stay; None for the targets below.
+        target_compression: parameters of the teacher's network unpruned / the student's, at least.
+        target_macs: (number, whether it is a reduction) of multiply-accumulates at most; None leaves them free.
+        stage_tilt: width factor of a stage / that of the stage before.
+        round_to: widths under targets are multiples of this.
+        student_stem: of `resnet.STEMS`; None for the teacher's.
+        student_blocks: blocks of the four stages; None for the teacher's.
+        student_init: 'inherit' for the teacher's most important channels, or 'random'.
+        recalibrate_images: training images on which batch-norm is measured again where channels went; 0 for none.
+        batch_size: images a pass of that.
+        seed: of random weights.
+        verbose: 0 for no bars.
+    """
+
+    stream_divisor: int | None = None
+    target_compression: float | None = None
+    target_macs: tuple | None = None
+    stage_tilt: float | None = None
+    round_to: int = 16
+    student_stem: str | None = None
+    student_blocks: list | None = None
+    student_init: str = "inherit"
+    recalibrate_images: int = 2048
+    batch_size: int = 128
+    seed: int = 826
+    verbose: int = 1
+
+    def with_targets(self):
+        """This config with the targets that hold where none was given.
+
+        Raises:
+            InputError: a target stands beside the divisor, which fixes all widths.
+        """
+        if self.stream_divisor:
+            for name in ("target_macs", "stage_tilt"):
+                if getattr(self, name):
+                    raise InputError(f"`{name}`: received it beside `stream_divisor={self.stream_divisor}`, which "
+                                     "fixes all widths; expected one of them")
+            return self
+        # parameters alone leave the MACs free
+        macs = self.target_macs or (None if self.target_compression else STUDENT_MACS)
+        return dataclasses.replace(self, target_compression=self.target_compression or STUDENT_COMPRESSION,
+                                   target_macs=macs, stage_tilt=self.stage_tilt or (STUDENT_TILT if macs else 1.0))
+
+    def behind(self, teacher_stem, teacher_blocks):
+        """This config with the teacher's stem and blocks where none were given.
+
+        Args:
+            teacher_stem: of `resnet.STEMS`.
+            teacher_blocks: of the four stages.
+
+        Raises:
+            InputError: the stem's kernel is larger than the teacher's, which it is cut from; or there are more blocks.
+        """
+        stems = list(resnet.STEMS)  # from the largest kernel to the smallest
+        stems = stems[stems.index(teacher_stem):]
+        if self.student_stem not in (None, *stems):
+            raise InputError(f"`student_stem`: received {self.student_stem}, expected {' or '.join(stems)}, as the "
+                             f"teacher's is {teacher_stem}")
+        blocks = self.student_blocks or teacher_blocks
+        if any(count > most for count, most in zip(blocks, teacher_blocks, strict=True)):
+            raise InputError(f"`student_blocks`: received {' '.join(map(str, blocks))}, expected at most the teacher's "
+                             f"{' '.join(map(str, teacher_blocks))}")
+        return dataclasses.replace(self, student_stem=self.student_stem or teacher_stem, student_blocks=list(blocks))

@@ -1,1 +1,1 @@
-"""Losses, the model that trains a student by them, and what a student looks like."""
+"""The model that trains a student by given losses, the layers that losses need, and what a student looks like."""

@@ -6,8 +6,7 @@ import math
 import numpy as np
 
 from compress import metrics
-from compress.cli import display, flags
-from compress.engine import folded
+from compress.cli import display, flags, tables
 from compress.errors import InputError
 from compress.graph import resnet, surgery
 from compress.pruning import criteria, masks
@@ -15,23 +14,33 @@ from compress.pruning import criteria, masks
 SCALE = 1024  # steps in which a width factor is searched
 
 
-def student_widths(teacher_widths, depth, stream_divisor=None, target_compression=None, target_macs=None,
-                   cost=resnet.cost_of, round_to=1, tilt=1.0):
-    """Widths of the student.
+def divided_streams(teacher_widths, divisor):
+    """The original suite's student: stream widths / divisor, at least 1, and inner widths as the teacher has them.
 
-    With `stream_divisor`, inner widths stay as the teacher has them and stream widths are divided, as in the
-    original suite. With `target_compression`, one factor narrows stem, streams and inner layers of the full network
-    alike, or with a tilt each stage by the factor of the stage before times the tilt: the widest network that meets
-    the budgets. An inner layer that pruning left narrower still stays as it is, but for `round_to`.
+    Args:
+        teacher_widths: from `resnet.widths_of`.
+        divisor: at least 1.
+    """
+    hidden = resnet.hidden_names(teacher_widths)
+    return {name: max(1, int(width // divisor)) if name.endswith("_stream") and name not in hidden else width
+            for name, width in teacher_widths.items()}
+
+
+def student_widths(teacher_widths, depth, target_compression, target_macs=None, cost=resnet.cost_of, round_to=1,
+                   tilt=1.0):
+    """Widths of the student: the widest network that keeps the budgets.
+
+    One factor narrows stem, streams and inner layers of the full network alike, or with a tilt each stage by the factor
+    of the stage before times the tilt. An inner layer that pruning left narrower still stays as it is, but for
+    `round_to`.
 
     Args:
         teacher_widths: from `resnet.widths_of`, without the blocks that the student won't have.
         depth: 50, 101 or 152, of the full network.
-        stream_divisor: at least 1.
         target_compression: parameters of the full network / the student's, at least.
         target_macs: multiply-accumulates of the student, at most; None leaves them free.
         cost: function(widths) -> (parameters, macs).
-        round_to: under target_compression, widths are multiples of this where the teacher's are no smaller.
+        round_to: widths are multiples of this where the teacher's are no smaller.
         tilt: a stage's width factor / that of the stage before, above 0; below 1 late stages are narrowed more.
 
     Returns:
@@ -43,9 +52,6 @@ def student_widths(teacher_widths, depth, stream_divisor=None, target_compressio
     hidden = {name: teacher_widths[name] for name in resnet.hidden_names(teacher_widths)}  # they stay as they are
     full, teacher_widths = resnet.full_widths(depth) | hidden, {
         name: width for name, width in teacher_widths.items() if name not in hidden}
-    if target_compression is None:
-        return {name: max(1, int(width // stream_divisor)) if name.endswith("_stream") else width
-                for name, width in teacher_widths.items()} | hidden
     limits = cost(full)[0] / target_compression, math.inf if target_macs is None else target_macs
 
     def narrowed(factor):
@@ -79,39 +85,39 @@ def _widest(narrowed, cost, limits, most):
     return narrowed(low / SCALE)
 
 
-def choose_widths(args, architecture):
-    """The student's widths as resolved flags of knowledge_distillation.py ask for them.
+def choose_widths(config, architecture):
+    """The student's widths as a config asks for them.
 
     Args:
-        args: with stream_divisor, target_compression, target_macs, stage_tilt, student_stem, student_blocks and
-            round_to.
+        config: a configs.StudentConfig with targets and form.
         architecture: of the teacher, from `resnet.architecture_of`; reductions are told against its network unpruned.
 
     Raises:
         InputError: out of reach.
     """
-    def cost(widths, stem=args.student_stem):
+    def cost(widths, stem=config.student_stem):
         return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], stem)
 
-    rate, macs, depth = args.target_compression, args.target_macs, architecture["depth"]
-    whole = resnet.unpruned_widths(architecture["widths"])
-    limit = macs and flags.macs_left(macs, cost(whole, architecture["stem"])[1])
+    rate, macs, stem = config.target_compression, config.target_macs, architecture["stem"]
+    widths = _widths_left(architecture, config.student_blocks)
+    if config.stream_divisor:
+        return divided_streams(widths, config.stream_divisor)
+    limit = macs and flags.macs_left(macs, cost(resnet.unpruned_widths(architecture["widths"]), stem)[1])
 
     def widest(limit):
-        return student_widths(_widths_left(architecture, args.student_blocks), depth, args.stream_divisor, rate, limit,
-                              cost, args.round_to, args.stage_tilt)
+        return student_widths(widths, architecture["depth"], rate, limit, cost, config.round_to, config.stage_tilt)
 
     try:
         return widest(limit)
     except ValueError as error:
-        flag, value = "--target_compression", rate
-        with contextlib.suppress(ValueError):
+        name, value = "target_compression", rate
+        with contextlib.suppress(ValueError):  # it is the MACs where the parameters alone can be reached
             widest(None)
-            flag, value = "--target_macs", f"{macs[0]:g}{'x' * macs[1]}"
-        other = "" if args.student_stem == architecture["stem"] else (
-            f" behind the stem {args.student_stem}; --student_stem {architecture['stem']}, fewer --student_blocks or a "
-            "smaller --round_to allow less")
-        raise InputError(f"{flag}: received {value}, expected a larger student: {error}{other}") from None
+            name, value = "target_macs", f"{macs[0]:g}{'x' * macs[1]}"
+        other = "" if config.student_stem == stem else (
+            f" behind the stem {config.student_stem}; `student_stem={stem}`, fewer `student_blocks` or a smaller "
+            "`round_to` allow less")
+        raise InputError(f"`{name}`: received {value}, expected a larger student: {error}{other}") from None
 
 
 def _widths_left(architecture, blocks):
@@ -162,10 +168,30 @@ def inherit_student(teacher, widths, stem=None):
     return student if stem in (None, architecture["stem"]) else rebuilt(student, stem, blocks)
 
 
-def judge_teacher(args, path, teacher, images):
-    """The teacher's validation accuracy, 0 to 1. Raises InputError where it doesn't answer finite numbers."""
-    found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
-                             display.track("teacher: validation", args.verbose, "compiling"))
-    if not math.isfinite(found["loss"]):
-        raise InputError(f"--root_folder: {path} answers NaN or infinity, expected a teacher with finite logits")
-    return found["acc"]
+def goal(config, teacher, student):
+    """Says what a target of MACs asked for, and warns of a student that is no smaller than its teacher.
+
+    Args:
+        config: a configs.StudentConfig with targets.
+        teacher: its network.
+        student: its network, before the first step.
+
+    Returns:
+        {"of", "macs", "left", "reached"} for the record: what the reduction is counted from, its MACs, the student's at
+        most and what it has; None without a target of MACs.
+    """
+    sizes = [(net.count_params(), metrics.count_macs(net)) for net in (student, teacher)]
+    more = [f"{tables.compared(its / mine)} in {name}" for name, mine, its in
+            zip(("parameters", "MACs"), *sizes, strict=True) if mine >= its]
+    if more:
+        display.warn(f"the student has {sizes[0][0]:,} parameters and {sizes[0][1]:,} MACs, its teacher "
+                     f"{sizes[1][0]:,} and {sizes[1][1]:,}: {' and '.join(more)}")
+    if not config.target_macs:
+        return None
+    form, (number, is_ratio) = resnet.architecture_of(teacher), config.target_macs
+    full = resnet.cost_of(resnet.full_widths(form["depth"]), form["classes"], form["input_shape"], form["stem"])[1]
+    found = {"of": f"the whole ResNet{form['depth']}", "macs": full,
+             "left": flags.macs_left(config.target_macs, full), "reached": sizes[0][1]}
+    display.say(f"`target_macs={number:g}{'x' * is_ratio}`: at most {found['left']:,.0f} MACs, of {full:,} that "
+                f"{found['of']} has; the student has {found['reached']:,}", config.verbose)
+    return found

@@ -27,7 +27,7 @@ def compute_apoz(model, images, batch_size=128, progress=iter):
     device, so memory does not grow with N.
 
     Args:
-        model: a ResNet of `resnet.build_resnet`.
+        model: a ResNet of `model.py`, or what `compress.storage.checkpoints.load_model` gives.
         images: (N, h, w, 3), RGB 0 to 255, not augmented, none of them from the test set.
         batch_size: images a pass.
         progress: wraps the list of batch starts, such as `display.track`.

@@ -37,9 +37,8 @@ def _checked(scores, round_to, floor):
 def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
     """A mask by a rule within each layer.
 
-    Without `prune_ratio`, channels whose score is above mean + 1 standard deviation of their layer go (Hu et al.
-    2016, arXiv 1607.03250, section 3.2); strictly above, since equal scores would else all go. A trimmed model
-    holds only surviving channels, so mean and deviation are theirs.
+    Without `prune_ratio`, channels go whose score is strictly above mean + 1 standard deviation of their layer; Hu et
+    al. 2016, Network Trimming, arXiv 1607.03250, section 3.2.
 
     Args:
         scores: {layer: (channels,)}, high = idle, from `compute_apoz` or `compute_scores`.
@@ -59,7 +58,8 @@ def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
     mask = {}
     for layer, values in scores.items():
         if prune_ratio is None:
-            # a score equal to the limit stays, also where rounding lifts it a little
+            # strictly above: of equal scores, whose deviation is 0, all would go otherwise; a score equal to the limit
+            # stays, also where rounding lifts it a little
             limit = values.mean() + values.std() + 1e-12 * np.abs(values).max()
             keep = int((values <= limit).sum())
         else:

@@ -1,5 +1,6 @@
 """keywords.py: the scripts from Python, with keywords; the README's examples as they stand."""
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -18,7 +19,7 @@ import evaluate_model
 import knowledge_distillation
 import plot_train_history
 import prune_model
-from compress.cli import keywords, student_flags
+from compress.cli import configs, keywords
 from compress.errors import Diverged, InputError, Stopped
 from compress.graph import resnet
 
@@ -110,11 +111,11 @@ def test_a_notebook_shows_a_defect_in_full():
 
 def test_the_flags_of_a_record_are_keywords():
     words = ["--root_folder", "x", "--target_macs", "3.5x", "--no-gpu", "--lambda3", "0"]
-    args = student_flags.with_targets(knowledge_distillation.build_parser().parse_args(words))
-    args = student_flags.with_form(args, "imagenet", (3, 4, 6, 3))
-    record = json.loads(json.dumps({key: value for key, value in vars(args).items() if key != "argv"}))
-    again = {key: value for key, value in vars(parsed(knowledge_distillation, **record)).items() if key != "argv"}
-    assert again == {key: value for key, value in vars(args).items() if key != "argv"}
+    args = knowledge_distillation.build_parser().parse_args(words)
+    student = configs.StudentConfig.of(args).with_targets().behind("imagenet", (3, 4, 6, 3))
+    flags = {key: value for key, value in vars(args).items() if key != "argv"} | dataclasses.asdict(student)
+    again = vars(parsed(knowledge_distillation, **json.loads(json.dumps(flags))))
+    assert {key: value for key, value in again.items() if key != "argv"} == flags
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

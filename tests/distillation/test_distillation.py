@@ -1,7 +1,7 @@
-"""distillation.py against numbers worked by hand, numpy and Keras' own distillation losses."""
+"""The losses of knowledge_distillation.py and what trains by them, against numbers worked by hand, numpy and Keras."""
 
-import argparse
 import copy
+import dataclasses
 import itertools
 import math
 
@@ -12,9 +12,12 @@ from conftest import narrow_widths, randomised
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from compress.cli import student_flags
-from compress.distillation import distiller as distillation
+import knowledge_distillation as script
+from compress.cli import configs
+from compress.distillation import discriminator as discriminators
+from compress.distillation import regressors as regressing
 from compress.distillation import student as students
+from compress.distillation.distiller import Distiller, Loss, Outputs, optimizer_for
 from compress.errors import InputError
 from compress.graph import resnet
 from compress.pruning import criteria, masks
@@ -27,6 +30,7 @@ IMAGES = RNG.integers(0, 256, (6, 32, 32, 3)).astype("uint8")
 LABELS = RNG.integers(0, 10, 6)
 TEACHER_LOGITS, STUDENT_LOGITS = RNG.normal(0, 3, (2, 9, 10)).astype("float32")
 LAMBDAS, HARD = (0.7, 0.3, 0.2), 0.45
+NAMES = ("backbone", "intermediate", "adversarial")  # of the losses that the lambdas weigh
 
 
 def softmax(z):
@@ -53,6 +57,34 @@ def same(before, after):
 
 # ---- losses ----
 
+def backbone(teacher, student, temperature):
+    """The loss of two arrays of logits."""
+    return float(script.backbone_loss(Outputs(teacher, []), Outputs(student, []), None, temperature))
+
+
+def intermediate(teacher, student):
+    """The loss of two lists of feature maps, with regressors that change nothing."""
+    return float(script.intermediate_loss(Outputs(None, teacher), Outputs(None, student), None, [lambda x: x] * 2))
+
+
+def adversaries(scores):
+    """(adversarial loss, discriminator's of a teacher, of a student) with these scores; the other has +-1000."""
+    class Scores:
+        trainable_variables = non_trainable_variables = ()
+
+        def __call__(self, logits, training):
+            return logits
+
+        def stateless_call(self, weights, statistics, logits, training):
+            return logits, ()
+
+    sure = np.full_like(scores, 1000)
+    found = [script.adversarial_loss(None, Outputs(scores, []), None, Scores())]
+    for teacher, student in ((scores, -sure), (sure, scores)):
+        found.append(script.discriminator_loss(Outputs(teacher, []), Outputs(student, []), None, Scores()))
+    return [float(loss) for loss in found]
+
+
 @pytest.mark.parametrize(("temperature", "teacher", "student", "expected"), [
     # p_t = (3/4, 1/4), p_s = (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2)
     (1, [np.log(3.0), 0.0], [0.0, 0.0], 0.75 * np.log(1.5) + 0.25 * np.log(0.5)),
@@ -63,18 +95,18 @@ def same(before, after):
     (4, [2.0, 2.0], [0.0, 4 * np.log(9.0)], 16 * (0.5 * np.log(5) + 0.5 * np.log(5 / 9))),
 ])
 def test_backbone_loss_by_hand(temperature, teacher, student, expected):
-    loss = float(distillation.backbone_loss(np.float32([teacher]), np.float32([student]), temperature))
+    loss = backbone(np.float32([teacher]), np.float32([student]), temperature)
     assert loss == pytest.approx(expected, rel=1e-5)
     # two equal rows have the loss of one: the batch is averaged
-    twice = distillation.backbone_loss(np.float32([teacher] * 2), np.float32([student] * 2), temperature)
-    assert float(twice) == pytest.approx(expected, rel=1e-5)
+    twice = backbone(np.float32([teacher] * 2), np.float32([student] * 2), temperature)
+    assert twice == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5, 4.0, 20.0])
 def test_backbone_loss_is_numpys_class_sum_and_keras_own(temperature):
     p, q = (softmax(z.astype("float64") / temperature) for z in (TEACHER_LOGITS, STUDENT_LOGITS))
     expected = temperature**2 * (p * np.log(p / q)).sum(1).mean()
-    loss = float(distillation.backbone_loss(TEACHER_LOGITS, STUDENT_LOGITS, temperature))
+    loss = backbone(TEACHER_LOGITS, STUDENT_LOGITS, temperature)
     assert loss == pytest.approx(expected, rel=1e-5)
     theirs = keras.distillation.LogitsDistillation(temperature=temperature, loss=keras.losses.KLDivergence())
     assert loss == pytest.approx(float(theirs.compute_loss(TEACHER_LOGITS, STUDENT_LOGITS)), rel=1e-4)
@@ -83,9 +115,9 @@ def test_backbone_loss_is_numpys_class_sum_and_keras_own(temperature):
 @given(st.floats(0.5, 50), st.floats(-1000, 1000), st.integers(2, 20))
 def test_backbone_loss_is_zero_for_equal_outputs_whatever_their_offset(temperature, offset, classes):
     logits = np.random.default_rng(classes).normal(0, 5, (4, classes)).astype("float32")
-    assert float(distillation.backbone_loss(logits, logits, temperature)) == 0
+    assert backbone(logits, logits, temperature) == 0
     # float32 resolves 1000 to 6e-5: moved logits aren't quite the same logits
-    assert float(distillation.backbone_loss(logits + np.float32(offset), logits, temperature)) == pytest.approx(
+    assert backbone(logits + np.float32(offset), logits, temperature) == pytest.approx(
         0, abs=1e-2)
 
 
@@ -93,32 +125,29 @@ def test_backbone_loss_is_zero_for_equal_outputs_whatever_their_offset(temperatu
 def test_losses_are_stable_at_scores_of_a_thousand(sign):
     z = np.float32([[1000 * sign, -1000 * sign]])
     # p_t = (1, 0) against p_s = (0, 1): log p_s = -2000 / T
-    assert float(distillation.backbone_loss(z, -z, 4.0)) == pytest.approx(16 * 2000 / 4)
-    right, wrong = (float(distillation.binary_cross_entropy(np.float32([[1000 * sign]]), target))
-                    for target in ((1, 0) if sign > 0 else (0, 1)))
-    assert right == 0
-    assert wrong == pytest.approx(1000)
+    assert backbone(z, -z, 4.0) == pytest.approx(16 * 2000 / 4)
+    wanted = [0, 0, 1000] if sign > 0 else [1000, 1000, 0]
+    assert adversaries(np.float32([[1000 * sign]])) == pytest.approx(wanted)
 
 
 def test_intermediate_loss_by_hand():
     teacher = [np.float32([[[[1, 2]]]]), np.zeros((2, 2, 1, 1), "float32")]
     student = [np.float32([[[[0, 4]]]]), np.float32([1, 2, 3, 4]).reshape(2, 2, 1, 1)]
     # (1 + 4) / 2 + (1 + 4 + 9 + 16) / 4
-    assert float(distillation.intermediate_loss(teacher, student)) == pytest.approx(2.5 + 7.5)
-    assert float(distillation.intermediate_loss(teacher, teacher)) == 0
+    assert intermediate(teacher, student) == pytest.approx(2.5 + 7.5)
+    assert intermediate(teacher, teacher) == 0
     with pytest.raises(ValueError, match="zip"):
-        distillation.intermediate_loss(teacher, student[:1])
+        intermediate(teacher, student[:1])
 
 
-@pytest.mark.parametrize(("target", "expected"), [
-    (1, (-np.log(0.5) - np.log(0.8)) / 2), (0, (-np.log(0.5) - np.log(0.2)) / 2)])
-def test_binary_cross_entropy_by_hand_and_as_keras(target, expected):
-    scores = np.float32([[0.0], [np.log(4.0)]])  # probabilities 1/2 and 4/5
-    assert float(distillation.binary_cross_entropy(scores, target)) == pytest.approx(expected, rel=1e-5)
+def test_adversaries_losses_by_hand_and_as_keras():
+    of_teacher, of_student = (-np.log(0.5) - np.log(0.8)) / 2, (-np.log(0.5) - np.log(0.2)) / 2
+    found = adversaries(np.float32([[0.0], [np.log(4.0)]]))  # probabilities 1/2 and 4/5 that these are the teacher's
+    assert found == pytest.approx([of_teacher, of_teacher, of_student], rel=1e-5)
     keras_loss = keras.losses.BinaryCrossentropy(from_logits=True)
     many = RNG.normal(0, 4, (50, 1)).astype("float32")
-    assert float(distillation.binary_cross_entropy(many, target)) == pytest.approx(
-        float(keras_loss(np.full_like(many, target), many)), rel=1e-5)
+    theirs = [float(keras_loss(np.full_like(many, target), many)) for target in (1, 1, 0)]
+    assert adversaries(many) == pytest.approx(theirs, rel=1e-5)
 
 
 # ---- regressors and discriminator ----
@@ -126,7 +155,7 @@ def test_binary_cross_entropy_by_hand_and_as_keras(target, expected):
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_constant_regressor_is_numpys_convolution(k):
     x = RNG.normal(0, 1, (2, 5, 4, 3)).astype("float32")
-    got = np.asarray(distillation.ConstantRegressor(7, (k, k))(x))
+    got = np.asarray(regressing.ConstantRegressor(7, (k, k))(x))
     expected = np.zeros((2, 6 - k, 5 - k, 7))
     for i in range(6 - k):
         for j in range(5 - k):
@@ -141,7 +170,7 @@ TEACHER_SHAPES = [(None, 8, 8, 8), (None, 4, 4, 9), (None, 2, 2, 10), (None, 1, 
 
 def test_conv1x1_regressors_are_three_convolutions_of_the_mean_width():
     shapes = [(*s[:3], t[-1]) for s, t in zip(STUDENT_SHAPES, TEACHER_SHAPES, strict=True)]
-    regressors = distillation.build_regressors("conv1x1", STUDENT_SHAPES, shapes)
+    regressors = regressing.build_regressors("conv1x1", STUDENT_SHAPES, shapes)
     assert len(regressors) == 4
     for regressor, student, teacher in zip(regressors, STUDENT_SHAPES, shapes, strict=True):
         kernels = [v.shape for v in regressor.trainable_variables if v.name == "kernel"]
@@ -160,14 +189,14 @@ def test_conv1x1_regressors_are_three_convolutions_of_the_mean_width():
 
 
 def test_constant_regressors_have_the_teachers_shapes_and_nothing_to_train():
-    regressors = distillation.build_regressors("constant", STUDENT_SHAPES, TEACHER_SHAPES)
+    regressors = regressing.build_regressors("constant", STUDENT_SHAPES, TEACHER_SHAPES)
     for regressor, student, teacher in zip(regressors, STUDENT_SHAPES, TEACHER_SHAPES, strict=True):
         assert regressor(np.ones((2, *student[1:]), "float32")).shape == (2, *teacher[1:])
         assert regressor.variables == []
 
 
 def test_discriminator_is_512_256_1_before_the_sigmoid():
-    model = distillation.build_discriminator(10)
+    model = discriminators.build_discriminator(10)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     assert [tuple(v.shape) for layer in dense for v in layer.weights] == [
         (10, 512), (512,), (512, 256), (256,), (256, 1), (1,)]
@@ -197,35 +226,53 @@ def calm(model):
     return model
 
 
-def build_distiller(lambdas=LAMBDAS, hard=HARD, **more):
+def build_distiller(lambdas=LAMBDAS, hard=HARD, steps=1, **more):
     """A distiller between narrow networks whose streams differ, with lively weights."""
     teacher = calm(randomised(resnet.build_resnet(widths=narrow_widths()), 1))
     student = calm(randomised(resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), 2))
-    return distillation.Distiller(teacher, student, lambdas, hard_label_weight=hard, **more)
+    weights = {f"lambda{i}": weight for i, weight in enumerate(lambdas, 1)}
+    config = configs.DistilConfig(**weights, hard_label_weight=hard, **more)
+    losses = script.losses_of(config, teacher, student, steps)
+    return Distiller(teacher if config.taught else None, student, losses, config.precision, config.mirror_teacher)
+
+
+def discriminator_of(distiller):
+    found, = {id(layer): layer for loss in distiller.terms if loss.name == "discriminator"
+              for layer in loss.layers}.values()
+    return found
+
+
+def regressors_of(distiller):
+    return next(loss.layers for loss in distiller.terms if loss.name == "intermediate")
+
+
+def optimised(distiller, optimizer):
+    return optimizer_for(distiller.terms, optimizer)
 
 
 def test_a_mirrored_teacher_answers_the_mean_of_both_images():
-    distiller = build_distiller((1.0, 0.5, 0.0), mirror=True)
+    distiller = build_distiller((1.0, 0.5, 0.0), mirror_teacher=True)
     plain = build_distiller((1.0, 0.5, 0.0))
     x = pixels()
     outputs = distiller(x, training=False)
-    parts, others = (d.compute_parts(x, LABELS, outputs[0], outputs[1:]) for d in (distiller, plain))
+    parts, others = (d.compute_parts(x, LABELS, outputs) for d in (distiller, plain))
     one, other = (np.asarray(distiller.teacher(images)[0]) for images in (x, np.asarray(x)[:, :, ::-1]))
     assert np.abs(one - other).max() > 0.01
-    wanted = distillation.backbone_loss((one + other) / 2, outputs[0], 4.0)
+    wanted = backbone((one + other) / 2, outputs[0], 4.0)
     np.testing.assert_allclose(parts["backbone"], wanted, rtol=1e-5)
     assert abs(float(parts["backbone"]) / float(others["backbone"]) - 1) > 1e-3
     np.testing.assert_allclose(parts["hard_label"], others["hard_label"], rtol=1e-6)
     features = distiller.teacher(x)[1:]  # they have places, which a mirror moves
-    regressed = [regress(f) for regress, f in zip(distiller.regressors, outputs[1:], strict=True)]
-    np.testing.assert_allclose(parts["intermediate"], distillation.intermediate_loss(features, regressed), rtol=1e-5)
+    wanted = script.intermediate_loss(Outputs(None, features), Outputs(None, outputs[1:]), None,
+                                      regressors_of(distiller))
+    np.testing.assert_allclose(parts["intermediate"], wanted, rtol=1e-5)
 
 
 def test_an_annealed_teacher_falls_silent_step_by_step():
-    distiller = build_distiller((1.0, 0.5, 0.0), annealed_steps=4)
+    distiller = build_distiller((1.0, 0.5, 0.0), teacher_annealing=True, steps=4)
     x = pixels()
     outputs = distiller(x, training=False)
-    parts = {name: float(part) for name, part in distiller.compute_parts(x, LABELS, outputs[0], outputs[1:]).items()}
+    parts = {name: float(part) for name, part in distiller.compute_parts(x, LABELS, outputs).items()}
     for share in (1, 0.75, 0.5, 0.25, 0, 0):
         total = distiller.compute_loss(x, LABELS, outputs)
         assert float(total) == pytest.approx(share * (parts["backbone"] + 0.5 * parts["intermediate"])
@@ -239,7 +286,7 @@ def test_a_state_holds_how_far_a_teacher_has_fallen_silent(tmp_path):
     images, labels = np.asarray(pixels()), np.asarray(LABELS)
     steps = []
     for _ in range(2):
-        distiller = build_distiller((1.0, 0.0, 0.0), annealed_steps=9)
+        distiller = build_distiller((1.0, 0.0, 0.0), teacher_annealing=True, steps=9)
         distiller.compile("sgd")
         distiller.optimizer.build(distiller.trainable_variables)
         if (tmp_path / "state.npz").exists():
@@ -262,13 +309,13 @@ def gradients(distiller):
     import tensorflow as tf
 
     groups = {"student": distiller.student.trainable_variables, "teacher": distiller.teacher.weights,
-              "discriminator": distiller.discriminator.trainable_variables,
-              "regressors": [v for regressor in distiller.regressors for v in regressor.trainable_variables]}
+              "discriminator": discriminator_of(distiller).trainable_variables,
+              "regressors": [v for regressor in regressors_of(distiller) for v in regressor.trainable_variables]}
     with tf.GradientTape(persistent=True) as tape:
         for v in distiller.teacher.weights:
             tape.watch(v.value)
         outputs = distiller(pixels(), training=True)
-        parts = distiller.compute_parts(pixels(), LABELS, outputs[0], outputs[1:])
+        parts = distiller.compute_parts(pixels(), LABELS, outputs)
         total = distiller.compute_loss(pixels(), LABELS, outputs)
     losses = parts | {"total": total}
     flat = [v for variables in groups.values() for v in variables]
@@ -308,7 +355,7 @@ def test_every_regressor_variable_learns_and_every_stage_of_the_student_too(dist
 def test_one_backward_pass_gives_each_its_own_gradient(gradients):
     _, _, found = gradients
     # student: the weighted sum, without the discriminator's loss; discriminator: its own loss alone, lambda3 or not
-    weights = dict(zip(distillation.LOSSES, LAMBDAS, strict=True)) | {"hard_label": HARD}
+    weights = dict(zip(NAMES, LAMBDAS, strict=True)) | {"hard_label": HARD}
 
     def flat(name):
         return np.concatenate([np.zeros(v.size) if g is None else g.ravel() for g, v in zip(
@@ -326,7 +373,7 @@ def test_one_backward_pass_gives_each_its_own_gradient(gradients):
 def test_total_loss_is_the_weighted_sum(gradients):
     parts, total, _ = gradients
     assert set(parts) == {"backbone", "intermediate", "adversarial", "hard_label", "discriminator"}
-    expected = sum(weight * parts[name] for name, weight in zip(distillation.LOSSES, LAMBDAS, strict=True))
+    expected = sum(weight * parts[name] for name, weight in zip(NAMES, LAMBDAS, strict=True))
     assert total == pytest.approx(expected + HARD * parts["hard_label"] + parts["discriminator"], rel=1e-5)
 
 
@@ -336,10 +383,10 @@ def test_the_parts_are_the_losses_of_both_networks(distiller, gradients):
     student, *features = arrays(distiller.student(pixels(), training=True))
     p, q = softmax(teacher / 4), softmax(student / 4)
     assert parts["backbone"] == pytest.approx(16 * (p * np.log(p / q)).sum(1).mean(), rel=1e-3)
-    regressed = [np.asarray(r(f)) for r, f in zip(distiller.regressors, features, strict=True)]
+    regressed = [np.asarray(r(f)) for r, f in zip(regressors_of(distiller), features, strict=True)]
     assert parts["intermediate"] == pytest.approx(sum(
         ((t - r) ** 2).mean() for t, r in zip(teacher_features, regressed, strict=True)), rel=1e-4)
-    of_teacher, of_student = (sigmoid(distiller.discriminator(z, training=True)) for z in (teacher, student))
+    of_teacher, of_student = (sigmoid(discriminator_of(distiller)(z, training=True)) for z in (teacher, student))
     assert parts["adversarial"] == pytest.approx(-np.log(of_student).mean(), rel=1e-3)
     assert parts["discriminator"] == pytest.approx(
         -np.log(of_teacher).mean() - np.log(1 - of_student).mean(), rel=1e-3)
@@ -348,9 +395,9 @@ def test_the_parts_are_the_losses_of_both_networks(distiller, gradients):
 
 
 def test_holding_the_discriminator_fixed_leaves_its_statistics_alone(distiller):
-    before = arrays(distiller.discriminator.variables)
-    distiller._fixed_discriminator(TEACHER_LOGITS)
-    assert same(before, arrays(distiller.discriminator.variables))
+    before = arrays(discriminator_of(distiller).variables)
+    discriminators.held_fixed(discriminator_of(distiller), TEACHER_LOGITS)
+    assert same(before, arrays(discriminator_of(distiller).variables))
 
 
 def test_validation_loss_is_the_students_plain_cross_entropy(distiller):
@@ -364,14 +411,14 @@ def test_validation_loss_is_the_students_plain_cross_entropy(distiller):
 
 def test_a_step_moves_student_and_regressors_but_not_teacher_nor_a_resting_discriminator():
     distiller = build_distiller()
-    adam = keras.optimizers.Adam(0.0)
-    pair = distillation.optimizer_pair(keras.optimizers.SGD(1e-3), adam, distiller.discriminator.trainable_variables)
-    distiller.compile(pair, run_eagerly=True)
+    distiller.compile(optimised(distiller, keras.optimizers.SGD(1e-3)), run_eagerly=True)
+    adam = next(loss.optimizer for loss in distiller.terms if loss.optimizer)
+    adam.learning_rate.assign(0.0)
 
     def state():
         return {"teacher": arrays(distiller.teacher.variables), "student": arrays(distiller.student.variables),
-                "discriminator": arrays(distiller.discriminator.trainable_variables),
-                "regressors": arrays(v for r in distiller.regressors for v in r.trainable_variables)}
+                "discriminator": arrays(discriminator_of(distiller).trainable_variables),
+                "regressors": arrays(v for r in regressors_of(distiller) for v in r.trainable_variables)}
 
     before = state()
     distiller.train_on_batch(pixels(), LABELS)
@@ -395,15 +442,19 @@ def test_a_step_moves_student_and_regressors_but_not_teacher_nor_a_resting_discr
     ((0, 0, 0), 1, ["hard_label"])])
 def test_a_weight_of_zero_leaves_its_part_out(lambdas, hard, names):
     distiller = build_distiller(lambdas, hard)
-    assert distiller.part_names() == names == [tracker.name for tracker in distiller.trackers]
-    assert bool(distiller.regressors) == bool(lambdas[1])
-    assert (distiller.discriminator is not None) == bool(lambdas[2])
+    assert names == [tracker.name for tracker in distiller.trackers]
+    assert (distiller.teacher is not None) == any(lambdas)
     outputs = distiller.student(pixels(2), training=False)
-    assert set(distiller.compute_parts(pixels(2), LABELS[:2], outputs[0], outputs[1:])) == set(names)
-    others = [] if not lambdas[1] and not lambdas[2] else (
-        distiller.discriminator or distiller.regressors[0]).trainable_variables
-    assert len(distiller.trainable_variables) == len(distiller.student.trainable_variables) + len(others) * (
-        4 if lambdas[1] else 1)
+    assert set(distiller.compute_parts(pixels(2), LABELS[:2], outputs)) == set(names)
+    others = len(distiller.trainable_variables) - len(distiller.student.trainable_variables)
+    assert others == (4 * 6 if lambdas[1] else 10 if lambdas[2] else 0)  # four regressors, or a discriminator
+
+
+def test_losses_without_a_name_of_their_own_are_refused():
+    net = resnet.build_resnet(widths=narrow_widths())
+    for losses in ([], [Loss("mine", None), Loss("mine", None)]):
+        with pytest.raises(ValueError, match="losses must be at least one, each of a name of its own"):
+            Distiller(None, net, losses)
 
 
 # ---- two optimisers ----
@@ -422,7 +473,8 @@ def parts_of_toy():
 
 
 def two(model):
-    optimizer = distillation.optimizer_pair(*parts_of_toy(), model.get_layer("right").weights)
+    sgd, adam = parts_of_toy()
+    optimizer = optimizer_for([Loss("left", None), Loss("right", None, 1.0, [model.get_layer("right")], adam)], sgd)
     model.compile(optimizer, loss="mse")
     return optimizer
 
@@ -467,13 +519,14 @@ def test_two_optimizers_variables_are_each_part_s_once():
 def test_a_state_holds_all_of_a_distiller_but_its_teacher(tmp_path):
     teacher = resnet.build_resnet(widths=narrow_widths())
     student = resnet.build_resnet(widths=narrow_widths(5, 4))
-    distiller = distillation.Distiller(teacher, student, (0.7, 0.3, 0.2))
+    losses = script.losses_of(configs.DistilConfig(lambda2=0.3, lambda3=0.2), teacher, student, 1)
+    distiller = Distiller(teacher, student, losses)
     compile_trainer(distiller, keras.optimizers.SGD(), Recipe(1, 2, 0.1))
     fit.build(distiller, 10)
     states.save_state(distiller, tmp_path / "state.npz", {})
     with np.load(tmp_path / "state.npz") as file:
         held = sum(file[name].size for name in file.files if name != "meta")
-    trained = [student, distiller.discriminator, *distiller.regressors]
+    trained = [student, discriminator_of(distiller), *regressors_of(distiller)]
     assert 0 < held - sum(model.count_params() for model in trained) < 100  # steps, rates and metrics
 
 
@@ -502,12 +555,12 @@ def test_two_optimizers_go_on_from_a_file(tmp_path):
 
 def test_dividing_streams_keeps_inner_widths():
     teacher = resnet.full_widths(50) | {"conv3_block2_1_conv": 17, "conv5_block3_2_conv": 90}
-    widths = students.student_widths(teacher, 50, stream_divisor=32)
+    widths = students.divided_streams(teacher, 32)
     assert [widths[f"conv{s}_stream"] for s in (2, 3, 4, 5)] == [8, 16, 32, 64]
     assert {name: width for name, width in widths.items() if not name.endswith("_stream")} == {
         name: width for name, width in teacher.items() if not name.endswith("_stream")}
-    assert students.student_widths(teacher, 50, stream_divisor=1) == teacher
-    assert min(students.student_widths(teacher, 50, stream_divisor=2048).values()) == 1
+    assert students.divided_streams(teacher, 1) == teacher
+    assert min(students.divided_streams(teacher, 2048).values()) == 1
 
 
 @settings(max_examples=12, deadline=None)
@@ -668,48 +721,43 @@ def test_regressors_average_larger_maps_down_to_the_teachers(size, strides):
     shapes = [[(None, *(math.ceil(n / (stride * 2**stage)) for n in size), channels) for stage in range(4)]
               for stride, channels in zip(strides, (6, 4), strict=True)]  # behind the stems of teacher and student
     for name in ("conv1x1", "constant"):
-        for regress, ours, theirs in zip(distillation.build_regressors(name, *reversed(shapes)), *reversed(shapes),
+        for regress, ours, theirs in zip(regressing.build_regressors(name, *reversed(shapes)), *reversed(shapes),
                                          strict=True):
             assert regress(np.zeros((2, *ours[1:]), "float32")).shape == (2, *theirs[1:])
     # the average itself: a map of 2x2 onto one of 1x1
-    regress, = distillation.build_regressors("conv1x1", [(None, 2, 2, 3)], [(None, 1, 1, 5)])
+    regress, = regressing.build_regressors("conv1x1", [(None, 2, 2, 3)], [(None, 1, 1, 5)])
     x = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype("float32")
-    flat, = distillation.build_regressors("conv1x1", [(None, 1, 1, 3)], [(None, 1, 1, 5)])
+    flat, = regressing.build_regressors("conv1x1", [(None, 1, 1, 3)], [(None, 1, 1, 5)])
     flat.set_weights(regress.get_weights())
     np.testing.assert_allclose(np.asarray(regress(x)), np.asarray(flat(x.mean((1, 2), keepdims=True))), rtol=1e-4,
                                atol=1e-5)
 
 
-def asking(stem):
-    return argparse.Namespace(student_stem=stem, student_blocks=None)
+SHAPE = configs.StudentConfig(target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85, round_to=8,
+                              student_stem="half")
 
 
 def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refused():
-    args = argparse.Namespace(stream_divisor=None, target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85,
-                              round_to=8, student_stem="half", student_blocks=None)
     architecture = resnet.architecture_of(resnet.build_resnet())
-    whole, widths = resnet.cost_of(resnet.full_widths()), students.choose_widths(args, architecture)
+    whole, widths = resnet.cost_of(resnet.full_widths()), students.choose_widths(SHAPE, architecture)
     parameters, macs = resnet.cost_of(widths, stem="half")
     assert parameters <= whole[0] / 12.82 and 0.95 * whole[1] / 8 < macs <= whole[1] / 8
-    args.student_stem, args.round_to = "cifar", 16
-    with pytest.raises(InputError, match="--target_macs: received 8x, .*stem cifar; --student_stem imagenet"):
-        students.choose_widths(args, architecture)
-    with pytest.raises(InputError, match="--student_stem: received imagenet, expected half or cifar, as the teacher's"):
-        student_flags.with_form(asking("imagenet"), "half", (3, 4, 6, 3))
+    with pytest.raises(InputError, match="`target_macs`: received 8x, .*stem cifar; `student_stem=imagenet`"):
+        students.choose_widths(dataclasses.replace(SHAPE, student_stem="cifar", round_to=16), architecture)
+    with pytest.raises(InputError, match="`student_stem`: received imagenet, expected half or cifar, as the teacher's"):
+        configs.StudentConfig(student_stem="imagenet").behind("half", (3, 4, 6, 3))
     for asked, stem in ((None, "half"), ("half", "half"), ("cifar", "cifar")):
-        made = student_flags.with_form(asking(asked), "half", (3, 4, 6, 3))
+        made = configs.StudentConfig(student_stem=asked).behind("half", (3, 4, 6, 3))
         assert made.student_stem == stem and made.student_blocks == [3, 4, 6, 3]
 
 
 def test_more_blocks_than_the_teachers_are_refused_and_fewer_are_wider_within_the_same_targets():
-    args = argparse.Namespace(stream_divisor=None, target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85,
-                              round_to=8, student_stem="half", student_blocks=[2, 2, 2, 2])
-    assert student_flags.with_form(args, "half", (3, 4, 6, 3)).student_blocks == [2, 2, 2, 2]
-    with pytest.raises(InputError, match="--student_blocks: received 2 2 2 2, expected at most the teacher's 2 2 1 2"):
-        student_flags.with_form(args, "half", (2, 2, 1, 2))
+    shape = dataclasses.replace(SHAPE, student_blocks=[2, 2, 2, 2])
+    assert shape.behind("half", (3, 4, 6, 3)).student_blocks == [2, 2, 2, 2]
+    with pytest.raises(InputError, match="`student_blocks`: received 2 2 2 2, expected at most the teacher's 2 2 1 2"):
+        shape.behind("half", (2, 2, 1, 2))
     architecture = resnet.architecture_of(resnet.build_resnet())
-    few = students.choose_widths(args, architecture)
-    whole = students.choose_widths(argparse.Namespace(**vars(args) | {"student_blocks": None}), architecture)
+    few, whole = students.choose_widths(shape, architecture), students.choose_widths(SHAPE, architecture)
     assert resnet.blocks_of(few) == (2, 2, 2, 2) and resnet.blocks_of(whole) == (3, 4, 6, 3)
     assert all(few[name] >= whole[name] for name in few) and few["conv4_stream"] > whole["conv4_stream"]
     for widths in few, whole:
@@ -745,9 +793,7 @@ def test_a_student_of_full_widths_is_the_teacher():
 def test_a_distiller_learns_in_half_precision(precision):
     distiller = build_distiller(precision=precision)
     recipe = Recipe(1, 6, 1e-3, precision=precision)
-    optimizer = distillation.optimizer_pair(optimizer_of(recipe, 1), keras.optimizers.Adam(1e-4),
-                                            distiller.discriminator.trainable_variables)
-    compile_trainer(distiller, optimizer, recipe)
+    compile_trainer(distiller, optimised(distiller, optimizer_of(recipe, 1)), recipe)
     if precision == "mixed_float16":
         distiller.optimizer.initial_scale = 64.0  # none of the first steps is skipped
     before = arrays(distiller.trainable_variables)
@@ -762,7 +808,7 @@ def test_a_student_no_smaller_than_its_teacher_is_a_warning_and_a_target_says_of
     whole = sum(resnet.cost_of(resnet.full_widths(50))[1:])
     for student, warned in ((resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), False),
                             (resnet.build_resnet(widths=narrow_widths(inner=7)), True), (teacher, True)):
-        found = student_flags.goal(argparse.Namespace(target_macs=(4.0, True), verbose=1), teacher, student)
+        found = students.goal(configs.StudentConfig(target_macs=(4.0, True)), teacher, student)
         assert found == {"of": "the whole ResNet50", "macs": whole, "left": whole / 4,
                          "reached": resnet.cost_of(resnet.widths_of(student))[1]}
         said, error = capsys.readouterr()
@@ -771,4 +817,4 @@ def test_a_student_no_smaller_than_its_teacher_is_a_warning_and_a_target_says_of
         assert student is teacher or not warned or (
             f"{student.count_params() / teacher.count_params():.4g}x larger in parameters" in error)
         assert not warned or all(f"{net.count_params():,} " in error for net in (teacher, student))
-    assert student_flags.goal(argparse.Namespace(target_macs=None, verbose=1), teacher, student) is None
+    assert students.goal(configs.StudentConfig(), teacher, student) is None

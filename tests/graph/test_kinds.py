@@ -262,7 +262,7 @@ def test_hidden_layers_go_the_whole_way(small, tmp_path):
     small_net = surgery.trim_model(net, mask)
     surgery.apply_mask(again, mask)
     np.testing.assert_allclose(small_net(RGB, training=False), again(RGB, training=False), rtol=1e-3, atol=1e-4)
-    student = students.inherit_student(net, students.student_widths(widths, 50, stream_divisor=2))
+    student = students.inherit_student(net, students.divided_streams(widths, 2))
     assert resnet.widths_of(student) == {
         name: width // 2 if name.endswith("_stream") else width for name, width in widths.items()}
     assert set(architecture["widths"]) == set(resnet.widths_of(student))

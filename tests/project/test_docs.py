@@ -125,3 +125,33 @@ def test_the_example_of_jpeg_copies_writes_them(tmp_path, monkeypatch):
     assert image.format == "JPEG" and copy.shape == (32, 32, 3)
     brightness = [part.mean() for part in (copy, pixels[1].transpose(1, 2, 0))]
     assert abs(brightness[0] - brightness[1]) < 3
+
+
+def test_the_example_of_an_own_loss_trains_a_student(tmp_path, monkeypatch):
+    import keras
+    import numpy as np
+    from conftest import narrow_widths
+
+    from compress.distillation.distiller import Outputs
+    from compress.graph import resnet
+
+    page = (DOCS / "how-to" / "python.md").read_text(encoding="utf-8")
+    code, = re.findall(r"```python\n(.*?)```", page.partition("## A loss of your own")[2].partition("\n## ")[0],
+                       re.DOTALL)
+    (tmp_path / "model" / "base_model").mkdir(parents=True)
+    resnet.build_resnet(widths=narrow_widths(blocks=(1, 1, 1, 1))).save(tmp_path / "model" / "base_model" / "model.h5")
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "my_images.npy", rng.integers(0, 256, (4, 32, 32, 3)).astype("uint8"))
+    np.save(tmp_path / "my_labels.npy", rng.integers(0, 10, 4))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    # equal maps have the loss 0 whatever their scale; of one place each, other places are (1 - 0)^2 apart, twice
+    one, other = np.zeros((2, 1, 2, 2, 3), "float32")
+    one[0, 0, 0], other[0, 1, 1] = 2, 5
+    outputs = [Outputs(None, [maps]) for maps in (one, 3 * one, other)]
+    assert float(names["attention_loss"](outputs[0], outputs[1], None)) == pytest.approx(0, abs=1e-6)
+    assert float(names["attention_loss"](outputs[0], outputs[2], None)) == pytest.approx(2 / 4)
+    start = names["inherit_student"](names["teacher"], resnet.widths_of(names["student"]))
+    kernels = [net.get_layer("conv2_block1_1_conv").kernel for net in (start, keras.models.load_model("student.h5"))]
+    assert np.abs(np.asarray(kernels[0]) - np.asarray(kernels[1])).max() > 1e-4

@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import h5py
@@ -23,7 +22,8 @@ import prune_model
 import report
 import sensitivity
 import train_base_model
-from compress.cli import student_flags
+from compress.cli import configs
+from compress.data import dataset
 from compress.errors import Stopped
 from compress.graph import resnet, surgery
 from compress.pruning import masks
@@ -262,9 +262,9 @@ def test_absurd_values_get_one_line_with_flag_value_and_expectation(script, flag
     (["--target_compression", "4", "--target_macs", "3x", "--stage_tilt", "1"], 4, (3.0, True), 1)])
 def test_a_record_names_the_targets_that_no_flag_named(given, rate, macs, tilt):
     args = knowledge_distillation.build_parser().parse_args(["--root_folder", "x", *given])
-    resolved = student_flags.with_targets(args)
+    resolved = configs.StudentConfig.of(args).with_targets()
     assert (resolved.target_compression, resolved.target_macs, resolved.stage_tilt) == (rate, macs, tilt)
-    assert vars(student_flags.with_targets(resolved)) == vars(resolved)
+    assert resolved.with_targets() == resolved
 
 
 @pytest.mark.parametrize(("flags", "named"), [
@@ -540,23 +540,30 @@ def test_a_model_is_not_overwritten_by_what_starts_from_it(narrow, tmp_path, cap
         assert model.read_bytes() == narrow.read_bytes()
 
 
+def ablated(own, hard, folder, monkeypatch, trained):
+    """The rows of an ablation whose students are not trained; `trained` gets the weights that each would have had."""
+    def distil(args, config, *rest):
+        trained.append((config.lambda1, config.lambda2, config.lambda3, config.hard_label_weight))
+        return {"val_acc": [0.25, 0.5], "checkpoint": {"sha256": f"{len(trained)}"}}
+
+    monkeypatch.setattr(knowledge_distillation, "distil", distil)
+    monkeypatch.setattr(knowledge_distillation, "make_student", lambda *args: None)
+    args = knowledge_distillation.build_parser().parse_args(
+        ["--root_folder", "x", "--save_folder", str(folder), "--hard_label_weight", hard, "--verbose", "0",
+         *[f"--lambda{i}={weight}" for i, weight in enumerate(own, 1)]])
+    plan = knowledge_distillation.Plan(Path("x"), None, configs.StudentConfig(), {})
+    images = dataset.Data("x", [], range(9), [], (), "")
+    full = {"val_acc": 0.625, "sha256": "own", "teacher_acc": 0.75, "parent_sha256": "teacher"}
+    return knowledge_distillation.ablation(args, plan, None, images, full)
+
+
 @pytest.mark.parametrize(("own", "weights"), [
     ((0.7, 0, 0), [(0, 0, 0, 1), (0.7, 0.3, 0, 0.4), (0.7, 0, 0.2, 0.4), (0.7, 0.3, 0.2, 0.4)]),
     ((0, 0.9, 0), [(0, 0, 0, 1), (0.5, 0, 0, 0.4), (0.5, 0.9, 0, 0.4), (0.5, 0, 0.2, 0.4), (0.5, 0.9, 0.2, 0.4)])])
 def test_an_ablation_tries_losses_of_weight_0_and_never_the_student_itself_again(own, weights, tmp_path, monkeypatch):
     trained = []
 
-    def distil(args, teacher, student, images, lambdas, hard, folder, title, record):
-        trained.append((*lambdas, hard))
-        return {"val_acc": [0.25, 0.5], "checkpoint": {"sha256": f"{len(trained)}"}}
-
-    monkeypatch.setattr(knowledge_distillation, "distil", distil)
-    monkeypatch.setattr(knowledge_distillation, "make_student", lambda *args: None)
-    args = knowledge_distillation.build_parser().parse_args(
-        ["--root_folder", "x", "--save_folder", str(tmp_path), "--hard_label_weight", "0.4", "--verbose", "0",
-         *[f"--lambda{i}={weight}" for i, weight in enumerate(own, 1)]])
-    rows = knowledge_distillation.ablation(args, None, types.SimpleNamespace(val=range(9)), 0.75,
-                                           {"val_acc": 0.625, "sha256": "own"}, {"parent_sha256": "teacher"})
+    rows = ablated(own, "0.4", tmp_path, monkeypatch, trained)
     assert trained == weights
     names = list(knowledge_distillation.ABLATION)
     assert [row["name"] for row in rows] == ["teacher", *names, *(["the student"] if own[1] else [])]
@@ -565,17 +572,10 @@ def test_an_ablation_tries_losses_of_weight_0_and_never_the_student_itself_again
 
 @pytest.mark.parametrize(("hard", "row"), [("1", "trained directly"), ("0.4", "the student")])
 def test_trained_directly_is_by_whole_labels_in_any_ablation(hard, row, tmp_path, monkeypatch):
-    weights = []
-    monkeypatch.setattr(knowledge_distillation, "make_student", lambda *args: None)
-    monkeypatch.setattr(knowledge_distillation, "distil", lambda args, *rest: weights.append(rest[4]) or {
-        "val_acc": [0.5], "checkpoint": {"sha256": f"{len(weights)}"}})
-    args = knowledge_distillation.build_parser().parse_args(
-        ["--root_folder", "x", "--save_folder", str(tmp_path), "--hard_label_weight", hard, "--lambda1=0",
-         "--verbose", "0"])
-    rows = knowledge_distillation.ablation(args, None, types.SimpleNamespace(val=range(9)), 0.75,
-                                           {"val_acc": 0.625, "sha256": "own"}, {"parent_sha256": "teacher"})
+    trained = []
+    rows = ablated((0, 0, 0), hard, tmp_path, monkeypatch, trained)
     assert [found["name"] for found in rows if found["sha256"] == "own"] == [row]
-    assert weights == ([1.0] if hard == "0.4" else []) + [float(hard)] * 4
+    assert [weights[3] for weights in trained] == ([1.0] if hard == "0.4" else []) + [float(hard)] * 4
 
 
 def test_the_defaults_of_a_student_are_those_that_the_tables_were_made_with():

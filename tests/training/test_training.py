@@ -688,7 +688,9 @@ def test_a_loss_that_turns_nan_leaves_the_epochs_before_it(tmp_path):
 
 @pytest.mark.slow
 def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
-    from compress.distillation import distiller as distillation
+    import knowledge_distillation
+    from compress.cli.configs import DistilConfig
+    from compress.distillation.distiller import Distiller, optimizer_for
     from compress.graph import resnet
 
     images = dataset.Data("toy", split(18, "train", (32, 32, 3), pad=2), split(8, "validation", (32, 32, 3), seed=1),
@@ -700,11 +702,12 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
         teacher = randomised(resnet.build_resnet(classes=4, widths=narrow_widths()), 1)
         keras.utils.set_random_seed(seed)
         student = resnet.build_resnet(classes=4, widths=narrow_widths(inner=5, stream=4))
-        distiller = distillation.Distiller(teacher, student, (0.7, 1e-4, 0.2), hard_label_weight=0.3)
-        optimizer = distillation.optimizer_pair(
-            optimizer_of(recipe, 2), keras.optimizers.Adam(1e-3),
-            distiller.discriminator.trainable_variables)
-        distiller.compile(optimizer, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+        losses = knowledge_distillation.losses_of(DistilConfig(
+            lambda1=0.7, lambda2=1e-4, lambda3=0.2, hard_label_weight=0.3, discriminator_learning_rate=1e-3),
+            teacher, student, 1)
+        distiller = Distiller(teacher, student, losses)
+        distiller.compile(optimizer_for(losses, optimizer_of(recipe, 2)),
+                          metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
         teacher_before = teacher.get_weights()
         run = recorded(folder, student, keep_best=False)
         fit.build(distiller, 4)
@@ -724,7 +727,7 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
         distil(tmp_path / "parts", 0, Kill("on_epoch_begin", 2))
     resumed, again = distil(tmp_path / "parts", 99)
     assert without_times(again) == without_times(history)
-    for ours, theirs in ((resumed.student, whole.student), (resumed.discriminator, whole.discriminator),
-                         *zip(resumed.regressors, whole.regressors, strict=True)):
+    assert len(whole.learners) == 5  # four regressors and the discriminator
+    for ours, theirs in ((resumed.student, whole.student), *zip(resumed.learners, whole.learners, strict=True)):
         assert same(ours.get_weights(), theirs.get_weights())
     assert same([np.array(v) for v in resumed.optimizer.variables], [np.array(v) for v in whole.optimizer.variables])

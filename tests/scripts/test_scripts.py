@@ -604,8 +604,10 @@ def test_ablation_trains_the_same_student_with_each_combination(regressor, stem,
 
 
 @pytest.mark.slow
-def test_a_student_of_fewer_blocks_is_taught_pruned_taught_again_judged_and_exported(narrow, tmp_path, capsys):
-    assert call(knowledge_distillation, *TINY, "--root_folder", narrow, "--save_folder", tmp_path / "kd",
+def test_a_student_of_fewer_blocks_is_taught_pruned_taught_again_evaluated_and_exported(tmp_path, capsys):
+    teacher = tmp_path / "teacher.h5"  # with all blocks of a ResNet50
+    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(12, 16, 8, blocks=None))), teacher)
+    assert call(knowledge_distillation, *TINY, "--root_folder", teacher, "--save_folder", tmp_path / "kd",
                 "--crop_padding", 2, "--stream_divisor", 2, "--student_blocks", 1, 3, 2, 1, "--lambda2", 0.1,
                 "--student_init", "random") == 0
     student = tmp_path / "kd" / "model.h5"

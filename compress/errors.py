@@ -1,5 +1,6 @@
 """What ends a run early, each with the exit status of its own that a script gives: bad input, divergence, signals."""
 
+import errno
 import os
 import re
 import shlex
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # that are imported by another name
+
+# errors of writing that name no file: the suite's own files have names, so most are about standard output
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
 class Told:
@@ -75,6 +79,8 @@ def of_the_system(error):
                 "smaller images (`subset`, `image_size`)")
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _missing(error.name.partition(".")[0])
+    if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
+        return f"standard output, or a file, can't be written ({error.strerror}); expected room for it"
     return one_line(error) if isinstance(error, OSError) else None
 
 

@@ -128,18 +128,23 @@ def run_main(parser, run, argv=None):
 
     Returns:
         The exit status: 0; 2 for input that can't be used or a file that can't be written; 3 for a loss that is no
-        number; 128 + the signal's number where one ended the run; 141 where standard output was closed.
+        number; 128 + the signal's number where one ended the run; 141 where the reader of standard output has gone.
     """
+    messages.open_streams()
     try:
         try:
             return _status(parser, run, argv)
         finally:
             sys.stdout.flush()  # now, where a closed pipe can still be answered: Python's own flush comes too late
-    except BrokenPipeError:  # `script | head`
-        for stream in sys.stdout, sys.stderr:
+    except OSError as error:
+        status = 141  # `script | head`, which has nothing to complain of
+        if not isinstance(error, BrokenPipeError):
+            status = _end(f"{parser.prog}: standard output can't be written ({error.strerror or error}); expected room "
+                          "for it, or none of it with --verbose 0", 2)
+        for stream in sys.stdout, sys.stderr:  # what they still hold back, Python would try to write at its end
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return 141
+        return status
 
 
 def _status(parser, run, argv):

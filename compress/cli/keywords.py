@@ -6,6 +6,7 @@ import functools
 import inspect
 import textwrap
 
+from compress.cli import messages
 from compress.cli.flags import named
 from compress.errors import InputError, of_the_system
 
@@ -118,6 +119,7 @@ def callable_with(build_parser):
     def decorate(run):
         @functools.wraps(run)
         def either(args=None, /, **given):
+            messages.open_streams()
             if args is None:
                 args = arguments(build_parser(), given)
             elif given:

@@ -10,6 +10,20 @@ COMMAND = re.compile(r"""(?<=: )(for .*; done|(?:\S*/)?(?:python[\d.]*|pip|make|
                      r"""(?:"[^"]*"|'[^']*'|(?!; |').)+)(; |$)""")
 
 
+def open_streams():
+    """Opens the null device in place of standard streams that are closed, as behind `1>&-` or in a service.
+
+    A free number would go to the next file that is opened, and what native libraries print would end up in that.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", closefd=False))
+
+
 def columns(stream):
     """The width of the terminal that a stream is; None where it is none.
 

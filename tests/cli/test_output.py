@@ -337,6 +337,58 @@ def test_a_closed_pipe_is_status_141_without_a_word(what, words):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("words", [[], ["--help"]])
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_are_as_quiet_as_the_null_device(closed, words, tmp_path):
+    what = (f"import os; os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_WRONLY)\n    "
+            "with app.quiet_stderr(): display.say('said')\n    display.warn('slow')\n    "
+            "os.system('echo native; echo native >&2')")
+    code = PIPED.format(root=str(ROOT), what=what, words=words)
+    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-W", "error", "-c", code],
+                          capture_output=True, text=True, check=False)
+    said, warned = ("usage: script.py", "") if words else ("said\nnative\n", "warning: slow\nnative\n")
+    assert done.returncode == 0 and done.stdout.startswith(said * ("1>" not in closed))
+    assert done.stderr == warned * ("2>" not in closed)
+    assert words or (tmp_path / "file").read_text() == ""  # its number isn't that of a stream
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("words", [["--verbose", "1"], ["--json"], ["--help"]], ids=" ".join)
+def test_a_full_standard_output_is_named(words):
+    code = PIPED.format(root=str(ROOT), what="display.say('x', args.verbose - args.json)", words=words)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert re.fullmatch(r"script.py: standard output.* can't be written \(No space left on device\); .*\n", done.stderr)
+    assert done.returncode == 2
+
+
+INTERRUPTED = """
+import runpy, signal, sys
+class Finder:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == {name!r}:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+sys.path.insert(0, {root!r})
+sys.argv = [{script!r}]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("name", "script", "says"), [
+    ("compress.cli.app", "report.py", "report.py: stopped by SIGINT\n"),
+    ("compress.storage.files", "report.py", "report.py: stopped by SIGINT\n"),
+    ("compress.cli.values", "theirs.py", "Traceback")])
+def test_ctrl_c_while_a_script_is_still_importing_is_one_line(name, script, says, tmp_path):
+    (tmp_path / "theirs.py").write_text("import compress.cli.values")
+    path = str(ROOT / script if (ROOT / script).exists() else tmp_path / script)
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED.format(root=str(ROOT), script=path, name=name)],
+                          capture_output=True, text=True, check=False)
+    assert done.stderr.startswith(says) and (done.stderr.count("\n") == 1) == (script == "report.py")
+    assert done.returncode == -2  # what a shell calls 130
+
+
 def test_a_defect_is_no_users_error():
     def run(args):
         raise ZeroDivisionError

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
-"""Distil a pruned teacher into a small student: soft labels, intermediate features, an adversary, hard labels."""
+"""Distil a pruned teacher into a small student: soft labels, intermediate features, adversarial loss, hard labels."""
 
 import argparse
 import dataclasses
@@ -177,25 +177,27 @@ def build_parser():
     group.add_argument("--discriminator_learning_rate", type=flags.real(strict=True), default=0.0001,
                        help="of the discriminator's Adam (default: %(default)s)")
     group = parser.add_argument_group("losses")
-    for i, (loss, default) in enumerate((("soft labels", 0.5), ("intermediate features", 0.0), ("adversary", 0.0)), 1):
+    for i, (loss, default) in enumerate((("soft labels", 0.5), ("intermediate loss", 0.0),
+                                         ("adversarial loss", 0.0)), 1):
         group.add_argument(f"--lambda{i}", type=flags.real(), default=default,
-                           help=f"weight of the {loss}; 0 leaves them out (default: %(default)s)")
+                           help=f"weight of the {loss}; 0 for none (default: %(default)s)")
     group.add_argument("--hard_label_weight", type=flags.real(), default=0.6,
                        help="weight of the cross-entropy with the true labels (default: %(default)s)")
     group.add_argument("--temperature", type=flags.real(strict=True), default=4.0,
-                       help="softening of the soft labels (default: %(default)s)")
+                       help="temperature T of the soft labels: the softmax of logits / T (default: %(default)s)")
     group.add_argument("--mirror_teacher", action=argparse.BooleanOptionalAction, default=False,
-                       help="soft labels, and what the adversary sees, are the mean of the teacher's answers to an "
-                            "image and its mirror image, for twice the teacher's work (default: off)")
+                       help="average the teacher's logits over an image and its mirror image, for soft labels and "
+                            "discriminator; twice the teacher's work (default: off)")
     group.add_argument("--teacher_annealing", action=argparse.BooleanOptionalAction, default=False,
-                       help="let lambda1, lambda2 and lambda3 fall in a line to 0 over the epochs, so that the true "
-                            "labels teach alone at the end; for a teacher that its student may outdo (default: off)")
+                       help="reduce lambda1, lambda2 and lambda3 linearly to 0 over the epochs, so that the student "
+                            "learns from the true labels alone at the end; for a teacher that the student may "
+                            "outperform (default: off)")
     group.add_argument("--regressor_name", choices=["conv1x1", "constant"], default="conv1x1",
                        help="what maps the student's features to the teacher's (default: %(default)s)")
     group.add_argument("--ablation", action="store_true",
-                       help="also train the same student directly, with soft labels, and with these and features, "
-                            "adversary or both, and compare; a loss of weight 0 is tried with "
-                            f"{', '.join(f'{weight} (lambda{i})' for i, weight in enumerate(TRIED, 1))}")
+                       help="also train the same student directly, with soft labels, and with these and the "
+                            "intermediate loss, the adversarial loss or both, and compare; a loss of weight 0 is tried "
+                            f"with {', '.join(f'{weight} (lambda{i})' for i, weight in enumerate(TRIED, 1))}")
     add_student_flags(parser)
     flags.add_training_flags(parser)
     parser.set_defaults(optimizer="muon")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # what a part of a distillation's loss is called in a figure, by its name in a history; each is unweighted
 PARTS = {"train_backbone": "soft labels (KL x T²)", "train_intermediate": "feature maps (MSE)",
-         "train_adversarial": "adversary (BCE)", "train_hard_label": "hard labels (cross-entropy)",
+         "train_adversarial": "adversarial loss (BCE)", "train_hard_label": "hard labels (cross-entropy)",
          "train_discriminator": "the discriminator's own (BCE)"}
 SUM = "weighted sum, which is trained"
 DISTILLED = ("train_backbone", "train_intermediate", "train_adversarial")  # parts that only a distillation has

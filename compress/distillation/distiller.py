@@ -31,7 +31,7 @@ class Loss:
     """One term of the sum that a student is trained by.
 
     Attributes:
-        name: of its curve: train_<name> in history.json.
+        name: of its part of the sum, such as "backbone", whose curve in history.json is train_backbone.
         function: function(teacher, student, labels) -> scalar tensor, the mean over the batch. teacher and student are
             `Outputs`, labels (N,) int32. Where the Distiller has no teacher, teacher is None.
         weight: its factor: a number, or function(step) -> scalar of the training steps done, a float32 tensor.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compress.cli import display
 from compress.errors import InputError
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -36,6 +37,7 @@ CIFAR = {
 # cifar-10-python.tar.gz, as browsers and Keras call it too: "cifar-10-python (1).tar.gz", cifar-10-batches-py-target
 ARCHIVE = {"cifar10": re.compile(r"cifar-?10(?!0).*\.(tar\.gz|tgz|tar)", re.IGNORECASE),
            "cifar100": re.compile(r"cifar-?100.*\.(tar\.gz|tgz|tar)", re.IGNORECASE)}
+IMAGES = 10_000  # in each file; CIFAR-100 has one of five times as many for training
 MAX_UNPACKED = 2**29  # bytes that are read of an archive: the official ones hold less than 200 MB
 QUIET_SECONDS = 10  # a download has failed when the server sends nothing for so long
 
@@ -65,15 +67,42 @@ def read_cifar(dataset, data_dir, with_train=True, instead=""):
     if not (found := _found(dataset, Path(data_dir), wanted)):
         _check_not_in_part(dataset, data_dir, wanted)
         found = _found(dataset, _keras_cache(), wanted)
-    if found:
-        place, suffix = found
-        batches = _unpacked(place, wanted) if place.is_file() else ((place / (name + suffix), None) for name in wanted)
-        read = {path.name.removesuffix(".bin"): read_batch(path, key, len(names), content) for path, content in batches}
-        parts = [read[name] for name in wanted]
-    else:
-        parts = _downloaded(dataset, data_dir, instead)
+    parts = _read(found, wanted, key, len(names)) if found else _downloaded(dataset, data_dir, instead)
     train = tuple(np.concatenate(column) for column in zip(*parts[:-1], strict=True)) if with_train else None
     return names, train, None, parts[-1]
+
+
+def _read(places, wanted, key, classes):
+    """[(images, labels)] of the wanted files, from the first of several places that has them all in order.
+
+    Args:
+        places: of `_found`.
+        wanted: names of files.
+        key: as of `read_batch`.
+        classes: number of classes.
+
+    Raises:
+        InputError: what is wrong with the first place, where no other is in order.
+    """
+    failed = None
+    for place, suffix in places:
+        try:
+            batches = _unpacked(place, wanted) if place.is_file() else ((place / (n + suffix), None) for n in wanted)
+            read = {path.name.removesuffix(".bin"): read_batch(path, key, classes, raw) for path, raw in batches}
+        except InputError as error:
+            failed = failed or error
+            continue
+        if failed:
+            display.warn(f"{str(failed).removeprefix('`data_dir`: ')}; {place} is read instead")
+        # Binary files that were cut at the end of an image look whole.
+        short = [f"{name} {len(read[name][1]):,} of {of:,}" for name in wanted
+                 if len(read[name][1]) < (of := IMAGES * (5 if name == "train" else 1))]
+        if short:
+            more = f" and {len(short) - 3} files more" if len(short) > 3 else ""
+            display.warn(f"{place} has fewer images than CIFAR: {', '.join(short[:3])}{more}; if that isn't meant, "
+                         "fetch it again")
+        return [read[name] for name in wanted]
+    raise failed
 
 
 def _downloaded(dataset, data_dir, instead):
@@ -109,12 +138,11 @@ def find_cifar(dataset, data_dir):
 
 
 def _found(dataset, root, wanted):
-    """(folder or archive, suffix of its files) at or in `root` with all wanted files; None where there is none."""
+    """[(folder, suffix of its files)] at or in `root` with all wanted files, else of all archives there; [] without."""
     for folder, suffix in _folders(dataset, root):
         if all(os.path.isfile(folder / (name + suffix)) for name in wanted):
-            return folder, suffix
-    archive = _archive(dataset, root)
-    return (archive, "") if archive else None
+            return [(folder, suffix)]
+    return [(archive, "") for archive in _archives(dataset, root)]
 
 
 def _folders(dataset, root):
@@ -125,13 +153,13 @@ def _folders(dataset, root):
                 yield folder, suffix
 
 
-def _archive(dataset, root):
-    """The archive at or in `root`; None where there is none."""
+def _archives(dataset, root):
+    """The archives at or in `root`. The version for Matlab, which isn't read, comes last."""
     with contextlib.suppress(OSError):
-        for path in [root] if root.is_file() else sorted(root.iterdir()) if root.is_dir() else []:
-            if ARCHIVE[dataset].fullmatch(path.name) and path.is_file():
-                return path
-    return None
+        found = [root] if root.is_file() else sorted(root.iterdir()) if root.is_dir() else []
+        found = [path for path in found if ARCHIVE[dataset].fullmatch(path.name) and path.is_file()]
+        return sorted(found, key=lambda path: "matlab" in path.name.lower())
+    return []
 
 
 def _check_not_in_part(dataset, data_dir, wanted):
@@ -196,6 +224,10 @@ def _unpacked(archive, wanted):
                      "version of https://www.cs.toronto.edu/~kriz/cifar.html")
 
 
+class _Repickled(ValueError):
+    """A batch isn't pickled as the official files are: another program read it and wrote it anew."""
+
+
 class _StandIn:
     """Takes the place of every numpy name in a pickled batch.
 
@@ -248,7 +280,10 @@ class _BatchUnpickler(pickle._Unpickler):
         # numpy 2 renamed numpy.core to numpy._core; files of both kinds exist.
         if (module.replace("_core", "core"), name) not in (
                 ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")):
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            asked = f"it asks for {module}.{name}"
+            # what Python 3 writes for bytes and for arrays
+            raise _Repickled(asked) if (module, name) == ("_codecs", "encode") or (
+                module.startswith("numpy.")) else pickle.UnpicklingError(asked)
         return _StandIn
 
 
@@ -280,6 +315,8 @@ def read_batch(path, key, classes, content=None):
             rows, labels = table[:, skip:], table[:, skip - 1]
         else:
             batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
+            if isinstance(batch, dict) and key.decode() in batch:
+                raise _Repickled("its keys are text")
             # the state of a pickled numpy array: version, shape, dtype, whether in column order, bytes
             _, shape, dtype, fortran, pixels = batch[b"data"].state
             labels = batch[key]
@@ -291,6 +328,9 @@ def read_batch(path, key, classes, content=None):
         labels = np.array(labels, np.int64)
         if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(f"labels from {labels.min()} to {labels.max()}")
+    except _Repickled as error:
+        raise InputError(f"`data_dir`: {path} was pickled again by another program ({error}); expected the file as it "
+                         "was downloaded: unpack the archive again") from None
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f"`data_dir`: {path} is not a CIFAR file of rows of 3,072 pixels and labels from 0 to "
                          f"{classes - 1} ({error!r:.200})") from None

@@ -178,6 +178,16 @@ def test_what_is_no_batch_is_refused(tmp_path, batch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("batch", "protocol", "why"), [
+    ({b"data": ROWS, b"labels": LABELS}, 2, "it asks for _codecs.encode"),
+    ({b"data": ROWS, b"labels": LABELS}, 5, r"it asks for numpy\._?core\.numeric\._frombuffer"),
+    ({"data": ROWS, "labels": LABELS}, 4, "its keys are text")])
+def test_a_batch_that_python_3_pickled_again_is_called_so(tmp_path, batch, protocol, why):
+    (tmp_path / "batch").write_bytes(pickle.dumps(batch, protocol))
+    with pytest.raises(InputError, match=rf"batch was pickled again by another program \({why}\); expected the file"):
+        stock.read_batch(tmp_path / "batch", b"labels", 10)
+
+
 @pytest.mark.parametrize("raw", [b"", b"\0" * 3072, b"\0" * 3074, b"\x0a" + b"\0" * 3072])
 def test_damaged_binary_files_are_refused(tmp_path, raw):
     (tmp_path / "x.bin").write_bytes(raw)
@@ -271,6 +281,38 @@ def test_an_archive_that_is_cut_off_incomplete_or_a_bomb_is_refused_in_a_line(ci
     for content in (raw[:-9000], raw[:300], b"<html>", b"", raw[:2000] + bytes(2000) + raw[4000:]):
         archive.write_bytes(content)
         refused("is a damaged archive|holds no|data_batch_1 is not a CIFAR file")
+
+
+def test_an_archive_that_cannot_be_read_gives_way_to_the_next_one(cifar, tmp_path, capsys):
+    place = tmp_path / "several"
+    place.mkdir()
+    (place / "x.mat").write_bytes(b"x")
+    packed(place, place / "cifar-10-matlab.tar.gz", ["x.mat"])
+    packed(cifar / "cifar-10-batches-py", place / "cifar-10-python.tar.gz")
+    wanted = dataset.load_data(asked(data_dir=str(cifar)))
+    for told in ("", "cifar-10-a.tar.gz is a damaged archive"):
+        capsys.readouterr()
+        found = dataset.load_data(asked(data_dir=str(place)))
+        assert all(contents(a) == contents(b) for a, b in zip(parts(found), parts(wanted), strict=True))
+        err = capsys.readouterr().err
+        assert told in err and ("is read instead" in err) == bool(told) and "`" not in err
+        (place / "cifar-10-a.tar.gz").write_bytes(b"\x1f\x8bcut")
+    (place / "cifar-10-python.tar.gz").unlink()
+    with pytest.raises(InputError, match="cifar-10-a.tar.gz is a damaged archive"):
+        dataset.load_data(asked(data_dir=str(place)))
+
+
+def test_binary_files_that_were_cut_at_an_image_are_told(tmp_path, capsys, monkeypatch):
+    assert stock.IMAGES == 10_000
+    monkeypatch.setattr(stock, "IMAGES", 40)
+    write_cifar10(tmp_path / "cifar-10-batches-bin", ".bin")
+    cut = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
+    cut.write_bytes(cut.read_bytes()[:27 * 3073])
+    assert len(stock.read_cifar("cifar10", tmp_path)[1][1]) == 187
+    assert capsys.readouterr().err == (f"warning: {cut.parent} has fewer images than CIFAR: data_batch_3 27 of 40; if "
+                                       "that isn't meant, fetch it again\n")
+    stock.read_cifar("cifar10", tmp_path, with_train=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_members_of_an_archive_that_are_no_files_are_left_alone(cifar, tmp_path):

@@ -6,7 +6,7 @@ message says how to lay the folder out so that there is none: whatever lies in a
 
 import collections
 
-from compress.data import naming
+from compress.data import label_tables, naming
 from compress.data.scanning import entries, holds_images
 from compress.errors import InputError
 
@@ -35,6 +35,9 @@ def check_classes(root, folders):
         raise InputError(f"`dataset`: {root} has {listed(suspects)}, whose names say {said}; expected each split once, "
                          f"called train, val or test: rename or join them; {way_out(root)}")
     check_names(root, names)
+    if table := label_tables.across(root, folders):
+        raise InputError(f"`dataset`: {root} has {listed(names)}, over which the labels in {table.name} are spread; "
+                         f"expected a folder for each class; {way_out(root)}")
     levels = {folder: _level(folder) for folder in folders}
     tops, shared = _variants(levels)
     if tops:

@@ -13,10 +13,10 @@ from compress.data.decoding import SUFFIXES
 from compress.data.scanning import entries
 
 MOST_BYTES, MOST_TABLES, MOST_CLASSES = 2**26, 10, 1000
-HEADS = {"label", "labels", "class", "category", "target", "breed", "species", "y"}
+HEADS = {"label", "labels", "class", "category", "target", "breed", "species", "diagnosis", "dx", "y"}
 # in Python, since no ordinary shell command reads CSV with quotes, and copying leaves the original untouched
 SORT = ("import csv, os, shutil; [(os.makedirs(d := os.path.join({to!r}, r[{label}]), exist_ok=True), "
-        "shutil.copy(os.path.join({folder!r}, r[{file}] + {suffix!r}), d)) "
+        "shutil.copy(next(p for f in {folders!r} if os.path.isfile(p := os.path.join(f, r[{file}] + {suffix!r}))), d)) "
         "for r in list(csv.reader(open({table!r}, encoding='utf-8-sig')))[1:]]")
 
 
@@ -40,8 +40,40 @@ def hint(root):
                  for suffix in ("", *SUFFIXES) if _is_plain(name) and (folder / (name + suffix)).is_file()]
         if found:
             said = f"the labels in {table} are not read: expected a folder for each class"
-            command = _command(rows, table, folder, f"{Path(root).resolve()}_by_class", *found[0])
+            command = _command(rows, table, folders, f"{Path(root).resolve()}_by_class", *found[0])
             return f"{said}, into which this copies the images: {command}" if command else said
+    return None
+
+
+def across(root, folders):
+    """The table in a data set's folder by whose labels its subfolders aren't the classes; None without one.
+
+    Args:
+        root: the folder.
+        folders: its subfolders, as Path, with images of their own.
+
+    Returns:
+        Path of a CSV file with a column of labels, most of which occur in two folders or more: these hold pieces of the
+        data set. A finer label than the folders, as of breeds of cats and dogs, occurs in one only.
+    """
+    for table in sorted(Path(root).glob("*.csv"))[:MOST_TABLES]:
+        rows = _rows(table) if table.is_file() else []
+        columns = [number for number, name in enumerate(rows[0]) if name.strip().lower() in HEADS] if rows else []
+        if not columns:
+            continue
+        places = {}  # name of a file, with its suffix and without: the folders that hold it
+        for number, folder in enumerate(folders):
+            for image in entries(folder)[1]:
+                for name in {image.name, image.stem}:
+                    places.setdefault(name, set()).add(number)
+        found = {}  # label: the folders of its images
+        for row in rows[1:]:
+            place = next((places[name] for name in row if len(places.get(name, ())) == 1), None)
+            if place and len(row) > columns[0]:
+                found.setdefault(row[columns[0]], []).extend(place)
+        several = [places for places in found.values() if len(places) > 1]
+        if len(several) > 1 and 2 * sum(len({*places}) > 1 for places in several) > len(several):
+            return table
     return None
 
 
@@ -59,7 +91,7 @@ def _is_plain(name):
     return bool(re.fullmatch(r"\w[\w .()-]*", name)) and len(name) < 200
 
 
-def _command(rows, table, folder, to, file, suffix):
+def _command(rows, table, folders, to, file, suffix):
     """The command that copies images into a folder for each label; None where columns or names are ambiguous.
 
     The user pastes it into a shell, and the table may come from a stranger: so every name of it has to be plain.
@@ -73,5 +105,6 @@ def _command(rows, table, folder, to, file, suffix):
     names = {row[others[0]] for row in body}
     if not 2 <= len(names) <= MOST_CLASSES or not all(map(_is_plain, names | {row[file] for row in body})):
         return None
-    code = SORT.format(to=to, label=others[0], folder=str(folder), file=file, suffix=suffix, table=str(table))
+    holding = [folder for folder in folders if any((folder / (row[file] + suffix)).is_file() for row in body)]
+    code = SORT.format(to=to, label=others[0], folders=[*map(str, holding)], file=file, suffix=suffix, table=str(table))
     return f"python3 -c {shlex.quote(code)}"

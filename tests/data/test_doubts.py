@@ -2,6 +2,8 @@
 
 import itertools
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +126,33 @@ def test_a_third_split_in_any_language_is_not_left_out(tmp_path):
         else:
             assert f"skipped: 1 folder beside the splits ({name})" in folders.list_folder(str(tmp_path)).notes
         shutil.rmtree(tmp_path / name)
+
+
+def test_a_table_whose_labels_run_across_the_folders_is_told_with_the_command_that_sorts(tmp_path):
+    root, rows = tmp_path / "ham", ["image_id,dx,age"]
+    for i in range(12):
+        place = root / ("HAM_part_1" if i < 7 else "HAM_part_2")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"ISIC_{i}.jpg").write_bytes(bytes([i]))
+        rows.append(f"ISIC_{i},{('nv', 'mel', 'bcc')[i % 3]},40")
+    (root / "metadata.csv").write_text("\n".join(rows))
+    assert "which are called pieces of one data set" in refused(root)
+    for number, name in enumerate(("first", "second"), 1):  # names that say nothing
+        (root / f"HAM_part_{number}").rename(root / name)
+    said, command = refused(root).split("which this copies the images: ")
+    assert "has first and second, over which the labels in metadata.csv are spread" in said
+    subprocess.run(["bash", "-c", command], check=True)
+    listing = folders.list_folder(f"{root}_by_class")
+    assert listing.class_names == ("bcc", "mel", "nv")
+    for path, label in zip(*listing.splits["train"], strict=True):
+        assert ("nv", "mel", "bcc")[Path(path).read_bytes()[0] % 3] == listing.class_names[label]
+
+
+def test_a_table_that_agrees_with_the_folders_or_is_finer_is_none_of_their_business(tmp_path):
+    for i in range(12):
+        (tmp_path / ("cat", "dog")[i % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / ("cat", "dog")[i % 2] / f"{i}.png").touch()
+    for labels in (("cat", "dog"), ("0", "1"), ("persian", "poodle", "siamese", "terrier")):
+        (tmp_path / "t.csv").write_text("file,label\n" + "\n".join(
+            f"{i}.png,{labels[i % len(labels)]}" for i in range(12)))
+        assert folders.list_folder(str(tmp_path)).class_names == ("cat", "dog")

@@ -1,9 +1,11 @@
 """Histories as trainers keep them: of Keras, pandas, Lightning, Hugging Face, Ultralytics. Runs nothing of a file."""
 
+import collections
 import csv
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 from compress.cli.values import plain
@@ -85,8 +87,18 @@ def load(path):
     return content
 
 
+def _twice(names):
+    """A name that comes again, or None."""
+    return next((name for name, count in collections.Counter(names).items() if count > 1), None)
+
+
 def _json(text):
     """The content of JSON, or of one JSON object a line; None where the text is a table."""
+    def once(pairs):
+        if again := _twice([key for key, _ in pairs]):
+            raise ValueError(f"{again} stands twice in one object")
+        return dict(pairs)
+
     start = text.lstrip()[:1]
     if start not in ("{", "[", '"'):
         try:
@@ -94,14 +106,14 @@ def _json(text):
         except ValueError:
             return None
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError:
         lines = [line for line in text.splitlines() if line.strip()]
         if start == '"':  # a quoted heading
             return None
         if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
             raise
-        return [json.loads(line) for line in lines]
+        return [json.loads(line, object_pairs_hook=once) for line in lines]
 
 
 def _delimited(text):
@@ -114,10 +126,17 @@ def _delimited(text):
 def _table(text):
     """{heading: column of text} of a CSV file; headings that come again, as behind an append, are passed over."""
     head, delimiter = _delimited(text)
+    if again := _twice([name.strip() for name in head if name.strip()]):
+        raise ValueError(f"its heading {again} stands twice")
     rows = [row for row in csv.reader(text.strip().splitlines()[1:], delimiter=delimiter) if row and row != head]
     if odd := [i for i, row in enumerate(rows, 2) if len(row) != len(head)]:
         raise ValueError(f"row {odd[0]} has {len(rows[odd[0] - 2])} fields, the head {len(head)}")
-    if delimiter == ";":  # decimal commas
+    fields = [field for row in rows for field in row]
+    commas = [field for field in fields if re.fullmatch(r"\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*", field)]
+    points = [field for field in fields if re.fullmatch(r"\s*[-+]?[\d,]*\.\d*([eE][-+]?\d+)?\s*", field)]
+    if commas and points:  # 1,234 may be a thousand
+        raise ValueError(f"it has commas and points in its numbers: {commas[0].strip()}, {points[0].strip()}")
+    if commas:
         rows = [[field.replace(",", ".") for field in row] for row in rows]
     return {name.strip(): list(column) for name, column in zip(head, zip(*rows, strict=True), strict=False)}
 
@@ -155,11 +174,35 @@ def _number(value):
     return float(value)
 
 
+def _plain(key):
+    """A heading as trainers write it, of one that people or a spreadsheet wrote: 'Validation Loss' is val_loss."""
+    key = "_".join(str(key).lower().replace("-", " ").split())
+    return re.sub("^validation_", "val_", re.sub("^training_", "train_", key))
+
+
+def _epochs(columns):
+    """The column of epochs, or an empty list."""
+    return next((values for key, values in columns.items() if _plain(key) == "epoch"), [])
+
+
+def _known(columns):
+    """{heading: name of its curve}, for the headings that have one.
+
+    Keras calls the metrics of a second model in one session accuracy_1 and val_accuracy_1: that is accuracy, unless
+    the file has accuracy or accuracy_2 as well.
+    """
+    bare = {key: re.sub(r"_\d+$", "", _plain(key)) for key in columns}
+    count = collections.Counter(bare.values())
+    found = {key: NAMES.get(_plain(key)) or (NAMES.get(name) if count[name] == 1 else None)
+             for key, name in bare.items()}
+    return {key: name for key, name in found.items() if name}
+
+
 def _curves(columns):
     """(curves, notes) as of `read`. Raises ValueError that says what is wrong."""
-    curves, keys, left_out = {}, {}, []
+    curves, keys, left_out, known = {}, {}, [], _known(columns)
     for key, values in columns.items():
-        name = NAMES.get(key)
+        name = known.get(key)
         try:
             numbers = [_number(value) for value in values] if isinstance(values, list) else None
         except ValueError:
@@ -189,7 +232,7 @@ def _by_epoch(columns):
 
     Raises ValueError where a file was written by steps.
     """
-    epochs = columns.get("epoch")
+    epochs = _epochs(columns)
     rows = len(epochs) if isinstance(epochs, list) else 0
     if not rows or not all(isinstance(values, list) and len(values) == rows for values in columns.values()):
         return columns, []
@@ -233,7 +276,7 @@ def _skips(epochs, steps):
 def _epochs_again(columns):
     """A note where a column of epochs starts again, as CSVLogger's does when a later run appends to it."""
     try:
-        epochs = [_number(value) for value in columns.get("epoch", [])]
+        epochs = [_number(value) for value in _epochs(columns)]
         again = [i for i, (a, b) in enumerate(itertools.pairwise(epochs), 2) if b <= a]
     except (ValueError, TypeError):
         return []
@@ -264,11 +307,17 @@ def _spread(curves, keys):
     for name in short:
         values = iter(curves[name])
         curves[name] = [next(values) if epoch % every[0] == 0 else None for epoch in range(1, epochs + 1)]
-    return [f"validated every {every[0]} epochs: {count} numbers in {', '.join(keys[name] for name in short)}"]
+    told = " and ".join(keys[name] for name in short)
+    return [f"assumed to be validated every {every[0]} epochs: the file doesn't say at which epochs the {count} "
+            f"numbers of {told} were measured"]
 
 
 def _shares(curves, keys):
     """Turns accuracies in per cent into shares; returns notes. Raises ValueError where they are in doubt."""
+    for name in ("train_acc", "val_acc"):
+        if (lowest := min((v for v in curves.get(name, []) if v is not None), default=0)) < 0:
+            raise ValueError(f"in which {keys[name]} goes down to {lowest:g}; expected accuracies from 0 to 1, or all "
+                             "in per cent")
     highest = {name: max(v for v in curves[name] if v is not None) for name in ("train_acc", "val_acc")
                if name in curves}
     if not highest or max(highest.values()) <= 1:

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import re
 
 import pytest
 
@@ -30,6 +31,10 @@ def table(delimiter=",", again=False, comma=False):
 ALIKE = {
     "plain": json.dumps(H), "of History": json.dumps({"epoch": [0, 1, 2, 3], "params": {"epochs": 4}, "history": H}),
     "csv": table(), "semicolons": table(";"), "decimal commas": table(";", comma=True), "tabs": table("\t"),
+    "tabs and decimal commas": table("\t", comma=True), "quoted decimal commas": table(comma=True),
+    "capitals": re.sub("[a-z]+", lambda word: word[0].title(), table().splitlines()[0]) + table()[table().index("\r"):],
+    "words": table().replace("val_", "Validation ").replace("_", " "),
+    "second model": json.dumps(H).replace('accuracy"', 'accuracy_1"'),
     "csv appended to": table(again=True), "strings": json.dumps({key: list(map(str, row)) for key, row in H.items()}),
     "columns": json.dumps({key: {str(i): v for i, v in enumerate(row)} for key, row in H.items()}),
     "records": json.dumps(ROWS), "lines": "\n".join(map(json.dumps, ROWS)),
@@ -54,7 +59,8 @@ def read(tmp_path, content):
 def test_validation_of_every_second_epoch_stands_at_its_epochs(tmp_path):
     curves, notes = read(tmp_path, H | {"val_accuracy": [0.5, 0.58], "val_loss": [1.3, 1.2]})
     assert curves["val_acc"] == [None, 0.5, None, 0.58] and curves["val_loss"] == [None, 1.3, None, 1.2]
-    assert notes == ["validated every 2 epochs: 2 numbers in val_accuracy, val_loss"]
+    assert notes == ["assumed to be validated every 2 epochs: the file doesn't say at which epochs the 2 numbers of "
+                     "val_accuracy and val_loss were measured"]  # validation_freq may be a list
     curves, _ = read(tmp_path, "epoch,loss,val_loss\n0,3,NA\n1,2,1.5\n")
     assert curves == {"train_loss": [3, 2], "val_loss": [None, 1.5]}
 
@@ -67,6 +73,10 @@ def test_per_cent_gaps_and_strange_metrics_are_told(tmp_path):
     assert curves["val_loss"] == [1.8, None, 1.1, None] and notes == ["val_loss has no number at epoch 2, 4"]
     curves, notes = read(tmp_path, {"auc_1": H["accuracy"], "top_k_categorical_accuracy": H["loss"], "loss": H["loss"]})
     assert curves == {"train_loss": H["loss"]} and notes == ["not drawn: auc_1, top_k_categorical_accuracy"]
+    curves, notes = read(tmp_path, {"loss": H["loss"], "accuracy_1": H["accuracy"], "accuracy_2": H["loss"]})
+    assert curves == {"train_loss": H["loss"]} and notes == ["not drawn: accuracy_1, accuracy_2"]
+    curves, notes = read(tmp_path, {"loss": H["loss"], "accuracy_1": H["loss"], "accuracy": H["accuracy"]})
+    assert curves["train_acc"] == H["accuracy"] and notes == ["not drawn: accuracy_1"]
     _, notes = read(tmp_path, "epoch,loss\n0,3\n1,2\n0,1\n")
     assert notes == ["its epochs start again in row 3; all 3 rows are drawn one behind the other"]
 
@@ -80,6 +90,11 @@ def test_per_cent_gaps_and_strange_metrics_are_told(tmp_path):
     (H | {"loss": [[1], 2, 3, 4]}, "whose loss is no list of numbers"), (H | {"loss": 3}, "whose loss is no list"),
     (str(H), "json.dump(history.history"), (json.dumps(str(H)), "json.dump(history.history"),
     ("epoch,loss\n0,1\n1\n", "row 3 has 1 fields, the head 2"), ("", "json.dump"), ("[" * 99999, "json.dump"),
+    ({"loss": [2, 1], "accuracy": [-0.1, 0.2]}, "in which accuracy goes down to -0.1"),
+    ("epoch,loss,loss\n0,1,2\n", "its heading loss stands twice"), ('{"loss": [1], "loss": [2]}', "loss stands twice"),
+    ('{"loss": 2}\n{"loss": 1, "loss": 3}', "loss stands twice"),
+    ('epoch,loss,steps\n0,0.5,"1,234"\n', "it has commas and points in its numbers: 1,234, 0.5"),
+    ("Epoch,Loss\n0.1,3\n0.2,2\n", "which was written by steps"),
     ({"loss": [10**400]}, "whose loss is no list"), ({"a": [1]}, "which is not a training history")], ids=repr)
 def test_what_can_be_read_in_two_ways_or_none_is_one_line_with_the_odd_list(content, says, tmp_path):
     with pytest.raises(InputError, match="^received ") as caught:

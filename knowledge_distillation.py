@@ -338,14 +338,14 @@ def make_networks(args, plan, images):
 
 
 def accuracy_of_teacher(args, path, teacher, images):
-    """The teacher's validation accuracy, 0 to 1. Raises InputError where it doesn't answer finite numbers."""
+    """The teacher's validation accuracy, 0 to 1. Raises InputError where its logits aren't finite."""
     from compress import metrics
     from compress.engine import folded
 
     found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
                              display.track("teacher: validation", args.verbose, "compiling"))
     if not math.isfinite(found["loss"]):
-        raise InputError(f"{path} answers NaN or infinity, expected a teacher with finite logits", path)
+        raise InputError(f"{path} has logits of NaN or infinity, expected a teacher with finite logits", path)
     return found["acc"]
 
 

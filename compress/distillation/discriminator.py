@@ -7,7 +7,7 @@ from keras import layers, ops
 def build_discriminator(classes, precision="float32"):
     """A classifier of logits: the teacher's or the student's?
 
-    classes-512-256-1 with batch-norm and LeakyReLU 0.25; it answers the score before the sigmoid. Belagiannis et al.
+    classes-512-256-1 with batch-norm and LeakyReLU 0.25; its output is the score before the sigmoid. Belagiannis et al.
     2018, Adversarial Network Compression, arXiv 1803.10750, section 3.
 
     Args:

@@ -34,7 +34,7 @@ class ConstantRegressor(layers.Layer):
 
     def call(self, x):
         """(N, h, w, student's channels) -> (N, h - k + 1, w - k + 1, teacher's channels)."""
-        x = ops.sum(x, axis=-1, keepdims=True)  # every channel of the answer is the same
+        x = ops.sum(x, axis=-1, keepdims=True)  # every output channel is the same
         x = ops.average_pool(x, self.kernel_size, 1) if max(self.kernel_size) > 1 else x
         return ops.repeat(x, self.channels, axis=-1)
 

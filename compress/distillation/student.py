@@ -90,7 +90,7 @@ def choose_widths(config, architecture):
 
     Args:
         config: a configs.StudentConfig with targets and form.
-        architecture: of the teacher, from `resnet.architecture_of`; reductions are told against its network unpruned.
+        architecture: of the teacher, from `resnet.architecture_of`; reductions count from its network unpruned.
 
     Raises:
         InputError: out of reach.

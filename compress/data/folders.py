@@ -19,7 +19,7 @@ from compress.cli import tables
 from compress.cli.values import STOCK, no_data_set
 from compress.data import doubts, duplicates, label_tables
 from compress.data.decoding import SUFFIXES
-from compress.data.naming import SPLITS, UNLABELLED, composed, hint_of, split_of, suspects, words
+from compress.data.naming import SPLITS, UNLABELLED, composed, hint_of, masks, split_of, suspects, words
 from compress.data.scanning import Skipped, entries, holds_images, shape
 from compress.errors import InputError
 
@@ -182,9 +182,11 @@ def _splits(root, named, others, shapes, skipped):
         if folder.name in listing.class_names:
             raise InputError(f"`dataset`: {root} has {folder.name} both beside and below {first.relative_to(root)}; "
                              "expected the classes below it alone")
-        # 'Validierung' beside Training and Test, in whatever language: it isn't left out without being asked for.
-        if len(listing.places) < len(SPLITS) and not UNLABELLED & {*words(folder.name)} and (
-                hint_of(folder.name) or doubts.could_be_a_split(folder, listing.class_names)):
+        # A validation set beside Training and Test, in whatever language, isn't left out without being asked for.
+        missing = SPLITS.keys() - listing.places.keys() - listing.unlabelled.keys()
+        if missing and not UNLABELLED & {*words(folder.name)} and (
+                (hint_of(folder.name) in missing and shapes[folder] == "nested")
+                or doubts.could_be_a_split(folder, listing.class_names)):
             raise InputError(f"`dataset`: {root} has {folder.name} beside {doubts.listed(named)}, which may be another "
                              "split; expected train, val and test: rename it, or move it elsewhere")
         skipped.add("folder beside the splits", folder)
@@ -296,13 +298,16 @@ def _below(folder, skipped):
     """All image files in and below the folder of a class, a list of Path.
 
     Raises:
-        InputError: it holds several splits, as in CLASS/train and CLASS/test: their images would be mixed.
+        InputError: it holds several splits, as in CLASS/train and CLASS/test, or images and masks: they would be mixed.
     """
     left, files = [folder], []
     while left:
         folders, images = entries(left.pop(0), skipped)
         left, files = left + folders, files + images
         full = [below.name for below in folders if holds_images(below)]
+        if both := masks(full):
+            raise InputError(f"`dataset`: {folder} was to be a class and holds {doubts.listed(both)}, which are called "
+                             "images and their masks or labels; expected images alone: move the others elsewhere")
         found = {split_of(name) for name in full} - {None} | {*suspects(full).values()}
         if len(found) > 1:
             raise InputError(f"`dataset`: {folder} was to be a class and holds {', '.join(sorted(found))} images in "

@@ -108,6 +108,13 @@ def test_splits_below_classes_are_not_mixed(below, tmp_path):
     assert "cat was to be a class and holds " in refused(tmp_path)
 
 
+@pytest.mark.parametrize("below", ["", "train/"])
+def test_masks_below_classes_are_not_mixed(below, tmp_path):
+    fill(tmp_path, *(f"{below}{label}/{kind}" for label in ("COVID", "Normal") for kind in ("images", "masks")))
+    assert "COVID was to be a class and holds images and masks, which are called images and their masks" in (
+        refused(tmp_path))
+
+
 def test_a_split_among_the_images_of_classes_is_not_mixed(tmp_path):
     fill(tmp_path, "cat", "dog", "cat/test", "dog/test")
     assert "has cat, which holds images and a folder test" in refused(tmp_path)
@@ -118,14 +125,17 @@ def test_a_split_among_the_images_of_classes_is_not_mixed(tmp_path):
 def test_a_third_split_in_any_language_is_not_left_out(tmp_path):
     fill(tmp_path, "Training/a", "Training/b", "Test/a", "Test/b", "Validierung/a", "Validierung/b")
     assert {*folders.list_folder(str(tmp_path)).splits} == {"train", "validation", "test"}
-    for name, said in (("walidacja", True), ("train_more", True), ("docs", False), ("test_unlabelled", False)):
+    for name, said in (("walidacja", True), ("train_more", True), ("docs", False), ("test_unlabelled", False),
+                       ("test-multiple_images", False), ("my_val", False), ("my_val/c", True)):
         shutil.rmtree(tmp_path / "Validierung", ignore_errors=True)
-        fill(tmp_path, *([name] if name == "docs" else [f"{name}/a", f"{name}/b"]))
+        flat = name in ("docs", "test-multiple_images", "my_val", "my_val/c")
+        fill(tmp_path, *([name] if flat else [f"{name}/a", f"{name}/b"]))
+        top = name.split("/")[0]
         if said:
-            assert f"has {name} beside " in refused(tmp_path) and "which may be another split" in refused(tmp_path)
+            assert f"has {top} beside " in refused(tmp_path) and "which may be another split" in refused(tmp_path)
         else:
-            assert f"skipped: 1 folder beside the splits ({name})" in folders.list_folder(str(tmp_path)).notes
-        shutil.rmtree(tmp_path / name)
+            assert f"skipped: 1 folder beside the splits ({top})" in folders.list_folder(str(tmp_path)).notes
+        shutil.rmtree(tmp_path / top)
 
 
 def test_a_table_whose_labels_run_across_the_folders_is_told_with_the_command_that_sorts(tmp_path):

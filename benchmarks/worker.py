@@ -233,8 +233,8 @@ WORKS = {"step": train_step, "deterministic": deterministic_step, "distil": dist
          "predict": predict, "apoz": apoz, "latency": latency}
 
 
-def main():
-    """Command line; serves requests until standard input ends."""
+def build_parser():
+    """The flags of a worker."""
     parser = argparse.ArgumentParser()
     parser.add_argument("work", choices=[*WORKS, "epoch", "between"])
     parser.add_argument("--library", choices=["suite", "keras", "torch", "onnxruntime", "litert"], default="suite")
@@ -245,7 +245,12 @@ def main():
     parser.add_argument("--trims", type=int, default=0)
     parser.add_argument("--round_to", type=int, default=1)
     parser.add_argument("--data_dir", default="./data")
-    args, orders = parser.parse_args(), Orders()
+    return parser
+
+
+def main():
+    """Command line; serves requests until standard input ends."""
+    args, orders = build_parser().parse_args(), Orders()
     if args.library == "suite":  # the others run as their users find them
         native.prepare()
     if args.work == "epoch":

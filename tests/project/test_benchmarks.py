@@ -1,7 +1,5 @@
 """benchmarks/worker.py: every part runs, on a narrow network and few images, so that none rots unseen."""
 
-import argparse
-
 import pytest
 import worker
 from conftest import narrow_widths
@@ -26,7 +24,6 @@ def tiny(monkeypatch):
 @pytest.mark.parametrize(("work", "library"), [*((name, "suite") for name in worker.WORKS), ("step", "keras"),
                                                ("latency", "keras")])
 def test_every_part_of_the_benchmark_runs(work, library, tiny):
-    args = argparse.Namespace(library=library, precision="float32", net="base", regressor_name="conv1x1", images=4,
-                              trims=1, round_to=1)
+    args = worker.build_parser().parse_args([work, "--library", library, "--images", "4", "--trims", "1"])
     worker.WORKS[work](args)()
     assert tiny == [True] * (work == "deterministic")

@@ -1,6 +1,5 @@
 """training/: the schedule and the optimiser against numpy, and runs that stop anywhere and go on."""
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -16,6 +15,7 @@ from conftest import narrow_widths, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import train_base_model
 from compress.cli.configs import RunConfig
 from compress.data import dataset
 from compress.errors import Diverged, InputError, Stopped
@@ -224,9 +224,10 @@ def test_the_classifiers_loss_is_numpys_smoothed_cross_entropy(smoothing):
 
 
 def test_a_recipe_takes_its_flags_and_the_given_rate():
-    args = argparse.Namespace(epoch_num=7, batch_size=3, weight_decay=0.1, label_smoothing=0.2, warmup=0.3, seed=4,
-                              verbose=2, resume="never", save_minutes=2.5, precision="mixed_bfloat16", learning_rate=99,
-                              optimizer="muon", tensorboard="logs", other=1)
+    args = train_base_model.build_parser().parse_args([
+        "--epoch_num=7", "--batch_size=3", "--weight_decay=0.1", "--label_smoothing=0.2", "--warmup=0.3", "--seed=4",
+        "--verbose=2", "--resume=never", "--save_minutes=2.5", "--precision=mixed_bfloat16", "--learning_rate=99",
+        "--optimizer=muon", "--tensorboard=logs"])
     assert Recipe.of(args, epochs=args.epoch_num, learning_rate=0.5) == Recipe(7, 3, 0.5, 0.1, 0.2, 0.3, 4,
                                                                                "mixed_bfloat16", "muon")
     assert RunConfig.of(args) == RunConfig("never", 2.5, "logs", 2)

@@ -27,7 +27,8 @@ def refused(root):
 
 # each of the folders holds classes of its own (of other names, so that the names of the folders have to decide)
 @pytest.mark.parametrize("names", [
-    "asl_alphabet_train asl_alphabet_test", "flowers_train flowers_val", "train_resized test_resized", "X_train X_test",
+    "asl_alphabet_train asl_alphabet_test", "flowers_train flowers_val", "asl_train asl_test a b c d",
+    "train_resized test_resized", "X_train X_test",
     "xtrain ytest", "train_v2 test_v2", "train_new val_new", "train_clean train_noisy test_clean", "trainA trainB",
     "trainA trainB testA testB", "tr te va", "tr te", "development evaluation", "trainval devtest",
     "PublicTest TrainSet2b", "my-train my-holdout extra", "训练_一 测试_一", "entrenamiento_a prueba_b",

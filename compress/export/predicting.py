@@ -80,6 +80,9 @@ def open_keras(path, checkpoint, config, paths, reader):
         model = foreign.load_classifier(path, config.preprocessing, config.verbose)
         size = _size(path, config, model.input_shape[1:3], paths, reader)
         answer = lambda images: model(images.astype("float32"), training=False)  # noqa: E731
+        if model.labels_apart:  # each class has its own probability, which a softmax would change
+            return Classifier(lambda images: np.exp(np.asarray(answer(images), np.float64)), size,
+                              classes.of_model(path))
     else:
         from compress.storage import checkpoints
 

@@ -26,6 +26,8 @@ UNUSED = ("name", "trainable", "dtype", "momentum", "synchronized", "fused", "ba
           "input_shape", "input_dtype", "sparse", "ragged", "optional", "seed", "rate", "noise_shape", "stddev", "l1",
           "l2", "autocast", "filters", "units", "target_shape", "renorm_momentum", "build_input_shape", "function")
 SIZES = "give the images their size by `image_size`, and the network without this layer"
+LORA = ("a LoRA adapter; expected it merged: the same model built without enable_lora, its kernel set to this layer's "
+        "layer.kernel in Keras, which has the adapter in it")
 WORDS = {**dict.fromkeys(("Resizing", "CenterCrop", "RandomCrop", "Cropping2D"), SIZES),
          "PruneLowMagnitude": "save the model behind tfmot.sparsity.keras.strip_pruning",
          "QuantizeWrapperV2": "expected the network before quantize_model",
@@ -97,7 +99,8 @@ def _settings(step, **wanted):
                              f"{' or '.join(str(item) for item in allowed if item is not None)}")
         elif not (key in UNUSED or key.endswith(("_initializer", "_regularizer", "_constraint"))
                   or value is None or value is False):
-            raise Unread(f"{step} with {key}={value!s:.60}, a setting that is not known here")
+            raise Unread(f"{step} with {key}={value!s:.60}, " + (LORA if key in ("lora_rank", "lora_alpha") else
+                                                                 "a setting that is not known here"))
 
 
 def activation_name(spec):

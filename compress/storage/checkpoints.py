@@ -177,7 +177,8 @@ def compare_with_keras(checkpoint, model, preprocessing="auto"):
 
     Returns:
         A line for the user on what was compared and how far both agree; '' for a file whose config is that of the
-        network, as in every file of this suite; one that begins with NOT_COMPARED where Keras can't read the file.
+        network, as in every file of this suite; one that begins with NOT_COMPARED where Keras can't read the file,
+        or where there is nothing but weights.
 
     Raises:
         InputError: they answer differently.
@@ -185,8 +186,7 @@ def compare_with_keras(checkpoint, model, preprocessing="auto"):
     from compress.storage import plain_keras
 
     if checkpoint.config is None:
-        assumed = f", batch-norm with an epsilon of {bare.OLD_NORM:g} as in Keras of its time" if checkpoint.old else ""
-        return f"bare weights, which name no other layers{assumed}"
+        return _assumed(checkpoint)
     if checkpoint.input_shape not in (None, tuple(model.input_shape[1:])):  # plain Keras' takes no other size
         model = build(checkpoint, model.output_shape[-1], checkpoint.input_shape, preprocessing)
     if plain_keras.same_config(checkpoint.config, model):
@@ -206,6 +206,14 @@ def compare_with_keras(checkpoint, model, preprocessing="auto"):
             f"{plain_keras.conditions_of(checkpoint.config)}")
 
 
+def _assumed(checkpoint):
+    """What to say of bare weights: networks of the same shapes may have other strides, activations or epsilons."""
+    epsilon = bare.OLD_NORM if checkpoint.old else resnet.BN["epsilon"]
+    return (f"{NOT_COMPARED}: weights alone don't say strides (assumed: as in version 1, in the first 1x1 convolution "
+            f"of a stage), activation (ReLU), epsilon ({epsilon:g}) and pooling (average); expected the whole model, "
+            "as model.save('model.keras') writes it")
+
+
 def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="auto", verify=True, verbose=0):
     """`build`, compared with plain Keras; says in a line how a file that the suite didn't write is read.
 
@@ -223,11 +231,12 @@ def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="a
     model = build(checkpoint, checkpoint.classes or classes, input_shape, preprocessing)
     built = random.getstate()
     comparison = f"{NOT_COMPARED} (`verify_model=False`)"
-    if verify:
+    if verify or checkpoint.config is None:
         comparison = compare_with_keras(checkpoint, model, preprocessing)
     if comparison and (checkpoint.config or checkpoint.path != "imagenet"):
         line = f"{checkpoint.path}: {pixels_of(checkpoint, preprocessing).summary}; {comparison}"
-        if verify and comparison.startswith(NOT_COMPARED):  # a wrong reading wouldn't be noticed
+        # A wrong reading wouldn't be noticed. Of a whole model, `verify_model=False` says that this is known.
+        if (verify or checkpoint.config is None) and comparison.startswith(NOT_COMPARED):
             display.warn(line)
         else:
             display.say(line, verbose)

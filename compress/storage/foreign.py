@@ -14,12 +14,9 @@ from keras import ops
 
 from compress.cli import display
 from compress.errors import InputError, one_line
-from compress.graph import operations, reader, rules
-from compress.storage import archives, preprocess
+from compress.graph import operations, reader
+from compress.storage import archives, conventions, preprocess
 
-# of keras.applications, by the names of its models; those that aren't here preprocess by themselves
-FAMILIES = {r"mobilenet(v2)?_": "tf", r"mobilenet(v2)?$": "tf", r"xception|inception|nasnet|resnet\d+v2": "tf",
-            r"densenet": "torch", r"vgg|resnet": "caffe"}
 # layers whose multiply-accumulates are output positions x kernel; none of another kind may have a kernel
 COUNTED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D,
            keras.layers.Dense)
@@ -40,10 +37,10 @@ def load_classifier(path, preprocessing="auto", verbose=0):
 
     Returns:
         An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes); where the file answers
-        probabilities, their logarithms.
+        probabilities, their logarithms. Its `labels_apart` says whether those are of a sigmoid and don't add up to 1.
 
     Raises:
-        InputError: Keras can't open it, or it is no image classifier.
+        InputError: Keras can't open it, it is no image classifier, or what its pixels or outputs are can't be told.
     """
     config = _config(path)
     net = _opened(path, config)
@@ -52,19 +49,59 @@ def load_classifier(path, preprocessing="auto", verbose=0):
         grey = _is_shape(shape, 4) and shape[-1] == 1
         raise InputError(f"received {path}, {shape} -> {out}{', of grey images' * grey}; expected a classifier of one "
                          "input of RGB images and one output of two classes or more", path)
-    family, mode = _family(config)
-    pixels = preprocess.decide(path, _on_pixels(config), None, preprocessing, mode,
-                               f"as keras.applications' {family} expects them" if family else
-                               "since nothing in the file says otherwise")
-    display.say(f"{path}: opened by Keras itself; {pixels.summary}", verbose)
-    # Pixels in front and logits behind, as every model of the suite has them: loss and calibration are computed from
-    # logits, and the logarithm of a probability is one.
+    pixels = _pixels(path, net, preprocessing, verbose)
     image = keras.Input(shape[1:], name="image")
     seen = preprocess.apply(image, pixels.mode) if pixels.mode != "none" else image
     answers = ops.cast(net(seen, training=False), "float32")  # of half precision, too
-    if _answers_probabilities(net, path):
+    meaning = _meaning(net, path)
+    if meaning != "logits":
         answers = ops.log(ops.maximum(answers, float(np.finfo("float32").tiny)))
-    return keras.Model(image, answers, name="foreign")
+    if meaning == "labels":
+        display.warn(f"{path} ends in a sigmoid, a label of its own for each class: the largest is the predicted "
+                     "class, and loss and calibration are those of each one's share of their sum, as in Keras' "
+                     "categorical cross-entropy")
+    model = keras.Model(image, answers, name="foreign")
+    model.labels_apart = meaning == "labels"
+    return model
+
+
+def _pixels(path, net, asked, verbose):
+    """The preprocess.Pixels of an opened network, told; what is assumed is told as a warning.
+
+    Raises:
+        InputError: only the user can know.
+    """
+    front, family = conventions.front_of(net), None
+    reason, whole = front.unread if asked == "auto" else None, "int" in net.inputs[0].dtype
+    if asked == "auto" and not reason and not front.own and not whole:
+        try:
+            family = conventions.family_of(net)
+        except LookupError as error:
+            reason = str(error.args[0])
+        if family and family[1] is None:
+            reason = f"the layers of keras.applications' {family[0]} without its own preprocessing"
+        elif family and front.reordered:
+            reason = (f"{front.reordered[0]} in front of the layers of keras.applications' {family[0]}, without the "
+                      "rest of its preprocessing")
+    if reason:
+        raise InputError(f"{path} has {reason}; expected `preprocessing` with what it was trained with (none: RGB of "
+                         "0 to 255 as they are)", path)
+    mode, why = (family[1], f"as keras.applications' {family[0]}, whose layers it has, expects them") if family else (
+        "none", "since it takes whole numbers" if whole else
+        "RGB of 0 to 255 as they are, which is assumed: nothing in the file says what it was trained with; "
+        "`preprocessing` says it")
+    if front.unread:
+        pixels = preprocess.Pixels(asked, f"pixels by `preprocessing={asked}`, then through the file's own layers")
+    else:
+        pixels = preprocess.decide(path, tuple(front.own), None, asked, mode, why)
+    if whole and pixels.mode != "none":
+        raise InputError(f"`preprocessing`: received {asked}, expected none: {path} takes whole numbers", path)
+    told = f"{path}: opened by Keras itself; {pixels.summary}"
+    if (asked, family, whole, front.own) == ("auto", None, False, []):  # nothing but an assumption
+        display.warn(told)
+    else:
+        display.say(told, verbose)
+    return pixels
 
 
 def _is_shape(shape, rank):
@@ -138,40 +175,27 @@ def _mended(path, config):
         return keras.models.load_model(copy, compile=False, safe_mode=True)
 
 
-def _family(config):
-    """(family, mode of --preprocessing) of the networks of keras.applications that a config's name is one of."""
-    models = [config, *(layer for layer in _layers(config) if layer.get("class_name") in reader.MODELS)]
-    for model in models:
-        name = model.get("config", {}).get("name", "") if isinstance(model.get("config"), dict) else ""
-        for pattern, mode in FAMILIES.items():
-            if re.match(pattern, str(name)):
-                return name, mode
-    return None, "none"
+def _meaning(net, path):
+    """What a network's outputs are: 'logits', 'probabilities' that add up to 1, or 'labels', each with its own.
 
-
-def _on_pixels(config):
-    """What a model's own layers do to pixels, one after the other, in front of the first that does more."""
-    found = []
-    with contextlib.suppress(Exception):  # a config of kinds that the suite doesn't know says nothing of pixels
-        for step in reader.unfold(config)[1:]:
-            parts = rules.parts_of(step)
-            if any(part.what not in ("same", "affine", "norm", "normalization", "cast", "pick", "stack", "flip")
-                   for part in parts):
-                break
-            found += [str(part) for part in parts if part.what != "same"]
-    return tuple(found)
-
-
-def _answers_probabilities(net, path):
-    """Whether what a network answers to noise are numbers from 0 that add up to 1, as far as half precision goes."""
+    Raises:
+        InputError: nobody can tell, or the network can't take images.
+    """
     shape = [n or 224 for n in net.input_shape[1:]]
-    noise = np.random.default_rng(0).normal(0, 2, (4, *shape)).astype("float32")
+    noise = np.random.default_rng(0).uniform(0, 255, (5, *shape)).astype("float32")
     try:
         answers = np.asarray(ops.cast(net(noise, training=False), "float32"), np.float64)
     except Exception as error:  # whatever layers raise
         raise InputError(f"received {path}, which can't take images of {shape[0]}x{shape[1]} ({error!s:.200}); "
                          "expected a classifier that can", path) from None
-    return bool((answers >= 0).all() and np.abs(answers.sum(1) - 1).max() < 0.02)
+    word, layer = conventions.activation_of(net)
+    if meaning := {"softmax": "probabilities", "log_softmax": "logits", "linear": "logits", "sigmoid": "labels"}.get(
+            word):
+        return meaning
+    if (answers >= 0).all() and np.abs(answers.sum(1) - 1).max() < 0.02:  # as far as half precision goes
+        return "probabilities"
+    raise InputError(f"received {path}, which ends in {layer}: what its outputs mean is not known; expected logits or "
+                     "the outputs of a softmax or sigmoid", path)
 
 
 def count_macs(net):
@@ -194,8 +218,8 @@ def count_macs(net):
 
 def _calls(net):
     """(layer or operation, shape of its output) of every call in a model and in those inside it; None for code."""
-    graph = net._functional if isinstance(net, keras.Sequential) else net
-    if not hasattr(graph, "_nodes_by_depth"):
+    graph = conventions.graph_of(net)
+    if graph is None:
         yield None, ()
         return
     for node in [node for nodes in graph._nodes_by_depth.values() for node in nodes]:

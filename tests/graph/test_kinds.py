@@ -507,3 +507,10 @@ def test_a_hostile_config_is_refused_at_once(name):
         recognition.find_resnet(reader.unfold(make()), None, None)
     assert time.monotonic() - start < 20  # without end before
     assert re.search(words, told := str(InputError(str(caught.value)))) and "\x1b" not in told
+
+
+@pytest.mark.parametrize("kind", ["Dense", "Conv2D"])
+def test_a_lora_adapter_is_refused_with_how_to_merge_it(kind):
+    config = {"units": 3, "lora_rank": 4, "lora_alpha": 4}
+    with pytest.raises(reader.Unread, match=r"head \(\w+\) with lora_rank=4, a LoRA adapter; expected it merged"):
+        rules.parts_of(reader.Step(kind, "head", config, [reader.Ref(0)], {}))

@@ -373,7 +373,7 @@ def test_weights_of_keras_3_are_read_by_their_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_weights_of_keras_3_with_a_rescaling_and_augmentation(named, tmp_path):
+def test_weights_of_keras_3_with_a_rescaling_and_augmentation(named, tmp_path, capsys):
     """Names tell fewer blocks than a ResNet50's, too; Keras before 3.9 kept none."""
     core = randomised(resnet.build_resnet(widths=narrow_widths(blocks=(2, 1, 1, 1) if named else None),
                                           normalization=((127.5,) * 3,) * 2))
@@ -382,7 +382,9 @@ def test_weights_of_keras_3_with_a_rescaling_and_augmentation(named, tmp_path):
     if not named:
         with h5py.File(path, "r+") as file:
             file.visititems(lambda _, item: item.attrs.pop("name", None) and None)
-    ours = checkpoints.load_model(path, preprocessing="tf")
+    ours = checkpoints.load_model(path, preprocessing="tf", verify=named, verbose=0)
+    warned = capsys.readouterr().err  # nothing says whether this network's strides and activations are those
+    assert re.search(r"warning: .*not compared .*strides.*version 1.*ReLU.*1\.001e-05.*average.*the whole", warned)
     rgb = np.random.default_rng(1).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
     np.testing.assert_allclose(ours(rgb, training=False), net(rgb, training=False), rtol=1e-4, atol=1e-4)
 

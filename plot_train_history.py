@@ -10,7 +10,7 @@ from pathlib import Path
 from compress.cli import app, display, flags, keywords, messages, tables
 from compress.errors import InputError
 from compress.plots import curves, roles, style
-from compress.storage import files, histories
+from compress.storage import files, histories, records
 
 FLAG = "--history_path"
 EXAMPLE = """example:
@@ -94,9 +94,10 @@ def short_labels(paths):
 
 def summarise(curves):
     """What the table says of a history: epochs, best validation accuracy (0 to 1), its epoch, the last losses."""
-    best = max((value for value in curves.get("val_acc", []) if value is not None), default=None)
-    return {"epochs": len(next(iter(curves.values()))), "best_val_acc": best,
-            "best_epoch": None if best is None else curves["val_acc"].index(best) + 1,
+    best = records.best_epoch(curves)
+    return {"epochs": len(next(iter(curves.values()))),
+            "best_val_acc": None if best is None else curves["val_acc"][best],
+            "best_epoch": None if best is None else best + 1,
             **{f"last_{key}": curves[key][-1] if key in curves else None for key in ("train_loss", "val_loss")}}
 
 

@@ -149,9 +149,8 @@ def report(args, model, history, result):
     """
     from compress import metrics
     from compress.storage import recording
-    from compress.training import fit
 
-    folder, best = Path(args.save_folder), fit.best_epoch(history)
+    folder, best = Path(args.save_folder), records.best_epoch(history)
     file = folder / "model.h5"
     result |= {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "best_epoch": best + 1,
                "seconds": sum(history["seconds"]), "sha256": files.sha256(file), **metrics.size_of(model, file)}

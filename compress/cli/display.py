@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -9,6 +10,7 @@ import time
 
 from compress.cli import messages, tables
 
+FEW_STEPS = 5  # an epoch, below which a smaller batch is suggested
 ROOMY = 100  # columns from which a bar also says how many images a second it does
 
 
@@ -112,7 +114,7 @@ def say(text, verbose=1):
 
 
 def tell_images(images, batch_size, verbose=1):
-    """Says what is trained on, and what becomes of a batch size that is larger than that.
+    """Says what is trained on, and where an epoch has so few steps that a schedule over them trains little.
 
     Args:
         images: a dataset.Data.
@@ -120,9 +122,12 @@ def tell_images(images, batch_size, verbose=1):
         verbose: 0 for nothing.
     """
     say(images.description, verbose)
-    if batch_size > (most := len(images.train)):
-        say(f"`batch_size={batch_size}`: there are {tables.counted(most, 'training image')}, so that each step takes "
-            f"all {most} and an epoch is one step; a smaller one makes more steps", verbose)
+    count = len(images.train)
+    batch_size = min(batch_size, count)
+    if (steps := count // batch_size) < FEW_STEPS:
+        smaller = max(2, 2 ** int(math.log2(max(1, count // 8))))  # of 8 steps or more, where there are 16 images
+        more = f"; `batch_size={smaller}` makes {count // smaller}" if smaller < batch_size else ""
+        say(f"an epoch is {tables.counted(steps, 'step')} of {tables.counted(batch_size, 'image')}{more}", verbose)
 
 
 def warn(text):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from compress.errors import InputError
 from compress.plots import roles as role_table
 from compress.plots.style import GREY, dress, legend_below, new_figure, numbers_of, plain_text, whole_steps
+from compress.storage import records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -196,13 +197,19 @@ def _finish(axes, panel):
 
 
 def _mark_best(axes, series, key):
-    """A ring at the highest accuracy or lowest loss; its value goes above the axes, where it covers no curve."""
+    """A ring at the epoch that is kept, else at the best, or at the lowest loss; its value stands above the axes, where
+    it covers no curve."""
     epochs, values = series.points(key)
-    best = max(values) if key == "val_acc" else min(values)
-    epoch = epochs[values.index(best)]
-    axes.plot([epoch], [best], "o", fillstyle="none", color=GREY, markersize=11, markeredgewidth=1.5, label="_best",
+    if key == "val_acc":
+        best, kept = records.best_epoch(series.curves), records.checkpoint_epoch(series.curves)
+        index = kept if kept is not None and kept + 1 in epochs else best
+        word, epoch = "best" if index == best else "kept", index + 1  # --no-save_best_model keeps the last
+    else:
+        word, epoch = "best", epochs[values.index(min(values))]
+    value = values[epochs.index(epoch)]
+    axes.plot([epoch], [value], "o", fillstyle="none", color=GREY, markersize=11, markeredgewidth=1.5, label="_best",
               zorder=5, clip_on=False)
-    axes.set_title(f"best {best:.2f} %, epoch {epoch}" if key == "val_acc" else f"best {best:.4g}, epoch {epoch}",
+    axes.set_title(f"{word} {value:.2f} %, epoch {epoch}" if key == "val_acc" else f"{word} {value:.4g}, epoch {epoch}",
                    loc="right", fontsize=10)
 
 

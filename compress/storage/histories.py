@@ -11,7 +11,7 @@ from pathlib import Path
 from compress.cli.values import plain
 from compress.errors import InputError
 from compress.storage.files import suggestion
-from compress.storage.records import CURVES, KERAS_CURVES, MAX_JSON_BYTES, PARTS, is_number
+from compress.storage.records import CURVES, KERAS_CURVES, MAX_JSON_BYTES, PARTS, checkpoint_epoch, is_number
 
 OTHERS = {"train_loss_epoch": "train_loss", "train_acc_epoch": "train_acc", "train_accuracy": "train_acc",  # Lightning
           "val_loss_epoch": "val_loss", "val_acc_epoch": "val_acc", "train/loss": "train_loss",
@@ -43,6 +43,8 @@ def read(path):
     try:
         columns, notes = _by_epoch(columns)
         curves, more = _curves(columns)
+        if (kept := checkpoint_epoch(curves | {"checkpoint": columns.get("checkpoint")})) is not None:
+            curves["checkpoint"] = {"epoch": kept + 1}
         return curves, notes + more
     except ValueError as error:
         raise InputError(f"received {path}, {error}", path) from None

@@ -57,8 +57,9 @@ class Progress:
         wanted = {*records.CURVES, *(("learning_rate", "seconds") if found.epoch else ())}
         if not wanted <= curves or not all(records.is_curve(history[name], found.epoch) for name in curves):
             raise ValueError(f"no history of {found.epoch} epochs")
-        kept = history.get("checkpoint", {"sha256": "0" * 64, "epoch": 1})
-        if not (isinstance(kept, dict) and type(kept.get("epoch")) is int and isinstance(kept.get("sha256"), str)
+        kept = history.get("checkpoint")
+        if "checkpoint" in history and not (
+                records.checkpoint_epoch(history) is not None and isinstance(kept.get("sha256"), str)
                 and len(kept["sha256"]) == 64):
             raise ValueError("no checksum of the model")
         return found

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import sys
@@ -74,7 +75,8 @@ def read_history(path):
 
     Returns:
         dict of equally long lists, one number an epoch, under the names train_loss, train_acc, val_loss, val_acc
-        (accuracies 0 to 1), and learning_rate, seconds and the PARTS of a distillation where the file has them.
+        (accuracies 0 to 1), and learning_rate, seconds and the PARTS of a distillation where the file has them; and
+        'checkpoint', {"epoch": from 1} that model.h5 holds, where it names one.
 
     Raises:
         InputError: not a history.
@@ -91,7 +93,48 @@ def read_history(path):
     if not any(name in curves for name in CURVES) or len(lengths) != 1:
         raise InputError(f"received {path}, which is not a training history; expected equally long lists of numbers "
                          f"named {', '.join(CURVES)} (or loss, accuracy, val_loss, val_accuracy)", path)
+    if (kept := checkpoint_epoch(curves | {"checkpoint": content.get("checkpoint")})) is not None:
+        curves["checkpoint"] = {"epoch": kept + 1}
     return curves
+
+
+def rank(history, epoch):
+    """What orders epochs, the best first: by validation accuracy, of equal ones by validation loss, then by time.
+
+    Accuracy moves in steps of an image: on few of them many epochs have the same, and the loss still tells them apart.
+
+    Args:
+        history: dict of lists, one number an epoch, or None where there is none; val_acc among them.
+        epoch: index, from 0.
+    """
+    losses = history.get("val_loss") or []
+    loss = losses[epoch] if epoch < len(losses) else None
+    return -history["val_acc"][epoch], math.inf if loss is None else loss, epoch
+
+
+def best_epoch(history):
+    """Index of the best epoch, see `rank`: the one rule of training, tables, plots and report.
+
+    Where the history names the epoch that model.h5 holds and no other has a higher accuracy, it is that one: earlier
+    versions kept the first of equal ones.
+
+    Args:
+        history: as of `rank`, with or without 'checkpoint'.
+
+    Returns:
+        From 0; None where there is no validation accuracy.
+    """
+    accuracies = history.get("val_acc") or []
+    known = [epoch for epoch, value in enumerate(accuracies) if value is not None]
+    best, kept = min(known, key=lambda epoch: rank(history, epoch), default=None), checkpoint_epoch(history)
+    return kept if kept in known and accuracies[kept] == accuracies[best] else best
+
+
+def checkpoint_epoch(history):
+    """Index of the epoch that model.h5 holds by a history's 'checkpoint'; None where it names none of its epochs."""
+    kept = history.get("checkpoint")
+    epoch = kept.get("epoch") if isinstance(kept, dict) else None
+    return epoch - 1 if type(epoch) is int and 0 < epoch <= len(history.get("val_acc") or []) else None
 
 
 def recorded_sha256(path):

@@ -145,7 +145,7 @@ def _why_not(keys, now):
     if "prune_iter" in keys:
         return (", and what an iteration removes under a target depends on their number (prune the last iteration's "
                 "model further: give it as `base_model_path`)")
-    return ", and iterations that are done had as many epochs" if "epoch_num" in keys and "prune_iter" in now else ""
+    return ", and all iterations of a run have as many epochs" if "epoch_num" in keys and "prune_iter" in now else ""
 
 
 def _given(run):

@@ -115,7 +115,9 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Writes `.next.h5`, which is to be model.h5, where the epoch has the highest validation accuracy so far.
+    """Writes `.next.h5`, which is to be model.h5, where the epoch is better than the one that is kept.
+
+    What is better says `records.rank`.
 
     Args:
         run: a `recording.Run`.
@@ -126,8 +128,9 @@ class KeepBest(keras.callbacks.Callback):
         self.run = run
 
     def on_epoch_end(self, epoch, logs=None):
-        *before, now = self.run.progress.history["val_acc"]
-        if now > max(before, default=-1.0):
+        history = self.run.progress.history
+        kept = records.checkpoint_epoch(history)
+        if kept is None or records.rank(history, epoch) < records.rank(history, kept):
             self.run.keep(epoch + 1)
 
 

@@ -82,8 +82,3 @@ def check_batch(model, batch_size, name="batch_size"):
     if batch_size * height * width < 2:
         raise InputError(f"`{name}`: received {batch_size} image a batch, expected at least 2: batch-norm learns "
                          f"nothing from one value a channel, and the last feature maps have {height}x{width}")
-
-
-def best_epoch(history):
-    """Index of the epoch with the highest validation accuracy; of equals the first, as `fit` keeps it."""
-    return int(np.argmax(history["val_acc"]))

@@ -1,11 +1,12 @@
 """A training in a folder: it begins or goes on, trains, and leaves model.h5, history.json and history.png."""
 
 import dataclasses
+import math
 
 from compress.cli import display, tables
 from compress.data import dataset
 from compress.plots import curves, roles, style
-from compress.storage import resuming
+from compress.storage import recording, records, resuming
 from compress.storage.records import STATE
 from compress.training import callbacks, fit
 
@@ -58,9 +59,37 @@ def train(trainer, images, recipe, run, title):
     fit.check_batch(run.saved, recipe.batch_size)
     fit.build(trainer, images.class_num)
     run.begin(trainer, recipe, steps)
+    begun = run.progress.epoch
     history = fit.fit(trainer, images, recipe, callbacks.of_run(run, recipe, steps, title), run.progress)
     run.end(trainer)
+    tell_end(run, title, begun, images.class_num)
     name = run.folder.name
     figure = curves.plot_history({name: history}, {name: roles.of_run(history["run"])})
     style.save_figure(figure, run.folder / "history.png")
     return history
+
+
+def tell_end(run, title, begun, classes):
+    """Says where epochs were trained in vain, and warns of a model that is worse than guessing.
+
+    Args:
+        run: a `recording.Run` that has ended.
+        title: of the training.
+        begun: epochs that were done before this process.
+        classes: of the data.
+    """
+    history = run.progress.history
+    kept, last = records.checkpoint_epoch(history), run.progress.epoch
+    if run.keep_best and kept < begun < last:
+        which = f"epoch {last} was not" if last == begun + 1 else f"none of epochs {begun + 1} to {last} was"
+        display.say(f"{title}: {which} better than epoch {kept + 1}, which {run.folder / recording.MODEL} still holds",
+                    run.config.verbose)
+    warn_of_guessing(title, history["val_loss"][kept], classes)
+
+
+def warn_of_guessing(title, loss, classes):
+    """Warns where a validation loss is above ln(classes), that of the same probability for every class."""
+    if loss > (guessed := math.log(classes)):
+        display.warn(f"{title}: validation loss {tables.significant(loss)}, above {tables.significant(guessed)}, the "
+                     f"loss of guessing among {classes} classes; what helps are more steps (a smaller `batch_size`, a "
+                     "larger `epoch_num`) or a smaller learning rate")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -401,3 +402,14 @@ def test_an_error_leaves_standard_output_empty(tmp_path, capfd):
     assert main(["--model_path", str(tmp_path / "none.h5"), "--json", "--verbose", "0"]) == 2
     output, error = capfd.readouterr()
     assert output == "" and error.count("\n") == 1 and error.startswith("evaluate_model.py: --model_path: received ")
+
+
+@pytest.mark.parametrize(("count", "batch", "says"), [
+    (130, 128, "an epoch is 1 step of 128 images; --batch_size 16 makes 8"),
+    (130, 1000, "an epoch is 1 step of 130 images; --batch_size 16 makes 8"),
+    (1000, 250, "an epoch is 4 steps of 250 images; --batch_size 64 makes 15"),
+    (7, 3, "an epoch is 2 steps of 3 images; --batch_size 2 makes 3"), (7, 2, "an epoch is 3 steps of 2 images"),
+    (1, 9, "an epoch is 1 step of 1 image"), (640, 128, None)])
+def test_an_epoch_of_few_steps_is_told(count, batch, says, capsys):
+    display.tell_images(SimpleNamespace(description="x: images", train=range(count)), batch)
+    assert capsys.readouterr().out.splitlines() == ["x: images", *([says] if says else [])]

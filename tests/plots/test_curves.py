@@ -99,3 +99,14 @@ def test_roles_are_read_from_the_records_beside(tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "plot_history", lambda *args: seen.append(args[1]) or plot(*args))
     assert plot_train_history.main(["--no-show", "--verbose", "0", "--history_path", *map(str, paths)]) == 0
     assert seen == [dict(zip([name for name, *_ in chain], wanted, strict=True))]
+
+
+@pytest.mark.parametrize(("kept", "title"), [
+    (None, "best 50.00 %, epoch 3"),  # of equal ones the lowest loss
+    (1, "best 50.00 %, epoch 1"),  # an earlier version kept the first of equal ones
+    (4, "kept 40.00 %, epoch 4"), (9, "best 50.00 %, epoch 3")])
+def test_the_epoch_that_is_kept_is_marked(kept, title):
+    history = {"val_acc": [0.5, 0.5, 0.5, 0.4], "val_loss": [3.0, 2.0, 1.0, 0.5], "checkpoint": {"epoch": kept}}
+    axes = next(axes for axes in curves.plot_history({"x": history}).axes if axes.get_title(loc="left") == "Accuracy")
+    ring, = (line for line in axes.lines if line.get_label() == "_best")
+    assert axes.get_title(loc="right") == title and f"epoch {ring.get_xdata()[0]}" in title

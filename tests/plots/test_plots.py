@@ -342,3 +342,11 @@ def test_help_is_quick_and_imports_no_heavy_library():
                           check=False)
     assert done.returncode == 0, done.stderr
     assert "example:" in done.stdout and done.stderr == ""
+
+
+def test_the_table_names_the_epoch_that_the_run_kept(tmp_path):
+    content = {"val_acc": [0.5, 0.75, 0.75], "val_loss": [3.0, 2.0, 1.0]}
+    for kept, epoch in (({}, 3), ({"checkpoint": {"epoch": 2, "sha256": "0" * 64}}, 2)):
+        path = write(tmp_path / "history.json", content | kept)
+        pruning, found = plot_train_history.read_all([path])
+        assert pruning is None and plot_train_history.summarise(next(iter(found.values())))["best_epoch"] == epoch

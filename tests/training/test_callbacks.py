@@ -77,14 +77,28 @@ def test_a_validation_that_is_no_number_is_found_too(run):
         guard.on_epoch_end(1)
 
 
-def test_the_best_epoch_is_written_and_an_equal_one_is_not(run):
-    best, written = callbacks.KeepBest(run), []
-    for epoch, accuracy in enumerate((0.0, 0.5, 0.5, 0.4, 0.6)):
-        run.progress.history["val_acc"].append(accuracy)
+def test_the_best_epoch_is_written_and_of_equal_ones_that_of_the_lower_loss(run):
+    best, written, history = callbacks.KeepBest(run), [], run.progress.history
+    for epoch, (accuracy, loss) in enumerate(((0.0, 1), (0.5, 3), (0.5, 3), (0.4, 0), (0.5, 2), (0.5, 4), (0.6, 9))):
+        history["val_acc"].append(accuracy)
+        history["val_loss"].append(loss)
         best.on_epoch_end(epoch)
         written.append(listing(run) == {recording.NEXT})
         (run.folder / recording.NEXT).unlink(missing_ok=True)
-    assert written == [True, True, False, False, True] and run.progress.history["checkpoint"]["epoch"] == 5
+        assert history["checkpoint"]["epoch"] == records.best_epoch(history) + 1
+    assert written == [True, True, False, False, True, False, True] and history["checkpoint"]["epoch"] == 7
+
+
+def test_a_run_of_an_earlier_version_goes_on_from_the_epoch_that_it_kept(run):
+    """Of equal accuracies it kept the first, whatever its loss; the second one's weights are gone."""
+    history = run.progress.history
+    history |= {"val_acc": [0.5, 0.5], "val_loss": [3.0, 1.0], "checkpoint": {"sha256": "0" * 64, "epoch": 1}}
+    assert records.best_epoch(history) == 0
+    for loss, kept in ((3.0, 1), (2.0, 4)):
+        history["val_acc"].append(0.5)
+        history["val_loss"].append(loss)
+        callbacks.KeepBest(run).on_epoch_end(len(history["val_acc"]) - 1)
+        assert history["checkpoint"]["epoch"] == kept == records.best_epoch(history) + 1
 
 
 def test_a_state_holds_all_that_goes_on(run):

@@ -247,6 +247,7 @@ def test_a_finished_run_leaves_model_history_and_plot(whole):
     assert {path.name for path in folder.iterdir()} == {"model.h5", "history.json", "history.png"}
     assert (folder / "history.png").read_bytes().startswith(b"\x89PNG")
     curves = records.read_history(folder / "history.json")
+    assert curves.pop("checkpoint") == {"epoch": history["checkpoint"]["epoch"]}
     assert set(curves) == {*records.CURVES, "learning_rate", "seconds"}
     for name, values in curves.items():
         assert values == history[name] and len(values) == 4
@@ -257,7 +258,7 @@ def test_a_finished_run_leaves_model_history_and_plot(whole):
 
 def test_the_history_is_true_of_the_saved_epoch(whole):
     model, history, _ = whole
-    best = fit.best_epoch(history)
+    best = records.best_epoch(history)
     logits = np.asarray(model(IMAGES.val.images.astype("float32"), training=False), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert history["val_acc"][best] == pytest.approx((logits.argmax(1) == IMAGES.val.labels).mean())
@@ -358,12 +359,13 @@ def scripted(folder, accuracies, losses=(), keep_best=True):
     return run, trainer, Prescribed(run, accuracies, losses)
 
 
-@pytest.mark.parametrize(("accuracies", "best"), [
-    ((0.2, 0.6, 0.4, 0.6), 1), ((0, 0, 0, 0), 0), ((0.1, 0.2, 0.3, 0.4), 3)])
-def test_the_first_of_the_best_epochs_is_kept(accuracies, best, tmp_path):
-    run, trainer, said = scripted(tmp_path, accuracies)
+@pytest.mark.parametrize(("accuracies", "losses", "best"), [
+    ((0.2, 0.6, 0.4, 0.6), (9, 2, 1, 2), 1), ((0, 0, 0, 0), (5, 5, 5, 5), 0), ((0.1, 0.2, 0.3, 0.4), (1, 2, 3, 4), 3),
+    ((0.357, 0.357, 0.357, 0.357), (22.7, 25.9, 8.4, 14.3), 2)])
+def test_of_the_best_epochs_the_one_of_the_lowest_loss_is_kept(accuracies, losses, best, tmp_path):
+    run, trainer, said = scripted(tmp_path, accuracies, losses)
     history = go(run, RECIPE, said, trainer=trainer)
-    assert history["val_acc"] == list(accuracies) and fit.best_epoch(history) == best
+    assert history["val_acc"] == list(accuracies) and records.best_epoch(history) == best
     assert not same(said.snapshots[0], said.snapshots[-1])
     assert same(run.saved.get_weights(), said.snapshots[best])
     assert same(weights_of(tmp_path / "model.h5"), said.snapshots[best])
@@ -598,6 +600,31 @@ def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path):
     assert same(model.get_weights(), expected.get_weights())
 
 
+# ---- what is said at the end ----
+
+def ended(folder, losses, kept, accuracies=(0.4, 0.5, 0.4, 0.4)):
+    history = {"val_acc": list(accuracies), "val_loss": list(losses), "checkpoint": {"epoch": kept}}
+    return recording.Run(folder, {}, None, RunConfig(), progress=recording.Progress(history, len(losses)))
+
+
+@pytest.mark.parametrize(("begun", "kept", "says"), [
+    (0, 2, ""), (4, 2, ""),  # a new run; one that was finished before
+    (2, 2, "toy: none of epochs 3 to 4 was better than epoch 2, which {}/model.h5 still holds\n"),
+    (3, 2, "toy: epoch 4 was not better than epoch 2, which {}/model.h5 still holds\n"), (2, 3, "")])
+def test_epochs_that_were_trained_in_vain_are_told(begun, kept, says, tmp_path, capsys):
+    runs.tell_end(ended(tmp_path, [1.0] * 4, kept), "toy", begun, 10)
+    assert capsys.readouterr() == (says.format(tmp_path), "")
+
+
+def test_a_kept_model_that_is_worse_than_guessing_is_one_warning(tmp_path, capsys):
+    runs.tell_end(ended(tmp_path, [9.0, 1.0, 9.0, 9.0], 2), "toy", 0, 3)
+    assert capsys.readouterr().err == ""  # ln 3 is 1.0986; only the epoch that is kept counts
+    runs.tell_end(ended(tmp_path, [0.1, 18.9, 0.1, 0.1], 2), "toy", 0, 3)
+    assert capsys.readouterr().err == (
+        "warning: toy: validation loss 18.90, above 1.099, the loss of guessing among 3 classes; what helps are more "
+        "steps (a smaller --batch_size, a larger --epoch_num) or a smaller learning rate\n")
+
+
 # ---- more epochs than a run was to have ----
 
 def with_epochs(folder, epochs, seed=0, *more):
@@ -623,7 +650,7 @@ def test_a_finished_run_goes_on_from_its_best_weights_with_another_cycle_of_the_
     for name in records.CURVES:
         assert history[name][:2] == first[name] and len(history[name]) == 4
     assert history["run"]["continued"] == [{"after_epoch": 2, "epoch_num": 2, "schedule": "anew"}]
-    assert history["checkpoint"]["epoch"] == fit.best_epoch(history) + 1
+    assert history["checkpoint"]["epoch"] == records.best_epoch(history) + 1
     assert files.sha256(folder / "model.h5") == history["checkpoint"]["sha256"]
     again = compiled(small_model(5), dataclasses.replace(RECIPE, epochs=2))  # a run of two epochs from these weights
     again.set_weights(weights)

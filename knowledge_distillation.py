@@ -17,8 +17,8 @@ from compress.plots import roles
 from compress.storage import files, records, resuming, shipped
 
 EXAMPLE = """example:
-  python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --lambda1=0.7 --lambda2=0.3 --lambda3=0.2
-  python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --stream_divisor 32 --ablation
+  python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --epoch_num 14 --lambda2=0.3 --lambda3=0.2
+  python knowledge_distillation.py --root_folder model/pruned_model/iter15 --epoch_num 4 --stream_divisor 32 --ablation
 """
 # name of each row of the ablation: (soft labels, intermediate, adversarial) on or off; none of them: trained directly
 ABLATION = {"trained directly": (0, 0, 0), "backbone": (1, 0, 0), "backbone + intermediate": (1, 1, 0),
@@ -341,11 +341,13 @@ def accuracy_of_teacher(args, path, teacher, images):
     """The teacher's validation accuracy, 0 to 1. Raises InputError where its logits aren't finite."""
     from compress import metrics
     from compress.engine import folded
+    from compress.training import runs
 
     found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
                              display.track("teacher: validation", args.verbose, "compiling"))
     if not math.isfinite(found["loss"]):
         raise InputError(f"{path} has logits of NaN or infinity, expected a teacher with finite logits", path)
+    runs.warn_of_guessing(f"the teacher, {path}", found["loss"], images.class_num)
     return found["acc"]
 
 
@@ -457,9 +459,8 @@ def write_results(args, plan, networks, images, history):
 def summary(args, history, student, base_parameters, images, folder, run_record):
     """What result.json holds of one student, without the teacher's part."""
     from compress import metrics
-    from compress.training import fit
 
-    best, file = fit.best_epoch(history), Path(folder) / "model.h5"
+    best, file = records.best_epoch(history), Path(folder) / "model.h5"
     size = metrics.size_of(student, file)
     return {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
             "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
@@ -473,11 +474,12 @@ def show(args, teacher, base_parameters, result):
 
     size = teacher.count_params()
     display.print_table(f"Distillation; {result['images']:,} validation images",
-                        [("model", tables.text), ("validation accuracy", tables.percent), ("parameters", tables.count),
-                         ("MACs", tables.count), ("compression rate", tables.ratio)],
-                        [["teacher", result["teacher_acc"], size, metrics.count_macs(teacher), base_parameters / size],
-                         ["student", result["val_acc"], result["parameters"], result["macs"],
-                          result["compression_rate"]]], args.verbose)
+                        [("model", tables.text), ("best epoch", tables.text), ("validation accuracy", tables.percent),
+                         ("parameters", tables.count), ("MACs", tables.count), ("compression rate", tables.ratio)],
+                        [["teacher", None, result["teacher_acc"], size, metrics.count_macs(teacher),
+                          base_parameters / size],
+                         ["student", f"{result['best_epoch']} of {result['epochs']}", result["val_acc"],
+                          result["parameters"], result["macs"], result["compression_rate"]]], args.verbose)
 
 
 def outputs(args):

@@ -9,11 +9,13 @@ import typing
 from pathlib import Path
 
 from compress.cli import app, configs, display, flags, keywords, tables, values
+from compress.errors import InputError, command
 from compress.pruning import iterations
 from compress.storage import files, records, resuming
 
+BASE = "./model/base_model/model.h5"
 EXAMPLE = """example:
-  python prune_model.py --prune_iter=15
+  python prune_model.py --prune_iter=15 --epoch_num 4
   python prune_model.py --prune_iter 3 --epoch_num 4 --criterion taylor --target_macs 4x --round_to 8
   python prune_model.py --prune_iter 3 --epoch_num 4 --target_compression 2 --allocation threshold
 """
@@ -25,7 +27,7 @@ def build_parser():
     group = parser.add_argument_group("files")
     group.add_argument("--root_folder", type=flags.path, default="./model/pruned_model",
                        help="where iter1, iter2, ... and result.json go (default: %(default)s)")
-    group.add_argument("--base_model_path", type=values.model, default="./model/base_model/model.h5",
+    group.add_argument("--base_model_path", type=values.model, default=BASE,
                        help="model to prune: an .h5 or .keras of this suite or of keras.applications, or a folder "
                             "with model.h5 (default: %(default)s)")
     group = parser.add_argument_group("fine-tuning")
@@ -89,6 +91,9 @@ def check(args):
 
     pruning = configs.PruneConfig.of(args).with_allocation()
     files.check_writable(args.root_folder)
+    if args.base_model_path == BASE and not Path(BASE).exists():  # a newcomer's first command
+        raise InputError(f"`base_model_path`: there is no {BASE}, the default; expected a model, or train one first: "
+                         f"{command('train_base_model.py', epoch_num=12)}")
     for iteration in range(1, args.prune_iter + 1):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
     peek = checkpoints.read_checkpoint(args.base_model_path, weights=False)
@@ -117,6 +122,8 @@ def begin(args, plan):
     if done := finished():  # asked once more: images that lie elsewhere now are known by their checksum
         return None, done
     resuming.check_same_run(result["run"], plan.record, args.root_folder, length=iterations.length(plan.pruning))
+    display.say(f"{tables.counted(args.prune_iter, 'iteration')} of {tables.counted(args.epoch_num, 'epoch')}"
+                f"{' each' if args.prune_iter > 1 else ''}", args.verbose)
     return images, result
 
 
@@ -226,7 +233,7 @@ def fine_tune(args, model, images, folder, run_record, title):
     from compress.data import dataset
     from compress.engine import fast
     from compress.storage import recording
-    from compress.training import fit, runs
+    from compress.training import runs
     from compress.training.recipe import Recipe, compile_classifier
 
     recipe = Recipe.of(args, epochs=args.epoch_num)
@@ -234,7 +241,7 @@ def fine_tune(args, model, images, folder, run_record, title):
     compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
     run = recording.Run(folder, run_record, model, configs.RunConfig.of(args), args.save_best_model)
     history = runs.train(trainer, images, recipe, run, title)
-    kept = fit.best_epoch(history) if args.save_best_model else -1
+    kept = records.best_epoch(history) if args.save_best_model else -1
     return history["val_acc"][kept], sum(history["seconds"])
 
 
@@ -258,21 +265,40 @@ def write(args, result):
     style.save_figure(style.plot_channels(layers), folder / "channels.png")
 
 
+def epochs_kept(args, iterations_done):
+    """For each iteration, of which epoch its model.h5 is, as '2 of 4'; None where no history tells."""
+    found = []
+    for i in range(1, iterations_done + 1):
+        try:
+            history = records.read_history(Path(args.root_folder) / f"iter{i}" / "history.json")
+        except InputError:
+            history = {}
+        kept = records.checkpoint_epoch(history)
+        found.append(None if kept is None else f"{kept + 1} of {len(history['val_acc'])}")
+    return found
+
+
 def show(args, result):
     """Prints the table of result.json."""
+    kept = "best epoch" if args.save_best_model else "last epoch"
     columns = {"base_acc": ("before", tables.percent), "pruned_acc": ("after pruning", tables.percent),
                "recalibrated_acc": ("after BN recalibration", tables.percent),
-               "final_acc": ("after fine-tuning", tables.percent), "sparsity": ("sparsity", tables.percent),
+               "final_acc": ("after fine-tuning", tables.percent), "kept": (kept, tables.text),
+               "sparsity": ("sparsity", tables.percent),
                "parameters": ("parameters", tables.count), "macs": ("MACs", tables.count),
                "bytes": ("file", tables.size), "compression_rate": ("compression rate", tables.ratio)}
-    rows = zip(range(1, len(result["final_acc"]) + 1), *(result[key] for key in columns), strict=True)
+    done = len(result["final_acc"])
+    result = result | {"kept": epochs_kept(args, done)}
+    rows = zip(range(1, done + 1), *(result[key] for key in columns), strict=True)
     display.print_table(f"Pruning by {args.criterion}; accuracy on {result['images']:,} validation images before and "
                         "after each step", [("iteration", tables.text), *columns.values()], list(rows), args.verbose)
 
 
 def outputs(args):
-    """Paths of all that a run may write, but for each iteration's smaller files."""
-    names = (*(f"iter{i + 1}/model.h5" for i in range(args.prune_iter)), "result.json", "pruning.png", "channels.png")
+    """Paths of all that a run may write."""
+    names = (*(f"iter{i + 1}/{name}" for i in range(args.prune_iter)
+               for name in ("model.h5", "mask.npz", "history.json", "history.png")),
+             "result.json", "pruning.png", "channels.png")
     return [*(Path(args.root_folder) / name for name in names), args.tensorboard or ""]
 
 

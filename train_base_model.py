@@ -13,8 +13,8 @@ from compress.storage import files, records, resuming
 
 EXAMPLE = """example:
   python train_base_model.py --save_folder=./model/base_model --epoch_num 12
-  python train_base_model.py --model_path=./model/pretrained_resnet50.h5     # start from pretrained weights
-  python train_base_model.py --dataset ./my_images --model_path imagenet     # your own images
+  python train_base_model.py --model_path=./model/pretrained_resnet50.h5 --epoch_num 12  # start from pretrained weights
+  python train_base_model.py --dataset ./my_images --model_path imagenet --epoch_num 10  # your own images
 """
 
 

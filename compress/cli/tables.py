@@ -9,7 +9,7 @@ import math
 import re
 
 GAP = "  "
-NUMBER = re.compile(r"-?[\d,]+(\.\d+)?x?")
+NUMBER = re.compile(r"-?[\d,]+(\.\d+)?x?( of \d+)?")  # "5 of 7" is one, too
 
 
 # ---- what stands in a cell: functions of a column's values (None: unknown) that give (unit, list of text) ----

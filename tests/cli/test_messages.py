@@ -14,6 +14,7 @@ from conftest import SCRIPTS
 from hypothesis import given
 from hypothesis import strategies as st
 
+import prune_model
 from compress import errors
 from compress.cli import flags, messages, values
 
@@ -151,3 +152,13 @@ def test_parameters_of_a_message_are_flags_on_a_command_line():
         "--epoch_num, --resume never, --preprocessing caffe, --no-verify_model, --gpu, `x`")
     words = errors.command("train_base_model.py", model_path="a b.h5", json=True).split("train_base_model.py ")[1]
     assert words == "--model_path 'a b.h5' --json"
+
+
+def test_without_a_base_pruning_says_how_to_train_one(tmp_path, monkeypatch, capsys):
+    (tmp_path / "model/demo/base_model").mkdir(parents=True)
+    (tmp_path / "model/demo/base_model/model.h5").touch()
+    monkeypatch.chdir(tmp_path)
+    assert prune_model.main(["--prune_iter", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("prune_model.py: --base_model_path: there is no ./model/base_model/model.h5, the default; ")
+    assert re.search(r"train one first: \S*python\S* \S*train_base_model.py --epoch_num 12\n$", error)

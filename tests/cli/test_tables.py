@@ -1,6 +1,7 @@
 """tables.py: what is in a cell, and that it fits any terminal; the tables of every script at real widths."""
 
 import io
+import json
 import re
 from collections import Counter
 
@@ -187,7 +188,7 @@ TABLES = {
         "aeroplane", "学生", "a rather long class name"]),
     "classes of twelve": lambda: evaluate_model.show_classes(EVALUATED, MODELS * 4, list("0123456789")),
     "base": lambda: train_base_model.show(flags_of(train_base_model), RESULT),
-    "pruning": lambda: prune_model._table(flags_of(prune_model), PRUNED),
+    "pruning": lambda: prune_model.show(flags_of(prune_model), PRUNED),
     "distillation": lambda: knowledge_distillation.show(TAUGHT, Fine, 23e6, RESULT),
     "ablation": lambda: knowledge_distillation.show_ablation(
         TAUGHT, {"images": 5000, "rows": [{"name": "soft labels + intermediate + adversarial", "val_acc": 0.9}]}),
@@ -256,3 +257,18 @@ def test_what_others_are_compared_with_is_drawn_as_the_base(tmp_path, monkeypatc
         args = flags_of(evaluate_model, "--output", str(tmp_path / "r.json"), "--model_path", *paths)
         evaluate_model.write(args, {"models": [evaluated(path) for path in paths]})
     assert drawn == [["base", None], [None]]
+
+
+def test_pruning_and_distillation_name_the_epoch_that_is_kept(tmp_path, capsys):
+    for i, kept in ((1, 3), (2, 1)):
+        (tmp_path / f"iter{i}").mkdir()
+        history = {"val_acc": [0.5, 0.6, 0.6], "val_loss": [1.0] * 3, "checkpoint": {"epoch": kept}}
+        (tmp_path / f"iter{i}" / "history.json").write_text(json.dumps(history))
+    result = {key: values[:3] for key, values in PRUNED.items() if key != "images"} | {"images": 5000}
+    prune_model.show(flags_of(prune_model, "--root_folder", str(tmp_path)), result)
+    out = capsys.readouterr().out
+    assert "best epoch" in out and "3 of 3" in out and "1 of 3" in out
+    prune_model.show(flags_of(prune_model, "--root_folder", str(tmp_path), "--no-save_best_model"), result)
+    assert "last epoch" in capsys.readouterr().out
+    assert [path.name for path in prune_model.outputs(flags_of(prune_model, "--prune_iter", "1"))[:4]] == [
+        "model.h5", "mask.npz", "history.json", "history.png"]

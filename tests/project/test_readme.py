@@ -27,6 +27,14 @@ def test_every_command_of_a_page_is_one_that_its_script_takes(page):
         importlib.import_module(Path(script).stem).build_parser().parse_args(words)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))])
+def test_a_command_that_trains_says_for_how_many_epochs(page):
+    """The default of 200 takes hours or days, which nobody who pastes a command expects."""
+    trains = ("train_base_model.py", "prune_model.py", "knowledge_distillation.py")
+    assert not [words for words in commands(page) if words[0] in trains and "--epoch_num" not in words
+                and "--help" not in words]
+
+
 def test_the_readme_tells_how_to_run_every_script_that_makes_a_model():
     told = {script for script, *_ in commands("README.md")}
     assert told >= {"train_base_model.py", "prune_model.py", "knowledge_distillation.py", "evaluate_model.py"}

@@ -379,10 +379,10 @@ def test_without_keep_best_the_last_epoch_is_kept(tmp_path):
 
 
 def test_the_best_epoch_before_an_interruption_is_not_overwritten_by_a_worse_one_after(tmp_path):
-    run, trainer, first = scripted(tmp_path, (0.3, 0.7))
+    run, trainer, first = scripted(tmp_path, (0.3, 0.7), (2.0, 1.0))
     with pytest.raises(Killed):
         go(run, RECIPE, first, Kill("on_epoch_begin", 3), trainer=trainer)
-    run, trainer, second = scripted(tmp_path, (0.5, 0.7))  # epochs 3 and 4
+    run, trainer, second = scripted(tmp_path, (0.5, 0.7), (0.5, 1.5))  # epochs 3 and 4
     history = go(run, RECIPE, second, trainer=trainer)
     assert history["val_acc"] == [0.3, 0.7, 0.5, 0.7]
     assert same(run.saved.get_weights(), first.snapshots[1])

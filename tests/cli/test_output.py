@@ -14,13 +14,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torture
 from conftest import SCRIPTS
 
 from compress.cli import app, display, flags, tables
-from compress.data import dataset
 from compress.storage import files
 
 ROOT = Path(__file__).parents[2]
@@ -222,7 +220,8 @@ def command(script, folder, base):
 
 WRITTEN = {
     "train_base_model": "base/model.h5 base/result.json base/history.json base/history.png",
-    "prune_model": "pruned/iter1/model.h5 pruned/result.json pruned/pruning.png pruned/channels.png",
+    "prune_model": "pruned/iter1/model.h5 pruned/iter1/mask.npz pruned/iter1/history.json pruned/iter1/history.png "
+                   "pruned/result.json pruned/pruning.png pruned/channels.png",
     "knowledge_distillation": "kd/model.h5 kd/result.json kd/history.json kd/history.png",
     "evaluate_model": "r.json r.png",
     "export_model": "exported/savedmodel exported/model.tflite exported/labels.txt exported/export.json",
@@ -239,7 +238,9 @@ def test_verbose_0_is_silent_and_json_is_the_result_alone(script, folder, base, 
         importlib.import_module("train_base_model").main([str(w) for w in command("train_base_model", folder, base)[0]])
         capfd.readouterr()
     assert main([str(word) for word in [*words, "--verbose", 0]]) == 0
-    assert capfd.readouterr() == ("", "")
+    output, error = capfd.readouterr()
+    # of networks that were hardly trained one thing is said all the same
+    assert output == "" and all("the loss of guessing" in line for line in error.splitlines())
     assert main([str(word) for word in [*words, "--json"]]) == 0
     output, error = capfd.readouterr()
     printed = json.loads(output)
@@ -284,15 +285,6 @@ def test_memory_that_runs_out_is_one_line(kind, capsys):
     assert capsys.readouterr().err == ("script.py: the memory is too small (Unable to allocate 193. GiB for an array); "
                                        "expected a smaller --batch_size, or fewer or smaller images (--subset, "
                                        "--image_size)\n")
-
-
-@pytest.mark.parametrize(("batch_size", "told"), [(9, False), (128, True)])
-def test_a_batch_larger_than_the_training_images_is_said(batch_size, told, capsys):
-    split = dataset.Split(np.zeros((9, 8, 8, 3), "uint8"), np.zeros(9, int), "train")
-    display.tell_images(dataset.Data("mine", split, split, None, ("a", "b"), "mine: 9 training images"), batch_size)
-    assert capsys.readouterr().out == "mine: 9 training images\n" + told * (
-        "--batch_size 128: there are 9 training images, so that each step takes all 9 and an epoch is one step; a "
-        "smaller one makes more steps\n")
 
 
 def test_a_disk_that_tensorflow_finds_full_is_one_line(capsys):

@@ -22,7 +22,7 @@ from compress.errors import InputError
 from compress.graph import resnet, surgery
 from compress.plots import comparison
 from compress.pruning import allocation, criteria, cut, masks
-from compress.storage import checkpoints, records
+from compress.storage import checkpoints
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, 32, 32, 3)).astype("uint8")
 LABELS = np.random.default_rng(6).integers(0, 10, 10)
@@ -256,8 +256,7 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     (["--target_compression", "2"], "sensitivity"),
     (["--target_macs", "2x", "--allocation", "threshold"], "threshold")])
 def test_a_target_is_spread_by_sensitivity_unless_told_otherwise(words, allocation, base, tmp_path, monkeypatch):
-    monkeypatch.setattr(prune_model, "prune_all", lambda args, peek: {
-        "run": records.run_record(vars(args)), "final_acc": []})
+    monkeypatch.setattr(prune_model, "begin", lambda args, plan: (None, {"run": plan.record}))
     argv = [*DIGITS, "--base_model_path", str(base), "--root_folder", str(tmp_path / "run"), *words]
     args = prune_model.build_parser().parse_args(argv)
     again = prune_model.run(args)["run"]["flags"]

@@ -79,7 +79,7 @@ def check_flags(args):
             raise InputError(f"--model_path: received {len(args.model_path)} models beside --predict, expected one")
 
 
-def peek_at(args, path):
+def read_header(args, path):
     """What a model file holds, without its weights: a slip is found before Keras is imported.
 
     Returns:
@@ -94,35 +94,35 @@ def peek_at(args, path):
     if Path(path).is_file():
         records.check_record(path)  # a damaged ResNet is no foreign model
     try:
-        peek = checkpoints.read_checkpoint(path, weights=False)
+        header = checkpoints.read_checkpoint(path, weights=False)
     except InputError as error:
         if args.any_model and Path(path).is_file():
             return None
         hint = "" if args.any_model or "expected a ResNet50" not in str(error) else "; other classifiers: --any_model"
         raise InputError(f"{error}{hint}", path) from None
     if not args.predict:
-        checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+        checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
         if args.split == "validation":
             records.check_split(path, args.dataset, args.val_split)
-    return peek
+    return header
 
 
-def load_images(args, peeks):
+def load_images(args, headers):
     """The split that is evaluated on, in the size that the first model wants, and the models that Keras has to open.
 
     Args:
         args: the flags.
-        peeks: list of a readers.Checkpoint or None, one a model.
+        headers: list of a readers.Checkpoint or None, one a model.
 
     Returns:
-        (a dataset.Data, its split, {path: keras.Model} of the models whose peek is None).
+        (a dataset.Data, its split, {path: keras.Model} of the models whose header is None).
     """
     from compress.data import dataset, pixels
     from compress.storage import foreign
 
     others = {path: foreign.load_classifier(path, args.preprocessing, args.verbose)
-              for path, peek in zip(args.model_path, peeks, strict=True) if peek is None}
-    shape = peeks[0].input_shape if peeks[0] else others[args.model_path[0]].input_shape[1:]
+              for path, header in zip(args.model_path, headers, strict=True) if header is None}
+    shape = headers[0].input_shape if headers[0] else others[args.model_path[0]].input_shape[1:]
     config = configs.DataConfig.of(args, instead="photographs need no data set: `predict=PHOTO`")
     images = dataset.load_data(config, shape[:2] if shape and None not in shape else None,
                                display.track("reading images", args.verbose), needs=(args.split,), most=args.images,
@@ -237,7 +237,7 @@ def predict(args):
     if Path(path).suffix.lower() in EXPORTED:  # its own runtime opens it, without Keras
         classifier = predicting.open_exported(path, config, paths, reader)
     else:
-        checkpoint = peek_at(args, path)
+        checkpoint = read_header(args, path)
         app.start_keras(configs.MachineConfig.of(args))
         classifier = predicting.open_keras(path, checkpoint, config, paths, reader)
     digest = files.sha256(path)
@@ -334,9 +334,9 @@ def run(args):
     check_flags(args)
     if args.predict:
         return predict(args)
-    peeks, run_record = [peek_at(args, path) for path in args.model_path], records.run_record(vars(args))
+    headers, run_record = [read_header(args, path) for path in args.model_path], records.run_record(vars(args))
     app.start_keras(configs.MachineConfig.of(args))
-    images, split, others = load_images(args, peeks)
+    images, split, others = load_images(args, headers)
     rows = evaluate(args, others, images, split)
     return report(args, rows, images, run_record)
 

@@ -43,14 +43,14 @@ def build_parser():
     return parser
 
 
-def peek_at(args):
+def read_header(args):
     """What the model file holds, without its weights, which are read once Keras is there."""
     from compress.storage import checkpoints
 
-    peek = checkpoints.read_checkpoint(args.model_path, weights=False)
+    header = checkpoints.read_checkpoint(args.model_path, weights=False)
     if args.measure or (args.measure is None and has_data_set(args)):
-        checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
-    return peek
+        checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
+    return header
 
 
 def has_data_set(args):
@@ -58,7 +58,7 @@ def has_data_set(args):
     return any(word.split("=")[0] == "--dataset" for word in args.argv)
 
 
-def find_images(args, peek):
+def find_images(args, header):
     """What to measure on.
 
     Returns:
@@ -74,12 +74,12 @@ def find_images(args, peek):
     if args.measure is False:
         return None, "--no-measure"
     names = classes.of_model(args.model_path)
-    if not asked and (peek.classes != args.class_num or peek.input_shape not in (None, (32, 32, 3))
+    if not asked and (header.classes != args.class_num or header.input_shape not in (None, (32, 32, 3))
                       or (names and names != classes.of_stock(args.dataset))):
         return None, f"no --dataset, and {args.model_path} is no model of {args.dataset}"
     try:
         records.check_split(args.model_path, args.dataset, args.val_split)
-        images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
+        images = dataset.load_data(configs.DataConfig.of(args), header.input_shape and header.input_shape[:2],
                                 display.track("reading images", args.verbose), needs=("validation",),
                                 pixels=pixels.of_models(args.model_path))
     except InputError as error:
@@ -103,24 +103,24 @@ def chosen_formats(args, has_images):
     return wanted
 
 
-def shape_asked(args, peek):
+def shape_asked(args, header):
     """(h, w, 3) of the images that the files shall take, where no data set says it.
 
     Raises:
         InputError: neither the model nor --image_size does.
     """
-    if peek.input_shape or args.image_size:
-        return (args.image_size, args.image_size, 3) if args.image_size else peek.input_shape
+    if header.input_shape or args.image_size:
+        return (args.image_size, args.image_size, 3) if args.image_size else header.input_shape
     raise InputError(f"--image_size: {args.model_path} takes images of any size; expected the side in pixels of those "
                      "that the files shall take")
 
 
-def export(args, peek, run_record):
+def export(args, header, run_record):
     """Everything once the flags are known to work, in a folder that is this process' alone.
 
     Args:
         args: the flags.
-        peek: from `peek_at`.
+        header: from `read_header`.
         run_record: of the flags as they were given.
 
     Returns:
@@ -131,11 +131,11 @@ def export(args, peek, run_record):
     from compress.storage import checkpoints, classes
 
     writers.check_packages(args.format)
-    images, why_not = find_images(args, peek)
+    images, why_not = find_images(args, header)
     wanted = chosen_formats(args, images and images.train)
     known = classes.meet(args.model_path, images) if images else classes.of_model(args.model_path)
     names = list(known or (classes.of_data(images) if images else ()))
-    shape = images.image_shape if images else shape_asked(args, peek)
+    shape = images.image_shape if images else shape_asked(args, header)
     split = images.val if images else measuring.made_up(shape)
 
     digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
@@ -230,9 +230,9 @@ def run(args):
     run_record = records.run_record(vars(args))
     args.output = args.output or str(Path(args.model_path).parent / "exported")
     files.check_writable(args.output)
-    peek = peek_at(args)
+    header = read_header(args)
     with files.exclusive(args.output):
-        return export(args, peek, run_record)
+        return export(args, header, run_record)
 
 
 def main(argv=None):

@@ -248,13 +248,13 @@ class Plan:
 
     Attributes:
         path: of the teacher's file.
-        peek: what is in it, but for its weights.
+        header: what is in it, but for its weights.
         student: a configs.StudentConfig.
         record: what makes the result, see `records.run_record`; what the images say of themselves is added to it.
     """
 
     path: Path
-    peek: typing.Any
+    header: typing.Any
     student: configs.StudentConfig
     record: dict
 
@@ -293,12 +293,12 @@ def check(args):
     path = path if path.is_file() else path / "model.h5"
     for folder in (args.save_folder, *(ablation_folder(args, name) for name in ABLATION)):
         files.check_apart(path, folder)
-    peek = checkpoints.read_checkpoint(path, weights=False)
-    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+    header = checkpoints.read_checkpoint(path, weights=False)
+    checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
     records.check_split(path, args.dataset, args.val_split)
-    student = student.behind(peek.stem, resnet.blocks_of(peek.widths))
+    student = student.behind(header.stem, resnet.blocks_of(header.widths))
     # a run is repeated with the shape that it had, whatever the defaults are by then
-    return Plan(path, peek, student, records.run_record(vars(args) | dataclasses.asdict(student), files.sha256(path)))
+    return Plan(path, header, student, records.run_record(vars(args) | dataclasses.asdict(student), files.sha256(path)))
 
 
 def begin(args, plan):
@@ -311,7 +311,7 @@ def begin(args, plan):
     if done := resuming.finished(args.save_folder, plan.record, kept, outputs(args)):
         return None, done
     app.start_keras(args)
-    images = app.read_images(args, plan.path, plan.peek)
+    images = app.read_images(args, plan.path, plan.header)
     plan.record.update(app.record_of_images(images))
     # asked once more: images that lie elsewhere now are known by their checksum
     done = resuming.finished(args.save_folder, plan.record, kept, outputs(args))
@@ -441,8 +441,8 @@ def write_results(args, plan, networks, images, history):
     from compress.storage import recording
 
     teacher, student, known = networks
-    whole = resnet.unpruned_widths(plan.peek.widths)  # what a compression rate is counted from
-    base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, plan.peek.stem)[0]
+    whole = resnet.unpruned_widths(plan.header.widths)  # what a compression rate is counted from
+    base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, plan.header.stem)[0]
     result = summary(args, history, student, base_parameters, images, args.save_folder, plan.record) | known
     written = Path(args.save_folder) / "result.json"
     records.write_json(written, result | ({"finished": False} if args.ablation else {}))

@@ -71,12 +71,12 @@ class Plan:
     """What a run is to do, as far as that is known before Keras is started.
 
     Attributes:
-        peek: what is in the base model's file, but for its weights.
+        header: what is in the base model's file, but for its weights.
         pruning: a configs.PruneConfig.
         record: what makes the result, see `records.run_record`; what the images say of themselves is added to it.
     """
 
-    peek: typing.Any
+    header: typing.Any
     pruning: configs.PruneConfig
     record: dict
 
@@ -96,11 +96,11 @@ def check(args):
                          f"{command('train_base_model.py', epoch_num=12)}")
     for iteration in range(1, args.prune_iter + 1):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
-    peek = checkpoints.read_checkpoint(args.base_model_path, weights=False)
-    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+    header = checkpoints.read_checkpoint(args.base_model_path, weights=False)
+    checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
     records.check_split(args.base_model_path, args.dataset, args.val_split)
     given = vars(args) | {"allocation": pruning.allocation}  # its default was another in earlier versions
-    return Plan(peek, pruning, records.run_record(given, files.sha256(args.base_model_path)))
+    return Plan(header, pruning, records.run_record(given, files.sha256(args.base_model_path)))
 
 
 def begin(args, plan):
@@ -115,9 +115,9 @@ def begin(args, plan):
 
     if done := finished():
         return None, done
-    result = iterations.start(plan.pruning, plan.record, plan.peek.widths)
+    result = iterations.start(plan.pruning, plan.record, plan.header.widths)
     app.start_keras(args)
-    images = app.read_images(args, args.base_model_path, plan.peek)
+    images = app.read_images(args, args.base_model_path, plan.header)
     plan.record.update(app.record_of_images(images))
     if done := finished():  # asked once more: images that lie elsewhere now are known by their checksum
         return None, done
@@ -142,7 +142,7 @@ def load_base(args, plan, images):
     fit.check_batch(base, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
         fit.check_batch(base, args.recalibrate_images, "recalibrate_images")
-    return base, cut.budget(plan.pruning, plan.peek.widths, images.class_num, images.image_shape, plan.peek.stem)
+    return base, cut.budget(plan.pruning, plan.header.widths, images.class_num, images.image_shape, plan.header.stem)
 
 
 def go_on(args, plan, base, images, result):

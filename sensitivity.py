@@ -47,18 +47,18 @@ def check_flags(args):
 
     if args.output:
         files.check_file(args.output, ".json")
-    peek = checkpoints.read_checkpoint(args.model_path, weights=False)
-    checkpoints.check_fits(peek, args.class_num, dataset=args.dataset)
+    header = checkpoints.read_checkpoint(args.model_path, weights=False)
+    checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
     records.check_split(args.model_path, args.dataset, args.val_split)
     digest = files.sha256(args.model_path)  # of what is measured: a run may write the file meanwhile
-    return peek, {"criterion": args.criterion, "sha256": digest, "run": records.run_record(vars(args))}
+    return header, {"criterion": args.criterion, "sha256": digest, "run": records.run_record(vars(args))}
 
 
-def load_images(args, peek):
+def load_images(args, header):
     """The dataset.Data whose validation images choose channels and measure accuracy, in the model's size."""
     from compress.data import dataset, pixels
 
-    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
+    images = dataset.load_data(configs.DataConfig.of(args), header.input_shape and header.input_shape[:2],
                                display.track("reading images", args.verbose), needs=("validation",),
                                pixels=pixels.of_models(args.model_path))
     display.say(images.description, args.verbose)
@@ -129,9 +129,9 @@ def run(args):
         {"acc", "loss" of the whole network, "shares", "layers": list of rows with 'layer', 'channels' and the lists
         'kept', 'acc', 'loss' over the shares, "criterion", "split", "images", "sha256", "run"}.
     """
-    peek, origin = check_flags(args)
+    header, origin = check_flags(args)
     app.start_keras(configs.MachineConfig.of(args))
-    images = load_images(args, peek)
+    images = load_images(args, header)
     return report(args, measure(args, images) | origin)
 
 

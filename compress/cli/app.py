@@ -85,13 +85,13 @@ def start_keras(config):
         tf.config.experimental.enable_op_determinism()
 
 
-def read_images(args, path, peek):
+def read_images(args, path, header):
     """The images that a script's flags name, for a run that starts from a model; says what they are.
 
     Args:
         args: the script's namespace, with the flags of `flags.add_data_flags`.
         path: of the model's file.
-        peek: what is in it, a `checkpoints.Checkpoint`.
+        header: what is in it, a `checkpoints.Checkpoint`.
 
     Returns:
         A dataset.Data.
@@ -102,12 +102,12 @@ def read_images(args, path, peek):
     from compress.data import dataset, pixels
     from compress.storage import checkpoints, records
 
-    images = dataset.load_data(configs.DataConfig.of(args), peek.input_shape and peek.input_shape[:2],
+    images = dataset.load_data(configs.DataConfig.of(args), header.input_shape and header.input_shape[:2],
                                display.track("reading images", args.verbose), needs=("train", "validation"),
                                pixels=pixels.of_models(path))
     display.tell_images(images, args.batch_size, args.verbose)
     records.check_source(path, images.val, args.val_split)
-    checkpoints.check_fits(peek, images.class_num, dataset=args.dataset)
+    checkpoints.check_fits(header, images.class_num, dataset=args.dataset)
     return images
 
 

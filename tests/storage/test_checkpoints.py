@@ -96,8 +96,8 @@ def test_a_keras_archive_is_read_as_the_h5_of_the_same_model(application, saved,
         assert set(one.weights) <= set(other.weights)
         for key, value in one.weights.items():
             np.testing.assert_array_equal(other.weights[key], value)
-        peek = checkpoints.read_checkpoint(archive, weights=False)
-        assert (peek.widths, peek.weights) == (one.widths, {})
+        header = checkpoints.read_checkpoint(archive, weights=False)
+        assert (header.widths, header.weights) == (one.widths, {})
 
 
 def test_zip_files_that_are_no_model_or_swell_are_refused(application, tmp_path):
@@ -161,9 +161,9 @@ def test_blocks_may_be_fewer_but_each_is_whole(blocks, without, more, words, tmp
 
 def test_a_look_without_weights_knows_the_shapes(saved):
     model, path = saved
-    peek = checkpoints.read_checkpoint(path, weights=False)
-    assert peek.weights == {}
-    assert {key: getattr(peek, key) for key in resnet.architecture_of(model)} == (
+    header = checkpoints.read_checkpoint(path, weights=False)
+    assert header.weights == {}
+    assert {key: getattr(header, key) for key in resnet.architecture_of(model)} == (
         resnet.architecture_of(model))
 
 

@@ -347,7 +347,8 @@ def accuracy_of_teacher(args, path, teacher, images):
                              display.track("teacher: validation", args.verbose, "compiling"))
     if not math.isfinite(found["loss"]):
         raise InputError(f"{path} has logits of NaN or infinity, expected a teacher with finite logits", path)
-    runs.warn_of_guessing(f"the teacher, {path}", found["loss"], images.class_num)
+    runs.warn_of_guessing(f"the teacher, {path}", found["loss"], images.class_num,
+                          "expected a trained teacher: a student learns its errors too")
     return found["acc"]
 
 

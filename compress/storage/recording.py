@@ -74,7 +74,7 @@ class Run:
         record: what `records.run_record` gives.
         saved: the network that goes into model.h5, a model of `resnet.build_resnet`.
         config: how the run is kept and shown.
-        keep_best: True leaves the epoch of highest validation accuracy in model.h5 and in `saved`, False the last.
+        keep_best: True leaves the best epoch, see `records.rank`, in model.h5 and in `saved`, False the last.
         progress: how far it is.
         stored: (epoch, step) of the last state that this process wrote, or None.
     """

@@ -87,9 +87,11 @@ def tell_end(run, title, begun, classes):
     warn_of_guessing(title, history["val_loss"][kept], classes)
 
 
-def warn_of_guessing(title, loss, classes):
+MORE_STEPS = "what helps are more steps (a smaller `batch_size`, a larger `epoch_num`) or a smaller learning rate"
+
+
+def warn_of_guessing(title, loss, classes, helps=MORE_STEPS):
     """Warns where a validation loss is above ln(classes), that of the same probability for every class."""
     if loss > (guessed := math.log(classes)):
         display.warn(f"{title}: validation loss {tables.significant(loss)}, above {tables.significant(guessed)}, the "
-                     f"loss of guessing among {classes} classes; what helps are more steps (a smaller `batch_size`, a "
-                     "larger `epoch_num`) or a smaller learning rate")
+                     f"loss of guessing among {classes} classes; {helps}")

@@ -25,7 +25,7 @@ def build_parser():
     group.add_argument("--model_path", type=values.model, default="./model/kd_model/model.h5",
                        help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
                             "(default: %(default)s)")
-    group.add_argument("--format", nargs="+", type=formats.name, choices=formats.FORMATS,
+    group.add_argument("--format", nargs="+", type=values.export_format, choices=formats.FORMATS,
                        default=list(formats.FORMATS), metavar="FORMAT",
                        help="one or several of %(choices)s; litert-int8 is quantised to whole numbers (default: all)")
     group.add_argument("--output", type=flags.path, metavar="FOLDER",

@@ -122,8 +122,9 @@ def begin(args, plan):
     if done := finished():  # asked once more: images that lie elsewhere now are known by their checksum
         return None, done
     resuming.check_same_run(result["run"], plan.record, args.root_folder, length=iterations.length(plan.pruning))
-    display.say(f"{tables.counted(args.prune_iter, 'iteration')} of {tables.counted(args.epoch_num, 'epoch')}"
-                f"{' each' if args.prune_iter > 1 else ''}", args.verbose)
+    if not result["final_acc"]:  # a run that goes on has said so before
+        display.say(f"{tables.counted(args.prune_iter, 'iteration')} of {tables.counted(args.epoch_num, 'epoch')}"
+                    f"{' each' if args.prune_iter > 1 else ''}", args.verbose)
     return images, result
 
 

@@ -231,7 +231,7 @@ class EpochBar:
     def step(self, epoch, images, logs):
         """`images` of an epoch (from 0) are done; logs holds Keras' running loss and accuracy."""
         now = time.monotonic()
-        if now - self.drawn < 0.25 or self.bar.disable:  # reading the running loss makes the device wait
+        if now - self.drawn < 0.25 or self.bar.disable:  # drawing takes time from training
             return
         self.drawn, self.epoch, self.loss = now, epoch, float(logs["loss"])
         self.bar.start_task(self.task)  # the first step was compiled: time left is estimated from here

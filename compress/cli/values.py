@@ -7,9 +7,15 @@ import math
 import os
 import re
 
+from compress.export import formats
+
 STOCK = ("cifar10", "cifar100", "digits")  # data sets that have a name
 MOST = 10**9  # the highest number where a flag has no limit of its own
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+# what else people call formats.FORMATS
+OTHER_FORMATS = {"tflite": "litert", "lite": "litert", "tensorflowlite": "litert", "int8": "litert-int8",
+                 "tfliteint8": "litert-int8", "onnxruntime": "onnx", "ort": "onnx", "tensorrt": "onnx", "trt": "onnx",
+                 "openvino": "onnx", "tf": "savedmodel", "tensorflow": "savedmodel", "pb": "savedmodel"}
 
 
 def plain(text):
@@ -142,3 +148,13 @@ def model(text):
     found = path(text)
     inside = os.path.join(found, "model.h5")
     return inside if text != "imagenet" and os.path.isfile(inside) else found
+
+
+def export_format(text):
+    """A type for add_argument: a key of formats.FORMATS; for another name of one the message says which is meant."""
+    if text in formats.FORMATS:
+        return text
+    meant = OTHER_FORMATS.get(re.sub(r"[\W_]", "", text).lower())
+    near = [meant] if meant else difflib.get_close_matches(text.lower(), formats.FORMATS, 1)
+    raise argparse.ArgumentTypeError(f"received {text!r}, expected one or several of {', '.join(formats.FORMATS)}"
+                                     + (f"; did you mean {near[0]}?" if near else ""))

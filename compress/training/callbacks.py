@@ -76,6 +76,8 @@ class Validation(keras.callbacks.Callback):
         for name, value in values.items():
             progress.history.setdefault(name, []).append(float(value))
         progress.epoch, progress.step, progress.seconds = epoch + 1, 0, 0.0
+        # under Keras' own names, for those of its callbacks that look at validation: one dict goes to all in turn
+        logs.update(val_loss=float(found["loss"]), val_accuracy=float(found["acc"]))
 
 
 class StopOnNaN(keras.callbacks.Callback):

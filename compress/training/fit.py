@@ -44,9 +44,11 @@ def fit(model, images, recipe, callbacks=(), progress=None):
             model.fit(batches, steps_per_epoch=steps - progress.step, initial_epoch=progress.epoch, epochs=last,
                       shuffle=False, verbose=0, callbacks=callbacks)
 
+        ended = False  # by a callback, such as keras.callbacks.EarlyStopping
         if progress.step:  # what is left of an epoch has fewer steps than the others: it is a fit of its own
             train(progress.epoch + 1)
-        if progress.epoch < recipe.epochs:
+            ended = model.stop_training  # which the next fit would forget
+        if progress.epoch < recipe.epochs and not ended:
             train(recipe.epochs)
     return progress.history
 

@@ -5,6 +5,7 @@ import os
 import signal
 
 import h5py
+import keras
 import numpy as np
 import pytest
 import test_events
@@ -52,6 +53,20 @@ def test_a_batch_larger_than_the_training_images_is_all_of_them():
     model = compiled(small_model())
     fit.fit(model, IMAGES, dataclasses.replace(ONE, batch_size=1000))
     assert int(model.optimizer.iterations) == 1
+
+
+def test_early_stopping_of_keras_sees_the_validation():
+    stop = keras.callbacks.EarlyStopping("val_accuracy", min_delta=2.0, patience=0)  # no accuracy rises by that
+    history = fit.fit(compiled(small_model()), IMAGES, RECIPE, [stop])
+    assert len(history["val_acc"]) == 2 < RECIPE.epochs  # it lets the first epoch be
+    assert stop.best == history["val_acc"][0]
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_callback_ends_the_training_behind_an_epoch_begun_before_too(step):
+    model, progress = compiled(small_model()), recording.Progress(step=step)
+    end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", True))
+    assert len(fit.fit(model, IMAGES, RECIPE, [end], progress)["val_acc"]) == progress.epoch == 1
 
 
 @pytest.mark.parametrize(("epoch", "kept", "says"), [

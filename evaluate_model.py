@@ -13,8 +13,17 @@ from compress.storage import files, records
 
 EXPORTED = (".onnx", ".tflite")
 # flags that say which images of a data set are evaluated on, and how; nothing of photographs
-OF_DATA_SETS = ("split", "images", "per_class", "latency_runs", "dataset", "data_dir", "val_split", "subset",
-                "class_num")
+OF_DATA_SETS = (
+    "split",
+    "images",
+    "per_class",
+    "latency_runs",
+    "dataset",
+    "data_dir",
+    "val_split",
+    "subset",
+    "class_num",
+)
 
 EXAMPLE = """example:
   python evaluate_model.py --model_path=./model/base_model/model.h5
@@ -28,27 +37,63 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("evaluation")
-    group.add_argument("--model_path", type=values.model, required=True, nargs="+", metavar="MODEL",
-                       help="one or more .h5 or .keras files of this suite or of keras.applications, or folders with "
-                            "model.h5; sparsity and "
-                            "compression rate are relative to the first; of one alone, to its network unpruned, "
-                            "the smallest of ResNet50, 101 and 152 that has its blocks, with its stem")
-    group.add_argument("--any_model", action=argparse.BooleanOptionalAction, default=False,
-                       help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
-                            "itself opens in its safe mode; only for files that you trust (default: off)")
-    group.add_argument("--predict", type=flags.path, nargs="+", metavar="PHOTO",
-                       help="classify these photographs, or those in these folders; no data set is read, and the "
-                            "model may also be an .onnx or .tflite file")
-    group.add_argument("--per_class", action=argparse.BooleanOptionalAction, default=None,
-                       help="also print the accuracy of every class (default: on up to 20 classes)")
-    group.add_argument("--split", choices=["test", "validation", "train"], default="test",
-                       help="images to evaluate on (default: %(default)s)")
-    group.add_argument("--images", type=flags.whole(1), metavar="N",
-                       help="evaluate on the first N images of the split only (default: all of them)")
-    group.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=30, metavar="N",
-                       help="timed passes of one image, 0 for none (default: %(default)s)")
-    group.add_argument("--output", type=flags.path, metavar="FILE.json",
-                       help="also write the table as JSON, and a figure of accuracy against size beside it")
+    group.add_argument(
+        "--model_path",
+        type=values.model,
+        required=True,
+        nargs="+",
+        metavar="MODEL",
+        help="one or more .h5 or .keras files of this suite or of keras.applications, or folders with "
+        "model.h5; sparsity and "
+        "compression rate are relative to the first; of one alone, to its network unpruned, "
+        "the smallest of ResNet50, 101 and 152 that has its blocks, with its stem",
+    )
+    group.add_argument(
+        "--any_model",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
+        "itself opens in its safe mode; only for files that you trust (default: off)",
+    )
+    group.add_argument(
+        "--predict",
+        type=flags.path,
+        nargs="+",
+        metavar="PHOTO",
+        help="classify these photographs, or those in these folders; no data set is read, and the "
+        "model may also be an .onnx or .tflite file",
+    )
+    group.add_argument(
+        "--per_class",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="also print the accuracy of every class (default: on up to 20 classes)",
+    )
+    group.add_argument(
+        "--split",
+        choices=["test", "validation", "train"],
+        default="test",
+        help="images to evaluate on (default: %(default)s)",
+    )
+    group.add_argument(
+        "--images",
+        type=flags.whole(1),
+        metavar="N",
+        help="evaluate on the first N images of the split only (default: all of them)",
+    )
+    group.add_argument(
+        "--latency_runs",
+        type=flags.whole(0, 100_000),
+        default=30,
+        metavar="N",
+        help="timed passes of one image, 0 for none (default: %(default)s)",
+    )
+    group.add_argument(
+        "--output",
+        type=flags.path,
+        metavar="FILE.json",
+        help="also write the table as JSON, and a figure of accuracy against size beside it",
+    )
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
     return parser
@@ -73,8 +118,10 @@ def check_flags(args):
     if args.predict:
         default = build_parser().get_default
         if odd := [name for name in OF_DATA_SETS if getattr(args, name) != default(name)]:
-            raise InputError(f"--{odd[0]}: received it beside --predict, which reads photographs and no data set; "
-                             "expected it left out")
+            raise InputError(
+                f"--{odd[0]}: received it beside --predict, which reads photographs and no data set; "
+                "expected it left out"
+            )
         if len(args.model_path) != 1:
             raise InputError(f"--model_path: received {len(args.model_path)} models beside --predict, expected one")
 
@@ -88,9 +135,11 @@ def read_header(args, path):
     from compress.storage import checkpoints
 
     if Path(path).suffix.lower() in EXPORTED:
-        raise InputError(f"--model_path: received {path}, an exported file, which is not evaluated here: "
-                         "export_model.py measured it when it wrote it; expected an .h5 or .keras file, or --predict "
-                         "PHOTO ... to try it on photographs")
+        raise InputError(
+            f"--model_path: received {path}, an exported file, which is not evaluated here: "
+            "export_model.py measured it when it wrote it; expected an .h5 or .keras file, or --predict "
+            "PHOTO ... to try it on photographs"
+        )
     if Path(path).is_file():
         records.check_record(path)  # a damaged ResNet is no foreign model
     try:
@@ -120,13 +169,21 @@ def load_images(args, headers):
     from compress.data import dataset, pixels
     from compress.storage import foreign
 
-    others = {path: foreign.load_classifier(path, args.preprocessing, args.verbose)
-              for path, header in zip(args.model_path, headers, strict=True) if header is None}
+    others = {
+        path: foreign.load_classifier(path, args.preprocessing, args.verbose)
+        for path, header in zip(args.model_path, headers, strict=True)
+        if header is None
+    }
     shape = headers[0].input_shape if headers[0] else others[args.model_path[0]].input_shape[1:]
     config = configs.DataConfig.of(args, instead="photographs need no data set: `predict=PHOTO`")
-    images = dataset.load_data(config, shape[:2] if shape and None not in shape else None,
-                               display.track("reading images", args.verbose), needs=(args.split,), most=args.images,
-                               pixels=pixels.of_models(*args.model_path))
+    images = dataset.load_data(
+        config,
+        shape[:2] if shape and None not in shape else None,
+        display.track("reading images", args.verbose),
+        needs=(args.split,),
+        most=args.images,
+        pixels=pixels.of_models(*args.model_path),
+    )
     display.say(images.description, args.verbose)
     split = {"test": images.test, "validation": images.val, "train": images.train}[args.split]
     if args.split != "train":  # a model must not have trained on any of these
@@ -148,11 +205,18 @@ def open_model(args, path, images):
 
     model = checkpoints.load_model(path, images.class_num, images.image_shape, *flags.opening(args))
     architecture = resnet.architecture_of(model)
-    kind = {"depth": architecture["depth"], "stem": architecture["stem"],
-            "blocks": list(resnet.blocks_of(architecture["widths"]))}  # depth is the whole network's
+    kind = {
+        "depth": architecture["depth"],
+        "stem": architecture["stem"],
+        "blocks": list(resnet.blocks_of(architecture["widths"])),
+    }  # depth is the whole network's
     # batch-norm folded into the convolutions: the same logits, sooner
-    return (model, folded.FoldedResNet(model, args.precision), folded.freeze(model, args.precision),
-            kind | metrics.size_of(model, path))
+    return (
+        model,
+        folded.FoldedResNet(model, args.precision),
+        folded.freeze(model, args.precision),
+        kind | metrics.size_of(model, path),
+    )
 
 
 def open_other(model, path, images):
@@ -165,14 +229,19 @@ def open_other(model, path, images):
 
     shape, classes = model.input_shape[1:], model.output_shape[-1]
     if any(have not in (None, want) for have, want in zip(shape, images.image_shape, strict=True)) or (
-            classes != images.class_num):
-        raise InputError(f"--model_path: received {path} for images of {shape[0]}x{shape[1]} and {classes} classes, "
-                         f"expected {images.image_shape[0]}x{images.image_shape[1]} and {images.class_num}")
+        classes != images.class_num
+    ):
+        raise InputError(
+            f"--model_path: received {path} for images of {shape[0]}x{shape[1]} and {classes} classes, "
+            f"expected {images.image_shape[0]}x{images.image_shape[1]} and {images.class_num}"
+        )
     try:
         model(np.zeros((1, *images.image_shape), "float32"), training=False)
     except Exception as error:  # whatever layers raise
-        raise InputError(f"--model_path: {path} can't take images of {images.image_shape[0]}x"
-                         f"{images.image_shape[1]} ({error!s:.200}); expected a classifier of this size") from None
+        raise InputError(
+            f"--model_path: {path} can't take images of {images.image_shape[0]}x"
+            f"{images.image_shape[1]} ({error!s:.200}); expected a classifier of this size"
+        ) from None
     compiled = folded.compiled_by_backend(lambda pixels: model(pixels, training=False))
     size = {"parameters": model.count_params(), "macs": foreign.count_macs(model), "bytes": Path(path).stat().st_size}
     return model, model, lambda pixels: keras.ops.convert_to_numpy(compiled(pixels.astype("float32"))), size
@@ -206,8 +275,9 @@ def evaluate(args, others, images, split):
     for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
         row = {"name": name, "path": str(path), "model_class_names": classes.meet(path, images)}
         row["sha256"] = files.sha256(path)  # of what is opened: a run may write the file while it is measured
-        model, evaluator, function, size = (open_other(others[path], path, images) if path in others else
-                                            open_model(args, path, images))
+        model, evaluator, function, size = (
+            open_other(others[path], path, images) if path in others else open_model(args, path, images)
+        )
         bar = display.track(name, args.verbose, "compiling")
         row |= metrics.evaluate(evaluator, split, args.batch_size, bar) | size
         row["optimizer_bytes"] = archives.optimizer_bytes(path)  # what a file is larger by than its network
@@ -219,7 +289,8 @@ def evaluate(args, others, images, split):
         row["sparsity"] = None if "foreign" in (model.name, base.name) else surgery.compute_sparsity(model, base)
         if args.latency_runs:
             row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
-                function, images.image_shape, 1, args.latency_runs)
+                function, images.image_shape, 1, args.latency_runs
+            )
         rows.append(row)
     return rows
 
@@ -232,8 +303,9 @@ def predict(args):
 
     path, paths, run_record = args.model_path[0], predicting.photographs(args.predict), records.run_record(vars(args))
     config = configs.PredictConfig.of(args)
-    reader = reading.Reader(paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), tell=display.warn,
-                            named_by="predict")
+    reader = reading.Reader(
+        paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), tell=display.warn, named_by="predict"
+    )
     if Path(path).suffix.lower() in EXPORTED:  # its own runtime opens it, without Keras
         classifier = predicting.open_exported(path, config, paths, reader)
     else:
@@ -243,8 +315,12 @@ def predict(args):
     digest = files.sha256(path)
     probabilities = predicting.classify(path, classifier, paths, reader, config)
     names = predicting.named(path, classifier, probabilities.shape[1])
-    result = {"photographs": predicting.most_probable(paths, probabilities, names),
-              "class_names": names and list(names), "sha256": digest, "run": run_record}
+    result = {
+        "photographs": predicting.most_probable(paths, probabilities, names),
+        "class_names": names and list(names),
+        "sha256": digest,
+        "run": run_record,
+    }
     write(args, result)
     if reader.resized:
         display.say(f"{tables.counted(len(paths), 'photograph')} resized to {reader.how}", args.verbose)
@@ -278,11 +354,18 @@ def write(args, result):
 
 def show(args, rows):
     """Prints the table: a row a model."""
-    columns = {"name": ("model", tables.text), "acc": (f"{args.split} accuracy", tables.percent),
-               "top5_acc": ("top-5 accuracy", tables.percent), "loss": ("loss", tables.number),
-               "calibration_error": ("ECE", tables.number), "parameters": ("parameters", tables.count),
-               "macs": ("MACs", tables.count), "bytes": ("file", tables.size), "sparsity": ("sparsity", tables.percent),
-               "compression_rate": ("compression rate", tables.ratio)}
+    columns = {
+        "name": ("model", tables.text),
+        "acc": (f"{args.split} accuracy", tables.percent),
+        "top5_acc": ("top-5 accuracy", tables.percent),
+        "loss": ("loss", tables.number),
+        "calibration_error": ("ECE", tables.number),
+        "parameters": ("parameters", tables.count),
+        "macs": ("MACs", tables.count),
+        "bytes": ("file", tables.size),
+        "sparsity": ("sparsity", tables.percent),
+        "compression_rate": ("compression rate", tables.ratio),
+    }
     if len(rows[0]["class_acc"]) <= 5:
         del columns["top5_acc"]  # every label is among the five highest logits
     base = rows[0]["name"] if len(rows) > 1 else "its network unpruned"
@@ -294,8 +377,11 @@ def show(args, rows):
     for row in rows:
         if row.get("optimizer_bytes"):
             unit, (whole, part) = tables.size([row["bytes"], row["optimizer_bytes"]])
-            display.say(f"{row['name']}: its file has {whole} {unit}, of which {part} {unit} are the optimizer's "
-                        "state and no part of the network", args.verbose)
+            display.say(
+                f"{row['name']}: its file has {whole} {unit}, of which {part} {unit} are the optimizer's "
+                "state and no part of the network",
+                args.verbose,
+            )
 
 
 def show_classes(args, rows, class_names):
@@ -309,8 +395,14 @@ def report(args, rows, images, run_record):
     """Writes and prints what was measured, and returns it as `run` does."""
     from compress.storage import classes
 
-    result = {"models": rows, "dataset": images.name, "split": args.split, "images": rows[0]["images"],
-              "class_names": classes.of_data(images), "run": run_record}
+    result = {
+        "models": rows,
+        "dataset": images.name,
+        "split": args.split,
+        "images": rows[0]["images"],
+        "class_names": classes.of_data(images),
+        "run": run_record,
+    }
     paths = write(args, result)
     show(args, rows)
     if args.per_class or (args.per_class is None and images.class_num <= 20):

@@ -22,22 +22,50 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("export")
-    group.add_argument("--model_path", type=values.model, default="./model/kd_model/model.h5",
-                       help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
-                            "(default: %(default)s)")
-    group.add_argument("--format", nargs="+", type=values.export_format, choices=formats.FORMATS,
-                       default=list(formats.FORMATS), metavar="FORMAT",
-                       help="one or several of %(choices)s; litert-int8 is quantised to whole numbers (default: all)")
-    group.add_argument("--output", type=flags.path, metavar="FOLDER",
-                       help="where the files and export.json go (default: exported/, beside the model)")
-    group.add_argument("--calibration_images", type=flags.whole(1), default=512, metavar="N",
-                       help="training images on which the ranges of litert-int8 are measured (default: %(default)s)")
-    group.add_argument("--latency_runs", type=flags.whole(0, 100_000), default=100, metavar="N",
-                       help="timed passes of one image with each number of threads, 0 for none (default: %(default)s)")
-    group.add_argument("--measure", action=argparse.BooleanOptionalAction, default=None,
-                       help="measure accuracy on validation images; without, the files are still compared with the "
-                            "model on made-up images, and litert-int8, which needs images, isn't written (default: on, "
-                            "but off where no --dataset is given and cifar10 can't be had or isn't the model's)")
+    group.add_argument(
+        "--model_path",
+        type=values.model,
+        default="./model/kd_model/model.h5",
+        help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--format",
+        nargs="+",
+        type=values.export_format,
+        choices=formats.FORMATS,
+        default=list(formats.FORMATS),
+        metavar="FORMAT",
+        help="one or several of %(choices)s; litert-int8 is quantised to whole numbers (default: all)",
+    )
+    group.add_argument(
+        "--output",
+        type=flags.path,
+        metavar="FOLDER",
+        help="where the files and export.json go (default: exported/, beside the model)",
+    )
+    group.add_argument(
+        "--calibration_images",
+        type=flags.whole(1),
+        default=512,
+        metavar="N",
+        help="training images on which the ranges of litert-int8 are measured (default: %(default)s)",
+    )
+    group.add_argument(
+        "--latency_runs",
+        type=flags.whole(0, 100_000),
+        default=100,
+        metavar="N",
+        help="timed passes of one image with each number of threads, 0 for none (default: %(default)s)",
+    )
+    group.add_argument(
+        "--measure",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="measure accuracy on validation images; without, the files are still compared with the "
+        "model on made-up images, and litert-int8, which needs images, isn't written (default: on, "
+        "but off where no --dataset is given and cifar10 can't be had or isn't the model's)",
+    )
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
     return parser
@@ -74,14 +102,21 @@ def find_images(args, header):
     if args.measure is False:
         return None, "--no-measure"
     names = classes.of_model(args.model_path)
-    if not asked and (header.classes != args.class_num or header.input_shape not in (None, (32, 32, 3))
-                      or (names and names != classes.of_stock(args.dataset))):
+    if not asked and (
+        header.classes != args.class_num
+        or header.input_shape not in (None, (32, 32, 3))
+        or (names and names != classes.of_stock(args.dataset))
+    ):
         return None, f"no --dataset, and {args.model_path} is no model of {args.dataset}"
     try:
         records.check_split(args.model_path, args.dataset, args.val_split)
-        images = dataset.load_data(configs.DataConfig.of(args), header.input_shape and header.input_shape[:2],
-                                display.track("reading images", args.verbose), needs=("validation",),
-                                pixels=pixels.of_models(args.model_path))
+        images = dataset.load_data(
+            configs.DataConfig.of(args),
+            header.input_shape and header.input_shape[:2],
+            display.track("reading images", args.verbose),
+            needs=("validation",),
+            pixels=pixels.of_models(args.model_path),
+        )
     except InputError as error:
         if asked:
             raise
@@ -111,8 +146,10 @@ def shape_asked(args, header):
     """
     if header.input_shape or args.image_size:
         return (args.image_size, args.image_size, 3) if args.image_size else header.input_shape
-    raise InputError(f"--image_size: {args.model_path} takes images of any size; expected the side in pixels of those "
-                     "that the files shall take")
+    raise InputError(
+        f"--image_size: {args.model_path} takes images of any size; expected the side in pixels of those "
+        "that the files shall take"
+    )
 
 
 def export(args, header, run_record):
@@ -146,10 +183,21 @@ def export(args, header, run_record):
 
     run_record["versions"] |= writers.versions(wanted)
     run_record["flags"]["measure"] = images is not None  # so that the record's flags do the same again
-    return report(args, {
-        "files": rows, "dataset": images and images.name, "split": images and "validation",
-        "images": len(split.images), "not_measured": why_not, "calibration_images": len(calibration),
-        "class_names": names or None, "model_class_names": known and list(known), "sha256": digest, "run": run_record})
+    return report(
+        args,
+        {
+            "files": rows,
+            "dataset": images and images.name,
+            "split": images and "validation",
+            "images": len(split.images),
+            "not_measured": why_not,
+            "calibration_images": len(calibration),
+            "class_names": names or None,
+            "model_class_names": known and list(known),
+            "sha256": digest,
+            "run": run_record,
+        },
+    )
 
 
 def calibration_images(args, images):
@@ -191,15 +239,40 @@ def write_and_measure(args, model, wanted, split, calibration, names):
 def show(args, result):
     """Prints the table: a row a file, the model's own first."""
     rows, full = result["files"], result["files"][0]["bytes"]
-    on = (f"accuracy not measured, agreement on {result['images']} made-up images" if result["not_measured"] else
-          f"{result['images']:,} validation images")
-    columns = [("format", tables.text), ("runtime", tables.text), ("validation accuracy", tables.percent),
-               ("agreement", tables.percent), ("file", tables.size), ("than the .h5", tables.against),
-               ("latency", tables.milliseconds), ("threads", tables.text)]
-    table = [[row["format"], row["runtime"], row["acc"], row.get("agreement"), row["bytes"], full / row["bytes"],
-              row.get("latency_ms_median"), row.get("threads")] for row in rows]
-    display.print_table(f"Exports; {on}; latency: median of one image at a time, by one thread "
-                        "or all cores, whichever is faster", columns, table, args.verbose)
+    on = (
+        f"accuracy not measured, agreement on {result['images']} made-up images"
+        if result["not_measured"]
+        else f"{result['images']:,} validation images"
+    )
+    columns = [
+        ("format", tables.text),
+        ("runtime", tables.text),
+        ("validation accuracy", tables.percent),
+        ("agreement", tables.percent),
+        ("file", tables.size),
+        ("than the .h5", tables.against),
+        ("latency", tables.milliseconds),
+        ("threads", tables.text),
+    ]
+    table = [
+        [
+            row["format"],
+            row["runtime"],
+            row["acc"],
+            row.get("agreement"),
+            row["bytes"],
+            full / row["bytes"],
+            row.get("latency_ms_median"),
+            row.get("threads"),
+        ]
+        for row in rows
+    ]
+    display.print_table(
+        f"Exports; {on}; latency: median of one image at a time, by one thread or all cores, whichever is faster",
+        columns,
+        table,
+        args.verbose,
+    )
 
 
 def report(args, result):
@@ -211,8 +284,9 @@ def report(args, result):
     if result["not_measured"]:
         display.say(f"accuracy not measured: {result['not_measured']}", args.verbose)
     show(args, result)
-    display.written([*(row["path"] for row in result["files"][1:]), record.with_name(classes.LABELS), record],
-                    args.verbose)
+    display.written(
+        [*(row["path"] for row in result["files"][1:]), record.with_name(classes.LABELS), record], args.verbose
+    )
     return result
 
 

@@ -21,8 +21,13 @@ EXAMPLE = """example:
   python knowledge_distillation.py --root_folder model/pruned_model/iter15 --epoch_num 4 --stream_divisor 32 --ablation
 """
 # name of each row of the ablation: (soft labels, intermediate, adversarial) on or off; none of them: trained directly
-ABLATION = {"trained directly": (0, 0, 0), "backbone": (1, 0, 0), "backbone + intermediate": (1, 1, 0),
-            "backbone + adversarial": (1, 0, 1), "backbone + intermediate + adversarial": (1, 1, 1)}
+ABLATION = {
+    "trained directly": (0, 0, 0),
+    "backbone": (1, 0, 0),
+    "backbone + intermediate": (1, 1, 0),
+    "backbone + adversarial": (1, 0, 1),
+    "backbone + intermediate + adversarial": (1, 1, 1),
+}
 TRIED = (0.5, 0.3, 0.2)  # lambdas of its rows, where the student's own is 0
 
 
@@ -37,6 +42,7 @@ TRIED = (0.5, 0.3, 0.2)  # lambdas of its rows, where the student's own is 0
 # and returns a scalar, the mean over the batch. `losses_of` below gives each its weight. A loss of your own is one more
 # function here and one more line there. Keras is imported inside functions, since --help doesn't wait for it.
 
+
 def backbone_loss(teacher, student, labels, temperature):
     """Soft labels: T^2 mean_n sum_c p_t log(p_t / p_s) with p = softmax(logits / T), in nats times T^2.
 
@@ -45,9 +51,9 @@ def backbone_loss(teacher, student, labels, temperature):
     """
     from keras import ops
 
-    log_p_t = ops.log_softmax(ops.cast(teacher.logits, "float32") / temperature)      # (N, classes)
+    log_p_t = ops.log_softmax(ops.cast(teacher.logits, "float32") / temperature)  # (N, classes)
     log_p_s = ops.log_softmax(ops.cast(student.logits, "float32") / temperature)
-    divergence = ops.sum(ops.exp(log_p_t) * (log_p_t - log_p_s), axis=-1)             # (N,)
+    divergence = ops.sum(ops.exp(log_p_t) * (log_p_t - log_p_s), axis=-1)  # (N,)
     return temperature**2 * ops.mean(divergence)
 
 
@@ -61,7 +67,7 @@ def intermediate_loss(teacher, student, labels, regressors):
 
     errors = []
     for f_t, f_s, regress in zip(teacher.features, student.features, regressors, strict=True):
-        difference = ops.cast(f_t, "float32") - ops.cast(regress(f_s), "float32")     # (N, h, w, teacher's channels)
+        difference = ops.cast(f_t, "float32") - ops.cast(regress(f_s), "float32")  # (N, h, w, teacher's channels)
         errors.append(ops.mean(ops.square(difference)))
     return sum(errors)
 
@@ -77,8 +83,8 @@ def adversarial_loss(teacher, student, labels, discriminator):
 
     from compress.distillation.discriminator import held_fixed
 
-    scores = held_fixed(discriminator, student.logits)                                # (N, 1), before the sigmoid
-    return ops.mean(ops.softplus(-scores))                                            # -log sigmoid(scores)
+    scores = held_fixed(discriminator, student.logits)  # (N, 1), before the sigmoid
+    return ops.mean(ops.softplus(-scores))  # -log sigmoid(scores)
 
 
 def discriminator_loss(teacher, student, labels, discriminator):
@@ -88,7 +94,7 @@ def discriminator_loss(teacher, student, labels, discriminator):
     """
     from keras import ops
 
-    real = discriminator(teacher.logits, training=True)                               # (N, 1), before the sigmoid
+    real = discriminator(teacher.logits, training=True)  # (N, 1), before the sigmoid
     fake = discriminator(ops.stop_gradient(student.logits), training=True)
     return ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(fake))
 
@@ -97,9 +103,12 @@ def hard_label_loss(teacher, student, labels, label_smoothing=0.0):
     """The cross-entropy with the true labels, in nats; no teacher has a part in it."""
     import keras
 
-    targets = keras.ops.one_hot(labels, student.logits.shape[-1])                     # (N, classes)
-    return keras.ops.mean(keras.losses.categorical_crossentropy(targets, student.logits, from_logits=True,
-                                                                label_smoothing=label_smoothing))
+    targets = keras.ops.one_hot(labels, student.logits.shape[-1])  # (N, classes)
+    return keras.ops.mean(
+        keras.losses.categorical_crossentropy(
+            targets, student.logits, from_logits=True, label_smoothing=label_smoothing
+        )
+    )
 
 
 def annealed(weight, steps):
@@ -142,17 +151,19 @@ def losses_of(config, teacher, student, steps):
         backbone = functools.partial(backbone_loss, temperature=config.temperature)
         losses.append(Loss("backbone", backbone, taught(config.lambda1)))
     if config.lambda2:
-        regressors = build_regressors(config.regressor_name, feature_shapes(student), feature_shapes(teacher),
-                                      config.precision)
+        regressors = build_regressors(
+            config.regressor_name, feature_shapes(student), feature_shapes(teacher), config.precision
+        )
         intermediate = functools.partial(intermediate_loss, regressors=regressors)
         losses.append(Loss("intermediate", intermediate, taught(config.lambda2), regressors))
     if config.lambda3:
         discriminator = build_discriminator(student.output_shape[-1], config.precision)
         adversarial = functools.partial(adversarial_loss, discriminator=discriminator)
         own = functools.partial(discriminator_loss, discriminator=discriminator)
-        losses += [Loss("adversarial", adversarial, taught(config.lambda3), [discriminator]),
-                   Loss("discriminator", own, 1.0, [discriminator],
-                        keras.optimizers.Adam(config.discriminator_learning_rate))]
+        losses += [
+            Loss("adversarial", adversarial, taught(config.lambda3), [discriminator]),
+            Loss("discriminator", own, 1.0, [discriminator], keras.optimizers.Adam(config.discriminator_learning_rate)),
+        ]
     if config.hard_label_weight:
         hard_label = functools.partial(hard_label_loss, label_smoothing=config.label_smoothing)
         losses.append(Loss("hard_label", hard_label, config.hard_label_weight))
@@ -161,43 +172,88 @@ def losses_of(config, teacher, student, steps):
 
 # ---- flags -------------------------------------------------------------------------------------------------------
 
+
 def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("files")
-    group.add_argument("--root_folder", type=flags.path, required=True,
-                       help="the teacher: a folder with model.h5, as prune_model.py (model/pruned_model/iter15) and "
-                            "train_base_model.py (model/base_model) write it, or an .h5 or .keras file of this suite "
-                            "or of keras.applications")
-    group.add_argument("--save_folder", type=flags.path, default="./model/kd_model",
-                       help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
+    group.add_argument(
+        "--root_folder",
+        type=flags.path,
+        required=True,
+        help="the teacher: a folder with model.h5, as prune_model.py (model/pruned_model/iter15) and "
+        "train_base_model.py (model/base_model) write it, or an .h5 or .keras file of this suite "
+        "or of keras.applications",
+    )
+    group.add_argument(
+        "--save_folder",
+        type=flags.path,
+        default="./model/kd_model",
+        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)",
+    )
     group = parser.add_argument_group("learning rates")
-    group.add_argument("--student_learning_rate", type=flags.real(strict=True), default=0.05,
-                       help="highest learning rate of student and regressors (default: %(default)s)")
-    group.add_argument("--discriminator_learning_rate", type=flags.real(strict=True), default=0.0001,
-                       help="of the discriminator's Adam (default: %(default)s)")
+    group.add_argument(
+        "--student_learning_rate",
+        type=flags.real(strict=True),
+        default=0.05,
+        help="highest learning rate of student and regressors (default: %(default)s)",
+    )
+    group.add_argument(
+        "--discriminator_learning_rate",
+        type=flags.real(strict=True),
+        default=0.0001,
+        help="of the discriminator's Adam (default: %(default)s)",
+    )
     group = parser.add_argument_group("losses")
-    for i, (loss, default) in enumerate((("soft labels", 0.5), ("intermediate loss", 0.0),
-                                         ("adversarial loss", 0.0)), 1):
-        group.add_argument(f"--lambda{i}", type=flags.real(), default=default,
-                           help=f"weight of the {loss}; 0 for none (default: %(default)s)")
-    group.add_argument("--hard_label_weight", type=flags.real(), default=0.6,
-                       help="weight of the cross-entropy with the true labels (default: %(default)s)")
-    group.add_argument("--temperature", type=flags.real(strict=True), default=4.0,
-                       help="temperature T of the soft labels: the softmax of logits / T (default: %(default)s)")
-    group.add_argument("--mirror_teacher", action=argparse.BooleanOptionalAction, default=False,
-                       help="average the teacher's logits over an image and its mirror image, for soft labels and "
-                            "discriminator; twice the teacher's work (default: off)")
-    group.add_argument("--teacher_annealing", action=argparse.BooleanOptionalAction, default=False,
-                       help="reduce lambda1, lambda2 and lambda3 linearly to 0 over the epochs, so that the student "
-                            "learns from the true labels alone at the end; for a teacher that the student may "
-                            "outperform (default: off)")
-    group.add_argument("--regressor_name", choices=["conv1x1", "constant"], default="conv1x1",
-                       help="what maps the student's features to the teacher's (default: %(default)s)")
-    group.add_argument("--ablation", action="store_true",
-                       help="also train the same student directly, with soft labels, and with these and the "
-                            "intermediate loss, the adversarial loss or both, and compare; a loss of weight 0 is tried "
-                            f"with {', '.join(f'{weight} (lambda{i})' for i, weight in enumerate(TRIED, 1))}")
+    for i, (loss, default) in enumerate(
+        (("soft labels", 0.5), ("intermediate loss", 0.0), ("adversarial loss", 0.0)), 1
+    ):
+        group.add_argument(
+            f"--lambda{i}",
+            type=flags.real(),
+            default=default,
+            help=f"weight of the {loss}; 0 for none (default: %(default)s)",
+        )
+    group.add_argument(
+        "--hard_label_weight",
+        type=flags.real(),
+        default=0.6,
+        help="weight of the cross-entropy with the true labels (default: %(default)s)",
+    )
+    group.add_argument(
+        "--temperature",
+        type=flags.real(strict=True),
+        default=4.0,
+        help="temperature T of the soft labels: the softmax of logits / T (default: %(default)s)",
+    )
+    group.add_argument(
+        "--mirror_teacher",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="average the teacher's logits over an image and its mirror image, for soft labels and "
+        "discriminator; twice the teacher's work (default: off)",
+    )
+    group.add_argument(
+        "--teacher_annealing",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="reduce lambda1, lambda2 and lambda3 linearly to 0 over the epochs, so that the student "
+        "learns from the true labels alone at the end; for a teacher that the student may "
+        "outperform (default: off)",
+    )
+    group.add_argument(
+        "--regressor_name",
+        choices=["conv1x1", "constant"],
+        default="conv1x1",
+        help="what maps the student's features to the teacher's (default: %(default)s)",
+    )
+    group.add_argument(
+        "--ablation",
+        action="store_true",
+        help="also train the same student directly, with soft labels, and with these and the "
+        "intermediate loss, the adversarial loss or both, and compare; a loss of weight 0 is tried "
+        f"with {', '.join(f'{weight} (lambda{i})' for i, weight in enumerate(TRIED, 1))}",
+    )
     add_student_flags(parser)
     flags.add_training_flags(parser)
     parser.set_defaults(optimizer="muon")
@@ -210,37 +266,69 @@ def add_student_flags(parser):
     """Those that say what the student looks like, see configs.StudentConfig."""
     group = parser.add_argument_group("student")
     size = group.add_mutually_exclusive_group()
-    size.add_argument("--stream_divisor", type=flags.whole(1, 2048),
-                      help="divide the stream widths by this and keep the teacher's inner widths (the original: 32)")
-    size.add_argument("--target_compression", type=flags.real(1), metavar="RATE",
-                      help="parameters of the smallest of ResNet50, 101 and 152 that has the teacher's blocks / "
-                           "student's, at least "
-                           f"(default: {configs.STUDENT_COMPRESSION}, unless --stream_divisor is given)")
-    group.add_argument("--target_macs", type=flags.macs, metavar="MACS",
-                       help="MACs of the student at most (10M), or the reduction (8x) of those of the whole ResNet50, "
-                            "101 or 152 that the teacher is a part of, not of the teacher's own; alone of the two, "
-                            "--target_compression leaves them free (default: 8x where neither is given)")
-    group.add_argument("--stage_tilt", type=flags.real(0.1, 10), metavar="RATIO",
-                       help="width factor of a stage / that of the stage before, the widths being the largest within "
-                            "the targets; 1 narrows all alike, below 1 late stages more (default: "
-                            f"{configs.STUDENT_TILT}, on images of 32x32 as accurate as 0.85 with a third fewer "
-                            "parameters; 1 where MACs are free)")
-    group.add_argument("--round_to", type=flags.whole(1, 64), default=16,
-                       help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
-                            "as slowly (default: %(default)s)")
-    group.add_argument("--student_stem", choices=resnet.STEMS,
-                       help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
-                            "channels under --target_macs (default: the teacher's)")
-    group.add_argument("--student_blocks", type=flags.whole(1, 36), nargs=4, metavar="N",
-                       help="blocks of the four stages, the first of the teacher's; fewer leave wider ones under the "
-                            "same targets (default: the teacher's, 3 4 6 3 of a ResNet50)")
-    group.add_argument("--student_init", choices=["inherit", "random"], default="inherit",
-                       help="inherit: the teacher's most important channels with their weights; random: the "
-                            "original's (default: %(default)s)")
+    size.add_argument(
+        "--stream_divisor",
+        type=flags.whole(1, 2048),
+        help="divide the stream widths by this and keep the teacher's inner widths (the original: 32)",
+    )
+    size.add_argument(
+        "--target_compression",
+        type=flags.real(1),
+        metavar="RATE",
+        help="parameters of the smallest of ResNet50, 101 and 152 that has the teacher's blocks / "
+        "student's, at least "
+        f"(default: {configs.STUDENT_COMPRESSION}, unless --stream_divisor is given)",
+    )
+    group.add_argument(
+        "--target_macs",
+        type=flags.macs,
+        metavar="MACS",
+        help="MACs of the student at most (10M), or the reduction (8x) of those of the whole ResNet50, "
+        "101 or 152 that the teacher is a part of, not of the teacher's own; alone of the two, "
+        "--target_compression leaves them free (default: 8x where neither is given)",
+    )
+    group.add_argument(
+        "--stage_tilt",
+        type=flags.real(0.1, 10),
+        metavar="RATIO",
+        help="width factor of a stage / that of the stage before, the widths being the largest within "
+        "the targets; 1 narrows all alike, below 1 late stages more (default: "
+        f"{configs.STUDENT_TILT}, on images of 32x32 as accurate as 0.85 with a third fewer "
+        "parameters; 1 where MACs are free)",
+    )
+    group.add_argument(
+        "--round_to",
+        type=flags.whole(1, 64),
+        default=16,
+        help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
+        "as slowly (default: %(default)s)",
+    )
+    group.add_argument(
+        "--student_stem",
+        choices=resnet.STEMS,
+        help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
+        "channels under --target_macs (default: the teacher's)",
+    )
+    group.add_argument(
+        "--student_blocks",
+        type=flags.whole(1, 36),
+        nargs=4,
+        metavar="N",
+        help="blocks of the four stages, the first of the teacher's; fewer leave wider ones under the "
+        "same targets (default: the teacher's, 3 4 6 3 of a ResNet50)",
+    )
+    group.add_argument(
+        "--student_init",
+        choices=["inherit", "random"],
+        default="inherit",
+        help="inherit: the teacher's most important channels with their weights; random: the "
+        "original's (default: %(default)s)",
+    )
     flags.add_recalibrate_flag(group)
 
 
 # ---- the steps of a run ------------------------------------------------------------------------------------------
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -262,20 +350,30 @@ class Plan:
 def check_flags(args):
     """Raises InputError where losses contradict each other or the images."""
     if not (args.lambda1 or args.lambda3 or args.hard_label_weight):
-        raise InputError("`lambda1`: received 0, as `lambda3` and `hard_label_weight`; expected one of them above 0: "
-                         "no other loss teaches the classifier")
+        raise InputError(
+            "`lambda1`: received 0, as `lambda3` and `hard_label_weight`; expected one of them above 0: "
+            "no other loss teaches the classifier"
+        )
     if args.batch_size == 1 and (args.lambda3 or args.ablation):
-        raise InputError("`batch_size`: received 1 beside `lambda3` or `ablation`, expected at least 2: the "
-                         "discriminator's batch-norm learns nothing from one image")
+        raise InputError(
+            "`batch_size`: received 1 beside `lambda3` or `ablation`, expected at least 2: the "
+            "discriminator's batch-norm learns nothing from one image"
+        )
     if args.teacher_annealing and not args.hard_label_weight:
-        raise InputError("`teacher_annealing`: received it beside `hard_label_weight=0`, which leaves no loss at the "
-                         "end; expected a weight above 0")
+        raise InputError(
+            "`teacher_annealing`: received it beside `hard_label_weight=0`, which leaves no loss at the "
+            "end; expected a weight above 0"
+        )
     if args.mirror_teacher and not (args.lambda1 or args.lambda3 or args.ablation):
-        raise InputError("`mirror_teacher`: received it beside `lambda1=0` and `lambda3=0`, which use no logits of "
-                         "the teacher; expected one of them above 0")
+        raise InputError(
+            "`mirror_teacher`: received it beside `lambda1=0` and `lambda3=0`, which use no logits of "
+            "the teacher; expected one of them above 0"
+        )
     if args.mirror_teacher and args.dataset == "digits":
-        raise InputError("`mirror_teacher`: received it for digits, whose mirror images are other signs; expected "
-                         "pictures that may be mirrored")
+        raise InputError(
+            "`mirror_teacher`: received it for digits, whose mirror images are other signs; expected "
+            "pictures that may be mirrored"
+        )
 
 
 def check(args):
@@ -330,10 +428,14 @@ def make_networks(args, plan, images):
     parents = classes.meet(plan.path, images)
     teacher = checkpoints.load_model(plan.path, images.class_num, images.image_shape, *flags.opening(args))
     student = make_student(plan.student, teacher, images)
-    known = {"teacher_acc": accuracy_of_teacher(args, plan.path, teacher, images),
-             "parent_sha256": plan.record["parent_sha256"], "class_names": plan.record["class_names"],
-             "parent_class_names": parents, "widths": resnet.widths_of(student),
-             "goal": students.goal(plan.student, teacher, student)}
+    known = {
+        "teacher_acc": accuracy_of_teacher(args, plan.path, teacher, images),
+        "parent_sha256": plan.record["parent_sha256"],
+        "class_names": plan.record["class_names"],
+        "parent_class_names": parents,
+        "widths": resnet.widths_of(student),
+        "goal": students.goal(plan.student, teacher, student),
+    }
     return teacher, student, known
 
 
@@ -343,12 +445,20 @@ def accuracy_of_teacher(args, path, teacher, images):
     from compress.engine import folded
     from compress.training import runs
 
-    found = metrics.evaluate(folded.FoldedResNet(teacher, args.precision), images.val, args.batch_size,
-                             display.track("teacher: validation", args.verbose, "compiling"))
+    found = metrics.evaluate(
+        folded.FoldedResNet(teacher, args.precision),
+        images.val,
+        args.batch_size,
+        display.track("teacher: validation", args.verbose, "compiling"),
+    )
     if not math.isfinite(found["loss"]):
         raise InputError(f"{path} has logits of NaN or infinity, expected a teacher with finite logits", path)
-    runs.warn_of_guessing(f"the teacher, {path}", found["loss"], images.class_num,
-                          "expected a trained teacher: a student learns its errors too")
+    runs.warn_of_guessing(
+        f"the teacher, {path}",
+        found["loss"],
+        images.class_num,
+        "expected a trained teacher: a student learns its errors too",
+    )
     return found["acc"]
 
 
@@ -420,8 +530,9 @@ def distil(args, config, teacher, run, images, title):
     recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=args.student_learning_rate), run)
     steps = dataset.steps_per_epoch(len(images.train), recipe.batch_size)
     losses = losses_of(config, teacher, run.saved, steps * (recipe.epochs - recipe.begun))
-    distiller = Distiller(teacher if config.taught else None, run.saved, losses, config.precision,
-                          config.mirror_teacher)
+    distiller = Distiller(
+        teacher if config.taught else None, run.saved, losses, config.precision, config.mirror_teacher
+    )
     compile_trainer(distiller, optimizer_for(losses, optimizer_of(recipe, steps)), recipe)
     return runs.train(distiller, images, recipe, run, title)
 
@@ -463,10 +574,20 @@ def summary(args, history, student, base_parameters, images, folder, run_record)
 
     best, file = records.best_epoch(history), Path(folder) / "model.h5"
     size = metrics.size_of(student, file)
-    return {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "split": "validation",
-            "images": len(images.val), "train_images": len(images.train), "best_epoch": best + 1,
-            "epochs": args.epoch_num, **size, "compression_rate": base_parameters / size["parameters"],
-            "sha256": files.sha256(file), "seconds": sum(history["seconds"]), "run": run_record}
+    return {
+        "val_acc": history["val_acc"][best],
+        "val_loss": history["val_loss"][best],
+        "split": "validation",
+        "images": len(images.val),
+        "train_images": len(images.train),
+        "best_epoch": best + 1,
+        "epochs": args.epoch_num,
+        **size,
+        "compression_rate": base_parameters / size["parameters"],
+        "sha256": files.sha256(file),
+        "seconds": sum(history["seconds"]),
+        "run": run_record,
+    }
 
 
 def show(args, teacher, base_parameters, result):
@@ -474,23 +595,45 @@ def show(args, teacher, base_parameters, result):
     from compress import metrics
 
     size = teacher.count_params()
-    display.print_table(f"Distillation; {result['images']:,} validation images",
-                        [("model", tables.text), ("best epoch", tables.text), ("validation accuracy", tables.percent),
-                         ("parameters", tables.count), ("MACs", tables.count), ("compression rate", tables.ratio)],
-                        [["teacher", None, result["teacher_acc"], size, metrics.count_macs(teacher),
-                          base_parameters / size],
-                         ["student", f"{result['best_epoch']} of {result['epochs']}", result["val_acc"],
-                          result["parameters"], result["macs"], result["compression_rate"]]], args.verbose)
+    display.print_table(
+        f"Distillation; {result['images']:,} validation images",
+        [
+            ("model", tables.text),
+            ("best epoch", tables.text),
+            ("validation accuracy", tables.percent),
+            ("parameters", tables.count),
+            ("MACs", tables.count),
+            ("compression rate", tables.ratio),
+        ],
+        [
+            ["teacher", None, result["teacher_acc"], size, metrics.count_macs(teacher), base_parameters / size],
+            [
+                "student",
+                f"{result['best_epoch']} of {result['epochs']}",
+                result["val_acc"],
+                result["parameters"],
+                result["macs"],
+                result["compression_rate"],
+            ],
+        ],
+        args.verbose,
+    )
 
 
 def outputs(args):
     """Paths of all that a run may write."""
-    names = ["model.h5", "result.json", "history.json", "history.png",
-             *(["ablation.json", "ablation.png", "ablation"] if args.ablation else [])]
+    names = [
+        "model.h5",
+        "result.json",
+        "history.json",
+        "history.png",
+        *(["ablation.json", "ablation.png", "ablation"] if args.ablation else []),
+    ]
     return [*(Path(args.save_folder) / name for name in names), args.tensorboard or ""]
 
 
 # ---- the ablation -------------------------------------------------------------------------------------------------
+
 
 def ablation_folder(args, name):
     """Where the student of a row of the ablation goes."""
@@ -524,8 +667,12 @@ def ablation(args, plan, teacher, images, full):
         folder = ablation_folder(args, name)
         lambda1, lambda2, lambda3 = (value * part for value, part in zip(lambdas, parts, strict=True))
         config = dataclasses.replace(
-            configs.DistilConfig.of(args), lambda1=lambda1, lambda2=lambda2, lambda3=lambda3,
-            hard_label_weight=args.hard_label_weight if any(parts) else 1.0)
+            configs.DistilConfig.of(args),
+            lambda1=lambda1,
+            lambda2=lambda2,
+            lambda3=lambda3,
+            hard_label_weight=args.hard_label_weight if any(parts) else 1.0,
+        )
         run = recording.Run(folder, dict(plan.record), student, configs.RunConfig.of(args))
         history = distil(args, config, teacher, run, images, name)
         rows.append({"name": name, "val_acc": max(history["val_acc"]), "sha256": history["checkpoint"]["sha256"]})
@@ -541,12 +688,16 @@ def ablation(args, plan, teacher, images, full):
 
 def show_ablation(args, content):
     """Prints the table of ablation.json."""
-    display.print_table(f"Losses; {content['images']:,} validation images",
-                        [("student", tables.text), ("validation accuracy", tables.percent)],
-                        [[row["name"], row["val_acc"]] for row in content["rows"]], args.verbose)
+    display.print_table(
+        f"Losses; {content['images']:,} validation images",
+        [("student", tables.text), ("validation accuracy", tables.percent)],
+        [[row["name"], row["val_acc"]] for row in content["rows"]],
+        args.verbose,
+    )
 
 
 # ---- the run -----------------------------------------------------------------------------------------------------
+
 
 @keywords.callable_with(build_parser)
 def run(args):

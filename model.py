@@ -75,15 +75,18 @@ def resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
         ValueError: an argument is out of range.
     """
     if depth not in BLOCKS or stem not in STEMS or len(input_shape) != 3 or input_shape[2] != 3 or classes < 1:
-        raise ValueError(f"expected a depth of {sorted(BLOCKS)}, a stem of {sorted(STEMS)}, an input_shape of (height, "
-                         f"width, 3) and at least one class. Received: depth={depth}, classes={classes}, "
-                         f"input_shape={input_shape}, stem={stem!r}")
+        raise ValueError(
+            f"expected a depth of {sorted(BLOCKS)}, a stem of {sorted(STEMS)}, an input_shape of (height, "
+            f"width, 3) and at least one class. Received: depth={depth}, classes={classes}, "
+            f"input_shape={input_shape}, stem={stem!r}"
+        )
     keras_config.check()  # the layers below are channels_last, whatever a keras.json says
     kernel, stride = STEMS[stem]
     image = keras.Input(input_shape, name="image")
     # (x - mean) / std, as Rescaling's x * scale + offset
-    x = layers.Rescaling([1 / s for s in STD], [-m / s for m, s in zip(MEAN, STD, strict=True)],
-                         name="normalization")(image)
+    x = layers.Rescaling([1 / s for s in STD], [-m / s for m, s in zip(MEAN, STD, strict=True)], name="normalization")(
+        image
+    )
     # padding as a layer of its own: with a stride of 2, Keras' "same" would pad one side more than the other
     x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(x)
     x = conv_bn(x, 64, kernel, "conv1", strides=stride)

@@ -23,15 +23,28 @@ def build_parser():
     """The script's flags."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("figure")
-    group.add_argument(FLAG, nargs="+", required=True, type=flags.path, metavar="PATH",
-                       help="one or more histories: .json or .csv files of this suite, of Keras (History.history, "
-                            "CSVLogger), pandas, Lightning, Hugging Face or Ultralytics, or folders with a "
-                            "history.json; or the result.json of one pruning")
-    group.add_argument("--output", type=flags.path, metavar="FILE",
-                       help="figure to write, .png, .pdf or .svg (default: beside the first history: history.png, "
-                            "history_compare.png for several, pruning.png for a pruning result)")
-    group.add_argument("--show", action=argparse.BooleanOptionalAction,
-                       help="open a window too (default: where there is a display and a terminal)")
+    group.add_argument(
+        FLAG,
+        nargs="+",
+        required=True,
+        type=flags.path,
+        metavar="PATH",
+        help="one or more histories: .json or .csv files of this suite, of Keras (History.history, "
+        "CSVLogger), pandas, Lightning, Hugging Face or Ultralytics, or folders with a "
+        "history.json; or the result.json of one pruning",
+    )
+    group.add_argument(
+        "--output",
+        type=flags.path,
+        metavar="FILE",
+        help="figure to write, .png, .pdf or .svg (default: beside the first history: history.png, "
+        "history_compare.png for several, pruning.png for a pruning result)",
+    )
+    group.add_argument(
+        "--show",
+        action=argparse.BooleanOptionalAction,
+        help="open a window too (default: where there is a display and a terminal)",
+    )
     flags.add_output_flags(parser)
     return parser
 
@@ -95,10 +108,12 @@ def short_labels(paths):
 def summarise(curves):
     """What the table says of a history: epochs, best validation accuracy (0 to 1), its epoch, the last losses."""
     best = records.best_epoch(curves)
-    return {"epochs": len(next(iter(curves.values()))),
-            "best_val_acc": None if best is None else curves["val_acc"][best],
-            "best_epoch": None if best is None else best + 1,
-            **{f"last_{key}": curves[key][-1] if key in curves else None for key in ("train_loss", "val_loss")}}
+    return {
+        "epochs": len(next(iter(curves.values()))),
+        "best_val_acc": None if best is None else curves["val_acc"][best],
+        "best_epoch": None if best is None else best + 1,
+        **{f"last_{key}": curves[key][-1] if key in curves else None for key in ("train_loss", "val_loss")},
+    }
 
 
 def can_show():
@@ -107,6 +122,7 @@ def can_show():
         return False
     try:
         from matplotlib import pyplot
+
         pyplot.switch_backend(pyplot.get_backend())  # loads the toolkit, which may be missing
         return pyplot.get_backend().lower() not in ("agg", "pdf", "svg", "ps", "pgf", "cairo", "template")
     except (ImportError, RuntimeError):
@@ -116,6 +132,7 @@ def can_show():
 def show(figure):
     """Opens a window with the figure and waits until it is closed."""
     from matplotlib import pyplot
+
     window = pyplot.figure(figsize=figure.get_size_inches())  # only pyplot can open a window; ours takes its place
     figure.set_canvas(window.canvas)
     window.canvas.figure = figure
@@ -138,8 +155,10 @@ def read_all(paths):
     for path in paths:
         content = histories.load(path)
         if is_pruning_result(content) and len(paths) > 1:
-            raise InputError(f"{FLAG}: received {path}, a pruning result, among {len(paths)} files; "
-                             "expected it alone, or histories only")
+            raise InputError(
+                f"{FLAG}: received {path}, a pruning result, among {len(paths)} files; "
+                "expected it alone, or histories only"
+            )
         if is_pruning_result(content):
             return content, {}
         curves, notes = histories.read(path)
@@ -194,15 +213,24 @@ def print_table(pruning, summary):
     if pruning:
         columns = {"sparsity": "sparsity", "pruned_acc": "after pruning", "final_acc": "after fine-tuning"}
         rows = zip(range(1, len(pruning["sparsity"]) + 1), *(pruning[key] for key in columns), strict=True)
-        display.print_table("Pruning; validation accuracy",
-                            [("iteration", tables.text), *((name, tables.percent) for name in columns.values())],
-                            list(rows))
+        display.print_table(
+            "Pruning; validation accuracy",
+            [("iteration", tables.text), *((name, tables.percent) for name in columns.values())],
+            list(rows),
+        )
     else:
-        columns = {"epochs": ("epochs", tables.text), "best_val_acc": ("best validation accuracy", tables.percent),
-                   "best_epoch": ("at epoch", tables.text), "last_train_loss": ("last train loss", tables.number),
-                   "last_val_loss": ("last validation loss", tables.number)}
-        display.print_table("Histories", [("history", tables.text), *columns.values()],
-                            [[label, *(found[key] for key in columns)] for label, found in summary.items()])
+        columns = {
+            "epochs": ("epochs", tables.text),
+            "best_val_acc": ("best validation accuracy", tables.percent),
+            "best_epoch": ("at epoch", tables.text),
+            "last_train_loss": ("last train loss", tables.number),
+            "last_val_loss": ("last validation loss", tables.number),
+        }
+        display.print_table(
+            "Histories",
+            [("history", tables.text), *columns.values()],
+            [[label, *(found[key] for key in columns)] for label, found in summary.items()],
+        )
 
 
 def report(args, figure, pruning, summary):

@@ -25,38 +25,77 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("files")
-    group.add_argument("--root_folder", type=flags.path, default="./model/pruned_model",
-                       help="where iter1, iter2, ... and result.json go (default: %(default)s)")
-    group.add_argument("--base_model_path", type=values.model, default=BASE,
-                       help="model to prune: an .h5 or .keras of this suite or of keras.applications, or a folder "
-                            "with model.h5 (default: %(default)s)")
+    group.add_argument(
+        "--root_folder",
+        type=flags.path,
+        default="./model/pruned_model",
+        help="where iter1, iter2, ... and result.json go (default: %(default)s)",
+    )
+    group.add_argument(
+        "--base_model_path",
+        type=values.model,
+        default=BASE,
+        help="model to prune: an .h5 or .keras of this suite or of keras.applications, or a folder "
+        "with model.h5 (default: %(default)s)",
+    )
     group = parser.add_argument_group("fine-tuning")
-    group.add_argument("--learning_rate", type=flags.real(strict=True), default=0.01,
-                       help="highest learning rate of each fine-tune (default: %(default)s)")
-    group.add_argument("--save_best_model", action=argparse.BooleanOptionalAction, default=True,
-                       help="keep each fine-tune's best validation epoch, else its last (default: on)")
+    group.add_argument(
+        "--learning_rate",
+        type=flags.real(strict=True),
+        default=0.01,
+        help="highest learning rate of each fine-tune (default: %(default)s)",
+    )
+    group.add_argument(
+        "--save_best_model",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep each fine-tune's best validation epoch, else its last (default: on)",
+    )
     group = parser.add_argument_group("pruning")
     group.add_argument("--prune_iter", type=flags.whole(1, 1000), default=16, help="iterations (default: %(default)s)")
     flags.add_criterion_flags(group)
     rule = group.add_mutually_exclusive_group()
-    rule.add_argument("--prune_ratio", type=flags.real(0, 0.99, strict=True),
-                      help="remove this share of every layer's channels in each iteration "
-                           "(default: channels above mean + 1 standard deviation of their layer)")
-    rule.add_argument("--target_compression", type=flags.real(1, strict=True), metavar="RATE",
-                      help="base parameters / parameters left after the last iteration; each iteration goes an equal "
-                           "factor of the way")
-    rule.add_argument("--target_macs", type=flags.macs, metavar="MACS",
-                      help="likewise for MACs left after the last iteration (20M), or the reduction (4x) of the base's")
-    group.add_argument("--allocation", choices=["threshold", "sensitivity"],
-                       help="how a target is spread over the layers: one threshold over all of them, or the shares "
-                            "that the loss of one layer pruned alone, as sensitivity.py measures it, predicts to cost "
-                            "least (default: sensitivity)")
-    group.add_argument("--sensitivity_images", type=flags.whole(1), default=1000, metavar="N",
-                       help="validation images on which that loss is measured (default: %(default)s)")
-    group.add_argument("--round_to", type=flags.whole(1, 1024), default=1,
-                       help="round the channels left up to a multiple of this; 8 makes a fine-tune up to a tenth "
-                            "faster, but where a rule removes fewer than 8 of a layer's channels all stay "
-                            "(default: %(default)s)")
+    rule.add_argument(
+        "--prune_ratio",
+        type=flags.real(0, 0.99, strict=True),
+        help="remove this share of every layer's channels in each iteration "
+        "(default: channels above mean + 1 standard deviation of their layer)",
+    )
+    rule.add_argument(
+        "--target_compression",
+        type=flags.real(1, strict=True),
+        metavar="RATE",
+        help="base parameters / parameters left after the last iteration; each iteration goes an equal "
+        "factor of the way",
+    )
+    rule.add_argument(
+        "--target_macs",
+        type=flags.macs,
+        metavar="MACS",
+        help="likewise for MACs left after the last iteration (20M), or the reduction (4x) of the base's",
+    )
+    group.add_argument(
+        "--allocation",
+        choices=["threshold", "sensitivity"],
+        help="how a target is spread over the layers: one threshold over all of them, or the shares "
+        "that the loss of one layer pruned alone, as sensitivity.py measures it, predicts to cost "
+        "least (default: sensitivity)",
+    )
+    group.add_argument(
+        "--sensitivity_images",
+        type=flags.whole(1),
+        default=1000,
+        metavar="N",
+        help="validation images on which that loss is measured (default: %(default)s)",
+    )
+    group.add_argument(
+        "--round_to",
+        type=flags.whole(1, 1024),
+        default=1,
+        help="round the channels left up to a multiple of this; 8 makes a fine-tune up to a tenth "
+        "faster, but where a rule removes fewer than 8 of a layer's channels all stay "
+        "(default: %(default)s)",
+    )
     flags.add_recalibrate_flag(group)
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
@@ -65,6 +104,7 @@ def build_parser():
 
 
 # ---- the steps of a run ------------------------------------------------------------------------------------------
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -92,8 +132,10 @@ def check(args):
     pruning = configs.PruneConfig.of(args).with_allocation()
     files.check_writable(args.root_folder)
     if args.base_model_path == BASE and not Path(BASE).exists():  # a newcomer's first command
-        raise InputError(f"`base_model_path`: there is no {BASE}, the default; expected a model, or train one first: "
-                         f"{command('train_base_model.py', epoch_num=12)}")
+        raise InputError(
+            f"`base_model_path`: there is no {BASE}, the default; expected a model, or train one first: "
+            f"{command('train_base_model.py', epoch_num=12)}"
+        )
     for iteration in range(1, args.prune_iter + 1):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
     header = checkpoints.read_checkpoint(args.base_model_path, weights=False)
@@ -109,9 +151,11 @@ def begin(args, plan):
     Returns:
         (a dataset.Data, what result.json holds by now). No images where this very run was finished before.
     """
+
     def finished():
-        return resuming.finished(args.root_folder, plan.record, configs.RunConfig.of(args), outputs(args),
-                                 iterations.length(plan.pruning))
+        return resuming.finished(
+            args.root_folder, plan.record, configs.RunConfig.of(args), outputs(args), iterations.length(plan.pruning)
+        )
 
     if done := finished():
         return None, done
@@ -123,8 +167,11 @@ def begin(args, plan):
         return None, done
     resuming.check_same_run(result["run"], plan.record, args.root_folder, length=iterations.length(plan.pruning))
     if not result["final_acc"]:  # a run that goes on has said so before
-        display.say(f"{tables.counted(args.prune_iter, 'iteration')} of {tables.counted(args.epoch_num, 'epoch')}"
-                    f"{' each' if args.prune_iter > 1 else ''}", args.verbose)
+        display.say(
+            f"{tables.counted(args.prune_iter, 'iteration')} of {tables.counted(args.epoch_num, 'epoch')}"
+            f"{' each' if args.prune_iter > 1 else ''}",
+            args.verbose,
+        )
     return images, result
 
 
@@ -138,8 +185,7 @@ def load_base(args, plan, images):
     from compress.storage import checkpoints
     from compress.training import fit
 
-    base = checkpoints.load_model(args.base_model_path, images.class_num, images.image_shape,
-                                  *flags.opening(args))
+    base = checkpoints.load_model(args.base_model_path, images.class_num, images.image_shape, *flags.opening(args))
     fit.check_batch(base, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
         fit.check_batch(base, args.recalibrate_images, "recalibrate_images")
@@ -156,16 +202,24 @@ def go_on(args, plan, base, images, result):
 
     parents = classes.meet(args.base_model_path, images)
     iterations.go_on(plan.pruning, result, plan.record)
-    result |= {"finished": False, "images": len(images.val), "train_images": len(images.train),
-               "parent_sha256": plan.record["parent_sha256"], "parent_class_names": parents,
-               "class_names": plan.record["class_names"]}
+    result |= {
+        "finished": False,
+        "images": len(images.val),
+        "train_images": len(images.train),
+        "parent_sha256": plan.record["parent_sha256"],
+        "parent_class_names": parents,
+        "class_names": plan.record["class_names"],
+    }
     root, done = Path(args.root_folder), len(result["final_acc"])
     for folder in filter(Path.is_dir, root.glob("iter*")):
         if "begun" not in result or folder.name != f"iter{done + 1}":  # the one that is trimmed already goes on
             recording.finish(folder)
             (folder / cut.TRIMMED).unlink(missing_ok=True)
-    return base if not done else checkpoints.load_model(root / f"iter{done}" / "model.h5",
-                                                        images.class_num, images.image_shape)
+    return (
+        base
+        if not done
+        else checkpoints.load_model(root / f"iter{done}" / "model.h5", images.class_num, images.image_shape)
+    )
 
 
 def prune_all(args, plan, networks, images, result):
@@ -216,8 +270,11 @@ def prune_once(args, plan, model, networks, images, result):
     run_record = result["run"] | {"flags": plan.record["flags"], "class_names": result["class_names"]}
     row["final_acc"], row["seconds"] = fine_tune(args, model, images, folder, run_record, title)
     size = metrics.size_of(model, folder / "model.h5")
-    row |= {**size, "compression_rate": base.count_params() / size["parameters"],
-            "sha256": files.sha256(folder / "model.h5")}
+    row |= {
+        **size,
+        "compression_rate": base.count_params() / size["parameters"],
+        "sha256": files.sha256(folder / "model.h5"),
+    }
     for key, value in row.items():
         result.setdefault(key, []).append(value)
     for name, width in resnet.widths_of(model).items():
@@ -261,8 +318,11 @@ def write(args, result):
     folder = Path(args.root_folder)
     records.write_json(folder / "result.json", result)
     style.save_figure(style.plot_pruning(result), folder / "pruning.png")
-    layers = {name.removesuffix("_conv"): left for name, left in result["channels"].items()
-              if name.endswith(("_1_conv", "_2_conv"))}
+    layers = {
+        name.removesuffix("_conv"): left
+        for name, left in result["channels"].items()
+        if name.endswith(("_1_conv", "_2_conv"))
+    }
     style.save_figure(style.plot_channels(layers), folder / "channels.png")
 
 
@@ -282,28 +342,46 @@ def epochs_kept(args, iterations_done):
 def show(args, result):
     """Prints the table of result.json."""
     kept = "best epoch" if args.save_best_model else "last epoch"
-    columns = {"base_acc": ("before", tables.percent), "pruned_acc": ("after pruning", tables.percent),
-               "recalibrated_acc": ("after BN recalibration", tables.percent),
-               "final_acc": ("after fine-tuning", tables.percent), "kept": (kept, tables.text),
-               "sparsity": ("sparsity", tables.percent),
-               "parameters": ("parameters", tables.count), "macs": ("MACs", tables.count),
-               "bytes": ("file", tables.size), "compression_rate": ("compression rate", tables.ratio)}
+    columns = {
+        "base_acc": ("before", tables.percent),
+        "pruned_acc": ("after pruning", tables.percent),
+        "recalibrated_acc": ("after BN recalibration", tables.percent),
+        "final_acc": ("after fine-tuning", tables.percent),
+        "kept": (kept, tables.text),
+        "sparsity": ("sparsity", tables.percent),
+        "parameters": ("parameters", tables.count),
+        "macs": ("MACs", tables.count),
+        "bytes": ("file", tables.size),
+        "compression_rate": ("compression rate", tables.ratio),
+    }
     done = len(result["final_acc"])
     result = result | {"kept": epochs_kept(args, done)}
     rows = zip(range(1, done + 1), *(result[key] for key in columns), strict=True)
-    display.print_table(f"Pruning by {args.criterion}; accuracy on {result['images']:,} validation images before and "
-                        "after each step", [("iteration", tables.text), *columns.values()], list(rows), args.verbose)
+    display.print_table(
+        f"Pruning by {args.criterion}; accuracy on {result['images']:,} validation images before and after each step",
+        [("iteration", tables.text), *columns.values()],
+        list(rows),
+        args.verbose,
+    )
 
 
 def outputs(args):
     """Paths of all that a run may write."""
-    names = (*(f"iter{i + 1}/{name}" for i in range(args.prune_iter)
-               for name in ("model.h5", "mask.npz", "history.json", "history.png")),
-             "result.json", "pruning.png", "channels.png")
+    names = (
+        *(
+            f"iter{i + 1}/{name}"
+            for i in range(args.prune_iter)
+            for name in ("model.h5", "mask.npz", "history.json", "history.png")
+        ),
+        "result.json",
+        "pruning.png",
+        "channels.png",
+    )
     return [*(Path(args.root_folder) / name for name in names), args.tensorboard or ""]
 
 
 # ---- the run -----------------------------------------------------------------------------------------------------
+
 
 @keywords.callable_with(build_parser)
 def run(args):

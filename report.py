@@ -20,17 +20,33 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("report")
-    group.add_argument("--root_folder", type=flags.path, default="./model",
-                       help="folder below which the records of all runs are shown (default: %(default)s)")
-    group.add_argument("--output", type=flags.path, metavar="FILE.html",
-                       help="the page; its figures go as PNG into a folder beside it, named as it is without .html "
-                            "(default: report.html in --root_folder)")
-    group.add_argument("--models", action=argparse.BooleanOptionalAction, default=True,
-                       help="also measure APoZ and confusion matrices on the models themselves; needs them and "
-                            "their images (default: on)")
+    group.add_argument(
+        "--root_folder",
+        type=flags.path,
+        default="./model",
+        help="folder below which the records of all runs are shown (default: %(default)s)",
+    )
+    group.add_argument(
+        "--output",
+        type=flags.path,
+        metavar="FILE.html",
+        help="the page; its figures go as PNG into a folder beside it, named as it is without .html "
+        "(default: report.html in --root_folder)",
+    )
+    group.add_argument(
+        "--models",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also measure APoZ and confusion matrices on the models themselves; needs them and "
+        "their images (default: on)",
+    )
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", type=flags.path, metavar="FOLDER",
-                       help="folder of images of runs whose --dataset was a folder; stock sets need no flag")
+    group.add_argument(
+        "--dataset",
+        type=flags.path,
+        metavar="FOLDER",
+        help="folder of images of runs whose --dataset was a folder; stock sets need no flag",
+    )
     flags.add_data_dir_flag(group)
     flags.add_batch_size_flag(group)
     flags.add_machine_flags(parser, "float32")
@@ -53,10 +69,23 @@ def build(args, tree):
 
         images = measure.Images(configs.ReportConfig.of(args))
         measured = {"apoz": sections.apoz_section(tree, images), "classes": sections.classes_section(tree, images)}
-    return list(filter(None, [
-        sections.models_section(tree), sections.training_section(tree), sections.pruning_section(tree),
-        measured["apoz"], sections.sensitivity_section(tree), sections.distillation_section(tree), measured["classes"],
-        sections.exports_section(tree), sections.runs_section(tree), sections.skipped_section(tree)]))
+    return list(
+        filter(
+            None,
+            [
+                sections.models_section(tree),
+                sections.training_section(tree),
+                sections.pruning_section(tree),
+                measured["apoz"],
+                sections.sensitivity_section(tree),
+                sections.distillation_section(tree),
+                measured["classes"],
+                sections.exports_section(tree),
+                sections.runs_section(tree),
+                sections.skipped_section(tree),
+            ],
+        )
+    )
 
 
 def write(args, tree, sections):
@@ -74,8 +103,10 @@ def write(args, tree, sections):
     drawn = page.save_figures(sections, folder, display.track("drawing", args.verbose))
     before = page.linked_figures(output)
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    page.write(output, page.render(sections, drawn, root=text(str(args.root_folder)), made=now, cards=cards(tree),
-                                   folder=folder.name))
+    page.write(
+        output,
+        page.render(sections, drawn, root=text(str(args.root_folder)), made=now, cards=cards(tree), folder=folder.name),
+    )
     for slug in before - set(drawn):
         (folder / f"{slug}.png").unlink(missing_ok=True)
     return [folder / f"{slug}.png" for slug in drawn]
@@ -83,9 +114,12 @@ def write(args, tree, sections):
 
 def show(args, tree, figures):
     """Says what the page shows and what it doesn't, and where it lies."""
-    display.say(f"{tables.counted(len(tree.runs), 'record')}, "
-                f"{tables.counted(len(tree.points), 'accuracy', 'accuracies')}, "
-                f"{tables.counted(len(figures), 'figure')}", args.verbose)
+    display.say(
+        f"{tables.counted(len(tree.runs), 'record')}, "
+        f"{tables.counted(len(tree.points), 'accuracy', 'accuracies')}, "
+        f"{tables.counted(len(figures), 'figure')}",
+        args.verbose,
+    )
     for file, why in tree.skipped:
         display.say(f"not shown: {file}, {why}", args.verbose)
     display.written([args.output, *([Path(args.output).with_suffix("")] if figures else [])], args.verbose)
@@ -113,9 +147,25 @@ def run(args):
     sections = build(args, tree)  # nothing is written before all is measured
     figures = write(args, tree, sections)
     show(args, tree, figures)
-    return {"output": Path(args.output), "figures": figures, "models": [
-        {"name": p.name, "kind": p.kind, "acc": p.acc, "dataset": p.dataset, "split": p.split, "images": p.images,
-         "sha256": p.sha256, **p.sizes} for p in tree.points], "runs": len(tree.runs), "skipped": tree.skipped}
+    return {
+        "output": Path(args.output),
+        "figures": figures,
+        "models": [
+            {
+                "name": p.name,
+                "kind": p.kind,
+                "acc": p.acc,
+                "dataset": p.dataset,
+                "split": p.split,
+                "images": p.images,
+                "sha256": p.sha256,
+                **p.sizes,
+            }
+            for p in tree.points
+        ],
+        "runs": len(tree.runs),
+        "skipped": tree.skipped,
+    }
 
 
 def main(argv=None):

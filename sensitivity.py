@@ -16,22 +16,48 @@ EXAMPLE = """example:
 
 def build_parser():
     """The flags of this script."""
-    parser = flags.Parser(Path(__file__).name, epilog=EXAMPLE, description=f"{__doc__} Nothing is fine-tuned, and "
-                          "batch-norm is not recalibrated: what a layer loses here, a fine-tune may give back.")
+    parser = flags.Parser(
+        Path(__file__).name,
+        epilog=EXAMPLE,
+        description=f"{__doc__} Nothing is fine-tuned, and "
+        "batch-norm is not recalibrated: what a layer loses here, a fine-tune may give back.",
+    )
     group = parser.add_argument_group("sensitivity")
-    group.add_argument("--model_path", type=values.model, default="./model/base_model/model.h5",
-                       help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
-                            "(default: %(default)s)")
-    group.add_argument("--output", type=flags.path, metavar="FILE.json",
-                       help="also write the table as JSON, and a figure of it beside that")
+    group.add_argument(
+        "--model_path",
+        type=values.model,
+        default="./model/base_model/model.h5",
+        help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--output",
+        type=flags.path,
+        metavar="FILE.json",
+        help="also write the table as JSON, and a figure of it beside that",
+    )
     flags.add_criterion_flags(group)
-    group.add_argument("--shares", type=flags.real(0, 0.99, strict=True), nargs="+", metavar="SHARE",
-                       default=[0.1, 0.25, 0.5, 0.75, 0.9],
-                       help="of a layer's channels, removed, the most idle first (default: 0.1 0.25 0.5 0.75 0.9)")
-    group.add_argument("--images", type=flags.whole(1), default=1000, metavar="N",
-                       help="validation images on which accuracy is measured (default: %(default)s)")
-    group.add_argument("--round_to", type=flags.whole(1, 1024), default=1,
-                       help="round the channels left up to a multiple of this (default: %(default)s)")
+    group.add_argument(
+        "--shares",
+        type=flags.real(0, 0.99, strict=True),
+        nargs="+",
+        metavar="SHARE",
+        default=[0.1, 0.25, 0.5, 0.75, 0.9],
+        help="of a layer's channels, removed, the most idle first (default: 0.1 0.25 0.5 0.75 0.9)",
+    )
+    group.add_argument(
+        "--images",
+        type=flags.whole(1),
+        default=1000,
+        metavar="N",
+        help="validation images on which accuracy is measured (default: %(default)s)",
+    )
+    group.add_argument(
+        "--round_to",
+        type=flags.whole(1, 1024),
+        default=1,
+        help="round the channels left up to a multiple of this (default: %(default)s)",
+    )
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser, "float32")  # as evaluate_model.py
     return parser
@@ -58,9 +84,13 @@ def load_images(args, header):
     """The dataset.Data whose validation images choose channels and measure accuracy, in the model's size."""
     from compress.data import dataset, pixels
 
-    images = dataset.load_data(configs.DataConfig.of(args), header.input_shape and header.input_shape[:2],
-                               display.track("reading images", args.verbose), needs=("validation",),
-                               pixels=pixels.of_models(args.model_path))
+    images = dataset.load_data(
+        configs.DataConfig.of(args),
+        header.input_shape and header.input_shape[:2],
+        display.track("reading images", args.verbose),
+        needs=("validation",),
+        pixels=pixels.of_models(args.model_path),
+    )
     display.say(images.description, args.verbose)
     records.check_source(args.model_path, images.val, args.val_split)  # none of these was trained on
     return images
@@ -83,8 +113,15 @@ def measure(args, images):
     scores = cut.criterion_scores(config, model, images, args.seed, "`model_path`")  # high: idle, the first to go
     whole, curves = cut.sensitivity_curves(config, model, scores, part, shares, "sensitivity", "`model_path`")
     layers = [{"layer": name, "channels": len(scores[name])} | curve for name, curve in curves.items()]
-    return whole | {"shares": shares, "layers": layers, "dataset": images.name, "split": "validation",
-                    "images": len(part[1]), "class_names": classes.of_data(images), "model_class_names": known}
+    return whole | {
+        "shares": shares,
+        "layers": layers,
+        "dataset": images.name,
+        "split": "validation",
+        "images": len(part[1]),
+        "class_names": classes.of_data(images),
+        "model_class_names": known,
+    }
 
 
 def report(args, result):
@@ -99,12 +136,18 @@ def report(args, result):
 
 def show(args, result):
     """Prints the table: accuracies, a row a layer."""
-    columns = [("layer", tables.text), ("channels", tables.text),
-               *((f"{100 * share:g}%", tables.plain_percent) for share in result["shares"])]
+    columns = [
+        ("layer", tables.text),
+        ("channels", tables.text),
+        *((f"{100 * share:g}%", tables.plain_percent) for share in result["shares"]),
+    ]
     display.print_table(
         f"Validation accuracy (%) with a share of one layer's channels removed, by {args.criterion}; whole network "
-        f"{display.percent(result['acc'])}; {result['images']:,} images", columns,
-        [[row["layer"].removesuffix("_conv"), row["channels"], *row["acc"]] for row in result["layers"]], args.verbose)
+        f"{display.percent(result['acc'])}; {result['images']:,} images",
+        columns,
+        [[row["layer"].removesuffix("_conv"), row["channels"], *row["acc"]] for row in result["layers"]],
+        args.verbose,
+    )
 
 
 def write(args, result):

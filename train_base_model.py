@@ -22,20 +22,34 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("files")
-    group.add_argument("--save_folder", type=flags.path, default="./model/base_model",
-                       help="where model.h5, history.json, history.png and result.json go (default: %(default)s)")
-    group.add_argument("--model_path", type=values.model,
-                       help="weights to start from: an .h5 or .keras of this suite or of keras.applications, a "
-                            "folder with model.h5, or the word imagenet to download them (default: random weights)")
+    group.add_argument(
+        "--save_folder",
+        type=flags.path,
+        default="./model/base_model",
+        help="where model.h5, history.json, history.png and result.json go (default: %(default)s)",
+    )
+    group.add_argument(
+        "--model_path",
+        type=values.model,
+        help="weights to start from: an .h5 or .keras of this suite or of keras.applications, a "
+        "folder with model.h5, or the word imagenet to download them (default: random weights)",
+    )
     group = parser.add_argument_group("base model")
-    group.add_argument("--depth", type=flags.whole(), choices=[50, 101, 152],
-                       help="layers (default: the file's, else 50)")
-    group.add_argument("--stem", choices=["imagenet", "half", "cifar"],
-                       help="imagenet: 7x7 stride 2 and max-pool; half: 5x5 stride 2, 4 times the work; cifar: 3x3 "
-                            "stride 1, 16 times the work on small images and usually more accurate (default: "
-                            "the file's, else imagenet)")
-    group.add_argument("--learning_rate", type=flags.real(strict=True),
-                       help="highest learning rate (default: 0.1 from scratch, 0.01 from weights)")
+    group.add_argument(
+        "--depth", type=flags.whole(), choices=[50, 101, 152], help="layers (default: the file's, else 50)"
+    )
+    group.add_argument(
+        "--stem",
+        choices=["imagenet", "half", "cifar"],
+        help="imagenet: 7x7 stride 2 and max-pool; half: 5x5 stride 2, 4 times the work; cifar: 3x3 "
+        "stride 1, 16 times the work on small images and usually more accurate (default: "
+        "the file's, else imagenet)",
+    )
+    group.add_argument(
+        "--learning_rate",
+        type=flags.real(strict=True),
+        help="highest learning rate (default: 0.1 from scratch, 0.01 from weights)",
+    )
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)
@@ -55,15 +69,22 @@ def start_model(args, images):
     else:
         checkpoint = checkpoints.read_checkpoint(args.model_path)
     if checkpoint.classes != images.class_num:
-        display.say(f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
-                    "the classifier starts from random weights", args.verbose)
+        display.say(
+            f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
+            "the classifier starts from random weights",
+            args.verbose,
+        )
     # as many classes, but others: the file is compared with plain Keras as it is, and then built with a new classifier
     elif classes.tells_others(known := classes.of_model(args.model_path), names := classes.of_data(images)):
-        display.say(f"{args.model_path} has the classes {classes.shown(known)}, the data {classes.shown(names)}: "
-                    "the classifier starts from random weights", args.verbose)
+        display.say(
+            f"{args.model_path} has the classes {classes.shown(known)}, the data {classes.shown(names)}: "
+            "the classifier starts from random weights",
+            args.verbose,
+        )
         checkpoints.open_checkpoint(checkpoint, None, images.image_shape, *flags.opening(args))
-        return checkpoints.build(dataclasses.replace(checkpoint, classes=None), images.class_num, images.image_shape,
-                                 args.preprocessing)
+        return checkpoints.build(
+            dataclasses.replace(checkpoint, classes=None), images.class_num, images.image_shape, args.preprocessing
+        )
     return checkpoints.open_checkpoint(checkpoint, images.class_num, images.image_shape, *flags.opening(args))
 
 
@@ -83,8 +104,10 @@ def check_flags(args):
         raise InputError(f"--stem: received {args.stem}, expected {checkpoint.stem}, as {args.model_path} has it")
     blocks = resnet.blocks_of(checkpoint.widths)
     if args.depth and resnet.BLOCKS[args.depth] != blocks:
-        raise InputError(f"--depth: received {args.depth}, which has blocks {resnet.BLOCKS[args.depth]}, expected "
-                         f"{blocks}, as {args.model_path} has them; leave --depth out")
+        raise InputError(
+            f"--depth: received {args.depth}, which has blocks {resnet.BLOCKS[args.depth]}, expected "
+            f"{blocks}, as {args.model_path} has them; leave --depth out"
+        )
     return checkpoint.input_shape and checkpoint.input_shape[:2]
 
 
@@ -93,9 +116,13 @@ def load_images(args, size):
     from compress.data import dataset, pixels
 
     config = configs.DataConfig.of(args, instead="digits need no download: `dataset=digits`, or make demo")
-    images = dataset.load_data(config, size, display.track("reading images", args.verbose),
-                               needs=("train", "validation"),
-                               pixels=pixels.of_models(*filter(None, [args.model_path])))
+    images = dataset.load_data(
+        config,
+        size,
+        display.track("reading images", args.verbose),
+        needs=("train", "validation"),
+        pixels=pixels.of_models(*filter(None, [args.model_path])),
+    )
     display.tell_images(images, args.batch_size, args.verbose)
     records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     return images
@@ -132,9 +159,15 @@ def train(args, size):
     trainer = fast.FastResNet(model, args.precision)  # the same variables, in a form that trains faster
     compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
     history = runs.train(trainer, images, recipe, run, "base model")
-    result = {"train_images": len(images.train), "images": len(images.val), "split": "validation",
-              "epochs": recipe.epochs, "parent_sha256": parent, "class_names": run_record["class_names"],
-              "run": run_record}
+    result = {
+        "train_images": len(images.train),
+        "images": len(images.val),
+        "split": "validation",
+        "epochs": recipe.epochs,
+        "parent_sha256": parent,
+        "class_names": run_record["class_names"],
+        "run": run_record,
+    }
     return report(args, model, history, result)
 
 
@@ -152,8 +185,14 @@ def report(args, model, history, result):
 
     folder, best = Path(args.save_folder), records.best_epoch(history)
     file = folder / "model.h5"
-    result |= {"val_acc": history["val_acc"][best], "val_loss": history["val_loss"][best], "best_epoch": best + 1,
-               "seconds": sum(history["seconds"]), "sha256": files.sha256(file), **metrics.size_of(model, file)}
+    result |= {
+        "val_acc": history["val_acc"][best],
+        "val_loss": history["val_loss"][best],
+        "best_epoch": best + 1,
+        "seconds": sum(history["seconds"]),
+        "sha256": files.sha256(file),
+        **metrics.size_of(model, file),
+    }
     records.write_json(folder / "result.json", result)
     recording.finish(folder)  # what was kept to resume from isn't needed any more
     show(args, result)
@@ -163,13 +202,19 @@ def report(args, model, history, result):
 
 def show(args, result):
     """Prints the table."""
-    columns = {"val_acc": ("validation accuracy", tables.percent), "val_loss": ("validation loss", tables.number),
-               "parameters": ("parameters", tables.count), "macs": ("MACs", tables.count),
-               "bytes": ("file", tables.size)}
-    display.print_table(f"Base model; {result['images']:,} validation images",
-                        [("best epoch", tables.text), *columns.values()],
-                        [[f"{result['best_epoch']} of {result['epochs']}", *(result[key] for key in columns)]],
-                        args.verbose)
+    columns = {
+        "val_acc": ("validation accuracy", tables.percent),
+        "val_loss": ("validation loss", tables.number),
+        "parameters": ("parameters", tables.count),
+        "macs": ("MACs", tables.count),
+        "bytes": ("file", tables.size),
+    }
+    display.print_table(
+        f"Base model; {result['images']:,} validation images",
+        [("best epoch", tables.text), *columns.values()],
+        [[f"{result['best_epoch']} of {result['epochs']}", *(result[key] for key in columns)]],
+        args.verbose,
+    )
 
 
 @keywords.callable_with(build_parser)

@@ -49,15 +49,18 @@ class Results:
             holds: whether it is reached.
             note: absolute numbers behind a ratio.
         """
-        self.rows.append({"part": part, "what": what, "figure": figure, "reach": reach, "holds": bool(holds),
-                          "note": note})
+        self.rows.append(
+            {"part": part, "what": what, "figure": figure, "reach": reach, "holds": bool(holds), "note": note}
+        )
 
     def race(self, entries, repeats, turns):
         """Runs `contest.contest`, and keeps the seconds of every turn under the command that makes them."""
         found = contest.contest(entries, repeats, turns)
         for name, words in entries.items():
             self.turns[" ".join(["python benchmarks/worker.py", *words])] = {
-                "seconds": found[name].seconds, "peak_bytes": found[name].peak_bytes} | found[name].facts
+                "seconds": found[name].seconds,
+                "peak_bytes": found[name].peak_bytes,
+            } | found[name].facts
         return found
 
 
@@ -74,27 +77,41 @@ def ratios(first, second):
 
 def step(results, args):
     """Training steps, compared with PyTorch and plain Keras."""
-    entries = {f"{library} {precision}": ["step", "--library", library, "--precision", precision]
-               for precision in ("float32", "mixed_bfloat16") for library in ("suite", "keras", "torch")}
+    entries = {
+        f"{library} {precision}": ["step", "--library", library, "--precision", precision]
+        for precision in ("float32", "mixed_bfloat16")
+        for library in ("suite", "keras", "torch")
+    }
     found = results.race(entries, 4, args.turns)
     for precision, reach in (("float32", 1.4), ("mixed_bfloat16", 1.0)):
         ours = found[f"suite {precision}"]
         for library in ("torch", "keras"):
             other = found[f"{library} {precision}"]
             times = ratios(other, ours)
-            results.add("step", f"training step, {precision}: images/s against {library}'s", spread(times),
-                        f"{reach} or more" if library == "torch" else "", library != "torch" or median(times) >= reach,
-                        f"{128 / ours.median:.0f} against {128 / other.median:.0f} images/s; peak memory "
-                        f"{ours.peak_bytes / 2**30:.2f} against {other.peak_bytes / 2**30:.2f} GiB")
+            results.add(
+                "step",
+                f"training step, {precision}: images/s against {library}'s",
+                spread(times),
+                f"{reach} or more" if library == "torch" else "",
+                library != "torch" or median(times) >= reach,
+                f"{128 / ours.median:.0f} against {128 / other.median:.0f} images/s; peak memory "
+                f"{ours.peak_bytes / 2**30:.2f} against {other.peak_bytes / 2**30:.2f} GiB",
+            )
 
 
 def deterministic(results, args):
     """Training steps with --deterministic, compared with steps without."""
     for precision in ("float32", "mixed_bfloat16"):
-        found = results.race({name: [name, "--precision", precision] for name in ("deterministic", "step")}, 4,
-                             args.turns)
-        results.add("deterministic", f"training step under --deterministic, {precision}, against one without",
-                    spread(ratios(found["deterministic"], found["step"])), "", True)
+        found = results.race(
+            {name: [name, "--precision", precision] for name in ("deterministic", "step")}, 4, args.turns
+        )
+        results.add(
+            "deterministic",
+            f"training step under --deterministic, {precision}, against one without",
+            spread(ratios(found["deterministic"], found["step"])),
+            "",
+            True,
+        )
 
 
 def epoch(results, args):
@@ -102,53 +119,92 @@ def epoch(results, args):
     # Not by `contest`, since the two need different numbers of repetitions in a turn: one epoch, and its 351 steps.
     precision = flags.precision("auto")
     mode, data = ["--precision", precision], ["--data_dir", args.data_dir]
-    entrants = {name: contest.Contestant(words) for name, words in
-                {"epoch": ["epoch", *mode, *data], "step": ["step", *mode]}.items()}
+    entrants = {
+        name: contest.Contestant(words)
+        for name, words in {"epoch": ["epoch", *mode, *data], "step": ["step", *mode]}.items()
+    }
     for _ in range(2):
         entrants["step"].turn(351)  # 45,000 images in batches of 128
         entrants["epoch"].turn(1)
     for entrant in entrants.values():
         entrant.stop()
-    times = [whole / (351 * bare) for whole, bare in zip(entrants["epoch"].seconds, entrants["step"].seconds,
-                                                         strict=True)]
+    times = [
+        whole / (351 * bare) for whole, bare in zip(entrants["epoch"].seconds, entrants["step"].seconds, strict=True)
+    ]
     for name, entrant in entrants.items():
         results.turns[" ".join(["python benchmarks/worker.py", name, *mode, *(data if name == "epoch" else [])])] = {
-            "seconds": entrant.seconds, "peak_bytes": entrant.peak_bytes}
-    results.add("epoch", f"train_base_model.py's whole epoch, {precision}, against its 351 steps", spread(times),
-                "1.05 or less", median(times) <= 1.05, f"{entrants['epoch'].median:.1f} s an epoch")
+            "seconds": entrant.seconds,
+            "peak_bytes": entrant.peak_bytes,
+        }
+    results.add(
+        "epoch",
+        f"train_base_model.py's whole epoch, {precision}, against its 351 steps",
+        spread(times),
+        "1.05 or less",
+        median(times) <= 1.05,
+        f"{entrants['epoch'].median:.1f} s an epoch",
+    )
     peak = entrants["epoch"].peak_bytes / 2**30
     results.add("epoch", "peak memory of training on CIFAR-10", f"{peak:.2f} GiB", "under 3 GiB", peak < 3)
 
 
 def apoz(results, args):
     """The APoZ pass, compared with a plain `predict` on the same images, and its memory."""
-    found = results.race({"apoz": ["apoz", "--images", "2560"], "predict": ["predict", "--images", "2560"],
-                          "more": ["apoz", "--images", "20480"]}, 1, args.turns)
+    found = results.race(
+        {
+            "apoz": ["apoz", "--images", "2560"],
+            "predict": ["predict", "--images", "2560"],
+            "more": ["apoz", "--images", "20480"],
+        },
+        1,
+        args.turns,
+    )
     times = ratios(found["apoz"], found["predict"])
-    results.add("apoz", "APoZ pass over 2,560 images against a plain Keras predict", spread(times), "1.10 or less",
-                median(times) <= 1.1)
+    results.add(
+        "apoz",
+        "APoZ pass over 2,560 images against a plain Keras predict",
+        spread(times),
+        "1.10 or less",
+        median(times) <= 1.1,
+    )
     # The pass counts zeros batch by batch. If it kept activations, eight times the images would take far more memory.
     grown = (found["more"].peak_bytes - found["apoz"].peak_bytes - (20480 - 2560) * 32 * 32 * 3) / 2**20
-    results.add("apoz", "its peak memory with 20,480 images, beyond the images' own", f"{grown:+.0f} MiB",
-                "no growth", grown < 100)
+    results.add(
+        "apoz",
+        "its peak memory with 20,480 images, beyond the images' own",
+        f"{grown:+.0f} MiB",
+        "no growth",
+        grown < 100,
+    )
 
 
 def distil(results, args):
     """A distillation step, compared with the sum of the teacher's inference and the student's training step."""
     for precision in ("float32", "mixed_bfloat16"):
         mode = ["--precision", precision]
-        found = results.race({
-            "conv1x1": ["distil", *mode], "constant": ["distil", *mode, "--regressor_name", "constant"],
-            "teacher": ["inference", "--net", "teacher", *mode], "student": ["step", "--net", "student", *mode]},
-            8, args.turns)
+        found = results.race(
+            {
+                "conv1x1": ["distil", *mode],
+                "constant": ["distil", *mode, "--regressor_name", "constant"],
+                "teacher": ["inference", "--net", "teacher", *mode],
+                "student": ["step", "--net", "student", *mode],
+            },
+            8,
+            args.turns,
+        )
         for name in ("conv1x1", "constant"):
             # A distillation step has to compute at least these two; the rest is losses, regressors and discriminator.
             alone = [a + b for a, b in zip(found["teacher"].seconds, found["student"].seconds, strict=True)]
             times = [whole / part for whole, part in zip(found[name].seconds, alone, strict=True)]
-            results.add("distil", f"distillation step, {name} regressors, {precision}, against teacher's inference + "
-                        "student's step", spread(times), "1.10 or less", median(times) <= 1.1,
-                        f"{1e3 * found[name].median:.0f} ms against {1e3 * found['teacher'].median:.0f} + "
-                        f"{1e3 * found['student'].median:.0f}")
+            results.add(
+                "distil",
+                f"distillation step, {name} regressors, {precision}, against teacher's inference + student's step",
+                spread(times),
+                "1.10 or less",
+                median(times) <= 1.1,
+                f"{1e3 * found[name].median:.0f} ms against {1e3 * found['teacher'].median:.0f} + "
+                f"{1e3 * found['student'].median:.0f}",
+            )
 
 
 def between(results, args):
@@ -157,9 +213,14 @@ def between(results, args):
     words = ["between", "--precision", precision, "--data_dir", args.data_dir]
     seconds = contest.Contestant(words).facts["between"]
     results.turns[" ".join(["python benchmarks/worker.py", *words])] = {"seconds": [seconds]}
-    results.add("between", "between two pruning iterations: APoZ over 5,000 images, masks, trim, two validations, "
-                f"batch-norm over 2,048 images, compilation; {precision}", f"{seconds:.1f} s", "under 20 s",
-                seconds < 20)
+    results.add(
+        "between",
+        "between two pruning iterations: APoZ over 5,000 images, masks, trim, two validations, "
+        f"batch-norm over 2,048 images, compilation; {precision}",
+        f"{seconds:.1f} s",
+        "under 20 s",
+        seconds < 20,
+    )
 
 
 def latency(results, args):
@@ -171,29 +232,45 @@ def latency(results, args):
         common = ["latency", "--images", str(batch)]
         entries = {"base": common} | {
             f"{trims} x {rounded}": [*common, "--trims", str(trims), "--round_to", str(rounded)]
-            for trims in (3, 6) for rounded in (1, 8, 16)}
-        others = {name: [*words, "--images", str(batch)] for name, words in {
-            "plain Keras' predict_on_batch, float32": ["latency", "--library", "keras"],
-            "onnxruntime, float32": ["latency", "--library", "onnxruntime"],
-            "LiteRT, float32": ["latency", "--library", "litert"],
-            "itself in bfloat16": ["latency", "--precision", "mixed_bfloat16"]}.items()}
+            for trims in (3, 6)
+            for rounded in (1, 8, 16)
+        }
+        others = {
+            name: [*words, "--images", str(batch)]
+            for name, words in {
+                "plain Keras' predict_on_batch, float32": ["latency", "--library", "keras"],
+                "onnxruntime, float32": ["latency", "--library", "onnxruntime"],
+                "LiteRT, float32": ["latency", "--library", "litert"],
+                "itself in bfloat16": ["latency", "--precision", "mixed_bfloat16"],
+            }.items()
+        }
         found = results.race(entries | others, 200 if batch == 1 else 20, args.turns)
         base = found.pop("base")
         for name in others:
             other = found.pop(name)
-            results.add("latency", f"batch {batch}, base network, float32: times as fast as {name}",
-                        spread(ratios(other, base)), "", True,
-                        f"{1e3 * base.median:.2f} against {1e3 * other.median:.2f} ms")
+            results.add(
+                "latency",
+                f"batch {batch}, base network, float32: times as fast as {name}",
+                spread(ratios(other, base)),
+                "",
+                True,
+                f"{1e3 * base.median:.2f} against {1e3 * other.median:.2f} ms",
+            )
         for name, trimmed in found.items():
             # The networks differ in their MACs, so the speed-up is divided by the reduction that each has.
             faster, work = ratios(base, trimmed), base.facts["macs"] / trimmed.facts["macs"]
             trims, rounded = name.split(" x ")
             share = [value / work for value in faster]
             default = rounded == "1"  # only the default --round_to has a value to reach
-            results.add("latency", f"batch {batch}, {trims} iterations of the default rule, round_to {rounded}: "
-                        f"speed-up as a share of {work:.2f}x fewer MACs", spread(share),
-                        "0.7 or more" if default else "", not default or median(share) >= 0.7,
-                        f"{1e3 * trimmed.median:.2f} against {1e3 * base.median:.2f} ms, float32")
+            results.add(
+                "latency",
+                f"batch {batch}, {trims} iterations of the default rule, round_to {rounded}: "
+                f"speed-up as a share of {work:.2f}x fewer MACs",
+                spread(share),
+                "0.7 or more" if default else "",
+                not default or median(share) >= 0.7,
+                f"{1e3 * trimmed.median:.2f} against {1e3 * base.median:.2f} ms, float32",
+            )
 
 
 def help_pages(results, args):
@@ -206,12 +283,25 @@ def help_pages(results, args):
             slowest.setdefault(script, []).append(time.perf_counter() - start)
     worst = max(slowest, key=lambda script: median(slowest[script]))
     results.turns |= {f"python {script}.py --help": {"seconds": times} for script, times in slowest.items()}
-    results.add("help", f"--help of every script; the slowest, {worst}.py", f"{median(slowest[worst]):.2f} s",
-                "under 0.3 s", median(slowest[worst]) < 0.3)
+    results.add(
+        "help",
+        f"--help of every script; the slowest, {worst}.py",
+        f"{median(slowest[worst]):.2f} s",
+        "under 0.3 s",
+        median(slowest[worst]) < 0.3,
+    )
 
 
-PARTS = {"step": step, "deterministic": deterministic, "epoch": epoch, "apoz": apoz, "distil": distil,
-         "between": between, "latency": latency, "help": help_pages}
+PARTS = {
+    "step": step,
+    "deterministic": deterministic,
+    "epoch": epoch,
+    "apoz": apoz,
+    "distil": distil,
+    "between": between,
+    "latency": latency,
+    "help": help_pages,
+}
 
 
 def run(args):
@@ -227,9 +317,12 @@ def run(args):
         before = set(results.turns)
         PARTS[part](results, args)
         shown = [row for row in results.rows if row["part"] == part]
-        display.print_table(f"{part}: median of the turns (lowest to highest)", ["", "figure", "reach", "", "details"],
-                            [[row["what"], row["figure"], row["reach"], "yes" if row["holds"] else "NO", row["note"]]
-                             for row in shown], 1)
+        display.print_table(
+            f"{part}: median of the turns (lowest to highest)",
+            ["", "figure", "reach", "", "details"],
+            [[row["what"], row["figure"], row["reach"], "yes" if row["holds"] else "NO", row["note"]] for row in shown],
+            1,
+        )
         print("\n".join(f"  {command}" for command in results.turns if command not in before), "\n")
     if args.output:
         run = records.run_record(vars(args))
@@ -240,10 +333,15 @@ def run(args):
 def main(argv=None):
     """Command line; returns 0 if all values to reach are reached, else 1. Exits with 2 if a part can't be measured."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), metavar="PART",
-                        help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--turns", type=flags.whole(1, 1000), default=5,
-                        help="of each contestant; whole epochs have 2 (default: %(default)s)")
+    parser.add_argument(
+        "parts", nargs="*", default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)} (default: all)"
+    )
+    parser.add_argument(
+        "--turns",
+        type=flags.whole(1, 1000),
+        default=5,
+        help="of each contestant; whole epochs have 2 (default: %(default)s)",
+    )
     parser.add_argument("--data_dir", default="./data", help="where CIFAR-10 lies (default: %(default)s)")
     parser.add_argument("--output", metavar="FILE.json", help="also write the rows and every turn's seconds")
     args = parser.parse_args(argv)

@@ -22,8 +22,9 @@ class Contestant:
     """
 
     def __init__(self, words):
-        self.process = subprocess.Popen([sys.executable, str(WORKER), *words], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, str(WORKER), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.seconds, self.peak_bytes, self.facts = [], 0, {}
         while (line := self._line()) != "ready":
             self.facts |= json.loads(line)
@@ -68,7 +69,7 @@ def contest(entries, repeats, turns):
     # Every second round runs backwards. A contestant would otherwise always find the cache and the temperature that the
     # same neighbour leaves.
     for i in range(turns):
-        for contestant in list(contestants.values())[::1 if i % 2 == 0 else -1]:
+        for contestant in list(contestants.values())[:: 1 if i % 2 == 0 else -1]:
             contestant.turn(repeats)
     for contestant in contestants.values():
         contestant.stop()

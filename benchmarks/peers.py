@@ -41,6 +41,7 @@ def torch_step(args):
             loss = torch.nn.functional.cross_entropy(model(x).logits.float(), y)
         loss.backward()
         optimizer.step()
+
     return step
 
 
@@ -86,8 +87,12 @@ def litert_latency(args):
         interpreter.set_tensor(place, images)
         interpreter.invoke()
         return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
     return call
 
 
-WORKS = {("torch", "step"): torch_step, ("onnxruntime", "latency"): onnxruntime_latency,
-         ("litert", "latency"): litert_latency}
+WORKS = {
+    ("torch", "step"): torch_step,
+    ("onnxruntime", "latency"): onnxruntime_latency,
+    ("litert", "latency"): litert_latency,
+}

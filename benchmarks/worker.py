@@ -56,6 +56,7 @@ def deterministic_step(args):
 
     tf.config.experimental.enable_op_determinism()  # before the first operation
     import keras
+
     keras.utils.set_random_seed(1)
     return train_step(args)
 
@@ -121,8 +122,14 @@ def distillation_step(args):
     from compress.training import recipe as recipes
 
     recipe = recipes.Recipe(1, BATCH, 1e-3, precision=args.precision)
-    config = DistilConfig(lambda1=0.7, lambda2=0.3, lambda3=0.2, hard_label_weight=0.3,
-                          regressor_name=args.regressor_name, precision=args.precision)
+    config = DistilConfig(
+        lambda1=0.7,
+        lambda2=0.3,
+        lambda3=0.2,
+        hard_label_weight=0.3,
+        regressor_name=args.regressor_name,
+        precision=args.precision,
+    )
     teacher, student = network("teacher"), network("student")
     losses = knowledge_distillation.losses_of(config, teacher, student, 10**6)
     distiller = Distiller(teacher, student, losses, config.precision)
@@ -163,7 +170,7 @@ def latency(args):
 
     net, (images, _) = network("base"), pixels(256)
     if args.library == "keras":
-        return lambda: net.predict_on_batch(images[:args.images])
+        return lambda: net.predict_on_batch(images[: args.images])
     # BN recalibration first: the moving statistics of a new network normalise nothing, and APoZ would measure that.
     recalibration.recalibrate_bn(net, images)
     for _ in range(args.trims):
@@ -171,8 +178,9 @@ def latency(args):
         recalibration.recalibrate_bn(net, images)
     function = folded.freeze(net, args.precision)
     from compress import metrics
+
     print(json.dumps({"macs": metrics.count_macs(net), "parameters": net.count_params()}), flush=True)
-    return lambda: function(images[:args.images])
+    return lambda: function(images[: args.images])
 
 
 def whole_epochs(args, orders):
@@ -198,8 +206,20 @@ def whole_epochs(args, orders):
 
     display.EpochBar = Bar
     with tempfile.TemporaryDirectory() as folder:
-        return train_base_model.main(["--data_dir", args.data_dir, "--precision", args.precision, "--verbose", "0",
-                                      "--save_folder", folder, "--epoch_num", "1000"])
+        return train_base_model.main(
+            [
+                "--data_dir",
+                args.data_dir,
+                "--precision",
+                args.precision,
+                "--verbose",
+                "0",
+                "--save_folder",
+                folder,
+                "--epoch_num",
+                "1000",
+            ]
+        )
 
 
 def between_iterations(args):
@@ -224,13 +244,35 @@ def between_iterations(args):
     display.EpochBar = Bar
     with tempfile.TemporaryDirectory() as folder:
         network("base").save(f"{folder}/base.h5")
-        return prune_model.main(["--data_dir", args.data_dir, "--precision", args.precision, "--verbose", "0",
-                                 "--root_folder", folder, "--base_model_path", f"{folder}/base.h5",
-                                 "--prune_iter", "2", "--epoch_num", "1"])
+        return prune_model.main(
+            [
+                "--data_dir",
+                args.data_dir,
+                "--precision",
+                args.precision,
+                "--verbose",
+                "0",
+                "--root_folder",
+                folder,
+                "--base_model_path",
+                f"{folder}/base.h5",
+                "--prune_iter",
+                "2",
+                "--epoch_num",
+                "1",
+            ]
+        )
 
 
-WORKS = {"step": train_step, "deterministic": deterministic_step, "distil": distillation_step, "inference": inference,
-         "predict": predict, "apoz": apoz, "latency": latency}
+WORKS = {
+    "step": train_step,
+    "deterministic": deterministic_step,
+    "distil": distillation_step,
+    "inference": inference,
+    "predict": predict,
+    "apoz": apoz,
+    "latency": latency,
+}
 
 
 def build_parser():

@@ -61,8 +61,9 @@ class Stopped(Told, KeyboardInterrupt):
 
     def __str__(self):
         """For a call from Python; a script prints the command to go on with instead."""
-        return f"by {signal.Signals(self.number).name}" + (f"; {self.saved}; the same call goes on from there"
-                                                           if self.saved else "")
+        return f"by {signal.Signals(self.number).name}" + (
+            f"; {self.saved}; the same call goes on from there" if self.saved else ""
+        )
 
 
 def of_the_system(error):
@@ -75,8 +76,10 @@ def of_the_system(error):
     if exhausted and "No space left on device" in str(error):
         return f"the disk is full ({one_line(error):.200}); expected room for what is written"
     if isinstance(error, MemoryError) or exhausted:
-        return (f"the memory is too small ({one_line(error):.200}); expected a smaller `batch_size`, or fewer or "
-                "smaller images (`subset`, `image_size`)")
+        return (
+            f"the memory is too small ({one_line(error):.200}); expected a smaller `batch_size`, or fewer or "
+            "smaller images (`subset`, `image_size`)"
+        )
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _missing(error.name.partition(".")[0])
     if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
@@ -92,8 +95,10 @@ def _missing(name):
     near, script = os.path.relpath(root), os.path.basename(sys.argv[0])
     make, place = ("make", "") if near == "." else (f"make -C {shlex.quote(near)}", f"{shlex.quote(near)}/")
     script = f"{place}{script}" if (root / script).is_file() else f"{place}SCRIPT.py"
-    return (f"the package {PACKAGES.get(name, name)} is not installed for {sys.executable}; expected those of "
-            f"requirements.txt: {make} install; then: {place}.venv/bin/python {script}")
+    return (
+        f"the package {PACKAGES.get(name, name)} is not installed for {sys.executable}; expected those of "
+        f"requirements.txt: {make} install; then: {place}.venv/bin/python {script}"
+    )
 
 
 def one_line(text):
@@ -113,10 +118,14 @@ def command(script, *words, **flags):
         words: flags and values, as they are to be typed.
         flags: more of them, as `run` takes them; True for a switch.
     """
-    words += tuple(word for name, value in flags.items()
-                   for word in (f"--{name}", *([] if value is True else [str(value)])))
+    words += tuple(
+        word for name, value in flags.items() for word in (f"--{name}", *([] if value is True else [str(value)]))
+    )
     place = str(Path(__file__).resolve().parent.parent / script)
     near, python = os.path.relpath(place), shutil.which("python")
-    same = python is not None and os.path.realpath(python) == os.path.realpath(sys.executable) and (
-        os.path.dirname(python) == os.path.dirname(sys.executable))  # a virtual environment is known by its folder
+    same = (
+        python is not None
+        and os.path.realpath(python) == os.path.realpath(sys.executable)
+        and (os.path.dirname(python) == os.path.dirname(sys.executable))
+    )  # a virtual environment is known by its folder
     return shlex.join(["python" if same else sys.executable or "python", min(near, place, key=len), *words])

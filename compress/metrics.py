@@ -20,8 +20,12 @@ def predict_logits(model, images, batch_size=128, progress=iter):
         (N, classes) float32.
     """
     # Batch by batch rather than by `model.predict`, so that the caller's progress bar counts the batches.
-    return np.concatenate([np.asarray(model.predict_on_batch(images[start:start + batch_size]), np.float32)
-                           for start in progress(range(0, len(images), batch_size))])
+    return np.concatenate(
+        [
+            np.asarray(model.predict_on_batch(images[start : start + batch_size]), np.float32)
+            for start in progress(range(0, len(images), batch_size))
+        ]
+    )
 
 
 def classification_metrics(logits, labels):
@@ -45,9 +49,13 @@ def classification_metrics(logits, labels):
     right = top[:, 0] == labels  # (N,)
     counts = np.bincount(labels, minlength=logits.shape[1])  # (classes,)
     hits = np.bincount(labels[right], minlength=logits.shape[1])
-    return {"loss": loss, "acc": float(np.mean(right)), "top5_acc": float(np.mean((top == labels[:, None]).any(1))),
-            "class_acc": [float(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)],
-            "calibration_error": calibration_error(logits, labels)}
+    return {
+        "loss": loss,
+        "acc": float(np.mean(right)),
+        "top5_acc": float(np.mean((top == labels[:, None]).any(1))),
+        "class_acc": [float(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)],
+        "calibration_error": calibration_error(logits, labels),
+    }
 
 
 def calibration_error(logits, labels, bins=15):

@@ -12,8 +12,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "commands.md"
-SCRIPTS = ("train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "export_model", "report",
-           "sensitivity", "plot_train_history")  # in the order of a pipeline
+SCRIPTS = (
+    "train_base_model",
+    "prune_model",
+    "knowledge_distillation",
+    "evaluate_model",
+    "export_model",
+    "report",
+    "sensitivity",
+    "plot_train_history",
+)  # in the order of a pipeline
 HEAD = """# Commands
 
 A script takes the flags of its own section and the [shared flags](#shared-flags) that are named there. Each script also
@@ -54,7 +62,7 @@ def row_of(parser, action):
     text = parser._get_formatter()._expand_help(action)
     # The default is read from the help, which says it in words ("the file's, else 50") where the parser has None.
     found = re.search(r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)$", text)
-    words = " ".join((text[:found.start()] if found else text).split())
+    words = " ".join((text[: found.start()] if found else text).split())
     default = " ".join(found[1].split()) if found else "off" if action.nargs == 0 else ""
     flags = ", ".join(f"`{flag}`" for flag in action.option_strings)
     return flags, _values(action), _escaped("required" if action.required else default), _escaped(words)

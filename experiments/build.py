@@ -31,12 +31,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/index.md", "docs/results.md")
 TABLES = json.loads((Path(__file__).with_name("tables.json")).read_text(encoding="utf-8"))
 COLUMNS = {  # heading: (key of `measured`, format, factor)
-    "validation": ("validation", "{:.2f}", 100), "test": ("test", "{:.2f}", 100),
+    "validation": ("validation", "{:.2f}", 100),
+    "test": ("test", "{:.2f}", 100),
     "after fine-tuning": ("validation", "{:.2f}", 100),
-    "after pruning": ("pruned_acc", "{:.2f}", 100), "after BN recalibration": ("recalibrated_acc", "{:.2f}", 100),
-    "sparsity": ("sparsity", "{:.2f}", 100), "parameters (M)": ("parameters", "{:.2f}", 1e-6),
-    "MACs (M)": ("macs", "{:.2f}", 1e-6), "file (MB)": ("bytes", "{:.2f}", 1e-6),
-    "compression rate": ("compression rate", "{:.2f}x", 1), "minutes": ("seconds", "{:.1f}", 1 / 60)}
+    "after pruning": ("pruned_acc", "{:.2f}", 100),
+    "after BN recalibration": ("recalibrated_acc", "{:.2f}", 100),
+    "sparsity": ("sparsity", "{:.2f}", 100),
+    "parameters (M)": ("parameters", "{:.2f}", 1e-6),
+    "MACs (M)": ("macs", "{:.2f}", 1e-6),
+    "file (MB)": ("bytes", "{:.2f}", 1e-6),
+    "compression rate": ("compression rate", "{:.2f}x", 1),
+    "minutes": ("seconds", "{:.1f}", 1 / 60),
+}
 PACKAGES = {"keras": "Keras", "tensorflow": "TensorFlow", "onnxruntime": "ONNX Runtime", "ai-edge-litert": "LiteRT"}
 
 
@@ -63,8 +69,10 @@ def markdown(rows, columns):
     """
     lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for label, runs in rows.items():
-        cells = {"epochs": " / ".join(dict.fromkeys(run["epochs"] for run in runs)),
-                 "seeds": ", ".join(str(run["seed"]) for run in runs)}
+        cells = {
+            "epochs": " / ".join(dict.fromkeys(run["epochs"] for run in runs)),
+            "seeds": ", ".join(str(run["seed"]) for run in runs),
+        }
         for heading, (key, form, factor) in COLUMNS.items():
             values = [None if run[key] is None else run[key] * factor for run in runs]
             several = heading == "minutes" and len({run["machine"] for run in runs}) > 1  # a mean would say nothing
@@ -98,6 +106,7 @@ def caption(contents, split, call):
         split: from `split_of`.
         call: arguments of reproduce.sh.
     """
+
     def shared(values):
         return ", ".join(dict.fromkeys(values))
 
@@ -106,11 +115,13 @@ def caption(contents, split, call):
     seeds = {}  # {machine: {seed: None}}, a dict as an ordered set
     for run in runs:
         seeds.setdefault(machine(run), {})[str(run["seed"])] = None
-    machines = "; ".join(f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" if len(seeds) > 1 else name
-                         for name, of in seeds.items())
-    versions = shared(f"{PACKAGES[name]} {version}" for run in runs for name, version in run["versions"].items()
-                      if name in PACKAGES)
-    return (f"Accuracies in per cent; {split}. {machines}; {versions}. Made by `./experiments/reproduce.sh {call}`.")
+    machines = "; ".join(
+        f"{name} (seed{'s' * (len(of) > 1)} {', '.join(of)})" if len(seeds) > 1 else name for name, of in seeds.items()
+    )
+    versions = shared(
+        f"{PACKAGES[name]} {version}" for run in runs for name, version in run["versions"].items() if name in PACKAGES
+    )
+    return f"Accuracies in per cent; {split}. {machines}; {versions}. Made by `./experiments/reproduce.sh {call}`."
 
 
 def call_of(name, contents):
@@ -122,15 +133,22 @@ def iterations(content, results):
     """The rows of a pruning run, {number of the iteration: [dict of `measured`]}."""
     # A pruning record has lists with an item for each iteration. A record of iteration i alone has only item i.
     lists = {key: values for key, values in content.items() if isinstance(values, list)}
-    return {str(i + 1): [measured(content | {key: values[i] for key, values in lists.items()}, results, {})]
-            for i in range(len(lists["final_acc"]))}
+    return {
+        str(i + 1): [measured(content | {key: values[i] for key, values in lists.items()}, results, {})]
+        for i in range(len(lists["final_acc"]))
+    }
 
 
 def grouped(name, results):
     """The records of a table's rows, {label: [result of each seed]}, without rows that have no record."""
-    rows = {label: [results[path] for path in sorted(results)
-                    if re.fullmatch(re.escape(f"{name}/{folder}") + r"(/seed\d+)?", path)]
-            for folder, label in TABLES[name]["rows"].items()}
+    rows = {
+        label: [
+            results[path]
+            for path in sorted(results)
+            if re.fullmatch(re.escape(f"{name}/{folder}") + r"(/seed\d+)?", path)
+        ]
+        for folder, label in TABLES[name]["rows"].items()
+    }
     return {label: found for label, found in rows.items() if found}
 
 
@@ -142,8 +160,11 @@ def figures(results):
     images.mkdir(parents=True, exist_ok=True)
     for name, table in TABLES.items():
         if name in results:  # a pruning run of many iterations
-            layers = {layer.removesuffix("_conv"): left for layer, left in results[name]["channels"].items()
-                      if layer.endswith(("_1_conv", "_2_conv"))}
+            layers = {
+                layer.removesuffix("_conv"): left
+                for layer, left in results[name]["channels"].items()
+                if layer.endswith(("_1_conv", "_2_conv"))
+            }
             style.save_figure(style.plot_pruning(results[name]), images / f"{name}-pruning.png")
             style.save_figure(style.plot_channels(layers), images / f"{name}-channels.png")
         if table.get("figure") and len(rows := grouped(name, results)) > 1:
@@ -168,9 +189,12 @@ def averaged(label, contents):
     """A row of a table as `comparison.plot_models` takes it: means over its seeds, and their standard deviation."""
     runs = [measured(content, {}, {}) for content in contents]
     accuracies = [run["validation"] for run in runs]
-    return {"name": label, "test_acc": statistics.fmean(accuracies),
-            "spread": statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
-            **{key: statistics.fmean(run[key] for run in runs) for key in ("parameters", "macs")}}
+    return {
+        "name": label,
+        "test_acc": statistics.fmean(accuracies),
+        "spread": statistics.stdev(accuracies) if len(runs) > 1 else 0.0,
+        **{key: statistics.fmean(run[key] for run in runs) for key in ("parameters", "macs")},
+    }
 
 
 def shipped(results, tested):
@@ -189,16 +213,22 @@ def shipped(results, tested):
         family, parent, table = [found[0][1], *family], found[0][1].get("parent_sha256"), found[0][0].split("/")[0]
     # One model between base and student is its teacher, which is an assistant if it was itself a student. Several are
     # numbered.
-    between = [f"teacher {i}" for i in range(1, len(family) - 1)] if len(family) > 3 else [
-        "teacher's assistant" if role_of(run, results) == "assistant" else "the student's teacher"
-        for run in family[1:2]]
-    names = ["base", *between[:len(family) - 2], "student"]
+    between = (
+        [f"teacher {i}" for i in range(1, len(family) - 1)]
+        if len(family) > 3
+        else [
+            "teacher's assistant" if role_of(run, results) == "assistant" else "the student's teacher"
+            for run in family[1:2]
+        ]
+    )
+    names = ["base", *between[: len(family) - 2], "student"]
     rows = dict(zip(names, family, strict=True))
     pruned = [run for run in results.values() if "final_acc" in run and run.get("parent_sha256") == family[0]["sha256"]]
     if pruned:
         rows = {"base": rows["base"], "pruned": pruned[0], **rows}
-    text = markdown({name: [measured(run, results, tested)] for name, run in rows.items()},
-                    TABLES["shipped"]["columns"])
+    text = markdown(
+        {name: [measured(run, results, tested)] for name, run in rows.items()}, TABLES["shipped"]["columns"]
+    )
     runs = list(rows.values())
     return f"{text}\n\n{caption(runs, split_of(runs, tested), call_of(table, runs))}"
 
@@ -208,30 +238,44 @@ def exports(results):
 
     Sizes are compared with the base's .h5, latencies with the fastest file of the base.
     """
-    found = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("base", "alike", "student")
-             if (path := ROOT / "experiments" / "records" / "exports" / name / "export.json").is_file()}
+    found = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name in ("base", "alike", "student")
+        if (path := ROOT / "experiments" / "records" / "exports" / name / "export.json").is_file()
+    }
     if not found.keys() > {"base"}:  # a base, and something to compare with it
         return ""
     whole, fastest = found["base"]["files"][0], min(row["latency_ms_median"] for row in found["base"]["files"])
-    lines = ["| | runtime | validation | agreement with the .h5 | file (MB) | smaller than the base's .h5 | "
-             "latency (ms) | threads | faster than the base's fastest | seed |", "| --- | --- |" + " ---: |" * 8]
+    lines = [
+        "| | runtime | validation | agreement with the .h5 | file (MB) | smaller than the base's .h5 | "
+        "latency (ms) | threads | faster than the base's fastest | seed |",
+        "| --- | --- |" + " ---: |" * 8,
+    ]
     seeds = {str(run["sha256"]): run["run"]["seed"] for run in results.values()}  # of the training, not of the export
     for name, content in found.items():
         for row in content["files"]:
             agreement = f"{100 * row['agreement']:.2f}" if "agreement" in row else "-"
             seed = seeds.get(content["sha256"], "-")
             label = "without assistant" if name == "alike" else name
-            lines.append(f"| {label}, {row['format']} | {row['runtime']} | {100 * row['acc']:.2f} | {agreement} | "
-                         f"{row['bytes'] / 1e6:.2f} | {whole['bytes'] / row['bytes']:.1f}x | "
-                         f"{row['latency_ms_median']:.2f} | {row.get('threads', '-')} | "
-                         f"{fastest / row['latency_ms_median']:.1f}x | {seed} |")
+            lines.append(
+                f"| {label}, {row['format']} | {row['runtime']} | {100 * row['acc']:.2f} | {agreement} | "
+                f"{row['bytes'] / 1e6:.2f} | {whole['bytes'] / row['bytes']:.1f}x | "
+                f"{row['latency_ms_median']:.2f} | {row.get('threads', '-')} | "
+                f"{fastest / row['latency_ms_median']:.1f}x | {seed} |"
+            )
     first = found["base"]
     if len({machine(content["run"]) for content in found.values()}) > 1:
         raise ValueError("latencies of several machines can't be compared; export all models on one")
-    split = (f"{first['images']:,} validation images; int8 is calibrated on {first['calibration_images']:,} training "
-             "images; latency is the median of one image at a time, by one thread or all cores, whichever is faster")
-    call = " ".join(["exports", *dict.fromkeys(str(seeds[content["sha256"]]) for content in found.values()
-                                               if content["sha256"] in seeds)])
+    split = (
+        f"{first['images']:,} validation images; int8 is calibrated on {first['calibration_images']:,} training "
+        "images; latency is the median of one image at a time, by one thread or all cores, whichever is faster"
+    )
+    call = " ".join(
+        [
+            "exports",
+            *dict.fromkeys(str(seeds[content["sha256"]]) for content in found.values() if content["sha256"] in seeds),
+        ]
+    )
     return "\n".join([*lines, "", caption(list(found.values()), split, call)])
 
 
@@ -241,16 +285,27 @@ def demo():
     if not path.is_file():
         return ""
     content = json.loads(path.read_text(encoding="utf-8"))
-    lines = ["| | test accuracy (%) | parameters (M) | MACs (M) | file (MB) | sparsity (%) | compression rate | "
-             "latency (ms) |", "| --- |" + " ---: |" * 7]
+    lines = [
+        "| | test accuracy (%) | parameters (M) | MACs (M) | file (MB) | sparsity (%) | compression rate | "
+        "latency (ms) |",
+        "| --- |" + " ---: |" * 7,
+    ]
     for row in content["models"]:
-        lines.append(f"| {row['name']} | {100 * row['acc']:.2f} | {row['parameters'] / 1e6:.2f} | "
-                     f"{row['macs'] / 1e6:.2f} | {row['bytes'] / 1e6:.2f} | {100 * row['sparsity']:.2f} | "
-                     f"{row['compression_rate']:.2f}x | {row['latency_ms_median']:.1f} |")
+        lines.append(
+            f"| {row['name']} | {100 * row['acc']:.2f} | {row['parameters'] / 1e6:.2f} | "
+            f"{row['macs'] / 1e6:.2f} | {row['bytes'] / 1e6:.2f} | {100 * row['sparsity']:.2f} | "
+            f"{row['compression_rate']:.2f}x | {row['latency_ms_median']:.1f} |"
+        )
     run = content["run"]
-    return "\n".join([*lines, "", f"{content['images']:,} test images, so that one image is "
-                       f"{100 / content['images']:.2f} points; latency is the median of one image at a time; seed "
-                       f"{run['seed']}; {machine(run)}."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{content['images']:,} test images, so that one image is "
+            f"{100 / content['images']:.2f} points; latency is the median of one image at a time; seed "
+            f"{run['seed']}; {machine(run)}.",
+        ]
+    )
 
 
 def section(name, results, tested):
@@ -269,9 +324,11 @@ def section(name, results, tested):
             return ""
         content = results[name]
         table = markdown(iterations(content, results), columns)
-        return (f"{table}\n\n{caption([content], split_of([content], tested), call_of(name, [content]))}\n\n"
-                f"![accuracy, sparsity, compression and MACs over the iterations](img/{name}-pruning.png)\n\n"
-                f"![channels left in every layer](img/{name}-channels.png)")
+        return (
+            f"{table}\n\n{caption([content], split_of([content], tested), call_of(name, [content]))}\n\n"
+            f"![accuracy, sparsity, compression and MACs over the iterations](img/{name}-pruning.png)\n\n"
+            f"![channels left in every layer](img/{name}-channels.png)"
+        )
     rows = grouped(name, results)
     if not rows:
         return ""
@@ -291,6 +348,7 @@ def rebuilt(text, results, tested):
         results: as from `read`.
         tested: as from `read`.
     """
+
     def fill(match):
         none = f"No record yet: `./experiments/reproduce.sh {match[2]}` makes them."
         return f"{match[1]}\n{section(match[2], results, tested) or none}\n{match[3]}"

@@ -71,13 +71,21 @@ def measured(content, results, tested):
     """
     sha256, seconds = last(content, "sha256"), content["seconds"]
     test = tested.get(sha256, {})
-    return {"validation": last(content, "final_acc" if "final_acc" in content else "val_acc"), "test": test.get("acc"),
-            "pruned_acc": last(content, "pruned_acc"), "recalibrated_acc": last(content, "recalibrated_acc"),
-            "sparsity": last(content, "sparsity") or test.get("sparsity"), "parameters": last(content, "parameters"),
-            "macs": last(content, "macs"), "bytes": last(content, "bytes"),
-            "compression rate": last(content, "compression_rate") or 1.0,
-            "epochs": " + ".join(map(str, _chain(results, sha256))), "seed": content["run"]["seed"],
-            "seconds": sum(seconds) if isinstance(seconds, list) else seconds, "machine": machine(content["run"])}
+    return {
+        "validation": last(content, "final_acc" if "final_acc" in content else "val_acc"),
+        "test": test.get("acc"),
+        "pruned_acc": last(content, "pruned_acc"),
+        "recalibrated_acc": last(content, "recalibrated_acc"),
+        "sparsity": last(content, "sparsity") or test.get("sparsity"),
+        "parameters": last(content, "parameters"),
+        "macs": last(content, "macs"),
+        "bytes": last(content, "bytes"),
+        "compression rate": last(content, "compression_rate") or 1.0,
+        "epochs": " + ".join(map(str, _chain(results, sha256))),
+        "seed": content["run"]["seed"],
+        "seconds": sum(seconds) if isinstance(seconds, list) else seconds,
+        "machine": machine(content["run"]),
+    }
 
 
 def gaps(results, tested, tables):

@@ -65,8 +65,10 @@ def narrow_widths(inner=6, stream=8, stem=5, depth=50, blocks=(2, 1, 1, 1)):
     """
     from compress.graph import resnet
 
-    return {name: stem if name == "conv1_conv" else stream if name.endswith("_stream") else inner
-            for name in resnet.full_widths(depth, blocks)}
+    return {
+        name: stem if name == "conv1_conv" else stream if name.endswith("_stream") else inner
+        for name in resnet.full_widths(depth, blocks)
+    }
 
 
 def randomised(model, seed=0):
@@ -75,9 +77,12 @@ def randomised(model, seed=0):
     for layer in model.layers:
         if layer.name.endswith("_bn"):
             n = layer.gamma.shape[0]
-            for variable, values in ((layer.gamma, rng.uniform(0.5, 1.5, n)), (layer.beta, rng.normal(0, 0.3, n)),
-                                     (layer.moving_mean, rng.normal(0, 0.3, n)),
-                                     (layer.moving_variance, rng.uniform(0.5, 1.5, n))):
+            for variable, values in (
+                (layer.gamma, rng.uniform(0.5, 1.5, n)),
+                (layer.beta, rng.normal(0, 0.3, n)),
+                (layer.moving_mean, rng.normal(0, 0.3, n)),
+                (layer.moving_variance, rng.uniform(0.5, 1.5, n)),
+            ):
                 variable.assign(values)
         elif layer.name.endswith("_conv"):
             layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))

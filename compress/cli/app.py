@@ -64,12 +64,15 @@ def start_keras(config):
     if getattr(config, "tensorboard", None) is not None:
         files.check_writable(config.tensorboard)
         if importlib.util.find_spec("tensorflow") is None:
-            raise InputError(f"--tensorboard: received {config.tensorboard} where there is no TensorFlow, which writes "
-                             "the events; expected it installed, under any backend")
+            raise InputError(
+                f"--tensorboard: received {config.tensorboard} where there is no TensorFlow, which writes "
+                "the events; expected it installed, under any backend"
+            )
     native.prepare(config.gpu)
     passed_over = [keras_config.choose_backend()]
     with display.waiting("starting Keras", config.verbose), quiet_stderr():
         import keras
+
         passed_over += keras_config.settle()
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
         keras.utils.set_random_seed(config.seed)  # loads TensorFlow under JAX too
@@ -78,10 +81,12 @@ def start_keras(config):
     # a model, or one nested in it, that was made with its one input in a list takes a tensor all the same
     warnings.filterwarnings("ignore", "The structure of `inputs` doesn't match", UserWarning)
     import logging
+
     for name in ("absl", "tensorflow"):  # "legacy HDF5 format": .h5 is this suite's; "retracing": one trace a model
         logging.getLogger(name).setLevel(logging.ERROR)
     if config.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
+
         tf.config.experimental.enable_op_determinism()
 
 
@@ -102,9 +107,13 @@ def read_images(args, path, header):
     from compress.data import dataset, pixels
     from compress.storage import checkpoints, records
 
-    images = dataset.load_data(configs.DataConfig.of(args), header.input_shape and header.input_shape[:2],
-                               display.track("reading images", args.verbose), needs=("train", "validation"),
-                               pixels=pixels.of_models(path))
+    images = dataset.load_data(
+        configs.DataConfig.of(args),
+        header.input_shape and header.input_shape[:2],
+        display.track("reading images", args.verbose),
+        needs=("train", "validation"),
+        pixels=pixels.of_models(path),
+    )
     display.tell_images(images, args.batch_size, args.verbose)
     records.check_source(path, images.val, args.val_split)
     checkpoints.check_fits(header, images.class_num, dataset=args.dataset)
@@ -139,8 +148,11 @@ def run_main(parser, run, argv=None):
     except OSError as error:
         status = 141  # `script | head`, which has nothing to complain of
         if not isinstance(error, BrokenPipeError):
-            status = _end(f"{parser.prog}: standard output can't be written ({error.strerror or error}); expected room "
-                          "for it, or none of it with --verbose 0", 2)
+            status = _end(
+                f"{parser.prog}: standard output can't be written ({error.strerror or error}); expected room "
+                "for it, or none of it with --verbose 0",
+                2,
+            )
         for stream in sys.stdout, sys.stderr:  # what they still hold back, Python would try to write at its end
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -200,8 +212,11 @@ def _way_on(args, saved, before):
     words, here = args.argv, f"cd {shlex.quote(os.getcwd())} && "
     if not (saved or _saved(args) - before):
         return f"; nothing new was saved; start it again with: {here}{command(*words)}"
-    words = [word for i, word in enumerate(words)  # 'never' would start over once more
-             if "--resume" not in (word.split("=")[0], words[i - 1] if i else "")]
+    words = [
+        word
+        for i, word in enumerate(words)  # 'never' would start over once more
+        if "--resume" not in (word.split("=")[0], words[i - 1] if i else "")
+    ]
     return f"; {saved or 'what was saved stays'}; go on with: {here}{command(*words)}"
 
 

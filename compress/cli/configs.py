@@ -208,8 +208,10 @@ class PruneConfig(CriterionConfig):
             InputError: there is nothing to be spread over the layers.
         """
         if self.allocation == "sensitivity" and not self.targeted:
-            raise InputError("`allocation`: received sensitivity without a budget, expected `target_compression` or "
-                             "`target_macs` beside it")
+            raise InputError(
+                "`allocation`: received sensitivity without a budget, expected `target_compression` or "
+                "`target_macs` beside it"
+            )
         usual = "sensitivity" if self.targeted else "threshold"
         return dataclasses.replace(self, allocation=self.allocation or usual)
 
@@ -295,13 +297,19 @@ class StudentConfig(Config):
         if self.stream_divisor:
             for name in ("target_macs", "stage_tilt"):
                 if getattr(self, name):
-                    raise InputError(f"`{name}`: received it beside `stream_divisor={self.stream_divisor}`, which "
-                                     "fixes all widths; expected one of them")
+                    raise InputError(
+                        f"`{name}`: received it beside `stream_divisor={self.stream_divisor}`, which "
+                        "fixes all widths; expected one of them"
+                    )
             return self
         # parameters alone leave the MACs free
         macs = self.target_macs or (None if self.target_compression else STUDENT_MACS)
-        return dataclasses.replace(self, target_compression=self.target_compression or STUDENT_COMPRESSION,
-                                   target_macs=macs, stage_tilt=self.stage_tilt or (STUDENT_TILT if macs else 1.0))
+        return dataclasses.replace(
+            self,
+            target_compression=self.target_compression or STUDENT_COMPRESSION,
+            target_macs=macs,
+            stage_tilt=self.stage_tilt or (STUDENT_TILT if macs else 1.0),
+        )
 
     def behind(self, teacher_stem, teacher_blocks):
         """This config with the teacher's stem and blocks where none were given.
@@ -314,12 +322,16 @@ class StudentConfig(Config):
             InputError: the stem's kernel is larger than the teacher's, which it is cut from; or there are more blocks.
         """
         stems = list(resnet.STEMS)  # from the largest kernel to the smallest
-        stems = stems[stems.index(teacher_stem):]
+        stems = stems[stems.index(teacher_stem) :]
         if self.student_stem not in (None, *stems):
-            raise InputError(f"`student_stem`: received {self.student_stem}, expected {' or '.join(stems)}, as the "
-                             f"teacher's is {teacher_stem}")
+            raise InputError(
+                f"`student_stem`: received {self.student_stem}, expected {' or '.join(stems)}, as the "
+                f"teacher's is {teacher_stem}"
+            )
         blocks = self.student_blocks or teacher_blocks
         if any(count > most for count, most in zip(blocks, teacher_blocks, strict=True)):
-            raise InputError(f"`student_blocks`: received {' '.join(map(str, blocks))}, expected at most the teacher's "
-                             f"{' '.join(map(str, teacher_blocks))}")
+            raise InputError(
+                f"`student_blocks`: received {' '.join(map(str, blocks))}, expected at most the teacher's "
+                f"{' '.join(map(str, teacher_blocks))}"
+            )
         return dataclasses.replace(self, student_stem=self.student_stem or teacher_stem, student_blocks=list(blocks))

@@ -24,6 +24,7 @@ def _notebook():
     if "IPython" not in sys.modules:
         return False
     from rich.console import Console
+
     return Console().is_jupyter
 
 
@@ -67,10 +68,17 @@ def progress_bar(shown=True, transient=False):
 
     console = _console()
     return progress.Progress(
-        progress.TextColumn("{task.description}", markup=False), progress.BarColumn(bar_width=None),
-        progress.TaskProgressColumn(), *([Speed()] if console.width >= ROOMY else []), progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[note]}"), console=console, disable=not (shown and _has_bars()),
-        speed_estimate_period=10, transient=transient)
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(bar_width=None),
+        progress.TaskProgressColumn(),
+        *([Speed()] if console.width >= ROOMY else []),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not (shown and _has_bars()),
+        speed_estimate_period=10,
+        transient=transient,
+    )
 
 
 def waiting(title, verbose=1):
@@ -92,12 +100,14 @@ def track(title, verbose=1, first=""):
     Returns:
         function(range) -> generator of the range's numbers.
     """
+
     def walk(starts):
         with progress_bar(verbose > 0, transient=True) as bar:
             task = bar.add_task(title, total=starts.stop, note=first)
             for start in starts:
                 yield start
                 bar.update(task, completed=min(start + starts.step, starts.stop), note="")
+
     return walk
 
 
@@ -207,11 +217,18 @@ class EpochBar:
         self.epoch, self.val_acc = int(epoch), list(val_acc)
         going_on = f", going on behind epoch {epoch:.4g}" if epoch else ""
         if self.lines or (going_on and self.verbose):  # above the bar, which looks the same at a slow beginning
-            say(f"{self.title}: {tables.counted(self.epochs, 'epoch')} of {tables.counted(self.images, 'image')}"
-                f"{going_on}" + ("; compiling" if self.lines else ""))
+            say(
+                f"{self.title}: {tables.counted(self.epochs, 'epoch')} of {tables.counted(self.images, 'image')}"
+                f"{going_on}" + ("; compiling" if self.lines else "")
+            )
         self.bar.start()
-        self.task = self.bar.add_task(self.title, start=False, total=self.epochs * self.images,
-                                      completed=epoch * self.images, note=self.note("compiling"))
+        self.task = self.bar.add_task(
+            self.title,
+            start=False,
+            total=self.epochs * self.images,
+            completed=epoch * self.images,
+            note=self.note("compiling"),
+        )
 
     def note(self, doing=None):
         """What stands behind the bar: as much as there is room for, the last validation accuracy before the loss."""
@@ -221,8 +238,12 @@ class EpochBar:
         epoch = f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}"
         width = self.bar.console.width
         room = width - tables.width_of(self.title) - 24 - 18 * (width >= ROOMY)  # 10 of the bar; per cent, time left
-        for parts in ([epoch, doing or loss, last, best], [epoch, doing or loss, last], [epoch, doing or last],
-                      [doing or last or epoch]):
+        for parts in (
+            [epoch, doing or loss, last, best],
+            [epoch, doing or loss, last],
+            [epoch, doing or last],
+            [doing or last or epoch],
+        ):
             text = "  ".join(filter(None, parts))
             if len(text) <= room:
                 return text
@@ -245,10 +266,12 @@ class EpochBar:
         """Epoch `epoch` (from 0) is done; values holds the history's numbers of this epoch."""
         self.epoch, self.loss = epoch, values["train_loss"]
         self.val_acc.append(values["val_acc"])
-        line = (f"{self.title}: epoch {epoch + 1}/{self.epochs}  train loss {values['train_loss']:.4f}, "
-                f"accuracy {percent(values['train_acc'])}  validation loss {values['val_loss']:.4f}, "
-                f"accuracy {percent(values['val_acc'])}  {values['seconds']:.1f} s, "
-                f"{self.images / values['seconds']:,.0f} images/s")
+        line = (
+            f"{self.title}: epoch {epoch + 1}/{self.epochs}  train loss {values['train_loss']:.4f}, "
+            f"accuracy {percent(values['train_acc'])}  validation loss {values['val_loss']:.4f}, "
+            f"accuracy {percent(values['val_acc'])}  {values['seconds']:.1f} s, "
+            f"{self.images / values['seconds']:,.0f} images/s"
+        )
         if self.lines:
             say(line)
         else:

@@ -24,8 +24,11 @@ class Help(argparse.HelpFormatter):
     an example that is too wide goes on behind a backslash."""
 
     def add_usage(self, usage, actions, groups, prefix=None):
-        needed = [f"{action.option_strings[0]} {self._format_args(action, action.dest.upper())}"
-                  for action in actions if action.required]
+        needed = [
+            f"{action.option_strings[0]} {self._format_args(action, action.dest.upper())}"
+            for action in actions
+            if action.required
+        ]
         super().add_usage(" ".join(["%(prog)s", *needed, "[--FLAG VALUE ...]"]), actions, groups, prefix)
 
     def _fill_text(self, text, width, indent):
@@ -87,8 +90,9 @@ class Parser(argparse.ArgumentParser):
         """argparse's message; of flags that are missing, which it only names, also what they have to be."""
         lacking = message.partition("arguments are required: ")[2].split(", ")
         wanted = [action for action in self._actions if {*action.option_strings} & {*lacking}]
-        return "; ".join(f"{action.option_strings[0]}: not given; expected {action.help.split('; ')[0]}"
-                         for action in wanted) or message.removeprefix("argument ")
+        return "; ".join(
+            f"{action.option_strings[0]}: not given; expected {action.help.split('; ')[0]}" for action in wanted
+        ) or message.removeprefix("argument ")
 
 
 def named(error, args):
@@ -100,8 +104,13 @@ def named(error, args):
     """
     if error.path is None:
         return str(error)
-    places = [(name, Path(os.path.abspath(place))) for name, value in vars(args).items() if name != "argv"
-              for place in (value if isinstance(value, list) else [value]) if isinstance(place, (str, Path))]
+    places = [
+        (name, Path(os.path.abspath(place)))
+        for name, value in vars(args).items()
+        if name != "argv"
+        for place in (value if isinstance(value, list) else [value])
+        if isinstance(place, (str, Path))
+    ]
     found = Path(os.path.abspath(error.path))
     for wanted in (found, *found.parents):  # the file itself, or the nearest folder above it that was given
         names = [name for name, place in places if place == wanted]
@@ -140,31 +149,63 @@ def macs_left(target, full):
 def add_data_flags(parser):
     """--dataset and all that says which images there are, how they are read and what a model wants of them."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", type=data_set, default="cifar10", metavar="{cifar10,cifar100,digits,FOLDER}",
-                       help="stock data set, or a folder with one subfolder of images per class, "
-                            "with or without train/ and test/ above them (default: %(default)s)")
+    group.add_argument(
+        "--dataset",
+        type=data_set,
+        default="cifar10",
+        metavar="{cifar10,cifar100,digits,FOLDER}",
+        help="stock data set, or a folder with one subfolder of images per class, "
+        "with or without train/ and test/ above them (default: %(default)s)",
+    )
     add_data_dir_flag(group)
-    group.add_argument("--val_split", type=real(0, 0.5, strict=True), default=0.1,
-                       help="share of the training images held out for every choice (default: %(default)s)")
-    group.add_argument("--subset", type=whole(1), metavar="N",
-                       help="use a stratified part of N training and validation images (default: all)")
-    group.add_argument("--image_size", type=whole(16, 1024), metavar="PIXELS",
-                       help="side to which a FOLDER's images are resized (default: the model's; for a new model "
-                            "the images' own size if they share one, else 224)")
-    group.add_argument("--class_num", type=whole(2, 100_000), default=10,
-                       help="number of classes (default: 10 for cifar10 and digits, 100 for cifar100, "
-                            "a FOLDER's own number)")
-    group.add_argument("--preprocessing", choices=PREPROCESSING, default="auto",
-                       help="what a model file from elsewhere was trained with: a mode of keras.applications' "
-                            "preprocess_input, unit: pixels / 255, none: pixels as they are; auto: caffe, which its "
-                            "ResNets use; a file's own layers for it, as every file of this suite has them, come first "
-                            "(default: %(default)s)")
-    group.add_argument("--verify_model", action=argparse.BooleanOptionalAction, default=True,
-                       help="compare a model file that others wrote with plain Keras' own reading of it, on 4 images, "
-                            "before it is used; takes 2 to 5 s for a ResNet50 of 32x32 (default: on)")
-    group.add_argument("--num_worker", type=whole(0, 256), default=0,
-                       help="threads that decode a FOLDER's images, 0: one a core; "
-                            "stock sets lie in memory and need none (default: %(default)s)")
+    group.add_argument(
+        "--val_split",
+        type=real(0, 0.5, strict=True),
+        default=0.1,
+        help="share of the training images held out for every choice (default: %(default)s)",
+    )
+    group.add_argument(
+        "--subset",
+        type=whole(1),
+        metavar="N",
+        help="use a stratified part of N training and validation images (default: all)",
+    )
+    group.add_argument(
+        "--image_size",
+        type=whole(16, 1024),
+        metavar="PIXELS",
+        help="side to which a FOLDER's images are resized (default: the model's; for a new model "
+        "the images' own size if they share one, else 224)",
+    )
+    group.add_argument(
+        "--class_num",
+        type=whole(2, 100_000),
+        default=10,
+        help="number of classes (default: 10 for cifar10 and digits, 100 for cifar100, a FOLDER's own number)",
+    )
+    group.add_argument(
+        "--preprocessing",
+        choices=PREPROCESSING,
+        default="auto",
+        help="what a model file from elsewhere was trained with: a mode of keras.applications' "
+        "preprocess_input, unit: pixels / 255, none: pixels as they are; auto: caffe, which its "
+        "ResNets use; a file's own layers for it, as every file of this suite has them, come first "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--verify_model",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare a model file that others wrote with plain Keras' own reading of it, on 4 images, "
+        "before it is used; takes 2 to 5 s for a ResNet50 of 32x32 (default: on)",
+    )
+    group.add_argument(
+        "--num_worker",
+        type=whole(0, 256),
+        default=0,
+        help="threads that decode a FOLDER's images, 0: one a core; "
+        "stock sets lie in memory and need none (default: %(default)s)",
+    )
     add_batch_size_flag(group)
 
 
@@ -175,8 +216,12 @@ def opening(args):
 
 def add_data_dir_flag(group):
     """--data_dir, for scripts that read a stock data set."""
-    group.add_argument("--data_dir", type=path, default="./data",
-                       help="where cifar-10-batches-py (or the binary folder) lies (default: %(default)s)")
+    group.add_argument(
+        "--data_dir",
+        type=path,
+        default="./data",
+        help="where cifar-10-batches-py (or the binary folder) lies (default: %(default)s)",
+    )
 
 
 def add_batch_size_flag(group):
@@ -187,24 +232,45 @@ def add_batch_size_flag(group):
 def add_output_flags(parser):
     """--verbose, --json."""
     group = parser.add_argument_group("output")
-    group.add_argument("--verbose", type=whole(0, 2), default=1, metavar="{0,1,2}",
-                       help="0: errors only, 1: bars and tables, 2: a plain line an epoch (default: %(default)s)")
-    group.add_argument("--json", action="store_true",
-                       help="print the result as one JSON document on standard output, and all else on standard error")
+    group.add_argument(
+        "--verbose",
+        type=whole(0, 2),
+        default=1,
+        metavar="{0,1,2}",
+        help="0: errors only, 1: bars and tables, 2: a plain line an epoch (default: %(default)s)",
+    )
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result as one JSON document on standard output, and all else on standard error",
+    )
 
 
 def add_machine_flags(parser, default_precision="auto"):
     """--gpu, --precision, --seed, --deterministic, and those of `add_output_flags`."""
     group = parser.add_argument_group("machine")
-    group.add_argument("--gpu", action=argparse.BooleanOptionalAction, default=True,
-                       help="use an accelerator where there is one (default: on)")
-    group.add_argument("--precision", type=precision, default=default_precision, metavar=f"{{{','.join(PRECISIONS)}}}",
-                       help="arithmetic of the layers; weights, statistics and files are float32 in any; auto: "
-                            "mixed_bfloat16 under TensorFlow where the processor multiplies it, else float32, "
-                            "whatever an accelerator can do (default: %(default)s)")
-    group.add_argument("--seed", type=whole(0, 2**32 - 1), default=826,
-                       help="seed of weights, order and augmentation; the split into training and validation "
-                            "images does not depend on it (default: %(default)s)")
+    group.add_argument(
+        "--gpu",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="use an accelerator where there is one (default: on)",
+    )
+    group.add_argument(
+        "--precision",
+        type=precision,
+        default=default_precision,
+        metavar=f"{{{','.join(PRECISIONS)}}}",
+        help="arithmetic of the layers; weights, statistics and files are float32 in any; auto: "
+        "mixed_bfloat16 under TensorFlow where the processor multiplies it, else float32, "
+        "whatever an accelerator can do (default: %(default)s)",
+    )
+    group.add_argument(
+        "--seed",
+        type=whole(0, 2**32 - 1),
+        default=826,
+        help="seed of weights, order and augmentation; the split into training and validation "
+        "images does not depend on it (default: %(default)s)",
+    )
     group.add_argument("--deterministic", action="store_true", help="same seed, same bits, at some cost in speed")
     add_output_flags(parser)
 
@@ -212,42 +278,85 @@ def add_machine_flags(parser, default_precision="auto"):
 def add_training_flags(parser):
     """--epoch_num and all that says how to train, how a run goes on and what it logs."""
     group = parser.add_argument_group("training")
-    group.add_argument("--optimizer", choices=["sgd", "muon"], default="sgd",
-                       help="sgd: with Nesterov momentum 0.9; muon: the same for all but the convolutions, whose "
-                            "steps are made orthogonal; for small networks (default: %(default)s)")
+    group.add_argument(
+        "--optimizer",
+        choices=["sgd", "muon"],
+        default="sgd",
+        help="sgd: with Nesterov momentum 0.9; muon: the same for all but the convolutions, whose "
+        "steps are made orthogonal; for small networks (default: %(default)s)",
+    )
     group.add_argument("--epoch_num", type=whole(1, 100_000), default=200, help="epochs (default: %(default)s)")
-    group.add_argument("--weight_decay", type=real(0, 1), default=5e-3,
-                       help="decoupled decay: each step takes learning rate x this off every kernel that SGD trains, "
-                            "none off biases, batch-norm and Muon's convolutions; 5e-3 equals 5e-4 as an L2 gradient "
-                            "term under momentum 0.9 (default: %(default)s)")
-    group.add_argument("--label_smoothing", type=real(0, 0.9), default=0.0,
-                       help="share of each label spread over all classes (default: %(default)s)")
-    group.add_argument("--crop_padding", type=whole(0), metavar="PIXELS",
-                       help="shift training images by up to this in every direction (default: an eighth of the side, 4 "
-                            "at 32x32; of digits a sixteenth)")
-    group.add_argument("--warmup", type=real(0, 1), default=0.1,
-                       help="share of steps in which the rate rises, before its cosine fall (default: %(default)s)")
-    group.add_argument("--resume", choices=["auto", "never"], default="auto",
-                       help="auto: go on where an unfinished run with the same flags stopped, do nothing where it is "
-                            "finished (or go on from its end if --epoch_num is larger), refuse to write over a run "
-                            "with other flags; never: start over (default: %(default)s)")
-    group.add_argument("--save_minutes", type=real(), default=10.0, metavar="MINUTES",
-                       help="within an epoch, save the state this often; 0 after every step (default: %(default)s)")
-    group.add_argument("--tensorboard", type=path, metavar="DIR",
-                       help="also write losses, accuracies, learning rate and seconds of every epoch as TensorBoard "
-                            "events, in a folder of DIR named after the save folder (default: none)")
+    group.add_argument(
+        "--weight_decay",
+        type=real(0, 1),
+        default=5e-3,
+        help="decoupled decay: each step takes learning rate x this off every kernel that SGD trains, "
+        "none off biases, batch-norm and Muon's convolutions; 5e-3 equals 5e-4 as an L2 gradient "
+        "term under momentum 0.9 (default: %(default)s)",
+    )
+    group.add_argument(
+        "--label_smoothing",
+        type=real(0, 0.9),
+        default=0.0,
+        help="share of each label spread over all classes (default: %(default)s)",
+    )
+    group.add_argument(
+        "--crop_padding",
+        type=whole(0),
+        metavar="PIXELS",
+        help="shift training images by up to this in every direction (default: an eighth of the side, 4 "
+        "at 32x32; of digits a sixteenth)",
+    )
+    group.add_argument(
+        "--warmup",
+        type=real(0, 1),
+        default=0.1,
+        help="share of steps in which the rate rises, before its cosine fall (default: %(default)s)",
+    )
+    group.add_argument(
+        "--resume",
+        choices=["auto", "never"],
+        default="auto",
+        help="auto: go on where an unfinished run with the same flags stopped, do nothing where it is "
+        "finished (or go on from its end if --epoch_num is larger), refuse to write over a run "
+        "with other flags; never: start over (default: %(default)s)",
+    )
+    group.add_argument(
+        "--save_minutes",
+        type=real(),
+        default=10.0,
+        metavar="MINUTES",
+        help="within an epoch, save the state this often; 0 after every step (default: %(default)s)",
+    )
+    group.add_argument(
+        "--tensorboard",
+        type=path,
+        metavar="DIR",
+        help="also write losses, accuracies, learning rate and seconds of every epoch as TensorBoard "
+        "events, in a folder of DIR named after the save folder (default: none)",
+    )
 
 
 def add_criterion_flags(group):
     """--criterion, --apoz_images."""
-    group.add_argument("--criterion", choices=CRITERIA, default="apoz",
-                       help="what makes a channel idle (default: %(default)s)")
-    group.add_argument("--apoz_images", type=whole(1), metavar="N",
-                       help="validation images on which the criterion is computed (default: all)")
+    group.add_argument(
+        "--criterion", choices=CRITERIA, default="apoz", help="what makes a channel idle (default: %(default)s)"
+    )
+    group.add_argument(
+        "--apoz_images",
+        type=whole(1),
+        metavar="N",
+        help="validation images on which the criterion is computed (default: all)",
+    )
 
 
 def add_recalibrate_flag(group):
     """--recalibrate_images, for the scripts that cut channels."""
-    group.add_argument("--recalibrate_images", type=whole(0), default=2048, metavar="N",
-                       help="training images on which batch-norm is measured again after channels went, 0 for none "
-                            "(default: %(default)s)")
+    group.add_argument(
+        "--recalibrate_images",
+        type=whole(0),
+        default=2048,
+        metavar="N",
+        help="training images on which batch-norm is measured again after channels went, 0 for none "
+        "(default: %(default)s)",
+    )

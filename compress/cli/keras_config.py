@@ -32,16 +32,18 @@ def _read(path):
     except ValueError:  # Keras passes over such a file
         return {}
     except OSError as error:
-        raise InputError(f"keras.json: {path} can't be read ({error.strerror}); expected a file that can, or none"
-                         ) from None
+        raise InputError(
+            f"keras.json: {path} can't be read ({error.strerror}); expected a file that can, or none"
+        ) from None
     if not isinstance(content, dict):
         raise InputError(f"keras.json: {path} holds a {type(content).__name__}, expected a JSON object, or no file")
     for key, allowed in ALLOWED.items():
         if content.get(key, allowed[0]) not in allowed:
             raise InputError(f"keras.json: received {key} {content[key]!r} in {path}, expected {' or '.join(allowed)}")
     if type(content.get("epsilon", 0.5)) is not float:
-        raise InputError(f"keras.json: received epsilon {content['epsilon']!r} in {path}, expected a number such as "
-                         "1e-7")
+        raise InputError(
+            f"keras.json: received epsilon {content['epsilon']!r} in {path}, expected a number such as 1e-7"
+        )
     return content
 
 
@@ -64,8 +66,10 @@ def choose_backend():
     if backend not in BACKENDS:
         backend = next(filter(importlib.util.find_spec, BACKENDS), BACKENDS[0])
     if importlib.util.find_spec(backend) is None:
-        raise InputError(f"{flag if asked else 'keras.json'}: received {backend}, which isn't installed; expected it "
-                         f"installed, or {flag} set to one of {' '.join(BACKENDS)} that is")
+        raise InputError(
+            f"{flag if asked else 'keras.json'}: received {backend}, which isn't installed; expected it "
+            f"installed, or {flag} set to one of {' '.join(BACKENDS)} that is"
+        )
     os.environ["KERAS_BACKEND"] = backend
     return f"backend {configured!s:.50}, where {backend} computes" if not asked and configured != backend else None
 
@@ -82,8 +86,10 @@ def settle():
     from keras import config
 
     if config.backend() not in BACKENDS:
-        raise InputError(f"KERAS_BACKEND: Keras was imported with {config.backend()}, expected "
-                         f"{' or '.join(BACKENDS)}; set it before the first import of Keras")
+        raise InputError(
+            f"KERAS_BACKEND: Keras was imported with {config.backend()}, expected "
+            f"{' or '.join(BACKENDS)}; set it before the first import of Keras"
+        )
     changed = []
     for key, wanted in OURS.items():
         if (found := getattr(config, key)()) != wanted:
@@ -98,5 +104,7 @@ def check():
 
     for key in ALLOWED:
         if (found := getattr(config, key)()) != OURS[key]:
-            raise InputError(f"keras.json: Keras is set to {key} {found}, expected {OURS[key]}; call "
-                             f"keras.config.set_{key}({OURS[key]!r}) first")
+            raise InputError(
+                f"keras.json: Keras is set to {key} {found}, expected {OURS[key]}; call "
+                f"keras.config.set_{key}({OURS[key]!r}) first"
+            )

@@ -65,8 +65,10 @@ def arguments(parser, given):
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise InputError(f"{name}: no such flag" + (f"; did you mean {near[0]}?" if near else
-                                                        f"; expected one of {', '.join(sorted(known))}"))
+            raise InputError(
+                f"{name}: no such flag"
+                + (f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(sorted(known))}")
+            )
     for name, action in known.items():
         value = given.get(name, parser.get_default(name))
         if value is None and action.required:
@@ -93,8 +95,11 @@ def _words(action, value):
 def _signature(parser):
     """What a notebook completes: the parser's flags as keywords, with their defaults."""
     empty, kinds = inspect.Parameter.empty, inspect.Parameter
-    flags = [kinds(action.dest, kinds.KEYWORD_ONLY, default=empty if action.required else action.default)
-             for action in parser._actions if action.default is not argparse.SUPPRESS]
+    flags = [
+        kinds(action.dest, kinds.KEYWORD_ONLY, default=empty if action.required else action.default)
+        for action in parser._actions
+        if action.default is not argparse.SUPPRESS
+    ]
     return inspect.Signature([kinds("args", kinds.POSITIONAL_ONLY, default=None), *flags])
 
 
@@ -107,8 +112,15 @@ def _described(parser):
             yield f"\nKeywords, {group.title}:\n"
         for action in actions:
             choices = f"one of {', '.join(map(str, action.choices))}; " if action.choices else ""
-            yield textwrap.fill(f"{action.dest}: {choices}{formatter._expand_help(action)}", 100,
-                                initial_indent="    ", subsequent_indent="        ") + "\n"
+            yield (
+                textwrap.fill(
+                    f"{action.dest}: {choices}{formatter._expand_help(action)}",
+                    100,
+                    initial_indent="    ",
+                    subsequent_indent="        ",
+                )
+                + "\n"
+            )
 
 
 def callable_with(build_parser):
@@ -116,6 +128,7 @@ def callable_with(build_parser):
 
     help(run) lists the flags with their defaults. In a notebook, what isn't a defect of the suite ends in one line.
     """
+
     def decorate(run):
         @functools.wraps(run)
         def either(args=None, /, **given):
@@ -137,8 +150,10 @@ def callable_with(build_parser):
                     shown = [f"{type(error).__name__}: {line}"]
                     error._render_traceback_ = lambda: shown
                 raise
+
         parser = build_parser()
         either.__signature__ = _signature(parser)
         either.__doc__ = f"{inspect.getdoc(run)}\n{''.join(_described(parser))}"
         return either
+
     return decorate

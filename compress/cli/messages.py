@@ -6,8 +6,10 @@ import re
 import sys
 
 # what is to be copied: behind a colon, up to a semicolon outside quotes
-COMMAND = re.compile(r"""(?<=: )(for .*; done|(?:\S*/)?(?:python[\d.]*|pip|make|unzip|mkdir|mv|cd) """
-                     r"""(?:"[^"]*"|'[^']*'|(?!; |').)+)(; |$)""")
+COMMAND = re.compile(
+    r"""(?<=: )(for .*; done|(?:\S*/)?(?:python[\d.]*|pip|make|unzip|mkdir|mv|cd) """
+    r"""(?:"[^"]*"|'[^']*'|(?!; |').)+)(; |$)"""
+)
 
 
 def open_streams():
@@ -93,6 +95,7 @@ def spelled(text, names=None):
         text: with names of parameters between backticks.
         names: those of the script's flags; None for any.
     """
+
     def flag(found):
         name, value = found[1], found[2]
         if names is not None and name not in names:
@@ -100,4 +103,5 @@ def spelled(text, names=None):
         if value in ("True", "False"):  # of a switch
             return f"--{'no-' * (value == 'False')}{name}"
         return f"--{name}" if value is None else f"--{name} {value.strip(QUOTES)}"
+
     return re.sub(r"`([a-z]\w*)(?:=([^`]*))?`", flag, text)

@@ -44,8 +44,9 @@ def _handling(handler, patience, words):
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in NUMBERS
-              if signal.getsignal(number) is not signal.SIG_IGN}  # nohup
+    before = {
+        number: signal.signal(number, handler) for number in NUMBERS if signal.getsignal(number) is not signal.SIG_IGN
+    }  # nohup
     try:
         with _answering(set(before), patience, words):
             yield
@@ -120,6 +121,7 @@ def _voice():
         with contextlib.suppress(OSError):  # the terminal may be gone
             bar = "\n" if os.isatty(number) else ""  # one stands there
             os.write(number, f"{bar}{messages.wrapped(line, number)}\n".encode())
+
     try:
         yield say
     finally:
@@ -128,9 +130,11 @@ def _voice():
 
 def raising():
     """A context manager in which any of the signals raises errors.Stopped at once."""
+
     def stop(number, frame):
         if not _is_echo():
             raise Stopped(number)
+
     return _handling(stop, PATIENCE, "ending as soon as what is being computed is done; once more ends at once")
 
 
@@ -154,8 +158,11 @@ class Deferred:
         self.number = number
 
     def __enter__(self):
-        self._held = _handling(self._remember, 0.0, "the state is saved as soon as the step at work is done, then the "
-                                                    "run ends; once more ends it at once")
+        self._held = _handling(
+            self._remember,
+            0.0,
+            "the state is saved as soon as the step at work is done, then the run ends; once more ends it at once",
+        )
         self._held.__enter__()
         return self
 

@@ -14,6 +14,7 @@ NUMBER = re.compile(r"-?[\d,]+(\.\d+)?x?( of \d+)?")  # "5 of 7" is one, too
 
 # ---- what stands in a cell: functions of a column's values (None: unknown) that give (unit, list of text) ----
 
+
 def significant(value, digits=4):
     """A number with so many significant digits, such as '0.6047' or '23.61'; '-' for None."""
     if value is None:
@@ -53,8 +54,9 @@ def milliseconds(values):
 
 def ratio(values):
     """Factors such as '39.03x'."""
-    return "", ["-" if value is None else f"{value:,.2f}x" if value >= 1 else f"{significant(value)}x"
-                for value in values]
+    return "", [
+        "-" if value is None else f"{value:,.2f}x" if value >= 1 else f"{significant(value)}x" for value in values
+    ]
 
 
 def against(values):
@@ -96,9 +98,11 @@ def _scaled(values, units):
 
 # ---- where it stands ----
 
+
 def width_of(line):
     """Cells that a line takes on a terminal: Chinese characters and most emoji take two, accents none."""
     from rich.cells import cell_len
+
     return cell_len(line)
 
 
@@ -118,7 +122,7 @@ def wrap(line, width):
             lines[-1] += piece
             continue
         *full, rest = chop_cells(word, max(width, 2)) or [word]
-        lines += [*full, rest + piece[len(word):]]
+        lines += [*full, rest + piece[len(word) :]]
     return [line.rstrip(" ") for line in lines if line.strip(" ")] or [""]
 
 
@@ -139,8 +143,13 @@ def _pointed(column):
     heading, *cells = column
     tails = [len(cell) - cell.index(".") if "." in cell and NUMBER.fullmatch(cell) else 0 for cell in cells]
     longest = max(tails, default=0)
-    return [heading, *[cell + " " * (longest - tail) if NUMBER.fullmatch(cell) else cell
-                       for cell, tail in zip(cells, tails, strict=True)]]
+    return [
+        heading,
+        *[
+            cell + " " * (longest - tail) if NUMBER.fullmatch(cell) else cell
+            for cell, tail in zip(cells, tails, strict=True)
+        ],
+    ]
 
 
 def _narrowed(columns, width):
@@ -162,18 +171,23 @@ def _narrowed(columns, width):
 def _drawn(columns):
     """(lines of the heading, lines of the rows); the first column and those of text are set left."""
     widths = list(map(_width, columns))
-    left = [i == 0 or not any(cell == "-" or NUMBER.fullmatch(cell.rstrip(" ")) for cell in column[1:])
-            for i, column in enumerate(columns)]
+    left = [
+        i == 0 or not any(cell == "-" or NUMBER.fullmatch(cell.rstrip(" ")) for cell in column[1:])
+        for i, column in enumerate(columns)
+    ]
 
     def lines(cells, at_the_bottom=False):
         parts = [cell.split("\n") for cell in cells]
         height = max(map(len, parts))
-        parts = [[""] * (height - len(part)) + part if at_the_bottom else part + [""] * (height - len(part))
-                 for part in parts]
+        parts = [
+            [""] * (height - len(part)) + part if at_the_bottom else part + [""] * (height - len(part))
+            for part in parts
+        ]
         for row in zip(*parts, strict=True):
             fills = [" " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)]
-            yield GAP.join(cell + fill if first else fill + cell
-                           for cell, fill, first in zip(row, fills, left, strict=True)).rstrip(" ")
+            yield GAP.join(
+                cell + fill if first else fill + cell for cell, fill, first in zip(row, fills, left, strict=True)
+            ).rstrip(" ")
 
     heads, *rows = zip(*columns, strict=True)
     return list(lines(heads, True)), [line for row in rows for line in lines(row)]
@@ -199,8 +213,10 @@ def layout(columns, width):
     if _total(narrow) <= width:
         return [_drawn(narrow)]
     corner, *names = columns[0]
-    turned = [[corner, *[column[0] for column in columns[1:]]],
-              *[_pointed(list(row)) for row in zip(names, *[column[1:] for column in columns[1:]], strict=True)]]
+    turned = [
+        [corner, *[column[0] for column in columns[1:]]],
+        *[_pointed(list(row)) for row in zip(names, *[column[1:] for column in columns[1:]], strict=True)],
+    ]
     for form in (turned, _narrowed(turned, width)):
         if _total(form) <= width:
             return [_drawn(form)]

@@ -13,9 +13,21 @@ STOCK = ("cifar10", "cifar100", "digits")  # data sets that have a name
 MOST = 10**9  # the highest number where a flag has no limit of its own
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 # what else people call formats.FORMATS
-OTHER_FORMATS = {"tflite": "litert", "lite": "litert", "tensorflowlite": "litert", "int8": "litert-int8",
-                 "tfliteint8": "litert-int8", "onnxruntime": "onnx", "ort": "onnx", "tensorrt": "onnx", "trt": "onnx",
-                 "openvino": "onnx", "tf": "savedmodel", "tensorflow": "savedmodel", "pb": "savedmodel"}
+OTHER_FORMATS = {
+    "tflite": "litert",
+    "lite": "litert",
+    "tensorflowlite": "litert",
+    "int8": "litert-int8",
+    "tfliteint8": "litert-int8",
+    "onnxruntime": "onnx",
+    "ort": "onnx",
+    "tensorrt": "onnx",
+    "trt": "onnx",
+    "openvino": "onnx",
+    "tf": "savedmodel",
+    "tensorflow": "savedmodel",
+    "pb": "savedmodel",
+}
 
 
 def plain(text):
@@ -84,14 +96,18 @@ def path(text):
         # an empty one, as of a variable that isn't set, would be the current folder
         raise argparse.ArgumentTypeError(f"received {text!r}, expected a path")
     if local := re.match(r"file://(localhost)?(?=/)", text):
-        raise argparse.ArgumentTypeError(f"received {text}, expected a path: {text[local.end():]}")
+        raise argparse.ArgumentTypeError(f"received {text}, expected a path: {text[local.end() :]}")
     if re.match(r"[a-zA-Z][\w+.-]+://", text):
-        raise argparse.ArgumentTypeError(f"received {text}, expected a path on this machine: nothing is downloaded; "
-                                         "fetch it first, and unpack it where it is an archive")
+        raise argparse.ArgumentTypeError(
+            f"received {text}, expected a path on this machine: nothing is downloaded; "
+            "fetch it first, and unpack it where it is an archive"
+        )
     meant = os.path.expandvars(re.fullmatch(r"""\s*(['"]?)(.*?)\1\s*""", text, re.DOTALL)[2])
     if meant != text and not os.path.lexists(text):
-        raise argparse.ArgumentTypeError(f"received {text!r}, which isn't there; expected it without quotes, blanks or "
-                                         f"variables that the shell left in place: {meant}")
+        raise argparse.ArgumentTypeError(
+            f"received {text!r}, which isn't there; expected it without quotes, blanks or "
+            f"variables that the shell left in place: {meant}"
+        )
     expanded = os.path.expanduser(text)
     if text[:1] == "~" and expanded == text and not os.path.lexists(text.split("/")[0]):
         raise argparse.ArgumentTypeError(f"received {text}, expected a user of this machine behind ~")
@@ -107,6 +123,7 @@ def nearest(name, others):
         name: a path.
         others: paths that exist.
     """
+
     def likeness(other):
         parts = [os.path.normpath(path).split(os.sep) for path in (name, other)]
         for end in (0, -1):
@@ -130,8 +147,10 @@ def no_data_set(name):
         if near:
             near = near if near == stock else os.path.join(os.path.dirname(name.rstrip("/")), near)
             return f", expected {', '.join(STOCK)} or a folder that exists; did you mean {near}?"
-    return (f", which is no data set and no folder; expected {', '.join(STOCK)}, or the path of a folder with a "
-            "subfolder of images for each class")
+    return (
+        f", which is no data set and no folder; expected {', '.join(STOCK)}, or the path of a folder with a "
+        "subfolder of images for each class"
+    )
 
 
 def data_set(text):
@@ -156,5 +175,7 @@ def export_format(text):
         return text
     meant = OTHER_FORMATS.get(re.sub(r"[\W_]", "", text).lower())
     near = [meant] if meant else difflib.get_close_matches(text.lower(), formats.FORMATS, 1)
-    raise argparse.ArgumentTypeError(f"received {text!r}, expected one or several of {', '.join(formats.FORMATS)}"
-                                     + (f"; did you mean {near[0]}?" if near else ""))
+    raise argparse.ArgumentTypeError(
+        f"received {text!r}, expected one or several of {', '.join(formats.FORMATS)}"
+        + (f"; did you mean {near[0]}?" if near else "")
+    )

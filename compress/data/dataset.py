@@ -115,13 +115,14 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
     """
     names, parts, listing = _found(config, needs)
     if config.class_num not in (None, len(names)):
-        raise InputError(f"`class_num`: received {config.class_num}, expected {len(names)} "
-                         f"(the classes of {config.dataset})")
+        raise InputError(
+            f"`class_num`: received {config.class_num}, expected {len(names)} (the classes of {config.dataset})"
+        )
     drawn = [listing and part is None for part in parts]
     # A folder may gain or lose files between two runs. Splits drawn from it would then differ, and a training image of
     # the first run could become a validation image of the second. The checksum of the list of files, kept in the
     # record, lets the second run refuse that. It covers the training folder where splits are drawn from it, else all.
-    listed = [part for part in parts if part][:1 if any(drawn) else None] if listing and parts[0] else []
+    listed = [part for part in parts if part][: 1 if any(drawn) else None] if listing and parts[0] else []
     source = folders.listing_checksum(config.dataset, [path for part in listed for path in part[0]]) if listed else None
     parts, notes = splits.divide(config, names, parts, needs)
     _warn(config, listing, parts, notes)
@@ -130,12 +131,16 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
         # A folder is listed class by class: without a shuffle, `most` and every unshuffled batch would be one class.
         parts = [part and splits.shuffled(*part) for part in parts]
         reader = _reader(config, listing, parts, image_size, progress, pixels)
-    parts = [(part[0][:most], part[1][:most]) if part and name in needs else part
-             for part, name in zip(parts, NAMES, strict=True)]
+    parts = [
+        (part[0][:most], part[1][:most]) if part and name in needs else part
+        for part, name in zip(parts, NAMES, strict=True)
+    ]
     # The training split always carries `source`, since the others may be drawn from what it was drawn from.
-    three = [part and Split(reader.pending(part[0]) if reader else part[0], part[1], name,
-                            source=source if is_drawn else None)
-             for part, name, is_drawn in zip(parts, NAMES, (True, *drawn[1:]), strict=True)]
+    three = [
+        part
+        and Split(reader.pending(part[0]) if reader else part[0], part[1], name, source=source if is_drawn else None)
+        for part, name, is_drawn in zip(parts, NAMES, (True, *drawn[1:]), strict=True)
+    ]
     # Only training images are augmented: validation and test accuracies are those of the images as they are.
     if three[0]:
         three[0].flip = config.dataset != "digits"  # a mirrored digit is no digit
@@ -161,8 +166,10 @@ def _described(name, read, test_drawn, reader):
     are, and had to be drawn."""
     how = f"; resized to {reader.how}" if reader and reader.resized else ""
     if test_drawn:
-        return (f"{name}: {len(read[0]):,} test images, of the fifth that training leaves out; to choose them "
-                f"yourself, put them into {name}/test and all others into {name}/train{how}")
+        return (
+            f"{name}: {len(read[0]):,} test images, of the fifth that training leaves out; to choose them "
+            f"yourself, put them into {name}/test and all others into {name}/train{how}"
+        )
     return f"{name}: {', '.join(f'{len(split):,} {ADJECTIVES[split.name]}' for split in read)} images{how}"
 
 
@@ -246,7 +253,7 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
             if known != epoch:
                 order = np.random.default_rng((seed, epoch)).permutation(len(split))
                 self.order = (epoch, order)
-            chosen = order[step * size:(step + 1) * size]
+            chosen = order[step * size : (step + 1) * size]
             if augment and (split.pad or split.flip):
                 rng = np.random.default_rng((seed, epoch, step, 1))
                 return _varied(images, chosen, split.pad, split.flip, rng), split.labels[chosen]
@@ -290,8 +297,9 @@ def _padding(config, sides, flip):
     if padding is None:
         return min(sides) // (8 if flip else 16)  # 4 at 32x32, as is usual for CIFAR
     if padding > most:
-        raise InputError(f"`crop_padding`: received {padding}, expected at most {most} for images of "
-                         f"{sides[0]}x{sides[1]}")
+        raise InputError(
+            f"`crop_padding`: received {padding}, expected at most {most} for images of {sides[0]}x{sides[1]}"
+        )
     return padding
 
 

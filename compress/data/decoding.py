@@ -13,8 +13,10 @@ DEPTHS = (1, 15, 255, 1023, 4095, 16383, 65535)  # the largest numbers of 1, 4, 
 GROUNDS = {"white": 255, "black": 0}
 WHITE_INK = 230  # mean lightness, 0 to 255, from which a drawing can't be seen on a white background
 FAINT = 16  # alpha, 0 to 255, below which everywhere a picture would be blank: such an alpha says nothing
-_LIMITS = ("at most 89 are read, of JPEGs 178, as a small file could fill the memory: make it smaller, such as by "
-           "mogrify -resize 4000x4000")
+_LIMITS = (
+    "at most 89 are read, of JPEGs 178, as a small file could fill the memory: make it smaller, such as by "
+    "mogrify -resize 4000x4000"
+)
 
 
 class TooLarge(ValueError):
@@ -247,8 +249,17 @@ def _turned(file):
     number = _orientation(file)  # after loading, since a PNG may have its EXIF data behind its pixels
     if number == 1:
         return file
-    return file.transpose((turns.FLIP_LEFT_RIGHT, turns.ROTATE_180, turns.FLIP_TOP_BOTTOM, turns.TRANSPOSE,
-                           turns.ROTATE_270, turns.TRANSVERSE, turns.ROTATE_90)[number - 2])  # orientations 2 to 8
+    return file.transpose(
+        (
+            turns.FLIP_LEFT_RIGHT,
+            turns.ROTATE_180,
+            turns.FLIP_TOP_BOTTOM,
+            turns.TRANSPOSE,
+            turns.ROTATE_270,
+            turns.TRANSVERSE,
+            turns.ROTATE_90,
+        )[number - 2]
+    )  # orientations 2 to 8
 
 
 def _on_ground(image, ground):

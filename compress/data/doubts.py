@@ -32,24 +32,32 @@ def check_classes(root, folders):
     names = [folder.name for folder in folders]
     if suspects := naming.suspects(names):
         said = " and ".join(dict.fromkeys(suspects.values()))
-        raise InputError(f"`dataset`: {root} has {listed(suspects)}, whose names say {said}; expected each split once, "
-                         f"called train, val or test: rename or join them; {way_out(root)}")
+        raise InputError(
+            f"`dataset`: {root} has {listed(suspects)}, whose names say {said}; expected each split once, "
+            f"called train, val or test: rename or join them; {way_out(root)}"
+        )
     check_names(root, names)
     if table := label_tables.across(root, folders):
-        raise InputError(f"`dataset`: {root} has {listed(names)}, over which the labels in {table.name} are spread; "
-                         f"expected a folder for each class; {way_out(root)}")
+        raise InputError(
+            f"`dataset`: {root} has {listed(names)}, over which the labels in {table.name} are spread; "
+            f"expected a folder for each class; {way_out(root)}"
+        )
     levels = {folder: _level(folder) for folder in folders}
     tops, shared = _variants(levels)
     if tops:
-        raise InputError(f"`dataset`: {root} has {listed(tops)}, which hold folders of the same names "
-                         f"({listed(shared)}); expected one level of classes: did you mean "
-                         f"`dataset={levels[tops[0]][0].parent}`? or, {way_out(root)}")
+        raise InputError(
+            f"`dataset`: {root} has {listed(tops)}, which hold folders of the same names "
+            f"({listed(shared)}); expected one level of classes: did you mean "
+            f"`dataset={levels[tops[0]][0].parent}`? or, {way_out(root)}"
+        )
     for folder in folders:
         others = {_key(other): other.name for other in folders if other != folder}
         if len(again := [others[_key(it)] for it in levels[folder] if _key(it) in others]) > 1:
-            raise InputError(f"`dataset`: {root} has {listed(again)}, and {folder.name} holds folders of these names "
-                             "once more; expected each class once, or in train, val and test: rename or move "
-                             f"{folder.name}; {way_out(root)}")
+            raise InputError(
+                f"`dataset`: {root} has {listed(again)}, and {folder.name} holds folders of these names "
+                "once more; expected each class once, or in train, val and test: rename or move "
+                f"{folder.name}; {way_out(root)}"
+            )
     _check_mixed(folders)
     odd = [name for name in names if naming.hint_of(name) and not naming.split_of(name)]
     return [f"{name} is taken for a class, as the other folders are" for name in odd]
@@ -66,11 +74,15 @@ def check_names(root, names):
         InputError: they are.
     """
     if pieces := naming.pieces(names):
-        raise InputError(f"`dataset`: {root} has {listed(pieces)}, which are called pieces of one data set; expected a "
-                         "folder for each class: join them; if they are classes, rename them")
+        raise InputError(
+            f"`dataset`: {root} has {listed(pieces)}, which are called pieces of one data set; expected a "
+            "folder for each class: join them; if they are classes, rename them"
+        )
     if masks := naming.masks(names):
-        raise InputError(f"`dataset`: {root} has {listed(masks)}, which are called images and their masks or labels; "
-                         "expected a folder of images for each class; if they are classes, rename them")
+        raise InputError(
+            f"`dataset`: {root} has {listed(masks)}, which are called images and their masks or labels; "
+            "expected a folder of images for each class; if they are classes, rename them"
+        )
 
 
 def notes_within(place, folders):
@@ -81,8 +93,14 @@ def notes_within(place, folders):
         folders: its subfolders that hold images, as Path.
     """
     tops, shared = _variants({folder: _level(folder) for folder in folders})
-    return [f"{listed(tops)} in {place} are taken for classes; they hold folders of the same names ({listed(shared)}): "
-            "if these are the classes, move them up"] if tops else []
+    return (
+        [
+            f"{listed(tops)} in {place} are taken for classes; they hold folders of the same names ({listed(shared)}): "
+            "if these are the classes, move them up"
+        ]
+        if tops
+        else []
+    )
 
 
 def could_be_a_split(folder, classes):
@@ -141,6 +159,8 @@ def _check_mixed(folders):
             mixed.append((folder.name, split.name))
     if 2 * len(mixed) > len(folders):
         name, split = mixed[0]
-        raise InputError(f"`dataset`: {folders[0].parent} has {name}, which holds images and a folder {split}, as most "
-                         "folders do, and they would be mixed; expected "
-                         f"{split}/{name} and train/{name} rather than {name}/{split}")
+        raise InputError(
+            f"`dataset`: {folders[0].parent} has {name}, which holds images and a folder {split}, as most "
+            "folders do, and they would be mixed; expected "
+            f"{split}/{name} and train/{name} rather than {name}/{split}"
+        )

@@ -29,14 +29,16 @@ def across(root, splits):
     for name, paths in left.items():
         # checksum: (split, path) in the earlier splits; an image in three splits counts with the first
         seen = {}
-        for other in list(left)[:list(left).index(name)]:
+        for other in list(left)[: list(left).index(name)]:
             seen |= {key: (other, path) for path, key in left[other].items() if key not in seen}
         twins = [(path, *seen[key]) for path, key in paths.items() if key in seen]
         for other in dict.fromkeys(other for _, other, _ in twins):
             path, twin = next((path, twin) for path, its, twin in twins if its == other)
             count = sum(its == other for _, its, _ in twins)
-            lines.append(f"{count:,} of {len(splits[name]):,} {name} images are also {other} images (such as "
-                         f"{os.path.relpath(path, root)}, which is {os.path.relpath(twin, root)})")
+            lines.append(
+                f"{count:,} of {len(splits[name]):,} {name} images are also {other} images (such as "
+                f"{os.path.relpath(path, root)}, which is {os.path.relpath(twin, root)})"
+            )
     advice = "accuracy on them says nothing of new images; remove one of each pair"
     return [f"{'; '.join(lines)}: {advice}"] if lines else []
 
@@ -44,8 +46,10 @@ def across(root, splits):
 def _shared(splits, key):
     """{split: {path: its key}} with only those paths whose key occurs in two splits; `key` is a function of a path."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        keys = {name: dict(zip(paths, pool.map(lambda path: _or_none(key, path), paths), strict=True))
-                for name, paths in splits.items()}
+        keys = {
+            name: dict(zip(paths, pool.map(lambda path: _or_none(key, path), paths), strict=True))
+            for name, paths in splits.items()
+        }
     counts = collections.Counter(value for found in keys.values() for value in {*found.values()} - {None})
     return {name: {path: value for path, value in found.items() if counts[value] > 1} for name, found in keys.items()}
 

@@ -91,8 +91,10 @@ def _listed(name):
     # Labels are numbered by the sorted names, and '10' sorts before '2': label 2 would be class '10'.
     if counted_as_text(listing.class_names):
         shown = ", ".join(listing.class_names[:5]) + ", ..." * (len(listing.class_names) > 5)
-        listing.notes.append(f"class folders that are numbers count in the order of text: {shown}; a model trained on "
-                             "whole numbers as labels may count otherwise")
+        listing.notes.append(
+            f"class folders that are numbers count in the order of text: {shown}; a model trained on "
+            "whole numbers as labels may count otherwise"
+        )
     listing.notes += filter(None, [skipped.line()])
     return listing
 
@@ -102,11 +104,16 @@ def _what_it_is(name):
     if os.path.isfile(name):
         folder, quoted = shlex.quote(name.rsplit(".tar", 1)[0].rsplit(".", 1)[0]), shlex.quote(name)
         if name.lower().endswith(ARCHIVES):
-            how = f"unzip {quoted} -d {folder}" if name.lower().endswith(".zip") else (
-                f"mkdir {folder} && tar -xf {quoted} -C {folder}")
+            how = (
+                f"unzip {quoted} -d {folder}"
+                if name.lower().endswith(".zip")
+                else (f"mkdir {folder} && tar -xf {quoted} -C {folder}")
+            )
             return f", which is an archive, expected the folder in it: {how}"
-        return (f", which is a file, expected {', '.join(STOCK)} or a folder that exists: one with a subfolder of "
-                "images for each class")
+        return (
+            f", which is a file, expected {', '.join(STOCK)} or a folder that exists: one with a subfolder of "
+            "images for each class"
+        )
     return no_data_set(name)
 
 
@@ -129,25 +136,38 @@ def _is_a_class(root, named, others, shapes, notes):
     listed = ", ".join(folder.name for folder in named)
     if twice := [split for split, n in collections.Counter(split_of(f.name) for f in named).items() if n > 1]:
         several = " and ".join(folder.name for folder in named if split_of(folder.name) == twice[0])
-        raise InputError(f"`dataset`: {root} has {several}, which both say {twice[0]}; expected one folder for each of "
-                         "train, val and test: rename or move the other")
+        raise InputError(
+            f"`dataset`: {root} has {several}, which both say {twice[0]}; expected one folder for each of "
+            "train, val and test: rename or move the other"
+        )
     nested = [folder for folder in named if shapes[folder] != "flat"]
     if not nested and not others:
-        raise InputError(f"`dataset`: received {root} whose {listed} holds images itself, such as "
-                         f"{entries(named[0])[1][0].name}, expected each in the subfolder of its class "
-                         f"({named[0].name}/CLASS/...); a class of such a name has to be renamed")
+        raise InputError(
+            f"`dataset`: received {root} whose {listed} holds images itself, such as "
+            f"{entries(named[0])[1][0].name}, expected each in the subfolder of its class "
+            f"({named[0].name}/CLASS/...); a class of such a name has to be renamed"
+        )
     plain = [folder for folder in others if not UNLABELLED & {*words(folder.name)}]
     if nested and (len(nested) > 1 or not plain):
         return False
     # CIFAR-100, VOC and COCO have a class 'train' among many others.
-    if not nested and len(named) == 1 and named[0].name == "train" and len(plain) > 1 and (
-            not any(hint_of(folder.name) for folder in plain)):
-        notes.append(f"train is taken for a class, as {len(plain)} other folders are; if it holds the training images, "
-                     "move the classes into it")
+    if (
+        not nested
+        and len(named) == 1
+        and named[0].name == "train"
+        and len(plain) > 1
+        and (not any(hint_of(folder.name) for folder in plain))
+    ):
+        notes.append(
+            f"train is taken for a class, as {len(plain)} other folders are; if it holds the training images, "
+            "move the classes into it"
+        )
         return True
-    raise InputError(f"`dataset`: {root} has {listed} beside {', '.join(f.name for f in plain[:3])}, which leaves open "
-                     "what is a split and what a class; expected train, val and test alone, each with the classes in "
-                     f"it: move or rename the others; {doubts.way_out(root)}")
+    raise InputError(
+        f"`dataset`: {root} has {listed} beside {', '.join(f.name for f in plain[:3])}, which leaves open "
+        "what is a split and what a class; expected train, val and test alone, each with the classes in "
+        f"it: move or rename the others; {doubts.way_out(root)}"
+    )
 
 
 def _splits(root, named, others, shapes, skipped):
@@ -158,13 +178,17 @@ def _splits(root, named, others, shapes, skipped):
         split, place = split_of(folder.name), _doubled(folder)
         stray = entries(place)[1]
         if split == "train" and stray:
-            raise InputError(f"`dataset`: received {root} whose {place.relative_to(root)} holds images itself, such as "
-                             f"{stray[0].name}, expected each in the subfolder of its class")
+            raise InputError(
+                f"`dataset`: received {root} whose {place.relative_to(root)} holds images itself, such as "
+                f"{stray[0].name}, expected each in the subfolder of its class"
+            )
         # Test images of contests come without labels, as test/*.jpg or test/images/*.jpg: a single folder whose name
         # is no class isn't one. Such a split can't be evaluated.
         below = [] if shape(place) == "flat" else [f for f in entries(place)[0] if holds_images(f)]
-        if split != "train" and (not below or (len(below) == 1 and listing.class_names and (
-                composed(below[0].name) not in listing.class_names))):
+        if split != "train" and (
+            not below
+            or (len(below) == 1 and listing.class_names and (composed(below[0].name) not in listing.class_names))
+        ):
             listing.unlabelled[split] = place
             continue
         names, listing.splits[split] = _scanned(place, skipped, known=listing.class_names)
@@ -174,25 +198,38 @@ def _splits(root, named, others, shapes, skipped):
         # Validation and test may lack classes; accuracy is then an average over the others only.
         lacking = [name for name in listing.class_names if name not in names]
         if lacking:
-            listing.notes.append(f"{place.relative_to(root)} has no images of {len(lacking)} of "
-                                 f"{len(listing.class_names)} classes ({_quoted(lacking)}): {split} accuracy says "
-                                 "nothing of these")
+            listing.notes.append(
+                f"{place.relative_to(root)} has no images of {len(lacking)} of "
+                f"{len(listing.class_names)} classes ({_quoted(lacking)}): {split} accuracy says "
+                "nothing of these"
+            )
         listing.class_names, first = listing.class_names or names, first or place
     for folder in others:
         if folder.name in listing.class_names:
-            raise InputError(f"`dataset`: {root} has {folder.name} both beside and below {first.relative_to(root)}; "
-                             "expected the classes below it alone")
+            raise InputError(
+                f"`dataset`: {root} has {folder.name} both beside and below {first.relative_to(root)}; "
+                "expected the classes below it alone"
+            )
         # A validation set beside Training and Test, in whatever language, isn't left out without being asked for.
         missing = SPLITS.keys() - listing.places.keys() - listing.unlabelled.keys()
-        if missing and not UNLABELLED & {*words(folder.name)} and (
+        if (
+            missing
+            and not UNLABELLED & {*words(folder.name)}
+            and (
                 (hint_of(folder.name) in missing and shapes[folder] == "nested")
-                or doubts.could_be_a_split(folder, listing.class_names)):
-            raise InputError(f"`dataset`: {root} has {folder.name} beside {doubts.listed(named)}, which may be another "
-                             "split; expected train, val and test: rename it, or move it elsewhere")
+                or doubts.could_be_a_split(folder, listing.class_names)
+            )
+        ):
+            raise InputError(
+                f"`dataset`: {root} has {folder.name} beside {doubts.listed(named)}, which may be another "
+                "split; expected train, val and test: rename it, or move it elsewhere"
+            )
         skipped.add("folder beside the splits", folder)
-    listing.notes += [f"{folder.relative_to(root)} has images but no class folders: it is left out, and "
-                      f"{split} images are drawn from the training images" for split, folder in
-                      listing.unlabelled.items()]
+    listing.notes += [
+        f"{folder.relative_to(root)} has images but no class folders: it is left out, and "
+        f"{split} images are drawn from the training images"
+        for split, folder in listing.unlabelled.items()
+    ]
     return listing
 
 
@@ -208,12 +245,16 @@ def check_has(listing, root, needs):
         InputError: a required split is missing and can't be drawn, or the only one has no class folders.
     """
     if len(needs) == 1 and (flat := listing.unlabelled.get(needs[0])):
-        raise InputError(f"`dataset`: {flat} has images but no class folders, so that no accuracy can be measured on "
-                         f"it; expected {flat.name}/CLASS/...")
+        raise InputError(
+            f"`dataset`: {flat} has images but no class folders, so that no accuracy can be measured on "
+            f"it; expected {flat.name}/CLASS/..."
+        )
     if "train" not in listing.splits and (missing := [split for split in needs if split not in listing.splits]):
         there = ", ".join(sorted(place.name for place in listing.places.values()))
-        raise InputError(f"`dataset`: received {root} with {there} alone, expected a folder train beside it, with the "
-                         f"same classes, for its {missing[0]} images (links are not followed)")
+        raise InputError(
+            f"`dataset`: received {root} with {there} alone, expected a folder train beside it, with the "
+            f"same classes, for its {missing[0]} images (links are not followed)"
+        )
 
 
 def _doubled(folder):
@@ -251,12 +292,17 @@ def _scanned(root, skipped, without=(), known=()):
     folders = sorted((f for f in folders if f not in without), key=lambda folder: composed(folder.name))
     names, paths, labels = [composed(folder.name) for folder in folders], [], []
     if twice := [name for name, after in itertools.pairwise(names) if name == after]:
-        raise InputError(f"`dataset`: {root} has two folders {twice[0]!r}, one with composed letters and one with "
-                         "decomposed ones; expected one")
-    if known and (odd := [name for name, f in zip(names, folders, strict=True) if name not in known
-                          and holds_images(f)]):
-        raise InputError(f"`dataset`: received {skipped.root}, expected the same classes in {root} as among the "
-                         f"training images, or fewer; it has {_quoted(odd)} besides{_alike(odd[0], known)}")
+        raise InputError(
+            f"`dataset`: {root} has two folders {twice[0]!r}, one with composed letters and one with "
+            "decomposed ones; expected one"
+        )
+    if known and (
+        odd := [name for name, f in zip(names, folders, strict=True) if name not in known and holds_images(f)]
+    ):
+        raise InputError(
+            f"`dataset`: received {skipped.root}, expected the same classes in {root} as among the "
+            f"training images, or fewer; it has {_quoted(odd)} besides{_alike(odd[0], known)}"
+        )
     # A split may lack classes of the training images, so its labels are numbered by their names, not by its own order.
     whole, number = skipped.root.resolve(), {name: label for label, name in enumerate(known or names)}
     for name, folder in zip(names, folders, strict=True):
@@ -272,9 +318,11 @@ def _scanned(root, skipped, without=(), known=()):
     empty = [name for name, f in zip(names, folders, strict=True) if name not in full and not holds_images(f)]
     if not known and (len(folders) < 2 or empty):
         why = "".join(f"; {name} has 0 images" for name in empty) + (f"; {line}" if (line := skipped.line()) else "")
-        raise InputError(f"`dataset`: received {root}, expected at least two subfolders, one a class, each with images "
-                         f"({' '.join(SUFFIXES)}); found {len(folders)} (links are not followed){why:.300}"
-                         f"{_hint(folders, stray)}")
+        raise InputError(
+            f"`dataset`: received {root}, expected at least two subfolders, one a class, each with images "
+            f"({' '.join(SUFFIXES)}); found {len(folders)} (links are not followed){why:.300}"
+            f"{_hint(folders, stray)}"
+        )
     return full, (np.array(paths, dtype=object), np.array(labels, dtype=np.int64))
 
 
@@ -306,13 +354,17 @@ def _below(folder, skipped):
         left, files = left + folders, files + images
         full = [below.name for below in folders if holds_images(below)]
         if both := masks(full):
-            raise InputError(f"`dataset`: {folder} was to be a class and holds {doubts.listed(both)}, which are called "
-                             "images and their masks or labels; expected images alone: move the others elsewhere")
+            raise InputError(
+                f"`dataset`: {folder} was to be a class and holds {doubts.listed(both)}, which are called "
+                "images and their masks or labels; expected images alone: move the others elsewhere"
+            )
         found = {split_of(name) for name in full} - {None} | {*suspects(full).values()}
         if len(found) > 1:
-            raise InputError(f"`dataset`: {folder} was to be a class and holds {', '.join(sorted(found))} images in "
-                             f"folders of their own; expected train/{folder.name} rather than {folder.name}/train; or "
-                             f"did you mean `dataset={folder}`?")
+            raise InputError(
+                f"`dataset`: {folder} was to be a class and holds {', '.join(sorted(found))} images in "
+                f"folders of their own; expected train/{folder.name} rather than {folder.name}/train; or "
+                f"did you mean `dataset={folder}`?"
+            )
     return files
 
 
@@ -325,8 +377,11 @@ def _hint(folders, stray):
         if len(below) > 1 or any(split_of(folder.name) for folder in below):
             return f"; did you mean {full[0]}?"
         full = below
-    return (f"; it holds {tables.counted(len(stray), 'image')} itself, expected each in the subfolder of its class"
-            if stray else "")
+    return (
+        f"; it holds {tables.counted(len(stray), 'image')} itself, expected each in the subfolder of its class"
+        if stray
+        else ""
+    )
 
 
 def listing_checksum(folder, paths):

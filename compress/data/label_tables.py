@@ -15,9 +15,11 @@ from compress.data.scanning import entries
 MOST_BYTES, MOST_TABLES, MOST_CLASSES = 2**26, 10, 1000
 HEADS = {"label", "labels", "class", "category", "target", "breed", "species", "diagnosis", "dx", "y"}
 # in Python, since no ordinary shell command reads CSV with quotes, and copying leaves the original untouched
-SORT = ("import csv, os, shutil; [(os.makedirs(d := os.path.join({to!r}, r[{label}]), exist_ok=True), "
-        "shutil.copy(next(p for f in {folders!r} if os.path.isfile(p := os.path.join(f, r[{file}] + {suffix!r}))), d)) "
-        "for r in list(csv.reader(open({table!r}, encoding='utf-8-sig')))[1:]]")
+SORT = (
+    "import csv, os, shutil; [(os.makedirs(d := os.path.join({to!r}, r[{label}]), exist_ok=True), "
+    "shutil.copy(next(p for f in {folders!r} if os.path.isfile(p := os.path.join(f, r[{file}] + {suffix!r}))), d)) "
+    "for r in list(csv.reader(open({table!r}, encoding='utf-8-sig')))[1:]]"
+)
 
 
 def hint(root):
@@ -36,8 +38,12 @@ def hint(root):
         rows = _rows(table)
         # The first row below the headings decides: the column of file names is one whose value, with a suffix or
         # without, is a file in the folder.
-        found = [(number, suffix) for number, name in enumerate(rows[1] if len(rows) > 2 else ())
-                 for suffix in ("", *SUFFIXES) if _is_plain(name) and (folder / (name + suffix)).is_file()]
+        found = [
+            (number, suffix)
+            for number, name in enumerate(rows[1] if len(rows) > 2 else ())
+            for suffix in ("", *SUFFIXES)
+            if _is_plain(name) and (folder / (name + suffix)).is_file()
+        ]
         if found:
             said = f"the labels in {table} are not read: expected a folder for each class"
             command = _command(rows, table, folders, f"{Path(root).resolve()}_by_class", *found[0])

@@ -6,15 +6,64 @@ Names alone decide little: 'train' may hold pictures of trains. `folders` weighs
 import re
 import unicodedata
 
-SPLITS = {"train": {"train", "training", "trn", "entrenamiento", "entrainement", "apprentissage", "addestramento",
-                    "treino", "treinamento", "обучение", "训练", "訓練", "学習", "훈련", "학습"},
-          "validation": {"val", "valid", "validation", "validate", "dev", "eval", "validierung", "validacion",
-                         "validazione", "validacao", "validatie", "валидация", "验证", "驗證", "検証", "검증"},
-          "test": {"test", "testing", "tst", "holdout", "prueba", "pruebas", "teste", "prova", "тест", "测试", "測試",
-                   "テスト", "테스트"}}
+SPLITS = {
+    "train": {
+        "train",
+        "training",
+        "trn",
+        "entrenamiento",
+        "entrainement",
+        "apprentissage",
+        "addestramento",
+        "treino",
+        "treinamento",
+        "обучение",
+        "训练",
+        "訓練",
+        "学習",
+        "훈련",
+        "학습",
+    },
+    "validation": {
+        "val",
+        "valid",
+        "validation",
+        "validate",
+        "dev",
+        "eval",
+        "validierung",
+        "validacion",
+        "validazione",
+        "validacao",
+        "validatie",
+        "валидация",
+        "验证",
+        "驗證",
+        "検証",
+        "검증",
+    },
+    "test": {
+        "test",
+        "testing",
+        "tst",
+        "holdout",
+        "prueba",
+        "pruebas",
+        "teste",
+        "prova",
+        "тест",
+        "测试",
+        "測試",
+        "テスト",
+        "테스트",
+    },
+}
 # words that say a split beside others and are too rare, or mean too much else, to be taken at their word
-HINTS = {"train": {"development"}, "validation": {"evaluation"},
-         "test": {"tests", "query", "gallery", "probe", "heldout"}}
+HINTS = {
+    "train": {"development"},
+    "validation": {"evaluation"},
+    "test": {"tests", "query", "gallery", "probe", "heldout"},
+}
 COMPOUND = re.compile("(train|val|dev|test)(train|val|dev|test)+")  # 'trainval', 'devtest': hints too, of the first
 # Turkish and Telugu too: they count where every folder beside says a split
 SHORT = {"train": {"tr"}, "validation": {"va", "vl"}, "test": {"te", "ts"}}
@@ -24,11 +73,27 @@ UNLABELLED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unla
 # what stands before the number of a piece of a data set: 'images_part_1', 'fold3'
 PIECE = re.compile(
     r"(?<![^\W\d_])(fold|part|batch|chunk|shard|subset|images?|imgs?|dataset|data|split|volume|archive)s?"
-    r"[\W_]*(\d+|(?<=[\W_])[a-z])(?![^\W\d_])")
+    r"[\W_]*(\d+|(?<=[\W_])[a-z])(?![^\W\d_])"
+)
 HOLD_OUT = re.compile(r"hold[\W_]out", re.IGNORECASE)  # would be two words
 PICTURES = {"images", "image", "imgs", "img", "photos", "pictures", "originals", "original", "rgb", "input", "inputs"}
-MASKS = {"masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentations",
-         "groundtruth", "ground", "truth", "gt", "targets", "target", "trimaps"}
+MASKS = {
+    "masks",
+    "mask",
+    "labels",
+    "label",
+    "annotations",
+    "annotation",
+    "segmentation",
+    "segmentations",
+    "groundtruth",
+    "ground",
+    "truth",
+    "gt",
+    "targets",
+    "target",
+    "trimaps",
+}
 # words beside these: 'JPEGImages' and 'SegmentationClass' of Pascal VOC, 'masks_png'
 KINDS = {"jpeg", "jpg", "png", "tif", "tiff", "bmp", "class", "object"}
 
@@ -85,8 +150,7 @@ def hint_of(name, short=False):
     """
     tables = (SPLITS, HINTS, SHORT) if short else (SPLITS, HINTS)
     found = [COMPOUND.sub(r"\1", word) for word in _parts(name)]
-    return next((split for word in found for table in tables for split, known in table.items()
-                 if word in known), None)
+    return next((split for word in found for table in tables for split, known in table.items() if word in known), None)
 
 
 def pieces(names):

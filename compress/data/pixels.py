@@ -29,8 +29,11 @@ def of_models(*paths):
     for path in paths:
         for name, value in _recorded(path).items():
             if found.setdefault(name, value) != value:
-                raise InputError(f"{sources[name]} was trained on images shown with {name} "
-                                 f"{found[name]}, {path} with {value}; expected models of the same images", path=path)
+                raise InputError(
+                    f"{sources[name]} was trained on images shown with {name} "
+                    f"{found[name]}, {path} with {value}; expected models of the same images",
+                    path=path,
+                )
             sources.setdefault(name, path)
     return found
 
@@ -42,5 +45,12 @@ def _recorded(path):
         run = records.read_json(Path(path).with_name("history.json")).get("run")
     found = run.get("pixels") if isinstance(run, dict) else None
     # The type counts too: in Python True == 1 and 255 == 255.0, so `in` alone would let booleans through.
-    return {name: value for name, value in found.items() if value in ALLOWED.get(name, ()) and (
-        type(value) in map(type, ALLOWED[name]))} if isinstance(found, dict) else {}
+    return (
+        {
+            name: value
+            for name, value in found.items()
+            if value in ALLOWED.get(name, ()) and (type(value) in map(type, ALLOWED[name]))
+        }
+        if isinstance(found, dict)
+        else {}
+    )

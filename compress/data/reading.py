@@ -17,11 +17,15 @@ LARGEST = 1024  # pixels a side that images may keep where no size is asked for:
 MOST_NAMED = 10  # damaged files in one message
 BEGINNINGS = {  # what a file is that can't be decoded: a test of its first 64 bytes, in lower case
     "it is empty": lambda head: not head,
-    "a pointer of Git LFS, expected what it points to: git lfs pull": lambda head: head.startswith(b"version https://git"),
+    "a pointer of Git LFS, expected what it points to: git lfs pull": lambda head: head.startswith(
+        b"version https://git"
+    ),
     "a web page": lambda head: head.lstrip().startswith((b"<!doctype", b"<html")),
     "HEIC or AVIF under another name: convert it": lambda head: head[4:8] == b"ftyp",
-    "a TIFF of a kind that isn't read, such as several channels of floating point": lambda head: head[:4] in (
-        b"ii*\0", b"mm\0*")}
+    "a TIFF of a kind that isn't read, such as several channels of floating point": lambda head: (
+        head[:4] in (b"ii*\0", b"mm\0*")
+    ),
+}
 DIM = 64  # 16-bit colour whose upper 8 bits stay below this is too dark without the lower ones, which Pillow drops
 SCALE_GAP = 4  # times brighter than the dark images are all others, where these are of another scale
 MOST_DIM = 20  # one in so many images may be dark by itself
@@ -47,7 +51,13 @@ class Reader:
 
     def __init__(self, paths, workers=0, progress=iter, look=None, tell=print, named_by="dataset"):
         self.paths, self.size, self.workers, self.progress, self.tell, self.named_by = (
-            list(paths), None, workers, progress, tell, named_by)
+            list(paths),
+            None,
+            workers,
+            progress,
+            tell,
+            named_by,
+        )
         self.look = look or decoding.Look()
         self.resized = False
         self._headers, self._reported, self._found = {}, set(), None
@@ -100,8 +110,11 @@ class Reader:
             # file. Values outside the scale are no damage, and images that aren't needed may have them.
             if broken:
                 left = sorted({*self.paths} - {*paths})
-                broken |= {path: found for path, found in zip(left, pool.map(self._decoded, left), strict=True)
-                           if isinstance(found, Exception) and not isinstance(found, OverflowError)}
+                broken |= {
+                    path: found
+                    for path, found in zip(left, pool.map(self._decoded, left), strict=True)
+                    if isinstance(found, Exception) and not isinstance(found, OverflowError)
+                }
         if broken:
             raise InputError(_broken(self.named_by, broken))
         return arrays
@@ -131,8 +144,10 @@ class Reader:
         """
         self.resized |= any(header.size != tuple(self.size) for header in headers.values())
         if animated := [path for path, header in headers.items() if header.animated]:
-            self._report_once(f"{tables.counted(len(animated), 'image')} with several frames or pages (such as "
-                              f"{animated[0]}): the first of each is taken")
+            self._report_once(
+                f"{tables.counted(len(animated), 'image')} with several frames or pages (such as "
+                f"{animated[0]}): the first of each is taken"
+            )
         kinds = {header.depth for header in headers.values()}
         through = any(header.transparent for header in headers.values())
         given = {name: value for name, value in vars(self.look).items() if value is not None}
@@ -144,11 +159,16 @@ class Reader:
             return
         if self._found is None:
             odd = [path for path, header in self._known(pool, self.paths).items() if header.depth or header.transparent]
-            self._found = [it for it in pool.map(lambda path: _or_error(decoding.examine, path), odd)
-                           if isinstance(it, decoding.Extremes)]  # `read` reports the damaged ones
+            self._found = [
+                it
+                for it in pool.map(lambda path: _or_error(decoding.examine, path), odd)
+                if isinstance(it, decoding.Extremes)
+            ]  # `read` reports the damaged ones
         if faint := [it.path for it in self._found if it.faint]:
-            self._report_once(f"{tables.counted(len(faint), 'image')} with an alpha channel that hides everything "
-                              f"(such as {faint[0]}): their colours are shown without it")
+            self._report_once(
+                f"{tables.counted(len(faint), 'image')} with an alpha channel that hides everything "
+                f"(such as {faint[0]}): their colours are shown without it"
+            )
         for kind in sorted(kinds - {""}):
             found = [it for it in self._found if it.depth == kind]
             fixed = kind in given
@@ -175,17 +195,24 @@ class Reader:
         highest = max(found, key=lambda it: it.high)
         if kind == "colour":  # Pillow has dropped the lower 8 bits: there is no scale to choose, only a loss to notice
             if highest.high < DIM:
-                raise InputError(f"`{self.named_by}`: images of 16 bits a channel, such as {highest.path}, hold values "
-                                 f"of at most {256 * highest.high + 255:,}, of which 8 bits would keep too little; "
-                                 "expected values up to 65,535, or images of 8 bits a channel")
+                raise InputError(
+                    f"`{self.named_by}`: images of 16 bits a channel, such as {highest.path}, hold values "
+                    f"of at most {256 * highest.high + 255:,}, of which 8 bits would keep too little; "
+                    "expected values up to 65,535, or images of 8 bits a channel"
+                )
             return {}
         scale = decoding.natural_scale(kind, lowest.low, highest.high)
         if scale is None:
             worst = highest if lowest.low >= 0 else lowest
-            held = (f"values from {lowest.low:,g} to {highest.high:,g} (" if lowest.low == lowest.low else
-                    "what is no number (NaN, ")
-            raise InputError(f"`{self.named_by}`: {NAMED[kind]} hold {held}such as {worst.path}); expected 0 to "
-                             f"{'65,535' if kind == 'whole' else '1 or 0 to 255'}: convert all by the same factor")
+            held = (
+                f"values from {lowest.low:,g} to {highest.high:,g} ("
+                if lowest.low == lowest.low
+                else "what is no number (NaN, "
+            )
+            raise InputError(
+                f"`{self.named_by}`: {NAMED[kind]} hold {held}such as {worst.path}); expected 0 to "
+                f"{'65,535' if kind == 'whole' else '1 or 0 to 255'}: convert all by the same factor"
+            )
         self._report_once(f"{NAMED[kind]} hold values up to {highest.high:,g}: scaled by {scale:,g}")
         return {kind: scale}
 
@@ -213,12 +240,16 @@ class Reader:
         shown = lambda it: f"{unit * (it.high + 1) - 1:,g}"  # noqa: E731 (the largest value; Pillow drops 8 bits)
         # One dark photograph among others, or dark ones of every degree, are dark; a gap says that the scales differ.
         if not fixed and darkest and darkest.high >= SCALE_GAP * brightest.high and len(dim) >= len(found) / MOST_DIM:
-            raise InputError(f"`{self.named_by}`: {name} are of different scales: {len(dim):,}, such as "
-                             f"{brightest.path}, hold at most {shown(brightest)}, and {len(others):,}, such as "
-                             f"{darkest.path}, at least {shown(darkest)}; by one scale the former would be "
-                             "nearly black: convert both kinds to 8 bits, each by its own factor")
-        self._report_once(f"{len(dim):,} of {len(found):,} {name} hold at most {shown(brightest)} (such as "
-                          f"{brightest.path}): scaled by {unit * (scale + 1) - 1:,g} they are nearly black")
+            raise InputError(
+                f"`{self.named_by}`: {name} are of different scales: {len(dim):,}, such as "
+                f"{brightest.path}, hold at most {shown(brightest)}, and {len(others):,}, such as "
+                f"{darkest.path}, at least {shown(darkest)}; by one scale the former would be "
+                "nearly black: convert both kinds to 8 bits, each by its own factor"
+            )
+        self._report_once(
+            f"{len(dim):,} of {len(found):,} {name} hold at most {shown(brightest)} (such as "
+            f"{brightest.path}): scaled by {unit * (scale + 1) - 1:,g} they are nearly black"
+        )
 
     def _ground(self, found):
         """The background for images with transparent pixels, a dict: white, unless most of them are drawn in white."""
@@ -228,8 +259,10 @@ class Reader:
         # invisible there. One background for all images, or its colour would give away classes.
         white = sum(it.ink >= decoding.WHITE_INK for it in found)
         ground = "black" if 2 * white > len(found) else "white"
-        self._report_once(f"{tables.counted(len(found), 'image')} with transparent pixels, shown on {ground}"
-                          + ("; most of them draw in white" if ground == "black" else ""))
+        self._report_once(
+            f"{tables.counted(len(found), 'image')} with transparent pixels, shown on {ground}"
+            + ("; most of them draw in white" if ground == "black" else "")
+        )
         return {"ground": ground}
 
     def _report_once(self, line):
@@ -290,17 +323,23 @@ def _broken(named_by, broken):
     """The error message for damaged files, {path: exception}."""
     # Values beyond the scale of the model's training images: the files are sound, so moving them away is no advice.
     if beyond := [path for path, error in broken.items() if isinstance(error, OverflowError)]:
-        return (f"`{named_by}`: {tables.counted(len(beyond), 'image')}, such as {beyond[0]}, with "
-                f"{broken[beyond[0]]}, by which the images were scaled that the model was trained on; "
-                "expected images of the same kind")
+        return (
+            f"`{named_by}`: {tables.counted(len(beyond), 'image')}, such as {beyond[0]}, with "
+            f"{broken[beyond[0]]}, by which the images were scaled that the model was trained on; "
+            "expected images of the same kind"
+        )
     first = list(broken)[:MOST_NAMED]
     files = "; ".join(_described(path, broken[path]) for path in first)
     more = f"; and {len(broken) - len(first)} more" if len(broken) > len(first) else ""
     if named_by != "dataset":  # photographs given one by one: the user knows which to leave out
         return f"`{named_by}`: {files}{more}; expected photographs"
     if len(broken) == 1:
-        return (f"`{named_by}`: {files}; fetch it again, or go on without it: mv {shlex.quote(first[0])} "
-                f"{shlex.quote(first[0] + '.broken')}")
-    return (f"`{named_by}`: {tables.counted(len(broken), 'image')}: {files}{more}; fetch them again, or go on "
-            f"without them: for f in {' '.join(map(shlex.quote, list(broken)[:100]))}; "
-            'do mv "$f" "$f.broken"; done')
+        return (
+            f"`{named_by}`: {files}; fetch it again, or go on without it: mv {shlex.quote(first[0])} "
+            f"{shlex.quote(first[0] + '.broken')}"
+        )
+    return (
+        f"`{named_by}`: {tables.counted(len(broken), 'image')}: {files}{more}; fetch them again, or go on "
+        f"without them: for f in {' '.join(map(shlex.quote, list(broken)[:100]))}; "
+        'do mv "$f" "$f.broken"; done'
+    )

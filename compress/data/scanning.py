@@ -8,11 +8,42 @@ from compress.data.decoding import SUFFIXES
 from compress.errors import InputError
 
 # what systems and tools put beside the images; their names in lower case
-SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found", "#recycle",
-          "@recycle", "__pycache__", ".ipynb_checkpoints", ".git", ".svn", ".hg", ".dvc", ".idea", ".vscode",
-          ".appledouble", ".trashes", ".spotlight-v100", ".fseventsd", ".thumbnails", ".cache"}
-SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "icon\r", ".gitkeep", ".gitignore",
-                ".gitattributes", ".nomedia", ".picasa.ini"}
+SYSTEM = {
+    "@eadir",
+    "__macosx",
+    "$recycle.bin",
+    "recycler",
+    "system volume information",
+    "lost+found",
+    "#recycle",
+    "@recycle",
+    "__pycache__",
+    ".ipynb_checkpoints",
+    ".git",
+    ".svn",
+    ".hg",
+    ".dvc",
+    ".idea",
+    ".vscode",
+    ".appledouble",
+    ".trashes",
+    ".spotlight-v100",
+    ".fseventsd",
+    ".thumbnails",
+    ".cache",
+}
+SYSTEM_FILES = {
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    ".ds_store",
+    "icon\r",
+    ".gitkeep",
+    ".gitignore",
+    ".gitattributes",
+    ".nomedia",
+    ".picasa.ini",
+}
 DEEPEST = 150  # folders in a path: `holds_images` calls itself for each, and Python's recursion is limited
 MOST_KINDS = 6  # kinds of skipped files in one line
 
@@ -32,8 +63,11 @@ class Skipped:
     def line(self):
         """'skipped: 2 .heic (such as red/031.heic), 1 linked folder (cats2)'; empty where nothing was skipped."""
         kinds = self.counts.most_common()
-        parts = [f"{n:,} {kind if n == 1 or kind[0] == '.' else kind + 's'} "
-                 f"({'' if n == 1 else 'such as '}{self.examples[kind]})" for kind, n in kinds[:MOST_KINDS]]
+        parts = [
+            f"{n:,} {kind if n == 1 or kind[0] == '.' else kind + 's'} "
+            f"({'' if n == 1 else 'such as '}{self.examples[kind]})"
+            for kind, n in kinds[:MOST_KINDS]
+        ]
         if rest := sum(n for _, n in kinds[MOST_KINDS:]):
             parts.append(f"{rest:,} of {len(kinds) - MOST_KINDS} other kinds")
         return f"skipped: {', '.join(parts)}" if parts else ""
@@ -54,8 +88,10 @@ def entries(folder, skipped=None):
     """
     folders, images, odd = [], [], []
     if len(Path(folder).parts) > DEEPEST:
-        raise InputError(f"`dataset`: {str(folder)[:60]}... lies more than {DEEPEST} folders deep; expected images "
-                         "in the folders of their classes")
+        raise InputError(
+            f"`dataset`: {str(folder)[:60]}... lies more than {DEEPEST} folders deep; expected images "
+            "in the folders of their classes"
+        )
     try:
         found = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:

@@ -33,8 +33,10 @@ def divide(config, names, parts, needs):
         # One validation image a class at least, or its accuracy would say nothing of that class.
         count = max(asked, 0 if val is None else min(len(np.unique(val[1])), config.subset // 2))
         if count > asked and "validation" in needs:
-            notes.append(f"{count} validation images, one for each class: `val_split={config.val_split}` of "
-                         f"`subset={config.subset}` would be {asked}")
+            notes.append(
+                f"{count} validation images, one for each class: `val_split={config.val_split}` of "
+                f"`subset={config.subset}` would be {asked}"
+            )
         train, of_train = _part(config.subset, train, config.subset - count, "training")
         val, of_val = _part(config.subset, val, count, "validation")
         notes += of_train * ("train" in needs) + of_val * ("validation" in needs)
@@ -52,12 +54,16 @@ def _drawn(config, names, parts, test_alone, notes):
     short = [f"{names[i]} ({counts[i]})" for i in np.flatnonzero((counts > 0) & (counts < need))]
     if short and not test_alone:
         uses = "train on" + (", to validate on" if val is None else "") + (", to test on" if test is None else "")
-        raise InputError(f"`dataset`: received {config.dataset}, expected at least {need} training images a class, "
-                         f"found fewer for {', '.join(short[:5])}: one each to {uses}; add images, or leave these "
-                         "classes out")
+        raise InputError(
+            f"`dataset`: received {config.dataset}, expected at least {need} training images a class, "
+            f"found fewer for {', '.join(short[:5])}: one each to {uses}; add images, or leave these "
+            "classes out"
+        )
     if test is None and short and counts[counts > 0].min() < 2:
-        notes.append(f"{config.dataset} has too few images a class to draw test images from: all {len(train[1]):,} are "
-                     "test images")
+        notes.append(
+            f"{config.dataset} has too few images a class to draw test images from: all {len(train[1]):,} are "
+            "test images"
+        )
         return None, None, train
     # The test images are drawn before the validation images, so that they don't depend on `val_split`.
     if test is None:
@@ -67,8 +73,10 @@ def _drawn(config, names, parts, test_alone, notes):
     if val is None:
         asked = round(len(train[1]) * config.val_split)
         if asked < classes:
-            notes.append(f"{classes} validation images, one for each class: `val_split={config.val_split}` of "
-                         f"{len(train[1]):,} would be {asked}")
+            notes.append(
+                f"{classes} validation images, one for each class: `val_split={config.val_split}` of "
+                f"{len(train[1]):,} would be {asked}"
+            )
         train, val = _held_out(train, max(asked, classes))
     return train, val, test
 
@@ -82,11 +90,14 @@ def _part(subset, pair, count, name):
         return None, []
     labels = pair[1]
     if count < len(np.unique(labels)):
-        raise InputError(f"`subset`: received {subset}, which takes {count} of {len(labels)} {name} images, expected "
-                         f"at least {len(np.unique(labels))}, one for each class")
+        raise InputError(
+            f"`subset`: received {subset}, which takes {count} of {len(labels)} {name} images, expected "
+            f"at least {len(np.unique(labels))}, one for each class"
+        )
     if count >= len(labels):
-        return pair, [f"`subset={subset}` would take {count:,} {name} images, and there are {len(labels):,}: all are "
-                      "taken"] * (count > len(labels))
+        return pair, [
+            f"`subset={subset}` would take {count:,} {name} images, and there are {len(labels):,}: all are taken"
+        ] * (count > len(labels))
     # Systematic sampling: the n items of a class, in random order, get the places 0.5/n, 1.5/n, ... between 0 and 1,
     # and the sample is the `count` items of the lowest places. So it has each class in proportion, up to rounding.
     # scikit-learn's train_test_split refuses a class of one image, and a rest of fewer images than classes.

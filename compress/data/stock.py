@@ -30,13 +30,21 @@ CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle
     wardrobe whale willow_tree wolf woman worm"""
 # data set: class names, folder of pickles, folder of binaries, training files, test file, key of the labels
 CIFAR = {
-    "cifar10": (tuple(CIFAR10.split()), "cifar-10-batches-py", "cifar-10-batches-bin",
-                [f"data_batch_{i}" for i in range(1, 6)], "test_batch", b"labels"),
+    "cifar10": (
+        tuple(CIFAR10.split()),
+        "cifar-10-batches-py",
+        "cifar-10-batches-bin",
+        [f"data_batch_{i}" for i in range(1, 6)],
+        "test_batch",
+        b"labels",
+    ),
     "cifar100": (tuple(CIFAR100.split()), "cifar-100-python", "cifar-100-binary", ["train"], "test", b"fine_labels"),
 }
 # cifar-10-python.tar.gz, as browsers and Keras call it too: "cifar-10-python (1).tar.gz", cifar-10-batches-py-target
-ARCHIVE = {"cifar10": re.compile(r"cifar-?10(?!0).*\.(tar\.gz|tgz|tar)", re.IGNORECASE),
-           "cifar100": re.compile(r"cifar-?100.*\.(tar\.gz|tgz|tar)", re.IGNORECASE)}
+ARCHIVE = {
+    "cifar10": re.compile(r"cifar-?10(?!0).*\.(tar\.gz|tgz|tar)", re.IGNORECASE),
+    "cifar100": re.compile(r"cifar-?100.*\.(tar\.gz|tgz|tar)", re.IGNORECASE),
+}
 IMAGES = 10_000  # in each file; CIFAR-100 has one of five times as many for training
 MAX_UNPACKED = 2**29  # bytes that are read of an archive: the official ones hold less than 200 MB
 QUIET_SECONDS = 10  # a download has failed when the server sends nothing for so long
@@ -95,12 +103,17 @@ def _read(places, wanted, key, classes):
         if failed:
             display.warn(f"{str(failed).removeprefix('`data_dir`: ')}; {place} is read instead")
         # Binary files that were cut at the end of an image look whole.
-        short = [f"{name} {len(read[name][1]):,} of {of:,}" for name in wanted
-                 if len(read[name][1]) < (of := IMAGES * (5 if name == "train" else 1))]
+        short = [
+            f"{name} {len(read[name][1]):,} of {of:,}"
+            for name in wanted
+            if len(read[name][1]) < (of := IMAGES * (5 if name == "train" else 1))
+        ]
         if short:
             more = f" and {len(short) - 3} files more" if len(short) > 3 else ""
-            display.warn(f"{place} has fewer images than CIFAR: {', '.join(short[:3])}{more}; if that isn't meant, "
-                         "fetch it again")
+            display.warn(
+                f"{place} has fewer images than CIFAR: {', '.join(short[:3])}{more}; if that isn't meant, "
+                "fetch it again"
+            )
         return [read[name] for name in wanted]
     raise failed
 
@@ -120,7 +133,8 @@ def _downloaded(dataset, data_dir, instead):
             raise
         raise InputError(
             f"`data_dir`: {data_dir} has no {pickles}, and downloading failed; expected it there, or {archive} "
-            f"of cs.toronto.edu/~kriz{instead and f'; {instead}'}") from None
+            f"of cs.toronto.edu/~kriz{instead and f'; {instead}'}"
+        ) from None
     finally:
         socket.setdefaulttimeout(patience)
     # Keras gives labels (N, 1), and images (N, 3, 32, 32) where keras.json says "channels_first".
@@ -171,9 +185,11 @@ def _check_not_in_part(dataset, data_dir, wanted):
     for folder, suffix in _folders(dataset, Path(data_dir)):
         missing = [name + suffix for name in wanted if not os.path.isfile(folder / (name + suffix))]
         if folder.name in CIFAR[dataset][1:3] or len(missing) < len(wanted):
-            raise InputError(f"`data_dir`: {folder} was unpacked in part: {', '.join(missing)} "
-                             f"{'is' if len(missing) == 1 else 'are'} missing, or not a file; unpack the archive "
-                             f"again, or put it in {data_dir} as it was downloaded")
+            raise InputError(
+                f"`data_dir`: {folder} was unpacked in part: {', '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing, or not a file; unpack the archive "
+                f"again, or put it in {data_dir} as it was downloaded"
+            )
 
 
 class _Bounded:
@@ -220,8 +236,10 @@ def _unpacked(archive, wanted):
                     return
     except Exception as error:  # a damaged archive can raise anything
         raise InputError(f"`data_dir`: {archive} is a damaged archive ({error!r:.200}); download it again") from None
-    raise InputError(f"`data_dir`: {archive} holds no {', '.join(sorted(left))}; expected the python or the binary "
-                     "version of https://www.cs.toronto.edu/~kriz/cifar.html")
+    raise InputError(
+        f"`data_dir`: {archive} holds no {', '.join(sorted(left))}; expected the python or the binary "
+        "version of https://www.cs.toronto.edu/~kriz/cifar.html"
+    )
 
 
 class _Repickled(ValueError):
@@ -247,11 +265,13 @@ def _plain_keys(load):
 
     A key is hashed, and the hash of a tuple hashes its items: tuples of tuples in a small file can take years.
     """
+
     def checked(self):
         # The stack ends in key, value, key, value, ...
         if any(type(key) not in (bytes, str, int) for key in self.stack[-2::-2]):
             raise pickle.UnpicklingError("a key is neither text nor a number")
         load(self)
+
     return checked
 
 
@@ -274,16 +294,23 @@ class _BatchUnpickler(pickle._Unpickler):
         if type(self.stack[-2]) not in (bytes, str, int):
             raise pickle.UnpicklingError("a key is neither text nor a number")
         super().load_setitem()
+
     dispatch[pickle.SETITEM[0]] = load_setitem
 
     def find_class(self, module, name):
         # numpy 2 renamed numpy.core to numpy._core; files of both kinds exist.
         if (module.replace("_core", "core"), name) not in (
-                ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")):
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+        ):
             asked = f"it asks for {module}.{name}"
             # what Python 3 writes for bytes and for arrays
-            raise _Repickled(asked) if (module, name) == ("_codecs", "encode") or (
-                module.startswith("numpy.")) else pickle.UnpicklingError(asked)
+            raise (
+                _Repickled(asked)
+                if (module, name) == ("_codecs", "encode") or (module.startswith("numpy."))
+                else pickle.UnpicklingError(asked)
+            )
         return _StandIn
 
 
@@ -329,11 +356,15 @@ def read_batch(path, key, classes, content=None):
         if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(f"labels from {labels.min()} to {labels.max()}")
     except _Repickled as error:
-        raise InputError(f"`data_dir`: {path} was pickled again by another program ({error}); expected the file as it "
-                         "was downloaded: unpack the archive again") from None
+        raise InputError(
+            f"`data_dir`: {path} was pickled again by another program ({error}); expected the file as it "
+            "was downloaded: unpack the archive again"
+        ) from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"`data_dir`: {path} is not a CIFAR file of rows of 3,072 pixels and labels from 0 to "
-                         f"{classes - 1} ({error!r:.200})") from None
+        raise InputError(
+            f"`data_dir`: {path} is not a CIFAR file of rows of 3,072 pixels and labels from 0 to "
+            f"{classes - 1} ({error!r:.200})"
+        ) from None
     # A row holds all red values, then all green, then all blue: (N, 3, 32, 32) to Keras' channels_last.
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
@@ -348,7 +379,9 @@ def read_digits():
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    grey = [Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)
-            for image in np.rint(digits.images * (255 / 16)).astype(np.uint8)]  # their grey values are 0 to 16
+    grey = [
+        Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)
+        for image in np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    ]  # their grey values are 0 to 16
     images = np.repeat(np.stack(grey)[..., None], 3, axis=-1)  # (1797, 32, 32, 3)
     return tuple("0123456789"), (images, digits.target.astype(np.int64)), None, None

@@ -56,8 +56,13 @@ def optimizer_for(losses, optimizer):
     Returns:
         A Keras optimiser.
     """
-    own = {variable.path: loss.optimizer for loss in losses if loss.optimizer
-           for layer in loss.layers for variable in layer.trainable_variables}
+    own = {
+        variable.path: loss.optimizer
+        for loss in losses
+        if loss.optimizer
+        for layer in loss.layers
+        for variable in layer.trainable_variables
+    }
     return keras.optimizers.MultiOptimizer(lambda variable: own.get(variable.path, optimizer)) if own else optimizer
 
 

@@ -67,8 +67,16 @@ def build_regressors(name, student_shapes, teacher_shapes, precision="float32"):
             width = (student[-1] + teacher[-1]) // 2
             pool = tuple(-(-large // small) for large, small in zip(student[1:3], teacher[1:3], strict=True))
             pools = [layers.AveragePooling2D(pool, padding="same", dtype=precision)] if max(pool) > 1 else []
-            regressors.append(keras.Sequential([
-                keras.Input(student[1:]), *pools, PointwiseConv(width, 1, activation="relu", dtype=precision),
-                PointwiseConv(width, 1, activation="relu", dtype=precision),
-                PointwiseConv(teacher[-1], 1, dtype=precision)], name=f"regressor{i + 1}"))
+            regressors.append(
+                keras.Sequential(
+                    [
+                        keras.Input(student[1:]),
+                        *pools,
+                        PointwiseConv(width, 1, activation="relu", dtype=precision),
+                        PointwiseConv(width, 1, activation="relu", dtype=precision),
+                        PointwiseConv(teacher[-1], 1, dtype=precision),
+                    ],
+                    name=f"regressor{i + 1}",
+                )
+            )
     return regressors

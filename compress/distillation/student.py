@@ -22,12 +22,15 @@ def divided_streams(teacher_widths, divisor):
         divisor: at least 1.
     """
     hidden = resnet.hidden_names(teacher_widths)
-    return {name: max(1, int(width // divisor)) if name.endswith("_stream") and name not in hidden else width
-            for name, width in teacher_widths.items()}
+    return {
+        name: max(1, int(width // divisor)) if name.endswith("_stream") and name not in hidden else width
+        for name, width in teacher_widths.items()
+    }
 
 
-def student_widths(teacher_widths, depth, target_compression, target_macs=None, cost=resnet.cost_of, round_to=1,
-                   tilt=1.0):
+def student_widths(
+    teacher_widths, depth, target_compression, target_macs=None, cost=resnet.cost_of, round_to=1, tilt=1.0
+):
     """Widths of the student: the widest network that keeps the budgets.
 
     One factor narrows stem, streams and inner layers of the full network alike, or with a tilt each stage by the factor
@@ -50,23 +53,28 @@ def student_widths(teacher_widths, depth, target_compression, target_macs=None, 
         ValueError: a budget is out of reach.
     """
     hidden = {name: teacher_widths[name] for name in resnet.hidden_names(teacher_widths)}  # they stay as they are
-    full, teacher_widths = resnet.full_widths(depth) | hidden, {
-        name: width for name, width in teacher_widths.items() if name not in hidden}
+    full, teacher_widths = (
+        resnet.full_widths(depth) | hidden,
+        {name: width for name, width in teacher_widths.items() if name not in hidden},
+    )
     limits = cost(full)[0] / target_compression, math.inf if target_macs is None else target_macs
 
     def narrowed(factor):
         widths = {}
         for name, width in teacher_widths.items():
             wanted = factor * tilt ** (resnet.stage_of(name) - 3) * full[name]  # 3: the middle one
-            widths[name] = masks.rounded(round(wanted / round_to) * round_to, width // round_to * round_to or width,
-                                         round_to)
+            widths[name] = masks.rounded(
+                round(wanted / round_to) * round_to, width // round_to * round_to or width, round_to
+            )
         return widths | hidden
 
     widths = _widest(narrowed, cost, limits, max(1.0, tilt, 1 / tilt) ** 2)
     if widths is None:
         least = cost(narrowed(0))
-        raise ValueError(f"the narrowest student still has {least[0]:,} parameters, a compression of "
-                         f"{cost(full)[0] / least[0]:.1f}x, and {least[1]:,} MACs")
+        raise ValueError(
+            f"the narrowest student still has {least[0]:,} parameters, a compression of "
+            f"{cost(full)[0] / least[0]:.1f}x, and {least[1]:,} MACs"
+        )
     return widths
 
 
@@ -95,6 +103,7 @@ def choose_widths(config, architecture):
     Raises:
         InputError: out of reach.
     """
+
     def cost(widths, stem=config.student_stem):
         return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], stem)
 
@@ -114,9 +123,14 @@ def choose_widths(config, architecture):
         with contextlib.suppress(ValueError):  # it is the MACs where the parameters alone can be reached
             widest(None)
             name, value = "target_macs", f"{macs[0]:g}{'x' * macs[1]}"
-        other = "" if config.student_stem == stem else (
-            f" behind the stem {config.student_stem}; `student_stem={stem}`, fewer `student_blocks` or a smaller "
-            "`round_to` allow less")
+        other = (
+            ""
+            if config.student_stem == stem
+            else (
+                f" behind the stem {config.student_stem}; `student_stem={stem}`, fewer `student_blocks` or a smaller "
+                "`round_to` allow less"
+            )
+        )
         raise InputError(f"`{name}`: received {value}, expected a larger student: {error}{other}") from None
 
 
@@ -139,11 +153,12 @@ def rebuilt(model, stem, blocks):
     architecture = resnet.architecture_of(model)
     other = resnet.build_resnet(**(architecture | {"stem": stem, "widths": _widths_left(architecture, blocks)}))
     for layer in other.layers:
-        for old, new in zip(model.get_layer(layer.name).variables if layer.variables else (), layer.variables,
-                            strict=True):
+        for old, new in zip(
+            model.get_layer(layer.name).variables if layer.variables else (), layer.variables, strict=True
+        ):
             cut = (old.shape[0] - new.shape[0]) // 2 if layer.name == "conv1_conv" and len(new.shape) == 4 else 0
             values = np.array(old)  # a copy: JAX would share the buffer
-            new.assign(values[cut:len(values) - cut, cut:values.shape[1] - cut] if cut else values)
+            new.assign(values[cut : len(values) - cut, cut : values.shape[1] - cut] if cut else values)
     return other
 
 
@@ -163,8 +178,9 @@ def inherit_student(teacher, widths, stem=None):
     if blocks != resnet.blocks_of(architecture["widths"]):
         teacher = rebuilt(teacher, architecture["stem"], blocks)
     scores = criteria.compute_group_scores(teacher, resnet.wiring_of(teacher))
-    student = surgery.trim_model(teacher, {group: masks.least_idle(np.asarray(values), widths[group])
-                                         for group, values in scores.items()})
+    student = surgery.trim_model(
+        teacher, {group: masks.least_idle(np.asarray(values), widths[group]) for group, values in scores.items()}
+    )
     return student if stem in (None, architecture["stem"]) else rebuilt(student, stem, blocks)
 
 
@@ -181,17 +197,29 @@ def goal(config, teacher, student):
         most and what it has; None without a target of MACs.
     """
     sizes = [(net.count_params(), metrics.count_macs(net)) for net in (student, teacher)]
-    more = [f"{tables.compared(its / mine)} in {name}" for name, mine, its in
-            zip(("parameters", "MACs"), *sizes, strict=True) if mine >= its]
+    more = [
+        f"{tables.compared(its / mine)} in {name}"
+        for name, mine, its in zip(("parameters", "MACs"), *sizes, strict=True)
+        if mine >= its
+    ]
     if more:
-        display.warn(f"the student has {sizes[0][0]:,} parameters and {sizes[0][1]:,} MACs, its teacher "
-                     f"{sizes[1][0]:,} and {sizes[1][1]:,}: {' and '.join(more)}")
+        display.warn(
+            f"the student has {sizes[0][0]:,} parameters and {sizes[0][1]:,} MACs, its teacher "
+            f"{sizes[1][0]:,} and {sizes[1][1]:,}: {' and '.join(more)}"
+        )
     if not config.target_macs:
         return None
     form, (number, is_ratio) = resnet.architecture_of(teacher), config.target_macs
     full = resnet.cost_of(resnet.full_widths(form["depth"]), form["classes"], form["input_shape"], form["stem"])[1]
-    found = {"of": f"the whole ResNet{form['depth']}", "macs": full,
-             "left": flags.macs_left(config.target_macs, full), "reached": sizes[0][1]}
-    display.say(f"`target_macs={number:g}{'x' * is_ratio}`: at most {found['left']:,.0f} MACs, of {full:,} that "
-                f"{found['of']} has; the student has {found['reached']:,}", config.verbose)
+    found = {
+        "of": f"the whole ResNet{form['depth']}",
+        "macs": full,
+        "left": flags.macs_left(config.target_macs, full),
+        "reached": sizes[0][1],
+    }
+    display.say(
+        f"`target_macs={number:g}{'x' * is_ratio}`: at most {found['left']:,.0f} MACs, of {full:,} that "
+        f"{found['of']} has; the student has {found['reached']:,}",
+        config.verbose,
+    )
     return found

@@ -159,8 +159,15 @@ def normalise_batch(x, gamma, beta, epsilon):
 
         empty = tf.zeros((0,))  # moving statistics, which the operation doesn't need in training mode
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=epsilon, exponential_avg_factor=1.0,
-            is_training=True)
+            x=x,
+            scale=gamma,
+            offset=beta,
+            mean=empty,
+            variance=empty,
+            epsilon=epsilon,
+            exponential_avg_factor=1.0,
+            is_training=True,
+        )
         count = tf.cast(tf.size(x, out_type=tf.int64) // x.shape[-1], "float32")
         # TensorFlow returns the unbiased variance, where Keras' layer accumulates the biased one.
         return y, mean, variance * (count - 1) / count
@@ -217,6 +224,7 @@ class FastResNet(keras.Model):
 
     def call(self, images, training=None):
         """(N, h, w, 3), RGB 0 to 255 -> logits (N, classes) float32; with `features` a list, see the class."""
+
         def conv_bn(x, name, stride=1, relu=True):
             return self._conv_bn(x, name, training, stride, relu)
 
@@ -236,6 +244,7 @@ class FastResNet(keras.Model):
             norm.moving_mean.assign(momentum * norm.moving_mean + (1 - momentum) * (mean + conv.bias))
             norm.moving_variance.assign(momentum * norm.moving_variance + (1 - momentum) * variance)
         else:
-            x = scale_and_shift(x, norm.moving_mean - conv.bias, norm.moving_variance, norm.gamma, norm.beta,
-                                norm.epsilon)
+            x = scale_and_shift(
+                x, norm.moving_mean - conv.bias, norm.moving_variance, norm.gamma, norm.beta, norm.epsilon
+            )
         return ops.relu(x) if relu else x

@@ -48,6 +48,7 @@ def run_folded(weights, images, architecture, dtype="float32", watch=None):
     Returns:
         (logits (N, classes) float32, list of the four stages' feature maps (N, h, w, channels) in `dtype`).
     """
+
     def conv_bn(x, name, stride=1, relu=True):
         kernel, bias = weights[name]
         x = fast.convolve(x, kernel, stride) + bias
@@ -79,10 +80,13 @@ class FoldedResNet(keras.Model):
         self.arithmetic = keras.DTypePolicy(precision).compute_dtype
         # Variables rather than constants, so that `refold` can replace them without compiling once more. `constant`
         # below is the other way round.
-        self.folded = {name: tuple(keras.Variable(part, dtype=self._dtype_of(name), trainable=False,
-                                                  autocast=False, name=f"{name}_{kind}")
-                                   for part, kind in zip(parts, ("kernel", "bias"), strict=True))
-                       for name, parts in fold(net).items()}
+        self.folded = {
+            name: tuple(
+                keras.Variable(part, dtype=self._dtype_of(name), trainable=False, autocast=False, name=f"{name}_{kind}")
+                for part, kind in zip(parts, ("kernel", "bias"), strict=True)
+            )
+            for name, parts in fold(net).items()
+        }
         self.built = True
 
     def _dtype_of(self, name):
@@ -120,6 +124,7 @@ def evaluator_of(net, precision="float32"):
         else:
             twins.append(FoldedResNet(net, precision))
         return twins[0]
+
     return fresh
 
 
@@ -137,8 +142,12 @@ def constant(net, precision="float32"):
         function(tensor (N, h, w, 3), RGB 0 to 255) -> logits, a tensor (N, classes) float32; not compiled yet.
     """
     dtype, architecture = keras.DTypePolicy(precision).compute_dtype, resnet.architecture_of(net)
-    weights = {name: tuple(ops.convert_to_numpy(ops.cast(part, dtype if name.startswith("conv") else "float32"))
-                           for part in parts) for name, parts in fold(net).items()}
+    weights = {
+        name: tuple(
+            ops.convert_to_numpy(ops.cast(part, dtype if name.startswith("conv") else "float32")) for part in parts
+        )
+        for name, parts in fold(net).items()
+    }
     return lambda images: run_folded(weights, images, architecture, dtype)[0]
 
 

@@ -27,15 +27,18 @@ def recalibrate_bn(model, images, batch_size=128, progress=iter):
     batch_size = min(batch_size, len(images))
     starts, total = range(0, len(images) - batch_size + 1, batch_size), {}
     # The weights are arguments of the compiled function: jax.jit would compile values from outside as constants.
-    layers = {name: (model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn"))
-              for name, *_ in resnet.wiring_of(model)}
-    weights = {name: [v.value for v in (conv.kernel, conv.bias, norm.gamma, norm.beta)]
-               for name, (conv, norm) in layers.items()}
+    layers = {
+        name: (model.get_layer(f"{name}_conv"), model.get_layer(f"{name}_bn")) for name, *_ in resnet.wiring_of(model)
+    }
+    weights = {
+        name: [v.value for v in (conv.kernel, conv.bias, norm.gamma, norm.beta)]
+        for name, (conv, norm) in layers.items()
+    }
     compiled = folded.compiled_by_backend(_batch_statistics(model))
     # A plain average over all batches. The moving average of training, with momentum 0.9, would still hold 0.9^n of the
     # old statistics after n batches. Summed in float64, as a sum of many batches loses digits in float32.
     for start in progress(starts):
-        for name, pair in compiled(weights, ops.convert_to_tensor(images[start:start + batch_size])).items():
+        for name, pair in compiled(weights, ops.convert_to_tensor(images[start : start + batch_size])).items():
             total[name] = total.get(name, 0.0) + np.asarray(pair, np.float64)
     for name, (mean, variance) in total.items():
         norm = layers[name][1]
@@ -59,4 +62,5 @@ def _batch_statistics(model):
 
         fast.forward(images, architecture, "float32", conv_bn)
         return found
+
     return statistics

@@ -39,12 +39,16 @@ def fastest(functions, image_shape, runs):
     Returns:
         Part of a row: median, 10 and 90 % quantile in ms, "threads", and the medians by all numbers of threads.
     """
-    found = {threads: metrics.latency_ms(function, image_shape, 1, runs, warmup=10)
-             for threads, function in functions.items()}
+    found = {
+        threads: metrics.latency_ms(function, image_shape, 1, runs, warmup=10)
+        for threads, function in functions.items()
+    }
     best = min(found, key=found.get)
     keys = ("latency_ms_median", "latency_ms_p10", "latency_ms_p90")
     return dict(zip(keys, found[best], strict=True)) | {
-        "threads": best, "latency_ms_by_threads": {str(threads): times[0] for threads, times in found.items()}}
+        "threads": best,
+        "latency_ms_by_threads": {str(threads): times[0] for threads, times in found.items()},
+    }
 
 
 def measure(name, path, start, split, config):
@@ -66,13 +70,24 @@ def measure(name, path, start, split, config):
     # one function a number of threads, since a runtime fixes it when it opens a file; the last has all cores
     functions = {threads: start(threads) for threads in writers.thread_counts(name)}
     answer, bar = functions[max(functions)], display.track(f"{name}: {split.name}", config.verbose, "compiling")
-    logits = np.concatenate([answer(split.images[first:first + config.batch_size])
-                             for first in bar(range(0, len(split.images), config.batch_size))])
+    logits = np.concatenate(
+        [
+            answer(split.images[first : first + config.batch_size])
+            for first in bar(range(0, len(split.images), config.batch_size))
+        ]
+    )
     if not np.isfinite(logits).all():
-        raise InputError(f"`model_path`: received {config.model_path}, which outputs NaN or infinity as {name}; "
-                         "expected a network with finite logits")
-    row = {"format": name, "runtime": formats.FORMATS[name][1] if name in formats.FORMATS else "Keras",
-           "path": str(path), "acc": None, "bytes": writers.size(path)}
+        raise InputError(
+            f"`model_path`: received {config.model_path}, which outputs NaN or infinity as {name}; "
+            "expected a network with finite logits"
+        )
+    row = {
+        "format": name,
+        "runtime": formats.FORMATS[name][1] if name in formats.FORMATS else "Keras",
+        "path": str(path),
+        "acc": None,
+        "bytes": writers.size(path),
+    }
     if split.labels is not None:
         row |= metrics.classification_metrics(logits, split.labels)
     if config.latency_runs:
@@ -95,7 +110,11 @@ def compare(row, logits, reference, config):
     """
     difference = float(np.abs(writers.probabilities(logits) - writers.probabilities(reference)).max())
     if difference > SOUND and row["format"] != "litert-int8" and config.precision == "float32":
-        display.warn(f"{row['path']} disagrees with {config.model_path}: probabilities differ by up to "
-                     f"{difference:.3f}; expected at most {SOUND}: don't use it")
-    return row | {"agreement": float(np.mean(logits.argmax(1) == reference.argmax(1))),
-                  "largest_difference": difference}
+        display.warn(
+            f"{row['path']} disagrees with {config.model_path}: probabilities differ by up to "
+            f"{difference:.3f}; expected at most {SOUND}: don't use it"
+        )
+    return row | {
+        "agreement": float(np.mean(logits.argmax(1) == reference.argmax(1))),
+        "largest_difference": difference,
+    }

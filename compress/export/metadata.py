@@ -13,8 +13,11 @@ from pathlib import Path
 
 from compress.storage import classes
 
-PIXELS = {"Image.BitmapPixelFormat": "Rgb8", "Image.ColorSpaceGamma": "SRGB",
-          "Image.NominalPixelRange": "NominalRange_0_255"}
+PIXELS = {
+    "Image.BitmapPixelFormat": "Rgb8",
+    "Image.ColorSpaceGamma": "SRGB",
+    "Image.NominalPixelRange": "NominalRange_0_255",
+}
 ABOUT = "metadata.json"
 MOST_BYTES = 64 * 2**20  # of names in a file of someone else's
 
@@ -69,8 +72,10 @@ def of_onnx(session):
 def of_litert(path):
     """The same of a .tflite file, whose labels may also be those that tflite-support packs."""
     texts = {}
-    with contextlib.suppress(OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError), (
-            zipfile.ZipFile(path)) as archive:
+    with (
+        contextlib.suppress(OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError),
+        zipfile.ZipFile(path) as archive,
+    ):
         for info in archive.infolist()[:100]:
             if info.filename == ABOUT or info.filename.endswith(".txt"):
                 with archive.open(info) as file:

@@ -47,18 +47,24 @@ def photographs(places):
         inside = []
         for folder, below, names in os.walk(place):
             below[:] = sorted(name for name in below if name[0] != "." and name.lower() not in scanning.SYSTEM)
-            inside += [Path(folder, name) for name in sorted(names)
-                       if name[0] != "." and name.lower().endswith(decoding.SUFFIXES)
-                       and not os.path.islink(os.path.join(folder, name))]
+            inside += [
+                Path(folder, name)
+                for name in sorted(names)
+                if name[0] != "."
+                and name.lower().endswith(decoding.SUFFIXES)
+                and not os.path.islink(os.path.join(folder, name))
+            ]
         if place.is_dir() and not inside:
             missing.append(f"{place} holds no images ({' '.join(decoding.SUFFIXES)}; links are not followed)")
         elif not place.exists():
             missing.append(f"{place} is not there")
         found += inside if place.is_dir() else [place]
     if missing:
-        raise InputError(f"`predict`: {'; '.join(missing[:10])}"
-                         + (f"; and {len(missing) - 10} more" if len(missing) > 10 else "")
-                         + "; expected photographs, or folders of them")
+        raise InputError(
+            f"`predict`: {'; '.join(missing[:10])}"
+            + (f"; and {len(missing) - 10} more" if len(missing) > 10 else "")
+            + "; expected photographs, or folders of them"
+        )
     return list(map(str, found))
 
 
@@ -81,14 +87,16 @@ def open_keras(path, checkpoint, config, paths, reader):
         size = _size(path, config, model.input_shape[1:3], paths, reader)
         answer = lambda images: model(images.astype("float32"), training=False)  # noqa: E731
         if model.labels_apart:  # each class has its own probability, which a softmax would change
-            return Classifier(lambda images: np.exp(np.asarray(answer(images), np.float64)), size,
-                              classes.of_model(path))
+            return Classifier(
+                lambda images: np.exp(np.asarray(answer(images), np.float64)), size, classes.of_model(path)
+            )
     else:
         from compress.storage import checkpoints
 
         size = _size(path, config, checkpoint.input_shape and checkpoint.input_shape[:2], paths, reader)
-        model = checkpoints.load_model(path, None, (*size, 3), config.preprocessing, config.verify_model,
-                                       config.verbose)
+        model = checkpoints.load_model(
+            path, None, (*size, 3), config.preprocessing, config.verify_model, config.verbose
+        )
         answer = folded.FoldedResNet(model, config.precision)
     return Classifier(lambda images: writers.probabilities(np.asarray(answer(images))), size, classes.of_model(path))
 
@@ -98,8 +106,9 @@ def _size(path, config, size, paths, reader):
     asked = config.image_size and (config.image_size,) * 2
     if size and None not in size:
         if asked not in (None, tuple(size)):
-            raise InputError(f"`image_size`: received {config.image_size}, expected none: {path} takes images of "
-                             f"{size[0]}x{size[1]}")
+            raise InputError(
+                f"`image_size`: received {config.image_size}, expected none: {path} takes images of {size[0]}x{size[1]}"
+            )
         return tuple(size)
     return asked or reader.common_size(paths)
 
@@ -120,45 +129,71 @@ def open_exported(path, config, paths, reader):
     name = RUNTIMES[path.suffix.lower()]
     package = formats.FORMATS[name][2][-1]
     if importlib.util.find_spec(package) is None:
-        raise InputError(f"received {path}, which needs the package {package.replace('_', '-')}; expected it "
-                         "installed: pip install -r requirements-export.txt", path)
+        raise InputError(
+            f"received {path}, which needs the package {package.replace('_', '-')}; expected it "
+            "installed: pip install -r requirements-export.txt",
+            path,
+        )
     if not path.is_file() or path.stat().st_size > archives.BYTES:
-        raise InputError(f"received {path}, expected a file of at most {archives.BYTES} bytes{files.suggestion(path)}",
-                         path)
+        raise InputError(
+            f"received {path}, expected a file of at most {archives.BYTES} bytes{files.suggestion(path)}", path
+        )
     try:
         source, targets, answer, (names, is_ours) = (_onnx if name == "onnx" else _litert)(
-            path, writers.thread_counts(name)[-1])
+            path, writers.thread_counts(name)[-1]
+        )
     except InputError:
         raise
     except Exception as error:  # whatever runtimes raise
-        raise InputError(f"received {path}, which {formats.FORMATS[name][1]} can't open ({one_line(error):.200})",
-                         path) from None
+        raise InputError(
+            f"received {path}, which {formats.FORMATS[name][1]} can't open ({one_line(error):.200})", path
+        ) from None
     _check_classifier(path, source, targets)
     _check_pixels(path, config, is_ours)
     size = tuple(side if type(side) is int and side > 0 else None for side in source[1:3])
     batch = source[0] if type(source[0]) is int and source[0] > 0 else None
-    return Classifier(lambda images: _softmax(_answers(path, answer, images, batch), is_ours),
-                      _size(path, config, size, paths, reader), names or classes.of_model(path), batch)
+    return Classifier(
+        lambda images: _softmax(_answers(path, answer, images, batch), is_ours),
+        _size(path, config, size, paths, reader),
+        names or classes.of_model(path),
+        batch,
+    )
 
 
 def _check_classifier(path, source, targets):
     """Raises InputError where the shapes of a file's input and outputs are not those of a classifier of images."""
-    if list(map(len, [source, *targets])) != [4, 2] or source[3] != 3 or any(
+    if (
+        list(map(len, [source, *targets])) != [4, 2]
+        or source[3] != 3
+        or any(
             type(side) is int and side > most
-            for side, most in ((source[0], BATCH), (source[1], archives.SIDE), (source[2], archives.SIDE),
-                               (targets[0][1], classes.MOST))):
-        raise InputError(f"received {path}, {source} -> {targets}; expected a classifier of images (N, height, width, "
-                         "3), as export_model.py writes them, with one output a class", path)
+            for side, most in (
+                (source[0], BATCH),
+                (source[1], archives.SIDE),
+                (source[2], archives.SIDE),
+                (targets[0][1], classes.MOST),
+            )
+        )
+    ):
+        raise InputError(
+            f"received {path}, {source} -> {targets}; expected a classifier of images (N, height, width, "
+            "3), as export_model.py writes them, with one output a class",
+            path,
+        )
 
 
 def _check_pixels(path, config, is_ours):
     """Warns where a file doesn't say what pixels it takes; raises InputError where it is to be given others."""
     if config.preprocessing not in ("auto", "none"):
-        raise InputError(f"`preprocessing`: received {config.preprocessing}, expected none beside {path}, which is "
-                         "given its pixels as they are, RGB of 0 to 255")
+        raise InputError(
+            f"`preprocessing`: received {config.preprocessing}, expected none beside {path}, which is "
+            "given its pixels as they are, RGB of 0 to 255"
+        )
     if not is_ours and config.preprocessing == "auto":
-        display.warn(f"{path} doesn't say what pixels it takes: it is given RGB of 0 to 255, right for files of "
-                     "export_model.py; `preprocessing=none` says that it is so")
+        display.warn(
+            f"{path} doesn't say what pixels it takes: it is given RGB of 0 to 255, right for files of "
+            "export_model.py; `preprocessing=none` says that it is so"
+        )
 
 
 def _answers(path, answer, images, batch):
@@ -169,10 +204,12 @@ def _answers(path, answer, images, batch):
     """
     missing = batch - len(images) if batch else 0
     try:
-        return answer(np.concatenate([images, images[-1:].repeat(missing, 0)]) if missing else images)[:len(images)]
+        return answer(np.concatenate([images, images[-1:].repeat(missing, 0)]) if missing else images)[: len(images)]
     except Exception as error:  # whatever runtimes raise
-        raise InputError(f"received {path}, which fails on images of {images.shape[1]}x{images.shape[2]} "
-                         f"({one_line(error):.200})", path) from None
+        raise InputError(
+            f"received {path}, which fails on images of {images.shape[1]}x{images.shape[2]} ({one_line(error):.200})",
+            path,
+        ) from None
 
 
 def _onnx(path, threads):
@@ -180,16 +217,24 @@ def _onnx(path, threads):
     import onnx
 
     proto = onnx.load_model(path, load_external_data=False)
-    if any(map(onnx.external_data_helper.uses_external_data,
-               onnx.external_data_helper._get_all_tensors(proto))):  # another file of this machine
+    if any(
+        map(onnx.external_data_helper.uses_external_data, onnx.external_data_helper._get_all_tensors(proto))
+    ):  # another file of this machine
         raise InputError(f"received {path}, whose weights lie in other files; expected one file", path)
     session = writers.onnx_session(path, threads)
     kinds = {given.type for given in session.get_inputs()}
     if len(session.get_inputs()) != 1 or kinds - {"tensor(float)", "tensor(uint8)"}:
-        raise InputError(f"received {path}, which takes {len(session.get_inputs())} arrays of "
-                         f"{', '.join(sorted(kinds))}; expected one of float32 or uint8 images", path)
-    return (session.get_inputs()[0].shape, [given.shape for given in session.get_outputs()],
-            writers.run_onnx(session), metadata.of_onnx(session))
+        raise InputError(
+            f"received {path}, which takes {len(session.get_inputs())} arrays of "
+            f"{', '.join(sorted(kinds))}; expected one of float32 or uint8 images",
+            path,
+        )
+    return (
+        session.get_inputs()[0].shape,
+        [given.shape for given in session.get_outputs()],
+        writers.run_onnx(session),
+        metadata.of_onnx(session),
+    )
 
 
 def _litert(path, threads):
@@ -199,8 +244,9 @@ def _litert(path, threads):
         raise InputError(f"received {path}, which takes {len(sources)} arrays, expected one of images", path)
 
     def shape(detail):
-        return [int(side) for side in (detail["shape_signature"] if len(detail["shape_signature"]) else
-                                       detail["shape"])]
+        return [
+            int(side) for side in (detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"])
+        ]
 
     return shape(sources[0]), list(map(shape, targets)), writers.run_litert(interpreter), metadata.of_litert(path)
 
@@ -229,7 +275,7 @@ def classify(path, classifier, paths, reader, config):
     reader.size, answers = classifier.size, []
     step = classifier.largest_batch or config.batch_size
     for start in display.track("photographs", config.verbose)(range(0, len(paths), step)):
-        answers.append(classifier.probabilities(reader.read(paths[start:start + step])[0]))
+        answers.append(classifier.probabilities(reader.read(paths[start : start + step])[0]))
     found = np.concatenate(answers)
     if not np.isfinite(found).all():
         raise InputError(f"{path} outputs NaN or infinity, expected a network with finite logits", path)
@@ -240,9 +286,11 @@ def named(path, classifier, count):
     """The names of `count` classes; None, with a warning, where the model at `path` doesn't have them."""
     if classifier.names and len(classifier.names) == count:
         return classifier.names
-    display.warn(f"{path} has {count} classes and " + (
-        f"{len(classifier.names)} class names" if classifier.names else "no class names")
-        + f": they are numbered, from 0 (a {classes.LABELS} beside the model, a name a line, would name them)")
+    display.warn(
+        f"{path} has {count} classes and "
+        + (f"{len(classifier.names)} class names" if classifier.names else "no class names")
+        + f": they are numbered, from 0 (a {classes.LABELS} beside the model, a name a line, would name them)"
+    )
     return None
 
 
@@ -260,7 +308,13 @@ def most_probable(paths, probabilities, names):
     found = []
     for photo, row in zip(paths, probabilities, strict=True):
         order = np.argsort(-row, kind="stable")[:TOP]
-        found.append({"path": photo, "classes": [
-            {"class": names[i] if names else f"class {i}", "index": int(i), "probability": float(row[i])}
-            for i in order]})
+        found.append(
+            {
+                "path": photo,
+                "classes": [
+                    {"class": names[i] if names else f"class {i}", "index": int(i), "probability": float(row[i])}
+                    for i in order
+                ],
+            }
+        )
     return found

@@ -30,8 +30,10 @@ def check_packages(formats):
     for name in formats:
         for package in FORMATS[name][2]:
             if importlib.util.find_spec(package) is None:
-                raise InputError(f"`format`: received {name}, which needs the package {package.replace('_', '-')}; "
-                                 "expected it installed: pip install -r requirements-export.txt")
+                raise InputError(
+                    f"`format`: received {name}, which needs the package {package.replace('_', '-')}; "
+                    "expected it installed: pip install -r requirements-export.txt"
+                )
 
 
 def versions(formats):
@@ -141,8 +143,11 @@ def _flat_buffer(saved, calibration):
 def size(path):
     """Bytes of a file, or of all files in a folder."""
     path = Path(path)
-    return sum(part.stat().st_size for part in path.rglob("*") if part.is_file()) if path.is_dir() else (
-        path.stat().st_size)
+    return (
+        sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
+        if path.is_dir()
+        else (path.stat().st_size)
+    )
 
 
 def thread_counts(name):
@@ -193,8 +198,9 @@ def onnx_session(path, threads):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"],
-                                        enable_fallback=0)  # which prints, and tries the same again
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+    )  # which prints, and tries the same again
 
 
 def run_onnx(session):
@@ -233,4 +239,5 @@ def run_litert(interpreter):
         interpreter.invoke()
         logits, (scale, zero) = interpreter.get_tensor(target["index"]), target["quantization"]
         return (logits.astype("float32") - zero) * np.float32(scale) if scale else logits
+
     return run

@@ -52,8 +52,10 @@ def affine_of(part, width, read):
         scale, offset = values["scale"], values["offset"]
     elif part.what == "normalization":
         shape = (width,) * len(values["shape"])  # one number a channel, or one for all
-        mean, variance = (np.asarray(read(part, name, shape) if values[name] is None else values[name], np.float64)
-                          for name in ("mean", "variance"))
+        mean, variance = (
+            np.asarray(read(part, name, shape) if values[name] is None else values[name], np.float64)
+            for name in ("mean", "variance")
+        )
         deviation = np.maximum(np.sqrt(variance), SMALLEST)
         scale, offset = (deviation, mean) if values["invert"] else (1 / deviation, -mean / deviation)
     else:
@@ -67,11 +69,16 @@ def affine_of(part, width, read):
 
 def norm_of(part, width, read):
     """(gamma, beta, mean, variance), each float64 (width,), of a batch-normalisation; a missing gamma is 1, beta 0."""
+
     def found(weight, there, other):
         return np.asarray(read(part, weight, (width,)), np.float64) if there else np.full(width, other)
 
-    return (found("gamma", part.values["gamma"], 1.0), found("beta", part.values["beta"], 0.0),
-            found("moving_mean", True, 0.0), found("moving_variance", True, 0.0))
+    return (
+        found("gamma", part.values["gamma"], 1.0),
+        found("beta", part.values["beta"], 0.0),
+        found("moving_mean", True, 0.0),
+        found("moving_variance", True, 0.0),
+    )
 
 
 def pixels_behind(part, before, read):
@@ -107,8 +114,10 @@ def pixels_behind(part, before, read):
     if part.what == "stack" and all(pixels.flat == (part.step.kind == "Stack") for pixels in before):
         if sum(len(pixels.sources) for pixels in before) > MOST_CHANNELS:
             raise Unread(f"{part}, which makes pixels of more than {MOST_CHANNELS} channels; expected 3")
-        return Pixels(*(np.concatenate([getattr(pixels, name) for pixels in before])
-                        for name in ("sources", "scale", "offset")), whole=any(pixels.whole for pixels in before))
+        return Pixels(
+            *(np.concatenate([getattr(pixels, name) for pixels in before]) for name in ("sources", "scale", "offset")),
+            whole=any(pixels.whole for pixels in before),
+        )
     return None
 
 
@@ -119,8 +128,13 @@ def _picked(part, pixels, channels):
     except IndexError:
         raise Unread(f"{part}, which picks channel {channels} of {len(pixels.sources)}") from None
     kept = np.atleast_1d(kept)
-    return dataclasses.replace(pixels, sources=pixels.sources[kept], scale=pixels.scale[kept],
-                               offset=pixels.offset[kept], flat=isinstance(channels, int))
+    return dataclasses.replace(
+        pixels,
+        sources=pixels.sources[kept],
+        scale=pixels.scale[kept],
+        offset=pixels.offset[kept],
+        flat=isinstance(channels, int),
+    )
 
 
 def normalization_of(pixels):
@@ -138,8 +152,10 @@ def normalization_of(pixels):
     """
     # Models trained by "caffe" preprocessing read B, G, R. Reordering the kernel saves a layer that flips the image.
     if sorted(pixels.sources) != [0, 1, 2] or not pixels.scale.all():
-        raise Unread(f"pixels whose channels come from R, G and B as {pixels.sources.tolist()}, scaled by "
-                     f"{pixels.scale.tolist()}; expected each once, and none by 0")
+        raise Unread(
+            f"pixels whose channels come from R, G and B as {pixels.sources.tolist()}, scaled by "
+            f"{pixels.scale.tolist()}; expected each once, and none by 0"
+        )
     order = np.argsort(pixels.sources)
     scale, offset = pixels.scale[order], pixels.offset[order]
     return resnet.normalization_of(scale.tolist(), offset.tolist()), order
@@ -160,7 +176,8 @@ def dense_of(parts, width, read):
         kernel = read(parts[0], "kernel", (width, None))
         bias = read(parts[0], "bias", kernel.shape[1:]) if parts[0].values["bias"] else None
         return np.asarray(kernel, "float32"), np.zeros(kernel.shape[1], "float32") if bias is None else np.asarray(
-            bias, "float32")
+            bias, "float32"
+        )
     # Everything so far is x -> (x * scale) before the first Dense layer, x @ kernel from it on, and + offset in both
     # cases. `kernel` is None before the first Dense layer.
     kernel, scale, offset = None, np.ones(width), np.zeros(width)

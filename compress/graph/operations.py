@@ -11,20 +11,51 @@ import numpy as np
 from compress.graph.reader import Step, Unread
 
 # {TensorFlow's function in a config of tf.keras: Keras 3's class}
-FUNCTIONS = {"math.truediv": "TrueDivide", "math.divide": "TrueDivide", "math.subtract": "Subtract",
-             "math.add": "Add", "math.multiply": "Multiply", "math.negative": "Negative", "nn.bias_add": "Add",
-             "__operators__.add": "Add", "__operators__.sub": "Subtract", "__operators__.mul": "Multiply",
-             "__operators__.truediv": "TrueDivide", "__operators__.getitem": "GetItem", "cast": "Cast",
-             "nn.relu": "Relu", "nn.softmax": "Softmax", "math.reduce_mean": "Mean", "identity": "Identity",
-             "stack": "Stack", "concat": "Concatenate", "reverse": "Flip"}
+FUNCTIONS = {
+    "math.truediv": "TrueDivide",
+    "math.divide": "TrueDivide",
+    "math.subtract": "Subtract",
+    "math.add": "Add",
+    "math.multiply": "Multiply",
+    "math.negative": "Negative",
+    "nn.bias_add": "Add",
+    "__operators__.add": "Add",
+    "__operators__.sub": "Subtract",
+    "__operators__.mul": "Multiply",
+    "__operators__.truediv": "TrueDivide",
+    "__operators__.getitem": "GetItem",
+    "cast": "Cast",
+    "nn.relu": "Relu",
+    "nn.softmax": "Softmax",
+    "math.reduce_mean": "Mean",
+    "identity": "Identity",
+    "stack": "Stack",
+    "concat": "Concatenate",
+    "reverse": "Flip",
+}
 
 # {Keras 3's class: module}, and those of its arguments that Keras 3 writes into the config of the operation
-OPERATIONS = dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Negative", "GetItem", "Stack",
-                            "Concatenate", "Flip", "Mean"), "keras.src.ops.numpy") | {
-                                "Relu": "keras.src.ops.nn", "Softmax": "keras.src.ops.nn",
-                                "Cast": "keras.src.ops.core"}
-SETTINGS = {"Mean": ("axis", "keepdims"), "Cast": ("dtype",),
-            **dict.fromkeys(("Stack", "Concatenate", "Flip", "Softmax"), ("axis",))}
+OPERATIONS = dict.fromkeys(
+    (
+        "Add",
+        "Subtract",
+        "Multiply",
+        "TrueDivide",
+        "Divide",
+        "Negative",
+        "GetItem",
+        "Stack",
+        "Concatenate",
+        "Flip",
+        "Mean",
+    ),
+    "keras.src.ops.numpy",
+) | {"Relu": "keras.src.ops.nn", "Softmax": "keras.src.ops.nn", "Cast": "keras.src.ops.core"}
+SETTINGS = {
+    "Mean": ("axis", "keepdims"),
+    "Cast": ("dtype",),
+    **dict.fromkeys(("Stack", "Concatenate", "Flip", "Softmax"), ("axis",)),
+}
 TENSORFLOW = ("TFOpLambda", "SlicingOpLambda")
 
 
@@ -54,8 +85,9 @@ def plain(step):
     function = function.removeprefix("compat.v1.") if isinstance(function, str) else None
     if function not in FUNCTIONS:
         return step
-    return dataclasses.replace(step, kind=FUNCTIONS[function],
-                               kwargs={key: item for key, item in step.kwargs.items() if key != "name"})
+    return dataclasses.replace(
+        step, kind=FUNCTIONS[function], kwargs={key: item for key, item in step.kwargs.items() if key != "name"}
+    )
 
 
 def as_of_keras(step):
@@ -79,9 +111,14 @@ def as_of_keras(step):
         if key in given:
             settings[key] = given.pop(key)
     if step.kind == "GetItem":  # Keras 3 writes slices and the ellipsis of an index as dicts
-        items = [{"class_name": "__ellipsis__", "config": {}} if item is ... else
-                 {"class_name": "__slice__", "config": {"start": item.start, "stop": item.stop, "step": item.step}}
-                 if isinstance(item, slice) else item for item in map(_index, _key(step))]
+        items = [
+            {"class_name": "__ellipsis__", "config": {}}
+            if item is ...
+            else {"class_name": "__slice__", "config": {"start": item.start, "stop": item.stop, "step": item.step}}
+            if isinstance(item, slice)
+            else item
+            for item in map(_index, _key(step))
+        ]
         return step.kind, settings, [step.args[0], items]
     # Stack and Concatenate take one list of tensors; all other operations take their tensors one by one.
     arguments = [*step.args, *given.values()]
@@ -178,6 +215,7 @@ def _index(item):
 
 def channels_last(what):
     """A function step -> [Part] for an operation along the channels, the last axis; `what` is that of the Part."""
+
     def read(step):
         axis = step.config.get("axis", step.kwargs.get("axis", -1))
         if axis == 0 and what == "stack":  # keras.utils.multi_gpu_model joins the batches of its GPUs like this
@@ -185,6 +223,5 @@ def channels_last(what):
         if axis not in (-1, 3, [-1], [3]):
             raise Unread(f"{step} on axis {axis}; expected the channels, the last")
         return [Part(what, step)]
+
     return read
-
-

@@ -111,8 +111,10 @@ def check_own(layer):
     own = module is None or str(module).split(".")[0] in ("keras", "tf_keras", "builtins")
     if not own or ">" in str(kind) or ">" in str(registered):
         name = layer["config"].get("name", kind) if isinstance(layer.get("config"), dict) else kind
-        raise Unread(f"{name} ({kind}), a class of its author's own (registered as {registered or kind}), which is "
-                     "code that isn't in the file")
+        raise Unread(
+            f"{name} ({kind}), a class of its author's own (registered as {registered or kind}), which is "
+            "code that isn't in the file"
+        )
 
 
 class _Unfolding:
@@ -263,8 +265,9 @@ def first_shape(layer):
     while layer["class_name"] in MODELS:
         config = layer["config"]
         layer = (config if isinstance(config, list) else config["layers"])[0]
-    return {key: layer["config"][key] for key in ("batch_shape", "batch_input_shape", "dtype")
-            if key in layer["config"]}
+    return {
+        key: layer["config"][key] for key in ("batch_shape", "batch_input_shape", "dtype") if key in layer["config"]
+    }
 
 
 def ends(spec):
@@ -325,6 +328,7 @@ def arguments(node, tensor):
     Returns:
         (list of arguments, dict of keyword arguments).
     """
+
     def walk(value):
         if isinstance(value, dict):
             if value.get("class_name") == "__keras_tensor__":

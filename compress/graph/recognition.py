@@ -43,8 +43,13 @@ def _nodes(steps):
     convolutions = [number for number, step in enumerate(steps) if step.kind == "Conv2D"] or [0]  # for messages
     for number, step in enumerate(steps):
         inputs = [made[place] for place in step.inputs]
-        where = ("in front of the network" if number < convolutions[0] else
-                 "behind the blocks" if number > convolutions[-1] else "within the network")
+        where = (
+            "in front of the network"
+            if number < convolutions[0]
+            else "behind the blocks"
+            if number > convolutions[-1]
+            else "within the network"
+        )
         for part in parts_of(step, where):
             if part.what == "same":
                 if len(inputs) != 1:
@@ -86,8 +91,13 @@ def _from_pixels(walk, read):
     image = walk.nodes[0].part
     shape = image.step.config.get("batch_shape") or image.step.config.get("batch_input_shape")
     if shape and isinstance(shape, list) and (len(shape) != 4 or shape[-1] not in (3, None)):
-        kind = ("one-channel images (grey)" if shape[-1] == 1 else
-                "images with their channels first (channels_first)" if shape[1:2] == [3] else f"inputs of {shape[1:]}")
+        kind = (
+            "one-channel images (grey)"
+            if shape[-1] == 1
+            else "images with their channels first (channels_first)"
+            if shape[1:2] == [3]
+            else f"inputs of {shape[1:]}"
+        )
         raise Unread(f"{image}: {kind}; expected RGB images, (height, width, 3)")
     whole = "float" not in str(image.step.config.get("dtype") or "float32")
     # Channel-wise operations on the image are followed until the first node that is something else. `caffe`
@@ -114,8 +124,11 @@ def _from_pixels(walk, read):
     walk.at = ends[0]
     pixels = made[walk.at]
     if pixels.flat or len(pixels.sources) != 3 or (touched and unread):
-        raise Unread(f"{(touched or [image])[-1]}, behind which there are {len(pixels.sources)} channels; expected 3"
-                     if not unread else f"{unread} beside {touched[0]} in front of the network")
+        raise Unread(
+            f"{(touched or [image])[-1]}, behind which there are {len(pixels.sources)} channels; expected 3"
+            if not unread
+            else f"{unread} beside {touched[0]} in front of the network"
+        )
     folding.normalization_of(pixels)  # raises Unread for a channel that is missing
     return Found("", {}, image, pixels, touched, unread)
 
@@ -152,8 +165,10 @@ def _walk_head(walk, found):
         found.head.append(segment)
         found.classes = walk.width
     elif segment or found.head:
-        raise Unread(f"{(segment or found.head[-1])[-1]} at the end, where the logits or the probabilities of a "
-                     "Dense layer are expected")
+        raise Unread(
+            f"{(segment or found.head[-1])[-1]} at the end, where the logits or the probabilities of a "
+            "Dense layer are expected"
+        )
 
 
 def _positions(found):

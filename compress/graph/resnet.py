@@ -29,8 +29,12 @@ BN = {"epsilon": 1.001e-5, "momentum": 0.9}
 MEAN = (123.68, 116.779, 103.939)
 STD = (58.393, 57.12, 57.375)
 # (mean, standard deviation) of R, G and B in the other modes of keras.applications' preprocess_input, and two more
-PREPROCESSING = {"tf": ((127.5,) * 3, (127.5,) * 3), "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-                 "unit": ((0.0,) * 3, (255.0,) * 3), "none": ((0.0,) * 3, (1.0,) * 3)}
+PREPROCESSING = {
+    "tf": ((127.5,) * 3, (127.5,) * 3),
+    "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "unit": ((0.0,) * 3, (255.0,) * 3),
+    "none": ((0.0,) * 3, (1.0,) * 3),
+}
 
 
 def stage_of(name):
@@ -49,8 +53,12 @@ def inner_names(blocks):
     Args:
         blocks: number of blocks in the four stages, such as (3, 4, 6, 3).
     """
-    return [f"conv{s}_block{b}_{i}_conv" for s, n in zip((2, 3, 4, 5), blocks, strict=True)
-            for b in range(1, n + 1) for i in (1, 2)]
+    return [
+        f"conv{s}_block{b}_{i}_conv"
+        for s, n in zip((2, 3, 4, 5), blocks, strict=True)
+        for b in range(1, n + 1)
+        for i in (1, 2)
+    ]
 
 
 def full_widths(depth=50, blocks=None):
@@ -153,13 +161,16 @@ def _checked_blocks(depth, widths):
     full |= dict.fromkeys(hidden_names(widths))
     if set(widths) != set(full) or min(widths.values()) < 1:
         wrong = sorted(set(widths) ^ set(full)) or {k: v for k, v in widths.items() if v < 1}
-        raise ValueError(f"widths must give a positive number for each name of full_widths({depth}), but for the last "
-                         f"blocks of a stage. Wrong: {wrong}")
+        raise ValueError(
+            f"widths must give a positive number for each name of full_widths({depth}), but for the last "
+            f"blocks of a stage. Wrong: {wrong}"
+        )
     return blocks
 
 
-def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet", widths=None,
-                 normalization=(MEAN, STD)):
+def build_resnet(
+    depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet", widths=None, normalization=(MEAN, STD)
+):
     """A ResNet with random weights.
 
     Args:
@@ -186,13 +197,16 @@ def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet",
     if stem not in STEMS:
         raise ValueError(f"stem must be one of {sorted(STEMS)}. Received: stem={stem!r}")
     if len(input_shape) != 3 or input_shape[2] != 3 or classes < 1:
-        raise ValueError("input_shape must be (height, width, 3) and classes at least 1. Received: "
-                         f"input_shape={input_shape}, classes={classes}")
+        raise ValueError(
+            "input_shape must be (height, width, 3) and classes at least 1. Received: "
+            f"input_shape={input_shape}, classes={classes}"
+        )
     kernel, stride = STEMS[stem]
     inputs = keras.Input(input_shape, name="image")
     # (x - mean) / std, as Rescaling's x * scale + offset
-    x = layers.Rescaling([1 / s for s in normalization[1]], [-m / s for m, s in zip(*normalization, strict=True)],
-                         name="normalization")(inputs)
+    x = layers.Rescaling(
+        [1 / s for s in normalization[1]], [-m / s for m, s in zip(*normalization, strict=True)], name="normalization"
+    )(inputs)
     # padding as a layer of its own: with a stride of 2, Keras' "same" would pad one side more than the other
     x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(x)
     x = _conv_bn(x, widths["conv1_conv"], kernel, "conv1", strides=stride)
@@ -250,9 +264,14 @@ def architecture_of(model):
     stem = stem_of(kernel)
     if stem is None:
         raise ValueError(f"not a ResNet50, 101 or 152 of this suite: stem {kernel}")
-    return {"depth": depth_of(blocks_of(widths)), "classes": model.output_shape[-1],
-            "input_shape": tuple(model.input_shape[1:]), "stem": stem, "widths": widths,
-            "normalization": normalization_of(rescaling.scale, rescaling.offset)}
+    return {
+        "depth": depth_of(blocks_of(widths)),
+        "classes": model.output_shape[-1],
+        "input_shape": tuple(model.input_shape[1:]),
+        "stem": stem,
+        "widths": widths,
+        "normalization": normalization_of(rescaling.scale, rescaling.offset),
+    }
 
 
 def normalization_of(scale, offset):

@@ -15,25 +15,77 @@ from compress.graph.operations import Part, constant
 from compress.graph.reader import Unread, check_own
 
 # layers that are the identity in inference; tests/graph/test_kinds.py runs each
-IDLE = ("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization",
-        "Identity", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast",
-        "RandomBrightness", "RandomHue", "RandomSaturation", "RandomShear", "RandomErasing", "RandomGaussianBlur",
-        "RandomColorJitter", "RandomColorDegeneration", "RandomPerspective", "RandomSharpness", "RandAugment", "MixUp",
-        "CutMix", "AugMix")
+IDLE = (
+    "Dropout",
+    "SpatialDropout2D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "AlphaDropout",
+    "ActivityRegularization",
+    "Identity",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomZoom",
+    "RandomTranslation",
+    "RandomContrast",
+    "RandomBrightness",
+    "RandomHue",
+    "RandomSaturation",
+    "RandomShear",
+    "RandomErasing",
+    "RandomGaussianBlur",
+    "RandomColorJitter",
+    "RandomColorDegeneration",
+    "RandomPerspective",
+    "RandomSharpness",
+    "RandAugment",
+    "MixUp",
+    "CutMix",
+    "AugMix",
+)
 PRECISIONS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 # settings without effect on the outputs in inference, and those that are checked against the shapes of the weights
-UNUSED = ("name", "trainable", "dtype", "momentum", "synchronized", "fused", "batch_input_shape", "batch_shape",
-          "input_shape", "input_dtype", "sparse", "ragged", "optional", "seed", "rate", "noise_shape", "stddev", "l1",
-          "l2", "autocast", "filters", "units", "target_shape", "renorm_momentum", "build_input_shape", "function")
+UNUSED = (
+    "name",
+    "trainable",
+    "dtype",
+    "momentum",
+    "synchronized",
+    "fused",
+    "batch_input_shape",
+    "batch_shape",
+    "input_shape",
+    "input_dtype",
+    "sparse",
+    "ragged",
+    "optional",
+    "seed",
+    "rate",
+    "noise_shape",
+    "stddev",
+    "l1",
+    "l2",
+    "autocast",
+    "filters",
+    "units",
+    "target_shape",
+    "renorm_momentum",
+    "build_input_shape",
+    "function",
+)
 SIZES = "give the images their size by `image_size`, and the network without this layer"
-LORA = ("a LoRA adapter; expected it merged: the same model built without enable_lora, its kernel set to this layer's "
-        "layer.kernel in Keras, which has the adapter in it")
-WORDS = {**dict.fromkeys(("Resizing", "CenterCrop", "RandomCrop", "Cropping2D"), SIZES),
-         "PruneLowMagnitude": "save the model behind tfmot.sparsity.keras.strip_pruning",
-         "QuantizeWrapperV2": "expected the network before quantize_model",
-         "GlobalMaxPooling2D": "a ResNet of this suite averages over positions",
-         "sigmoid": "expected a softmax over the classes; of two classes Dense(2, activation='softmax') in place of "
-                    "Dense(1, activation='sigmoid')"}
+LORA = (
+    "a LoRA adapter; expected it merged: the same model built without enable_lora, its kernel set to this layer's "
+    "layer.kernel in Keras, which has the adapter in it"
+)
+WORDS = {
+    **dict.fromkeys(("Resizing", "CenterCrop", "RandomCrop", "Cropping2D"), SIZES),
+    "PruneLowMagnitude": "save the model behind tfmot.sparsity.keras.strip_pruning",
+    "QuantizeWrapperV2": "expected the network before quantize_model",
+    "GlobalMaxPooling2D": "a ResNet of this suite averages over positions",
+    "sigmoid": "expected a softmax over the classes; of two classes Dense(2, activation='softmax') in place of "
+    "Dense(1, activation='sigmoid')",
+}
 
 
 def parts_of(step, where=""):
@@ -56,8 +108,10 @@ def parts_of(step, where=""):
         return [Part("same", step)]
     reader = TABLE.get(step.kind)
     if reader is None:
-        raise Unread(f"{step.name} ({kind}) {where}".rstrip() + f", which can't be carried over exactly"
-                     f"{f'; {WORDS[kind]}' if kind in WORDS else ''}")
+        raise Unread(
+            f"{step.name} ({kind}) {where}".rstrip() + f", which can't be carried over exactly"
+            f"{f'; {WORDS[kind]}' if kind in WORDS else ''}"
+        )
     _check_call(step)
     return reader(step)
 
@@ -75,8 +129,10 @@ def _check_precision(step):
     name = spec if isinstance(spec, str) or spec is None else spec.get("config", {}).get("name")
     quantised = isinstance(spec, dict) and spec.get("class_name") not in ("DTypePolicy", "Policy", None)
     if quantised or (step.kind != "InputLayer" and name not in (None, *PRECISIONS)):
-        raise Unread(f"{step} of precision {name or spec.get('class_name')}; a quantised network can't be pruned, "
-                     "expected the one of floats that it was made from")
+        raise Unread(
+            f"{step} of precision {name or spec.get('class_name')}; a quantised network can't be pruned, "
+            "expected the one of floats that it was made from"
+        )
 
 
 def _settings(step, **wanted):
@@ -95,12 +151,20 @@ def _settings(step, **wanted):
             allowed = allowed if isinstance(allowed, tuple) or allowed is None else (allowed,)
             if allowed is not None and value not in allowed:
                 words = {"data_format": "is channels_first", "axis": f"has its channels on axis {value}"}
-                raise Unread(f"{step}, which {words.get(key, f'has {key}={value}')}; expected "
-                             f"{' or '.join(str(item) for item in allowed if item is not None)}")
-        elif not (key in UNUSED or key.endswith(("_initializer", "_regularizer", "_constraint"))
-                  or value is None or value is False):
-            raise Unread(f"{step} with {key}={value!s:.60}, " + (LORA if key in ("lora_rank", "lora_alpha") else
-                                                                 "a setting that is not known here"))
+                raise Unread(
+                    f"{step}, which {words.get(key, f'has {key}={value}')}; expected "
+                    f"{' or '.join(str(item) for item in allowed if item is not None)}"
+                )
+        elif not (
+            key in UNUSED
+            or key.endswith(("_initializer", "_regularizer", "_constraint"))
+            or value is None
+            or value is False
+        ):
+            raise Unread(
+                f"{step} with {key}={value!s:.60}, "
+                + (LORA if key in ("lora_rank", "lora_alpha") else "a setting that is not known here")
+            )
 
 
 def activation_name(spec):
@@ -145,11 +209,26 @@ FORMAT = ("channels_last", None)  # None: Keras 1 and 2 wrote it only where it w
 
 
 def _conv(step):
-    _settings(step, kernel_size=None, strides=None, padding=("valid", "same"), data_format=FORMAT,
-              dilation_rate=([1, 1], 1), groups=1, activation=None, use_bias=None)
+    _settings(
+        step,
+        kernel_size=None,
+        strides=None,
+        padding=("valid", "same"),
+        data_format=FORMAT,
+        dilation_rate=([1, 1], 1),
+        groups=1,
+        activation=None,
+        use_bias=None,
+    )
     strides, config = _pair(step.config.get("strides", 1), step), step.config
-    return [Part("conv", step, {"strides": strides, "padding": config.get("padding", "valid"),
-                                "bias": config.get("use_bias", True)}), *_activation(step, config.get("activation"))]
+    return [
+        Part(
+            "conv",
+            step,
+            {"strides": strides, "padding": config.get("padding", "valid"), "bias": config.get("use_bias", True)},
+        ),
+        *_activation(step, config.get("activation")),
+    ]
 
 
 def _norm(step):
@@ -158,14 +237,26 @@ def _norm(step):
     epsilon = float(step.config.get("epsilon", 1e-3))
     if not 0 <= epsilon < math.inf:
         raise Unread(f"{step}, which has epsilon={epsilon}; expected a finite number of at least 0")
-    return [Part("norm", step, {"epsilon": epsilon, "axis": step.config.get("axis", -1),
-                                "beta": step.config.get("center", True), "gamma": step.config.get("scale", True)})]
+    return [
+        Part(
+            "norm",
+            step,
+            {
+                "epsilon": epsilon,
+                "axis": step.config.get("axis", -1),
+                "beta": step.config.get("center", True),
+                "gamma": step.config.get("scale", True),
+            },
+        )
+    ]
 
 
 def _dense(step):
     _settings(step, activation=None, use_bias=None)
-    return [Part("dense", step, {"bias": step.config.get("use_bias", True)}),
-            *_activation(step, step.config.get("activation"))]
+    return [
+        Part("dense", step, {"bias": step.config.get("use_bias", True)}),
+        *_activation(step, step.config.get("activation")),
+    ]
 
 
 def _relu(step):
@@ -186,8 +277,18 @@ def _pool(what):
     def read(step):
         _settings(step, pool_size=None, strides=None, padding=("valid", "same"), data_format=FORMAT)
         size = _pair(step.config.get("pool_size", 2), step)  # strides=None means windows side by side
-        return [Part(what, step, {"size": size, "strides": _pair(step.config.get("strides") or size, step),
-                                  "padding": step.config.get("padding", "valid")})]
+        return [
+            Part(
+                what,
+                step,
+                {
+                    "size": size,
+                    "strides": _pair(step.config.get("strides") or size, step),
+                    "padding": step.config.get("padding", "valid"),
+                },
+            )
+        ]
+
     return read
 
 
@@ -195,38 +296,54 @@ def _over_positions(what):
     def read(step):
         _settings(step, data_format=FORMAT, keepdims=None)
         return [Part(what, step)]
+
     return read
 
 
 def _flat(step):
     _settings(step, data_format=FORMAT)
     target = step.config.get("target_shape")  # such as [2048] or [1, 1, 2048]
-    if step.kind == "Reshape" and not (isinstance(target, list) and sum(n != 1 for n in target) == 1
-                                       and target[-1] != 1):
+    if step.kind == "Reshape" and not (
+        isinstance(target, list) and sum(n != 1 for n in target) == 1 and target[-1] != 1
+    ):
         raise Unread(f"{step} into {target}; expected one vector")
     return [Part("flat", step)]
 
 
 def _rescaling(step):
     _settings(step, scale=None, offset=None)
-    return [Part("affine", step, {"scale": constant(step.config["scale"], step),
-                                  "offset": constant(step.config.get("offset", 0), step)})]
+    return [
+        Part(
+            "affine",
+            step,
+            {"scale": constant(step.config["scale"], step), "offset": constant(step.config.get("offset", 0), step)},
+        )
+    ]
 
 
 def _normalization(step):
     # Mean and variance are in the config where the user gave them, and among the weights where `adapt` measured them.
     _settings(step, axis=(*LAST, []), mean=None, variance=None, invert=None)
     given = step.config.get("mean") is not None
-    return [Part("normalization", step, {
-        "invert": bool(step.config.get("invert")), "shape": (0,) if step.config.get("axis", -1) != [] else (),
-        "mean": constant(step.config["mean"], step) if given else None,
-        "variance": constant(step.config["variance"], step) if given else None})]
+    return [
+        Part(
+            "normalization",
+            step,
+            {
+                "invert": bool(step.config.get("invert")),
+                "shape": (0,) if step.config.get("axis", -1) != [] else (),
+                "mean": constant(step.config["mean"], step) if given else None,
+                "variance": constant(step.config["variance"], step) if given else None,
+            },
+        )
+    ]
 
 
 def _just(what):
     def read(step):
         _settings(step, axis=(-1, [-1], 1), activation=None, shape=None)
         return [Part(what, step)]
+
     return read
 
 
@@ -242,14 +359,30 @@ def _affine(scale, offset):
 
 
 TABLE = {
-    "InputLayer": _image, "Lambda": lambda step: [Part("lambda", step)],
-    "Conv2D": _conv, "BatchNormalization": _norm, "SyncBatchNormalization": _norm, "Dense": _dense,
-    "ReLU": _relu, "Relu": _relu, "Softmax": _just("softmax"),
+    "InputLayer": _image,
+    "Lambda": lambda step: [Part("lambda", step)],
+    "Conv2D": _conv,
+    "BatchNormalization": _norm,
+    "SyncBatchNormalization": _norm,
+    "Dense": _dense,
+    "ReLU": _relu,
+    "Relu": _relu,
+    "Softmax": _just("softmax"),
     "Activation": lambda step: _activation(step, step.config.get("activation")) or [Part("same", step)],
-    "ZeroPadding2D": _pad, "MaxPooling2D": _pool("max pool"), "AveragePooling2D": _pool("average pool"),
-    "GlobalAveragePooling2D": _over_positions("mean"), "GlobalMaxPooling2D": _over_positions("max"),
-    "Mean": operations.mean, "Flatten": _flat, "Reshape": _flat,
-    "Rescaling": _rescaling, "Normalization": _normalization, "Negative": _affine(-1.0, 0.0),
+    "ZeroPadding2D": _pad,
+    "MaxPooling2D": _pool("max pool"),
+    "AveragePooling2D": _pool("average pool"),
+    "GlobalAveragePooling2D": _over_positions("mean"),
+    "GlobalMaxPooling2D": _over_positions("max"),
+    "Mean": operations.mean,
+    "Flatten": _flat,
+    "Reshape": _flat,
+    "Rescaling": _rescaling,
+    "Normalization": _normalization,
+    "Negative": _affine(-1.0, 0.0),
     **dict.fromkeys(("Add", "Subtract", "Multiply", "TrueDivide", "Divide"), operations.binary),
-    "Cast": lambda step: [Part("cast", step)], "GetItem": operations.pick, "Flip": operations.channels_last("flip"),
-    **dict.fromkeys(("Stack", "Concatenate"), operations.channels_last("stack"))}
+    "Cast": lambda step: [Part("cast", step)],
+    "GetItem": operations.pick,
+    "Flip": operations.channels_last("flip"),
+    **dict.fromkeys(("Stack", "Concatenate"), operations.channels_last("stack")),
+}

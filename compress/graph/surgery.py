@@ -11,8 +11,10 @@ def _check_mask(model, mask):
     for group, keep in mask.items():
         have = widths.get(group)
         if have is None or np.shape(keep) != (have,) or np.asarray(keep).dtype != bool or not np.any(keep):
-            raise ValueError(f"mask must hold {have or 'no'} booleans for {group}, at least one of them True. "
-                             f"Received: shape {np.shape(keep)}, {int(np.sum(keep))} True")
+            raise ValueError(
+                f"mask must hold {have or 'no'} booleans for {group}, at least one of them True. "
+                f"Received: shape {np.shape(keep)}, {int(np.sum(keep))} True"
+            )
 
 
 def apply_mask(model, mask):
@@ -53,8 +55,9 @@ def trim_model(model, mask):
     """
     _check_mask(model, mask)
     architecture = resnet.architecture_of(model)
-    kept = {"rgb": np.arange(3)} | {group: np.flatnonzero(mask.get(group, np.ones(width, bool)))
-                                    for group, width in architecture["widths"].items()}
+    kept = {"rgb": np.arange(3)} | {
+        group: np.flatnonzero(mask.get(group, np.ones(width, bool))) for group, width in architecture["widths"].items()
+    }
     widths = {group: len(kept[group]) for group in architecture["widths"]}
     small = resnet.build_resnet(**(architecture | {"widths": widths}))
     # A removed channel takes two slices of weights with it: its filter, in the layer that writes it, and its input
@@ -63,8 +66,9 @@ def trim_model(model, mask):
         source, target = model.get_layer(f"{name}_conv"), small.get_layer(f"{name}_conv")
         target.kernel.assign(np.asarray(source.kernel)[:, :, kept[read]][:, :, :, kept[written]])
         target.bias.assign(np.asarray(source.bias)[kept[written]])
-        for old, new in zip(model.get_layer(f"{name}_bn").variables, small.get_layer(f"{name}_bn").variables,
-                            strict=True):
+        for old, new in zip(
+            model.get_layer(f"{name}_bn").variables, small.get_layer(f"{name}_bn").variables, strict=True
+        ):
             new.assign(np.asarray(old)[kept[written]])
     # The pooling keeps the channels of the last stage, so the first Dense layer reads those that are kept.
     places = kept["conv5_stream"]

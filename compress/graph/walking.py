@@ -6,8 +6,13 @@ from compress.graph import resnet
 from compress.graph.reader import Unread
 
 OLD_V2 = "; a ResNet of version 2, whose batch-norms stand in front of the convolutions, is another network"
-NAMES = {"conv": "a convolution", "norm": "a batch-normalisation", "relu": "a ReLU", "add": "an addition",
-         "max pool": "a max-pooling"}
+NAMES = {
+    "conv": "a convolution",
+    "norm": "a batch-normalisation",
+    "relu": "a ReLU",
+    "add": "an addition",
+    "max pool": "a max-pooling",
+}
 
 
 @dataclasses.dataclass
@@ -213,8 +218,10 @@ def walk_stem(walk, found):
     # The three stems differ in the size of their kernel, so that it decides which one this has to be.
     found.stem = resnet.stem_of(side)
     if found.stem is None:
-        raise Unread(f"{conv}, a first kernel of {side}x{side}; expected one of "
-                     f"{', '.join(f'{k}x{k}' for k, _ in resnet.STEMS.values())}")
+        raise Unread(
+            f"{conv}, a first kernel of {side}x{side}; expected one of "
+            f"{', '.join(f'{k}x{k}' for k, _ in resnet.STEMS.values())}"
+        )
     kernel, stride = resnet.STEMS[found.stem]
     if conv.values["strides"] != (stride, stride):
         raise Unread(f"{conv}, a first kernel as of the stem {found.stem} with another stride or pool")
@@ -251,8 +258,10 @@ def walk_blocks(walk, found):
         stage, block = (stage + 1, 1) if shortcut is not None else (stage, block + 1)
         where = f"in block {block} of stage {stage}"
         if stage > 5 or stage == 1:
-            raise Unread(f"{ahead[0]} {where}; expected four stages, 2 to 5, each begun by a block with a convolution "
-                         "as its shortcut")
+            raise Unread(
+                f"{ahead[0]} {where}; expected four stages, 2 to 5, each begun by a block with a convolution "
+                "as its shortcut"
+            )
         _walk_block(walk, found, f"conv{stage}_block{block}", shortcut, where)
     if stage != 5:
         raise Unread(f"{ahead[0] if ahead else walk.nodes[walk.at]} behind {stage - 1} stages of blocks, expected four")
@@ -285,9 +294,11 @@ def _walk_block(walk, found, name, shortcut, where):
     skip, stream = start, width
     if first:
         skip, found.layers[f"{name}_0"], stream = _conv_norm(
-            _Branch(walk, start, shortcut), start, where, 1, stride, width, relu=False)
-    at, found.layers[f"{name}_1"], first_inner = _conv_norm(_Branch(walk, start, main[0]), start, where, 1, stride,
-                                                            width)
+            _Branch(walk, start, shortcut), start, where, 1, stride, width, relu=False
+        )
+    at, found.layers[f"{name}_1"], first_inner = _conv_norm(
+        _Branch(walk, start, main[0]), start, where, 1, stride, width
+    )
     at, found.layers[f"{name}_2"], inner = _conv_norm(walk, at, where, 3, 1, first_inner)
     last, found.layers[f"{name}_3"], outer = _conv_norm(walk, at, where, 1, 1, inner, relu=False)
     # The Add must join exactly the ends of the two ways, on equal channels (Add would also broadcast one channel).
@@ -311,5 +322,3 @@ class _Branch:
 
     def follow(self, at, what, where):
         return Walk.follow(self, at, what, where)
-
-

@@ -37,14 +37,26 @@ def plot_models(rows: list[dict], split="test"):
     for axes, key, name in zip(both, ("parameters", "macs"), ("parameters", "MACs"), strict=True):
         sizes = _column(rows, key, 1)
         divisor, unit = count_unit(max(sizes))
-        dress(axes, f"Accuracy against {name}", f"← smaller     {name} ({unit}, log scale)",
-              f"{split} accuracy (%)" if axes is both[0] else "")
-        left_out = size_axes.draw(axes, [size_axes.Dot(size / divisor, height, row.get("role"), str(row.get("name")),
-                                                       spread) for row, size, height, spread in
-                                         zip(rows, sizes, heights, spreads, strict=True)])
+        dress(
+            axes,
+            f"Accuracy against {name}",
+            f"← smaller     {name} ({unit}, log scale)",
+            f"{split} accuracy (%)" if axes is both[0] else "",
+        )
+        left_out = size_axes.draw(
+            axes,
+            [
+                size_axes.Dot(size / divisor, height, row.get("role"), str(row.get("name")), spread)
+                for row, size, height, spread in zip(rows, sizes, heights, spreads, strict=True)
+            ],
+        )
         if left_out:
-            axes.set_title(f"{left_out} {'name has' if left_out == 1 else 'names have'} no room", loc="right",
-                           fontsize=9, color=GREY)
+            axes.set_title(
+                f"{left_out} {'name has' if left_out == 1 else 'names have'} no room",
+                loc="right",
+                fontsize=9,
+                color=GREY,
+            )
     return figure
 
 
@@ -56,8 +68,20 @@ def known_role(role):
 def role_legend(figure, used, extra=()):
     """Under the axes: the colour and marker of each role that is used; `extra` handles behind them."""
     from matplotlib.lines import Line2D
-    handles = [Line2D([], [], color=roles.colour(role), marker=roles.marker(role), markersize=8, linestyle="none",
-                      markeredgecolor="white", label=role) for role in used]
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=roles.colour(role),
+            marker=roles.marker(role),
+            markersize=8,
+            linestyle="none",
+            markeredgecolor="white",
+            label=role,
+        )
+        for role in used
+    ]
     legend_below(figure, [*(handles if used != ["other"] else []), *extra])
 
 
@@ -76,6 +100,7 @@ def plot_ablation(rows: list[dict], roles_of=None, width=7.5):
         InputError: no row, or a number that is missing or out of range.
     """
     from matplotlib.lines import Line2D
+
     # Validation and test accuracy of a row lie on two lines, a little above and below its middle.
     tested = [i for i, row in enumerate(rows) if row.get("test_acc") is not None]
     valid, test = _column(rows, "val_acc"), _column([rows[i] for i in tested], "test_acc") if tested else []
@@ -85,11 +110,20 @@ def plot_ablation(rows: list[dict], roles_of=None, width=7.5):
     dress(axes, "", "accuracy (%)" if tested else "validation accuracy (%)")
     looks = [known_role(role) for role in (roles_of or [None] + ["student"] * (len(rows) - 1))]
     for values, places, members, name, fill in (
-            (valid, [i - shift for i in range(len(rows))], looks, "validation", "full"),
-            (test, [i + shift for i in tested], [looks[i] for i in tested], "test", "none")):
+        (valid, [i - shift for i in range(len(rows))], looks, "validation", "full"),
+        (test, [i + shift for i in tested], [looks[i] for i in tested], "test", "none"),
+    ):
         for value, place, role in zip(values, places, members, strict=True):
-            axes.plot([value], [place], marker=roles.marker(role), linestyle="none", color=roles.colour(role),
-                      markersize=7, fillstyle=fill, label=f"_{name}")
+            axes.plot(
+                [value],
+                [place],
+                marker=roles.marker(role),
+                linestyle="none",
+                color=roles.colour(role),
+                markersize=7,
+                fillstyle=fill,
+                label=f"_{name}",
+            )
             axes.annotate(f"{value:.2f}", (value, place), (8, 0), textcoords="offset points", va="center", fontsize=10)
     names = ["\n".join(textwrap.wrap(plain_text(row.get("name"), 68), int(4.5 * width))) for row in rows]
     axes.set_yticks(range(len(rows)), names)
@@ -97,9 +131,15 @@ def plot_ablation(rows: list[dict], roles_of=None, width=7.5):
     low, room = min(valid + test), max(max(valid + test) - min(valid + test), 0.1)
     axes.set_xlim(low - 0.08 * room, low + 1.2 * room)  # the numbers stand on the right
     axes.grid(False, axis="x")
-    role_legend(figure, [role for role in roles.LOOKS if role in looks], [
-        Line2D([], [], linestyle="none", marker="o", color=GREY, fillstyle=fill, label=name)
-        for name, fill in (("validation", "full"), ("test", "none")) if tested])
+    role_legend(
+        figure,
+        [role for role in roles.LOOKS if role in looks],
+        [
+            Line2D([], [], linestyle="none", marker="o", color=GREY, fillstyle=fill, label=name)
+            for name, fill in (("validation", "full"), ("test", "none"))
+            if tested
+        ],
+    )
     return figure
 
 
@@ -119,16 +159,28 @@ def plot_sensitivity(result: dict):
     """
     shares = numbers_of(result, "shares", "sensitivity", 0)
     whole = numbers_of({"val_acc": [result.get("acc")]}, "val_acc", "sensitivity")[0]
-    left = [numbers_of({"val_acc": row.get("acc")}, "val_acc", f"layer {row.get('layer')!r}")
-            for row in result.get("layers", [])]
+    left = [
+        numbers_of({"val_acc": row.get("acc")}, "val_acc", f"layer {row.get('layer')!r}")
+        for row in result.get("layers", [])
+    ]
     if not left or any(len(row) != len(shares) for row in left):
-        raise InputError(f"sensitivity: received layers of {sorted({len(row) for row in left})} accuracies, expected "
-                         f"{len(shares)} in each")
+        raise InputError(
+            f"sensitivity: received layers of {sorted({len(row) for row in left})} accuracies, expected "
+            f"{len(shares)} in each"
+        )
     lost = [[whole - acc for acc in row] for row in left]
     texts = [[f"{round(value, 1) + 0.0:.1f}" for value in row] for row in lost] if len(shares) <= 20 else []
     images = f", {result['images']:,} images" if isinstance(result.get("images"), int) else ""
-    return heat_map(lost, texts, [str(row.get("layer")).removesuffix("_conv") for row in result["layers"]],
-                    [f"{100 * share:g}" for share in shares], (0, max(1.0, *map(max, lost))),
-                    (f"Sensitivity by {plain_text(result.get('criterion'), 12)}",
-                     "this layer's channels removed (%)", f"accuracy lost (points of {whole:.1f} %{images})"),
-                    "viridis_r")
+    return heat_map(
+        lost,
+        texts,
+        [str(row.get("layer")).removesuffix("_conv") for row in result["layers"]],
+        [f"{100 * share:g}" for share in shares],
+        (0, max(1.0, *map(max, lost))),
+        (
+            f"Sensitivity by {plain_text(result.get('criterion'), 12)}",
+            "this layer's channels removed (%)",
+            f"accuracy lost (points of {whole:.1f} %{images})",
+        ),
+        "viridis_r",
+    )

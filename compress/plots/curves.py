@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # what a part of a distillation's loss is called in a figure, by its name in a history; each is unweighted
-PARTS = {"train_backbone": "soft labels (KL x T²)", "train_intermediate": "feature maps (MSE)",
-         "train_adversarial": "adversarial loss (BCE)", "train_hard_label": "hard labels (cross-entropy)",
-         "train_discriminator": "the discriminator's own (BCE)"}
+PARTS = {
+    "train_backbone": "soft labels (KL x T²)",
+    "train_intermediate": "feature maps (MSE)",
+    "train_adversarial": "adversarial loss (BCE)",
+    "train_hard_label": "hard labels (cross-entropy)",
+    "train_discriminator": "the discriminator's own (BCE)",
+}
 SUM = "weighted sum, which is trained"
 DISTILLED = ("train_backbone", "train_intermediate", "train_adversarial")  # parts that only a distillation has
 PANELS = ("loss", "distillation", "accuracy", "learning rate")
@@ -62,8 +66,12 @@ def _looks(histories, roles):
             look = {"color": neutral[index % len(neutral)], "marker": markers[index % len(markers)], "linestyle": "-"}
         else:
             index = members[role] = members.get(role, -1) + 1
-            look = {"color": role_table.colour(role), "marker": role_table.marker(role),
-                    "linestyle": STYLES[index % len(STYLES)], "fillstyle": FILLS[index % len(FILLS)]}
+            look = {
+                "color": role_table.colour(role),
+                "marker": role_table.marker(role),
+                "linestyle": STYLES[index % len(STYLES)],
+                "fillstyle": FILLS[index % len(FILLS)],
+            }
         unnamed = PALE if len(series) >= NAMED else {}
         series.append(Series(label, curves, role, {"markerfacecoloralt": "white"} | look | unnamed))
     return series
@@ -76,15 +84,18 @@ def panels_of(histories, roles=None):
     def has(*keys):
         return any(key in s.curves for s in series for key in keys)
 
-    found = {"loss": has("val_loss") or any(_loss_key(s) in s.curves for s in series),
-             "distillation": any(s.distilled and any(key in s.curves for key in ("train_loss", *PARTS))
-                                 for s in series),
-             "accuracy": has("train_acc", "val_acc"), "learning rate": has("learning_rate")}
+    found = {
+        "loss": has("val_loss") or any(_loss_key(s) in s.curves for s in series),
+        "distillation": any(s.distilled and any(key in s.curves for key in ("train_loss", *PARTS)) for s in series),
+        "accuracy": has("train_acc", "val_acc"),
+        "learning rate": has("learning_rate"),
+    }
     return [panel for panel in PANELS if found[panel]]
 
 
-def plot_history(histories: dict[str, dict[str, list[float]]], roles: dict[str, str] | None = None,
-                 only: str | None = None) -> "Figure":
+def plot_history(
+    histories: dict[str, dict[str, list[float]]], roles: dict[str, str] | None = None, only: str | None = None
+) -> "Figure":
     """Loss, accuracy (%) and, where recorded, learning rate over the epochs, which count from 1.
 
     A distillation's training loss is a weighted sum of several losses and has a panel of its own; only its part by the
@@ -128,12 +139,18 @@ def _draw(axes, series, key, train=False, **look):
     few = len(values) <= 30  # then every number gets its marker
     look = series.look | look
     if train:
-        axes.plot(epochs, values, **look | {"marker": "." if len(values) == 1 else None, "alpha": 0.55}, label="_train",
-                  linewidth=THIN)
+        axes.plot(
+            epochs,
+            values,
+            **look | {"marker": "." if len(values) == 1 else None, "alpha": 0.55},
+            label="_train",
+            linewidth=THIN,
+        )
         return
     look = {"label": plain_text(series.label), "linewidth": BOLD, "zorder": 3} | look
-    axes.plot(epochs, values, **look, markersize=5, markeredgewidth=1,
-              markevery=1 if few else (0, max(1, len(values) // 8)))
+    axes.plot(
+        epochs, values, **look, markersize=5, markeredgewidth=1, markevery=1 if few else (0, max(1, len(values) // 8))
+    )
 
 
 def _loss_key(series):
@@ -163,8 +180,16 @@ def _draw_distillation(axes, series):
         once = len(taught[0].curves["train_loss"]) == 1
         _draw(axes, taught[0], "train_loss", label=SUM, marker="." if once else None)
     for index, (key, name) in enumerate(PARTS.items()):
-        _draw(axes, taught[0], key, label=name, color=role_table.NEUTRALS[index % 4], linestyle=STYLES[index % 4],
-              marker=role_table.NEUTRAL_MARKERS[index], fillstyle="full")
+        _draw(
+            axes,
+            taught[0],
+            key,
+            label=name,
+            color=role_table.NEUTRALS[index % 4],
+            linestyle=STYLES[index % 4],
+            marker=role_table.NEUTRAL_MARKERS[index],
+            fillstyle="full",
+        )
 
 
 def _draw_accuracy(axes, series):
@@ -207,28 +232,46 @@ def _mark_best(axes, series, key):
     else:
         word, epoch = "best", epochs[values.index(min(values))]
     value = values[epochs.index(epoch)]
-    axes.plot([epoch], [value], "o", fillstyle="none", color=GREY, markersize=11, markeredgewidth=1.5, label="_best",
-              zorder=5, clip_on=False)
-    axes.set_title(f"{word} {value:.2f} %, epoch {epoch}" if key == "val_acc" else f"{word} {value:.4g}, epoch {epoch}",
-                   loc="right", fontsize=10)
+    axes.plot(
+        [epoch],
+        [value],
+        "o",
+        fillstyle="none",
+        color=GREY,
+        markersize=11,
+        markeredgewidth=1.5,
+        label="_best",
+        zorder=5,
+        clip_on=False,
+    )
+    axes.set_title(
+        f"{word} {value:.2f} %, epoch {epoch}" if key == "val_acc" else f"{word} {value:.4g}, epoch {epoch}",
+        loc="right",
+        fontsize=10,
+    )
 
 
 def _legend(figure, series, panels):
     """Under the panels: each of several histories, what bold and thin lines are, and the parts of a loss."""
     from matplotlib.lines import Line2D
+
     several, look = len(series) > 1, series[0].look
     shown = [s for s in series if panels != ["distillation"] or s.distilled]
-    handles = [Line2D([], [], **s.look, linewidth=BOLD, markersize=5, label=plain_text(s.label, 40))
-               for s in shown[:NAMED] if several]
+    handles = [
+        Line2D([], [], **s.look, linewidth=BOLD, markersize=5, label=plain_text(s.label, 40))
+        for s in shown[:NAMED]
+        if several
+    ]
     if several and len(shown) > NAMED:
         handles.append(Line2D([], [], **PALE, linewidth=BOLD, label=f"and {len(shown) - NAMED} more"))
     own = {"color": GREY} if several else {"color": look["color"], "marker": look["marker"]}
-    for name, width, keys in (("validation", BOLD, ("val_loss", "val_acc")),
-                              ("training", THIN, ("train_acc", "train_loss", "train_hard_label"))):
+    for name, width, keys in (
+        ("validation", BOLD, ("val_loss", "val_acc")),
+        ("training", THIN, ("train_acc", "train_loss", "train_hard_label")),
+    ):
         if any(key in s.curves for s in series for key in keys) and {"loss", "accuracy"} & {*panels}:
             thin = {"alpha": 0.55, "marker": None} if width == THIN else {}
             handles.append(Line2D([], [], **own | thin, linewidth=width, markersize=5, label=name))
     if not several:
-        handles += [line for axes in figure.axes for line in axes.lines
-                    if line.get_label() in (SUM, *PARTS.values())]
+        handles += [line for axes in figure.axes for line in axes.lines if line.get_label() in (SUM, *PARTS.values())]
     legend_below(figure, handles)

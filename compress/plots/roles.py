@@ -11,8 +11,13 @@ from compress.storage import records
 
 # role: (colour, marker). The colours are Okabe and Ito's, which colour-blind readers can distinguish. An assistant is
 # a distilled network that is itself a teacher; 'other' is a model whose role no record says.
-LOOKS = {"base": ("#0072B2", "o"), "pruned": ("#D55E00", "s"), "assistant": ("#CC79A7", "D"),
-         "student": ("#009E73", "^"), "other": ("#595959", "X")}
+LOOKS = {
+    "base": ("#0072B2", "o"),
+    "pruned": ("#D55E00", "s"),
+    "assistant": ("#CC79A7", "D"),
+    "student": ("#009E73", "^"),
+    "other": ("#595959", "X"),
+}
 # For series that have no role. None is a colour of a role, so that a colour never says what isn't known.
 NEUTRALS = ("#000000", "#8A6A00", "#7A4FB0", "#00798C")
 PALE = "#B4B4B4"  # of series that no legend names

@@ -91,8 +91,16 @@ def draw(axes, dots, edge=False):
     places_y = _limits(axes, "y", [d.y for d in dots], far_y)
     near = [d for d in near if not d.apart]
     if edge and len(best := front([(d.x, d.y) for d in near])) > 1:
-        axes.step([near[i].x for i in best], [near[i].y for i in best], where="post", color=GREY, linewidth=1.5,
-                  alpha=0.6, label="_front", zorder=1.5)
+        axes.step(
+            [near[i].x for i in best],
+            [near[i].y for i in best],
+            where="post",
+            color=GREY,
+            linewidth=1.5,
+            alpha=0.6,
+            label="_front",
+            zorder=1.5,
+        )
     for d, x, y, log_x, place_y in zip(dots, far_x, far_y, places_x, places_y, strict=True):
         beyond = [f"{d.y:.2f} % {'↓' if place_y > d.y else '↑'}"] if y else []
         beyond += [f"{d.x:.3g} {'←' if 10**log_x > d.x else '→'}"] if x else []
@@ -101,10 +109,20 @@ def draw(axes, dots, edge=False):
         if d.spread and not y:
             axes.errorbar(d.x if not x else 10**log_x, d.y, d.spread, fmt="none", ecolor=GREY, elinewidth=1.2)
         colour = roles.colour(d.role)
-        axes.plot(10**log_x if x else d.x, place_y if y else d.y, linestyle="none", color=colour,
-                  marker=roles.marker(d.role), markersize=6 if d.hollow else 9, markeredgewidth=1.3 if d.hollow else 1,
-                  fillstyle="none" if d.hollow else "full", markeredgecolor=colour if d.hollow else "white",
-                  gid=d.gid, label=name or "_point", zorder=2 if d.hollow else 2.5)
+        axes.plot(
+            10**log_x if x else d.x,
+            place_y if y else d.y,
+            linestyle="none",
+            color=colour,
+            marker=roles.marker(d.role),
+            markersize=6 if d.hollow else 9,
+            markeredgewidth=1.3 if d.hollow else 1,
+            fillstyle="none" if d.hollow else "full",
+            markeredgecolor=colour if d.hollow else "white",
+            gid=d.gid,
+            label=name or "_point",
+            zorder=2 if d.hollow else 2.5,
+        )
     axes.figure.draw_without_rendering()  # finds the places to which names are fitted
     return place_names(axes)
 
@@ -144,7 +162,7 @@ def _limits(axes, which, values, far):
         line(border if which == "y" else 10**border, color=GREY, linestyle=(0, (1, 3)), linewidth=1, label="_lane")
         low, high = (low - lane, high) if side < 0 else (low, high + lane)
     if which == "x":
-        size_axis(axes, [10**v for v in near], (10**inside[0], 10**inside[1]) if any(far) else None)
+        size_axis(axes, [10**v for v in near], (10 ** inside[0], 10 ** inside[1]) if any(far) else None)
         axes.set_xlim(10**low, 10**high)
     else:
         axes.set_ylim(low, high)
@@ -155,6 +173,7 @@ def _limits(axes, which, values, far):
 def _keep_ticks(axis, low, high):
     """Takes away the ticks outside a range, where the axis shows none of its scale."""
     from matplotlib.ticker import FixedLocator
+
     ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
     if ticks:
         axis.set_major_locator(FixedLocator(ticks))
@@ -163,11 +182,13 @@ def _keep_ticks(axis, low, high):
 def size_axis(axes, sizes, only=None):
     """A logarithmic x axis with plain numbers, for sizes above 0; `only`: the range that has ticks."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
     axes.set_xscale("log")
     span = max(sizes) / min(sizes)  # within a small one 1, 2, 5 would leave an axis with one tick or none
     axes.set_xlim(*(only or (min(sizes) / 1.5, max(sizes) * 1.5)))
-    axes.xaxis.set_major_locator(MaxNLocator(5) if 1 < span < 5 else LogLocator(
-        subs=(1, 2, 5) if span < 300 else (1,), numticks=12))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(5) if 1 < span < 5 else LogLocator(subs=(1, 2, 5) if span < 300 else (1,), numticks=12)
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
@@ -196,8 +217,9 @@ def place_names(axes):
         if line.get_label().startswith("_"):
             continue
         point = line.get_xydata()[0]
-        text = axes.annotate(line.get_label(), point, (0, 0), textcoords="offset points", fontsize=10, va="bottom",
-                             in_layout=False)
+        text = axes.annotate(
+            line.get_label(), point, (0, 0), textcoords="offset points", fontsize=10, va="bottom", in_layout=False
+        )
         extent = text.get_window_extent()
         width, height = extent.width / unit, extent.height / unit
         for far, (dx, dy) in itertools.product(RINGS, WAYS):
@@ -213,8 +235,14 @@ def place_names(axes):
         text.set_position(corner)
         taken.append(box)
         if far > FAR:  # too far to be seen as the point's name without a line
-            axes.annotate("", point, (far * dx, far * dy), textcoords="offset points", in_layout=False,
-                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5})
+            axes.annotate(
+                "",
+                point,
+                (far * dx, far * dy),
+                textcoords="offset points",
+                in_layout=False,
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5},
+            )
     return left_out
 
 

@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf", "svg")
 GREY, DASHED = "#595959", (0, (4, 2))
 MOST = 1e30  # beyond it axes overflow
-SHARES = ("train_acc", "val_acc", "test_acc", "base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity",
-          "spread")
+SHARES = (
+    "train_acc",
+    "val_acc",
+    "test_acc",
+    "base_acc",
+    "pruned_acc",
+    "recalibrated_acc",
+    "final_acc",
+    "sparsity",
+    "spread",
+)
 
 
 def plain_text(label, width=60):
@@ -27,7 +36,7 @@ def plain_text(label, width=60):
     label = " ".join(str(label).encode("utf-8", "replace").decode("utf-8").split())
     label = "".join(c if c.isprintable() else "\ufffd" for c in label)  # a control character would make no SVG
     if len(label) > width:
-        label = f"{label[:width // 2 - 1]}…{label[-(width // 2):]}"
+        label = f"{label[: width // 2 - 1]}…{label[-(width // 2) :]}"
     return (" " if label.startswith("_") else "") + label.replace("$", r"\$")
 
 
@@ -36,16 +45,22 @@ def numbers_of(content, key, where, low=-math.inf):
     share = key in SHARES
     low, high = (0, 1) if share else (low, MOST)
     values = content.get(key)
-    if not (isinstance(values, (list, tuple)) and values and all(
-            records.is_number(v) and max(low, -MOST) <= v <= high for v in values)):
-        raise InputError(f"{where}: received {key}={textwrap.shorten(repr(values), 80)}, expected finite numbers, one "
-                         f"or more, " + (f"from {low:g} to {high:g}" if share else f"of at most {MOST:g} in size"))
+    if not (
+        isinstance(values, (list, tuple))
+        and values
+        and all(records.is_number(v) and max(low, -MOST) <= v <= high for v in values)
+    ):
+        raise InputError(
+            f"{where}: received {key}={textwrap.shorten(repr(values), 80)}, expected finite numbers, one "
+            f"or more, " + (f"from {low:g} to {high:g}" if share else f"of at most {MOST:g} in size")
+        )
     return [100 * float(v) if share else float(v) for v in values]
 
 
 def new_figure(width, height):
     """An empty white figure, sizes in inches."""
     from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
@@ -67,8 +82,13 @@ def legend_below(figure, handles, width=None):
     if handles:
         longest = max(len(handle.get_label()) for handle in handles)
         fit = int((width or figure.get_figwidth()) / (0.08 * longest + 0.65))  # inches
-        figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), fit)), frameon=False,
-                      fontsize=10)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=max(1, min(len(handles), fit)),
+            frameon=False,
+            fontsize=10,
+        )
 
 
 def count_unit(largest):
@@ -79,18 +99,20 @@ def count_unit(largest):
 def luminance(colour):
     """Relative luminance of an opaque colour, 0 (black) to 1 (white), as WCAG 2 defines it."""
     from matplotlib.colors import to_rgb
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055)**2.4 for v in to_rgb(colour)]
+
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def ink_on(cell):
     """'black' or 'white', whichever contrasts more with an opaque colour: with any at least 4.58 to 1."""
-    return "black" if (luminance(cell) + 0.05)**2 > 1.05 * 0.05 else "white"
+    return "black" if (luminance(cell) + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def whole_steps(axes, last):
     """An x axis of whole numbers from 1 to `last`, with half a step of room at both ends."""
     from matplotlib.ticker import MaxNLocator
+
     axes.set_xlim(0.5, last + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
@@ -109,10 +131,17 @@ def plot_pruning(result: dict) -> "Figure":
     Raises:
         InputError: a list is missing, not of finite numbers in range, or not as long as the others.
     """
-    panels = {"sparsity": ("sparsity", "%"), "compression_rate": ("compression", "x"),
-              "parameters": ("parameters", "M"), "macs": ("MACs", "M")}
-    panels = {key: words for key, words in panels.items() if key == "sparsity" or (
-        result.get(key) and not (key == "parameters" and result.get("compression_rate")))}
+    panels = {
+        "sparsity": ("sparsity", "%"),
+        "compression_rate": ("compression", "x"),
+        "parameters": ("parameters", "M"),
+        "macs": ("MACs", "M"),
+    }
+    panels = {
+        key: words
+        for key, words in panels.items()
+        if key == "sparsity" or (result.get(key) and not (key == "parameters" and result.get("compression_rate")))
+    }
     keys = ["base_acc", "pruned_acc", "final_acc", *(["recalibrated_acc"] if result.get("recalibrated_acc") else [])]
     curves = {key: numbers_of(result, key, "pruning result", 0) for key in [*keys, *panels]}
     lengths = {key: len(values) for key, values in curves.items()}
@@ -123,12 +152,14 @@ def plot_pruning(result: dict) -> "Figure":
     top, *below = figure.subplots(1 + len(panels), 1, sharex=True, height_ratios=[3] + [1.15] * len(panels))
     dress(top, "Accuracy while pruning", "", "accuracy (%)")
     steps = range(1, lengths["base_acc"] + 1)
-    top.axhline(curves["base_acc"][0], color=roles.colour("base"), linestyle=(0, (1, 2)), linewidth=1.7,
-                label="unpruned")
+    top.axhline(
+        curves["base_acc"][0], color=roles.colour("base"), linestyle=(0, (1, 2)), linewidth=1.7, label="unpruned"
+    )
     for key, name, colour, marker, style in (
-            ("pruned_acc", "after pruning", roles.NEUTRALS[0], "v", DASHED),
-            ("recalibrated_acc", "after BN recalibration", roles.NEUTRALS[1], "P", (0, (6, 1, 1, 1))),
-            ("final_acc", "after fine-tuning", roles.colour("pruned"), roles.marker("pruned"), "-")):
+        ("pruned_acc", "after pruning", roles.NEUTRALS[0], "v", DASHED),
+        ("recalibrated_acc", "after BN recalibration", roles.NEUTRALS[1], "P", (0, (6, 1, 1, 1))),
+        ("final_acc", "after fine-tuning", roles.colour("pruned"), roles.marker("pruned"), "-"),
+    ):
         if key in curves:
             top.plot(steps, curves[key], color=colour, marker=marker, linestyle=style, linewidth=1.7, label=name)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
@@ -136,12 +167,19 @@ def plot_pruning(result: dict) -> "Figure":
         divisor, unit = count_unit(max(curves[key])) if unit == "M" else (1, unit)  # noqa: PLW2901
         dress(axes, "", "prune iteration" if axes is below[-1] else "", f"{name}\n({unit})")
         values = [v / divisor for v in curves[key]]
-        axes.plot(steps, values, color=roles.colour("pruned"), marker=roles.marker("pruned"), markersize=4,
-                  linewidth=1.7)
+        axes.plot(
+            steps, values, color=roles.colour("pruned"), marker=roles.marker("pruned"), markersize=4, linewidth=1.7
+        )
         axes.set_ylim(0, max(values) * 1.45 or 1)  # room for the value above the last point
         last = {"%": "{:.1f} %", "x": "{:.2f}x"}.get(unit, f"{{:.4g}} {unit}").format(values[-1])
-        axes.annotate(last, (steps[-1], values[-1]), (0, 9), fontsize=10,
-                      textcoords="offset points", ha="center" if len(steps) < 2 else "right")
+        axes.annotate(
+            last,
+            (steps[-1], values[-1]),
+            (0, 9),
+            fontsize=10,
+            textcoords="offset points",
+            ha="center" if len(steps) < 2 else "right",
+        )
     figure.align_ylabels([top, *below])
     whole_steps(below[-1], steps[-1])
     return figure
@@ -165,12 +203,19 @@ def plot_channels(channels: dict[str, list[int]], labels=None) -> "Figure":
     columns = len(counts[0]) if counts else 0
     labels = ["base", *range(1, columns)] if labels is None else list(labels)
     if not counts or any(len(row) != len(labels) or row[0] < 1 for row in counts):
-        raise InputError(f"channels: received layers of {sorted({len(row) for row in counts})} columns, expected "
-                         f"{len(labels) or 'some'} in each, the first of at least 1 channel")
+        raise InputError(
+            f"channels: received layers of {sorted({len(row) for row in counts})} columns, expected "
+            f"{len(labels) or 'some'} in each, the first of at least 1 channel"
+        )
     shares = [[min(100.0, 100 * value / row[0]) for value in row] for row in counts]
-    return heat_map(shares, [[f"{value:.0f}" for value in row] for row in counts] if columns <= 20 else [],
-                    list(channels), labels, (0, 100), ("Channels left", "prune iteration",
-                                                       "channels left (% of the base model's)"))
+    return heat_map(
+        shares,
+        [[f"{value:.0f}" for value in row] for row in counts] if columns <= 20 else [],
+        list(channels),
+        labels,
+        (0, 100),
+        ("Channels left", "prune iteration", "channels left (% of the base model's)"),
+    )
 
 
 def heat_map(values, texts, rows, columns, limits, words, colours="viridis"):
@@ -203,8 +248,15 @@ def heat_map(values, texts, rows, columns, limits, words, colours="viridis"):
     for row in (r for r in range(1, len(stages)) if stages[r] != stages[r - 1]):
         axes.axhline(row - 0.5, color="white", linewidth=2.5)  # sets the stages apart
     for row, column in itertools.product(range(len(texts)), range(len(columns))):
-        axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=size - 1,
-                  color=ink_on(image.cmap(image.norm(values[row][column]))))
+        axes.text(
+            column,
+            row,
+            texts[row][column],
+            ha="center",
+            va="center",
+            fontsize=size - 1,
+            color=ink_on(image.cmap(image.norm(values[row][column]))),
+        )
     bar = figure.colorbar(image, ax=axes, shrink=min(1, 5 / figure.get_figheight()), aspect=25, pad=0.03)
     bar.set_label(words[2], fontsize=11)
     bar.outline.set_visible(False)
@@ -239,5 +291,7 @@ def save_figure(figure, path) -> None:
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # a folder's name in a script DejaVu lacks
             figure.savefig(temporary, dpi=150, format=form)
     except OSError as error:
-        raise InputError(f"received {path}, which can't be written ({error.strerror or error}); expected room and "
-                         "permission there", path) from None
+        raise InputError(
+            f"received {path}, which can't be written ({error.strerror or error}); expected room and permission there",
+            path,
+        ) from None

@@ -59,12 +59,18 @@ def measure_curves(model, scores, split, shares=SHARES, config=None, progress=it
     # Tensors, as `mask_folded` gives: a variable among them would be another signature, and a new trace, in each layer.
     weights = {name: tuple(map(ops.convert_to_tensor, parts)) for name, parts in evaluator.folded.items()}
     compiled = folded.compiled_by_backend(_sums(architecture, evaluator.arithmetic))
-    batches = [tuple(ops.convert_to_tensor(part[start:start + config.batch_size]) for part in split)
-               for start in range(0, len(images), config.batch_size)]
+    batches = [
+        tuple(ops.convert_to_tensor(part[start : start + config.batch_size]) for part in split)
+        for start in range(0, len(images), config.batch_size)
+    ]
 
     # What there is to measure: the whole network, and each layer at each width below its own, once.
-    kept = {layer: [masks.rounded(len(values) - round(len(values) * share), len(values), config.round_to)
-                    for share in shares] for layer, values in scores.items()}
+    kept = {
+        layer: [
+            masks.rounded(len(values) - round(len(values) * share), len(values), config.round_to) for share in shares
+        ]
+        for layer, values in scores.items()
+    }
     points = [None, *sorted({(layer, n) for layer, counts in kept.items() for n in counts if n < len(scores[layer])})]
     found = {}
     for step in progress(range(0, len(points) * len(images), len(images))):
@@ -75,17 +81,23 @@ def measure_curves(model, scores, split, shares=SHARES, config=None, progress=it
         total = np.sum([[float(value) for value in compiled(changed, *batch)] for batch in batches], axis=0)
         found[point] = dict(zip(("loss", "acc"), (total / len(images)).tolist(), strict=True))
     whole = found[None]
-    return whole, {layer: {"kept": counts} | {key: [found.get((layer, n), whole)[key] for n in counts]
-                                              for key in ("loss", "acc")} for layer, counts in kept.items()}
+    return whole, {
+        layer: {"kept": counts} | {key: [found.get((layer, n), whole)[key] for n in counts] for key in ("loss", "acc")}
+        for layer, counts in kept.items()
+    }
 
 
 def _sums(architecture, dtype):
     """function(weights, images, labels) -> (summed cross-entropy, number of right answers)."""
+
     def sums(weights, images, labels):
         logits = folded.run_folded(weights, images, architecture, dtype)[0]
         chosen = ops.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        return (ops.sum(ops.logsumexp(logits, axis=1) - chosen),
-                ops.sum(ops.cast(ops.equal(ops.argmax(logits, axis=1), labels), "int32")))
+        return (
+            ops.sum(ops.logsumexp(logits, axis=1) - chosen),
+            ops.sum(ops.cast(ops.equal(ops.argmax(logits, axis=1), labels), "int32")),
+        )
+
     return sums
 
 
@@ -104,8 +116,9 @@ def predicted_rise(channels, whole, curve, widths):
     Returns:
         (n,) float64, at least 0, falling with the width; 0 at `channels`.
     """
-    points = {channels: 0.0} | {n: max(0.0, loss - whole) for n, loss in zip(curve["kept"], curve["loss"], strict=True)
-                                if n < channels}
+    points = {channels: 0.0} | {
+        n: max(0.0, loss - whole) for n, loss in zip(curve["kept"], curve["loss"], strict=True) if n < channels
+    }
     kept = np.array(sorted(points, reverse=True))
     rise = np.maximum.accumulate([points[n] for n in kept])
     return np.interp(widths, kept[::-1], rise[::-1])
@@ -136,12 +149,14 @@ def allocate(whole, curves, channels, cost, limit, round_to=1, floor=masks.FLOOR
     Raises:
         ValueError: the budget isn't met even with every layer at its floor.
     """
-    widths = {name: np.unique([masks.rounded(k, n, round_to, floor) for k in range(1, n + 1)])
-              for name, n in channels.items()}
+    widths = {
+        name: np.unique([masks.rounded(k, n, round_to, floor) for k in range(1, n + 1)]) for name, n in channels.items()
+    }
     rise = {name: predicted_rise(channels[name], whole, curves[name], widths[name]) for name in channels}
     blocks = [(name, name.replace("_1_conv", "_2_conv")) for name in channels if name.endswith("_1_conv")]
-    tables = {pair: (rise[pair[0]][:, None] + rise[pair[1]], _cost_table(pair, channels, cost, widths))
-              for pair in blocks}
+    tables = {
+        pair: (rise[pair[0]][:, None] + rise[pair[1]], _cost_table(pair, channels, cost, widths)) for pair in blocks
+    }
 
     def left(places):
         return {name: int(widths[name][place]) for name, place in places.items()}
@@ -168,8 +183,9 @@ def _cost_table(pair, channels, cost, widths):
 
     The cost is a + b m + c n + d m n in the two widths m and n, so four costs determine all.
     """
-    none, first, second, both = (cost(channels | dict(zip(pair, ends, strict=True)))
-                                 for ends in ((0, 0), (1, 0), (0, 1), (1, 1)))
+    none, first, second, both = (
+        cost(channels | dict(zip(pair, ends, strict=True))) for ends in ((0, 0), (1, 0), (0, 1), (1, 1))
+    )
     m, n = widths[pair[0]][:, None].astype(float), widths[pair[1]].astype(float)
     return (first - none) * m + (second - none) * n + (both - first - second + none) * m * n
 

@@ -51,12 +51,13 @@ def compute_apoz(model, images, batch_size=128, progress=iter):
             if f"{name}_conv" in names:
                 counts[f"{name}_conv"] = ops.sum(ops.cast(ops.equal(x, 0), "int32"), axis=(0, 1, 2))
                 positions[f"{name}_conv"] = x.shape[1] * x.shape[2]
+
         folded.run_folded(weights, images, architecture, watch=watch)
         return counts
 
     compiled, zeros = folded.compiled_by_backend(count_zeros), dict.fromkeys(names, 0)
     for start in progress(range(0, len(images), batch_size)):
-        counts = compiled(weights, ops.convert_to_tensor(images[start:start + batch_size]))
+        counts = compiled(weights, ops.convert_to_tensor(images[start : start + batch_size]))
         zeros = {name: zeros[name] + np.asarray(counts[name], np.int64) for name in names}
     return {name: zeros[name] / (len(images) * positions[name]) for name in _inner_layers(model)}
 
@@ -79,8 +80,10 @@ def compute_l2(model):
 
 def compute_bn(model):
     """Minus the absolute batch-norm gamma of each channel; Liu et al. 2017, Network Slimming, arXiv 1708.06519, 3."""
-    return {name: -np.abs(np.asarray(model.get_layer(name.replace("_conv", "_bn")).gamma, np.float64))
-            for name in _inner_layers(model)}
+    return {
+        name: -np.abs(np.asarray(model.get_layer(name.replace("_conv", "_bn")).gamma, np.float64))
+        for name in _inner_layers(model)
+    }
 
 
 def compute_random(model, seed=0):
@@ -91,6 +94,7 @@ def compute_random(model, seed=0):
 
 def _gradient_function(model, variables):
     """function(images, labels) -> gradients of the mean cross-entropy, in inference mode, for `variables`."""
+
     def loss(labels, logits):
         return ops.mean(keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
 
@@ -119,8 +123,9 @@ def _gradient_function(model, variables):
         def gradients(images, labels):
             return compiled([model.trainable_variables[i].value for i in places], images, labels)
     else:
-        raise ValueError(f"the taylor criterion needs the tensorflow or jax backend. Received: "
-                         f"{keras.backend.backend()}")
+        raise ValueError(
+            f"the taylor criterion needs the tensorflow or jax backend. Received: {keras.backend.backend()}"
+        )
     return gradients
 
 
@@ -151,15 +156,18 @@ def compute_taylor(model, images, labels, batch_size=128, progress=iter):
     # jax takes variables in the model's own order, so keep that order for both
     variables = [v for v in model.trainable_variables if any(v is w for w in chosen)]
     if len(variables) < len(chosen) or batch_size == 0:
-        raise ValueError(f"taylor needs images and trainable batch-norms. Received: {len(images)} images, "
-                         f"{len(chosen) - len(variables)} frozen scales and shifts")
+        raise ValueError(
+            f"taylor needs images and trainable batch-norms. Received: {len(images)} images, "
+            f"{len(chosen) - len(variables)} frozen scales and shifts"
+        )
     gradients = _gradient_function(model, variables)
     scores, batches = dict.fromkeys(names, 0.0), range(0, len(images) - batch_size + 1, batch_size)
     for start in progress(batches):
         part = slice(start, start + batch_size)
         found = gradients(ops.convert_to_tensor(images[part]), ops.convert_to_tensor(labels[part]))
-        gates = {v.path: np.asarray(g, np.float64) * np.asarray(v, np.float64)
-                 for v, g in zip(variables, found, strict=True)}
+        gates = {
+            v.path: np.asarray(g, np.float64) * np.asarray(v, np.float64) for v, g in zip(variables, found, strict=True)
+        }
         for name, norm in zip(names, norms, strict=True):
             scores[name] = scores[name] + (gates[norm.gamma.path] + gates[norm.beta.path]) ** 2 / len(batches)
     return {name: -np.sqrt(square) for name, square in scores.items()}
@@ -215,8 +223,10 @@ def compute_group_scores(model, wiring):
     members = [("conv5_stream", head)]
     for name, _, read, written in wiring:
         kernel = np.asarray(model.get_layer(f"{name}_conv").kernel, np.float64)
-        members += [(written, np.asarray(model.get_layer(f"{name}_bn").gamma, np.float64) ** 2),
-                    (read, (kernel**2).sum((0, 1, 3)))]
+        members += [
+            (written, np.asarray(model.get_layer(f"{name}_bn").gamma, np.float64) ** 2),
+            (read, (kernel**2).sum((0, 1, 3))),
+        ]
     scores = {}
     for group, member in members:
         if group != "rgb":

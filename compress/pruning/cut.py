@@ -42,15 +42,21 @@ def budget(config, widths, classes, input_shape, stem):
         which, name, end = 1, "target_macs", flags.macs_left(config.target_macs, costs[1])
     # Only the first two convolutions of a block, its inner layers, are pruned. The third one is added to the shortcut,
     # so its channels would have to go in every block of the stage at once.
-    floors = {group: masks.rounded(0, width, config.round_to) if group.endswith(("_1_conv", "_2_conv")) else width
-              for group, width in widths.items()}
+    floors = {
+        group: masks.rounded(0, width, config.round_to) if group.endswith(("_1_conv", "_2_conv")) else width
+        for group, width in widths.items()
+    }
     least = resnet.cost_of(floors, classes, input_shape, stem)[which]
     if not least <= end < costs[which]:
-        raise InputError(f"`{name}`: received a target of {end:,.0f} {('parameters', 'MACs')[which]}, expected one "
-                         f"from {least:,} (a reduction of {costs[which] / least:.2f}x, every inner layer at its floor) "
-                         f"to below {costs[which]:,}, the base's")
-    display.say(f"`{name}`: {end:,.0f} {('parameters', 'MACs')[which]} shall be left of the base model's "
-                f"{costs[which]:,}", config.verbose)
+        raise InputError(
+            f"`{name}`: received a target of {end:,.0f} {('parameters', 'MACs')[which]}, expected one "
+            f"from {least:,} (a reduction of {costs[which] / least:.2f}x, every inner layer at its floor) "
+            f"to below {costs[which]:,}, the base's"
+        )
+    display.say(
+        f"`{name}`: {end:,.0f} {('parameters', 'MACs')[which]} shall be left of the base model's {costs[which]:,}",
+        config.verbose,
+    )
     return which, costs[which], end
 
 
@@ -75,8 +81,9 @@ def criterion_scores(config, model, images, seed, where):
     scores = criteria.compute_scores(config.criterion, model, *sample, config.batch_size, seed, bar)
     # NaN sorts behind every number: a diverged network would be pruned by chance, and nobody would notice.
     if not all(np.isfinite(values).all() for values in scores.values()):
-        raise InputError(f"{where}: the {config.criterion} scores hold NaN or infinity; expected a network with finite "
-                         "outputs")
+        raise InputError(
+            f"{where}: the {config.criterion} scores hold NaN or infinity; expected a network with finite outputs"
+        )
     return scores
 
 
@@ -98,11 +105,13 @@ def sensitivity_curves(config, model, scores, split, shares, title, where):
     Raises:
         InputError: a loss is not finite.
     """
-    whole, curves = allocation.measure_curves(model, scores, split, shares, config,
-                                              display.track(title, config.verbose, "compiling"))
+    whole, curves = allocation.measure_curves(
+        model, scores, split, shares, config, display.track(title, config.verbose, "compiling")
+    )
     if not np.isfinite([whole["loss"], *(loss for curve in curves.values() for loss in curve["loss"])]).all():
-        raise InputError(f"{where}: the losses of layers pruned alone hold NaN or infinity; expected a network with "
-                         "finite logits")
+        raise InputError(
+            f"{where}: the losses of layers pruned alone hold NaN or infinity; expected a network with finite logits"
+        )
     return whole, curves
 
 
@@ -141,8 +150,15 @@ def choose_mask(config, model, images, target, iteration):
     # layer loses as many channels as its own measured curve of the loss allows.
     measured = None
     if config.allocation == "sensitivity":
-        measured = sensitivity_curves(config, model, scores, dataset.sample(images.val, config.sensitivity_images),
-                                      (*allocation.SHARES, 1), f"{title}: sensitivity", f"`base_model_path`, {title}")
+        measured = sensitivity_curves(
+            config,
+            model,
+            scores,
+            dataset.sample(images.val, config.sensitivity_images),
+            (*allocation.SHARES, 1),
+            f"{title}: sensitivity",
+            f"`base_model_path`, {title}",
+        )
     try:
         if measured is None:
             return masks.create_global_mask(scores, lambda left: cost(left) <= limit, config.round_to)
@@ -172,8 +188,9 @@ def trim_once(config, model, base, images, target, iteration, before):
     folder, title = Path(config.root_folder) / f"iter{iteration}", f"iteration {iteration}/{config.prune_iter}"
 
     def accuracy(evaluator):
-        return metrics.evaluate(evaluator, images.val, config.batch_size,
-                                display.track(f"{title}: validation", config.verbose, "compiling"))["acc"]
+        return metrics.evaluate(
+            evaluator, images.val, config.batch_size, display.track(f"{title}: validation", config.verbose, "compiling")
+        )["acc"]
 
     row = {"base_acc": accuracy(folded.FoldedResNet(model, config.precision)) if before is None else before}
     mask = choose_mask(config, model, images, target, iteration)

@@ -7,9 +7,12 @@ from compress.plots.comparison import known_role, role_legend
 from compress.plots.style import DASHED, GREY, count_unit, dress, ink_on, new_figure, plain_text
 
 # what accuracy is drawn against: (in a title, unit, on the axis)
-SIZES = {"parameters": ("parameters", 1e6, "parameters (M, log scale)"),
-         "bytes": ("file size", 1e6, "file (MB, log scale)"), "macs": ("MACs", 1e6, "MACs (M, log scale)"),
-         "latency_ms_median": ("latency", 1, "latency of one image (ms, log scale)")}
+SIZES = {
+    "parameters": ("parameters", 1e6, "parameters (M, log scale)"),
+    "bytes": ("file size", 1e6, "file (MB, log scale)"),
+    "macs": ("MACs", 1e6, "MACs (M, log scale)"),
+    "latency_ms_median": ("latency", 1, "latency of one image (ms, log scale)"),
+}
 HOLLOW = {"ablation": "of an ablation", "export": "exported"}  # kinds whose points are outlines
 CUT = (roles.NEUTRALS[3], roles.NEUTRALS[1])  # of channels that are left and that were cut
 EMPTY = "#f2f3f5"  # of a confusion's cell without an image
@@ -30,6 +33,7 @@ def plot_front(points, key):
     """
     from matplotlib.lines import Line2D
     from matplotlib.text import Text
+
     title, unit, xlabel = SIZES[key]
     if unit > 1 and key != "bytes":
         unit, letter = count_unit(max(p.sizes[key] for p in points))
@@ -41,12 +45,25 @@ def plot_front(points, key):
         x, y = point.sizes[key] / unit, 100 * point.acc
         measured = f"{x:,.4g} {xlabel.removesuffix(', log scale)')})"
         tips[f"point{number}"] = f"{point.name}: {y:.2f} % of {point.group}, {measured}"
-        dots.append(size_axes.Dot(x, y, point.role, names.get(id(point), ""), gid=f"point{number}",
-                                  hollow=point.kind in HOLLOW or point.shipped, apart=point.shipped))
-    outlined = [*(name for kind, name in HOLLOW.items() if any(p.kind == kind for p in points)),
-                *(["shipped with the suite"] if any(p.shipped for p in points) else [])]
-    extra = [Line2D([], [], linestyle="none", color=GREY, marker="o", markersize=6, fillstyle="none", label=name)
-             for name in outlined]
+        dots.append(
+            size_axes.Dot(
+                x,
+                y,
+                point.role,
+                names.get(id(point), ""),
+                gid=f"point{number}",
+                hollow=point.kind in HOLLOW or point.shipped,
+                apart=point.shipped,
+            )
+        )
+    outlined = [
+        *(name for kind, name in HOLLOW.items() if any(p.kind == kind for p in points)),
+        *(["shipped with the suite"] if any(p.shipped for p in points) else []),
+    ]
+    extra = [
+        Line2D([], [], linestyle="none", color=GREY, marker="o", markersize=6, fillstyle="none", label=name)
+        for name in outlined
+    ]
     role_legend(figure, [role for role in roles.LOOKS if any(known_role(p.role) == role for p in points)], extra)
     size_axes.draw(axes, dots, edge=True)
     figure.set_layout_engine("none")
@@ -68,8 +85,12 @@ def _names(points):
             top[point.name] = point
     chosen = list(top.values())
     if len(chosen) > NAMED:
-        ends = [same[i] for role in roles.LOOKS if (same := [p for p in chosen if known_role(p.role) == role])
-                for i in (0, -1)]
+        ends = [
+            same[i]
+            for role in roles.LOOKS
+            if (same := [p for p in chosen if known_role(p.role) == role])
+            for i in (0, -1)
+        ]
         chosen = list({id(point): point for point in ends}.values())[:NAMED]
     return {id(point): plain_text(point.name, 22) for point in chosen}
 
@@ -85,25 +106,24 @@ def plot_apoz(layers):
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
+
     rows = -(-len(layers) // 2)
     figure = new_figure(5.6, 0.9 + 1.9 * rows)
     grid = figure.subplots(rows, min(2, len(layers)), sharex=True, squeeze=False)
     for axes, (name, (apoz, left)) in zip(grid.flat, layers.items(), strict=False):
         dress(axes, plain_text(name, 30), "", "channels")
         parts = [apoz] if left is None else [apoz[left], apoz[~left]]
-        axes.hist(parts, np.linspace(0, 1, 21), stacked=True, color=CUT[:len(parts)],
-                  edgecolor="white", linewidth=0.5)
+        axes.hist(parts, np.linspace(0, 1, 21), stacked=True, color=CUT[: len(parts)], edgecolor="white", linewidth=0.5)
         axes.axvline(apoz.mean() + apoz.std(), color="black", linestyle=DASHED, linewidth=1.5)
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(0, 1)
-    for axes in grid.flat[len(layers):]:
+    for axes in grid.flat[len(layers) :]:
         axes.remove()
-    for axes in grid.flat[max(0, len(layers) - 2):len(layers)]:  # the lowest of each column
+    for axes in grid.flat[max(0, len(layers) - 2) : len(layers)]:  # the lowest of each column
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("APoZ", fontsize=11)
     known = all(left is not None for _, left in layers.values())
-    handles = [Patch(color=CUT[i], label=label) for i, label in
-               enumerate(("left at the end", "cut")) if known]
+    handles = [Patch(color=CUT[i], label=label) for i, label in enumerate(("left at the end", "cut")) if known]
     handles.append(Line2D([], [], color="black", linestyle=DASHED, label="mean + 1 standard deviation"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
@@ -125,6 +145,7 @@ def plot_confusion(matrix, names, title, role=None):
         A figure of one axes.
     """
     from matplotlib.colors import to_rgb
+
     matrix, count = np.asarray(matrix), len(names)
     share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
     right = np.eye(count, dtype=bool)
@@ -144,8 +165,15 @@ def plot_confusion(matrix, names, title, role=None):
     axes.set_yticks(range(0, count, step), labels, fontsize=9)
     axes.set_xticks(range(0, count, step), labels, fontsize=9, rotation=0 if max(map(len, labels)) < 3 else 90)
     for row, column in zip(*np.nonzero(matrix), strict=True) if count <= 20 else ():
-        axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", fontsize=9 if count <= 12 else 7,
-                  color=ink_on(cells[row, column]))
+        axes.text(
+            column,
+            row,
+            f"{matrix[row, column]:,}",
+            ha="center",
+            va="center",
+            fontsize=9 if count <= 12 else 7,
+            color=ink_on(cells[row, column]),
+        )
     return figure
 
 
@@ -167,8 +195,17 @@ def plot_classes(names, before, after, labels, looks):
     dress(axes, "Classes that lost most", "accuracy of the class (%)")
     axes.hlines(places, [100 * v for v in before], [100 * v for v in after], color=GREY, linewidth=1.5, zorder=2)
     for values, label, role in zip((before, after), labels, looks, strict=True):
-        axes.plot([100 * v for v in values], places, linestyle="none", marker=roles.marker(role), markersize=8,
-                  color=roles.colour(role), markeredgecolor="white", label=plain_text(label, 24), zorder=3)
+        axes.plot(
+            [100 * v for v in values],
+            places,
+            linestyle="none",
+            marker=roles.marker(role),
+            markersize=8,
+            color=roles.colour(role),
+            markeredgecolor="white",
+            label=plain_text(label, 24),
+            zorder=3,
+        )
     axes.set_yticks(places, [plain_text(name, 20) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.margins(x=0.08)

@@ -42,8 +42,11 @@ def data_config(config, recorded):
     elif dataset in stock.CIFAR and not stock.find_cifar(dataset, config.data_dir):
         raise InputError(f"{dataset} is not in {config.data_dir} (`data_dir`), and a report downloads nothing")
     # A record is a stranger's file: its numbers pass the checks of the flags, and any place it names is not used.
-    limits = {"val_split": flags.real(0, 0.5, strict=True), "subset": flags.whole(1),
-              "image_size": flags.whole(16, 1024)}
+    limits = {
+        "val_split": flags.real(0, 0.5, strict=True),
+        "subset": flags.whole(1),
+        "image_size": flags.whole(16, 1024),
+    }
     values = {}
     for name, check in limits.items():
         value = recorded.get(name)
@@ -71,9 +74,13 @@ class Images:
         shown = pixels.of_models(path)
         key = (str(vars(wanted)), shape, str(shown))
         if key not in self.known:
-            self.known[key] = dataset.load_data(wanted, shape and shape[:2],
-                                                display.track("reading images", self.config.verbose),
-                                                needs=("validation",), pixels=shown)
+            self.known[key] = dataset.load_data(
+                wanted,
+                shape and shape[:2],
+                display.track("reading images", self.config.verbose),
+                needs=("validation",),
+                pixels=shown,
+            )
         records.check_source(path, self.known[key].val)
         return self.known[key]
 
@@ -102,8 +109,9 @@ def _read_mask(path, name, channels):
                 raise ValueError(f"{info.file_size} bytes")
             with archive.open(info) as member:
                 version = np.lib.format.read_magic(member)
-                shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                                   else np.lib.format.read_array_header_2_0)(member)
+                shape, _, dtype = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )(member)
                 if shape != (channels,) or dtype.kind != "b":
                     raise ValueError(f"{dtype}{shape}")
                 return np.frombuffer(member.read(channels), np.uint8, channels) != 0
@@ -166,14 +174,17 @@ def apoz_of_cut_layers(images, run, path):
     model = checkpoints.load_model(path, found.class_num, found.image_shape, _preprocessing(run))
     count = run.flags.get("apoz_images")
     chosen = dataset.sample(found.val, count if type(count) is int and count > 0 else None)[0]
-    apoz = criteria.compute_apoz(model, chosen, images.config.batch_size,
-                                 display.track("APoZ", images.config.verbose, "compiling"))
+    apoz = criteria.compute_apoz(
+        model, chosen, images.config.batch_size, display.track("APoZ", images.config.verbose, "compiling")
+    )
     for name in names:
         if len(apoz.get(name, ())) != channels[name][0]:
-            raise InputError(f"{name} of the base has {len(apoz.get(name, ()))} channels, the record says "
-                             f"{channels[name][0]:g}")
-    return {name.removesuffix("_conv"): (apoz[name], survivors(run.path.parent, name, channels[name]))
-            for name in names}, len(chosen)
+            raise InputError(
+                f"{name} of the base has {len(apoz.get(name, ()))} channels, the record says {channels[name][0]:g}"
+            )
+    return {
+        name.removesuffix("_conv"): (apoz[name], survivors(run.path.parent, name, channels[name])) for name in names
+    }, len(chosen)
 
 
 def confusion(images, run, paths):
@@ -197,9 +208,12 @@ def confusion(images, run, paths):
         records.check_source(path, found.val)
         classes.meet(path, found)
         model = checkpoints.load_model(path, found.class_num, found.image_shape, _preprocessing(run))
-        logits = metrics.predict_logits(folded.FoldedResNet(model, config.precision), found.val.images,
-                                        config.batch_size,
-                                        display.track(f"{path.parent.name}: validation", config.verbose, "compiling"))
+        logits = metrics.predict_logits(
+            folded.FoldedResNet(model, config.precision),
+            found.val.images,
+            config.batch_size,
+            display.track(f"{path.parent.name}: validation", config.verbose, "compiling"),
+        )
         if not np.isfinite(logits).all():
             raise InputError(f"{path.parent.name} outputs NaN or infinity")
         matrices.append(confusion_matrix(found.val.labels, logits.argmax(1), labels=range(found.class_num)))

@@ -89,11 +89,17 @@ def render(sections, drawn, **words):
     import jinja2
     import markupsafe
 
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     # the page allows this one script by its checksum: a text that slipped through the escaping could not run
     environment.filters["csp_hash"] = lambda script: base64.b64encode(
-        hashlib.sha256(str(script).encode()).digest()).decode()
+        hashlib.sha256(str(script).encode()).digest()
+    ).decode()
     environment.filters["breakable"] = _breakable
     environment.filters["address"] = urllib.parse.quote
     svg = {slug: markupsafe.Markup(content) for slug, content in drawn.items()}  # inline_svg escapes

@@ -9,9 +9,18 @@ from compress.storage import records
 
 MOST_FILES, MOST_ROWS = 5000, 1000  # JSON files that are read, and models or layers that one of them may name
 # smallest and largest number that a record may hold under a key; shares are not in per cent
-LIMITS = {"acc": (0, 1), "sparsity": (-1000, 1), "parameters": (1, 1e15), "macs": (1, 1e18), "bytes": (1, 1e18),
-          "compression_rate": (1e-6, 1e9), "latency_ms_median": (1e-6, 1e9), "images": (1, 1e12), "agreement": (0, 1),
-          "channels": (1, 1e6)}
+LIMITS = {
+    "acc": (0, 1),
+    "sparsity": (-1000, 1),
+    "parameters": (1, 1e15),
+    "macs": (1, 1e18),
+    "bytes": (1, 1e18),
+    "compression_rate": (1e-6, 1e9),
+    "latency_ms_median": (1e-6, 1e9),
+    "images": (1, 1e12),
+    "agreement": (0, 1),
+    "channels": (1, 1e6),
+}
 SIZES = ("parameters", "macs", "bytes", "compression_rate", "sparsity", "latency_ms_median")
 ITERATION = ("base_acc", "pruned_acc", "final_acc", "sparsity")  # lists that any pruning result has
 MORE_OF_ITERATION = ("recalibrated_acc", "parameters", "macs", "bytes", "compression_rate")
@@ -34,9 +43,11 @@ def _setting(content):
     """Data set, split and number of images that a record's accuracies are of."""
     flags, images = mapping(mapping(content.get("run")).get("flags")), content.get("images")
     dataset = content.get("dataset") or flags.get("dataset") or "unknown data"
-    return {"dataset": text(os.path.basename(os.path.normpath(text(dataset))), 40),
-            "split": text(content.get("split") or "unknown split", 20),
-            "images": None if images is None else _checked(images, "images")}
+    return {
+        "dataset": text(os.path.basename(os.path.normpath(text(dataset))), 40),
+        "split": text(content.get("split") or "unknown split", 20),
+        "images": None if images is None else _checked(images, "images"),
+    }
 
 
 def _rows(content, key):
@@ -54,8 +65,17 @@ def _trained(run):
         sizes = {"compression_rate": 1.0, "sparsity": 0.0} | sizes  # by definition: it is what these compare with
     if run.kind == "student":
         _checked(run.content["teacher_acc"], "teacher_acc")
-    return [Point(run.name, run.kind, _checked(run.content["val_acc"], "val_acc"), **_setting(run.content), sizes=sizes,
-                  sha256=checksum(run.content.get("sha256")), file=run.path.with_name("model.h5"))]
+    return [
+        Point(
+            run.name,
+            run.kind,
+            _checked(run.content["val_acc"], "val_acc"),
+            **_setting(run.content),
+            sizes=sizes,
+            sha256=checksum(run.content.get("sha256")),
+            file=run.path.with_name("model.h5"),
+        )
+    ]
 
 
 def _pruned(run):
@@ -70,13 +90,25 @@ def _pruned(run):
         for value in content[key]:
             _checked(value, "acc" if key == "sparsity" else key, key)  # pruning adds nothing
     channels, sums = content.get("channels", {}), content.get("sha256", [])
-    if not (isinstance(channels, dict) and len(channels) <= MOST_ROWS and all(
-            records.is_curve(left, count + 1) and min(left) >= 1 and max(left) <= 1e6 for left in channels.values())):
+    if not (
+        isinstance(channels, dict)
+        and len(channels) <= MOST_ROWS
+        and all(records.is_curve(left, count + 1) and min(left) >= 1 and max(left) <= 1e6 for left in channels.values())
+    ):
         raise InputError(f"received channels={text(channels, 60)}, expected {count + 1} counts for each layer")
     sums = list(map(checksum, sums)) if isinstance(sums, list) and len(sums) == count else [None] * count
-    return [Point(f"{run.name}/iter{i + 1}", run.kind, content["final_acc"][i], sha256=sums[i],
-                  sizes={key: content[key][i] for key in lists if key in SIZES},
-                  file=run.path.parent / f"iter{i + 1}" / "model.h5", **_setting(content)) for i in range(count)]
+    return [
+        Point(
+            f"{run.name}/iter{i + 1}",
+            run.kind,
+            content["final_acc"][i],
+            sha256=sums[i],
+            sizes={key: content[key][i] for key in lists if key in SIZES},
+            file=run.path.parent / f"iter{i + 1}" / "model.h5",
+            **_setting(content),
+        )
+        for i in range(count)
+    ]
 
 
 def _ablation(run):
@@ -86,14 +118,32 @@ def _ablation(run):
         _checked(row.get("val_acc"), "val_acc")
         if row.get("test_acc") is not None:
             _checked(row["test_acc"], "test_acc")
-    return [Point(f"{run.name}: {text(row.get('name', '?'), 60)}", run.kind, row["val_acc"], sizes={},
-                  sha256=checksum(row.get("sha256")), **_setting(run.content)) for row in rows]
+    return [
+        Point(
+            f"{run.name}: {text(row.get('name', '?'), 60)}",
+            run.kind,
+            row["val_acc"],
+            sizes={},
+            sha256=checksum(row.get("sha256")),
+            **_setting(run.content),
+        )
+        for row in rows
+    ]
 
 
 def _evaluation(run):
     """The models of evaluate_model.py --output."""
-    return [Point(text(row.get("name", "?"), 80), run.kind, _checked(row.get("acc"), "acc"), sizes=_sizes(row),
-                  sha256=checksum(row.get("sha256")), **_setting(run.content)) for row in _rows(run.content, "models")]
+    return [
+        Point(
+            text(row.get("name", "?"), 80),
+            run.kind,
+            _checked(row.get("acc"), "acc"),
+            sizes=_sizes(row),
+            sha256=checksum(row.get("sha256")),
+            **_setting(run.content),
+        )
+        for row in _rows(run.content, "models")
+    ]
 
 
 def _export(run):
@@ -104,8 +154,17 @@ def _export(run):
     for row in rows:
         if row.get("agreement") is not None:
             _checked(row["agreement"], "agreement")
-    return [Point(text(row.get("format", "?"), 40), run.kind, _checked(row.get("acc"), "acc"), sizes=_sizes(row),
-                  sha256=checksum(run.content.get("sha256")), **_setting(run.content)) for row in rows]
+    return [
+        Point(
+            text(row.get("format", "?"), 40),
+            run.kind,
+            _checked(row.get("acc"), "acc"),
+            sizes=_sizes(row),
+            sha256=checksum(run.content.get("sha256")),
+            **_setting(run.content),
+        )
+        for row in rows
+    ]
 
 
 def _sensitivity(run):
@@ -119,12 +178,27 @@ def _sensitivity(run):
         for value in row["acc"]:
             _checked(value, "acc")
         _checked(row.get("channels"), "channels")
-    return [Point(run.name, run.kind, _checked(run.content.get("acc"), "acc"), sizes={},
-                  sha256=checksum(run.content.get("sha256")), **_setting(run.content))]
+    return [
+        Point(
+            run.name,
+            run.kind,
+            _checked(run.content.get("acc"), "acc"),
+            sizes={},
+            sha256=checksum(run.content.get("sha256")),
+            **_setting(run.content),
+        )
+    ]
 
 
-READERS = {"base": _trained, "pruned": _pruned, "student": _trained, "ablation": _ablation, "evaluation": _evaluation,
-           "export": _export, "sensitivity": _sensitivity}  # in the order in which a report shows them
+READERS = {
+    "base": _trained,
+    "pruned": _pruned,
+    "student": _trained,
+    "ablation": _ablation,
+    "evaluation": _evaluation,
+    "export": _export,
+    "sensitivity": _sensitivity,
+}  # in the order in which a report shows them
 
 
 def kind_of(content):
@@ -137,8 +211,11 @@ def kind_of(content):
     if "val_acc" in content and not isinstance(content["val_acc"], list):
         return "student" if "teacher_acc" in content else "base"
     curves = mapping(content.get("history")) or content
-    return "history" if any(isinstance(curves.get(key), list)
-                            for key in (*records.CURVES, *records.KERAS_CURVES)) else None
+    return (
+        "history"
+        if any(isinstance(curves.get(key), list) for key in (*records.CURVES, *records.KERAS_CURVES))
+        else None
+    )
 
 
 def _json_files(root):
@@ -148,8 +225,9 @@ def _json_files(root):
         inside[:] = sorted(name for name in inside if not name.startswith(".") and name != "assets.extra")
         found += [Path(folder) / name for name in sorted(names) if name.endswith(".json") and not name.startswith(".")]
         if len(found) > MOST_FILES:
-            raise InputError(f"received {root} with more than {MOST_FILES} .json files below, expected a folder of "
-                             "models", root)
+            raise InputError(
+                f"received {root} with more than {MOST_FILES} .json files below, expected a folder of models", root
+            )
     return found
 
 
@@ -172,8 +250,11 @@ def read_record(path, root):
     if kind == "history":
         if path.name == "history.json" and not (path.parent / records.STATE).exists():
             return None
-        raise InputError("a history, whose run is not finished" if path.name == "history.json" else "a history; "
-                         "plot_train_history.py draws it")
+        raise InputError(
+            "a history, whose run is not finished"
+            if path.name == "history.json"
+            else "a history; plot_train_history.py draws it"
+        )
     if kind is None:
         raise InputError("none of the suite's records")
     folder = path.parent.relative_to(root).as_posix()
@@ -207,8 +288,11 @@ def read_tree(root, progress=iter):
             tree.skipped.append((text(paths[i].relative_to(root).as_posix(), 200), text(str(error), 300)))
     if not tree.runs:
         first = f" ({tree.skipped[0][0]}: {tree.skipped[0][1]})" if tree.skipped else ""
-        raise InputError(f"received {root}, below which lies no record that can be shown{first}; expected result.json "
-                         "files, such as train_base_model.py writes", root)
+        raise InputError(
+            f"received {root}, below which lies no record that can be shown{first}; expected result.json "
+            "files, such as train_base_model.py writes",
+            root,
+        )
     tree.runs.sort(key=lambda run: (list(READERS).index(run.kind), run.shipped))  # the user's own first
     _settle(tree)
     return tree
@@ -223,8 +307,13 @@ def _settle(tree):
     """
     taught = {run.parent for run in tree.of_kind("student")} - {None}
     for point in (p for run in tree.of_kind("base", "pruned", "student", "ablation") for p in run.points):
-        point.role = ("assistant" if point.kind == "student" and point.sha256 in taught else
-                      "student" if point.kind == "ablation" else point.kind)
+        point.role = (
+            "assistant"
+            if point.kind == "student" and point.sha256 in taught
+            else "student"
+            if point.kind == "ablation"
+            else point.kind
+        )
     for point in (p for run in tree.runs if run.shipped for p in run.points):
         point.shipped = True
     for run in tree.of_kind("evaluation", "export", "sensitivity"):
@@ -243,9 +332,12 @@ def _settle(tree):
     recorded = {point.sha256: point for run in tree.of_kind("base", "pruned", "student") for point in run.points}
     recorded.pop(None, None)
     for run in tree.of_kind("ablation"):
-        student = next((recorded[p.sha256] for p in run.points
-                        if p.sha256 in recorded and recorded[p.sha256].kind == "student"), None)
+        student = next(
+            (recorded[p.sha256] for p in run.points if p.sha256 in recorded and recorded[p.sha256].kind == "student"),
+            None,
+        )
         run.points = [point for point in run.points if point.sha256 not in {*recorded, run.parent} - {None}]
         for point in run.points if student else []:
-            point.sizes = {key: student.sizes[key] for key in ("parameters", "macs", "compression_rate")
-                           if key in student.sizes}
+            point.sizes = {
+                key: student.sizes[key] for key in ("parameters", "macs", "compression_rate") if key in student.sizes
+            }

@@ -36,23 +36,55 @@ def models_section(tree):
         if not any(key in point.sizes for point in tree.points):
             missing.append(title)
     if len(groups) > len(shown):
-        parts.append(("note", f"{len(groups) - len(shown)} more sets of images, of which one model or more was "
-                              "measured, are in the table alone."))
-    stepped = any(line.get_label() == "_front" for kind, content in parts if kind == "figures" for entry in content
-                  for axes in entry.figure.axes for line in axes.lines)
+        parts.append(
+            (
+                "note",
+                f"{len(groups) - len(shown)} more sets of images, of which one model or more was "
+                "measured, are in the table alone.",
+            )
+        )
+    stepped = any(
+        line.get_label() == "_front"
+        for kind, content in parts
+        if kind == "figures"
+        for entry in content
+        for axes in entry.figure.axes
+        for line in axes.lines
+    )
     if any(point.shipped for point in tree.points):
-        parts.append(("note", "The student that came with the suite is outlined, to compare with"
-                              f"{', and joins no step' if stepped else ''}."))
+        parts.append(
+            (
+                "note",
+                "The student that came with the suite is outlined, to compare with"
+                f"{', and joins no step' if stepped else ''}.",
+            )
+        )
     if missing:
         why = "; evaluate_model.py `output` measures it" if "latency" in missing else ""
         parts.append(("note", messages.spelled(f"No record names {' or '.join(missing)}{why}.")))
     if any("sparsity" not in point.sizes for run in tree.of_kind("student") for point in run.points):
-        parts.append(("note", messages.spelled("The sparsity of a student is known where evaluate_model.py `output` "
-                                               "has compared it with its base, the first of its models.")))
-    return Section("models", "Accuracy against size", [
-        ("text", "A step joins the models that no smaller one beats. " * stepped
-                 + "Accuracies on different images can't be compared: each set of images has its own figures."),
-        *parts, ("table", tables.models(tree))])
+        parts.append(
+            (
+                "note",
+                messages.spelled(
+                    "The sparsity of a student is known where evaluate_model.py `output` "
+                    "has compared it with its base, the first of its models."
+                ),
+            )
+        )
+    return Section(
+        "models",
+        "Accuracy against size",
+        [
+            (
+                "text",
+                "A step joins the models that no smaller one beats. " * stepped
+                + "Accuracies on different images can't be compared: each set of images has its own figures.",
+            ),
+            *parts,
+            ("table", tables.models(tree)),
+        ],
+    )
 
 
 def pruning_section(tree):
@@ -62,16 +94,25 @@ def pruning_section(tree):
         if len(several) > 1:
             parts.append(("heading", run.name))
         unfinished = "" if run.content.get("finished", True) else " The run is not finished."
-        parts.append(("text", f"Accuracies are of {run.points[0].group}. Criterion: "
-                              f"{tables.word(run.flags.get('criterion'))[0]}.{unfinished}"))
+        parts.append(
+            (
+                "text",
+                f"Accuracies are of {run.points[0].group}. Criterion: "
+                f"{tables.word(run.flags.get('criterion'))[0]}.{unfinished}",
+            )
+        )
         drawn = style.plot_pruning(run.content)
         drawn.set_figwidth(NARROW)
         figures = [Figure(f"pruning-{number}", f"Accuracy and size over the iterations of {run.name}", drawn)]
-        layers = {name.removesuffix("_conv"): left for name, left in run.content.get("channels", {}).items()
-                  if name.endswith(("_1_conv", "_2_conv"))}
+        layers = {
+            name.removesuffix("_conv"): left
+            for name, left in run.content.get("channels", {}).items()
+            if name.endswith(("_1_conv", "_2_conv"))
+        }
         if layers:
-            figures.append(Figure(f"channels-{number}", f"Channels left in every layer of {run.name}",
-                                  style.plot_channels(layers)))
+            figures.append(
+                Figure(f"channels-{number}", f"Channels left in every layer of {run.name}", style.plot_channels(layers))
+            )
         parts += [("table", tables.pruning(run, number)), ("figures", figures)]
     return Section("pruning", "Pruning", parts) if parts else None
 
@@ -82,17 +123,31 @@ def distillation_section(tree):
     for run in tree.of_kind("student"):
         teacher = tree.model(run.parent)
         name = f"{run.name}, which came with the suite," if run.shipped else run.name
-        parts.append(("text", f"{name} classifies {display.percent(run.points[0].acc)} correctly, its teacher "
-                              f"{teacher.name if teacher else '(not below this folder)'} "
-                              f"{display.percent(run.content['teacher_acc'])} ({run.points[0].group})."))
+        parts.append(
+            (
+                "text",
+                f"{name} classifies {display.percent(run.points[0].acc)} correctly, its teacher "
+                f"{teacher.name if teacher else '(not below this folder)'} "
+                f"{display.percent(run.content['teacher_acc'])} ({run.points[0].group}).",
+            )
+        )
     for number, run in enumerate(tree.of_kind("ablation"), 1):
         images, teacher = run.content.get("images"), tree.model(run.parent)
         looks = [teacher.role if teacher else None, *["student"] * (len(run.content["rows"]) - 1)]
-        parts += [("heading", f"What each loss brings, {run.name}"),
-                  ("figures", [Figure(f"ablation-{number}", f"Accuracy by each combination of losses, {run.name}",
-                                      comparison.plot_ablation(run.content["rows"], looks,
-                                                                     NARROW))]),
-                  ("table", tables.ablation(run, number))]
+        parts += [
+            ("heading", f"What each loss brings, {run.name}"),
+            (
+                "figures",
+                [
+                    Figure(
+                        f"ablation-{number}",
+                        f"Accuracy by each combination of losses, {run.name}",
+                        comparison.plot_ablation(run.content["rows"], looks, NARROW),
+                    )
+                ],
+            ),
+            ("table", tables.ablation(run, number)),
+        ]
         if images:
             parts.append(("note", f"One image of {images:,} is {100 / images:.2f} points."))
     return Section("distillation", "Distillation", parts) if parts else None
@@ -114,7 +169,7 @@ def training_section(tree):
             except InputError as error:
                 notes.append(("note", f"{run.name}: no curves, {text(str(error), 300)}."))
         for start in range(0, len(drawn), MOST_CURVES):
-            names = list(drawn)[start:start + MOST_CURVES]
+            names = list(drawn)[start : start + MOST_CURVES]
             histories, looks = {n: drawn[n][0] for n in names}, {n: drawn[n][1] for n in names}
             number, figures = number + 1, []
             for panel in curves.panels_of(histories, looks):  # one figure each, so that they stack on a phone
@@ -131,8 +186,11 @@ def _panel_figures(histories, looks, panel, slug):
         figure = curves.plot_history({name: histories[name] for name in names}, looks, panel)
         if len(names) == 1:
             figure.suptitle(style.plain_text(names[0], 40), fontsize=10, color=style.GREY)
-        figures.append(Figure(f"{slug}-{i + 1}" if i else slug,
-                              f"{panel.capitalize()} over the epochs of {', '.join(names)}", figure))
+        figures.append(
+            Figure(
+                f"{slug}-{i + 1}" if i else slug, f"{panel.capitalize()} over the epochs of {', '.join(names)}", figure
+            )
+        )
     return figures
 
 
@@ -141,12 +199,25 @@ def sensitivity_section(tree):
     parts = []
     for number, run in enumerate(tree.of_kind("sensitivity"), 1):
         name = run.points[0].name
-        parts += [("text", f"{name} with a share of one layer's channels removed, the most idle first by "
-                           f"{text(run.content.get('criterion'), 40)}, and all other layers whole; nothing fine-tuned; "
-                           f"{run.points[0].group}."),
-                  ("figures", [Figure(f"sensitivity-{number}", f"Accuracy lost without channels of one layer of {name}",
-                                      comparison.plot_sensitivity(run.content))]),
-                  ("table", tables.sensitivity(run, number))]
+        parts += [
+            (
+                "text",
+                f"{name} with a share of one layer's channels removed, the most idle first by "
+                f"{text(run.content.get('criterion'), 40)}, and all other layers whole; nothing fine-tuned; "
+                f"{run.points[0].group}.",
+            ),
+            (
+                "figures",
+                [
+                    Figure(
+                        f"sensitivity-{number}",
+                        f"Accuracy lost without channels of one layer of {name}",
+                        comparison.plot_sensitivity(run.content),
+                    )
+                ],
+            ),
+            ("table", tables.sensitivity(run, number)),
+        ]
     return Section("sensitivity", "Sensitivity", parts) if parts else None
 
 
@@ -154,9 +225,14 @@ def apoz_section(tree, images):
     """Histograms of the layers that were cut most, or why there are none."""
     from compress.report import measure  # Keras, which a report of records alone does not wait for
 
-    parts = [("text", "APoZ, the share of zeros that a channel of the base has after its ReLU, in the layers that lost "
-                      "the largest share of their channels. By default the first iteration cuts what lies above mean + "
-                      "1 standard deviation of its layer, and each later one measures again what is left.")]
+    parts = [
+        (
+            "text",
+            "APoZ, the share of zeros that a channel of the base has after its ReLU, in the layers that lost "
+            "the largest share of their channels. By default the first iteration cuts what lies above mean + "
+            "1 standard deviation of its layer, and each later one measures again what is left.",
+        )
+    ]
     for number, run in enumerate(tree.of_kind("pruned"), 1):
         try:
             base = existing(tree, run.parent, "the base")
@@ -164,15 +240,32 @@ def apoz_section(tree, images):
         except InputError as error:
             parts.append(("note", f"{run.name}: not shown, {messages.spelled(str(error))}."))
             continue
-        parts.append(("figures", [Figure(f"apoz-{number}", f"APoZ of the layers that {run.name} pruned most",
-                                         report_plots.plot_apoz(layers))]))
-        rule = [tables.as_flag(name, run.flags[name]) for name in (
-            "criterion", "prune_ratio", "target_compression", "target_macs", "allocation")
-                if run.flags.get(name) not in (None, "threshold")]
+        parts.append(
+            (
+                "figures",
+                [
+                    Figure(
+                        f"apoz-{number}",
+                        f"APoZ of the layers that {run.name} pruned most",
+                        report_plots.plot_apoz(layers),
+                    )
+                ],
+            )
+        )
+        rule = [
+            tables.as_flag(name, run.flags[name])
+            for name in ("criterion", "prune_ratio", "target_compression", "target_macs", "allocation")
+            if run.flags.get(name) not in (None, "threshold")
+        ]
         known = all(left is not None for _, left in layers.values())
-        parts.append(("note", f"{run.name}, measured on {base.name} with {count:,} validation images"
-                              + (f"; pruned by {' '.join(rule)}" if rule else "")
-                              + ("." if known else "; its masks can't be read, so removed channels are not marked.")))
+        parts.append(
+            (
+                "note",
+                f"{run.name}, measured on {base.name} with {count:,} validation images"
+                + (f"; pruned by {' '.join(rule)}" if rule else "")
+                + ("." if known else "; its masks can't be read, so removed channels are not marked."),
+            )
+        )
     return Section("apoz", "Idle channels", parts) if len(parts) > 1 else None
 
 
@@ -204,18 +297,30 @@ def classes_section(tree, images):
         total = matrices[0].sum()
         table, order = tables.classes(names, matrices, [point.name for point in pair], number)
         accuracies = [display.percent(matrix.trace() / total) for matrix in matrices]
-        figures = [Figure(f"confusion-{number}-{role}", f"Confusion matrix of {point.name}",
-                          report_plots.plot_confusion(matrix, names, f"{point.name}: {accuracy}", point.role))
-                   for role, point, matrix, accuracy in zip(("base", "student"), pair, matrices, accuracies,
-                                                            strict=True)]
+        figures = [
+            Figure(
+                f"confusion-{number}-{role}",
+                f"Confusion matrix of {point.name}",
+                report_plots.plot_confusion(matrix, names, f"{point.name}: {accuracy}", point.role),
+            )
+            for role, point, matrix, accuracy in zip(("base", "student"), pair, matrices, accuracies, strict=True)
+        ]
         shown = order[:20]
         shares = [[matrix[i, i] / matrix[i].sum() for i in shown] for matrix in matrices]
-        figures.append(Figure(f"classes-{number}", f"Classes that lost most from {base.name} to {student.name}",
-                              report_plots.plot_classes([names[i] for i in shown], *shares,
-                                                        [point.name for point in pair],
-                                                        [point.role for point in pair])))
-        parts += [("text", f"{base.name} and {student.name} on {total:,} validation images."),
-                  ("figures", figures), ("table", table)]
+        figures.append(
+            Figure(
+                f"classes-{number}",
+                f"Classes that lost most from {base.name} to {student.name}",
+                report_plots.plot_classes(
+                    [names[i] for i in shown], *shares, [point.name for point in pair], [point.role for point in pair]
+                ),
+            )
+        )
+        parts += [
+            ("text", f"{base.name} and {student.name} on {total:,} validation images."),
+            ("figures", figures),
+            ("table", table),
+        ]
     if len(students) > MOST_PAIRS:
         parts.append(("note", f"The first {MOST_PAIRS} of {len(students)} students are shown."))
     return Section("classes", "Classes", parts) if parts else None
@@ -243,10 +348,21 @@ def cards(tree):
     for point in chosen:
         sizes, shown = point.sizes, whole.get(point.sha256, point)
         rate, size = sizes.get("compression_rate"), sizes.get("parameters")
-        notes = [shown.group, *([f"{tables.count(size)} parameters"] if size else []),
-                 *([f"compression rate {rate:,.2f}x"] if rate else [])]
-        found.append({"what": point.what, "role": point.role, "name": point.name, "acc": display.percent(shown.acc),
-                      "split": f"{shown.split} accuracy", "notes": notes})
+        notes = [
+            shown.group,
+            *([f"{tables.count(size)} parameters"] if size else []),
+            *([f"compression rate {rate:,.2f}x"] if rate else []),
+        ]
+        found.append(
+            {
+                "what": point.what,
+                "role": point.role,
+                "name": point.name,
+                "acc": display.percent(shown.acc),
+                "split": f"{shown.split} accuracy",
+                "notes": notes,
+            }
+        )
     return found
 
 
@@ -259,10 +375,16 @@ def exports_section(tree):
 
 def runs_section(tree):
     """Every record's flags, seed, versions, split and origin."""
-    entries = [(run.path.relative_to(tree.root).as_posix(), run.kind,
-                *tables.details(tree, run)) for run in tree.runs]
-    return Section("runs", "Runs", [("table", tables.runs(tree)), ("heading", "Flags and origin"), (
-        "runs", [(text(name, 120), *rest) for name, *rest in entries])])
+    entries = [(run.path.relative_to(tree.root).as_posix(), run.kind, *tables.details(tree, run)) for run in tree.runs]
+    return Section(
+        "runs",
+        "Runs",
+        [
+            ("table", tables.runs(tree)),
+            ("heading", "Flags and origin"),
+            ("runs", [(text(name, 120), *rest) for name, *rest in entries]),
+        ],
+    )
 
 
 def skipped_section(tree):

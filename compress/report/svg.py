@@ -67,6 +67,7 @@ def inline_svg(figure, slug, title, tips=None):
     _clean(root, slug, tips or {})
     width, height = (float(v) for v in root.get("viewBox").split()[2:])
     root.attrib.clear()
-    root.attrib.update({"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": title,
-                        "style": f"--{WIDTH}: {width:g}"})
+    root.attrib.update(
+        {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": title, "style": f"--{WIDTH}: {width:g}"}
+    )
     return ElementTree.tostring(root, encoding="unicode")

@@ -55,65 +55,137 @@ def times(number):
 
 def _sizes(sizes):
     """Cells of what a point's sizes hold, a dash for what they lack."""
-    forms = {"parameters": count, "macs": count, "bytes": megabytes, "compression_rate": times,
-             "sparsity": display.percent, "latency_ms_median": lambda v: f"{v:,.2f} ms"}
+    forms = {
+        "parameters": count,
+        "macs": count,
+        "bytes": megabytes,
+        "compression_rate": times,
+        "sparsity": display.percent,
+        "latency_ms_median": lambda v: f"{v:,.2f} ms",
+    }
     return [_cell(sizes.get(key), form) for key, form in forms.items()]
 
 
-SIZE_COLUMNS = [("parameters", True), ("MACs", True), ("file", True), ("compression rate", True), ("sparsity", True),
-                ("latency", True)]
+SIZE_COLUMNS = [
+    ("parameters", True),
+    ("MACs", True),
+    ("file", True),
+    ("compression rate", True),
+    ("sparsity", True),
+    ("latency", True),
+]
 
 
 def models(tree):
     """Every model and every accuracy that a record names."""
-    rows = [[word(p.name, 80), _cell(p.acc, display.percent), word(p.group, 100), word(p.what),
-             *_sizes(p.sizes)] for p in tree.points]
-    return Table("models", "Every model, with each accuracy that a record names and the images that it is of",
-                 [("model", False), ("accuracy", True), ("images", False), ("kind", False), *SIZE_COLUMNS], rows)
+    rows = [
+        [word(p.name, 80), _cell(p.acc, display.percent), word(p.group, 100), word(p.what), *_sizes(p.sizes)]
+        for p in tree.points
+    ]
+    return Table(
+        "models",
+        "Every model, with each accuracy that a record names and the images that it is of",
+        [("model", False), ("accuracy", True), ("images", False), ("kind", False), *SIZE_COLUMNS],
+        rows,
+    )
 
 
 def pruning(run, number):
     """The iterations of a pruning run."""
-    columns = [("before", "base_acc"), ("after pruning", "pruned_acc"), ("after BN recalibration", "recalibrated_acc"),
-               ("after fine-tuning", "final_acc")]
+    columns = [
+        ("before", "base_acc"),
+        ("after pruning", "pruned_acc"),
+        ("after BN recalibration", "recalibrated_acc"),
+        ("after fine-tuning", "final_acc"),
+    ]
     columns = [(heading, key) for heading, key in columns if run.content.get(key)]
-    rows = [[(str(i + 1), i + 1), *[_cell(run.content[key][i], display.percent) for _, key in columns],
-             *_sizes({"sparsity": run.content["sparsity"][i]} | point.sizes)[:-1]]
-            for i, point in enumerate(run.points)]
-    return Table(f"pruning-{number}", f"Accuracy ({run.points[0].group}) and size over the iterations of {run.name}",
-                 [("iteration", True), *[(heading, True) for heading, _ in columns], *SIZE_COLUMNS[:-1]], rows)
+    rows = [
+        [
+            (str(i + 1), i + 1),
+            *[_cell(run.content[key][i], display.percent) for _, key in columns],
+            *_sizes({"sparsity": run.content["sparsity"][i]} | point.sizes)[:-1],
+        ]
+        for i, point in enumerate(run.points)
+    ]
+    return Table(
+        f"pruning-{number}",
+        f"Accuracy ({run.points[0].group}) and size over the iterations of {run.name}",
+        [("iteration", True), *[(heading, True) for heading, _ in columns], *SIZE_COLUMNS[:-1]],
+        rows,
+    )
 
 
 def ablation(run, number):
     """The rows of an ablation, the difference to its teacher in points too."""
     rows, teacher = run.content["rows"], run.content["rows"][0]["val_acc"]
     tested = any(row.get("test_acc") is not None for row in rows)
-    cells = [[word(row.get("name")), _cell(row["val_acc"], display.percent),
-              _cell(100 * (row["val_acc"] - teacher), "{:+.2f}".format),
-              *([_cell(row.get("test_acc"), display.percent)] if tested else [])] for row in rows]
-    return Table(f"ablation-{number}", f"Accuracy of the same student by each combination of losses, {run.name}",
-                 [("losses", False), ("validation accuracy", True), ("to the first row, points", True),
-                  *([("test accuracy", True)] if tested else [])], cells)
+    cells = [
+        [
+            word(row.get("name")),
+            _cell(row["val_acc"], display.percent),
+            _cell(100 * (row["val_acc"] - teacher), "{:+.2f}".format),
+            *([_cell(row.get("test_acc"), display.percent)] if tested else []),
+        ]
+        for row in rows
+    ]
+    return Table(
+        f"ablation-{number}",
+        f"Accuracy of the same student by each combination of losses, {run.name}",
+        [
+            ("losses", False),
+            ("validation accuracy", True),
+            ("to the first row, points", True),
+            *([("test accuracy", True)] if tested else []),
+        ],
+        cells,
+    )
 
 
 def sensitivity(run, number):
     """Accuracy without a share of the channels of one layer: a row a layer."""
-    rows = [[word(str(row.get("layer")).removesuffix("_conv")), _cell(row["channels"], "{:,}".format),
-             *[_cell(acc, display.percent) for acc in row["acc"]]] for row in run.content["layers"]]
-    return Table(f"sensitivity-{number}", f"Accuracy ({run.points[0].group}) without a share of one layer's channels, "
-                 f"{run.points[0].name}", [("layer", False), ("channels", True),
-                                           *[(f"{100 * share:g} %", True) for share in run.content["shares"]]], rows)
+    rows = [
+        [
+            word(str(row.get("layer")).removesuffix("_conv")),
+            _cell(row["channels"], "{:,}".format),
+            *[_cell(acc, display.percent) for acc in row["acc"]],
+        ]
+        for row in run.content["layers"]
+    ]
+    return Table(
+        f"sensitivity-{number}",
+        f"Accuracy ({run.points[0].group}) without a share of one layer's channels, {run.points[0].name}",
+        [("layer", False), ("channels", True), *[(f"{100 * share:g} %", True) for share in run.content["shares"]]],
+        rows,
+    )
 
 
 def exports(run, number):
     """The files of an export."""
-    rows = [[word(row.get("format")), word(row.get("runtime")), _cell(row["acc"], display.percent),
-             _cell(row.get("agreement"), display.percent), *[_sizes(point.sizes)[i] for i in (2, 5)],
-             word(row.get("threads"), 6)]
-            for row, point in zip(run.content["files"], run.points, strict=True)]
-    return Table(f"export-{number}", f"Exported files of {run.name}; accuracies of {run.points[0].group}",
-                 [("format", False), ("runtime", False), ("accuracy", True), ("agreement with the .h5", True),
-                  ("file", True), ("latency", True), ("threads", True)], rows)
+    rows = [
+        [
+            word(row.get("format")),
+            word(row.get("runtime")),
+            _cell(row["acc"], display.percent),
+            _cell(row.get("agreement"), display.percent),
+            *[_sizes(point.sizes)[i] for i in (2, 5)],
+            word(row.get("threads"), 6),
+        ]
+        for row, point in zip(run.content["files"], run.points, strict=True)
+    ]
+    return Table(
+        f"export-{number}",
+        f"Exported files of {run.name}; accuracies of {run.points[0].group}",
+        [
+            ("format", False),
+            ("runtime", False),
+            ("accuracy", True),
+            ("agreement with the .h5", True),
+            ("file", True),
+            ("latency", True),
+            ("threads", True),
+        ],
+        rows,
+    )
 
 
 def classes(names, matrices, labels, number):
@@ -131,11 +203,28 @@ def classes(names, matrices, labels, number):
     count = matrices[0].sum(1)
     before, after = (matrix.diagonal() / count.clip(1) for matrix in matrices)
     order = sorted((i for i in range(len(names)) if count[i]), key=lambda i: (after[i] - before[i], i))
-    rows = [[word(names[i]), _cell(int(count[i]), "{:,}".format), _cell(before[i], display.percent),
-             _cell(after[i], display.percent), _cell(100 * (after[i] - before[i]), "{:+.2f}".format)] for i in order]
-    return Table(f"classes-{number}", f"Validation accuracy of every class, {labels[0]} and {labels[1]}",
-                 [("class", False), ("images", True), (text(labels[0], 30), True), (text(labels[1], 30), True),
-                  ("change, points", True)], rows), order
+    rows = [
+        [
+            word(names[i]),
+            _cell(int(count[i]), "{:,}".format),
+            _cell(before[i], display.percent),
+            _cell(after[i], display.percent),
+            _cell(100 * (after[i] - before[i]), "{:+.2f}".format),
+        ]
+        for i in order
+    ]
+    return Table(
+        f"classes-{number}",
+        f"Validation accuracy of every class, {labels[0]} and {labels[1]}",
+        [
+            ("class", False),
+            ("images", True),
+            (text(labels[0], 30), True),
+            (text(labels[1], 30), True),
+            ("change, points", True),
+        ],
+        rows,
+    ), order
 
 
 def parents(tree, run):
@@ -155,8 +244,13 @@ def parents(tree, run):
 
 
 def _duration(seconds):
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min" if seconds < 6000 else (
-        f"{seconds / 3600:.1f} h")
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 100
+        else f"{seconds / 60:.1f} min"
+        if seconds < 6000
+        else (f"{seconds / 3600:.1f} h")
+    )
 
 
 def runs(tree):
@@ -171,13 +265,35 @@ def runs(tree):
         script = argv[0] if isinstance(argv, list) and argv else None
         started = text(record.get("started") or "", 40)[:16].replace("T", " ")
         state = "not finished" if run.content.get("finished") is False else "finished"
-        rows.append([word(run.path.relative_to(tree.root).as_posix(), 80), word(script), word(state), (
-            text(seed), seed if records.is_number(seed) else None),
-            word(started), _cell(seconds, _duration), word(versions.get("keras")), word(versions.get("tensorflow")),
-            word(record.get("processor"))])
-    return Table("runs", "Every record that was read, and what made it", [
-        ("record", False), ("script", False), ("state", False), ("seed", True), ("started", False), ("trained", True),
-        ("Keras", False), ("TensorFlow", False), ("processor", False)], rows)
+        rows.append(
+            [
+                word(run.path.relative_to(tree.root).as_posix(), 80),
+                word(script),
+                word(state),
+                (text(seed), seed if records.is_number(seed) else None),
+                word(started),
+                _cell(seconds, _duration),
+                word(versions.get("keras")),
+                word(versions.get("tensorflow")),
+                word(record.get("processor")),
+            ]
+        )
+    return Table(
+        "runs",
+        "Every record that was read, and what made it",
+        [
+            ("record", False),
+            ("script", False),
+            ("state", False),
+            ("seed", True),
+            ("started", False),
+            ("trained", True),
+            ("Keras", False),
+            ("TensorFlow", False),
+            ("processor", False),
+        ],
+        rows,
+    )
 
 
 def details(tree, run):
@@ -190,14 +306,22 @@ def details(tree, run):
     argv = record.get("argv")
     command = shlex.join(map(str, argv)) if isinstance(argv, list) else None
     trained_on = run.content.get("train_images")
-    split = first and (f"{first.group}" + (f"; trained on {text(trained_on, 20)}" if trained_on else "")
-                       + "".join(f"; {as_flag(name, flags[name], 20)}" for name in ("val_split", "subset")
-                                 if flags.get(name)))
+    split = first and (
+        f"{first.group}"
+        + (f"; trained on {text(trained_on, 20)}" if trained_on else "")
+        + "".join(f"; {as_flag(name, flags[name], 20)}" for name in ("val_split", "subset") if flags.get(name))
+    )
     versions = ", ".join(f"{text(k, 20)} {text(v, 20)}" for k, v in list(mapping(record.get("versions")).items())[:20])
-    facts = [("command", command and text(f"python {command}", 1000)), ("data split", split),
-             ("seed", None if record.get("seed") is None else text(record["seed"])), ("versions", versions or None),
-             ("backend", record.get("backend")), ("processor", record.get("processor")),
-             ("cores", record.get("cores")), ("started", record.get("started"))]
+    facts = [
+        ("command", command and text(f"python {command}", 1000)),
+        ("data split", split),
+        ("seed", None if record.get("seed") is None else text(record["seed"])),
+        ("versions", versions or None),
+        ("backend", record.get("backend")),
+        ("processor", record.get("processor")),
+        ("cores", record.get("cores")),
+        ("started", record.get("started")),
+    ]
     facts = [(what, [text(value, 1000)]) for what, value in facts if value]
     facts.append(("came from", [text(chain, 5000) for chain in parents(tree, run)]))
     return facts, [(text(f"--{key}", 60), text(value, 200)) for key, value in list(flags.items())[:200]]

@@ -131,8 +131,8 @@ def text(value, width=120):
         value = value if isinstance(value, str) else json.dumps(value, default=str)
     except RecursionError:
         value = "…"
-    value = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(value[:100 * width].split()))
-    return value if len(value) <= width else f"{value[:width // 2 - 1]}…{value[-(width // 2):]}"
+    value = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(value[: 100 * width].split()))
+    return value if len(value) <= width else f"{value[: width // 2 - 1]}…{value[-(width // 2) :]}"
 
 
 def within(path, folder):

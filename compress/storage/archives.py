@@ -27,10 +27,13 @@ OTHERS = (  # first bytes, or bytes among the first 512, of files that are given
     (r"\s*<(!doctype|html|\?xml)", "a web page in place of what was to be downloaded from it"),
     (r".{4}TFL3", "a LiteRT (TFLite) file, which is made from a model and can't be trained"),
     (r"PK.*(data\.pkl|\.data/|/version|byteorder)|\x80\x02(\x8a\nl\xfc|\})", "a file of PyTorch"),
-    (r"$", "an empty file"))
-SUFFIXES = {".onnx": "an ONNX file, which is made from a model and can't be trained",
-            ".pb": "a part of TensorFlow's SavedModel, which is made from a model",
-            ".index": "a part of a TensorFlow checkpoint"}
+    (r"$", "an empty file"),
+)
+SUFFIXES = {
+    ".onnx": "an ONNX file, which is made from a model and can't be trained",
+    ".pb": "a part of TensorFlow's SavedModel, which is made from a model",
+    ".index": "a part of a TensorFlow checkpoint",
+}
 
 
 def other_kind(path):
@@ -92,8 +95,9 @@ def opened(path):
         for name in ("config.json", "model.weights.h5"):
             size = archive.getinfo(name).file_size
             if size > _limit(path):
-                raise InputError(f"received {path}, whose {name} unpacks to {size} bytes; expected at most "
-                                 f"{_limit(path)}", path)
+                raise InputError(
+                    f"received {path}, whose {name} unpacks to {size} bytes; expected at most {_limit(path)}", path
+                )
             parts.append(archive.read(name))
     with h5py.File(io.BytesIO(parts[1]), "r") as file:
         yield file, _config(parts[0], path), True
@@ -133,11 +137,15 @@ def arrays(file, path):
         if not isinstance(item, h5py.Dataset) or len(parts) < 2 or parts[0] in OPTIMIZER:
             return
         if item.dtype.kind == "V":  # what HDF5 has no name for
-            raise InputError(f"received {path}, whose {name} is of {item.dtype}, as Keras writes bfloat16; expected "
-                             "float32 (build the model with the dtype policy float32 and load the weights)", path)
+            raise InputError(
+                f"received {path}, whose {name} is of {item.dtype}, as Keras writes bfloat16; expected "
+                "float32 (build the model with the dtype policy float32 and load the weights)",
+                path,
+            )
         if item.external or item.is_virtual or item.dtype.kind not in "fiu":
-            raise InputError(f"received {path}, whose {name} is not a plain array of numbers; expected a model file of "
-                             "Keras", path)
+            raise InputError(
+                f"received {path}, whose {name} is not a plain array of numbers; expected a model file of Keras", path
+            )
         total += item.nbytes
         if item.dtype.kind == "f":  # whole numbers are counters and seeds
             found[(*parts[:-1], parts[-1].split(":")[0])] = item
@@ -224,8 +232,12 @@ class Weights:
         else:
             found = self.places.get((step.layers[0], step.layers[-1], weight), [])
             if not found and len(step.layers) == 1:  # TensorFlow of old gave the layer of a second graph another name
-                found = [item for (top, _, name), items in self.places.items() for item in items
-                         if (top, name) == (step.layers[0], weight)]
+                found = [
+                    item
+                    for (top, _, name), items in self.places.items()
+                    for item in items
+                    if (top, name) == (step.layers[0], weight)
+                ]
         if len(found) != 1:
             raise Unread(f"{step.layers[-1]}/{weight} is {'missing' if not found else 'there twice'}")
         self.left -= {found[0].name}
@@ -253,8 +265,12 @@ class Weights:
 
 
 # the order in which a .keras file numbers a layer's weights, by what graph/rules.py calls it
-ORDER = {"conv": ("kernel", "bias"), "dense": ("kernel", "bias"), "normalization": ("mean", "variance"),
-         "norm": ("gamma", "beta", "moving_mean", "moving_variance")}
+ORDER = {
+    "conv": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "normalization": ("mean", "variance"),
+    "norm": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
 
 
 def input_shape(shape):

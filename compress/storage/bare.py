@@ -13,9 +13,24 @@ from compress.storage.archives import CONTAINERS
 OLD_NORM = 1e-3  # epsilon of the ResNets whose layers are called res2a_branch2a: Keras' default of then
 KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}  # it said std
 BRANCHES = {"1": "0", "2a": "1", "2b": "2", "2c": "3"}
-GROUPS = {"conv2d", "batch_normalization", "dense", "activation", "re_lu", "add", "zero_padding2d", "max_pooling2d",
-          "input_layer", "global_average_pooling2d", "functional", "sequential", "softmax", "flatten", "seed_generator",
-          *map(snake_case, rules.IDLE)}
+GROUPS = {
+    "conv2d",
+    "batch_normalization",
+    "dense",
+    "activation",
+    "re_lu",
+    "add",
+    "zero_padding2d",
+    "max_pooling2d",
+    "input_layer",
+    "global_average_pooling2d",
+    "functional",
+    "sequential",
+    "softmax",
+    "flatten",
+    "seed_generator",
+    *map(snake_case, rules.IDLE),
+}
 
 
 def new_name(layer):
@@ -66,8 +81,10 @@ def _rescaling(groups):
     """The name of the one Rescaling, or None. Raises Unread for a second, and for what no ResNet of this suite has."""
     found = [group for group in groups if _kind(group) == "rescaling"]
     for group in [group for group in groups if _kind(group) not in GROUPS and group not in found] + found[1:]:
-        raise Unread(f"{'/'.join(group)}, a {'second' if group in found else 'kind of'} layer that no ResNet of this "
-                     "suite has; the whole model (model.save) would say what it does")
+        raise Unread(
+            f"{'/'.join(group)}, a {'second' if group in found else 'kind of'} layer that no ResNet of this "
+            "suite has; the whole model (model.save) would say what it does"
+        )
     return one_line(groups[found[0]] or found[0][-1]) if found else None
 
 
@@ -78,16 +95,22 @@ def _of_keras_3(found, groups):
         mine = layers.setdefault(tuple(part for part in key[:-2] if part not in CONTAINERS), {})
         if mine.setdefault(key[-1], item) is not item:
             raise Unread(f"{'/'.join(key)} twice")
-    weights = {"conv2d": ("kernel", "bias"), "dense": ("kernel", "bias"),
-               "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance")}
+    weights = {
+        "conv2d": ("kernel", "bias"),
+        "dense": ("kernel", "bias"),
+        "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    }
     names = {group: groups.get(group) or "/".join(group) for group in layers}
     inner = [name for group, name in names.items() if _kind(group) in ("conv2d", "batch_normalization")]
     if not all(re.fullmatch(r"conv1_(conv|bn)|conv\d_block\d+_\d_(conv|bn)", name) for name in inner):
         return _numbered(layers, weights)
     if len(set(names.values())) < len(names):
         raise Unread("two layers of one name")
-    return {(names[group], of[int(number)] if int(number) < len(of := weights.get(_kind(group), ())) else number): item
-            for group, items in layers.items() for number, item in items.items()}
+    return {
+        (names[group], of[int(number)] if int(number) < len(of := weights.get(_kind(group), ())) else number): item
+        for group, items in layers.items()
+        for number, item in items.items()
+    }
 
 
 def _numbered(layers, weights):
@@ -99,15 +122,17 @@ def _numbered(layers, weights):
     """
     arrays = {}
     for kind, names in weights.items():
-        mine = sorted((group for group in layers if _kind(group) == kind),
-                      key=lambda group: int(group[-1].removeprefix(kind).lstrip("_") or 0))
+        mine = sorted(
+            (group for group in layers if _kind(group) == kind),
+            key=lambda group: int(group[-1].removeprefix(kind).lstrip("_") or 0),
+        )
         if len({group[:-1] for group in mine}) > 1:
             raise Unread(f"{'/'.join(mine[-1])} beside {'/'.join(mine[0])}, which lies elsewhere")
         wanted = ["predictions"] if kind == "dense" else _order(layers, mine, "conv" if kind == "conv2d" else "bn")
         for group, name in zip(mine, wanted, strict=False):
             for number, item in layers[group].items():
                 arrays[name, names[int(number)] if int(number) < len(names) else number] = item
-        for group in mine[len(wanted):]:
+        for group in mine[len(wanted) :]:
             arrays["/".join(group), "0"] = layers[group]["0"]
     return arrays
 
@@ -116,8 +141,10 @@ def _order(layers, mine, kind):
     """Names of the convolutions or batch-norms of a ResNet, in the order of its layers, for so many of them."""
     per_stage = {53: 50, 104: 101, 155: 152}.get(len(mine))
     if per_stage is None:
-        raise Unread(f"{len(mine)} layers {'of convolution' if kind == 'conv' else 'of batch-normalisation'}, expected "
-                     "53, 104 or 155 as ResNet50, 101 and 152 have them; the whole model (model.save) would say more")
+        raise Unread(
+            f"{len(mine)} layers {'of convolution' if kind == 'conv' else 'of batch-normalisation'}, expected "
+            "53, 104 or 155 as ResNet50, 101 and 152 have them; the whole model (model.save) would say more"
+        )
     names = [f"conv1_{kind}"]
     for stage, count in zip((2, 3, 4, 5), resnet.BLOCKS[per_stage], strict=True):
         for block in range(1, count + 1):
@@ -141,16 +168,21 @@ def architecture(shapes):
     kernel = _shape(shapes, "conv1_conv", "kernel")
     if (stem := resnet.stem_of(kernel[0])) is None:
         raise Unread(f"a first kernel of {kernel[0]}x{kernel[0]}")
-    inner = {layer: shape[-1] for (layer, weight), shape in shapes.items()
-             if weight == "kernel" and layer.endswith(("_1_conv", "_2_conv")) and len(shape) == 4}
+    inner = {
+        layer: shape[-1]
+        for (layer, weight), shape in shapes.items()
+        if weight == "kernel" and layer.endswith(("_1_conv", "_2_conv")) and len(shape) == 4
+    }
     depth = resnet.depth_of(resnet.blocks_of(inner))
     widths = {"conv1_conv": kernel[-1]}
     widths |= {f"conv{s}_stream": _shape(shapes, f"conv{s}_block1_3_conv", "kernel")[-1] for s in (2, 3, 4, 5)}
     widths = {name: int(width) for name, width in (widths | inner).items()}
     heads = [layer for (layer, weight), shape in shapes.items() if weight == "kernel" and len(shape) == 2]
     if len(heads) > 1:
-        raise Unread(f"{len(heads)} Dense layers, {', '.join(heads)}, without a config that says what lies between; "
-                     "expected the whole model, as model.save writes it")
+        raise Unread(
+            f"{len(heads)} Dense layers, {', '.join(heads)}, without a config that says what lies between; "
+            "expected the whole model, as model.save writes it"
+        )
     _check_shapes(stem, widths, heads, shapes)
     return depth, stem, widths, shapes[heads[0], "kernel"][1] if heads else None, heads[0] if heads else None
 

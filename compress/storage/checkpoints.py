@@ -79,8 +79,11 @@ def read_checkpoint(path, weights=True):
     path = Path(path)
     if not path.exists():
         in_a_folder = path.name == "model.h5" and path.parent.is_dir()  # which was given in the model's place
-        raise InputError(f"received {path}, which is not a file; expected an .h5 or .keras file"
-                         f"{(in_a_folder and archives.models_below(path.parent)) or suggestion(path)}", path)
+        raise InputError(
+            f"received {path}, which is not a file; expected an .h5 or .keras file"
+            f"{(in_a_folder and archives.models_below(path.parent)) or suggestion(path)}",
+            path,
+        )
     if other := archives.other_kind(path):
         below = archives.models_below(path) if other == "a folder" else ""
         raise InputError(f"received {path}, which is {other}; expected an .h5 or .keras file of Keras{below}", path)
@@ -90,28 +93,42 @@ def read_checkpoint(path, weights=True):
     try:
         with archives.opened(path) as (file, config, is_archive):
             arrays = archives.arrays(file, path)
-            checkpoint = (readers.read_bare(path, arrays, archives.groups(file), weights) if config is None else
-                          readers.read_whole(path, config, archives.Weights(arrays, is_archive), weights))
+            checkpoint = (
+                readers.read_bare(path, arrays, archives.groups(file), weights)
+                if config is None
+                else readers.read_whole(path, config, archives.Weights(arrays, is_archive), weights)
+            )
             if weights and file.attrs.get(DIGEST) not in (None, _digest(archives.by_layer(arrays))):
-                raise InputError(f"received {path}, whose weights are damaged: they don't have the checksum that the "
-                                 "file names; expected the file as it was written", path)
+                raise InputError(
+                    f"received {path}, whose weights are damaged: they don't have the checksum that the "
+                    "file names; expected the file as it was written",
+                    path,
+                )
     except InputError:
         raise
     except reader.Unread as error:
-        raise InputError(f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found "
-                         f"{error}", path) from None
+        raise InputError(
+            f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found {error}", path
+        ) from None
     except OSError as error:
         what = f"a truncated or damaged HDF5 file of {os.path.getsize(path):,} bytes ({error})"
-        raise InputError(f"received {path}, which is {what if archives.is_hdf5(path) else 'no HDF5 and no zip file'}; "
-                         "expected an .h5 or .keras model", path) from None
+        raise InputError(
+            f"received {path}, which is {what if archives.is_hdf5(path) else 'no HDF5 and no zip file'}; "
+            "expected an .h5 or .keras model",
+            path,
+        ) from None
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # another zip, or a damaged one
-        raise InputError(f"received {path}, a zip file that can't be read ({error}); expected an .h5 or .keras model",
-                         path) from None
+        raise InputError(
+            f"received {path}, a zip file that can't be read ({error}); expected an .h5 or .keras model", path
+        ) from None
     except (LookupError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
         # a KeyError's text is a name of Python's, which says nothing to a user
         why = "" if isinstance(error, LookupError | TypeError | AttributeError) else f" ({error})"
-        raise InputError(f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found "
-                         f"what no file of Keras holds, or a damaged one{why}", path) from None
+        raise InputError(
+            f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found "
+            f"what no file of Keras holds, or a damaged one{why}",
+            path,
+        ) from None
     return checkpoint
 
 
@@ -145,8 +162,14 @@ def build(checkpoint, classes=None, input_shape=None, preprocessing="auto"):
         normalization, is_bgr = preprocess.folded_in(mode, normalization)
         kernel = kernel[:, :, ::-1] if is_bgr else kernel
     weights["conv1_conv", "kernel"] = kernel
-    model = resnet.build_resnet(checkpoint.depth, classes, input_shape or checkpoint.input_shape or (32, 32, 3),
-                                checkpoint.stem, checkpoint.widths, normalization)
+    model = resnet.build_resnet(
+        checkpoint.depth,
+        classes,
+        input_shape or checkpoint.input_shape or (32, 32, 3),
+        checkpoint.stem,
+        checkpoint.widths,
+        normalization,
+    )
     # A network with NaN would train, prune and evaluate without an error, and every number would be wrong.
     for layer in model.layers:
         if layer.name == "predictions" and classes != checkpoint.classes:
@@ -154,8 +177,9 @@ def build(checkpoint, classes=None, input_shape=None, preprocessing="auto"):
         for variable in layer.variables:
             value = weights[layer.name, variable.name]
             if not math.isfinite(float(np.sum(value, dtype=np.float64))):
-                raise InputError(f"{checkpoint.path}: {layer.name}/{variable.name} holds NaN or infinity, "
-                                 "expected finite weights")
+                raise InputError(
+                    f"{checkpoint.path}: {layer.name}/{variable.name} holds NaN or infinity, expected finite weights"
+                )
             if variable.name == "moving_variance" and np.min(value) < 0:
                 raise InputError(f"{checkpoint.path}: {layer.name}/{variable.name} is negative, expected variances")
             variable.assign(value)
@@ -194,24 +218,31 @@ def compare_with_keras(checkpoint, model, preprocessing="auto"):
     mode = pixels_of(checkpoint, preprocessing).mode
     try:
         theirs = plain_keras.in_keras(checkpoint.config, checkpoint.path)
-        found, allowed = plain_keras.difference(model, theirs, model.input_shape[1:],
-                                                lambda rgb: preprocess.apply(rgb, mode))
+        found, allowed = plain_keras.difference(
+            model, theirs, model.input_shape[1:], lambda rgb: preprocess.apply(rgb, mode)
+        )
     except reader.Unread as error:
         return f"{NOT_COMPARED}: {error}"
     if not found <= allowed:
-        raise InputError(f"{checkpoint.path}: the network read from it differs from plain Keras' by {found:.3g} in a "
-                         f"probability or logit, expected at most {allowed:.3g}; please report it, or try: "
-                         + command("evaluate_model.py", model_path=checkpoint.path, any_model=True))
-    return (f"equal to plain Keras on {plain_keras.IMAGES} images (largest difference {found:.1g})"
-            f"{plain_keras.conditions_of(checkpoint.config)}")
+        raise InputError(
+            f"{checkpoint.path}: the network read from it differs from plain Keras' by {found:.3g} in a "
+            f"probability or logit, expected at most {allowed:.3g}; please report it, or try: "
+            + command("evaluate_model.py", model_path=checkpoint.path, any_model=True)
+        )
+    return (
+        f"equal to plain Keras on {plain_keras.IMAGES} images (largest difference {found:.1g})"
+        f"{plain_keras.conditions_of(checkpoint.config)}"
+    )
 
 
 def _assumed(checkpoint):
     """What to say of bare weights: networks of the same shapes may have other strides, activations or epsilons."""
     epsilon = bare.OLD_NORM if checkpoint.old else resnet.BN["epsilon"]
-    return (f"{NOT_COMPARED}: weights alone don't say strides (assumed: as in version 1, in the first 1x1 convolution "
-            f"of a stage), activation (ReLU), epsilon ({epsilon:g}) and pooling (average); expected the whole model, "
-            "as model.save('model.keras') writes it")
+    return (
+        f"{NOT_COMPARED}: weights alone don't say strides (assumed: as in version 1, in the first 1x1 convolution "
+        f"of a stage), activation (ReLU), epsilon ({epsilon:g}) and pooling (average); expected the whole model, "
+        "as model.save('model.keras') writes it"
+    )
 
 
 def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="auto", verify=True, verbose=0):
@@ -272,15 +303,25 @@ def load_model(path, class_num=None, input_shape=None, preprocessing="auto", ver
 def check_fits(checkpoint, class_num=None, input_shape=None, dataset=None):
     """Raises InputError where a checkpoint has another class count or another image size than the data."""
     if class_num is not None and checkpoint.classes != class_num:
-        head = command("train_base_model.py", model_path=checkpoint.path, dataset=dataset or "IMAGES",
-                       save_folder=f"./model/of_{class_num}_classes")
-        raise InputError(f"received {checkpoint.path} with {checkpoint.classes or 'no'} classes, expected {class_num}, "
-                         f"as {dataset or 'the data'} has them; a model with a new head of {class_num} classes is "
-                         f"trained by: {head}", checkpoint.path)
+        head = command(
+            "train_base_model.py",
+            model_path=checkpoint.path,
+            dataset=dataset or "IMAGES",
+            save_folder=f"./model/of_{class_num}_classes",
+        )
+        raise InputError(
+            f"received {checkpoint.path} with {checkpoint.classes or 'no'} classes, expected {class_num}, "
+            f"as {dataset or 'the data'} has them; a model with a new head of {class_num} classes is "
+            f"trained by: {head}",
+            checkpoint.path,
+        )
     have = checkpoint.input_shape
     if input_shape is not None and have is not None and tuple(have) != tuple(input_shape):
-        raise InputError(f"received {checkpoint.path} for images of {have[0]}x{have[1]}, expected {input_shape[0]}x"
-                         f"{input_shape[1]}, as the data set has them", checkpoint.path)
+        raise InputError(
+            f"received {checkpoint.path} for images of {have[0]}x{have[1]}, expected {input_shape[0]}x"
+            f"{input_shape[1]}, as the data set has them",
+            checkpoint.path,
+        )
 
 
 def imagenet_checkpoint(depth):
@@ -295,7 +336,10 @@ def imagenet_checkpoint(depth):
     try:
         model = constructor(weights="imagenet")
     except Exception as error:  # get_file raises a bare Exception for every network failure
-        raise InputError(f"received imagenet, which needs a download ({error}); without a network give the path of "
-                         f"resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5 instead", "imagenet") from None
+        raise InputError(
+            f"received imagenet, which needs a download ({error}); without a network give the path of "
+            f"resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5 instead",
+            "imagenet",
+        ) from None
     weights = {(layer.name, v.name): np.asarray(v) for layer in model.layers for v in layer.variables}
     return readers.Checkpoint("imagenet", weights, depth, "imagenet", resnet.full_widths(depth), 1000, None, None)

@@ -26,14 +26,18 @@ DIGITS = tuple("0123456789")
 
 def printable(name):
     """A name with what a terminal or a page wouldn't show as a character escaped, of at most LONGEST characters."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
-                   for c in str(name)[:LONGEST])[:LONGEST]
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name)[:LONGEST]
+    )[:LONGEST]
 
 
 def checked(names):
     """The printable names of a list of text, as a tuple; None where a value from a file is no such list."""
-    if not isinstance(names, (list, tuple)) or not 2 <= len(names) <= MOST or not all(
-            isinstance(name, str) and name for name in names):
+    if (
+        not isinstance(names, (list, tuple))
+        or not 2 <= len(names) <= MOST
+        or not all(isinstance(name, str) and name for name in names)
+    ):
         return None
     return tuple(map(printable, names))
 
@@ -51,16 +55,23 @@ def write(file, names):
     """Puts names into an open h5py.File, where plain Keras doesn't look."""
     encoded = [name.encode() for name in names]
     width = max(map(len, encoded))
-    file.create_dataset(DATASET, data=np.array(encoded, h5py.string_dtype("utf-8", width)),
-                        compression="gzip" if len(names) > 1000 else None)
+    file.create_dataset(
+        DATASET,
+        data=np.array(encoded, h5py.string_dtype("utf-8", width)),
+        compression="gzip" if len(names) > 1000 else None,
+    )
 
 
 def _inside(path):
     """The names in an .h5 file, or None."""
     with contextlib.suppress(OSError, ValueError, RuntimeError, LookupError, TypeError), h5py.File(path, "r") as file:
         item = file[DATASET] if isinstance(file.get(DATASET, getlink=True), h5py.HardLink) else None
-        if isinstance(item, h5py.Dataset) and item.dtype.kind == "S" and item.ndim == 1 and (
-                item.size <= MOST and item.dtype.itemsize <= 4 * LONGEST and not item.external and not item.is_virtual):
+        if (
+            isinstance(item, h5py.Dataset)
+            and item.dtype.kind == "S"
+            and item.ndim == 1
+            and (item.size <= MOST and item.dtype.itemsize <= 4 * LONGEST and not item.external and not item.is_virtual)
+        ):
             return checked([name.decode() for name in item[()]])
     return None
 
@@ -158,17 +169,23 @@ def meet(path, images):
     names, known, trained_on = of_data(images), of_model(path), data_set_of(path)
     if known is None or len(known) != len(names):
         if trained_on not in (None, images.name):
-            display.warn(f"{path} was trained on {trained_on}, whose class names its record doesn't have; its classes "
-                         f"are read as those of {images.name}: {shown(names)}, in this order")
+            display.warn(
+                f"{path} was trained on {trained_on}, whose class names its record doesn't have; its classes "
+                f"are read as those of {images.name}: {shown(names)}, in this order"
+            )
         elif known is None and folders.counted_as_text(names):
-            display.warn(f"{path} has no names of its classes, which are read as {shown(names)}, in this order; if "
-                         "its labels were whole numbers, the accuracy is wrong: rename the folders to numbers of one "
-                         f"length (00, 01, ...), or give it a {LABELS} beside it, a name a line")
+            display.warn(
+                f"{path} has no names of its classes, which are read as {shown(names)}, in this order; if "
+                "its labels were whole numbers, the accuracy is wrong: rename the folders to numbers of one "
+                f"length (00, 01, ...), or give it a {LABELS} beside it, a name a line"
+            )
         return None
     if same(names, known):
         if trained_on not in (None, images.name):
-            display.warn(f"{path} was trained on {trained_on}, the images are those of {images.name}; their classes "
-                         "have the same names")
+            display.warn(
+                f"{path} was trained on {trained_on}, the images are those of {images.name}; their classes "
+                "have the same names"
+            )
         return list(known)
     # Other names: in another order, or with some in common, they are surely other classes; wholly different ones may
     # be the same classes in another language.
@@ -176,13 +193,19 @@ def meet(path, images):
     first = next(i for i, name in enumerate(ours) if name != plain[i])
     differ = f"class {first} of {images.name} is {shown([names[first]])}, of {path} {shown([known[first]])}"
     if sorted(ours) == sorted(plain):
-        raise InputError(f"`dataset`: received the classes of {path} in another order: {differ}; expected folders "
-                         f"called as the model's classes are, upper and lower case too, so that they sort alike: "
-                         f"{shown(known)}")
+        raise InputError(
+            f"`dataset`: received the classes of {path} in another order: {differ}; expected folders "
+            f"called as the model's classes are, upper and lower case too, so that they sort alike: "
+            f"{shown(known)}"
+        )
     if set(ours) & set(plain):
         head = command("train_base_model.py", model_path=path, dataset="...")
-        raise InputError(f"`dataset`: {differ}; expected the model's classes, {shown(known)}: rename the folders, or "
-                         f"give the model a head for these: {head}")
-    display.warn(f"{path} was trained on {shown(known)}; read as {shown(names)}, in this order: right only if these "
-                 "are other names of the same classes")
+        raise InputError(
+            f"`dataset`: {differ}; expected the model's classes, {shown(known)}: rename the folders, or "
+            f"give the model a head for these: {head}"
+        )
+    display.warn(
+        f"{path} was trained on {shown(known)}; read as {shown(names)}, in this order: right only if these "
+        "are other names of the same classes"
+    )
     return list(known)

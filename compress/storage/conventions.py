@@ -31,18 +31,51 @@ FAMILIES = (
     ("MobileNetV3", None, ("[Cc]onv", "expanded_conv[_/]depthwise", "expanded_conv[_/]project")),
     ("EfficientNet", None, ("stem_conv", "block1a_dwconv")),
     ("EfficientNetV2", None, ("stem_conv", "block1a_project_conv", "block2a_expand_conv")),
-    ("ConvNeXt", None, (r"convnext_\w+_stem",)))
+    ("ConvNeXt", None, (r"convnext_\w+_stem",)),
+)
 # names of models that keras.applications alone gives, but for the number that Keras puts behind a second one
-NAMES = (r"(vgg1[69]|resnet(50|101|152)(v2)?|xception|inception_v3|inception_resnet_v2|nasnet_(mobile|large)|"
-         r"densenet(121|169|201)|mobilenet(v2)?_\d\.\d\d_\w+)(_\d+)?")
+NAMES = (
+    r"(vgg1[69]|resnet(50|101|152)(v2)?|xception|inception_v3|inception_resnet_v2|nasnet_(mobile|large)|"
+    r"densenet(121|169|201)|mobilenet(v2)?_\d\.\d\d_\w+)(_\d+)?"
+)
 
 # These move pixels, choose some or average them: numbers from 0 to 255 stay such numbers. So do all Random* layers.
-MOVING = (*rules.IDLE, "Resizing", "CenterCrop", "Cropping2D", "ZeroPadding2D", "UpSampling2D", "Flatten", "Reshape",
-          "Permute", "AveragePooling2D", "MaxPooling2D", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "Cast", "Mean",
-          "Resize", "Pad", "Transpose", "Swapaxes", "Moveaxis", "Squeeze", "ExpandDims")
+MOVING = (
+    *rules.IDLE,
+    "Resizing",
+    "CenterCrop",
+    "Cropping2D",
+    "ZeroPadding2D",
+    "UpSampling2D",
+    "Flatten",
+    "Reshape",
+    "Permute",
+    "AveragePooling2D",
+    "MaxPooling2D",
+    "GlobalAveragePooling2D",
+    "GlobalMaxPooling2D",
+    "Cast",
+    "Mean",
+    "Resize",
+    "Pad",
+    "Transpose",
+    "Swapaxes",
+    "Moveaxis",
+    "Squeeze",
+    "ExpandDims",
+)
 CHANNELS = ("GetItem", "Flip", "Stack", "Concatenate")  # which may do so to the colours, too
-SCALING = ("Rescaling", "Normalization", "BatchNormalization", "Add", "Subtract", "Multiply", "TrueDivide", "Divide",
-           "Negative")
+SCALING = (
+    "Rescaling",
+    "Normalization",
+    "BatchNormalization",
+    "Add",
+    "Subtract",
+    "Multiply",
+    "TrueDivide",
+    "Divide",
+    "Negative",
+)
 STARTS = r"\w*Conv\w*|\w*Dense|Embedding|LSTM|GRU"  # kinds with a kernel, at which the network begins
 PRODUCTS = ("Matmul", "Dot", "Einsum", "Tensordot")
 ENDS = ("softmax", "log_softmax", "sigmoid", "linear")  # activations whose outputs' meaning is known
@@ -149,8 +182,10 @@ def _misfit(node, kind):
     # It may scale, but numbers of another range: a Normalization that was measured on pixels / 255.
     probe, largest = np.stack([np.zeros((1, 1, 3)), np.full((1, 1, 3), 255)], 1).astype("float32"), 0.0
     with contextlib.suppress(Exception):  # of an axis or a shape that isn't that of images
-        args, kwargs = keras.tree.map_structure(lambda item: probe if isinstance(item, keras.KerasTensor) else item,
-                                                (node.arguments.args, node.arguments.kwargs))
+        args, kwargs = keras.tree.map_structure(
+            lambda item: probe if isinstance(item, keras.KerasTensor) else item,
+            (node.arguments.args, node.arguments.kwargs),
+        )
         largest = float(np.abs(keras.ops.cast(node.operation(*args, **kwargs), "float32")).max())
     return f", which makes {largest:.0f} of pixels of 0 to 255" if not largest <= LARGEST else ""
 
@@ -163,8 +198,11 @@ def family_of(net):
     """
     models = list(_models(net))
     names = [str(layer.name) for model in models for layer in model.layers]
-    found = [(family, mode) for family, mode, patterns in FAMILIES
-             if all(any(re.fullmatch(pattern, name) for name in names) for pattern in patterns)]
+    found = [
+        (family, mode)
+        for family, mode, patterns in FAMILIES
+        if all(any(re.fullmatch(pattern, name) for name in names) for pattern in patterns)
+    ]
     if len({mode for _, mode in found}) > 1:
         raise LookupError(f"the layers of {' and '.join(family for family, _ in found)}, which expect different pixels")
     alike = [model.name for model in models if re.fullmatch(NAMES, str(model.name))]
@@ -201,15 +239,19 @@ def activation_of(net):
             continue
         word = _word(operation, kind, len(tensor.shape) - 1)
         last = last or one_line(f"{operation.name} ({kind})") + (
-            f" with the activation {word}" if word and word not in ENDS else "")
+            f" with the activation {word}" if word and word not in ENDS else ""
+        )
         if word == "" and tensor not in seen:
             passed.add(kind)
             pending += operation._inbound_nodes[index].input_tensors
         words |= {word} - {""}
         seen.add(tensor)
     word = next(iter(words)) if len(words) == 1 else None
-    if word not in ENDS or (passed & {*SCALING} and word != "linear") or (
-            passed & {*CHANNELS} and word not in ("linear", "sigmoid")):
+    if (
+        word not in ENDS
+        or (passed & {*SCALING} and word != "linear")
+        or (passed & {*CHANNELS} and word not in ("linear", "sigmoid"))
+    ):
         return None, last or one_line(net.name)
     return word, last
 

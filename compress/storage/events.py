@@ -15,8 +15,12 @@ from pathlib import Path
 from compress.cli import app
 from compress.errors import InputError
 
-TAGS = {"train_loss": "loss/train", "val_loss": "loss/validation", "train_acc": "accuracy/train",
-        "val_acc": "accuracy/validation"}
+TAGS = {
+    "train_loss": "loss/train",
+    "val_loss": "loss/validation",
+    "train_acc": "accuracy/train",
+    "val_acc": "accuracy/validation",
+}
 
 
 def tag_of(curve):
@@ -50,8 +54,9 @@ def _told(place):
         yield
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-        raise InputError(f"`tensorboard`: {place} can't be written ({reason}); expected room and permission in a "
-                         "folder that stays") from None
+        raise InputError(
+            f"`tensorboard`: {place} can't be written ({reason}); expected room and permission in a folder that stays"
+        ) from None
 
 
 class EventLog:
@@ -76,8 +81,10 @@ class EventLog:
             place.mkdir(parents=True, exist_ok=True)
             before = sorted(place.glob("*tfevents*"))
             if foreign := [path.name for path in before if not path.name.endswith(mark)]:
-                raise InputError(f"`tensorboard`: {place} holds events of another run ({foreign[0]}); expected a "
-                                 "folder for each set of runs")
+                raise InputError(
+                    f"`tensorboard`: {place} holds events of another run ({foreign[0]}); expected a "
+                    "folder for each set of runs"
+                )
             path = place / f"events.out.tfevents.{time.time():.6f}{mark}"
             self.writer = tf.io.TFRecordWriter(str(path))
             self._write(file_version="brain.Event:2")
@@ -101,10 +108,13 @@ class EventLog:
         epochs, now = len(curves["val_acc"]), time.time()
         with _told(self.place):
             for epoch in range(self.written, epochs):
-                summary = self.messages.Summary(value=[
-                    self.messages.Summary.Value(tag=tag_of(name), simple_value=values[epoch])
-                    for name, values in curves.items()])
-                self._write(now - sum(curves["seconds"][epoch + 1:]), step=epoch + 1, summary=summary)
+                summary = self.messages.Summary(
+                    value=[
+                        self.messages.Summary.Value(tag=tag_of(name), simple_value=values[epoch])
+                        for name, values in curves.items()
+                    ]
+                )
+                self._write(now - sum(curves["seconds"][epoch + 1 :]), step=epoch + 1, summary=summary)
             self.writer.flush()
         self.written = epochs
 

@@ -42,8 +42,10 @@ def replacing(path):
         os.chmod(name, 0o666 & ~umask)  # mkstemp's 0600 would shut out the user's colleagues
         move(name, path)
     except OSError as error:
-        raise InputError(f"{path} can't be written ({error.strerror or error}); expected room and permission in a "
-                         "folder that stays; what was there before is as it was") from None
+        raise InputError(
+            f"{path} can't be written ({error.strerror or error}); expected room and permission in a "
+            "folder that stays; what was there before is as it was"
+        ) from None
     finally:
         if name:
             with contextlib.suppress(OSError):
@@ -94,11 +96,15 @@ def exclusive(folder):
         lock = filelock.FileLock(folder / LOCK, blocking=False)
         lock.acquire()
     except filelock.Timeout:
-        raise OutputError(f"received {folder}, where another run is writing at this moment; expected a folder of its "
-                         "own for each run", folder) from None
+        raise OutputError(
+            f"received {folder}, where another run is writing at this moment; expected a folder of its "
+            "own for each run",
+            folder,
+        ) from None
     except OSError as error:
-        raise OutputError(f"received {folder}, expected a folder that can be written to ({error.strerror or error})",
-                         folder) from None
+        raise OutputError(
+            f"received {folder}, expected a folder that can be written to ({error.strerror or error})", folder
+        ) from None
     try:
         for place in ("", "iter*/", "ablation/*/"):  # no further down, where another run may be at work
             for left in folder.glob(f"{place}{PARTIAL}*"):
@@ -158,15 +164,20 @@ def check_writable(folder):
         with tempfile.TemporaryDirectory(prefix=".write-test-", dir=nearest):
             pass
     except OSError as error:
-        raise OutputError(f"received {folder}, expected a folder that can be written to ({error.strerror or error}: "
-                         f"{nearest})", folder) from None
+        raise OutputError(
+            f"received {folder}, expected a folder that can be written to ({error.strerror or error}: {nearest})",
+            folder,
+        ) from None
 
 
 def check_apart(path, folder):
     """Raises OutputError where a run in `folder` would overwrite the model that it starts from, at `path`."""
     if Path(path).is_file() and Path(path).resolve() == (Path(folder) / "model.h5").resolve():
-        raise OutputError(f"received {folder}, where {path} lies, which the run starts from and would overwrite; "
-                         "expected another folder", folder)
+        raise OutputError(
+            f"received {folder}, where {path} lies, which the run starts from and would overwrite; "
+            "expected another folder",
+            folder,
+        )
 
 
 def check_file(path, *suffixes):

@@ -18,10 +18,20 @@ from compress.graph import operations, reader
 from compress.storage import archives, conventions, preprocess
 
 # layers whose multiply-accumulates are output positions x kernel; none of another kind may have a kernel
-COUNTED = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D,
-           keras.layers.Dense)
-FREE = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.GroupNormalization,
-        keras.layers.Normalization, keras.layers.PReLU)
+COUNTED = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+    keras.layers.Dense,
+)
+FREE = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.Normalization,
+    keras.layers.PReLU,
+)
 PRODUCTS = ("Matmul", "Dot", "Einsum", "Tensordot", "Attention", "AdditiveAttention", "Conv")  # of two tensors
 
 
@@ -47,8 +57,11 @@ def load_classifier(path, preprocessing="auto", verbose=0):
     shape, out = getattr(net, "input_shape", None), getattr(net, "output_shape", None)
     if not _is_shape(shape, 4) or shape[-1] != 3 or not _is_shape(out, 2) or (out[-1] or 0) < 2:
         grey = _is_shape(shape, 4) and shape[-1] == 1
-        raise InputError(f"received {path}, {shape} -> {out}{', of grey images' * grey}; expected a classifier of one "
-                         "input of RGB images and one output of two classes or more", path)
+        raise InputError(
+            f"received {path}, {shape} -> {out}{', of grey images' * grey}; expected a classifier of one "
+            "input of RGB images and one output of two classes or more",
+            path,
+        )
     pixels = _pixels(path, net, preprocessing, verbose)
     image = keras.Input(shape[1:], name="image")
     seen = preprocess.apply(image, pixels.mode) if pixels.mode != "none" else image
@@ -57,9 +70,11 @@ def load_classifier(path, preprocessing="auto", verbose=0):
     if meaning != "logits":
         answers = ops.log(ops.maximum(answers, float(np.finfo("float32").tiny)))
     if meaning == "labels":
-        display.warn(f"{path} ends in a sigmoid, a label of its own for each class: the largest is the predicted "
-                     "class, and loss and calibration are those of each one's share of their sum, as in Keras' "
-                     "categorical cross-entropy")
+        display.warn(
+            f"{path} ends in a sigmoid, a label of its own for each class: the largest is the predicted "
+            "class, and loss and calibration are those of each one's share of their sum, as in Keras' "
+            "categorical cross-entropy"
+        )
     model = keras.Model(image, answers, name="foreign")
     model.labels_apart = meaning == "labels"
     return model
@@ -81,15 +96,27 @@ def _pixels(path, net, asked, verbose):
         if family and family[1] is None:
             reason = f"the layers of keras.applications' {family[0]} without its own preprocessing"
         elif family and front.reordered:
-            reason = (f"{front.reordered[0]} in front of the layers of keras.applications' {family[0]}, without the "
-                      "rest of its preprocessing")
+            reason = (
+                f"{front.reordered[0]} in front of the layers of keras.applications' {family[0]}, without the "
+                "rest of its preprocessing"
+            )
     if reason:
-        raise InputError(f"{path} has {reason}; expected `preprocessing` with what it was trained with (none: RGB of "
-                         "0 to 255 as they are)", path)
-    mode, why = (family[1], f"as keras.applications' {family[0]}, whose layers it has, expects them") if family else (
-        "none", "since it takes whole numbers" if whole else
-        "RGB of 0 to 255 as they are, which is assumed: nothing in the file says what it was trained with; "
-        "`preprocessing` says it")
+        raise InputError(
+            f"{path} has {reason}; expected `preprocessing` with what it was trained with (none: RGB of "
+            "0 to 255 as they are)",
+            path,
+        )
+    mode, why = (
+        (family[1], f"as keras.applications' {family[0]}, whose layers it has, expects them")
+        if family
+        else (
+            "none",
+            "since it takes whole numbers"
+            if whole
+            else "RGB of 0 to 255 as they are, which is assumed: nothing in the file says what it was trained with; "
+            "`preprocessing` says it",
+        )
+    )
     if front.unread:
         pixels = preprocess.Pixels(asked, f"pixels by `preprocessing={asked}`, then through the file's own layers")
     else:
@@ -116,14 +143,16 @@ def _config(path):
                 reader.check_own(layer)
                 settings = layer.get("config") if isinstance(layer.get("config"), dict) else {}
                 if layer["class_name"] == "Lambda":
-                    raise reader.Unread(f"{settings.get('name')} (Lambda), which is code that no file of this suite "
-                                        "runs")
+                    raise reader.Unread(
+                        f"{settings.get('name')} (Lambda), which is code that no file of this suite runs"
+                    )
                 if isinstance(settings.get("vocabulary"), str):
                     raise reader.Unread(f"{settings.get('name')} ({layer['class_name']}), which reads another file")
             return config or {}
     except reader.Unread as error:
-        raise InputError(f"received {path}, which Keras can't open: it has {error}; expected layers of Keras alone",
-                         path) from None
+        raise InputError(
+            f"received {path}, which Keras can't open: it has {error}; expected layers of Keras alone", path
+        ) from None
     except InputError:
         raise
     except Exception:  # whatever a damaged file raises: Keras says it
@@ -157,8 +186,11 @@ def _opened(path, config):
             with contextlib.suppress(Exception):
                 return _mended(path, config)
         why = re.split(r"\s*(?:Full config|config=|Exception encountered|Arguments received)", one_line(error))[0]
-        raise InputError(f"received {path}, which Keras {keras.__version__} can't open ({why:.600}); expected a "
-                         "classifier that keras.models.load_model opens", path) from None
+        raise InputError(
+            f"received {path}, which Keras {keras.__version__} can't open ({why:.600}); expected a "
+            "classifier that keras.models.load_model opens",
+            path,
+        ) from None
 
 
 def _mended(path, config):
@@ -186,16 +218,23 @@ def _meaning(net, path):
     try:
         answers = np.asarray(ops.cast(net(noise, training=False), "float32"), np.float64)
     except Exception as error:  # whatever layers raise
-        raise InputError(f"received {path}, which can't take images of {shape[0]}x{shape[1]} ({error!s:.200}); "
-                         "expected a classifier that can", path) from None
+        raise InputError(
+            f"received {path}, which can't take images of {shape[0]}x{shape[1]} ({error!s:.200}); "
+            "expected a classifier that can",
+            path,
+        ) from None
     word, layer = conventions.activation_of(net)
     if meaning := {"softmax": "probabilities", "log_softmax": "logits", "linear": "logits", "sigmoid": "labels"}.get(
-            word):
+        word
+    ):
         return meaning
     if (answers >= 0).all() and np.abs(answers.sum(1) - 1).max() < 0.02:  # as far as half precision goes
         return "probabilities"
-    raise InputError(f"received {path}, which ends in {layer}: what its outputs mean is not known; expected logits or "
-                     "the outputs of a softmax or sigmoid", path)
+    raise InputError(
+        f"received {path}, which ends in {layer}: what its outputs mean is not known; expected logits or "
+        "the outputs of a softmax or sigmoid",
+        path,
+    )
 
 
 def count_macs(net):

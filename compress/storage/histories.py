@@ -13,13 +13,27 @@ from compress.errors import InputError
 from compress.storage.files import suggestion
 from compress.storage.records import CURVES, KERAS_CURVES, MAX_JSON_BYTES, PARTS, checkpoint_epoch, is_number
 
-OTHERS = {"train_loss_epoch": "train_loss", "train_acc_epoch": "train_acc", "train_accuracy": "train_acc",  # Lightning
-          "val_loss_epoch": "val_loss", "val_acc_epoch": "val_acc", "train/loss": "train_loss",
-          "train/acc": "train_acc", "val/loss": "val_loss", "val/acc": "val_acc",
-          "eval_loss": "val_loss", "eval_accuracy": "val_acc",  # Hugging Face
-          "metrics/accuracy_top1": "val_acc", "lr/pg0": "learning_rate"}  # Ultralytics
-NAMES = KERAS_CURVES | OTHERS | {"binary_accuracy": "train_acc", "val_binary_accuracy": "val_acc"} | {
-    name: name for name in (*CURVES, *PARTS, "learning_rate", "seconds")}
+OTHERS = {
+    "train_loss_epoch": "train_loss",
+    "train_acc_epoch": "train_acc",
+    "train_accuracy": "train_acc",  # Lightning
+    "val_loss_epoch": "val_loss",
+    "val_acc_epoch": "val_acc",
+    "train/loss": "train_loss",
+    "train/acc": "train_acc",
+    "val/loss": "val_loss",
+    "val/acc": "val_acc",
+    "eval_loss": "val_loss",
+    "eval_accuracy": "val_acc",  # Hugging Face
+    "metrics/accuracy_top1": "val_acc",
+    "lr/pg0": "learning_rate",
+}  # Ultralytics
+NAMES = (
+    KERAS_CURVES
+    | OTHERS
+    | {"binary_accuracy": "train_acc", "val_binary_accuracy": "val_acc"}
+    | {name: name for name in (*CURVES, *PARTS, "learning_rate", "seconds")}
+)
 COUNTERS = {"epoch", "step", "index", "", "run", "checkpoint", "unnamed: 0"}  # what isn't measured
 HOW = 'a history is kept by: json.dump(history.history, open("history.json", "w"), default=float)'
 NONE = {"", "na", "n/a", "none", "null", "nan", "-nan", "inf", "-inf", "infinity", "-infinity"}
@@ -81,11 +95,13 @@ def load(path):
             content = [row for row in content["log_history"] if not (isinstance(row, dict) and "train_runtime" in row)]
         content = _columns(content)
     except (ValueError, RecursionError, csv.Error) as error:
-        raise InputError(f"received {path}, expected JSON or CSV of a training history ({error!s:.100}); {HOW}",
-                         path) from None
+        raise InputError(
+            f"received {path}, expected JSON or CSV of a training history ({error!s:.100}); {HOW}", path
+        ) from None
     if not isinstance(content, dict):
-        raise InputError(f"received {path}, which holds a {type(content).__name__}, expected a training "
-                         f"history; {HOW}", path)
+        raise InputError(
+            f"received {path}, which holds a {type(content).__name__}, expected a training history; {HOW}", path
+        )
     return content
 
 
@@ -96,6 +112,7 @@ def _twice(names):
 
 def _json(text):
     """The content of JSON, or of one JSON object a line; None where the text is a table."""
+
     def once(pairs):
         if again := _twice([key for key, _ in pairs]):
             raise ValueError(f"{again} stands twice in one object")
@@ -195,8 +212,9 @@ def _known(columns):
     """
     bare = {key: re.sub(r"_\d+$", "", _plain(key)) for key in columns}
     count = collections.Counter(bare.values())
-    found = {key: NAMES.get(_plain(key)) or (NAMES.get(name) if count[name] == 1 else None)
-             for key, name in bare.items()}
+    found = {
+        key: NAMES.get(_plain(key)) or (NAMES.get(name) if count[name] == 1 else None) for key, name in bare.items()
+    }
     return {key: name for key, name in found.items() if name}
 
 
@@ -216,8 +234,10 @@ def _curves(columns):
         elif str(key).lower() not in COUNTERS:
             left_out.append(str(key))
     if not any(name in curves for name in CURVES):
-        raise ValueError(f"which is not a training history; expected lists of numbers named {', '.join(CURVES)} (or "
-                         f"loss, accuracy, val_loss, val_accuracy); {HOW}")
+        raise ValueError(
+            f"which is not a training history; expected lists of numbers named {', '.join(CURVES)} (or "
+            f"loss, accuracy, val_loss, val_accuracy); {HOW}"
+        )
     notes = [f"not drawn: {', '.join(left_out)[:200]}"] if left_out else []
     notes += _epochs_again(columns)
     notes += _spread(curves, keys)
@@ -249,8 +269,9 @@ def _by_epoch(columns):
     steps = [b - a for a, b in itertools.pairwise(distinct)]
     how = 'expected one record an epoch (Lightning: on_epoch=True; Hugging Face: logging_strategy="epoch")'
     if steps and min(steps) < 0.9:
-        raise ValueError(f"which was written by steps: its epochs are {', '.join(f'{e:g}' for e in distinct[:3])}, "
-                         f"...; {how}")
+        raise ValueError(
+            f"which was written by steps: its epochs are {', '.join(f'{e:g}' for e in distinct[:3])}, ...; {how}"
+        )
     if len(known) == len(distinct) == rows:
         return columns, _skips(distinct, steps)
     if len(known) < rows:
@@ -263,16 +284,20 @@ def _by_epoch(columns):
                 cells[epoch].append(value)
         several = [epoch for epoch, found in cells.items() if len(found) > 1]
         if several and NAMES.get(key) in CURVES:
-            raise ValueError(f"whose {key} has {len(cells[several[0]])} numbers in epoch {several[0]:g}, as written by "
-                             f"steps; {how}")
+            raise ValueError(
+                f"whose {key} has {len(cells[several[0]])} numbers in epoch {several[0]:g}, as written by steps; {how}"
+            )
         merged[key] = [found[-1] if found else None for found in cells.values()]
     return merged, _skips(distinct, steps)
 
 
 def _skips(epochs, steps):
     """A note where epochs are missing between those of a file."""
-    return [f"its epochs are {', '.join(f'{e:g}' for e in epochs[:3])}, ...: drawn one behind the other"
-            ] if steps and max(steps) > 1.1 else []
+    return (
+        [f"its epochs are {', '.join(f'{e:g}' for e in epochs[:3])}, ...: drawn one behind the other"]
+        if steps and max(steps) > 1.1
+        else []
+    )
 
 
 def _epochs_again(columns):
@@ -282,8 +307,11 @@ def _epochs_again(columns):
         again = [i for i, (a, b) in enumerate(itertools.pairwise(epochs), 2) if b <= a]
     except (ValueError, TypeError):
         return []
-    return [f"its epochs start again in row {again[0]}; all {len(epochs)} rows are drawn one behind the other"
-            ] if again else []
+    return (
+        [f"its epochs start again in row {again[0]}; all {len(epochs)} rows are drawn one behind the other"]
+        if again
+        else []
+    )
 
 
 def _spread(curves, keys):
@@ -295,8 +323,10 @@ def _spread(curves, keys):
     most = {name: n for name, n in lengths.items() if not name.startswith("val_")} or lengths
     epochs = max(most.values(), key=list(most.values()).count)
     if odd := [name for name, n in lengths.items() if n != epochs and (name in most or n > epochs)]:
-        raise ValueError(f"whose {keys[odd[0]]} has {lengths[odd[0]]} numbers where others have {epochs}; expected one "
-                         "an epoch in each list")
+        raise ValueError(
+            f"whose {keys[odd[0]]} has {lengths[odd[0]]} numbers where others have {epochs}; expected one "
+            "an epoch in each list"
+        )
     short = {name: n for name, n in lengths.items() if n != epochs}
     if not short:
         return []
@@ -304,24 +334,30 @@ def _spread(curves, keys):
     every = [k for k in range(2, epochs + 1) if epochs // k == count]
     if len(every) != 1 or len({lengths[name] for name in lengths if name.startswith("val_")}) != 1:
         told = ", ".join(f"{keys[name]} has {n}" for name, n in short.items())
-        raise ValueError(f"whose lists don't fit each other: {told} numbers, the others {epochs}, which tells no "
-                         "validation_freq; expected one number an epoch, or null where there is none")
+        raise ValueError(
+            f"whose lists don't fit each other: {told} numbers, the others {epochs}, which tells no "
+            "validation_freq; expected one number an epoch, or null where there is none"
+        )
     for name in short:
         values = iter(curves[name])
         curves[name] = [next(values) if epoch % every[0] == 0 else None for epoch in range(1, epochs + 1)]
     told = " and ".join(keys[name] for name in short)
-    return [f"assumed to be validated every {every[0]} epochs: the file doesn't say at which epochs the {count} "
-            f"numbers of {told} were measured"]
+    return [
+        f"assumed to be validated every {every[0]} epochs: the file doesn't say at which epochs the {count} "
+        f"numbers of {told} were measured"
+    ]
 
 
 def _shares(curves, keys):
     """Turns accuracies in per cent into shares; returns notes. Raises ValueError where they are in doubt."""
     for name in ("train_acc", "val_acc"):
         if (lowest := min((v for v in curves.get(name, []) if v is not None), default=0)) < 0:
-            raise ValueError(f"in which {keys[name]} goes down to {lowest:g}; expected accuracies from 0 to 1, or all "
-                             "in per cent")
-    highest = {name: max(v for v in curves[name] if v is not None) for name in ("train_acc", "val_acc")
-               if name in curves}
+            raise ValueError(
+                f"in which {keys[name]} goes down to {lowest:g}; expected accuracies from 0 to 1, or all in per cent"
+            )
+    highest = {
+        name: max(v for v in curves[name] if v is not None) for name in ("train_acc", "val_acc") if name in curves
+    }
     if not highest or max(highest.values()) <= 1:
         return []
     if max(highest.values()) > 100 or min(highest.values()) <= 1:

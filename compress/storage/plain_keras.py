@@ -44,11 +44,12 @@ def rewritten(model):
         if shape and layers[0]["class_name"] != "InputLayer":
             layers.insert(0, _named("InputLayer", "keras.layers", {"batch_shape": shape, "name": "first_input"}))
         return _named("Sequential", "keras", {"layers": layers} | name)
-    (begin, *_), = reader.ends(config["input_layers"])
-    (end, number), = [reader.end_call(end, named, first) for end in reader.ends(config["output_layers"])]
+    ((begin, *_),) = reader.ends(config["input_layers"])
+    ((end, number),) = [reader.end_call(end, named, first) for end in reader.ends(config["output_layers"])]
     number += any(layer.name == end and layer.kind in reader.MODELS[:2] for layer in named)  # as Keras 3 counts
-    return _named("Model", "keras", {
-        "layers": layers, "input_layers": [begin, 0, 0], "output_layers": [end, number, 0]} | name)
+    return _named(
+        "Model", "keras", {"layers": layers, "input_layers": [begin, 0, 0], "output_layers": [end, number, 0]} | name
+    )
 
 
 def _named(kind, module, config):
@@ -66,8 +67,9 @@ def _layer(layer, first):
     elif kind in rules.IDLE or kind == "Lambda":  # whose code isn't run: --preprocessing stands for it on both sides
         made, nodes = _named("Identity", "keras.layers", {"name": config.get("name")}), _bare(nodes)
     elif kind in OPERATIONS and "trainable" not in config:
-        made = _named(kind, OPERATIONS[kind], {key: value for key, value in config.items()
-                                               if key != "dtype" or kind == "Cast"})
+        made = _named(
+            kind, OPERATIONS[kind], {key: value for key, value in config.items() if key != "dtype" or kind == "Cast"}
+        )
         made["registered_name"] = kind
     elif kind in rules.TABLE:
         made = _named(kind, "keras.layers", _settings(kind, config))
@@ -81,16 +83,26 @@ def _bare(layer):
     if "inbound_nodes" not in layer:
         return {}
     nodes = reader.Layer({"class_name": "", "config": {}} | layer).nodes
-    return {"inbound_nodes": [node | {"kwargs": {}} if isinstance(node, dict) else [tensor[:3] for tensor in node]
-                              for node in nodes if node]}
+    return {
+        "inbound_nodes": [
+            node | {"kwargs": {}} if isinstance(node, dict) else [tensor[:3] for tensor in node]
+            for node in nodes
+            if node
+        ]
+    }
 
 
 def _operation(layer):
     """A function of TensorFlow, which tf.keras wrote, as the operation of Keras 3 that does the same."""
     calls, name = [], str(layer["name"])
     for node in reader.Layer(layer).nodes:
-        args, kwargs = reader.arguments(node, lambda *history: {"class_name": "__keras_tensor__", "config": {
-            "shape": [], "dtype": "float32", "keras_history": list(history)}})
+        args, kwargs = reader.arguments(
+            node,
+            lambda *history: {
+                "class_name": "__keras_tensor__",
+                "config": {"shape": [], "dtype": "float32", "keras_history": list(history)},
+            },
+        )
         step = plain(Step(layer["class_name"], name, layer["config"], args, kwargs))
         kind, settings, args = as_of_keras(step)
         calls.append({"args": _checked(args), "kwargs": {}})
@@ -99,12 +111,30 @@ def _operation(layer):
 
 
 def _settings(kind, config):
-    kept = {"batch_shape" if key == "batch_input_shape" else key: value for key, value in config.items()
-            if key != "dtype" and not key.endswith(("_initializer", "_regularizer", "_constraint"))
-            and value is not None and (kind == "InputLayer" or not key.startswith("batch_"))
-            and key not in ("sparse", "ragged", "optional", "fused", "renorm", "groups" * (kind != "Conv2D"), "seed",
-                            "build_input_shape", "virtual_batch_size", "quantization_config", "autocast",
-                            "input_dtype", "input_shape")}
+    kept = {
+        "batch_shape" if key == "batch_input_shape" else key: value
+        for key, value in config.items()
+        if key != "dtype"
+        and not key.endswith(("_initializer", "_regularizer", "_constraint"))
+        and value is not None
+        and (kind == "InputLayer" or not key.startswith("batch_"))
+        and key
+        not in (
+            "sparse",
+            "ragged",
+            "optional",
+            "fused",
+            "renorm",
+            "groups" * (kind != "Conv2D"),
+            "seed",
+            "build_input_shape",
+            "virtual_batch_size",
+            "quantization_config",
+            "autocast",
+            "input_dtype",
+            "input_shape",
+        )
+    }
     if "activation" in kept:
         kept["activation"] = rules.activation_name(kept["activation"])
     if isinstance(kept.get("axis"), list) and kind == "BatchNormalization":
@@ -151,6 +181,7 @@ def same_config(config, model):
 
 def _nameless(model):
     """A rewritten config without the model's own name and the shapes that its tensors had."""
+
     def walk(value):
         if isinstance(value, dict):
             if value.get("class_name") == "__keras_tensor__":
@@ -186,8 +217,10 @@ def _until_softmax(written):
         return written
     if written.get("class_name") == "Softmax":
         return written | _named("Identity", "keras.layers", {"name": written["config"].get("name")}) | _bare(written)
-    return {key: "linear" if (key, item) == ("activation", "softmax") else _until_softmax(item)
-            for key, item in written.items()}
+    return {
+        key: "linear" if (key, item) == ("activation", "softmax") else _until_softmax(item)
+        for key, item in written.items()
+    }
 
 
 def _words(error):
@@ -204,8 +237,15 @@ def conditions_of(config):
     halves = set(re.findall(r'"((?:mixed_)?b?float16)"', text))
     halves = sorted(halves - {name.removeprefix("mixed_") for name in halves if name.startswith("mixed_")})
     without = ", without its Lambda" if '"Lambda"' in text else ""
-    return (f", both in float32, where the file says {' and '.join(halves)}" if halves else "") + without + (
-        ", functions of TensorFlow as operations of Keras 3" if any(f'"{kind}"' in text for kind in TENSORFLOW) else "")
+    return (
+        (f", both in float32, where the file says {' and '.join(halves)}" if halves else "")
+        + without
+        + (
+            ", functions of TensorFlow as operations of Keras 3"
+            if any(f'"{kind}"' in text for kind in TENSORFLOW)
+            else ""
+        )
+    )
 
 
 def pictures(shape):
@@ -214,8 +254,16 @@ def pictures(shape):
     height, width = shape[:2]
     ramp = np.linspace(0, 255, height)[:, None, None] * np.linspace(0.2, 1, width)[:, None] * [1, 0.7, 0.4]
     patches = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((-(-height // 4), -(-width // 4), 1)))
-    return np.rint(np.stack([rng.uniform(0, 255, (height, width, 3)), ramp, patches[:height, :width],
-                             128 + rng.normal(0, 12, (height, width, 3))])).astype("float32")
+    return np.rint(
+        np.stack(
+            [
+                rng.uniform(0, 255, (height, width, 3)),
+                ramp,
+                patches[:height, :width],
+                128 + rng.normal(0, 12, (height, width, 3)),
+            ]
+        )
+    ).astype("float32")
 
 
 def difference(ours, theirs, shape, seen):
@@ -238,8 +286,10 @@ def difference(ours, theirs, shape, seen):
     parts = np.array_split(images, 1 if shape[0] * shape[1] <= LARGE else IMAGES)  # the memory of one large image
     try:
         # multi_gpu_model puts the answers to each GPU's images, here the same, behind each other
-        answers = [np.asarray(keras.ops.cast(theirs(seen(part), training=False), "float32"), np.float64)[:len(part)]
-                   for part in parts]
+        answers = [
+            np.asarray(keras.ops.cast(theirs(seen(part), training=False), "float32"), np.float64)[: len(part)]
+            for part in parts
+        ]
     except Exception as error:  # whatever layers raise
         raise Unread(f"it can't take images of {shape[0]}x{shape[1]} there ({_words(error)})") from None
     answers = np.concatenate(answers)

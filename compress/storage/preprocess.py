@@ -42,10 +42,18 @@ def decide(path, layers, unread, asked, otherwise="caffe", why="as keras.applica
     own = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
     if unread and asked == "auto":
         bare = unread.endswith("(Rescaling)")
-        raise InputError(f"{path} has a layer {unread}" + (
-            ", whose numbers no file of weights alone holds; expected the whole model, as model.save('model.keras') "
-            "writes it, or" if bare else " that is not read; expected") + " `preprocessing` with what the network is "
-            f"to be given{' in its place' * bare}", path)
+        raise InputError(
+            f"{path} has a layer {unread}"
+            + (
+                ", whose numbers no file of weights alone holds; expected the whole model, as model.save('model.keras') "
+                "writes it, or"
+                if bare
+                else " that is not read; expected"
+            )
+            + " `preprocessing` with what the network is "
+            f"to be given{' in its place' * bare}",
+            path,
+        )
     if unread:
         return Pixels(asked, f"pixels by `preprocessing={asked}`, in place of {unread}, which is not read")
     if not layers:
@@ -79,5 +87,7 @@ def folded_in(mode, inner):
     inner_mean, inner_deviation = inner or ((0.0,) * 3, (1.0,) * 3)
     if mode == "caffe":
         inner_mean, inner_deviation = inner_mean[::-1], inner_deviation[::-1]
-    return (tuple(m + d * i for m, d, i in zip(mean, deviation, inner_mean, strict=True)),
-            tuple(d * i for d, i in zip(deviation, inner_deviation, strict=True))), mode == "caffe"
+    return (
+        tuple(m + d * i for m, d, i in zip(mean, deviation, inner_mean, strict=True)),
+        tuple(d * i for d, i in zip(deviation, inner_deviation, strict=True)),
+    ), mode == "caffe"

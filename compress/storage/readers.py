@@ -47,11 +47,13 @@ def read_bare(path, found, groups, weights):
     arrays, old, rescaling = bare.named(found, groups)
     shapes = {key: item.shape for key, item in arrays.items()}
     depth, stem, widths, classes, head = bare.architecture(shapes)
-    checkpoint = Checkpoint(str(path), {}, depth, stem, widths, classes, None, None,
-                            rescaling and f"{rescaling} (Rescaling)", old=old)
+    checkpoint = Checkpoint(
+        str(path), {}, depth, stem, widths, classes, None, None, rescaling and f"{rescaling} (Rescaling)", old=old
+    )
     if weights:
-        checkpoint.weights = {("predictions" if key[0] == head else key[0], key[1]): np.asarray(item)
-                              for key, item in arrays.items()}
+        checkpoint.weights = {
+            ("predictions" if key[0] == head else key[0], key[1]): np.asarray(item) for key, item in arrays.items()
+        }
         if head:
             checkpoint.weights.setdefault(("predictions", "bias"), np.zeros(classes, "float32"))
         if old:
@@ -79,9 +81,18 @@ def read_whole(path, config, arrays, weights):
     normalization, order = ends.normalization_of(found.pixels)
     plain = not found.touched
     checkpoint = Checkpoint(
-        str(path), {}, resnet.depth_of(resnet.blocks_of(found.widths)), found.stem, found.widths, found.classes,
-        archives.input_shape(shape), None if plain else normalization, found.unread and str(found.unread),
-        tuple(str(part) for part in found.touched), config=config)
+        str(path),
+        {},
+        resnet.depth_of(resnet.blocks_of(found.widths)),
+        found.stem,
+        found.widths,
+        found.classes,
+        archives.input_shape(shape),
+        None if plain else normalization,
+        found.unread and str(found.unread),
+        tuple(str(part) for part in found.touched),
+        config=config,
+    )
     if weights:
         checkpoint.weights = _canonical(found, arrays.read, order)
         arrays.check_all_read()
@@ -97,10 +108,15 @@ def _canonical(found, read, order):
         (conv, norm), width = found.layers[name], channels[written]
         kernel = np.asarray(read(conv, "kernel", (side, side, channels[reads], width)), "float32")
         weights[f"{name}_conv", "kernel"] = kernel[:, :, order] if name == "conv1" else kernel
-        weights[f"{name}_conv", "bias"] = (np.asarray(read(conv, "bias", (width,)), "float32") if conv.values["bias"]
-                                           else np.zeros(width, "float32"))
-        values = [np.asarray(read(norm, weight, (width,)), "float32") if norm.values.get(weight, True) else
-                  np.full(width, other, "float32") for weight, other in zip(NORM, (1, 0, 0, 1), strict=True)]
+        weights[f"{name}_conv", "bias"] = (
+            np.asarray(read(conv, "bias", (width,)), "float32") if conv.values["bias"] else np.zeros(width, "float32")
+        )
+        values = [
+            np.asarray(read(norm, weight, (width,)), "float32")
+            if norm.values.get(weight, True)
+            else np.full(width, other, "float32")
+            for weight, other in zip(NORM, (1, 0, 0, 1), strict=True)
+        ]
         weights |= _norm_weights(f"{name}_bn", *values, norm.values["epsilon"])
     width = found.widths["conv5_stream"]
     for name, parts in zip(found.dense_names, found.head, strict=True):

@@ -48,8 +48,12 @@ class Progress:
         """The progress that a state's meta describes. Raises ValueError where it describes none of this run."""
         found = cls(**{field.name: meta[field.name] for field in dataclasses.fields(cls)})
         history = found.history
-        if not (type(found.epoch) is int and type(found.step) is int and isinstance(history, dict)
-                and records.is_number(found.seconds)):
+        if not (
+            type(found.epoch) is int
+            and type(found.step) is int
+            and isinstance(history, dict)
+            and records.is_number(found.seconds)
+        ):
             raise ValueError(f"received {meta!s:.100}")
         if not (0 <= found.epoch <= epochs and 0 <= found.step < steps):
             raise ValueError(f"epoch {found.epoch}, step {found.step} of {epochs} x {steps}")
@@ -59,8 +63,10 @@ class Progress:
             raise ValueError(f"no history of {found.epoch} epochs")
         kept = history.get("checkpoint")
         if "checkpoint" in history and not (
-                records.checkpoint_epoch(history) is not None and isinstance(kept.get("sha256"), str)
-                and len(kept["sha256"]) == 64):
+            records.checkpoint_epoch(history) is not None
+            and isinstance(kept.get("sha256"), str)
+            and len(kept["sha256"]) == 64
+        ):
             raise ValueError("no checksum of the model")
         return found
 
@@ -126,8 +132,10 @@ class Run:
         resuming.check_same_run(before, self.record, self.folder, length="epoch_num")  # first: others have other steps
         changed = before["flags"].get("epoch_num") != self.record["flags"].get("epoch_num")
         if changed and done > epochs:
-            raise InputError(f"`epoch_num`: received {epochs}, but the run in {self.folder} is in epoch {done} "
-                             f"already; expected at least {done}, another folder to write to, {NEVER}")
+            raise InputError(
+                f"`epoch_num`: received {epochs}, but the run in {self.folder} is in epoch {done} "
+                f"already; expected at least {done}, another folder to write to, {NEVER}"
+            )
         try:
             progress = Progress.checked(meta, epochs, steps)
             if self.keep_best and progress.epoch and "checkpoint" not in progress.history:
@@ -148,8 +156,10 @@ class Run:
         try:
             self.progress = Progress.checked(meta, epochs, steps)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"`resume`: {path} is not that of a finished run of {tables.counted(epochs, 'epoch')} "
-                             f"({error}); expected it, {NEVER}") from None
+            raise InputError(
+                f"`resume`: {path} is not that of a finished run of {tables.counted(epochs, 'epoch')} "
+                f"({error}); expected it, {NEVER}"
+            ) from None
         self.settle()
         self.saved.load_weights(self.folder / MODEL)
 
@@ -185,8 +195,10 @@ class Run:
             following.unlink()  # of an epoch that the state doesn't hold
         self.publish()
         if wanted and not (model.is_file() and files.sha256(model) == wanted):
-            raise InputError(f"`resume`: {model} is missing or damaged: its sha256 is not {wanted:.8}..., as "
-                             f"{self.folder / STATE} says; expected the file of this run, {NEVER}")
+            raise InputError(
+                f"`resume`: {model} is missing or damaged: its sha256 is not {wanted:.8}..., as "
+                f"{self.folder / STATE} says; expected the file of this run, {NEVER}"
+            )
 
     def end(self, trainer):
         """What is left when all epochs are done: model.h5 and `saved` hold the epoch that is kept.
@@ -211,5 +223,7 @@ def finish(folder):
 
 
 def _unreadable(state, error):
-    return InputError(f"`resume`: {state} can't be read ({type(error).__name__}: {error!s:.200}); expected the state "
-                      f"of this run, {NEVER}")
+    return InputError(
+        f"`resume`: {state} can't be read ({type(error).__name__}: {error!s:.200}); expected the state "
+        f"of this run, {NEVER}"
+    )

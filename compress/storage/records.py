@@ -16,11 +16,20 @@ from compress.storage.files import replacing, sha256, suggestion
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 # a distillation's losses before their weights
 PARTS = ("train_backbone", "train_intermediate", "train_adversarial", "train_hard_label", "train_discriminator")
-KERAS_CURVES = {"loss": "train_loss", "accuracy": "train_acc", "acc": "train_acc",
-                "sparse_categorical_accuracy": "train_acc", "categorical_accuracy": "train_acc",
-                "val_loss": "val_loss", "val_accuracy": "val_acc", "val_acc": "val_acc",
-                "val_sparse_categorical_accuracy": "val_acc", "val_categorical_accuracy": "val_acc",
-                "learning_rate": "learning_rate", "lr": "learning_rate"}
+KERAS_CURVES = {
+    "loss": "train_loss",
+    "accuracy": "train_acc",
+    "acc": "train_acc",
+    "sparse_categorical_accuracy": "train_acc",
+    "categorical_accuracy": "train_acc",
+    "val_loss": "val_loss",
+    "val_accuracy": "val_acc",
+    "val_acc": "val_acc",
+    "val_sparse_categorical_accuracy": "val_acc",
+    "val_categorical_accuracy": "val_acc",
+    "learning_rate": "learning_rate",
+    "lr": "learning_rate",
+}
 MAX_JSON_BYTES = 64 * 2**20
 STATE = "state.npz"  # of an unfinished run, in its folder
 
@@ -63,8 +72,11 @@ def is_number(value):
 
 def is_curve(values, length=None):
     """Whether a value is a list of numbers, of this length or of at least one."""
-    return isinstance(values, list) and all(map(is_number, values)) and (
-        len(values) > 0 if length is None else len(values) == length)
+    return (
+        isinstance(values, list)
+        and all(map(is_number, values))
+        and (len(values) > 0 if length is None else len(values) == length)
+    )
 
 
 def read_history(path):
@@ -91,8 +103,11 @@ def read_history(path):
             curves.setdefault(name, [float(v) for v in values])
     lengths = {len(values) for values in curves.values()}
     if not any(name in curves for name in CURVES) or len(lengths) != 1:
-        raise InputError(f"received {path}, which is not a training history; expected equally long lists of numbers "
-                         f"named {', '.join(CURVES)} (or loss, accuracy, val_loss, val_accuracy)", path)
+        raise InputError(
+            f"received {path}, which is not a training history; expected equally long lists of numbers "
+            f"named {', '.join(CURVES)} (or loss, accuracy, val_loss, val_accuracy)",
+            path,
+        )
     if (kept := checkpoint_epoch(curves | {"checkpoint": content.get("checkpoint")})) is not None:
         curves["checkpoint"] = {"epoch": kept + 1}
     return curves
@@ -164,8 +179,11 @@ def check_record(path):
         before, allowed = allowed, recorded_sha256(path)
         if allowed != before:  # a run is writing both at this moment
             continue
-        raise InputError(f"received {path}, which is damaged or was replaced: its sha256 is {found:.8}..., expected "
-                         f"{min(allowed):.8}..., as the record beside it says", path)
+        raise InputError(
+            f"received {path}, which is damaged or was replaced: its sha256 is {found:.8}..., expected "
+            f"{min(allowed):.8}..., as the record beside it says",
+            path,
+        )
 
 
 def _run_beside(path):
@@ -213,9 +231,11 @@ def check_source(path, split, val_split=None):
     if val_split is not None and same:
         _check_share(path, run, val_split)
     if then[:1] == split.source[:1] and not same:
-        raise InputError(f"`dataset`: {split.source[0]} holds other images than when {path} was trained; its "
-                         f"{split.name} images are drawn from all of them, so that the model has seen most; expected "
-                         "the images of then, or subfolders train, val and test")
+        raise InputError(
+            f"`dataset`: {split.source[0]} holds other images than when {path} was trained; its "
+            f"{split.name} images are drawn from all of them, so that the model has seen most; expected "
+            "the images of then, or subfolders train, val and test"
+        )
 
 
 def check_split(path, dataset, val_split):
@@ -237,8 +257,10 @@ def check_split(path, dataset, val_split):
 def _check_share(path, run, val_split):
     share = run["flags"].get("val_split") if isinstance(run.get("flags"), dict) else None
     if is_number(share) and share != val_split:
-        raise InputError(f"`val_split`: received {val_split}, expected {share}, under which {path} was trained; "
-                         "another share would validate on images that it has seen")
+        raise InputError(
+            f"`val_split`: received {val_split}, expected {share}, under which {path} was trained; "
+            "another share would validate on images that it has seen"
+        )
 
 
 def processor():
@@ -272,8 +294,14 @@ def run_record(flags, parent_sha256=None):
     packages = {"python": platform.python_version()} | versions(("keras", "tensorflow", "jax", "numpy", "h5py"))
     given = {key: value for key, value in sorted(flags.items()) if key != "argv"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"argv": list(flags.get("argv", [])), "flags": given, "seed": given.get("seed"), "versions": packages,
-            "parent_sha256": parent_sha256,
-            "processor": processor(), "cores": cores,
-            "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    return {
+        "argv": list(flags.get("argv", [])),
+        "flags": given,
+        "seed": given.get("seed"),
+        "versions": packages,
+        "parent_sha256": parent_sha256,
+        "processor": processor(),
+        "cores": cores,
+        "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -12,11 +12,38 @@ from compress.storage.files import sha256
 NEVER = 'or `resume="never"` to start over'
 
 # flags that leave the result alone, and names of places: what lies there is compared by its checksum
-IGNORED = {"argv", "resume", "verbose", "num_worker", "gpu", "save_minutes", "save_folder", "root_folder",
-           "base_model_path", "data_dir", "tensorboard", "json", "verify_model"}
+IGNORED = {
+    "argv",
+    "resume",
+    "verbose",
+    "num_worker",
+    "gpu",
+    "save_minutes",
+    "save_folder",
+    "root_folder",
+    "base_model_path",
+    "data_dir",
+    "tensorboard",
+    "json",
+    "verify_model",
+}
 # flags that tell most of how two runs differ, in this order; behind them those that were given
-FIRST = ("dataset", "model_path", "depth", "stem", "student_stem", "student_blocks", "class_num", "image_size",
-         "criterion", "target_macs", "target_compression", "prune_ratio", "subset", "val_split")
+FIRST = (
+    "dataset",
+    "model_path",
+    "depth",
+    "stem",
+    "student_stem",
+    "student_blocks",
+    "class_num",
+    "image_size",
+    "criterion",
+    "target_macs",
+    "target_compression",
+    "prune_ratio",
+    "subset",
+    "val_split",
+)
 MOST = 4  # differing flags that are named
 LENGTHS = {"epoch_num": "epoch", "prune_iter": "iteration"}  # how much is to be done; may differ from what was
 
@@ -50,8 +77,10 @@ def finished_result(folder, run, resume, length="epoch_num"):
         if records.is_number(then) and now > then:
             return None
         done = tables.counted(then, LENGTHS[length]) if records.is_number(then) else f"{then!s:.20}"
-        raise InputError(f"`{length}`: received {now}, but {folder} holds a finished run of {done}; expected {then}, a "
-                         f"larger number to go on from its end, another folder to write to, {NEVER}")
+        raise InputError(
+            f"`{length}`: received {now}, but {folder} holds a finished run of {done}; expected {then}, a "
+            f"larger number to go on from its end, another folder to write to, {NEVER}"
+        )
     return result
 
 
@@ -69,8 +98,11 @@ def finished(folder, run, config, paths, length="epoch_num"):
     if result:
         place = "root_folder" if "prune_iter" in run["flags"] else "save_folder"
         more = f"a larger `{length}` goes on from its end, " if length else ""
-        display.say(f"{folder} holds this run, finished before; nothing was done or written now: {more}another "
-                    f'`{place}` begins another run, `resume="never"` starts this one over', config.verbose)
+        display.say(
+            f"{folder} holds this run, finished before; nothing was done or written now: {more}another "
+            f'`{place}` begins another run, `resume="never"` starts this one over',
+            config.verbose,
+        )
         display.written(paths, config.verbose, "there")
     return result
 
@@ -104,14 +136,18 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     # Images and the model that the run started from are known by their checksums, wherever they lie now.
     if (sources := [_source(record) for record in (before, run)]) and None not in sources:
         if not records.same_images(*sources):
-            raise InputError(f"`resume`: {folder} holds {kind} run on other images than {now['dataset']} holds now; "
-                             f"expected the same, another folder to write to, {NEVER}")
+            raise InputError(
+                f"`resume`: {folder} holds {kind} run on other images than {now['dataset']} holds now; "
+                f"expected the same, another folder to write to, {NEVER}"
+            )
         free |= {"dataset"}  # wherever they lie now
     elif _may_have_moved(before, run):
         free |= {"dataset"}
     if None not in (shown := (before.get("pixels"), run.get("pixels"))) and shown[0] != shown[1]:
-        raise InputError(f"`resume`: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
-                         f"expected the same, another folder to write to, {NEVER}")
+        raise InputError(
+            f"`resume`: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
+            f"expected the same, another folder to write to, {NEVER}"
+        )
     sums = [record.get("parent_sha256") for record in (before, run)]
     other_model = sums[0] != sums[1]
     if other_model or sums[0] is not None:
@@ -122,8 +158,10 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     keys.sort(key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), key not in given, key))
     if keys or other_model:
         was, wanted = _both_told(keys, (then, now), (before, run), other_model)
-        raise InputError(f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
-                         f"expected what that run had to go on with it, another folder to write to, {NEVER}")
+        raise InputError(
+            f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
+            f"expected what that run had to go on with it, another folder to write to, {NEVER}"
+        )
 
 
 def _both_told(keys, flags, recorded, other_model):
@@ -143,8 +181,10 @@ def _both_told(keys, flags, recorded, other_model):
 def _why_not(keys, now):
     """Why a pruning can't be made longer."""
     if "prune_iter" in keys:
-        return (", and what an iteration removes under a target depends on their number (prune the last iteration's "
-                "model further: give it as `base_model_path`)")
+        return (
+            ", and what an iteration removes under a target depends on their number (prune the last iteration's "
+            "model further: give it as `base_model_path`)"
+        )
     return ", and all iterations of a run have as many epochs" if "epoch_num" in keys and "prune_iter" in now else ""
 
 
@@ -194,8 +234,13 @@ def _source(run):
 def _may_have_moved(before, run):
     """Whether only the images, which aren't read yet, can tell if a run had the data that this one has."""
     then, now = (records.place(record["flags"].get("dataset")) for record in (before, run))
-    return _source(before) is not None and "source" not in run and then != now and isinstance(now, str) and (
-        os.path.isdir(now))
+    return (
+        _source(before) is not None
+        and "source" not in run
+        and then != now
+        and isinstance(now, str)
+        and (os.path.isdir(now))
+    )
 
 
 def continuation(folder, run):
@@ -237,10 +282,18 @@ def continuation(folder, run):
 def checked_steps(run):
     """A record's 'continued', or an empty list. Raises ValueError where it isn't what `continuation` writes."""
     steps = run.get("continued", [])
-    if not (isinstance(steps, list) and all(
-            isinstance(step, dict) and set(step) == {"after_epoch", "epoch_num", "schedule"}
-            and type(step["after_epoch"]) is int and step["after_epoch"] > -1 and type(step["epoch_num"]) is int
-            and step["schedule"] in ("anew", "stretched") for step in steps)):
+    if not (
+        isinstance(steps, list)
+        and all(
+            isinstance(step, dict)
+            and set(step) == {"after_epoch", "epoch_num", "schedule"}
+            and type(step["after_epoch"]) is int
+            and step["after_epoch"] > -1
+            and type(step["epoch_num"]) is int
+            and step["schedule"] in ("anew", "stretched")
+            for step in steps
+        )
+    ):
         raise ValueError("'continued' of another kind")
     return steps
 

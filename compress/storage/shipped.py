@@ -28,8 +28,9 @@ def set_aside(folder, verbose=1):
         return
     # Copied into a hidden folder, which is renamed when it is whole; only then the originals go, the record last, since
     # it is what says that they are the shipped student's.
-    mine = sorted((path for path in folder.iterdir() if path.is_file() and path.name[0] != "."),
-                  key=lambda path: path == record)
+    mine = sorted(
+        (path for path in folder.iterdir() if path.is_file() and path.name[0] != "."), key=lambda path: path == record
+    )
     target, number = folder.parent / "shipped_student", 1
     while target.exists() and not _holds(target, record):
         number += 1
@@ -46,9 +47,12 @@ def set_aside(folder, verbose=1):
         for path in mine:
             path.unlink()
     except OSError as error:
-        raise OutputError(f"received {folder}, which holds the student that came with the suite, and that can't be "
-                         f"moved to {target} ({error.strerror or error}); expected room and permission, or another "
-                         "folder", folder) from None
+        raise OutputError(
+            f"received {folder}, which holds the student that came with the suite, and that can't be "
+            f"moved to {target} ({error.strerror or error}); expected room and permission, or another "
+            "folder",
+            folder,
+        ) from None
     display.say(f"the student that came with the suite was moved from {folder} to {target}", verbose)
 
 

@@ -64,8 +64,10 @@ def load_state(trainer, path):
         meta, count = _meta(archive), len(archive.namelist()) - 1
         if count != len(variables):
             raise ValueError(f"{count} arrays, expected {len(variables)}")
-        arrays = [_array(archive, f"{i:05}", int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize)
-                  for i, v in enumerate(variables)]
+        arrays = [
+            _array(archive, f"{i:05}", int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize)
+            for i, v in enumerate(variables)
+        ]
     # All shapes are compared before the first variable is assigned: all of them or none.
     for i, (variable, array) in enumerate(zip(variables, arrays, strict=True)):
         if (array.shape, array.dtype.name) != (tuple(variable.shape), variable.dtype):

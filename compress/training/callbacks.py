@@ -34,8 +34,15 @@ def of_run(run, recipe, steps, title):
     bar = display.EpochBar(title, steps * recipe.batch_size, recipe.epochs, config.verbose)
     best = [KeepBest(run)] if run.keep_best else []
     log = [WriteEvents(run)] if config.tensorboard is not None else []
-    return [StopOnNaN(run, recipe, steps), *best, SaveState(run, steps, asked), Publish(run), *log, asked,
-            ShowBar(bar, run.progress, steps)]
+    return [
+        StopOnNaN(run, recipe, steps),
+        *best,
+        SaveState(run, steps, asked),
+        Publish(run),
+        *log,
+        asked,
+        ShowBar(bar, run.progress, steps),
+    ]
 
 
 class Validation(keras.callbacks.Callback):
@@ -68,10 +75,14 @@ class Validation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         found, progress = metrics.evaluate(self.evaluator(), self.val, self.batch_size), self.progress
-        values = {"train_loss": logs["loss"], "train_acc": logs["accuracy"],
-                  "val_loss": found["loss"], "val_acc": found["acc"],
-                  "learning_rate": self.rate(self.model.optimizer.iterations - 1),
-                  "seconds": time.monotonic() - self.started}
+        values = {
+            "train_loss": logs["loss"],
+            "train_acc": logs["accuracy"],
+            "val_loss": found["loss"],
+            "val_acc": found["acc"],
+            "learning_rate": self.rate(self.model.optimizer.iterations - 1),
+            "seconds": time.monotonic() - self.started,
+        }
         values |= {f"train_{name}": logs[name] for name in PARTS if name in logs}
         for name, value in values.items():
             progress.history.setdefault(name, []).append(float(value))
@@ -111,9 +122,11 @@ class StopOnNaN(keras.callbacks.Callback):
         rate = float(self.rate(max((epoch - self.recipe.begun) * self.steps + step - 1, 0)))
         done = f"{tables.counted(epoch, 'epoch') if epoch else 'no epochs'} {'was' if epoch == 1 else 'were'} finished"
         left = f"{self.run.folder / recording.MODEL} holds epoch {kept['epoch']}, the best" if kept else done
-        raise Diverged(f"the loss became {float(loss)} in epoch {epoch + 1}, step {step} of {self.steps}, at a "
-                       f"learning rate of {rate:.4g}; {left} before it; expected a smaller learning rate (with "
-                       '`resume="never"`)')
+        raise Diverged(
+            f"the loss became {float(loss)} in epoch {epoch + 1}, step {step} of {self.steps}, at a "
+            f"learning rate of {rate:.4g}; {left} before it; expected a smaller learning rate (with "
+            '`resume="never"`)'
+        )
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -203,8 +216,9 @@ class WriteEvents(keras.callbacks.Callback):
         self.run, self.log = run, None
 
     def __enter__(self):
-        self.log = events.EventLog(*events.run_folder(self.run.config.tensorboard, self.run.folder,
-                                                      self.run.record["flags"]))
+        self.log = events.EventLog(
+            *events.run_folder(self.run.config.tensorboard, self.run.folder, self.run.record["flags"])
+        )
         try:
             self.log.follow(self.run.progress.history)  # what earlier processes trained
         except BaseException:
@@ -292,5 +306,6 @@ class ShowBar(keras.callbacks.Callback):
             self.bar.validating()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.bar.epoch_end(epoch, {name: values[-1] for name, values in self.progress.history.items()
-                                   if isinstance(values, list)})
+        self.bar.epoch_end(
+            epoch, {name: values[-1] for name, values in self.progress.history.items() if isinstance(values, list)}
+        )

@@ -41,8 +41,15 @@ def fit(model, images, recipe, callbacks=(), progress=None):
         def train(last):
             """Keras' fit from where the training is up to this epoch."""
             batches = dataset.batches(images.train, recipe.batch_size, recipe.seed, True, progress.epoch, progress.step)
-            model.fit(batches, steps_per_epoch=steps - progress.step, initial_epoch=progress.epoch, epochs=last,
-                      shuffle=False, verbose=0, callbacks=callbacks)
+            model.fit(
+                batches,
+                steps_per_epoch=steps - progress.step,
+                initial_epoch=progress.epoch,
+                epochs=last,
+                shuffle=False,
+                verbose=0,
+                callbacks=callbacks,
+            )
 
         ended = False  # by a callback, such as keras.callbacks.EarlyStopping
         if progress.step:  # what is left of an epoch has fewer steps than the others: it is a fit of its own
@@ -82,5 +89,7 @@ def check_batch(model, batch_size, name="batch_size"):
     maps = [layer.output.shape[1:3] for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     height, width = min(maps, key=lambda size: size[0] * size[1])
     if batch_size * height * width < 2:
-        raise InputError(f"`{name}`: received {batch_size} image a batch, expected at least 2: batch-norm learns "
-                         f"nothing from one value a channel, and the last feature maps have {height}x{width}")
+        raise InputError(
+            f"`{name}`: received {batch_size} image a batch, expected at least 2: batch-norm learns "
+            f"nothing from one value a channel, and the last feature maps have {height}x{width}"
+        )

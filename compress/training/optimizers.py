@@ -40,8 +40,13 @@ class FusedSGD(keras.optimizers.SGD):
         import tensorflow as tf
 
         tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle, accum=self.momentums[place].value.handle, lr=tf.cast(learning_rate, variable.dtype),
-            grad=tf.cast(gradient, variable.dtype), momentum=self.momentum, use_nesterov=True)
+            var=variable.handle,
+            accum=self.momentums[place].value.handle,
+            lr=tf.cast(learning_rate, variable.dtype),
+            grad=tf.cast(gradient, variable.dtype),
+            momentum=self.momentum,
+            use_nesterov=True,
+        )
 
 
 class Muon(FusedSGD):
@@ -77,8 +82,9 @@ class Muon(FusedSGD):
         gradient, before = ops.cast(gradient, "float32"), self.momentums[place]
         momentum = self.momentum * before + gradient
         self.assign(before, momentum)
-        direction = orthogonal(ops.reshape(gradient + self.momentum * momentum, (-1, variable.shape[-1])),
-                               self.ITERATIONS)
+        direction = orthogonal(
+            ops.reshape(gradient + self.momentum * momentum, (-1, variable.shape[-1])), self.ITERATIONS
+        )
         # A step of a known share of the kernel's norm, and back to that norm.
         length = _length(variable)
         share = self.STEP * ops.cast(learning_rate, "float32") / (_length(direction) + 1e-7)

@@ -52,8 +52,9 @@ def schedule(recipe, steps):
     if rise == 0:
         return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total)
     # the first step already takes a part of the rate: a step of rate 0 would train nothing
-    return keras.optimizers.schedules.CosineDecay(recipe.learning_rate / rise, total - rise, warmup_steps=rise,
-                                                  warmup_target=recipe.learning_rate)
+    return keras.optimizers.schedules.CosineDecay(
+        recipe.learning_rate / rise, total - rise, warmup_steps=rise, warmup_target=recipe.learning_rate
+    )
 
 
 def optimizer_of(recipe, steps):
@@ -64,10 +65,12 @@ def optimizer_of(recipe, steps):
 
 def compile_classifier(model, recipe, steps):
     """Compiles a model of logits for cross-entropy on integer labels."""
+
     def cross_entropy(labels, logits):
         targets = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), logits.shape[-1])
-        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True,
-                                                     label_smoothing=recipe.label_smoothing)
+        return keras.losses.categorical_crossentropy(
+            targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing
+        )
 
     compile_trainer(model, optimizer_of(recipe, steps), recipe, cross_entropy)
 

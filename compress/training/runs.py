@@ -26,13 +26,19 @@ def continued(recipe, run):
     begun = resuming.continuation(folder, run.record)
     last = run.record.get("continued", [{}])[-1]
     if last.get("schedule") == "anew" and not (folder / STATE).exists():
-        display.say(f"{folder} goes on behind its {tables.counted(begun, 'epoch')}, from "
-                    f"{'it' if begun == 1 else 'the best of them'}: the learning rate rises and falls once more up to "
-                    f"epoch {recipe.epochs}, with a new optimiser; {recipe.epochs} epochs from the start "
-                    '(`resume="never"`) would be another run', verbose)
+        display.say(
+            f"{folder} goes on behind its {tables.counted(begun, 'epoch')}, from "
+            f"{'it' if begun == 1 else 'the best of them'}: the learning rate rises and falls once more up to "
+            f"epoch {recipe.epochs}, with a new optimiser; {recipe.epochs} epochs from the start "
+            '(`resume="never"`) would be another run',
+            verbose,
+        )
     elif last.get("schedule") == "stretched":
-        display.say(f"{folder} goes on behind epoch {last['after_epoch']} with the learning rate of a run of "
-                    f"{tables.counted(recipe.epochs, 'epoch')}; before, it was that of {last['epoch_num']}", verbose)
+        display.say(
+            f"{folder} goes on behind epoch {last['after_epoch']} with the learning rate of a run of "
+            f"{tables.counted(recipe.epochs, 'epoch')}; before, it was that of {last['epoch_num']}",
+            verbose,
+        )
     return dataclasses.replace(recipe, begun=begun)
 
 
@@ -82,8 +88,10 @@ def tell_end(run, title, begun, classes):
     kept, last = records.checkpoint_epoch(history), run.progress.epoch
     if run.keep_best and kept < begun < last:
         which = f"epoch {last} was not" if last == begun + 1 else f"none of epochs {begun + 1} to {last} was"
-        display.say(f"{title}: {which} better than epoch {kept + 1}, which {run.folder / recording.MODEL} still holds",
-                    run.config.verbose)
+        display.say(
+            f"{title}: {which} better than epoch {kept + 1}, which {run.folder / recording.MODEL} still holds",
+            run.config.verbose,
+        )
     warn_of_guessing(title, history["val_loss"][kept], classes)
 
 
@@ -93,5 +101,7 @@ MORE_STEPS = "what helps are more steps (a smaller `batch_size`, a larger `epoch
 def warn_of_guessing(title, loss, classes, helps=MORE_STEPS):
     """Warns where a validation loss is above ln(classes), that of the same probability for every class."""
     if loss > (guessed := math.log(classes)):
-        display.warn(f"{title}: validation loss {tables.significant(loss)}, above {tables.significant(guessed)}, the "
-                     f"loss of guessing among {classes} classes; {helps}")
+        display.warn(
+            f"{title}: validation loss {tables.significant(loss)}, above {tables.significant(guessed)}, the "
+            f"loss of guessing among {classes} classes; {helps}"
+        )

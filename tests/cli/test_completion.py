@@ -48,8 +48,15 @@ def typed(shell, setup, keys, folder):
     master, slave = pty.openpty()
     loader = Path(argcomplete.__file__).parent / "bash_completion.d" / "_python-argcomplete"
     setup = [f"PATH={folder}/bin:$PATH", *setup, f'eval "$(<{loader})"']
-    process = subprocess.Popen(shell, stdin=slave, stdout=slave, stderr=slave, cwd=folder, start_new_session=True,
-                               env=os.environ | {"PS1": "$ ", "TERM": "xterm", "HOME": str(folder)})
+    process = subprocess.Popen(
+        shell,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        cwd=folder,
+        start_new_session=True,
+        env=os.environ | {"PS1": "$ ", "TERM": "xterm", "HOME": str(folder)},
+    )
     os.close(slave)
     try:
         output = b""
@@ -66,23 +73,35 @@ def typed(shell, setup, keys, folder):
         os.close(master)
 
 
-@pytest.mark.parametrize(("keys", "words"), [
-    ("python prune_model.py --crit\ttay\t", ["prune_model.py", "--criterion", "taylor"]),
-    ("python prune_model.py --criterion=tay\t", ["prune_model.py", "--criterion=taylor"]),
-    ("python export_model.py --for\tonnx litert-\t", ["export_model.py", "--format", "onnx", "litert-int8"]),
-    ("python train_base_model.py --dataset cifar100\t", ["train_base_model.py", "--dataset", "cifar100"]),
-    ("python evaluate_model.py --model_path a.h5 my\t", ["evaluate_model.py", "--model_path", "a.h5", "my_images/"]),
-    ("python train_base_model.py --dataset my_im\t", ["train_base_model.py", "--dataset", "my_images/"]),
-    ("python some/other.py my\t", ["some/other.py", "my_images/"]), ("python plot_tr\t", ["plot_train_history.py"])])
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("python prune_model.py --crit\ttay\t", ["prune_model.py", "--criterion", "taylor"]),
+        ("python prune_model.py --criterion=tay\t", ["prune_model.py", "--criterion=taylor"]),
+        ("python export_model.py --for\tonnx litert-\t", ["export_model.py", "--format", "onnx", "litert-int8"]),
+        ("python train_base_model.py --dataset cifar100\t", ["train_base_model.py", "--dataset", "cifar100"]),
+        (
+            "python evaluate_model.py --model_path a.h5 my\t",
+            ["evaluate_model.py", "--model_path", "a.h5", "my_images/"],
+        ),
+        ("python train_base_model.py --dataset my_im\t", ["train_base_model.py", "--dataset", "my_images/"]),
+        ("python some/other.py my\t", ["some/other.py", "my_images/"]),
+        ("python plot_tr\t", ["plot_train_history.py"]),
+    ],
+)
 def test_bash_completes(keys, words, folder):
     setup = ["bind 'set bell-style none'"]
     assert typed(["bash", "--norc", "--noprofile", "-i"], setup, keys, folder) == words
 
 
 @pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh here")
-@pytest.mark.parametrize(("keys", "words"), [
-    ("python prune_model.py --crit\ttay\t", ["prune_model.py", "--criterion", "taylor"]),
-    ("python train_base_model.py --model\tmy\t", ["train_base_model.py", "--model_path", "my_images/"])])
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("python prune_model.py --crit\ttay\t", ["prune_model.py", "--criterion", "taylor"]),
+        ("python train_base_model.py --model\tmy\t", ["train_base_model.py", "--model_path", "my_images/"]),
+    ],
+)
 def test_zsh_completes(keys, words, folder):
     assert typed(["zsh", "-f", "-i"], ["autoload -U compinit", "compinit -u -D"], keys, folder) == words
 
@@ -95,6 +114,12 @@ def test_a_script_says_that_it_may_be_asked(script):
 def test_a_shell_that_asks_starts_no_run():
     """A base model would train with its defaults."""
     code = "import sys; sys.modules['argcomplete'] = None; import train_base_model; train_base_model.main()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"_ARGCOMPLETE": "1"},
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"_ARGCOMPLETE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (1, "")

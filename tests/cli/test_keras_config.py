@@ -24,6 +24,7 @@ def told(tmp_path, monkeypatch):
             monkeypatch.setenv("KERAS_BACKEND", backend)
         (tmp_path / "keras.json").write_text(content if isinstance(content, str) else json.dumps(content))
         return keras_config.choose_backend()
+
     return tell
 
 
@@ -38,8 +39,18 @@ def test_a_backend_that_the_suite_lacks_is_passed_over_in_a_file_and_refused_in_
             told({}, backend)
 
 
-@pytest.mark.parametrize("content", [{"floatx": "half"}, {"image_data_format": "NCHW"}, {"epsilon": "1e-7"},
-                                     {"epsilon": 1}, [], {"floatx": ["float32"]}], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"floatx": "half"},
+        {"image_data_format": "NCHW"},
+        {"epsilon": "1e-7"},
+        {"epsilon": 1},
+        [],
+        {"floatx": ["float32"]},
+    ],
+    ids=str,
+)
 def test_a_file_that_keras_fails_on_is_one_line(content, told):
     with pytest.raises(InputError, match=r"^keras\.json: .*expected") as caught:
         told(content)
@@ -52,8 +63,10 @@ def test_what_keras_is_set_to_is_named_by_who_builds_and_set_right_by_who_starts
         with pytest.raises(InputError, match=r"set to image_data_format channels_first, expected channels_last; call"):
             resnet.build_resnet()
         keras.config.set_floatx("float16")
-        assert keras_config.settle() == ["floatx float16, where float32 is computed with",
-                                         "image_data_format channels_first, where channels_last is computed with"]
+        assert keras_config.settle() == [
+            "floatx float16, where float32 is computed with",
+            "image_data_format channels_first, where channels_last is computed with",
+        ]
     finally:
         keras.config.set_image_data_format("channels_last")
         keras.config.set_floatx("float32")

@@ -30,40 +30,61 @@ def parsed(script, **given):
     return keywords.arguments(script.build_parser(), given)
 
 
-@pytest.mark.parametrize(("script", "given", "words"), [
-    (prune_model, {}, ""),
-    (prune_model, {"prune_iter": 3, "weight_decay": 1e-5, "gpu": False, "save_best_model": np.True_},
-     "--prune_iter 3 --weight_decay 1e-05 --no-gpu --save_best_model"),
-    (prune_model, {"deterministic": True, "json": False, "prune_ratio": None, "subset": np.int64(80)},
-     "--deterministic --subset 80"),
-    (prune_model, {"root_folder": Path("a b/-c"), "target_macs": "4x"}, "--root_folder 'a b/-c' --target_macs 4x"),
-    (prune_model, {"target_macs": 20e6}, "--target_macs 20M"),
-    (prune_model, {"dataset": "cifar100", "class_num": None}, "--dataset cifar100"),
-    (prune_model, {"dataset": "./my_images", "class_num": 7}, "--dataset ./my_images --class_num 7"),
-    (evaluate_model, {"model_path": ["a.h5", Path("b.h5")]}, "--model_path a.h5 b.h5"),
-    (evaluate_model, {"model_path": "a.h5"}, "--model_path a.h5"),
-    (plot_train_history, {"history_path": ("a", "b"), "show": False}, "--history_path a b --no-show")])
+@pytest.mark.parametrize(
+    ("script", "given", "words"),
+    [
+        (prune_model, {}, ""),
+        (
+            prune_model,
+            {"prune_iter": 3, "weight_decay": 1e-5, "gpu": False, "save_best_model": np.True_},
+            "--prune_iter 3 --weight_decay 1e-05 --no-gpu --save_best_model",
+        ),
+        (
+            prune_model,
+            {"deterministic": True, "json": False, "prune_ratio": None, "subset": np.int64(80)},
+            "--deterministic --subset 80",
+        ),
+        (prune_model, {"root_folder": Path("a b/-c"), "target_macs": "4x"}, "--root_folder 'a b/-c' --target_macs 4x"),
+        (prune_model, {"target_macs": 20e6}, "--target_macs 20M"),
+        (prune_model, {"dataset": "cifar100", "class_num": None}, "--dataset cifar100"),
+        (prune_model, {"dataset": "./my_images", "class_num": 7}, "--dataset ./my_images --class_num 7"),
+        (evaluate_model, {"model_path": ["a.h5", Path("b.h5")]}, "--model_path a.h5 b.h5"),
+        (evaluate_model, {"model_path": "a.h5"}, "--model_path a.h5"),
+        (plot_train_history, {"history_path": ("a", "b"), "show": False}, "--history_path a b --no-show"),
+    ],
+)
 def test_keywords_are_the_command_line(script, given, words):
     found, wanted = vars(parsed(script, **given)), vars(script.build_parser().parse_args(shlex.split(words)))
     assert vars(script.build_parser().parse_args(found["argv"][1:])) == found
     assert {**found, "argv": 0} == {**wanted, "argv": 0}
 
 
-@pytest.mark.parametrize(("script", "given", "message"), [
-    (prune_model, {"prune_iters": 3}, r"prune_iters: no such flag; did you mean prune_iter\?"),
-    (plot_train_history, {"zzz": 3}, "zzz: no such flag; expected one of history_path, json, output, show, verbose"),
-    (prune_model, {"help": True}, "help: no such flag; expected one of allocation, apoz_images, .*"),
-    (prune_model, {"help": True}, "help: no such flag.*"),
-    (prune_model, {"prune_iter": 0}, "prune_iter: received 0, expected a whole number from 1 to 1000"),
-    (prune_model, {"prune_iter": True}, "prune_iter: received True, expected a whole number from 1 to 1000"),
-    (prune_model, {"prune_iter": [1, 2]}, r"prune_iter: received \[1, 2\], expected one value"),
-    (prune_model, {"gpu": "no"}, "gpu: received 'no', expected True or False"),
-    (prune_model, {"deterministic": 1}, "deterministic: received 1, expected True or False"),
-    (prune_model, {"criterion": "best"}, "criterion: received 'best', expected one of apoz, .*"),
-    (prune_model, {"prune_ratio": 0.5, "target_macs": "4x"},
-     "target_macs: received it beside prune_ratio, expected one of them"),
-    (evaluate_model, {}, "model_path: not given; expected one or more .*"),
-    (evaluate_model, {"model_path": []}, r"model_path: received \[\], expected at least one value")])
+@pytest.mark.parametrize(
+    ("script", "given", "message"),
+    [
+        (prune_model, {"prune_iters": 3}, r"prune_iters: no such flag; did you mean prune_iter\?"),
+        (
+            plot_train_history,
+            {"zzz": 3},
+            "zzz: no such flag; expected one of history_path, json, output, show, verbose",
+        ),
+        (prune_model, {"help": True}, "help: no such flag; expected one of allocation, apoz_images, .*"),
+        (prune_model, {"help": True}, "help: no such flag.*"),
+        (prune_model, {"prune_iter": 0}, "prune_iter: received 0, expected a whole number from 1 to 1000"),
+        (prune_model, {"prune_iter": True}, "prune_iter: received True, expected a whole number from 1 to 1000"),
+        (prune_model, {"prune_iter": [1, 2]}, r"prune_iter: received \[1, 2\], expected one value"),
+        (prune_model, {"gpu": "no"}, "gpu: received 'no', expected True or False"),
+        (prune_model, {"deterministic": 1}, "deterministic: received 1, expected True or False"),
+        (prune_model, {"criterion": "best"}, "criterion: received 'best', expected one of apoz, .*"),
+        (
+            prune_model,
+            {"prune_ratio": 0.5, "target_macs": "4x"},
+            "target_macs: received it beside prune_ratio, expected one of them",
+        ),
+        (evaluate_model, {}, "model_path: not given; expected one or more .*"),
+        (evaluate_model, {"model_path": []}, r"model_path: received \[\], expected at least one value"),
+    ],
+)
 def test_what_can_not_be_used_is_an_input_error(script, given, message, capfd):
     with pytest.raises(InputError) as error:
         script.run(**given)
@@ -85,25 +106,32 @@ def test_help_lists_every_flag_with_its_default(script):
     assert "Returns:" in shown and "verbose=1" in shown and "(default: 1)" in " ".join(shown.split())
 
 
-@pytest.mark.parametrize(("error", "shown"), [
-    (InputError("--x: received 1"), "InputError: --x: received 1"), (Diverged("--x: nan"), "Diverged: --x: nan"),
-    (Stopped(2, "epoch 3 is saved"), "Stopped: by SIGINT; epoch 3 is saved; the same call goes on from there"),
-    (Stopped(15), "Stopped: by SIGTERM"),
-    (PermissionError(13, "denied", "x.h5"), "PermissionError: [Errno 13] denied: 'x.h5'"),
-    (MemoryError("193 GiB"), "MemoryError: the memory is too small (193 GiB); expected .*"),
-    (KeyboardInterrupt(), "KeyboardInterrupt: stopped")])
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (InputError("--x: received 1"), "InputError: --x: received 1"),
+        (Diverged("--x: nan"), "Diverged: --x: nan"),
+        (Stopped(2, "epoch 3 is saved"), "Stopped: by SIGINT; epoch 3 is saved; the same call goes on from there"),
+        (Stopped(15), "Stopped: by SIGTERM"),
+        (PermissionError(13, "denied", "x.h5"), "PermissionError: [Errno 13] denied: 'x.h5'"),
+        (MemoryError("193 GiB"), "MemoryError: the memory is too small (193 GiB); expected .*"),
+        (KeyboardInterrupt(), "KeyboardInterrupt: stopped"),
+    ],
+)
 def test_a_notebook_shows_one_line(error, shown):
     def run(args):
         raise error
+
     with pytest.raises(type(error)) as caught:
         keywords.callable_with(plot_train_history.build_parser)(run)(history_path="x")
-    line, = caught.value._render_traceback_()  # as IPython calls it, after all
+    (line,) = caught.value._render_traceback_()  # as IPython calls it, after all
     assert re.fullmatch(re.sub(r"([\[\]()])", r"\\\1", shown), line)
 
 
 def test_a_notebook_shows_a_defect_in_full():
     def run(args):
         raise KeyError("a defect")
+
     with pytest.raises(KeyError) as caught:
         keywords.callable_with(plot_train_history.build_parser)(run)(history_path="x")
     assert not hasattr(caught.value, "_render_traceback_")

@@ -19,12 +19,15 @@ from compress import errors
 from compress.cli import flags, messages, values
 
 ROOT = Path(__file__).parents[2]
-LINE = ("train_base_model.py: --save_folder: received ./model/a_long_name/of_a_folder/base_model, which holds a run of "
-        "other flags; go on with: python train_base_model.py --dataset './my images; all' --save_folder "
-        "./model/a_long_name/of_a_folder/base_model; or choose another")
+LINE = (
+    "train_base_model.py: --save_folder: received ./model/a_long_name/of_a_folder/base_model, which holds a run of "
+    "other flags; go on with: python train_base_model.py --dataset './my images; all' --save_folder "
+    "./model/a_long_name/of_a_folder/base_model; or choose another"
+)
 
 
 # ---- width ----
+
 
 @given(st.lists(st.text("abc/-漢", min_size=1, max_size=60), min_size=1), st.integers(20, 120))
 def test_lines_break_at_blanks_alone_and_fit(words, width):
@@ -43,7 +46,7 @@ def test_lines_break_at_blanks_alone_and_fit(words, width):
 def test_a_command_to_copy_has_a_line_of_its_own(width, monkeypatch):
     monkeypatch.setattr(messages, "columns", lambda stream: width)
     lines = messages.wrapped(LINE, None).split("\n")
-    command = LINE[LINE.index("python train"):LINE.rindex("; or")]
+    command = LINE[LINE.index("python train") : LINE.rindex("; or")]
     assert command in lines and lines[-1] == "or choose another"
     assert all(len(line) <= width for line in lines if line != command)
 
@@ -68,28 +71,43 @@ def test_help_fits_80_columns_and_its_examples_can_be_copied(script, monkeypatch
     parser = importlib.import_module(script).build_parser()
     text = parser.format_help()
     assert max(map(len, text.splitlines())) <= 80
-    examples = text[text.index("example:\n"):].replace("\\\n", "")
+    examples = text[text.index("example:\n") :].replace("\\\n", "")
     commands = [re.sub(" +", " ", line).strip() for line in examples.splitlines() if line.startswith("  python")]
     assert [line.partition("  #")[0] for line in commands] == [
-        line.partition("  #")[0].strip() for line in parser.epilog.splitlines()[1:]]
+        line.partition("  #")[0].strip() for line in parser.epilog.splitlines()[1:]
+    ]
 
 
 # ---- an installation that isn't there ----
 
-RUNS = {"knowledge_distillation": ["--root_folder", "model/kd_model"], "report": ["--root_folder", "model"],
-        "evaluate_model": ["--model_path", "model/kd_model/model.h5"],
-        "plot_train_history": ["--history_path", "model/kd_model/history.json"]}
+RUNS = {
+    "knowledge_distillation": ["--root_folder", "model/kd_model"],
+    "report": ["--root_folder", "model"],
+    "evaluate_model": ["--model_path", "model/kd_model/model.h5"],
+    "plot_train_history": ["--history_path", "model/kd_model/history.json"],
+}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_without_packages_help_works_and_a_run_says_how_to_install_them(script):
-    code = (f"import sys, {script}\ntry: {script}.main(['--help'])\nexcept SystemExit as end: assert not end.code\n"
-            f"sys.argv[0] = '{script}.py'\nsys.exit({script}.main({RUNS.get(script, [])!r}))")
-    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": ""})
+    code = (
+        f"import sys, {script}\ntry: {script}.main(['--help'])\nexcept SystemExit as end: assert not end.code\n"
+        f"sys.argv[0] = '{script}.py'\nsys.exit({script}.main({RUNS.get(script, [])!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": ""},
+    )
     assert done.returncode == 2 and done.stdout.startswith("usage: ")
-    assert re.fullmatch(rf"{script}\.py: the package \w+ is not installed for \S+; expected those of requirements.txt: "
-                        rf"make install; then: .venv/bin/python {script}\.py\n", done.stderr)
+    assert re.fullmatch(
+        rf"{script}\.py: the package \w+ is not installed for \S+; expected those of requirements.txt: "
+        rf"make install; then: .venv/bin/python {script}\.py\n",
+        done.stderr,
+    )
 
 
 def test_a_missing_module_of_the_suite_is_a_defect():
@@ -99,21 +117,33 @@ def test_a_missing_module_of_the_suite_is_a_defect():
 
 # ---- slips in flags ----
 
-@pytest.mark.parametrize(("script", "words", "says"), [
-    ("train_base_model", ["--dataset", "mnist"], "--dataset: received 'mnist', which is no data set and no folder; "
-     "expected cifar10, cifar100, digits, or the path of a folder with a subfolder of images for each class"),
-    ("train_base_model", ["--dataset", "CIFAR-10"], "did you mean cifar10?"),
-    ("train_base_model", ["--epoch_num", "1_0"], "--epoch_num: received '1_0', expected a whole number"),
-    ("train_base_model", ["--seed", "9" * 20], f"--seed: received '{'9' * 20}', expected a whole number from 0 to "
-     "4294967295\n"),
-    ("train_base_model", ["--subset", "9" * 20], "expected a whole number of at least 1 and at most 1e+09\n"),
-    ("train_base_model", ["--warmup", "0.1_5"], "--warmup: received '0.1_5', expected a number"),
-    ("export_model", ["--format", "tflite"], "did you mean litert?"),
-    ("export_model", ["--format", "TF-Lite"], "did you mean litert?"),
-    ("export_model", ["--format", "onnxruntime"], "did you mean onnx?"),
-    ("export_model", ["--format", "tensorrt"], "did you mean onnx?"),
-    ("export_model", ["--format", "tf"], "did you mean savedmodel?"),
-    ("export_model", ["--format", "coreml"], "expected one or several of savedmodel, onnx, litert, litert-int8\n")])
+
+@pytest.mark.parametrize(
+    ("script", "words", "says"),
+    [
+        (
+            "train_base_model",
+            ["--dataset", "mnist"],
+            "--dataset: received 'mnist', which is no data set and no folder; "
+            "expected cifar10, cifar100, digits, or the path of a folder with a subfolder of images for each class",
+        ),
+        ("train_base_model", ["--dataset", "CIFAR-10"], "did you mean cifar10?"),
+        ("train_base_model", ["--epoch_num", "1_0"], "--epoch_num: received '1_0', expected a whole number"),
+        (
+            "train_base_model",
+            ["--seed", "9" * 20],
+            f"--seed: received '{'9' * 20}', expected a whole number from 0 to 4294967295\n",
+        ),
+        ("train_base_model", ["--subset", "9" * 20], "expected a whole number of at least 1 and at most 1e+09\n"),
+        ("train_base_model", ["--warmup", "0.1_5"], "--warmup: received '0.1_5', expected a number"),
+        ("export_model", ["--format", "tflite"], "did you mean litert?"),
+        ("export_model", ["--format", "TF-Lite"], "did you mean litert?"),
+        ("export_model", ["--format", "onnxruntime"], "did you mean onnx?"),
+        ("export_model", ["--format", "tensorrt"], "did you mean onnx?"),
+        ("export_model", ["--format", "tf"], "did you mean savedmodel?"),
+        ("export_model", ["--format", "coreml"], "expected one or several of savedmodel, onnx, litert, litert-int8\n"),
+    ],
+)
 def test_a_slip_is_named_with_what_was_meant(script, words, says, capsys):
     with pytest.raises(SystemExit) as end:
         importlib.import_module(script).build_parser().parse_args(words)
@@ -125,19 +155,35 @@ def test_a_path_that_is_gone_is_left_to_the_script(tmp_path):
     assert values.data_set("./gone") == "./gone" and values.data_set("digits") == "digits"
 
 
-@pytest.mark.parametrize(("path", "flag"), [
-    ("runs/base/model.h5", "model_path"), ("runs/kd/model.h5", "model_path"),  # each of several values
-    ("./runs//kd/model.h5", "model_path"), (os.path.abspath("runs/kd/model.h5"), "model_path"),  # however it is spelled
-    ("runs/pruned/iter3/mask.npz", "root_folder"), ("runs/base/history.json", "save_folder"),  # nearest folder above
-    ("elsewhere/model.h5", None), ("runs/base.json", None), (None, None)])
+@pytest.mark.parametrize(
+    ("path", "flag"),
+    [
+        ("runs/base/model.h5", "model_path"),
+        ("runs/kd/model.h5", "model_path"),  # each of several values
+        ("./runs//kd/model.h5", "model_path"),
+        (os.path.abspath("runs/kd/model.h5"), "model_path"),  # however it is spelled
+        ("runs/pruned/iter3/mask.npz", "root_folder"),
+        ("runs/base/history.json", "save_folder"),  # nearest folder above
+        ("elsewhere/model.h5", None),
+        ("runs/base.json", None),
+        (None, None),
+    ],
+)
 def test_an_error_about_a_path_names_the_flag_that_gave_it(path, flag):
     parser = flags.Parser("x.py")
     parser.add_argument("--save_folder")
     parser.add_argument("--root_folder", type=Path)
     parser.add_argument("--epoch_num", type=int, default=3)
     parser.add_argument("--model_path", nargs="+")
-    args = parser.parse_args(["--save_folder=runs/base", "--root_folder=runs/pruned", "--model_path",
-                              "runs/base/model.h5", "runs/kd/model.h5"])
+    args = parser.parse_args(
+        [
+            "--save_folder=runs/base",
+            "--root_folder=runs/pruned",
+            "--model_path",
+            "runs/base/model.h5",
+            "runs/kd/model.h5",
+        ]
+    )
     told = flags.named(errors.InputError("received it", path), args)
     assert told == (f"`{flag}`: received it" if flag else "received it")
     args.save_folder, args.model_path = "runs", ["runs"]  # the same for two
@@ -146,10 +192,11 @@ def test_an_error_about_a_path_names_the_flag_that_gave_it(path, flag):
 
 
 def test_parameters_of_a_message_are_flags_on_a_command_line():
-    text = "`epoch_num`, `resume=\"never\"`, `preprocessing=caffe`, `verify_model=False`, `gpu=True`, `x`"
+    text = '`epoch_num`, `resume="never"`, `preprocessing=caffe`, `verify_model=False`, `gpu=True`, `x`'
     names = ["epoch_num", "resume", "preprocessing", "verify_model", "gpu"]
     assert messages.spelled(text, names) == (
-        "--epoch_num, --resume never, --preprocessing caffe, --no-verify_model, --gpu, `x`")
+        "--epoch_num, --resume never, --preprocessing caffe, --no-verify_model, --gpu, `x`"
+    )
     words = errors.command("train_base_model.py", model_path="a b.h5", json=True).split("train_base_model.py ")[1]
     assert words == "--model_path 'a b.h5' --json"
 

@@ -29,6 +29,7 @@ TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_
 
 # ---- help ----
 
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_lies_in_a_group_with_a_name(script):
     parser = importlib.import_module(script).build_parser()
@@ -79,10 +80,14 @@ def on_a_terminal(columns=132, **environment):
 
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    given = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS",
-                                                                            "LINES", "COLORTERM")}
-    process = subprocess.Popen([sys.executable, "-c", SHOW], stdout=slave, stderr=slave, stdin=slave, cwd=ROOT,
-                               env=given | environment)
+    given = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "COLORTERM")
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHOW], stdout=slave, stderr=slave, stdin=slave, cwd=ROOT, env=given | environment
+    )
     os.close(slave)
     output, end = b"", time.monotonic() + 60
     while select.select([master], [], [], end - time.monotonic())[0]:
@@ -95,8 +100,9 @@ def on_a_terminal(columns=132, **environment):
     return output.decode()
 
 
-LINE = ("base: epoch 2/2  train loss 1.5000, accuracy 25.00 %  validation loss 1.2500, accuracy 50.00 %  2.0 s, "
-        "50 images/s")
+LINE = (
+    "base: epoch 2/2  train loss 1.5000, accuracy 25.00 %  validation loss 1.2500, accuracy 50.00 %  2.0 s, 50 images/s"
+)
 COLOUR = re.compile(r"\x1b\[[\d;]*3[0-8][\d;]*m")
 
 
@@ -144,8 +150,9 @@ def test_a_terminal_that_can_not_show_all_characters_gets_those_that_it_can():
 def test_names_of_other_alphabets_are_escaped_where_they_can_not_be_written(encoding, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", stream)
-    display.print_table("Models of 学", [("model", tables.text), ("parameters", tables.count)],
-                        [["学", 23_608_202], ["base", 604_712]])
+    display.print_table(
+        "Models of 学", [("model", tables.text), ("parameters", tables.count)], [["学", 23_608_202], ["base", 604_712]]
+    )
     display.say("written 学")
     stream.flush()
     printed = stream.buffer.getvalue().decode(encoding)
@@ -178,14 +185,20 @@ def test_a_run_that_goes_on_says_so_with_a_bar_and_without(bars, monkeypatch, ca
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_pipe_gets_lines_and_whole_tables(encoding):
-    done = subprocess.run([sys.executable, "-c", SHOW], cwd=ROOT, capture_output=True, check=True,
-                          env=ENVIRONMENT | {"TERM": "xterm-256color", "PYTHONIOENCODING": encoding})
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        env=ENVIRONMENT | {"TERM": "xterm-256color", "PYTHONIOENCODING": encoding},
+    )
     output = done.stdout.decode(encoding)
     assert done.stderr == b"" and "\x1b" not in output and "\r" not in output and LINE in output
     assert rows(output) == [["model", "accuracy (%)", *["long heading"] * 6], ["base", "97.77", *["1.00x"] * 6]]
 
 
 # ---- silence and JSON ----
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
@@ -205,16 +218,61 @@ def command(script, folder, base):
     train = [*TINY, "--epoch_num", "1"]
     return {
         "train_base_model": ([*train, "--model_path", base, "--save_folder", folder / "base"], "base/result.json"),
-        "prune_model": ([*train, "--base_model_path", base, "--root_folder", folder / "pruned", "--prune_iter", 1],
-                        "pruned/result.json"),
-        "knowledge_distillation": ([*train, "--root_folder", base, "--stream_divisor", 2,
-                                    "--student_blocks", 1, 1, 1, 1, "--save_folder", folder / "kd"], "kd/result.json"),
-        "evaluate_model": ([*TINY, "--model_path", base, base, "--split", "validation", "--latency_runs", 2,
-                            "--output", folder / "r.json"], "r.json"),
-        "export_model": ([*TINY, "--model_path", base, "--format", "savedmodel", "litert", "--latency_runs", 2,
-                          "--output", folder / "exported"], "exported/export.json"),
-        "sensitivity": ([*TINY, "--model_path", base, "--shares", 0.5, "--output", folder / "sensitivity.json"],
-                        "sensitivity.json"),
+        "prune_model": (
+            [*train, "--base_model_path", base, "--root_folder", folder / "pruned", "--prune_iter", 1],
+            "pruned/result.json",
+        ),
+        "knowledge_distillation": (
+            [
+                *train,
+                "--root_folder",
+                base,
+                "--stream_divisor",
+                2,
+                "--student_blocks",
+                1,
+                1,
+                1,
+                1,
+                "--save_folder",
+                folder / "kd",
+            ],
+            "kd/result.json",
+        ),
+        "evaluate_model": (
+            [
+                *TINY,
+                "--model_path",
+                base,
+                base,
+                "--split",
+                "validation",
+                "--latency_runs",
+                2,
+                "--output",
+                folder / "r.json",
+            ],
+            "r.json",
+        ),
+        "export_model": (
+            [
+                *TINY,
+                "--model_path",
+                base,
+                "--format",
+                "savedmodel",
+                "litert",
+                "--latency_runs",
+                2,
+                "--output",
+                folder / "exported",
+            ],
+            "exported/export.json",
+        ),
+        "sensitivity": (
+            [*TINY, "--model_path", base, "--shares", 0.5, "--output", folder / "sensitivity.json"],
+            "sensitivity.json",
+        ),
         "report": (["--root_folder", folder, "--batch_size", 32, "--output", folder / "page.html"], ""),
         "plot_train_history": (["--history_path", folder / "base" / "history.json", "--output", folder / "h.png"], ""),
     }[script]
@@ -223,13 +281,24 @@ def command(script, folder, base):
 WRITTEN = {
     "train_base_model": "base/model.h5 base/result.json base/history.json base/history.png",
     "prune_model": "pruned/iter1/model.h5 pruned/iter1/mask.npz pruned/iter1/history.json pruned/iter1/history.png "
-                   "pruned/result.json pruned/pruning.png pruned/channels.png",
+    "pruned/result.json pruned/pruning.png pruned/channels.png",
     "knowledge_distillation": "kd/model.h5 kd/result.json kd/history.json kd/history.png",
     "evaluate_model": "r.json r.png",
     "export_model": "exported/savedmodel exported/model.tflite exported/labels.txt exported/export.json",
-    "sensitivity": "sensitivity.json sensitivity.png", "plot_train_history": "h.png", "report": "page.html page"}
-ORDER = ["train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "export_model",
-         "sensitivity", "plot_train_history", "report"]
+    "sensitivity": "sensitivity.json sensitivity.png",
+    "plot_train_history": "h.png",
+    "report": "page.html page",
+}
+ORDER = [
+    "train_base_model",
+    "prune_model",
+    "knowledge_distillation",
+    "evaluate_model",
+    "export_model",
+    "sensitivity",
+    "plot_train_history",
+    "report",
+]
 
 
 @pytest.mark.parametrize("script", ORDER)
@@ -265,16 +334,18 @@ def test_every_script_has_been_tried():
 def test_a_whole_process_that_is_silent_but_for_json(base, tmp_path):
     """With all that native libraries say while they start."""
     words = [*TINY, "--model_path", base, "--split", "validation", "--latency_runs", "0", "--verbose", "0", "--json"]
-    done = subprocess.run([sys.executable, "evaluate_model.py", *map(str, words)], cwd=ROOT, capture_output=True,
-                          text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "evaluate_model.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""
     result = json.loads(done.stdout)
     assert result["models"][0]["sha256"] == files.sha256(base) and result["images"] == 16
 
 
 def test_brackets_in_a_table_are_text(capsys):
-    display.print_table("runs/[old]", [("[model]", tables.text), ("seeds", tables.text)],
-                        [["kd[muon]", "[/1]"], ["kd[sgd]", "[bold]2"]])
+    display.print_table(
+        "runs/[old]", [("[model]", tables.text), ("seeds", tables.text)], [["kd[muon]", "[/1]"], ["kd[sgd]", "[bold]2"]]
+    )
     output = capsys.readouterr().out
     assert all(text in output for text in ("runs/[old]", "[model]", "kd[muon]", "[/1]", "kd[sgd]", "[bold]2"))
 
@@ -283,24 +354,35 @@ def test_brackets_in_a_table_are_text(capsys):
 def test_memory_that_runs_out_is_one_line(kind, capsys):
     def run(args):
         raise kind("Unable to allocate 193. GiB\nfor an array")
+
     assert app.run_main(flags.Parser("script.py"), run, []) == 2
-    assert capsys.readouterr().err == ("script.py: the memory is too small (Unable to allocate 193. GiB for an array); "
-                                       "expected a smaller --batch_size, or fewer or smaller images (--subset, "
-                                       "--image_size)\n")
+    assert capsys.readouterr().err == (
+        "script.py: the memory is too small (Unable to allocate 193. GiB for an array); "
+        "expected a smaller --batch_size, or fewer or smaller images (--subset, "
+        "--image_size)\n"
+    )
 
 
 def test_a_disk_that_tensorflow_finds_full_is_one_line(capsys):
     def run(args):
         raise type("ResourceExhaustedError", (Exception,), {})("saved/x.pb; No space left on device")
+
     assert app.run_main(flags.Parser("script.py"), run, []) == 2
-    assert capsys.readouterr().err == ("script.py: the disk is full (saved/x.pb; No space left on device); expected "
-                                       "room for what is written\n")
+    assert capsys.readouterr().err == (
+        "script.py: the disk is full (saved/x.pb; No space left on device); expected room for what is written\n"
+    )
 
 
-@pytest.mark.parametrize(("paths", "names"), [
-    (["a/base/model.h5", "a/kd/model.h5"], ["base", "kd"]), (["model/kd/model.h5"], ["kd"]),
-    (["net.h5", "net.keras"], ["net.h5", "net.keras"]), (["a/model.h5", "a/model.keras"], ["model.h5", "model.keras"]),
-    (["x/1.h5", "x/1.h5"], ["1", "1"])])
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/base/model.h5", "a/kd/model.h5"], ["base", "kd"]),
+        (["model/kd/model.h5"], ["kd"]),
+        (["net.h5", "net.keras"], ["net.h5", "net.keras"]),
+        (["a/model.h5", "a/model.keras"], ["model.h5", "model.keras"]),
+        (["x/1.h5", "x/1.h5"], ["1", "1"]),
+    ],
+)
 def test_rows_have_names_that_tell_files_apart(paths, names):
     assert importlib.import_module("evaluate_model").short_names(paths) == names
 
@@ -319,10 +401,17 @@ sys.exit(app.run_main(parser, run, {words}))
 """
 
 
-@pytest.mark.parametrize(("what", "words"), [
-    ("print('short')", []), ("display.say('flushed')", []), ("pass", ["--json"]), ("pass", ["--help"]),
-    ("display.print_table('t', [('a', tables.text)], [['x']] * 9999)", [])],
-    ids=["at the end", "at once", "json", "help", "table"])
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("print('short')", []),
+        ("display.say('flushed')", []),
+        ("pass", ["--json"]),
+        ("pass", ["--help"]),
+        ("display.print_table('t', [('a', tables.text)], [['x']] * 9999)", []),
+    ],
+    ids=["at the end", "at once", "json", "help", "table"],
+)
 def test_a_closed_pipe_is_status_141_without_a_word(what, words):
     reader, writer = os.pipe()
     os.close(reader)
@@ -335,12 +424,18 @@ def test_a_closed_pipe_is_status_141_without_a_word(what, words):
 @pytest.mark.parametrize("words", [[], ["--help"]])
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_streams_are_as_quiet_as_the_null_device(closed, words, tmp_path):
-    what = (f"import os; os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_WRONLY)\n    "
-            "with app.quiet_stderr(): display.say('said')\n    display.warn('slow')\n    "
-            "os.system('echo native; echo native >&2')")
+    what = (
+        f"import os; os.open({str(tmp_path / 'file')!r}, os.O_CREAT | os.O_WRONLY)\n    "
+        "with app.quiet_stderr(): display.say('said')\n    display.warn('slow')\n    "
+        "os.system('echo native; echo native >&2')"
+    )
     code = PIPED.format(root=str(ROOT), what=what, words=words)
-    done = subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-W", "error", "-c", code],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     said, warned = ("usage: script.py", "") if words else ("said\nnative\n", "warning: slow\nnative\n")
     assert done.returncode == 0 and done.stdout.startswith(said * ("1>" not in closed))
     assert done.stderr == warned * ("2>" not in closed)
@@ -371,15 +466,23 @@ runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(("name", "script", "says"), [
-    ("compress.cli.app", "report.py", "report.py: stopped by SIGINT\n"),
-    ("compress.storage.files", "report.py", "report.py: stopped by SIGINT\n"),
-    ("compress.cli.values", "theirs.py", "Traceback")])
+@pytest.mark.parametrize(
+    ("name", "script", "says"),
+    [
+        ("compress.cli.app", "report.py", "report.py: stopped by SIGINT\n"),
+        ("compress.storage.files", "report.py", "report.py: stopped by SIGINT\n"),
+        ("compress.cli.values", "theirs.py", "Traceback"),
+    ],
+)
 def test_ctrl_c_while_a_script_is_still_importing_is_one_line(name, script, says, tmp_path):
     (tmp_path / "theirs.py").write_text("import compress.cli.values")
     path = str(ROOT / script if (ROOT / script).exists() else tmp_path / script)
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED.format(root=str(ROOT), script=path, name=name)],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(root=str(ROOT), script=path, name=name)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stderr.startswith(says) and (done.stderr.count("\n") == 1) == (script == "report.py")
     assert done.returncode == -2  # what a shell calls 130
 
@@ -387,6 +490,7 @@ def test_ctrl_c_while_a_script_is_still_importing_is_one_line(name, script, says
 def test_a_defect_is_no_users_error():
     def run(args):
         raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
         app.run_main(flags.Parser("script.py"), run, [])
 
@@ -398,12 +502,18 @@ def test_an_error_leaves_standard_output_empty(tmp_path, capfd):
     assert output == "" and error.count("\n") == 1 and error.startswith("evaluate_model.py: --model_path: received ")
 
 
-@pytest.mark.parametrize(("count", "batch", "says"), [
-    (130, 128, "an epoch is 1 step of 128 images; --batch_size 16 makes 8"),
-    (130, 1000, "an epoch is 1 step of 130 images; --batch_size 16 makes 8"),
-    (1000, 250, "an epoch is 4 steps of 250 images; --batch_size 64 makes 15"),
-    (7, 3, "an epoch is 2 steps of 3 images; --batch_size 2 makes 3"), (7, 2, "an epoch is 3 steps of 2 images"),
-    (1, 9, "an epoch is 1 step of 1 image"), (640, 128, None)])
+@pytest.mark.parametrize(
+    ("count", "batch", "says"),
+    [
+        (130, 128, "an epoch is 1 step of 128 images; --batch_size 16 makes 8"),
+        (130, 1000, "an epoch is 1 step of 130 images; --batch_size 16 makes 8"),
+        (1000, 250, "an epoch is 4 steps of 250 images; --batch_size 64 makes 15"),
+        (7, 3, "an epoch is 2 steps of 3 images; --batch_size 2 makes 3"),
+        (7, 2, "an epoch is 3 steps of 2 images"),
+        (1, 9, "an epoch is 1 step of 1 image"),
+        (640, 128, None),
+    ],
+)
 def test_an_epoch_of_few_steps_is_told(count, batch, says, capsys):
     display.tell_images(SimpleNamespace(description="x: images", train=range(count)), batch)
     assert capsys.readouterr().out.splitlines() == ["x: images", *([says] if says else [])]

@@ -15,9 +15,13 @@ from compress.errors import InputError
 def text_flags(script):
     """(flag, parser) of all flags that take text of any kind."""
     parser = importlib.import_module(script).build_parser()
-    return [(action.option_strings[0], parser) for action in parser._actions
-            if action.nargs != 0 and not action.choices and (
-                action.type in (None, values.path, values.model, values.data_set))]
+    return [
+        (action.option_strings[0], parser)
+        for action in parser._actions
+        if action.nargs != 0
+        and not action.choices
+        and (action.type in (None, values.path, values.model, values.data_set))
+    ]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -60,15 +64,35 @@ def test_a_folder_stands_for_the_model_in_it(tmp_path, monkeypatch):
 
 def test_some_script_has_every_path():
     assert {flag for script in SCRIPTS for flag, _ in text_flags(script)} >= {
-        "--dataset", "--data_dir", "--model_path", "--save_folder", "--root_folder", "--base_model_path", "--output",
-        "--tensorboard", "--predict", "--history_path"}
+        "--dataset",
+        "--data_dir",
+        "--model_path",
+        "--save_folder",
+        "--root_folder",
+        "--base_model_path",
+        "--output",
+        "--tensorboard",
+        "--predict",
+        "--history_path",
+    }
 
 
-@pytest.mark.parametrize(("text", "meant"), [
-    ("'{}'", "{}"), ('"{}"', "{}"), ("{}\n", "{}"), (" {} ", "{}"), ("$PETS", "{}"), ("${{PETS}}", "{}"),
-    ("file://{}", "expected a path: {}"), ("file://localhost{}", "expected a path: {}"),
-    ("https://example.org/pets.zip", "received https://example.org/pets.zip, expected a path on this machine"),
-    ("s3://bucket/pets", "nothing is downloaded"), ("~nobody.at.all/x", "a user of this machine behind ~")])
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("'{}'", "{}"),
+        ('"{}"', "{}"),
+        ("{}\n", "{}"),
+        (" {} ", "{}"),
+        ("$PETS", "{}"),
+        ("${{PETS}}", "{}"),
+        ("file://{}", "expected a path: {}"),
+        ("file://localhost{}", "expected a path: {}"),
+        ("https://example.org/pets.zip", "received https://example.org/pets.zip, expected a path on this machine"),
+        ("s3://bucket/pets", "nothing is downloaded"),
+        ("~nobody.at.all/x", "a user of this machine behind ~"),
+    ],
+)
 def test_slips_are_refused_with_what_was_meant(text, meant, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PETS", str(tmp_path))
     for script, flag in (("train_base_model", "--dataset"), ("train_base_model", "--save_folder")):
@@ -85,13 +109,21 @@ def test_a_path_that_is_there_is_taken_as_it_stands(name, tmp_path, monkeypatch)
     assert values.path(f"./{name}") == f"./{name}" and values.path(str(tmp_path / name)) == str(tmp_path / name)
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("CIFAR10", "; did you mean cifar10[?]"), ("cifar-100", "; did you mean cifar100[?]"),
-    ("Digits", "; did you mean digits[?]"), ("mnist", "subfolder of images for each class$"),
-    ("", "no data set and no folder"),
-    ("my_pet", "; did you mean my_pets[?]"), ("./my-pets/", "; did you mean ./my_pets[?]"),
-    ("my_pets.tar.gz", "an archive, .*: mkdir my_pets && tar -xf my_pets.tar.gz -C my_pets$"),
-    ("a b.ZIP", "an archive, .*: unzip 'a b.ZIP' -d 'a b'$"), ("notes.txt", "is a file, expected cifar10")])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("CIFAR10", "; did you mean cifar10[?]"),
+        ("cifar-100", "; did you mean cifar100[?]"),
+        ("Digits", "; did you mean digits[?]"),
+        ("mnist", "subfolder of images for each class$"),
+        ("", "no data set and no folder"),
+        ("my_pet", "; did you mean my_pets[?]"),
+        ("./my-pets/", "; did you mean ./my_pets[?]"),
+        ("my_pets.tar.gz", "an archive, .*: mkdir my_pets && tar -xf my_pets.tar.gz -C my_pets$"),
+        ("a b.ZIP", "an archive, .*: unzip 'a b.ZIP' -d 'a b'$"),
+        ("notes.txt", "is a file, expected cifar10"),
+    ],
+)
 def test_a_data_set_that_is_no_folder_is_told_what_it_is(name, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_pets").mkdir()
@@ -101,9 +133,14 @@ def test_a_data_set_that_is_no_folder_is_told_what_it_is(name, words, tmp_path, 
         folders.list_folder(name)
 
 
-@pytest.mark.parametrize(("table", "head", "suffix", "place"), [
-    ("train.csv", "id,label", "", "train"), ("train/metadata.csv", "file_name,label", ".png", "train"),
-    ("labels.csv", "number,image,class,weight", ".png", ".")])
+@pytest.mark.parametrize(
+    ("table", "head", "suffix", "place"),
+    [
+        ("train.csv", "id,label", "", "train"),
+        ("train/metadata.csv", "file_name,label", ".png", "train"),
+        ("labels.csv", "number,image,class,weight", ".png", "."),
+    ],
+)
 def test_labels_in_a_table_are_told_with_the_command_that_sorts_the_images(table, head, suffix, place, tmp_path):
     root, rows = tmp_path / "my 'pets", [head]
     (root / place).mkdir(parents=True)
@@ -134,12 +171,20 @@ def test_no_command_is_made_of_labels_that_lead_elsewhere(label, tmp_path):
         folders.list_folder(str(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "others", "meant"), [
-    ("/tmp/nope", ["/tmp/nohome", "/tmp/x"], None),  # what both share in front doesn't make them alike
-    ("m/aa/model.h5", ["m/zz/model.h5"], None),  # nor behind
-    ("m/prund_model/iter1/model.h5", ["m/base/model.h5", "m/pruned_model/iter1/model.h5"],
-     "m/pruned_model/iter1/model.h5"),
-    ("m/kd/model.h5", ["m/kdx/model.h5", "m/kd_model/model.h5"], "m/kd_model/model.h5"), ("pets", [], None),
-    ("m/base_model/model.h5", ["m/demo/base_model/model.h5"], "m/demo/base_model/model.h5")])
+@pytest.mark.parametrize(
+    ("name", "others", "meant"),
+    [
+        ("/tmp/nope", ["/tmp/nohome", "/tmp/x"], None),  # what both share in front doesn't make them alike
+        ("m/aa/model.h5", ["m/zz/model.h5"], None),  # nor behind
+        (
+            "m/prund_model/iter1/model.h5",
+            ["m/base/model.h5", "m/pruned_model/iter1/model.h5"],
+            "m/pruned_model/iter1/model.h5",
+        ),
+        ("m/kd/model.h5", ["m/kdx/model.h5", "m/kd_model/model.h5"], "m/kd_model/model.h5"),
+        ("pets", [], None),
+        ("m/base_model/model.h5", ["m/demo/base_model/model.h5"], "m/demo/base_model/model.h5"),
+    ],
+)
 def test_a_suggestion_is_alike_where_the_paths_differ(name, others, meant):
     assert values.nearest(name, others) == meant

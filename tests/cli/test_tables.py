@@ -24,9 +24,22 @@ from compress.plots import comparison, style
 # ---- cells ----
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (0.6047123, "0.6047"), (23.608202, "23.61"), (9.99996, "10.00"), (999.96, "1,000"), (12345.6, "12,346"),
-    (0.00001234, "0.00001234"), (1e-9, "1.000e-09"), (-0.5, "-0.5000"), (0, "0"), (float("nan"), "nan"), (None, "-")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.6047123, "0.6047"),
+        (23.608202, "23.61"),
+        (9.99996, "10.00"),
+        (999.96, "1,000"),
+        (12345.6, "12,346"),
+        (0.00001234, "0.00001234"),
+        (1e-9, "1.000e-09"),
+        (-0.5, "-0.5000"),
+        (0, "0"),
+        (float("nan"), "nan"),
+        (None, "-"),
+    ],
+)
 def test_four_significant_digits(value, text):
     assert tables.significant(value) == text
 
@@ -34,29 +47,42 @@ def test_four_significant_digits(value, text):
 @given(st.floats(1e-6, 1e12), st.integers(1, 6))
 def test_significant_digits_round_to_the_nearest(value, digits):
     shown = float(tables.significant(value, digits).replace(",", ""))
-    assert abs(shown - value) <= 0.5000001 * 10 ** (len(f"{value:.0f}") - digits) if value >= 1 else (
-        shown == pytest.approx(value, rel=0.5000001 * 10 ** (1 - digits)))
+    assert (
+        abs(shown - value) <= 0.5000001 * 10 ** (len(f"{value:.0f}") - digits)
+        if value >= 1
+        else (shown == pytest.approx(value, rel=0.5000001 * 10 ** (1 - digits)))
+    )
 
 
-@pytest.mark.parametrize(("kind", "values", "unit", "texts"), [
-    (tables.count, [23608202, 604712, None], "M", ["23.61", "0.6047", "-"]),
-    (tables.count, [604712, 12345], "k", ["604.7", "12.35"]),
-    (tables.count, [999_960, 71_000], "M", ["1.000", "0.07100"]),
-    (tables.count, [812, 3], "", ["812", "3"]), (tables.count, [None], "", ["-"]),
-    (tables.size, [95_030_000, 2_754_000], "MB", ["95.03", "2.754"]),
-    (tables.size, [12_300, 800], "kB", ["12.30", "0.8000"]), (tables.size, [17], "bytes", ["17"]),
-    (tables.percent, [0.98887, 1, 0, None], "%", ["98.89", "100.00", "0.00", "-"]),
-    (tables.ratio, [1, 39.034, 1234.5, 0.05], "", ["1.00x", "39.03x", "1,234.50x", "0.05000x"]),
-    (tables.milliseconds, [9.314, 0.0402, 123.4], "ms", ["9.31", "0.0402", "123"]),
-    (tables.number, [0.0402, 2.30259], "", ["0.04020", "2.303"])])
+@pytest.mark.parametrize(
+    ("kind", "values", "unit", "texts"),
+    [
+        (tables.count, [23608202, 604712, None], "M", ["23.61", "0.6047", "-"]),
+        (tables.count, [604712, 12345], "k", ["604.7", "12.35"]),
+        (tables.count, [999_960, 71_000], "M", ["1.000", "0.07100"]),
+        (tables.count, [812, 3], "", ["812", "3"]),
+        (tables.count, [None], "", ["-"]),
+        (tables.size, [95_030_000, 2_754_000], "MB", ["95.03", "2.754"]),
+        (tables.size, [12_300, 800], "kB", ["12.30", "0.8000"]),
+        (tables.size, [17], "bytes", ["17"]),
+        (tables.percent, [0.98887, 1, 0, None], "%", ["98.89", "100.00", "0.00", "-"]),
+        (tables.ratio, [1, 39.034, 1234.5, 0.05], "", ["1.00x", "39.03x", "1,234.50x", "0.05000x"]),
+        (tables.milliseconds, [9.314, 0.0402, 123.4], "ms", ["9.31", "0.0402", "123"]),
+        (tables.number, [0.0402, 2.30259], "", ["0.04020", "2.303"]),
+    ],
+)
 def test_a_column_has_one_unit(kind, values, unit, texts):
     assert kind(values) == (unit, texts)
 
 
 # ---- forms ----
 
-SMALL = [["model", "base", "runs/学生"], ["test accuracy (%)", "98.89", "-"], ["loss", "0.04020", "1.234"],
-         ["file (MB)", "95.03", "2.754"]]
+SMALL = [
+    ["model", "base", "runs/学生"],
+    ["test accuracy (%)", "98.89", "-"],
+    ["loss", "0.04020", "1.234"],
+    ["file (MB)", "95.03", "2.754"],
+]
 
 
 def drawn(columns, width):
@@ -65,32 +91,45 @@ def drawn(columns, width):
 
 def test_a_table_in_each_of_its_forms():
     whole = drawn(SMALL, 48)
-    assert whole == drawn(SMALL, 500) == ["model      test accuracy (%)     loss  file (MB)\n"
-                                          "base                   98.89  0.04020     95.03\n"
-                                          "runs/学生                  -  1.234        2.754"]
-    assert drawn(SMALL, 47) == drawn(SMALL, 36) == ["               test\n"
-                                                    "           accuracy             file\n"
-                                                    "model           (%)     loss    (MB)\n"
-                                                    "base          98.89  0.04020  95.03\n"
-                                                    "runs/学生         -  1.234     2.754"]
-    assert drawn([*SMALL, ["latency (ms)", "9.3", "12"]], 40) == ["model                  base  runs/学生\n"
-                                                                  "test accuracy (%)  98.89             -\n"
-                                                                  "loss                0.04020      1.234\n"
-                                                                  "file (MB)          95.03         2.754\n"
-                                                                  "latency (ms)        9.3         12"]
-    assert drawn([["format", "h5"], ["runtime", "Keras"], ["size", "9"]], 40) == ["format  runtime  size\n"
-                                                                              "h5      Keras       9"]
-    assert drawn(SMALL, 24) == ["           test\n"
-                                "       accuracy\n"
-                                "model       (%)     loss\n"
-                                "base      98.89  0.04020\n"
-                                "runs/         -  1.234\n"
-                                "学生",
-                                "         file\n"
-                                "model    (MB)\n"
-                                "base   95.03\n"
-                                "runs/   2.754\n"
-                                "学生"]
+    assert (
+        whole
+        == drawn(SMALL, 500)
+        == [
+            "model      test accuracy (%)     loss  file (MB)\n"
+            "base                   98.89  0.04020     95.03\n"
+            "runs/学生                  -  1.234        2.754"
+        ]
+    )
+    assert (
+        drawn(SMALL, 47)
+        == drawn(SMALL, 36)
+        == [
+            "               test\n"
+            "           accuracy             file\n"
+            "model           (%)     loss    (MB)\n"
+            "base          98.89  0.04020  95.03\n"
+            "runs/学生         -  1.234     2.754"
+        ]
+    )
+    assert drawn([*SMALL, ["latency (ms)", "9.3", "12"]], 40) == [
+        "model                  base  runs/学生\n"
+        "test accuracy (%)  98.89             -\n"
+        "loss                0.04020      1.234\n"
+        "file (MB)          95.03         2.754\n"
+        "latency (ms)        9.3         12"
+    ]
+    assert drawn([["format", "h5"], ["runtime", "Keras"], ["size", "9"]], 40) == [
+        "format  runtime  size\nh5      Keras       9"
+    ]
+    assert drawn(SMALL, 24) == [
+        "           test\n"
+        "       accuracy\n"
+        "model       (%)     loss\n"
+        "base      98.89  0.04020\n"
+        "runs/         -  1.234\n"
+        "学生",
+        "         file\nmodel    (MB)\nbase   95.03\nruns/   2.754\n学生",
+    ]
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 20, 40])
@@ -148,6 +187,7 @@ def test_nothing_that_a_terminal_obeys_gets_through():
 
 # ---- the tables of the scripts ----
 
+
 def flags_of(script, *words):
     return script.build_parser().parse_args(words)
 
@@ -167,40 +207,82 @@ LAYERS = [f"conv{stage}_block{block}_{i}_conv" for stage in (2, 3, 4, 5) for blo
 
 
 def evaluated(name, classes=10, **other):
-    return {"name": name, "images": 10_000, "acc": 0.9889, "top5_acc": 1.0, "loss": 0.0402, "calibration_error": 0.0123,
-            "sparsity": 0.9543, "latency_ms_median": 9.31, "class_acc": [0.9777] * classes} | SIZES | other
+    return (
+        {
+            "name": name,
+            "images": 10_000,
+            "acc": 0.9889,
+            "top5_acc": 1.0,
+            "loss": 0.0402,
+            "calibration_error": 0.0123,
+            "sparsity": 0.9543,
+            "latency_ms_median": 9.31,
+            "class_acc": [0.9777] * classes,
+        }
+        | SIZES
+        | other
+    )
 
 
-MODELS = [evaluated("base_model"), evaluated("pruned_model/iter12", parameters=604_712, loss=1e-3, sparsity=None),
-          evaluated("kd_model/ablation/soft_labels_intermediate_adversarial", macs=None, acc=None)]
-RESULT = SIZES | {"images": 5000, "val_acc": 0.9, "val_loss": 0.31, "teacher_acc": 0.92, "best_epoch": 117,
-                  "epochs": 200}
+MODELS = [
+    evaluated("base_model"),
+    evaluated("pruned_model/iter12", parameters=604_712, loss=1e-3, sparsity=None),
+    evaluated("kd_model/ablation/soft_labels_intermediate_adversarial", macs=None, acc=None),
+]
+RESULT = SIZES | {
+    "images": 5000,
+    "val_acc": 0.9,
+    "val_loss": 0.31,
+    "teacher_acc": 0.92,
+    "best_epoch": 117,
+    "epochs": 200,
+}
 CURVES = ("base_acc", "pruned_acc", "recalibrated_acc", "final_acc", "sparsity", *SIZES)
 PRUNED = {"images": 5000} | {key: [SIZES.get(key, 0.9876)] * 16 for key in CURVES}
-EXPORTED = {"format": "litert-int8", "runtime": "ONNX Runtime", "acc": 0.9, "agreement": 0.999, "bytes": 2.7e6,
-            "latency_ms_median": 0.404, "threads": 2}
+EXPORTED = {
+    "format": "litert-int8",
+    "runtime": "ONNX Runtime",
+    "acc": 0.9,
+    "agreement": 0.999,
+    "bytes": 2.7e6,
+    "latency_ms_median": 0.404,
+    "threads": 2,
+}
 HISTORY = {"epochs": 200, "best_val_acc": 0.9, "best_epoch": 117, "last_train_loss": 0.012, "last_val_loss": 0.31}
 TABLES = {
     "evaluation": lambda: evaluate_model.show(EVALUATED, MODELS),
     "evaluation of one": lambda: evaluate_model.show(EVALUATED, MODELS[:1]),
     "evaluation of twelve": lambda: evaluate_model.show(EVALUATED, MODELS * 4),
-    "classes": lambda: evaluate_model.show_classes(EVALUATED, MODELS, [
-        "aeroplane", "学生", "a rather long class name"]),
+    "classes": lambda: evaluate_model.show_classes(
+        EVALUATED, MODELS, ["aeroplane", "学生", "a rather long class name"]
+    ),
     "classes of twelve": lambda: evaluate_model.show_classes(EVALUATED, MODELS * 4, list("0123456789")),
     "base": lambda: train_base_model.show(flags_of(train_base_model), RESULT),
     "pruning": lambda: prune_model.show(flags_of(prune_model), PRUNED),
     "distillation": lambda: knowledge_distillation.show(TAUGHT, Fine, 23e6, RESULT),
     "ablation": lambda: knowledge_distillation.show_ablation(
-        TAUGHT, {"images": 5000, "rows": [{"name": "soft labels + intermediate + adversarial", "val_acc": 0.9}]}),
-    "exports": lambda: export_model.show(flags_of(export_model), {
-        "files": [EXPORTED, EXPORTED | {"format": "h5", "agreement": None}], "images": 5000, "not_measured": None}),
-    "sensitivity": lambda: sensitivity.show(flags_of(sensitivity, "--criterion", "taylor"), {
-        "acc": 0.9, "images": 1000, "shares": [0.1, 0.25, 0.5, 0.75, 0.9],
-        "layers": [{"layer": name, "channels": 512, "acc": [1.0] * 5} for name in LAYERS]}),
-    "photographs": lambda: photographs.show("model/kd_model/model.h5", [
-        {"path": "x" * 50 + ".jpg", "classes": [{"class": "a" * 50, "probability": 1.0}] * 5}] * 9),
+        TAUGHT, {"images": 5000, "rows": [{"name": "soft labels + intermediate + adversarial", "val_acc": 0.9}]}
+    ),
+    "exports": lambda: export_model.show(
+        flags_of(export_model),
+        {"files": [EXPORTED, EXPORTED | {"format": "h5", "agreement": None}], "images": 5000, "not_measured": None},
+    ),
+    "sensitivity": lambda: sensitivity.show(
+        flags_of(sensitivity, "--criterion", "taylor"),
+        {
+            "acc": 0.9,
+            "images": 1000,
+            "shares": [0.1, 0.25, 0.5, 0.75, 0.9],
+            "layers": [{"layer": name, "channels": 512, "acc": [1.0] * 5} for name in LAYERS],
+        },
+    ),
+    "photographs": lambda: photographs.show(
+        "model/kd_model/model.h5",
+        [{"path": "x" * 50 + ".jpg", "classes": [{"class": "a" * 50, "probability": 1.0}] * 5}] * 9,
+    ),
     "histories": lambda: plot_train_history.print_table(None, {"runs/a/base": HISTORY, "runs/b/学生": HISTORY}),
-    "pruning again": lambda: plot_train_history.print_table(PRUNED, {})}
+    "pruning again": lambda: plot_train_history.print_table(PRUNED, {}),
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -211,7 +293,7 @@ def test_the_tables_of_the_scripts_fit(name, width, monkeypatch):
     monkeypatch.setattr(metrics, "count_macs", lambda model: 9_810_000)
     monkeypatch.setattr(display, "print_table", lambda *a: [printed.append(a), print_table(*a)])
     TABLES[name]()
-    (_, columns, rows, *_), = printed
+    ((_, columns, rows, *_),) = printed
     output = console.file.getvalue()
     assert max(map(tables.width_of, output.splitlines())) <= width
     cells = [cell for i, (_, kind) in enumerate(columns) for cell in kind([row[i] for row in rows])[1]]
@@ -223,7 +305,12 @@ def test_the_tables_of_the_scripts_fit(name, width, monkeypatch):
 
 def test_ratios_say_which_side_is_larger_and_counts_know_their_nouns():
     assert tables.against([3.98, 0.9473, 1.0, 1.00001, None])[1] == [
-        "3.980x smaller", "1.056x larger", "the same", "the same", "-"]
+        "3.980x smaller",
+        "1.056x larger",
+        "the same",
+        "the same",
+        "-",
+    ]
     assert [tables.counted(n, "epoch") for n in (0, 1, 1200)] == ["0 epochs", "1 epoch", "1,200 epochs"]
     assert [tables.counted(n, "accuracy", "accuracies") for n in (1, 2)] == ["1 accuracy", "2 accuracies"]
 
@@ -271,4 +358,8 @@ def test_pruning_and_distillation_name_the_epoch_that_is_kept(tmp_path, capsys):
     prune_model.show(flags_of(prune_model, "--root_folder", str(tmp_path), "--no-save_best_model"), result)
     assert "last epoch" in capsys.readouterr().out
     assert [path.name for path in prune_model.outputs(flags_of(prune_model, "--prune_iter", "1"))[:4]] == [
-        "model.h5", "mask.npz", "history.json", "history.png"]
+        "model.h5",
+        "mask.npz",
+        "history.json",
+        "history.png",
+    ]

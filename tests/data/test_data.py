@@ -51,8 +51,15 @@ def dump(path, batch):
 
 
 def asked(**flags):
-    known = {"dataset": "cifar10", "data_dir": "data", "val_split": 0.1, "subset": None, "image_size": None,
-             "class_num": None, "num_worker": 2}
+    known = {
+        "dataset": "cifar10",
+        "data_dir": "data",
+        "val_split": 0.1,
+        "subset": None,
+        "image_size": None,
+        "class_num": None,
+        "num_worker": 2,
+    }
     return DataConfig(**known | flags)
 
 
@@ -70,8 +77,15 @@ def write_cifar10(folder, suffix="", n=40):
             table = np.concatenate([np.array(labels, np.uint8)[:, None], rows], axis=1)
             (folder / (name + suffix)).write_bytes(table.tobytes())
         else:
-            dump(folder / name, {b"batch_label": b"a batch", b"labels": labels, b"data": rows,
-                                 b"filenames": [b"x_%05d.png" % k for k in range(n)]})
+            dump(
+                folder / name,
+                {
+                    b"batch_label": b"a batch",
+                    b"labels": labels,
+                    b"data": rows,
+                    b"filenames": [b"x_%05d.png" % k for k in range(n)],
+                },
+            )
 
 
 @pytest.fixture
@@ -90,10 +104,16 @@ def parts(loaded):
 
 
 def test_import_is_light():
-    code = ("import sys; from compress.data import dataset; "
-            "print([m for m in ('keras', 'tensorflow', 'PIL', 'sklearn') if m in sys.modules])")
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          check=True).stdout.strip() == "[]"
+    code = (
+        "import sys; from compress.data import dataset; "
+        "print([m for m in ('keras', 'tensorflow', 'PIL', 'sklearn') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_pickles_give_every_pixel_its_place(cifar):
@@ -106,8 +126,11 @@ def test_pickles_give_every_pixel_its_place(cifar):
     assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (180, 20, 40)
     assert loaded.description == "cifar10: 180 training, 20 validation, 40 test images"
     assert loaded.image_shape == (32, 32, 3) and loaded.class_num == 10 and loaded.class_names[6] == "frog"
-    of_label = {rows[i].reshape(3, 32, 32).transpose(1, 2, 0).tobytes(): labels[i]
-                for rows, labels in (rows_and_labels(40, seed=k) for k in range(5)) for i in range(40)}
+    of_label = {
+        rows[i].reshape(3, 32, 32).transpose(1, 2, 0).tobytes(): labels[i]
+        for rows, labels in (rows_and_labels(40, seed=k) for k in range(5))
+        for i in range(40)
+    }
     for split in loaded.train, loaded.val:
         assert [of_label[image.tobytes()] for image in split.images] == split.labels.tolist()
 
@@ -130,8 +153,10 @@ def test_cifar100_reads_fine_labels_in_both_formats(tmp_path):
         dump(tmp_path / "cifar-100-python" / name, {b"data": rows, b"fine_labels": fine, b"coarse_labels": coarse})
         table = np.concatenate([np.array([coarse, fine], np.uint8).T, rows], axis=1)
         (tmp_path / "b" / "cifar-100-binary" / f"{name}.bin").write_bytes(table.tobytes())
-    pickled, binary = (dataset.load_data(asked(dataset="cifar100", data_dir=str(d), val_split=0.25))
-                       for d in (tmp_path, tmp_path / "b"))
+    pickled, binary = (
+        dataset.load_data(asked(dataset="cifar100", data_dir=str(d), val_split=0.25))
+        for d in (tmp_path, tmp_path / "b")
+    )
     assert pickled.test.labels.tolist() == rows_and_labels(400, 100, 2)[1]
     assert len(set(pickled.class_names)) == 100 and pickled.class_names == tuple(sorted(pickled.class_names))
     for a, b in zip(parts(pickled), parts(binary), strict=True):
@@ -162,15 +187,30 @@ ROWS, LABELS = rows_and_labels(4)
 HUGE = b"\xff\xff\xff\x7f"  # as a length or an index: 2**31 - 1
 
 
-@pytest.mark.parametrize("batch", [
-    [1, 2], {}, {b"data": ROWS}, {b"labels": LABELS}, {b"data": ROWS, b"labels": LABELS[:3]},
-    {b"data": ROWS[:0], b"labels": []}, {b"data": ROWS[:, :3000], b"labels": LABELS},
-    {b"data": ROWS.astype(np.float32), b"labels": LABELS}, {b"data": ROWS.astype(np.int8), b"labels": LABELS},
-    {b"data": ROWS.astype(object), b"labels": LABELS}, {b"data": ROWS.reshape(4, 3, 1024), b"labels": LABELS},
-    {b"data": ROWS, b"labels": [0, 1, 2, 10]}, {b"data": ROWS, b"labels": [0, 1, 2, -1]},
-    {b"data": ROWS, b"labels": [0, 1, 2, 2**70]}, {b"data": ROWS, b"labels": [0, 1, 2, 1.5]},
-    {b"data": ROWS, b"labels": [0, 1, 2, True]}, {b"data": ROWS, b"labels": b"0003"},
-    {b"data": b"a", b"labels": LABELS}], ids=str)
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [1, 2],
+        {},
+        {b"data": ROWS},
+        {b"labels": LABELS},
+        {b"data": ROWS, b"labels": LABELS[:3]},
+        {b"data": ROWS[:0], b"labels": []},
+        {b"data": ROWS[:, :3000], b"labels": LABELS},
+        {b"data": ROWS.astype(np.float32), b"labels": LABELS},
+        {b"data": ROWS.astype(np.int8), b"labels": LABELS},
+        {b"data": ROWS.astype(object), b"labels": LABELS},
+        {b"data": ROWS.reshape(4, 3, 1024), b"labels": LABELS},
+        {b"data": ROWS, b"labels": [0, 1, 2, 10]},
+        {b"data": ROWS, b"labels": [0, 1, 2, -1]},
+        {b"data": ROWS, b"labels": [0, 1, 2, 2**70]},
+        {b"data": ROWS, b"labels": [0, 1, 2, 1.5]},
+        {b"data": ROWS, b"labels": [0, 1, 2, True]},
+        {b"data": ROWS, b"labels": b"0003"},
+        {b"data": b"a", b"labels": LABELS},
+    ],
+    ids=str,
+)
 def test_what_is_no_batch_is_refused(tmp_path, batch):
     dump(tmp_path / "batch", batch)
     with pytest.raises(InputError, match="batch is not a CIFAR file") as caught:
@@ -178,10 +218,14 @@ def test_what_is_no_batch_is_refused(tmp_path, batch):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("batch", "protocol", "why"), [
-    ({b"data": ROWS, b"labels": LABELS}, 2, "it asks for _codecs.encode"),
-    ({b"data": ROWS, b"labels": LABELS}, 5, r"it asks for numpy\._?core\.numeric\._frombuffer"),
-    ({"data": ROWS, "labels": LABELS}, 4, "its keys are text")])
+@pytest.mark.parametrize(
+    ("batch", "protocol", "why"),
+    [
+        ({b"data": ROWS, b"labels": LABELS}, 2, "it asks for _codecs.encode"),
+        ({b"data": ROWS, b"labels": LABELS}, 5, r"it asks for numpy\._?core\.numeric\._frombuffer"),
+        ({"data": ROWS, "labels": LABELS}, 4, "its keys are text"),
+    ],
+)
 def test_a_batch_that_python_3_pickled_again_is_called_so(tmp_path, batch, protocol, why):
     (tmp_path / "batch").write_bytes(pickle.dumps(batch, protocol))
     with pytest.raises(InputError, match=rf"batch was pickled again by another program \({why}\); expected the file"):
@@ -217,16 +261,37 @@ def test_damaged_pickles_give_input_errors_only(whole, draw):
     target = path.with_name("damaged")
     kind = draw.draw(st.sampled_from(["cut", "noise", "opcodes", "flip"]))
     if kind == "cut":
-        target.write_bytes(raw[:draw.draw(st.one_of(st.integers(0, len(raw) - 1), st.sampled_from(structure)))])
+        target.write_bytes(raw[: draw.draw(st.one_of(st.integers(0, len(raw) - 1), st.sampled_from(structure)))])
     elif kind == "noise":
         target.write_bytes(draw.draw(st.binary(max_size=400)))
     elif kind == "opcodes":
-        words = st.sampled_from([b"c", b"numpy\nndarray\n", b"(", b"t", b"R", b"b", b"U\x01a", b"]", b"}", b"K\x01",
-                                 b"N", b"\x81", b".", b"0", b"2", b"s", b"r" + HUGE, b"T" + HUGE, b"\x8e" + 2 * HUGE])
+        words = st.sampled_from(
+            [
+                b"c",
+                b"numpy\nndarray\n",
+                b"(",
+                b"t",
+                b"R",
+                b"b",
+                b"U\x01a",
+                b"]",
+                b"}",
+                b"K\x01",
+                b"N",
+                b"\x81",
+                b".",
+                b"0",
+                b"2",
+                b"s",
+                b"r" + HUGE,
+                b"T" + HUGE,
+                b"\x8e" + 2 * HUGE,
+            ]
+        )
         target.write_bytes(b"\x80\x02" + b"".join(draw.draw(st.lists(words, max_size=30))))
     else:
         place = draw.draw(st.sampled_from(structure))
-        target.write_bytes(raw[:place] + bytes([draw.draw(st.integers(0, 255))]) + raw[place + 1:])
+        target.write_bytes(raw[:place] + bytes([draw.draw(st.integers(0, 255))]) + raw[place + 1 :])
     try:
         images, labels = stock.read_batch(target, b"labels", 10)
     except InputError as error:
@@ -246,9 +311,16 @@ def packed(folder, archive, names=None, mode="w:gz"):
     return archive
 
 
-@pytest.mark.parametrize(("name", "suffix", "mode"), [
-    ("cifar-10-python.tar.gz", "", "w:gz"), ("cifar-10-python (1).tar.gz", "", "w:gz"),
-    ("cifar-10-binary.tar.gz", ".bin", "w:gz"), ("CIFAR10.tgz", ".bin", "w:gz"), ("cifar-10-python.tar", "", "w")])
+@pytest.mark.parametrize(
+    ("name", "suffix", "mode"),
+    [
+        ("cifar-10-python.tar.gz", "", "w:gz"),
+        ("cifar-10-python (1).tar.gz", "", "w:gz"),
+        ("cifar-10-binary.tar.gz", ".bin", "w:gz"),
+        ("CIFAR10.tgz", ".bin", "w:gz"),
+        ("cifar-10-python.tar", "", "w"),
+    ],
+)
 def test_an_archive_is_read_as_it_was_downloaded_and_nothing_unpacked(cifar, tmp_path, name, suffix, mode):
     if suffix:
         write_cifar10(tmp_path / "cifar-10-batches-bin", suffix)
@@ -307,10 +379,12 @@ def test_binary_files_that_were_cut_at_an_image_are_told(tmp_path, capsys, monke
     monkeypatch.setattr(stock, "IMAGES", 40)
     write_cifar10(tmp_path / "cifar-10-batches-bin", ".bin")
     cut = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
-    cut.write_bytes(cut.read_bytes()[:27 * 3073])
+    cut.write_bytes(cut.read_bytes()[: 27 * 3073])
     assert len(stock.read_cifar("cifar10", tmp_path)[1][1]) == 187
-    assert capsys.readouterr().err == (f"warning: {cut.parent} has fewer images than CIFAR: data_batch_3 27 of 40; if "
-                                       "that isn't meant, fetch it again\n")
+    assert capsys.readouterr().err == (
+        f"warning: {cut.parent} has fewer images than CIFAR: data_batch_3 27 of 40; if "
+        "that isn't meant, fetch it again\n"
+    )
     stock.read_cifar("cifar10", tmp_path, with_train=False)
     assert capsys.readouterr().err == ""
 
@@ -353,8 +427,12 @@ def test_no_data_and_no_network_is_a_short_line(tmp_path, monkeypatch):
         dataset.load_data(asked(data_dir=str(tmp_path), instead="`dataset=digits`, or make demo"))
     line = str(caught.value)
     assert "\n" not in line and len(line) - len(str(tmp_path)) <= 200
-    for word in (f"`data_dir`: {tmp_path} has no cifar-10-batches-py", "expected it there", "cifar-10-python.tar.gz",
-                 "; `dataset=digits`, or make demo"):
+    for word in (
+        f"`data_dir`: {tmp_path} has no cifar-10-batches-py",
+        "expected it there",
+        "cifar-10-python.tar.gz",
+        "; `dataset=digits`, or make demo",
+    ):
         assert word in line
     with pytest.raises(InputError, match=r"of cs\.toronto\.edu/~kriz$"):  # a model of CIFAR knows no digits
         dataset.load_data(asked(data_dir=str(tmp_path)))
@@ -385,6 +463,7 @@ def test_digits():
     assert images.dtype == np.uint8 and images.min() == 0 and images.max() == 255
     assert np.array_equal(images[..., 0], images[..., 1]) and np.array_equal(images[..., 0], images[..., 2])
     from sklearn.datasets import load_digits
+
     digits = load_digits()
     blocks = np.concatenate([s.images[..., 0] for s in parts(loaded)]).reshape(1797, 8, 4, 8, 4).mean((2, 4))
     labels = np.concatenate([s.labels for s in parts(loaded)])
@@ -418,10 +497,16 @@ def test_crop_padding_sets_the_largest_shift_of_training_images_alone(cifar, pad
     assert dataset.load_data(asked(data_dir=str(cifar), crop_padding=None)).train.pad == 4
     x, y = dataset.batches(loaded.train, 50, seed=1)[0]
     bordered = np.pad(loaded.train.images, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)), mode="reflect")
-    assert y.shape == (50,) and all(any(
-        np.array_equal(bordered[i, dy:dy + 32, dx:dx + 32][:, ::flip], image) for i in np.flatnonzero(
-            loaded.train.labels == label) for dy in range(2 * padding + 1) for dx in range(2 * padding + 1)
-        for flip in (1, -1)) for image, label in zip(x[:2], y[:2], strict=True))
+    assert y.shape == (50,) and all(
+        any(
+            np.array_equal(bordered[i, dy : dy + 32, dx : dx + 32][:, ::flip], image)
+            for i in np.flatnonzero(loaded.train.labels == label)
+            for dy in range(2 * padding + 1)
+            for dx in range(2 * padding + 1)
+            for flip in (1, -1)
+        )
+        for image, label in zip(x[:2], y[:2], strict=True)
+    )
 
 
 @pytest.mark.parametrize("subset", [100, 117, 195, 200])
@@ -436,8 +521,14 @@ def test_a_subset_lies_within_the_full_splits(cifar, subset):
         assert counts.max() - counts.min() <= 1
 
 
-@pytest.mark.parametrize(("subset", "told"), [(200, ""), (201, "181 training images, and there are 180"),
-                                               (10**9, "100,000,000 validation images, and there are 20")])
+@pytest.mark.parametrize(
+    ("subset", "told"),
+    [
+        (200, ""),
+        (201, "181 training images, and there are 180"),
+        (10**9, "100,000,000 validation images, and there are 20"),
+    ],
+)
 def test_a_subset_larger_than_the_set_takes_all_and_says_so(cifar, subset, told, capsys):
     found = dataset.load_data(asked(data_dir=str(cifar), subset=subset))
     full = dataset.load_data(asked(data_dir=str(cifar)))
@@ -450,15 +541,21 @@ def test_a_small_subset_validates_on_one_image_a_class_and_says_so(cifar, capsys
     found = dataset.load_data(asked(data_dir=str(cifar), subset=50))
     assert sorted(found.val.labels) == [*range(10)] and len(found.train) == 40
     assert "10 validation images, one for each class: --val_split 0.1 of --subset 50 would be 5" in (
-        capsys.readouterr().err)
+        capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize(("flags", "words"), [
-    ({"subset": 19}, "`subset`: received 19"), ({"subset": 1}, "`subset`: received 1"),
-    ({"crop_padding": 32}, "`crop_padding`: received 32, expected at most 31 for images of 32x32"),
-    ({"class_num": 7}, r"`class_num`: received 7, expected 10 \(the classes of cifar10\)"),
-    ({"dataset": "cifar"}, "`dataset`: received 'cifar', .*expected cifar10, cifar100, digits"),
-    ({"dataset": ""}, "`dataset`: received ''")])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"subset": 19}, "`subset`: received 19"),
+        ({"subset": 1}, "`subset`: received 1"),
+        ({"crop_padding": 32}, "`crop_padding`: received 32, expected at most 31 for images of 32x32"),
+        ({"class_num": 7}, r"`class_num`: received 7, expected 10 \(the classes of cifar10\)"),
+        ({"dataset": "cifar"}, "`dataset`: received 'cifar', .*expected cifar10, cifar100, digits"),
+        ({"dataset": ""}, "`dataset`: received ''"),
+    ],
+)
 def test_flags_that_do_not_fit_are_named(cifar, flags, words):
     with pytest.raises(InputError, match=words) as caught:
         dataset.load_data(asked(data_dir=str(cifar), **flags))
@@ -517,9 +614,13 @@ def test_augmentation_only_shifts_and_flips(h, w, pad, flip):
     source, seen = dataset.batches(dataset.Split(images, np.arange(64), "train", pad, flip), 64, seed=0), []
     for x, y in (source[i] for i in range(4)):
         for image, i in zip(x, y, strict=True):
-            moves = [(dy, dx, mirrored) for dy in range(2 * pad + 1) for dx in range(2 * pad + 1)
-                     for mirrored in (False, True)
-                     if np.array_equal(bordered[i, dy:dy + h, dx:dx + w][:, ::-1 if mirrored else 1], image)]
+            moves = [
+                (dy, dx, mirrored)
+                for dy in range(2 * pad + 1)
+                for dx in range(2 * pad + 1)
+                for mirrored in (False, True)
+                if np.array_equal(bordered[i, dy : dy + h, dx : dx + w][:, :: -1 if mirrored else 1], image)
+            ]
             assert len(moves) == 1
             seen += moves
     assert {m[:2] for m in seen} == set(itertools.product(range(2 * pad + 1), repeat=2))
@@ -533,15 +634,27 @@ def test_fit_resumed_equals_fit_in_one_go():
     split = dataset.Split(rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), rng.integers(0, 3, 40), "train", 1, True)
 
     def model(weights=None):
-        made = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Rescaling(1 / 255),
-                                 keras.layers.Dense(3, kernel_initializer="zeros")])
+        made = keras.Sequential(
+            [
+                keras.Input((8, 8, 3)),
+                keras.layers.Flatten(),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Dense(3, kernel_initializer="zeros"),
+            ]
+        )
         made.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         made.set_weights(weights or made.get_weights())
         return made
 
     def fit(made, first, last):
-        made.fit(dataset.batches(split, 16, 7, start_epoch=first), steps_per_epoch=2, initial_epoch=first, epochs=last,
-                 verbose=0, shuffle=False)
+        made.fit(
+            dataset.batches(split, 16, 7, start_epoch=first),
+            steps_per_epoch=2,
+            initial_epoch=first,
+            epochs=last,
+            verbose=0,
+            shuffle=False,
+        )
         return made.get_weights()
 
     once, halves = fit(model(), 0, 3), fit(model(fit(model(), 0, 1)), 1, 3)
@@ -591,7 +704,7 @@ def test_a_folders_splits_are_mixed_however_its_files_are_sorted(tmp_path):
     for split, same in zip(parts(first), parts(again), strict=True):
         np.testing.assert_array_equal(split.images, same.images)
         for start in range(0, len(split) - 15, 16):  # by chance once in 10^7 for each
-            assert len(set(split.labels[start:start + 16])) > 1
+            assert len(set(split.labels[start : start + 16])) > 1
         images, labels = dataset.sample(split)
         assert len(set(labels[:16])) > 1 and len(images) == len(split)
 
@@ -631,10 +744,14 @@ def test_a_class_may_be_called_train_among_enough_others(tmp_path, capsys):
         dataset.load_data(asked(dataset=str(tmp_path), val_split=0.3))
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ("stray", r"train holds images itself, such as montage\.png"),
-    ("missing", "test, val alone, expected a folder train"),
-    ("linked", "test, val alone, expected a folder train")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("stray", r"train holds images itself, such as montage\.png"),
+        ("missing", "test, val alone, expected a folder train"),
+        ("linked", "test, val alone, expected a folder train"),
+    ],
+)
 def test_splits_are_never_taken_for_classes(change, words, tmp_path):
     root, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
     for split, label, i in itertools.product(("train", "val", "test"), "ab", range(3)):
@@ -658,8 +775,13 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path):
     palette.putpalette([0, 0, 0, 50, 60, 70])
     palette.save(tmp_path / "palette.png", transparency=b"\x00\x80")
     Image.fromarray(np.full((20, 20), 130 * 256, np.uint16)).save(tmp_path / "deep.png")
-    for name, colour in (("grey.png", 77), ("alpha.png", (206, 208, 210)), ("cmyk.jpg", 0), ("deep.png", 130),
-                         ("palette.png", (152, 157, 162))):
+    for name, colour in (
+        ("grey.png", 77),
+        ("alpha.png", (206, 208, 210)),
+        ("cmyk.jpg", 0),
+        ("deep.png", 130),
+        ("palette.png", (152, 157, 162)),
+    ):
         image = decoding.decode(str(tmp_path / name), (10, 8), decoding.Look(whole=65535, ground="white"))
         assert image.shape == (10, 8, 3) and image.dtype == np.uint8
         assert np.abs(image.astype(int) - colour).max() <= 1, name
@@ -668,7 +790,7 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path):
 def test_unreadable_images_are_named(folder, monkeypatch):
     victim = folder / "blue" / "0.png"
     raw = victim.read_bytes()
-    for broken in (b"", b"no image", raw[:len(raw) // 2]):
+    for broken in (b"", b"no image", raw[: len(raw) // 2]):
         victim.write_bytes(broken)
         with pytest.raises(InputError, match=r"blue.0\.png cannot be read") as caught:
             dataset.load_data(asked(dataset=str(folder), val_split=0.2))
@@ -709,10 +831,15 @@ def test_classes_of_unequal_size_keep_their_shares(tmp_path):
     assert (dataset.load_data(asked(dataset=str(tmp_path), val_split=0.3)).train.labels == 2).any()
 
 
-@pytest.mark.parametrize("content", [
-    b"\x80\x05\x96" + (2**40).to_bytes(8, "little"),  # a bytearray of a terabyte
-    b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s.",  # a key whose hash takes 2^60 steps
-    b"\x80\x02}()" + b"2\x86" * 60 + b"K\x01u."], ids=["bytearray", "hash", "hashes"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little"),  # a bytearray of a terabyte
+        b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s.",  # a key whose hash takes 2^60 steps
+        b"\x80\x02}()" + b"2\x86" * 60 + b"K\x01u.",
+    ],
+    ids=["bytearray", "hash", "hashes"],
+)
 def test_bombs_in_pickles_are_refused_at_once(tmp_path, content):
     (tmp_path / "data_batch_1").write_bytes(content)
     start = time.monotonic()

@@ -26,13 +26,32 @@ def refused(root):
 
 
 # each of the folders holds classes of its own (of other names, so that the names of the folders have to decide)
-@pytest.mark.parametrize("names", [
-    "asl_alphabet_train asl_alphabet_test", "flowers_train flowers_val", "asl_train asl_test a b c d",
-    "train_resized test_resized", "X_train X_test",
-    "xtrain ytest", "train_v2 test_v2", "train_new val_new", "train_clean train_noisy test_clean", "trainA trainB",
-    "trainA trainB testA testB", "tr te va", "tr te", "development evaluation", "trainval devtest",
-    "PublicTest TrainSet2b", "my-train my-holdout extra", "训练_一 测试_一", "entrenamiento_a prueba_b",
-    "IN_TRAIN OUT_TEST", "2019train_x 2020test_x b"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "asl_alphabet_train asl_alphabet_test",
+        "flowers_train flowers_val",
+        "asl_train asl_test a b c d",
+        "train_resized test_resized",
+        "X_train X_test",
+        "xtrain ytest",
+        "train_v2 test_v2",
+        "train_new val_new",
+        "train_clean train_noisy test_clean",
+        "trainA trainB",
+        "trainA trainB testA testB",
+        "tr te va",
+        "tr te",
+        "development evaluation",
+        "trainval devtest",
+        "PublicTest TrainSet2b",
+        "my-train my-holdout extra",
+        "训练_一 测试_一",
+        "entrenamiento_a prueba_b",
+        "IN_TRAIN OUT_TEST",
+        "2019train_x 2020test_x b",
+    ],
+)
 @pytest.mark.parametrize("nested", [False, True])
 def test_two_names_that_say_splits_are_no_classes(names, nested, tmp_path):
     for i, name in enumerate(names.split()):
@@ -46,11 +65,32 @@ def test_two_names_that_say_splits_are_no_classes(names, nested, tmp_path):
     assert folders.list_folder(str(tmp_path)).class_names == tuple(sorted(names.split()))
 
 
-@pytest.mark.parametrize("names", [
-    "train plane car", "test_tube flask beaker", "test_tube test_strip beaker", "value_stocks validator", "tr te en fr",
-    "bullet_train test_tube a b c d", "trainers latest contest", "class_1_images class_2_images", "1 2 3", "0 1",
-    "grade1 grade2", "Folder Printer", "masks gloves", "with_mask without_mask", "mask no_mask", "s1 s2",
-    "apart1 apart2", "input_a output_b", "type_1 type_2 type_3", "image cat", "development_board arduino raspberry"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "train plane car",
+        "test_tube flask beaker",
+        "test_tube test_strip beaker",
+        "value_stocks validator",
+        "tr te en fr",
+        "bullet_train test_tube a b c d",
+        "trainers latest contest",
+        "class_1_images class_2_images",
+        "1 2 3",
+        "0 1",
+        "grade1 grade2",
+        "Folder Printer",
+        "masks gloves",
+        "with_mask without_mask",
+        "mask no_mask",
+        "s1 s2",
+        "apart1 apart2",
+        "input_a output_b",
+        "type_1 type_2 type_3",
+        "image cat",
+        "development_board arduino raspberry",
+    ],
+)
 def test_classes_of_such_names_are_classes(names, tmp_path):
     fill(tmp_path, *names.split())
     assert folders.list_folder(str(tmp_path)).class_names == tuple(sorted(names.split()))
@@ -63,10 +103,21 @@ def test_a_class_whose_name_has_a_splits_word_is_told(tmp_path):
     assert folders.list_folder(str(tmp_path)).notes == ["test_tube is taken for a class, as the other folders are"]
 
 
-@pytest.mark.parametrize("names", [
-    "fold1 fold2 fold3", "HAM10000_images_part_1 HAM10000_images_part_2", "part_a part_b",
-    "images_001 images_002 images_003", "data_batch_1 data_batch_2 readme", "images masks", "Image Mask",
-    "JPEGImages SegmentationClass", "img gt", "images masks cat"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "fold1 fold2 fold3",
+        "HAM10000_images_part_1 HAM10000_images_part_2",
+        "part_a part_b",
+        "images_001 images_002 images_003",
+        "data_batch_1 data_batch_2 readme",
+        "images masks",
+        "Image Mask",
+        "JPEGImages SegmentationClass",
+        "img gt",
+        "images masks cat",
+    ],
+)
 @pytest.mark.parametrize("below", ["", "train/"])
 def test_pieces_and_masks_are_no_classes(names, below, tmp_path):
     fill(tmp_path, *(below + name for name in names.split()))
@@ -76,8 +127,10 @@ def test_pieces_and_masks_are_no_classes(names, below, tmp_path):
     assert len(folders.list_folder(str(tmp_path)).class_names) == len(names.split())
 
 
-@pytest.mark.parametrize("tops", [("color", "grayscale", "segmented"), ("2019/train", "2020/train"),
-                                  ("a/x", "b/y", "c"), ("00", "01", "02", "03")])
+@pytest.mark.parametrize(
+    "tops",
+    [("color", "grayscale", "segmented"), ("2019/train", "2020/train"), ("a/x", "b/y", "c"), ("00", "01", "02", "03")],
+)
 def test_folders_that_hold_the_same_folders_are_refused_with_both_ways_on(tops, tmp_path):
     for top in tops:
         fill(tmp_path, f"{top}/cat", f"{top}/Dog")
@@ -113,7 +166,8 @@ def test_splits_below_classes_are_not_mixed(below, tmp_path):
 def test_masks_below_classes_are_not_mixed(below, tmp_path):
     fill(tmp_path, *(f"{below}{label}/{kind}" for label in ("COVID", "Normal") for kind in ("images", "masks")))
     assert "COVID was to be a class and holds images and masks, which are called images and their masks" in (
-        refused(tmp_path))
+        refused(tmp_path)
+    )
 
 
 def test_a_split_among_the_images_of_classes_is_not_mixed(tmp_path):
@@ -126,8 +180,15 @@ def test_a_split_among_the_images_of_classes_is_not_mixed(tmp_path):
 def test_a_third_split_in_any_language_is_not_left_out(tmp_path):
     fill(tmp_path, "Training/a", "Training/b", "Test/a", "Test/b", "Validierung/a", "Validierung/b")
     assert {*folders.list_folder(str(tmp_path)).splits} == {"train", "validation", "test"}
-    for name, said in (("walidacja", True), ("train_more", True), ("docs", False), ("test_unlabelled", False),
-                       ("test-multiple_images", False), ("my_val", False), ("my_val/c", True)):
+    for name, said in (
+        ("walidacja", True),
+        ("train_more", True),
+        ("docs", False),
+        ("test_unlabelled", False),
+        ("test-multiple_images", False),
+        ("my_val", False),
+        ("my_val/c", True),
+    ):
         shutil.rmtree(tmp_path / "Validierung", ignore_errors=True)
         flat = name in ("docs", "test-multiple_images", "my_val", "my_val/c")
         fill(tmp_path, *([name] if flat else [f"{name}/a", f"{name}/b"]))
@@ -164,6 +225,7 @@ def test_a_table_that_agrees_with_the_folders_or_is_finer_is_none_of_their_busin
         (tmp_path / ("cat", "dog")[i % 2]).mkdir(parents=True, exist_ok=True)
         (tmp_path / ("cat", "dog")[i % 2] / f"{i}.png").touch()
     for labels in (("cat", "dog"), ("0", "1"), ("persian", "poodle", "siamese", "terrier")):
-        (tmp_path / "t.csv").write_text("file,label\n" + "\n".join(
-            f"{i}.png,{labels[i % len(labels)]}" for i in range(12)))
+        (tmp_path / "t.csv").write_text(
+            "file,label\n" + "\n".join(f"{i}.png,{labels[i % len(labels)]}" for i in range(12))
+        )
         assert folders.list_folder(str(tmp_path)).class_names == ("cat", "dog")

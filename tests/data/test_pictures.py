@@ -40,16 +40,20 @@ def read(root, **more):
     return reader.read(paths)[0], told
 
 
-@pytest.mark.parametrize(("kind", "suffix", "encode", "told"), [
-    ("16 bits", ".png", lambda g: g.astype(np.uint16) * 257, "hold values up to 65,535: scaled by 65,535"),
-    ("12 in 16", ".png", lambda g: g.astype(np.uint16) * 16, "hold values up to 4,080: scaled by 4,095"),
-    ("10 in 16", ".tif", lambda g: g.astype(np.uint16) * 4, "hold values up to 1,020: scaled by 1,023"),
-    ("8 in 32", ".tif", lambda g: g.astype(np.int32), "hold values up to 255: scaled by 255"),
-    ("16 in 32", ".tif", lambda g: g.astype(np.int32) * 257, "scaled by 65,535"),
-    ("big-endian", ".tif", lambda g: g.astype(">u2") * 16, "scaled by 4,095"),
-    ("16-bit pgm", ".pgm", lambda g: g.astype(np.uint16) * 257, "scaled by 65,535"),
-    ("float 0..1", ".tif", lambda g: g.astype(np.float32) / 255, "floating point hold values up to 1: scaled by 1"),
-    ("float 0..255", ".tif", lambda g: g.astype(np.float32), "scaled by 255")])
+@pytest.mark.parametrize(
+    ("kind", "suffix", "encode", "told"),
+    [
+        ("16 bits", ".png", lambda g: g.astype(np.uint16) * 257, "hold values up to 65,535: scaled by 65,535"),
+        ("12 in 16", ".png", lambda g: g.astype(np.uint16) * 16, "hold values up to 4,080: scaled by 4,095"),
+        ("10 in 16", ".tif", lambda g: g.astype(np.uint16) * 4, "hold values up to 1,020: scaled by 1,023"),
+        ("8 in 32", ".tif", lambda g: g.astype(np.int32), "hold values up to 255: scaled by 255"),
+        ("16 in 32", ".tif", lambda g: g.astype(np.int32) * 257, "scaled by 65,535"),
+        ("big-endian", ".tif", lambda g: g.astype(">u2") * 16, "scaled by 4,095"),
+        ("16-bit pgm", ".pgm", lambda g: g.astype(np.uint16) * 257, "scaled by 65,535"),
+        ("float 0..1", ".tif", lambda g: g.astype(np.float32) / 255, "floating point hold values up to 1: scaled by 1"),
+        ("float 0..255", ".tif", lambda g: g.astype(np.float32), "scaled by 255"),
+    ],
+)
 def test_any_depth_gives_the_same_pixels(tmp_path, kind, suffix, encode, told):
     put(tmp_path / "a" / f"0{suffix}", encode(GREY))
     put(tmp_path / "a" / f"1{suffix}", encode(GREY // 3))  # of its own it would be scaled by another number
@@ -71,12 +75,17 @@ def test_a_scale_keeps_at_least_a_sixteenth_of_the_light_or_there_is_none(depth,
     assert decoding.natural_scale("floating", float("nan"), float("nan")) is None
 
 
-@pytest.mark.parametrize(("numbers", "words"), [
-    (GREY.astype(np.float32) / 100, r"floating point hold values from 0 to 2\.55 .*expected 0 to 1 or 0 to 255"),
-    (GREY.astype(np.float32) - 128, r"from -128 to 127"),
-    (GREY.astype(np.float32) * np.nan, "hold what is no number .NaN, .*odd"),
-    (GREY.astype(np.float32) / 1e5, r"from 0 to 0\.00255"), (GREY.astype(np.int32) - 1, "more than 8 bits .* from -1"),
-    (GREY.astype(np.int32) * 1000, "from 0 to 255,000 .*expected 0 to 65,535")])
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        (GREY.astype(np.float32) / 100, r"floating point hold values from 0 to 2\.55 .*expected 0 to 1 or 0 to 255"),
+        (GREY.astype(np.float32) - 128, r"from -128 to 127"),
+        (GREY.astype(np.float32) * np.nan, "hold what is no number .NaN, .*odd"),
+        (GREY.astype(np.float32) / 1e5, r"from 0 to 0\.00255"),
+        (GREY.astype(np.int32) - 1, "more than 8 bits .* from -1"),
+        (GREY.astype(np.int32) * 1000, "from 0 to 255,000 .*expected 0 to 65,535"),
+    ],
+)
 def test_numbers_without_a_natural_scale_are_refused_with_their_range(tmp_path, numbers, words):
     put(tmp_path / "a" / "fine.tif", np.zeros_like(numbers))
     put(tmp_path / "a" / "odd.tif", numbers)
@@ -88,19 +97,27 @@ def test_the_scale_that_a_model_was_trained_with_is_kept_and_a_brighter_image_re
     put(tmp_path / "a" / "0.png", GREY.astype(np.uint16) // 2)
     images, lines = read(tmp_path, look=decoding.Look(whole=4095))
     np.testing.assert_array_equal(images[0, ..., 0], GREY // 2 >> 4)
-    assert lines == ["images of more than 8 bits are scaled by 4,095", "1 of 1 images of more than 8 bits hold at most "
-                     f"127 (such as {tmp_path}/a/0.png): scaled by 4,095 they are nearly black"]
+    assert lines == [
+        "images of more than 8 bits are scaled by 4,095",
+        "1 of 1 images of more than 8 bits hold at most "
+        f"127 (such as {tmp_path}/a/0.png): scaled by 4,095 they are nearly black",
+    ]
     put(tmp_path / "a" / "1.png", GREY.astype(np.uint16) * 257)
     with pytest.raises(InputError, match=r"1\.png, with values from 0 to 65,535, expected 0 to 4,095, by which"):
         read(tmp_path, look=decoding.Look(whole=4095))
 
 
-@pytest.mark.parametrize(("dark", "bright", "words"), [
-    (GREY.astype(np.uint16), GREY.astype(np.uint16) * 257, "at most 255, .*b.1.*, at least 65,535"),
-    (GREY.astype(np.uint16) * 16, GREY.astype(np.uint16) * 257, "at most 4,080, .*b.1.*, at least 65,535"),
-    (GREY.astype(np.uint16), GREY.astype(np.uint16) * 16, "at most 255, .*, at least 4,080"),
-    (np.float32(GREY) / 255, np.float32(GREY), "at most 1, .*, at least 255"),
-    (1, 257, "at most 255, .*, at least 65,535"), (16, 257, "at most 4,095, .*, at least 65,535")])  # colour
+@pytest.mark.parametrize(
+    ("dark", "bright", "words"),
+    [
+        (GREY.astype(np.uint16), GREY.astype(np.uint16) * 257, "at most 255, .*b.1.*, at least 65,535"),
+        (GREY.astype(np.uint16) * 16, GREY.astype(np.uint16) * 257, "at most 4,080, .*b.1.*, at least 65,535"),
+        (GREY.astype(np.uint16), GREY.astype(np.uint16) * 16, "at most 255, .*, at least 4,080"),
+        (np.float32(GREY) / 255, np.float32(GREY), "at most 1, .*, at least 255"),
+        (1, 257, "at most 255, .*, at least 65,535"),
+        (16, 257, "at most 4,095, .*, at least 65,535"),
+    ],
+)  # colour
 def test_images_of_two_scales_are_refused_with_one_of_each(tmp_path, dark, bright, words):
     for i, (label, values) in enumerate((("a", dark), ("b", bright)) * 3):
         if isinstance(values, int):
@@ -117,8 +134,9 @@ def test_some_dark_images_and_dark_ones_of_every_degree_are_told(tmp_path, dark)
         factor = (257 if i else 8) if dark == 1 else 257 >> i
         put(tmp_path / "a" / f"{i:02d}.png", GREY.astype(np.uint16) * factor)
     _, lines = read(tmp_path)
-    assert lines[1].startswith(f"{dark} of {30 if dark == 1 else 8} images of more than 8 bits hold at most "
-                               f"{2040 if dark == 1 else 4080:,}") and lines[1].endswith("they are nearly black")
+    assert lines[1].startswith(
+        f"{dark} of {30 if dark == 1 else 8} images of more than 8 bits hold at most {2040 if dark == 1 else 4080:,}"
+    ) and lines[1].endswith("they are nearly black")
 
 
 def test_an_inverted_scale_of_grey_is_shown_as_a_viewer_does(tmp_path):
@@ -129,11 +147,15 @@ def test_an_inverted_scale_of_grey_is_shown_as_a_viewer_does(tmp_path):
 def colour_of_16_bits(path, factor):
     """A PNG of 16-bit RGB, which Pillow writes none of: row by row, without filters."""
     rows = (np.repeat(GREY[..., None], 3, -1).astype(int) * factor).astype(">u2").reshape(8, -1)
-    parts = ((b"IHDR", struct.pack(">IIBBBBB", 12, 8, 16, 2, 0, 0, 0)),
-             (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))), (b"IEND", b""))
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", 12, 8, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
+        (b"IEND", b""),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    chunks = (struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-              for name, body in parts)
+    chunks = (
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    )
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
@@ -153,8 +175,9 @@ def test_what_is_transparent_is_shown_on_white_unless_it_draws_in_white(tmp_path
     images, lines = read(tmp_path)
     share, ground = GREY.astype(float) / 255, 0 if ink == 255 else 255
     np.testing.assert_allclose(images[0, ..., 0], share * ink + (1 - share) * ground, atol=1)
-    assert lines == ["1 image with transparent pixels, shown on "
-                     + ("black; most of them draw in white" if ink == 255 else "white")]
+    assert lines == [
+        "1 image with transparent pixels, shown on " + ("black; most of them draw in white" if ink == 255 else "white")
+    ]
     with pytest.raises(InputError, match="it draws in white on transparent ground, which is shown as white"):
         put(tmp_path / "a" / "1.png", Image.fromarray(np.dstack([np.full((8, 12, 3), 255, np.uint8), GREY]), "RGBA"))
         read(tmp_path, look=decoding.Look(ground="white"))
@@ -163,8 +186,25 @@ def test_what_is_transparent_is_shown_on_white_unless_it_draws_in_white(tmp_path
 def bitmap_of_32_bits(path, picture, alpha):
     """A BMP whose header declares the fourth byte to be alpha, as tools for screenshots write it."""
     (h, w, _), rows = picture.shape, np.dstack([picture[::-1, :, ::-1], np.full(picture.shape[:2], alpha, np.uint8)])
-    info = struct.pack("<IiiHHIIiiII4I4s64x", 124, w, h, 1, 32, 3, rows.nbytes, 2835, 2835, 0, 0,
-                       0xff0000, 0xff00, 0xff, 0xff000000, b"BGRs")
+    info = struct.pack(
+        "<IiiHHIIiiII4I4s64x",
+        124,
+        w,
+        h,
+        1,
+        32,
+        3,
+        rows.nbytes,
+        2835,
+        2835,
+        0,
+        0,
+        0xFF0000,
+        0xFF00,
+        0xFF,
+        0xFF000000,
+        b"BGRs",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack("<2sIHHI", b"BM", 138 + rows.nbytes, 0, 0, 138) + info + rows.tobytes())
 
@@ -177,13 +217,17 @@ def test_an_alpha_that_hides_everything_is_left_out_and_told(tmp_path, suffix, a
     if suffix == "bmp":
         bitmap_of_32_bits(path, picture, alpha)
     else:
-        put(path, np.dstack([picture, np.full((8, 12), alpha, np.uint8)]),
-            **{"lossless": True, "exact": True} if suffix == "webp" else {})
+        put(
+            path,
+            np.dstack([picture, np.full((8, 12), alpha, np.uint8)]),
+            **{"lossless": True, "exact": True} if suffix == "webp" else {},
+        )
     put(tmp_path / "a" / "1.png", picture)
     images, lines = read(tmp_path)
     np.testing.assert_array_equal(images, [picture, picture])
-    assert lines == [f"1 image with an alpha channel that hides everything (such as {path}): their colours are shown "
-                     "without it"]
+    assert lines == [
+        f"1 image with an alpha channel that hides everything (such as {path}): their colours are shown without it"
+    ]
 
 
 def test_an_empty_frame_is_ground_as_the_others_are(tmp_path):
@@ -247,15 +291,65 @@ def test_all_broken_files_are_named_at_once_with_a_command_that_goes_on_without_
     assert len(list((tmp_path / "d").rglob("*.broken"))) == 12
 
 
-@pytest.mark.parametrize(("name", "split"), [
-    *[(name, "train") for name in ("train", "Train", "TRAINING", "training_set", "train-set", "seg_train", "TrainSet",
-                                   "Training Images", "train2017", "training data (1)", "Entrenamiento", "训练集")],
-    *[(name, "validation") for name in ("val", "valid", "Validation", "dev", "eval", "validation_set", "seg_val",
-                                        "Validierung", "validación", "validacio\u0301n", "验证集")],
-    *[(name, "test") for name in ("test", "Testing", "test_set", "testset", "seg_test", "hold-out", "test1",
-                                  "テストデータ")],
-    *[(name, None) for name in ("trains", "latest", "trainers", "devil", "valve", "set", "contest", "train_val",
-                                "images", "model train", "1", "")]])
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *[
+            (name, "train")
+            for name in (
+                "train",
+                "Train",
+                "TRAINING",
+                "training_set",
+                "train-set",
+                "seg_train",
+                "TrainSet",
+                "Training Images",
+                "train2017",
+                "training data (1)",
+                "Entrenamiento",
+                "训练集",
+            )
+        ],
+        *[
+            (name, "validation")
+            for name in (
+                "val",
+                "valid",
+                "Validation",
+                "dev",
+                "eval",
+                "validation_set",
+                "seg_val",
+                "Validierung",
+                "validación",
+                "validacio\u0301n",
+                "验证集",
+            )
+        ],
+        *[
+            (name, "test")
+            for name in ("test", "Testing", "test_set", "testset", "seg_test", "hold-out", "test1", "テストデータ")
+        ],
+        *[
+            (name, None)
+            for name in (
+                "trains",
+                "latest",
+                "trainers",
+                "devil",
+                "valve",
+                "set",
+                "contest",
+                "train_val",
+                "images",
+                "model train",
+                "1",
+                "",
+            )
+        ],
+    ],
+)
 def test_names_that_say_split(name, split):
     assert naming.split_of(name) == split
 
@@ -267,8 +361,14 @@ def fill(root, *places, count=3):
         put(root / place / f"{i}.png", image)
 
 
-@pytest.mark.parametrize("names", [("Training", "dev", "Testing"), ("train_set", "Valid", "test_set"),
-                                   ("seg_train/seg_train", "val", "seg_test/seg_test")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Training", "dev", "Testing"),
+        ("train_set", "Valid", "test_set"),
+        ("seg_train/seg_train", "val", "seg_test/seg_test"),
+    ],
+)
 def test_splits_are_read_as_people_spell_them(tmp_path, names):
     for name, count in zip(names, (5, 3, 2), strict=True):
         fill(tmp_path, f"{name}/a", f"{name}/b", count=count)
@@ -276,20 +376,27 @@ def test_splits_are_read_as_people_spell_them(tmp_path, names):
     assert loaded.class_names == ("a", "b") and [len(loaded.train), len(loaded.val), len(loaded.test)] == [10, 6, 4]
 
 
-@pytest.mark.parametrize(("places", "words"), [
-    (("train/a", "train/b", "Training/a", "Training/b"), "has Training and train, which both say train"),
-    (("train/a", "train/b", "val/a", "val/b", "valid/a", "valid/b"), "val and valid, which both say validation"),
-    (("cat", "dog", "test"), "has test beside cat, dog, which leaves open what is a split and what a class"),
-    (("cat", "dog", "test/cat", "test/dog"), "has test beside cat, dog, which leaves open"),
-    (("train/a", "train/b", "PublicTest/a", "PublicTest/b"), "has train beside PublicTest, which leaves open"),
-    (("train/a", "train/b", "test/a", "test/b", "a"), "has a both beside and below train"),
-    (("train", "test"), r"whose test, train holds images itself, such as 0\.png, .*test/CLASS/"),
-    (("train",), r"whose train holds images itself"),
-    (("a/train", "a/test", "b/train", "b/test"), "a was to be a class and holds test, train images .*expected train/a"),
-    (("pets/train/a", "pets/train/b"), "found 1 .*; did you mean .*pets[?]"),
-    (("x/pets/a", "x/pets/b"), "found 1 .*; did you mean .*x.pets[?]"),
-    ((".",), "found 0 .*holds 3 images itself"),
-    (("test/a", "test/b"), "with test alone, expected a folder train beside it")])
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (("train/a", "train/b", "Training/a", "Training/b"), "has Training and train, which both say train"),
+        (("train/a", "train/b", "val/a", "val/b", "valid/a", "valid/b"), "val and valid, which both say validation"),
+        (("cat", "dog", "test"), "has test beside cat, dog, which leaves open what is a split and what a class"),
+        (("cat", "dog", "test/cat", "test/dog"), "has test beside cat, dog, which leaves open"),
+        (("train/a", "train/b", "PublicTest/a", "PublicTest/b"), "has train beside PublicTest, which leaves open"),
+        (("train/a", "train/b", "test/a", "test/b", "a"), "has a both beside and below train"),
+        (("train", "test"), r"whose test, train holds images itself, such as 0\.png, .*test/CLASS/"),
+        (("train",), r"whose train holds images itself"),
+        (
+            ("a/train", "a/test", "b/train", "b/test"),
+            "a was to be a class and holds test, train images .*expected train/a",
+        ),
+        (("pets/train/a", "pets/train/b"), "found 1 .*; did you mean .*pets[?]"),
+        (("x/pets/a", "x/pets/b"), "found 1 .*; did you mean .*x.pets[?]"),
+        ((".",), "found 0 .*holds 3 images itself"),
+        (("test/a", "test/b"), "with test alone, expected a folder train beside it"),
+    ],
+)
 def test_what_leaves_open_which_folders_are_classes_is_refused(tmp_path, places, words):
     fill(tmp_path, *places)
     with pytest.raises(InputError, match=f"^`dataset`: .*{words}") as caught:
@@ -311,8 +418,18 @@ def test_a_folder_without_classes_is_left_out_of_training_and_refused_in_evaluat
 
 def test_what_is_skipped_is_counted_and_named_in_one_line(tmp_path, capsys):
     fill(tmp_path / "d", "red", "green", count=4)
-    for name in ("red/1.heic", "red/2.heic", "green/x.jpg_large", "green/README", "red/.hidden.png", ".hidden/a.png",
-                 "red/Thumbs.db", "red/._0.png", ".DS_Store", "__MACOSX/red/._0.png"):
+    for name in (
+        "red/1.heic",
+        "red/2.heic",
+        "green/x.jpg_large",
+        "green/README",
+        "red/.hidden.png",
+        ".hidden/a.png",
+        "red/Thumbs.db",
+        "red/._0.png",
+        ".DS_Store",
+        "__MACOSX/red/._0.png",
+    ):
         (tmp_path / "d" / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "d" / name).write_bytes(b"x")
     fill(tmp_path / "d", "red/@eaDir/0.png", "green/.ipynb_checkpoints", "$RECYCLE.BIN", "lost+found")
@@ -369,11 +486,15 @@ def test_many_small_classes_give_a_validation_image_each(tmp_path, capsys):
     fill(tmp_path, *"abcdefghij", count=4)
     loaded = data.load_data(asked(tmp_path, val_split=0.1))
     assert [len(loaded.train), len(loaded.val), len(loaded.test)] == [20, 10, 10]
-    assert capsys.readouterr().err == ("warning: 10 validation images, one for each class: --val_split 0.1 of 30 would "
-                                       "be 3\n")
+    assert capsys.readouterr().err == (
+        "warning: 10 validation images, one for each class: --val_split 0.1 of 30 would be 3\n"
+    )
     fill(tmp_path, "rare", count=1)
-    with pytest.raises(InputError, match=r"at least 3 training images a class, found fewer for rare \(1\): one each to "
-                                         "train on, to validate on, to test on") as caught:
+    with pytest.raises(
+        InputError,
+        match=r"at least 3 training images a class, found fewer for rare \(1\): one each to "
+        "train on, to validate on, to test on",
+    ) as caught:
         data.load_data(asked(tmp_path, val_split=0.1))
     assert "--val_split" not in str(caught.value)
 
@@ -402,17 +523,36 @@ def test_a_model_meets_images_shown_as_those_that_it_was_trained_on(tmp_path):
         pixels.of_models(model, other)
 
 
-@pytest.mark.parametrize("told", [None, 3, [], {"whole": 4096}, {"whole": [1]}, {"whole": 4095.0}, {"floating": 1},
-                                  {"ground": "red"}, {"ground": None}, {"size": 3}, {"whole": True}])
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        3,
+        [],
+        {"whole": 4096},
+        {"whole": [1]},
+        {"whole": 4095.0},
+        {"floating": 1},
+        {"ground": "red"},
+        {"ground": None},
+        {"size": 3},
+        {"whole": True},
+    ],
+)
 def test_what_a_strangers_record_says_of_pixels_is_checked(tmp_path, told):
     assert pixels.of_models(history(tmp_path / "m", told)) == {}
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS.*: git lfs pull"),
-    (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC or AVIF under another name: convert it"),
-    (b"<!DOCTYPE html><p>404", "a web page"), (b"II*\0" + bytes(40), "a TIFF of a kind that isn't read"),
-    (b"%!PS-Adobe", "UnidentifiedImageError: no image")])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS.*: git lfs pull"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC or AVIF under another name: convert it"),
+        (b"<!DOCTYPE html><p>404", "a web page"),
+        (b"II*\0" + bytes(40), "a TIFF of a kind that isn't read"),
+        (b"%!PS-Adobe", "UnidentifiedImageError: no image"),
+    ],
+)
 def test_a_file_that_is_no_image_is_called_what_it_is(tmp_path, content, words):
     (tmp_path / "0.jpg").write_bytes(content)
     with pytest.raises(InputError, match=rf"^`dataset`: .*0\.jpg cannot be read as an image \(.*{words}.*mv \S*0\.jpg"):
@@ -498,8 +638,9 @@ def test_test_images_may_lack_a_class_and_labels_go_by_name(tmp_path, capsys, em
     loaded = data.load_data(asked(tmp_path))
     assert loaded.class_names == ("a", "b", "c") and sorted(loaded.test.labels) == [0] * 4 + [2] * 4
     assert sorted(loaded.train.labels) == [0] * 3 + [1] * 3 + [2] * 3
-    assert capsys.readouterr().err == ("warning: test has no images of 1 of 3 classes ('b'): test accuracy says "
-                                       "nothing of these\n")
+    assert capsys.readouterr().err == (
+        "warning: test has no images of 1 of 3 classes ('b'): test accuracy says nothing of these\n"
+    )
     fill(tmp_path / "one", "train/a", "train/b", "train/c", "test/c", count=4)
     assert sorted(data.load_data(asked(tmp_path / "one")).test.labels) == [2] * 4
 
@@ -567,7 +708,7 @@ def test_a_turn_that_stands_behind_the_pixels_of_a_png_counts(tmp_path):
     put(tmp_path / "0.png", GREY, exif=exif)
     raw = (tmp_path / "0.png").read_bytes()
     start = raw.index(b"eXIf") - 4
-    end = start + 12 + int.from_bytes(raw[start:start + 4], "big")
+    end = start + 12 + int.from_bytes(raw[start : start + 4], "big")
     (tmp_path / "0.png").write_bytes(raw[:start] + raw[end:-12] + raw[start:end] + raw[-12:])
     np.testing.assert_array_equal(decoding.decode(str(tmp_path / "0.png"), (12, 8))[..., 0], np.rot90(GREY, -1))
 

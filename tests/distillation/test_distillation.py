@@ -57,6 +57,7 @@ def same(before, after):
 
 # ---- losses ----
 
+
 def backbone(teacher, student, temperature):
     """The loss of two arrays of logits."""
     return float(script.backbone_loss(Outputs(teacher, []), Outputs(student, []), None, temperature))
@@ -69,6 +70,7 @@ def intermediate(teacher, student):
 
 def adversaries(scores):
     """(adversarial loss, discriminator's of a teacher, of a student) with these scores; the other has +-1000."""
+
     class Scores:
         trainable_variables = non_trainable_variables = ()
 
@@ -85,15 +87,18 @@ def adversaries(scores):
     return [float(loss) for loss in found]
 
 
-@pytest.mark.parametrize(("temperature", "teacher", "student", "expected"), [
-    # p_t = (3/4, 1/4), p_s = (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2)
-    (1, [np.log(3.0), 0.0], [0.0, 0.0], 0.75 * np.log(1.5) + 0.25 * np.log(0.5)),
-    # the same halves and quarters at T = 4, times 16
-    (4, [4 * np.log(3.0), 0.0], [0.0, 0.0], 16 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))),
-    # p_t = (1/2, 1/2), p_s = (1/10, 9/10): 1/2 ln(5) + 1/2 ln(5/9)
-    (1, [2.0, 2.0], [0.0, np.log(9.0)], 0.5 * np.log(5) + 0.5 * np.log(5 / 9)),
-    (4, [2.0, 2.0], [0.0, 4 * np.log(9.0)], 16 * (0.5 * np.log(5) + 0.5 * np.log(5 / 9))),
-])
+@pytest.mark.parametrize(
+    ("temperature", "teacher", "student", "expected"),
+    [
+        # p_t = (3/4, 1/4), p_s = (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2)
+        (1, [np.log(3.0), 0.0], [0.0, 0.0], 0.75 * np.log(1.5) + 0.25 * np.log(0.5)),
+        # the same halves and quarters at T = 4, times 16
+        (4, [4 * np.log(3.0), 0.0], [0.0, 0.0], 16 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))),
+        # p_t = (1/2, 1/2), p_s = (1/10, 9/10): 1/2 ln(5) + 1/2 ln(5/9)
+        (1, [2.0, 2.0], [0.0, np.log(9.0)], 0.5 * np.log(5) + 0.5 * np.log(5 / 9)),
+        (4, [2.0, 2.0], [0.0, 4 * np.log(9.0)], 16 * (0.5 * np.log(5) + 0.5 * np.log(5 / 9))),
+    ],
+)
 def test_backbone_loss_by_hand(temperature, teacher, student, expected):
     loss = backbone(np.float32([teacher]), np.float32([student]), temperature)
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -117,8 +122,7 @@ def test_backbone_loss_is_zero_for_equal_outputs_whatever_their_offset(temperatu
     logits = np.random.default_rng(classes).normal(0, 5, (4, classes)).astype("float32")
     assert backbone(logits, logits, temperature) == 0
     # float32 resolves 1000 to 6e-5: moved logits aren't quite the same logits
-    assert backbone(logits + np.float32(offset), logits, temperature) == pytest.approx(
-        0, abs=1e-2)
+    assert backbone(logits + np.float32(offset), logits, temperature) == pytest.approx(0, abs=1e-2)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -152,6 +156,7 @@ def test_adversaries_losses_by_hand_and_as_keras():
 
 # ---- regressors and discriminator ----
 
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_constant_regressor_is_numpys_convolution(k):
     x = RNG.normal(0, 1, (2, 5, 4, 3)).astype("float32")
@@ -159,7 +164,7 @@ def test_constant_regressor_is_numpys_convolution(k):
     expected = np.zeros((2, 6 - k, 5 - k, 7))
     for i in range(6 - k):
         for j in range(5 - k):
-            window = x[:, i:i + k, j:j + k, :].sum((1, 2, 3)) / k**2  # every output channel sees the same kernel
+            window = x[:, i : i + k, j : j + k, :].sum((1, 2, 3)) / k**2  # every output channel sees the same kernel
             expected[:, i, j, :] = window[:, None]
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -199,9 +204,16 @@ def test_discriminator_is_512_256_1_before_the_sigmoid():
     model = discriminators.build_discriminator(10)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     assert [tuple(v.shape) for layer in dense for v in layer.weights] == [
-        (10, 512), (512,), (512, 256), (256,), (256, 1), (1,)]
+        (10, 512),
+        (512,),
+        (512, 256),
+        (256,),
+        (256, 1),
+        (1,),
+    ]
     assert [type(layer).__name__ for layer in model.layers] == ["Dense", "BatchNormalization", "LeakyReLU"] * 2 + [
-        "Dense"]
+        "Dense"
+    ]
     x = TEACHER_LOGITS.astype("float64")
     for i in range(2):  # batch statistics, since it is only ever used in training
         kernel, bias = arrays(dense[i].weights)
@@ -209,11 +221,13 @@ def test_discriminator_is_512_256_1_before_the_sigmoid():
         x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
         x = np.where(x > 0, x, 0.25 * x)
     kernel, bias = arrays(dense[2].weights)
-    np.testing.assert_allclose(np.asarray(model(TEACHER_LOGITS, training=True)), x @ kernel + bias, rtol=1e-2,
-                               atol=1e-3)
+    np.testing.assert_allclose(
+        np.asarray(model(TEACHER_LOGITS, training=True)), x @ kernel + bias, rtol=1e-2, atol=1e-3
+    )
 
 
 # ---- the distiller ----
+
 
 def calm(model):
     """The model with quiet residual branches: features and logits of order 1, so that no loss drowns the others."""
@@ -237,8 +251,9 @@ def build_distiller(lambdas=LAMBDAS, hard=HARD, steps=1, **more):
 
 
 def discriminator_of(distiller):
-    found, = {id(layer): layer for loss in distiller.terms if loss.name == "discriminator"
-              for layer in loss.layers}.values()
+    (found,) = {
+        id(layer): layer for loss in distiller.terms if loss.name == "discriminator" for layer in loss.layers
+    }.values()
     return found
 
 
@@ -263,8 +278,9 @@ def test_a_mirrored_teacher_answers_the_mean_of_both_images():
     assert abs(float(parts["backbone"]) / float(others["backbone"]) - 1) > 1e-3
     np.testing.assert_allclose(parts["hard_label"], others["hard_label"], rtol=1e-6)
     features = distiller.teacher(x)[1:]  # they have places, which a mirror moves
-    wanted = script.intermediate_loss(Outputs(None, features), Outputs(None, outputs[1:]), None,
-                                      regressors_of(distiller))
+    wanted = script.intermediate_loss(
+        Outputs(None, features), Outputs(None, outputs[1:]), None, regressors_of(distiller)
+    )
     np.testing.assert_allclose(parts["intermediate"], wanted, rtol=1e-5)
 
 
@@ -275,8 +291,9 @@ def test_an_annealed_teacher_falls_silent_step_by_step():
     parts = {name: float(part) for name, part in distiller.compute_parts(x, LABELS, outputs).items()}
     for share in (1, 0.75, 0.5, 0.25, 0, 0):
         total = distiller.compute_loss(x, LABELS, outputs)
-        assert float(total) == pytest.approx(share * (parts["backbone"] + 0.5 * parts["intermediate"])
-                                             + HARD * parts["hard_label"], rel=1e-5)
+        assert float(total) == pytest.approx(
+            share * (parts["backbone"] + 0.5 * parts["intermediate"]) + HARD * parts["hard_label"], rel=1e-5
+        )
         distiller.compute_loss(x, LABELS, outputs, training=False)  # a validation counts nothing
 
 
@@ -308,9 +325,12 @@ def gradients(distiller):
     """(parts, total, {(loss, group): gradients}) of one forward and as many backward passes."""
     import tensorflow as tf
 
-    groups = {"student": distiller.student.trainable_variables, "teacher": distiller.teacher.weights,
-              "discriminator": discriminator_of(distiller).trainable_variables,
-              "regressors": [v for regressor in regressors_of(distiller) for v in regressor.trainable_variables]}
+    groups = {
+        "student": distiller.student.trainable_variables,
+        "teacher": distiller.teacher.weights,
+        "discriminator": discriminator_of(distiller).trainable_variables,
+        "regressors": [v for regressor in regressors_of(distiller) for v in regressor.trainable_variables],
+    }
     with tf.GradientTape(persistent=True) as tape:
         for v in distiller.teacher.weights:
             tape.watch(v.value)
@@ -331,10 +351,17 @@ def size(grads):
     return sum(float(np.abs(g).sum()) for g in grads if g is not None)
 
 
-@pytest.mark.parametrize(("loss", "moved"), [
-    ("backbone", {"student"}), ("intermediate", {"student", "regressors"}), ("adversarial", {"student"}),
-    ("hard_label", {"student"}), ("discriminator", {"discriminator"}),
-    ("total", {"student", "regressors", "discriminator"})])
+@pytest.mark.parametrize(
+    ("loss", "moved"),
+    [
+        ("backbone", {"student"}),
+        ("intermediate", {"student", "regressors"}),
+        ("adversarial", {"student"}),
+        ("hard_label", {"student"}),
+        ("discriminator", {"discriminator"}),
+        ("total", {"student", "regressors", "discriminator"}),
+    ],
+)
 def test_each_loss_moves_what_it_should_and_nothing_else(gradients, loss, moved):
     found = gradients[2]
     for group in ("student", "teacher", "discriminator", "regressors"):
@@ -347,8 +374,11 @@ def test_every_regressor_variable_learns_and_every_stage_of_the_student_too(dist
     assert all(np.abs(g).max() > 0 for g in found["intermediate", "regressors"])
     names = [v.path for v in distiller.student.trainable_variables]
     for stage in "2345":
-        kernels = [g for name, g in zip(names, found["adversarial", "student"], strict=True)
-                   if name.startswith(f"conv{stage}_block1_1_conv/kernel")]
+        kernels = [
+            g
+            for name, g in zip(names, found["adversarial", "student"], strict=True)
+            if name.startswith(f"conv{stage}_block1_1_conv/kernel")
+        ]
         assert len(kernels) == 1 and np.abs(kernels[0]).max() > 0
 
 
@@ -358,8 +388,12 @@ def test_one_backward_pass_gives_each_its_own_gradient(gradients):
     weights = dict(zip(NAMES, LAMBDAS, strict=True)) | {"hard_label": HARD}
 
     def flat(name):
-        return np.concatenate([np.zeros(v.size) if g is None else g.ravel() for g, v in zip(
-            found[name, "student"], found["total", "student"], strict=True)])
+        return np.concatenate(
+            [
+                np.zeros(v.size) if g is None else g.ravel()
+                for g, v in zip(found[name, "student"], found["total", "student"], strict=True)
+            ]
+        )
 
     mine = {name: weight * flat(name) for name, weight in weights.items()}
     total = flat("total")
@@ -384,12 +418,12 @@ def test_the_parts_are_the_losses_of_both_networks(distiller, gradients):
     p, q = softmax(teacher / 4), softmax(student / 4)
     assert parts["backbone"] == pytest.approx(16 * (p * np.log(p / q)).sum(1).mean(), rel=1e-3)
     regressed = [np.asarray(r(f)) for r, f in zip(regressors_of(distiller), features, strict=True)]
-    assert parts["intermediate"] == pytest.approx(sum(
-        ((t - r) ** 2).mean() for t, r in zip(teacher_features, regressed, strict=True)), rel=1e-4)
+    assert parts["intermediate"] == pytest.approx(
+        sum(((t - r) ** 2).mean() for t, r in zip(teacher_features, regressed, strict=True)), rel=1e-4
+    )
     of_teacher, of_student = (sigmoid(discriminator_of(distiller)(z, training=True)) for z in (teacher, student))
     assert parts["adversarial"] == pytest.approx(-np.log(of_student).mean(), rel=1e-3)
-    assert parts["discriminator"] == pytest.approx(
-        -np.log(of_teacher).mean() - np.log(1 - of_student).mean(), rel=1e-3)
+    assert parts["discriminator"] == pytest.approx(-np.log(of_teacher).mean() - np.log(1 - of_student).mean(), rel=1e-3)
     targets = 0.9 * np.eye(10)[LABELS] + 0.1 / 10
     assert parts["hard_label"] == pytest.approx(-(targets * np.log(softmax(student))).sum(1).mean(), rel=1e-3)
 
@@ -401,8 +435,9 @@ def test_holding_the_discriminator_fixed_leaves_its_statistics_alone(distiller):
 
 
 def test_validation_loss_is_the_students_plain_cross_entropy(distiller):
-    distiller.compile(keras.optimizers.SGD(), run_eagerly=True,
-                      metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    distiller.compile(
+        keras.optimizers.SGD(), run_eagerly=True, metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    )
     logs = distiller.evaluate(IMAGES, LABELS, batch_size=4, verbose=0, return_dict=True)  # 4 and 2 images
     logits = np.asarray(distiller.student(pixels(), training=False)[0])
     assert logs["loss"] == pytest.approx(-np.log(softmax(logits)[np.arange(6), LABELS]).mean(), rel=1e-4)
@@ -416,17 +451,23 @@ def test_a_step_moves_student_and_regressors_but_not_teacher_nor_a_resting_discr
     adam.learning_rate.assign(0.0)
 
     def state():
-        return {"teacher": arrays(distiller.teacher.variables), "student": arrays(distiller.student.variables),
-                "discriminator": arrays(discriminator_of(distiller).trainable_variables),
-                "regressors": arrays(v for r in regressors_of(distiller) for v in r.trainable_variables)}
+        return {
+            "teacher": arrays(distiller.teacher.variables),
+            "student": arrays(distiller.student.variables),
+            "discriminator": arrays(discriminator_of(distiller).trainable_variables),
+            "regressors": arrays(v for r in regressors_of(distiller) for v in r.trainable_variables),
+        }
 
     before = state()
     distiller.train_on_batch(pixels(), LABELS)
     after = state()
     assert same(before["teacher"], after["teacher"])  # batch-norm statistics among them
     assert same(before["discriminator"], after["discriminator"])
-    unmoved = [v.path for v, a, b in zip(distiller.student.variables, before["student"], after["student"], strict=True)
-               if np.array_equal(a, b)]
+    unmoved = [
+        v.path
+        for v, a, b in zip(distiller.student.variables, before["student"], after["student"], strict=True)
+        if np.array_equal(a, b)
+    ]
     assert all(path.endswith("_conv/bias") for path in unmoved)  # batch-norm takes a bias away, and its gradient
     assert not any(np.array_equal(a, b) for a, b in zip(before["regressors"], after["regressors"], strict=True))
     adam.learning_rate.assign(1e-3)
@@ -437,9 +478,15 @@ def test_a_step_moves_student_and_regressors_but_not_teacher_nor_a_resting_discr
     assert same(before["teacher"], state()["teacher"])
 
 
-@pytest.mark.parametrize(("lambdas", "hard", "names"), [
-    ((1, 0, 0), 0, ["backbone"]), ((0, 1, 0), 0, ["intermediate"]), ((0, 0, 1), 0, ["adversarial", "discriminator"]),
-    ((0, 0, 0), 1, ["hard_label"])])
+@pytest.mark.parametrize(
+    ("lambdas", "hard", "names"),
+    [
+        ((1, 0, 0), 0, ["backbone"]),
+        ((0, 1, 0), 0, ["intermediate"]),
+        ((0, 0, 1), 0, ["adversarial", "discriminator"]),
+        ((0, 0, 0), 1, ["hard_label"]),
+    ],
+)
 def test_a_weight_of_zero_leaves_its_part_out(lambdas, hard, names):
     distiller = build_distiller(lambdas, hard)
     assert names == [tracker.name for tracker in distiller.trackers]
@@ -459,15 +506,18 @@ def test_losses_without_a_name_of_their_own_are_refused():
 
 # ---- two optimisers ----
 
+
 def toy():
     """A model of two halves, 'left' for one optimiser and 'right' for the other."""
-    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="tanh", name="left"),
-                             keras.layers.Dense(2, name="right")])
+    return keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4, activation="tanh", name="left"), keras.layers.Dense(2, name="right")]
+    )
 
 
 def parts_of_toy():
-    sgd = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10), momentum=0.9, nesterov=True,
-                               weight_decay=0.01)
+    sgd = keras.optimizers.SGD(
+        keras.optimizers.schedules.CosineDecay(0.1, 10), momentum=0.9, nesterov=True, weight_decay=0.01
+    )
     sgd.exclude_from_weight_decay(var_names=["bias"])
     return sgd, keras.optimizers.Adam(0.02)
 
@@ -553,12 +603,14 @@ def test_two_optimizers_go_on_from_a_file(tmp_path):
 
 # ---- the student ----
 
+
 def test_dividing_streams_keeps_inner_widths():
     teacher = resnet.full_widths(50) | {"conv3_block2_1_conv": 17, "conv5_block3_2_conv": 90}
     widths = students.divided_streams(teacher, 32)
     assert [widths[f"conv{s}_stream"] for s in (2, 3, 4, 5)] == [8, 16, 32, 64]
     assert {name: width for name, width in widths.items() if not name.endswith("_stream")} == {
-        name: width for name, width in teacher.items() if not name.endswith("_stream")}
+        name: width for name, width in teacher.items() if not name.endswith("_stream")
+    }
     assert students.divided_streams(teacher, 1) == teacher
     assert min(students.divided_streams(teacher, 2048).values()) == 1
 
@@ -567,8 +619,7 @@ def test_dividing_streams_keeps_inner_widths():
 @given(st.floats(1, 120), st.integers(0, 2**32 - 1))
 def test_target_compression_is_met_and_not_exceeded_by_a_step(target, seed):
     rng, full = np.random.default_rng(seed), resnet.full_widths(50)
-    teacher = {name: width if rng.random() < 0.5 else int(rng.integers(4, width + 1))
-               for name, width in full.items()}
+    teacher = {name: width if rng.random() < 0.5 else int(rng.integers(4, width + 1)) for name, width in full.items()}
     widths = students.student_widths(teacher, 50, target_compression=target)
     limit = resnet.cost_of(full)[0] / target
 
@@ -608,8 +659,10 @@ def test_rounded_widths_are_multiples_and_the_next_wider_ones_break_the_budget(t
     wanted = {name: full[name] / round_to for name, count in counts.items() if 0 < count < teacher[name] // round_to}
     if wanted:  # the factor at which the first layer becomes a multiple wider, and all others that do with it
         first = min((count + 0.5) / wanted[name] for name, count in counts.items() if name in wanted)
-        wider = {name: width + round_to * (name in wanted and (counts[name] + 0.5) / wanted[name] < first + 1 / 512)
-                 for name, width in widths.items()}
+        wider = {
+            name: width + round_to * (name in wanted and (counts[name] + 0.5) / wanted[name] < first + 1 / 512)
+            for name, width in widths.items()
+        }
         assert resnet.cost_of(wider)[0] > limit
 
 
@@ -625,8 +678,10 @@ def test_two_budgets_are_met_and_the_next_wider_student_breaks_one(target, ratio
     assert max(shares) <= 1
 
     def narrowed(step):
-        return {name: min(width, max(masks.FLOOR, round(step / 1024 * tilt ** (resnet.stage_of(name) - 3) * width), 1))
-                for name, width in full.items()}
+        return {
+            name: min(width, max(masks.FLOOR, round(step / 1024 * tilt ** (resnet.stage_of(name) - 3) * width), 1))
+            for name, width in full.items()
+        }
 
     last = max(step for step in range(4 * 1024 + 1) if narrowed(step) == widths)
     assert any(used > limit for used, limit in zip(resnet.cost_of(narrowed(last + 1)), limits, strict=True))
@@ -684,16 +739,19 @@ def test_an_inheriting_student_holds_slices_of_the_teacher():
         ours = arrays(student.get_layer(f"{name}_conv").weights)
         assert np.array_equal(ours[0], kernel[:, :, kept[read]][..., kept[written]]), name
         assert np.array_equal(ours[1], bias[kept[written]]), name
-        for mine, theirs in zip(student.get_layer(f"{name}_bn").weights, teacher.get_layer(f"{name}_bn").weights,
-                                strict=True):
+        for mine, theirs in zip(
+            student.get_layer(f"{name}_bn").weights, teacher.get_layer(f"{name}_bn").weights, strict=True
+        ):
             assert np.array_equal(np.array(mine), np.array(theirs)[kept[written]]), name
     kernel, bias = arrays(teacher.get_layer("predictions").weights)
     ours = arrays(student.get_layer("predictions").weights)
     assert np.array_equal(ours[0], kernel[kept["conv5_stream"]]) and np.array_equal(ours[1], bias)
 
 
-@pytest.mark.parametrize(("before", "after"), [
-    ("imagenet", "half"), *(pytest.param(stem, "cifar", marks=pytest.mark.slow) for stem in ("imagenet", "half"))])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("imagenet", "half"), *(pytest.param(stem, "cifar", marks=pytest.mark.slow) for stem in ("imagenet", "half"))],
+)
 def test_another_stem_keeps_the_middle_of_the_first_kernel_and_all_other_weights(before, after):
     sides = {"imagenet": 7, "half": 5, "cifar": 3}
     teacher = randomised(resnet.build_resnet(widths=narrow_widths(), stem=before), 7)
@@ -715,26 +773,32 @@ def test_another_stem_keeps_the_middle_of_the_first_kernel_and_all_other_weights
         np.testing.assert_allclose(*map(np.asarray, first), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("size", "strides"), [((32, 32), (4, 2)), ((45, 27), (4, 1)), ((9, 5), (2, 1)),
-                                               ((3, 3), (4, 1))])
+@pytest.mark.parametrize(
+    ("size", "strides"), [((32, 32), (4, 2)), ((45, 27), (4, 1)), ((9, 5), (2, 1)), ((3, 3), (4, 1))]
+)
 def test_regressors_average_larger_maps_down_to_the_teachers(size, strides):
-    shapes = [[(None, *(math.ceil(n / (stride * 2**stage)) for n in size), channels) for stage in range(4)]
-              for stride, channels in zip(strides, (6, 4), strict=True)]  # behind the stems of teacher and student
+    shapes = [
+        [(None, *(math.ceil(n / (stride * 2**stage)) for n in size), channels) for stage in range(4)]
+        for stride, channels in zip(strides, (6, 4), strict=True)
+    ]  # behind the stems of teacher and student
     for name in ("conv1x1", "constant"):
-        for regress, ours, theirs in zip(regressing.build_regressors(name, *reversed(shapes)), *reversed(shapes),
-                                         strict=True):
+        for regress, ours, theirs in zip(
+            regressing.build_regressors(name, *reversed(shapes)), *reversed(shapes), strict=True
+        ):
             assert regress(np.zeros((2, *ours[1:]), "float32")).shape == (2, *theirs[1:])
     # the average itself: a map of 2x2 onto one of 1x1
-    regress, = regressing.build_regressors("conv1x1", [(None, 2, 2, 3)], [(None, 1, 1, 5)])
+    (regress,) = regressing.build_regressors("conv1x1", [(None, 2, 2, 3)], [(None, 1, 1, 5)])
     x = np.random.default_rng(0).normal(size=(4, 2, 2, 3)).astype("float32")
-    flat, = regressing.build_regressors("conv1x1", [(None, 1, 1, 3)], [(None, 1, 1, 5)])
+    (flat,) = regressing.build_regressors("conv1x1", [(None, 1, 1, 3)], [(None, 1, 1, 5)])
     flat.set_weights(regress.get_weights())
-    np.testing.assert_allclose(np.asarray(regress(x)), np.asarray(flat(x.mean((1, 2), keepdims=True))), rtol=1e-4,
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(regress(x)), np.asarray(flat(x.mean((1, 2), keepdims=True))), rtol=1e-4, atol=1e-5
+    )
 
 
-SHAPE = configs.StudentConfig(target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85, round_to=8,
-                              student_stem="half")
+SHAPE = configs.StudentConfig(
+    target_compression=12.82, target_macs=(8.0, True), stage_tilt=0.85, round_to=8, student_stem="half"
+)
 
 
 def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refused():
@@ -772,8 +836,9 @@ def test_a_student_of_fewer_blocks_is_the_teacher_whose_other_blocks_add_nothing
             norm = teacher.get_layer(f"conv{stage}_block{block}_3_bn")
             for variable in norm.gamma, norm.beta:
                 variable.assign(np.zeros(variable.shape))
-    widths = {name: width for name, width in resnet.widths_of(teacher).items()
-              if name in resnet.full_widths(50, blocks)}
+    widths = {
+        name: width for name, width in resnet.widths_of(teacher).items() if name in resnet.full_widths(50, blocks)
+    }
     student = students.inherit_student(teacher, widths)
     assert resnet.architecture_of(student) == resnet.architecture_of(teacher) | {"widths": widths}
     np.testing.assert_array_equal(np.asarray(student(IMAGES)), np.asarray(teacher(IMAGES)))
@@ -806,15 +871,25 @@ def test_a_distiller_learns_in_half_precision(precision):
 def test_a_student_no_smaller_than_its_teacher_is_a_warning_and_a_target_says_of_what(capsys):
     teacher = resnet.build_resnet(widths=narrow_widths())
     whole = sum(resnet.cost_of(resnet.full_widths(50))[1:])
-    for student, warned in ((resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), False),
-                            (resnet.build_resnet(widths=narrow_widths(inner=7)), True), (teacher, True)):
+    for student, warned in (
+        (resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), False),
+        (resnet.build_resnet(widths=narrow_widths(inner=7)), True),
+        (teacher, True),
+    ):
         found = students.goal(configs.StudentConfig(target_macs=(4.0, True)), teacher, student)
-        assert found == {"of": "the whole ResNet50", "macs": whole, "left": whole / 4,
-                         "reached": resnet.cost_of(resnet.widths_of(student))[1]}
+        assert found == {
+            "of": "the whole ResNet50",
+            "macs": whole,
+            "left": whole / 4,
+            "reached": resnet.cost_of(resnet.widths_of(student))[1],
+        }
         said, error = capsys.readouterr()
         assert f"at most {whole / 4:,.0f} MACs, of {whole:,} that the whole ResNet50 has" in said
         assert ("its teacher" in error and any(part in error for part in (": the same in", "x larger in"))) == warned
-        assert student is teacher or not warned or (
-            f"{student.count_params() / teacher.count_params():.4g}x larger in parameters" in error)
+        assert (
+            student is teacher
+            or not warned
+            or (f"{student.count_params() / teacher.count_params():.4g}x larger in parameters" in error)
+        )
         assert not warned or all(f"{net.count_params():,} " in error for net in (teacher, student))
     assert students.goal(configs.StudentConfig(), teacher, student) is None

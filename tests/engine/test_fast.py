@@ -19,9 +19,14 @@ from compress.engine import fast, folded
 from compress.graph import resnet
 from compress.training import optimizers
 
-BUILDS = {"imagenet stem": {}, "cifar stem": {"stem": "cifar"}, "half stem": {"stem": "half"},
-          "odd sides": {"input_shape": (45, 27, 3)}, "101 layers": {"depth": 101, "widths": narrow_widths(depth=101)},
-          "20 layers": {"widths": narrow_widths(blocks=(1, 2, 2, 1))}}
+BUILDS = {
+    "imagenet stem": {},
+    "cifar stem": {"stem": "cifar"},
+    "half stem": {"stem": "half"},
+    "odd sides": {"input_shape": (45, 27, 3)},
+    "101 layers": {"depth": 101, "widths": narrow_widths(depth=101)},
+    "20 layers": {"widths": narrow_widths(blocks=(1, 2, 2, 1))},
+}
 
 
 def build(seed=0, **more):
@@ -49,9 +54,15 @@ def close(ours, theirs, limit):
 
 # ---- operations ----
 
+
 @settings(max_examples=40, deadline=None)
-@given(height=st.integers(1, 10), width=st.integers(1, 10), side=st.sampled_from([1, 3, 5, 7]),
-       stride=st.integers(1, 2), seed=st.integers(0, 99))
+@given(
+    height=st.integers(1, 10),
+    width=st.integers(1, 10),
+    side=st.sampled_from([1, 3, 5, 7]),
+    stride=st.integers(1, 2),
+    seed=st.integers(0, 99),
+)
 def test_a_convolution_is_a_convolution_whatever_computes_it(height, width, side, stride, seed):
     rng = np.random.default_rng(seed)
     same = side == 3 and stride == 1
@@ -61,8 +72,12 @@ def test_a_convolution_is_a_convolution_whatever_computes_it(height, width, side
     edge = side // 2 if same else 0
     padded = np.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))[:, ::stride, ::stride]
-    np.testing.assert_allclose(np.asarray(fast.convolve(ops.convert_to_tensor(x), kernel, stride)),
-                               np.einsum("nhwcij,ijcd->nhwd", windows, kernel), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(fast.convolve(ops.convert_to_tensor(x), kernel, stride)),
+        np.einsum("nhwcij,ijcd->nhwd", windows, kernel),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-5), ("bfloat16", 1e-2)])
@@ -92,6 +107,7 @@ def batch_norm_gradients(gradient, dtype):
     def loss(x, gamma, beta):
         y = fast.normalise_batch(x, gamma, beta, 1e-3)[0]
         return ops.sum(ops.cast(y, "float32") * ops.cast(weights, "float32"))
+
     found = [gradient(loss, value, gamma, beta) for value in (x, ops.cast(x, "float32"))]
     return [[np.asarray(ops.cast(g, "float32")) for g in gradients] for gradients in found]
 
@@ -106,11 +122,13 @@ def test_gradients_of_a_half_precision_batch_norm_are_those_of_float32(dtype):
             tape.watch(values)
             loss = function(*values)
         return tape.gradient(loss, values)
+
     for low, full in zip(*batch_norm_gradients(gradient, dtype), strict=True):
         assert close(low, full, 0.01)
 
 
 # ---- the training twin ----
+
 
 @pytest.mark.parametrize("kind", BUILDS)
 def test_inference_gives_keras_logits_and_features(kind):
@@ -140,20 +158,24 @@ def test_gradients_are_keras_and_biases_before_batch_norm_have_none():
     ours, theirs = twins()
     images, labels = pixels(64, ours).astype("float32"), np.arange(64) % 10
     twin, found = fast.FastResNet(ours), []
-    variables = [{v.path.split("/", 1)[-1] if "resnet" in v.path else v.path: v for v in net.trainable_variables}
-                 for net in (ours, theirs)]
+    variables = [
+        {v.path.split("/", 1)[-1] if "resnet" in v.path else v.path: v for v in net.trainable_variables}
+        for net in (ours, theirs)
+    ]
     for model, chosen in zip((twin, theirs), variables, strict=True):
         with tf.GradientTape() as tape:
-            loss = ops.mean(keras.losses.sparse_categorical_crossentropy(labels, model(images, training=True),
-                                                                         from_logits=True))
+            loss = ops.mean(
+                keras.losses.sparse_categorical_crossentropy(labels, model(images, training=True), from_logits=True)
+            )
         found.append(dict(zip(chosen, tape.gradient(loss, [v.value for v in chosen.values()]), strict=True)))
     resting = set(found[1]) - set(found[0])
     assert len(resting) == 20 and all(path.endswith("_conv/bias") for path in resting)
     largest = max(np.linalg.norm(g) for g in found[1].values())
     assert all(np.linalg.norm(found[1][path]) < 1e-4 * largest for path in resting)  # Keras' own are rounding
     # a ReLU whose input is 0 but for rounding passes the gradient in one network and stops it in the other
-    errors = {path: np.linalg.norm(found[0][path] - found[1][path]) / np.linalg.norm(found[1][path])
-              for path in found[0]}
+    errors = {
+        path: np.linalg.norm(found[0][path] - found[1][path]) / np.linalg.norm(found[1][path]) for path in found[0]
+    }
     assert max(errors.values()) < 0.02 and np.median(list(errors.values())) < 1e-3, errors
 
 
@@ -193,6 +215,7 @@ def test_low_precision_leaves_variables_and_logits_in_float32(precision, dtype, 
 
 # ---- the folded copy ----
 
+
 def test_a_folded_copy_keeps_its_weights_until_it_is_refolded(tmp_path, pictures):
     net, other = build(0), build(1)
     copy = folded.FoldedResNet(net)
@@ -213,6 +236,7 @@ def test_a_frozen_function_gives_keras_logits_at_any_batch_size(kind):
 
 
 # ---- the optimiser ----
+
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_fused_sgd_is_keras_nesterov_with_decoupled_decay(decay):
@@ -236,9 +260,17 @@ def test_fused_sgd_is_keras_nesterov_with_decoupled_decay(decay):
 
 # ---- the precision ----
 
-@pytest.mark.parametrize(("line", "expected"), [
-    ("flags\t\t: fpu avx2 avx512f avx512_bf16", "mixed_bfloat16"), ("flags\t\t: fpu amx_bf16", "mixed_bfloat16"),
-    ("flags\t\t: fpu avx2 avx512f", "float32"), ("model name\t: avx512_bf16 9000", "float32"), (None, "float32")])
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16", "mixed_bfloat16"),
+        ("flags\t\t: fpu amx_bf16", "mixed_bfloat16"),
+        ("flags\t\t: fpu avx2 avx512f", "float32"),
+        ("model name\t: avx512_bf16 9000", "float32"),
+        (None, "float32"),
+    ],
+)
 def test_auto_precision_is_what_the_processor_multiplies(line, expected, tmp_path, monkeypatch):
     if line:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: x\n{line}\n")
@@ -255,8 +287,9 @@ def test_an_unknown_precision_is_refused_in_one_line(capsys):
     assert parser.parse_args([]).precision == flags.precision("auto")
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args(["--precision", "float8"])
-    assert capsys.readouterr().err == ("x.py: --precision: received 'float8', expected one of auto, float32, "
-                                       "mixed_bfloat16, mixed_float16\n")
+    assert capsys.readouterr().err == (
+        "x.py: --precision: received 'float8', expected one of auto, float32, mixed_bfloat16, mixed_float16\n"
+    )
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is asked for on x86 alone")
@@ -270,6 +303,12 @@ from tensorflow.python.util import _pywrap_util_port
 print(_pywrap_util_port.IsMklEnabled())
 """
     environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
-    answer = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], text=True, check=True,
-                            env=environment | ({"TF_ENABLE_ONEDNN_OPTS": told} if told else {}), capture_output=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        text=True,
+        check=True,
+        env=environment | ({"TF_ENABLE_ONEDNN_OPTS": told} if told else {}),
+        capture_output=True,
+    )
     assert answer.stdout.split() == [str(told is None)]

@@ -81,14 +81,21 @@ def test_int8_takes_every_byte_whichever_pixels_it_was_calibrated_on(network, tm
 
 def test_files_open_without_this_suite(written):
     """In a process that has none of its modules."""
-    code = ("import sys, numpy as np, onnxruntime, tensorflow as tf\n"
-            "x = np.zeros((2, 32, 32, 3), 'float32')\n"
-            "serve = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
-            "a = serve(image=tf.constant(x))['logits'].numpy()\n"
-            "b = onnxruntime.InferenceSession(sys.argv[2]).run(None, {'image': x})[0]\n"
-            "assert a.shape == b.shape == (2, 10) and np.allclose(a, b, atol=1e-3), (a, b)\n")
-    done = subprocess.run([sys.executable, "-c", code, written["savedmodel"], written["onnx"]], capture_output=True,
-                          text=True, check=False, cwd=Path(written["onnx"]).parent)
+    code = (
+        "import sys, numpy as np, onnxruntime, tensorflow as tf\n"
+        "x = np.zeros((2, 32, 32, 3), 'float32')\n"
+        "serve = tf.saved_model.load(sys.argv[1]).signatures['serving_default']\n"
+        "a = serve(image=tf.constant(x))['logits'].numpy()\n"
+        "b = onnxruntime.InferenceSession(sys.argv[2]).run(None, {'image': x})[0]\n"
+        "assert a.shape == b.shape == (2, 10) and np.allclose(a, b, atol=1e-3), (a, b)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, written["savedmodel"], written["onnx"]],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(written["onnx"]).parent,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -114,7 +121,9 @@ def test_a_folder_that_cannot_be_replaced_stays(network, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             writers.write(network, "savedmodel", tmp_path, IMAGES)
     assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
-        "savedmodel", "savedmodel/x.pb"]
+        "savedmodel",
+        "savedmodel/x.pb",
+    ]
     writers.write(network, "savedmodel", tmp_path, IMAGES)
     assert not (tmp_path / "savedmodel" / "x.pb").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["savedmodel"]
@@ -122,8 +131,19 @@ def test_a_folder_that_cannot_be_replaced_stays(network, tmp_path, monkeypatch):
 
 def test_the_script_writes_files_table_and_record_and_does_it_again(network, tmp_path, capsys):
     checkpoints.save_model(network, tmp_path / "model.h5")
-    argv = ["--model_path", str(tmp_path / "model.h5"), "--dataset", "digits", "--format", "savedmodel", "litert-int8",
-            "--calibration_images", "32", "--latency_runs", "3"]
+    argv = [
+        "--model_path",
+        str(tmp_path / "model.h5"),
+        "--dataset",
+        "digits",
+        "--format",
+        "savedmodel",
+        "litert-int8",
+        "--calibration_images",
+        "32",
+        "--latency_runs",
+        "3",
+    ]
     for _ in range(2):  # the second writes over the first
         assert export_model.main(argv) == 0
     folder = tmp_path / "exported"
@@ -184,8 +204,23 @@ def test_a_killed_export_is_cleared_away(network, tmp_path):
     left = tmp_path / "exported" / ".partial-x" / "savedmodel"
     left.mkdir(parents=True)
     shutil.copy(tmp_path / "model.h5", left)
-    assert export_model.main(["--model_path", str(tmp_path / "model.h5"), "--dataset", "digits", "--format",
-                              "savedmodel", "--latency_runs", "0", "--verbose", "0"]) == 0
+    assert (
+        export_model.main(
+            [
+                "--model_path",
+                str(tmp_path / "model.h5"),
+                "--dataset",
+                "digits",
+                "--format",
+                "savedmodel",
+                "--latency_runs",
+                "0",
+                "--verbose",
+                "0",
+            ]
+        )
+        == 0
+    )
     assert {path.name for path in (tmp_path / "exported").iterdir()} == {"savedmodel", "labels.txt", "export.json"}
 
 
@@ -199,7 +234,10 @@ def test_a_file_says_what_its_classes_are_called_and_what_pixels_it_expects(writ
     props = {prop.key: prop.value for prop in onnx.load(written["onnx"]).metadata_props}
     assert ast.literal_eval(props["names"]) == dict(enumerate(NAMES)) and json.loads(props["class_names"]) == NAMES
     assert (props["imgsz"], props["Image.BitmapPixelFormat"], props["Image.NominalPixelRange"]) == (
-        "[32, 32]", "Rgb8", "NominalRange_0_255")
+        "[32, 32]",
+        "Rgb8",
+        "NominalRange_0_255",
+    )
     onnx.checker.check_model(str(written["onnx"]))
     assert metadata.of_onnx(onnxruntime.InferenceSession(str(written["onnx"]))) == (tuple(NAMES), True)
     for name in ("litert", "litert-int8"):
@@ -213,13 +251,20 @@ def test_a_file_says_what_its_classes_are_called_and_what_pixels_it_expects(writ
 
 def test_without_images_files_are_written_compared_and_said_not_to_be_measured(network, tmp_path, capsys):
     checkpoints.save_model(network, tmp_path / "model.h5", NAMES)
-    assert export_model.main(["--model_path", str(tmp_path / "model.h5"), "--format", "onnx", "litert-int8",
-                              "--latency_runs", "0"]) == 0
+    assert (
+        export_model.main(
+            ["--model_path", str(tmp_path / "model.h5"), "--format", "onnx", "litert-int8", "--latency_runs", "0"]
+        )
+        == 0
+    )
     out, error = capsys.readouterr()
     assert "accuracy not measured: no --dataset, and" in " ".join(out.split()) and "is no model of cifar10" in (
-        " ".join(out.split()))
-    assert error == ("warning: --format: litert-int8 needs images to measure its ranges on, expected --dataset and no "
-                     "--no-measure; it is not written\n")
+        " ".join(out.split())
+    )
+    assert error == (
+        "warning: --format: litert-int8 needs images to measure its ranges on, expected --dataset and no "
+        "--no-measure; it is not written\n"
+    )
     folder = tmp_path / "exported"
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "labels.txt", "export.json"}
     assert (folder / "labels.txt").read_text("utf-8").splitlines() == NAMES
@@ -272,7 +317,8 @@ def test_an_exported_file_classifies_photographs(name, network, written, tmp_pat
     from PIL import Image
 
     Image.fromarray(np.random.default_rng(3).integers(0, 256, (5, 7, 3)).astype("uint8")).resize((70, 50)).save(
-        photo := tmp_path / "a.png")
+        photo := tmp_path / "a.png"
+    )
     shrunk = np.asarray(Image.open(photo).resize((32, 32), Image.Resampling.BILINEAR))[None]
     logits = writers.runner(written[name], name, 1)(shrunk)[0]
     if name != "litert-int8":
@@ -310,14 +356,21 @@ def test_hostile_exported_files_are_refused(written, tmp_path, capsys):
     onnx.save(proto, tmp_path / "outside.onnx", save_as_external_data=True, size_threshold=0)
     (tmp_path / "short.tflite").write_bytes(written["litert"].read_bytes()[:5000])
     (tmp_path / "text.onnx").write_text("<html>")
-    node, (x, y) = onnx.helper.make_node("Flatten", ["x"], ["y"]), [
-        onnx.helper.make_tensor_value_info(*info) for info in (("x", 1, [1, 3, 8, 8]), ("y", 1, [1, 192]))]
-    nchw = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y]), ir_version=9,
-                                  opset_imports=[onnx.helper.make_opsetid("", 17)])
+    node, (x, y) = (
+        onnx.helper.make_node("Flatten", ["x"], ["y"]),
+        [onnx.helper.make_tensor_value_info(*info) for info in (("x", 1, [1, 3, 8, 8]), ("y", 1, [1, 192]))],
+    )
+    nchw = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [x], [y]), ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 17)]
+    )
     onnx.save(nchw, tmp_path / "nchw.onnx")
-    for name, told in {"outside.onnx": "whose weights lie in other files", "short.tflite": "which LiteRT can't open",
-                       "text.onnx": "which ONNX Runtime can't open", "nchw.onnx": "(N, height, width, 3)",
-                       "gone.onnx": "expected a file"}.items():
+    for name, told in {
+        "outside.onnx": "whose weights lie in other files",
+        "short.tflite": "which LiteRT can't open",
+        "text.onnx": "which ONNX Runtime can't open",
+        "nchw.onnx": "(N, height, width, 3)",
+        "gone.onnx": "expected a file",
+    }.items():
         assert evaluate_model.main(["--model_path", str(tmp_path / name), "--predict", str(photo)]) == 2
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1, error

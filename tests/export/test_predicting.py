@@ -59,14 +59,16 @@ def test_photographs_and_folders_of_them_are_told_by_name_and_probability(net, n
     assert call(named, "--predict", photos / "a.png", photos, "--output", out, "--batch_size", 2) == 0
     found = json.loads(out.read_text())
     assert [row["path"] for row in found["photographs"]] == [
-        str(photos / name) for name in ("a.png", "B b.jpg", "a.png", "more/c.bmp")]
+        str(photos / name) for name in ("a.png", "B b.jpg", "a.png", "more/c.bmp")
+    ]
     assert found["class_names"] == NAMES
     for row in found["photographs"]:
         probabilities = wanted(net, row["path"])
         assert [best["index"] for best in row["classes"]] == list(np.argsort(-probabilities))[:5]
         assert [best["class"] for best in row["classes"]] == [NAMES[best["index"]] for best in row["classes"]]
-        np.testing.assert_allclose([best["probability"] for best in row["classes"]],
-                                   np.sort(probabilities)[::-1][:5], atol=1e-4)
+        np.testing.assert_allclose(
+            [best["probability"] for best in row["classes"]], np.sort(probabilities)[::-1][:5], atol=1e-4
+        )
     text = capsys.readouterr().out
     again = evaluate_model.run(**found["run"]["flags"] | {"output": None, "verbose": 0})  # the flags of a record
     assert again["photographs"] == found["photographs"]
@@ -116,9 +118,15 @@ def test_what_can_not_be_read_is_named_in_one_line(named, photos, tmp_path, caps
     assert "gone.jpg is not there; " in error and "empty holds no images" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(("words", "told"), [
-    (["--dataset", "digits"], "--dataset: received it beside --predict"), (["--images=3"], "--images: received it"),
-    (["--no-per_class"], "--per_class: received it"), (["--image_size", "64"], "takes images of 32x32")])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--dataset", "digits"], "--dataset: received it beside --predict"),
+        (["--images=3"], "--images: received it"),
+        (["--no-per_class"], "--per_class: received it"),
+        (["--image_size", "64"], "takes images of 32x32"),
+    ],
+)
 def test_flags_that_say_nothing_about_photographs_are_refused(words, told, named, photos, capsys):
     assert call(named, "--predict", photos / "a.png", *words) == 2
     assert told in (error := capsys.readouterr().err) and error.count("\n") == 1
@@ -136,12 +144,22 @@ def test_an_exported_file_with_a_batch_of_its_own_or_that_fails(photos, tmp_path
 
     def written(name, batch, rows):
         make, float32 = onnx.helper, onnx.TensorProto.FLOAT
-        nodes = [make.make_node("ReduceMean", ["x"], ["mean"], axes=[1, 2], keepdims=0),
-                 make.make_node("Reshape", ["mean", "shape"], ["rows"]), make.make_node("MatMul", ["rows", "w"], ["y"])]
-        arrays = [onnx.numpy_helper.from_array(weights, "w"),
-                  onnx.numpy_helper.from_array(np.array([rows, 3]), "shape")]
-        graph = make.make_graph(nodes, "net", [make.make_tensor_value_info("x", float32, [batch, 20, 20, 3])],
-                                [make.make_tensor_value_info("y", float32, [batch, 5])], arrays)
+        nodes = [
+            make.make_node("ReduceMean", ["x"], ["mean"], axes=[1, 2], keepdims=0),
+            make.make_node("Reshape", ["mean", "shape"], ["rows"]),
+            make.make_node("MatMul", ["rows", "w"], ["y"]),
+        ]
+        arrays = [
+            onnx.numpy_helper.from_array(weights, "w"),
+            onnx.numpy_helper.from_array(np.array([rows, 3]), "shape"),
+        ]
+        graph = make.make_graph(
+            nodes,
+            "net",
+            [make.make_tensor_value_info("x", float32, [batch, 20, 20, 3])],
+            [make.make_tensor_value_info("y", float32, [batch, 5])],
+            arrays,
+        )
         onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 13)], ir_version=8), tmp_path / name)
         return tmp_path / name
 
@@ -153,8 +171,10 @@ def test_an_exported_file_with_a_batch_of_its_own_or_that_fails(photos, tmp_path
         assert row["classes"][0]["index"] == logits.argmax()
         assert row["classes"][0]["probability"] == pytest.approx(1 / np.exp(logits - logits.max()).sum(), rel=1e-4)
     capsys.readouterr()
-    for name, batch, rows, told in (("fails.onnx", "N", 7, "which fails on images of 20x20 ("),
-                                    ("huge.onnx", 10**9, 10**9, "expected a classifier of images")):
+    for name, batch, rows, told in (
+        ("fails.onnx", "N", 7, "which fails on images of 20x20 ("),
+        ("huge.onnx", 10**9, 10**9, "expected a classifier of images"),
+    ):
         assert call(written(name, batch, rows), "--predict", *paths) == 2
         out, error = capsys.readouterr()
         assert told in error and error.splitlines()[-1].startswith("evaluate_model.py: --model_path: ") and not out

@@ -71,9 +71,13 @@ def lively(model, seed=1):
     for weight in model.weights:
         if weight.dtype == "float32":
             name = weight.path.split("/")[-1]
-            weight.assign(rng.uniform(0.5, 1.5, weight.shape) if name in ("gamma", "moving_variance", "variance") else
-                          rng.normal(0, 0.3, weight.shape) if len(weight.shape) < 2 else
-                          rng.normal(0, (2 / np.prod(weight.shape[:-1])) ** 0.5, weight.shape))
+            weight.assign(
+                rng.uniform(0.5, 1.5, weight.shape)
+                if name in ("gamma", "moving_variance", "variance")
+                else rng.normal(0, 0.3, weight.shape)
+                if len(weight.shape) < 2
+                else rng.normal(0, (2 / np.prod(weight.shape[:-1])) ** 0.5, weight.shape)
+            )
     for layer in model.layers:
         if isinstance(layer, layers.Normalization):
             layer.finalize_state()
@@ -94,8 +98,11 @@ def around(pixels, head, backbone):
 
 def found_in(model):
     """What is found in a model's config, without a file."""
-    shapes = {layer.name: {weight.name: weight.shape for weight in layer.weights}
-              for layer in model._flatten_layers() if not isinstance(layer, keras.Model)}
+    shapes = {
+        layer.name: {weight.name: weight.shape for weight in layer.weights}
+        for layer in model._flatten_layers()
+        if not isinstance(layer, keras.Model)
+    }
 
     def shape_of(part, weight):
         return shapes[part.step.name][weight]
@@ -117,33 +124,56 @@ def norms(x):
 
 
 def augmented(x):
-    return keras.Sequential([layers.RandomFlip("horizontal"), layers.Rescaling(1 / 99, offset=-1),
-                             layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.5, 1, 2])])(x)
+    return keras.Sequential(
+        [
+            layers.RandomFlip("horizontal"),
+            layers.Rescaling(1 / 99, offset=-1),
+            layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.5, 1, 2]),
+        ]
+    )(x)
 
 
 # each reading is of another way with pixels and of another head, in .h5 and .keras by turns
 READ = {
     "x / 127.5 - 1, two norms": (keras.applications.mobilenet_v2.preprocess_input, norms),
     "caffe": (keras.applications.resnet.preprocess_input, pool_dense),
-    "torch, no bias": (lambda x: keras.applications.imagenet_utils.preprocess_input(x, mode="torch"),
-                       lambda x: layers.Dense(4, use_bias=False)(pool(x))),
+    "torch, no bias": (
+        lambda x: keras.applications.imagenet_utils.preprocess_input(x, mode="torch"),
+        lambda x: layers.Dense(4, use_bias=False)(pool(x)),
+    ),
     "odd arithmetic, norm on the map": (
         lambda x: 1 - (x - np.array([9.0, 5, 2], "float32")) * 2 / np.array([60.0, 70, 80], "float32"),
-        lambda x: pool_dense(layers.BatchNormalization()(x))),
+        lambda x: pool_dense(layers.BatchNormalization()(x)),
+    ),
     "flipped, two linear layers": (
         lambda x: ops.flip(layers.Rescaling([0.01, 0.02, 0.03], [-1, 0.5, 0.2])(x), axis=-1) / 2,
-        lambda x: layers.Dense(4)(layers.Dense(6)(pool(x)))),
-    "a slice, a softmax of its own": (lambda x: layers.Normalization()(x[..., ::-1] / 9),
-                                      lambda x: layers.Softmax()(layers.Dense(4)(layers.Dropout(0.2)(pool(x))))),
+        lambda x: layers.Dense(4)(layers.Dense(6)(pool(x))),
+    ),
+    "a slice, a softmax of its own": (
+        lambda x: layers.Normalization()(x[..., ::-1] / 9),
+        lambda x: layers.Softmax()(layers.Dense(4)(layers.Dropout(0.2)(pool(x)))),
+    ),
     "a norm on pixels, a temperature": (
         lambda x: layers.BatchNormalization(epsilon=0.01, scale=False)(layers.Rescaling(0.02)(x)),
-        lambda x: layers.Activation("softmax")(layers.Rescaling(0.5, 0.1)(layers.Dense(4)(pool(x))))),
+        lambda x: layers.Activation("softmax")(layers.Rescaling(0.5, 0.1)(layers.Dense(4)(pool(x)))),
+    ),
     "augmented in one graph": (
-        lambda x: layers.GaussianNoise(0.5)(layers.RandomFlip()(x), training=True) / 127.5 - 1, pool_dense),
-    "two layers with a ReLU": (lambda x: x, lambda x: layers.Dense(4, activation="softmax")(layers.Dropout(0.5)(
-        layers.BatchNormalization()(layers.Dense(9, activation="relu")(layers.BatchNormalization()(pool(x))))))),
+        lambda x: layers.GaussianNoise(0.5)(layers.RandomFlip()(x), training=True) / 127.5 - 1,
+        pool_dense,
+    ),
+    "two layers with a ReLU": (
+        lambda x: x,
+        lambda x: layers.Dense(4, activation="softmax")(
+            layers.Dropout(0.5)(
+                layers.BatchNormalization()(layers.Dense(9, activation="relu")(layers.BatchNormalization()(pool(x))))
+            )
+        ),
+    ),
     "nested, a pool as large as the map": (
-        augmented, lambda x: layers.Dense(4)(layers.Flatten()(layers.AveragePooling2D(2)(x))))}
+        augmented,
+        lambda x: layers.Dense(4)(layers.Flatten()(layers.AveragePooling2D(2)(x))),
+    ),
+}
 
 
 def assert_read_alike(model, path):
@@ -172,20 +202,28 @@ REFUSED_FRONTS = {
     "crop": (lambda x: layers.ZeroPadding2D(1)(layers.CenterCrop(SIZE - 2, SIZE - 2)(x)), "CenterCrop"),
     "random crop": (layers.RandomCrop(SIZE, SIZE), "RandomCrop.*`image_size`"),
     "mixing": (layers.Conv2D(3, 1), "first kernel of 1x1"),
-    "always": (lambda x: layers.BatchNormalization()(x, training=True), "training on")}
+    "always": (lambda x: layers.BatchNormalization()(x, training=True), "training on"),
+}
 REFUSED_HEADS = {
     "max": (lambda x: layers.Dense(3)(layers.GlobalMaxPooling2D()(x)), "GlobalMaxPooling2D.*2x2"),
     "flatten": (lambda x: layers.Dense(3)(layers.Flatten()(x)), "Flatten.*2x2"),
-    "sigmoid": (lambda x: layers.Dense(1, activation="sigmoid")(layers.GlobalAveragePooling2D()(x)),
-                "sigmoid; expected a softmax"),
-    "tanh": (lambda x: layers.Dense(3)(layers.Dense(4, activation="tanh")(layers.GlobalAveragePooling2D()(x))),
-             "activation tanh"),
+    "sigmoid": (
+        lambda x: layers.Dense(1, activation="sigmoid")(layers.GlobalAveragePooling2D()(x)),
+        "sigmoid; expected a softmax",
+    ),
+    "tanh": (
+        lambda x: layers.Dense(3)(layers.Dense(4, activation="tanh")(layers.GlobalAveragePooling2D()(x))),
+        "activation tanh",
+    ),
     "relu at the end": (lambda x: layers.ReLU()(layers.Dense(3)(layers.GlobalAveragePooling2D()(x))), "at the end"),
     "more convolution": (lambda x: pool_dense(layers.Conv2D(8, 3, padding="same")(x)), "Conv2D"),
-    "pool in parts": (lambda x: layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.AveragePooling2D(1)(x))),
-                      "AveragePooling2D.* on a map of 2x2"),
+    "pool in parts": (
+        lambda x: layers.Dense(3)(layers.GlobalAveragePooling2D()(layers.AveragePooling2D(1)(x))),
+        "AveragePooling2D.* on a map of 2x2",
+    ),
     "norm of vectors": (lambda x: layers.Dense(3)(layers.LayerNormalization()(x)), "LayerNormalization"),
-    "two": (lambda x: layers.Concatenate()([pool_dense(x), pool_dense(x)]), "read by 2 layers at once behind the b")}
+    "two": (lambda x: layers.Concatenate()([pool_dense(x), pool_dense(x)]), "read by 2 layers at once behind the b"),
+}
 
 
 @pytest.mark.parametrize("name", [*REFUSED_FRONTS, *REFUSED_HEADS])
@@ -203,11 +241,14 @@ CHANGED = {
     "groups": ({"conv2_block1_2": {"groups": 2}}, "groups=2"),
     "inline": ({"conv2_block1_1": {"activation": "relu"}}, "where a batch-normalisation is expected"),
     "kernel": ({"conv4_block1_2": {"kernel_size": 5}}, "3x3, not 5x5"),
-    "leaky": ({"relu": layers.LeakyReLU}, "LeakyReLU"), "cut": ({"relu": lambda: layers.ReLU(6.0)}, "cut off at 6"),
+    "leaky": ({"relu": layers.LeakyReLU}, "LeakyReLU"),
+    "cut": ({"relu": lambda: layers.ReLU(6.0)}, "cut off at 6"),
     "slope": ({"relu": lambda: layers.ReLU(negative_slope=0.1)}, "negative_slope"),
     "pool": ({"pool": layers.AveragePooling2D(3, 2)}, "max-pooling is expected"),
     "pool 2": ({"pool": layers.MaxPooling2D(2, 2)}, "3x3 windows"),
-    "maximum": ({"add": layers.Maximum}, "Maximum"), "stem": ({"conv1": {"strides": 4}}, "another stride or pool")}
+    "maximum": ({"add": layers.Maximum}, "Maximum"),
+    "stem": ({"conv1": {"strides": 4}}, "another stride or pool"),
+}
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -219,8 +260,12 @@ def test_a_changed_block_is_named(name):
 
 
 def test_other_names_epsilons_and_missing_biases_of_a_whole_resnet_are_read(tmp_path):
-    changes = {"conv2_block1_1_bn": {"epsilon": 1e-3}, "conv1_bn": {"epsilon": 1e-7, "scale": False},
-               "conv3_block1_2": {"use_bias": False}, "conv5_block1_3_bn": {"center": False}}
+    changes = {
+        "conv2_block1_1_bn": {"epsilon": 1e-3},
+        "conv1_bn": {"epsilon": 1e-7, "scale": False},
+        "conv3_block1_2": {"use_bias": False},
+        "conv5_block1_3_bn": {"center": False},
+    }
     image = keras.Input((SIZE, SIZE, 3))
     model = lively(keras.Model(image, pool_dense(plain_backbone(image=image, widths=SMALL, **changes))))
     first = next(layer for layer in model.layers if isinstance(layer, layers.BatchNormalization))
@@ -244,6 +289,7 @@ def test_a_network_without_a_classifier_gets_one_behind_the_same_features(small,
 
 def test_hidden_layers_go_the_whole_way(small, tmp_path):
     """Read, counted, trained, folded, pruned, inherited and written: a head of two Dense layers with ReLUs."""
+
     def head(x):
         return layers.Dense(5)(layers.Dense(3, activation="relu")(layers.Dense(9, activation="relu")(pool(x))))
 
@@ -264,7 +310,8 @@ def test_hidden_layers_go_the_whole_way(small, tmp_path):
     np.testing.assert_allclose(small_net(RGB, training=False), again(RGB, training=False), rtol=1e-3, atol=1e-4)
     student = students.inherit_student(net, students.divided_streams(widths, 2))
     assert resnet.widths_of(student) == {
-        name: width // 2 if name.endswith("_stream") else width for name, width in widths.items()}
+        name: width // 2 if name.endswith("_stream") else width for name, width in widths.items()
+    }
     assert set(architecture["widths"]) == set(resnet.widths_of(student))
 
 
@@ -295,12 +342,18 @@ def of_old(model):
             if function:
                 given = {"y": node["args"][1], "name": None}
                 if function.endswith("getitem"):
-                    given = {"slice_spec": {"class_name": "__tuple__", "items": [
-                        {"class_name": "__ellipsis__"}, {"start": None, "stop": None, "step": -1}]}}
+                    given = {
+                        "slice_spec": {
+                            "class_name": "__tuple__",
+                            "items": [{"class_name": "__ellipsis__"}, {"start": None, "stop": None, "step": -1}],
+                        }
+                    }
                 kept["inbound_nodes"][-1] = [*tensor(args[0]), given]
         if function:
-            kept |= {"class_name": "SlicingOpLambda" if function.endswith("getitem") else "TFOpLambda",
-                     "config": {"name": kept["name"], "function": function, "dtype": "float32"}}
+            kept |= {
+                "class_name": "SlicingOpLambda" if function.endswith("getitem") else "TFOpLambda",
+                "config": {"name": kept["name"], "function": function, "dtype": "float32"},
+            }
         return kept
 
     ends = {key: [config[key]] for key in ("input_layers", "output_layers") if key in config}  # a Sequential has none
@@ -325,8 +378,11 @@ def test_a_file_of_tf_keras_2_is_read_and_proven(small, tmp_path, capsys):
 
 def test_logits_in_the_thousands_and_a_softmax_layer_are_proven(small, tmp_path):
     """Probabilities are 0 or 1 there, and rounding alone turns some over."""
-    model = around(lambda x: layers.GaussianNoise(0.1)(x, training=True) / 99, lambda x: layers.Softmax()(
-        layers.Dropout(0.1)(layers.Dense(3)(pool(x)))), small)
+    model = around(
+        lambda x: layers.GaussianNoise(0.1)(x, training=True) / 99,
+        lambda x: layers.Softmax()(layers.Dropout(0.1)(layers.Dense(3)(pool(x)))),
+        small,
+    )
     model.layers[-3].kernel.assign(model.layers[-3].kernel * 1e6)
     model.save(tmp_path / "m.keras")
     found = checkpoints.read_checkpoint(tmp_path / "m.keras")
@@ -342,11 +398,16 @@ def test_logits_in_the_thousands_and_a_softmax_layer_are_proven(small, tmp_path)
 def test_the_calls_of_a_nested_model_keep_their_order(kind, old):
     """Called twice, in a row: a number too many or too few would swap the calls, or close a circle."""
     image, inside = keras.Input((4, 4, 3)), keras.Input((4, 4, 3))
-    twice = (keras.Model(inside, layers.ReLU()(inside), name="twice") if kind == "Functional" else
-             keras.Sequential([keras.Input((4, 4, 3)), layers.ReLU()], name="twice"))
+    twice = (
+        keras.Model(inside, layers.ReLU()(inside), name="twice")
+        if kind == "Functional"
+        else keras.Sequential([keras.Input((4, 4, 3)), layers.ReLU()], name="twice")
+    )
     x = twice(layers.Rescaling(3.0, name="a")(image))
-    for end in (layers.Rescaling(5.0, name="c")(twice(layers.Rescaling(-1.0, name="b")(x))),
-                twice(layers.Rescaling(-1.0, name="b")(x))):
+    for end in (
+        layers.Rescaling(5.0, name="c")(twice(layers.Rescaling(-1.0, name="b")(x))),
+        twice(layers.Rescaling(-1.0, name="b")(x)),
+    ):
         config = json.loads(keras.Model(image, end).to_json())
         if old:
             output = config["config"]["output_layers"]
@@ -354,7 +415,7 @@ def test_the_calls_of_a_nested_model_keep_their_order(kind, old):
             config = of_old(config)
         steps = [step for step in reader.unfold(config) if step.kind != "InputLayer"]
         assert [step.kind for step in steps] == ["Rescaling", "ReLU"] * 2 + ["Rescaling"] * (len(steps) > 4)
-        assert [step.name for step in steps][::2] == ["a", "b", "c"][:len(steps) // 2 + len(steps) % 2]
+        assert [step.name for step in steps][::2] == ["a", "b", "c"][: len(steps) // 2 + len(steps) % 2]
         assert [step.inputs for step in steps] == [[n] for n in range(len(steps))]
 
 
@@ -363,8 +424,13 @@ def test_idle_layers_do_nothing_once_training_is_over():
     for name in rules.IDLE:
         kind = getattr(layers, name)
         wanted = inspect.signature(kind.__init__).parameters
-        layer = kind(**{key: value for key, value in values.items() if key in wanted and (
-            wanted[key].default is inspect.Parameter.empty)})
+        layer = kind(
+            **{
+                key: value
+                for key, value in values.items()
+                if key in wanted and (wanted[key].default is inspect.Parameter.empty)
+            }
+        )
         np.testing.assert_array_equal(layer(RGB, training=False), RGB, err_msg=name)
 
 
@@ -376,7 +442,8 @@ def test_a_wrong_reading_is_found(small, tmp_path):
     net = checkpoints.build(found)
     assert checkpoints.compare_with_keras(found, net).endswith(")")
     assert "where the file says bfloat16 and mixed_float16" in plain_keras.conditions_of(
-        {"a": ["mixed_float16", "bfloat16", "float32", "float16"]})
+        {"a": ["mixed_float16", "bfloat16", "float32", "float16"]}
+    )
     text = json.dumps(found.config).replace('"name": "float32"', '"name": "mixed_float16"')
     half = dataclasses.replace(found, config=json.loads(text))
     assert checkpoints.compare_with_keras(half, net).endswith("), both in float32, where the file says mixed_float16")
@@ -427,8 +494,14 @@ def test_a_config_that_asks_for_more_than_the_file_holds_is_refused(small):
     conv = next(step for step in shapes.values() if step.kind == "Conv2D").config
     conv["filters"] = 10**9
     refused("whose config says 1000000000 of")
-    config["config"]["layers"].append({"class_name": "Dense", "name": "unseen", "config": {"name": "unseen"},
-                                       "inbound_nodes": config["config"]["layers"][-1]["inbound_nodes"]})
+    config["config"]["layers"].append(
+        {
+            "class_name": "Dense",
+            "name": "unseen",
+            "config": {"name": "unseen"},
+            "inbound_nodes": config["config"]["layers"][-1]["inbound_nodes"],
+        }
+    )
     refused("unseen .Dense., which the output doesn't depend on")
 
 
@@ -461,42 +534,82 @@ def test_weights_that_no_layer_of_the_config_has_are_refused(small, suffix, tmp_
 
 
 def _model(layers_, end):
-    return {"class_name": "Functional", "config": {"name": "m", "layers": layers_, "input_layers": [["i", 0, 0]],
-                                                   "output_layers": [[end, 0, 0]]}}
+    return {
+        "class_name": "Functional",
+        "config": {"name": "m", "layers": layers_, "input_layers": [["i", 0, 0]], "output_layers": [[end, 0, 0]]},
+    }
 
 
 def _entry(name, reads, kind="Dropout", config=None):
-    return {"class_name": kind, "name": name, "config": config or {"name": name},
-            "inbound_nodes": [[[place, 0, 0, {}] for place in reads]] if reads else []}
+    return {
+        "class_name": kind,
+        "name": name,
+        "config": config or {"name": name},
+        "inbound_nodes": [[[place, 0, 0, {}] for place in reads]] if reads else [],
+    }
 
 
 def _nested(depth):
     """Models that call the one inside them three times, the innermost without a layer."""
     model = _model([_entry("i", [], "InputLayer")], "i")
     for _ in range(depth):
-        model = _model([_entry("i", [], "InputLayer"), *(model | {
-            "name": f"n{k}", "inbound_nodes": [[[f"n{k - 1}" if k else "i", 0, 0, {}]]]} for k in range(3))], "n2")
+        model = _model(
+            [
+                _entry("i", [], "InputLayer"),
+                *(
+                    model | {"name": f"n{k}", "inbound_nodes": [[[f"n{k - 1}" if k else "i", 0, 0, {}]]]}
+                    for k in range(3)
+                ),
+            ],
+            "n2",
+        )
     return model
 
 
 IMAGE = _entry("i", [], "InputLayer", {"name": "i", "batch_input_shape": [None, 32, 32, 3]})
 HOSTILE = {
-    "backwards": (lambda: _model([*(_entry(f"l{k}", [f"l{k - 1}"]) for k in range(9999, 0, -1)), _entry("l0", ["i"]),
-                                  IMAGE], "l9999"), "reads the pixels in more than one way"),
+    "backwards": (
+        lambda: _model(
+            [*(_entry(f"l{k}", [f"l{k - 1}"]) for k in range(9999, 0, -1)), _entry("l0", ["i"]), IMAGE], "l9999"
+        ),
+        "reads the pixels in more than one way",
+    ),
     "many": (lambda: _model([IMAGE, *(_entry(f"l{k}", ["i"]) for k in range(20_000))], "l0"), "more than 20,000 calls"),
     "nested": (lambda: _nested(16), "more than 20,000 calls"),
     "circle": (lambda: _model([IMAGE, _entry("a", ["b"]), _entry("b", ["a"])], "b"), "reads what no layer writes"),
     "namesakes": (lambda: _model([IMAGE, _entry("a", ["i"]), _entry("a", ["i"])], "a"), "two layers of one name"),
-    "doubling": (lambda: _model([IMAGE, *(_entry(f"c{k}", [f"c{k - 1}" if k else "i"] * 2, "Concatenate")
-                                          for k in range(60))], "c59"), "more than 1000 channels"),
-    "no epsilon": (lambda: _model([IMAGE, _entry("b", ["i"], "BatchNormalization", {"epsilon": float("nan")})], "b"),
-                   "epsilon=nan"),
-    "small numbers": (lambda: _model([_entry("i", [], "InputLayer", IMAGE["config"] | {"dtype": "int8"})], "i"),
-                      "of int8, which pixels"),
+    "doubling": (
+        lambda: _model(
+            [IMAGE, *(_entry(f"c{k}", [f"c{k - 1}" if k else "i"] * 2, "Concatenate") for k in range(60))], "c59"
+        ),
+        "more than 1000 channels",
+    ),
+    "no epsilon": (
+        lambda: _model([IMAGE, _entry("b", ["i"], "BatchNormalization", {"epsilon": float("nan")})], "b"),
+        "epsilon=nan",
+    ),
+    "small numbers": (
+        lambda: _model([_entry("i", [], "InputLayer", IMAGE["config"] | {"dtype": "int8"})], "i"),
+        "of int8, which pixels",
+    ),
     "not stripped": (lambda: _model([IMAGE, _entry("p", ["i"], "PruneLowMagnitude")], "p"), "strip_pruning"),
-    "own activation": (lambda: _model([IMAGE, _entry("a", ["i"], "Activation", {"activation": {
-        "class_name": "ReLU", "config": {}, "registered_name": "mine>ReLU"}})], "a"), "author's own"),
-    "escapes": (lambda: _model([IMAGE, _entry("\x1b[31m", ["i"], "Evil")], "\x1b[31m"), r"\\x1b\[31m \(Evil")}
+    "own activation": (
+        lambda: _model(
+            [
+                IMAGE,
+                _entry(
+                    "a",
+                    ["i"],
+                    "Activation",
+                    {"activation": {"class_name": "ReLU", "config": {}, "registered_name": "mine>ReLU"}},
+                ),
+            ],
+            "a",
+        ),
+        "author's own",
+    ),
+    "escapes": (lambda: _model([IMAGE, _entry("\x1b[31m", ["i"], "Evil")], "\x1b[31m"), r"\\x1b\[31m \(Evil"),
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

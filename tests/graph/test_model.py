@@ -26,8 +26,10 @@ def weighted(model):
 def geometry(layer):
     """What must agree with keras.applications whatever the widths are."""
     config = layer.get_config()
-    return {key: config.get(key) for key in ("name", "kernel_size", "strides", "padding", "use_bias", "epsilon",
-                                             "dilation_rate", "groups")}
+    return {
+        key: config.get(key)
+        for key in ("name", "kernel_size", "strides", "padding", "use_bias", "epsilon", "dilation_rate", "groups")
+    }
 
 
 def shapes(model):
@@ -57,6 +59,7 @@ def random_widths(depth, seed, most=9, blocks=None):
 
 def summed_cost(widths, blocks, classes, height, width, stem):
     """(parameters, macs) by following one image through the network, block after block."""
+
     def conv(side, read, written):
         size = side * side * read * written
         return size + written + 4 * written, size * height * width
@@ -83,14 +86,15 @@ def summed_cost(widths, blocks, classes, height, width, stem):
 
 # ---- keras.applications ----
 
+
 def test_weights_of_50_layers_are_those_of_keras_applications(application):
     ours = resnet.build_resnet(50, 1000, (224, 224, 3))
     assert shapes(ours) == shapes(application)
     assert [geometry(layer) for layer in weighted(ours)] == [geometry(layer) for layer in weighted(application)]
     theirs = {layer.name: layer.output.shape for layer in application.layers}
-    assert {layer.name: layer.output.shape for layer in ours.layers
-            if layer.name not in ("image", "normalization")} == {
-                name: shape for name, shape in theirs.items() if not name.startswith("input_layer")}
+    assert {
+        layer.name: layer.output.shape for layer in ours.layers if layer.name not in ("image", "normalization")
+    } == {name: shape for name, shape in theirs.items() if not name.startswith("input_layer")}
 
 
 @pytest.mark.slow
@@ -106,15 +110,24 @@ def test_names_and_geometry_of_deep_networks_are_those_of_keras_applications(dep
 
 def test_cost_of_the_full_network_is_that_of_keras_applications(application):
     assert resnet.cost_of(resnet.full_widths(50), 1000, (224, 224, 3)) == (
-        application.count_params(), metrics.count_macs(application))
+        application.count_params(),
+        metrics.count_macs(application),
+    )
     assert application.count_params() == 25_636_712  # Keras' own table
 
 
 # ---- costs ----
 
-@pytest.mark.parametrize(("stem", "shape", "depth", "blocks", "seed"), [
-    ("imagenet", (33, 47, 3), 50, None, 1), ("cifar", (9, 14, 3), 50, None, 2), ("cifar", (7, 5, 3), 101, None, 4),
-    ("half", (17, 10, 3), 50, (2, 1, 5, 3), 3)])
+
+@pytest.mark.parametrize(
+    ("stem", "shape", "depth", "blocks", "seed"),
+    [
+        ("imagenet", (33, 47, 3), 50, None, 1),
+        ("cifar", (9, 14, 3), 50, None, 2),
+        ("cifar", (7, 5, 3), 101, None, 4),
+        ("half", (17, 10, 3), 50, (2, 1, 5, 3), 3),
+    ],
+)
 def test_cost_of_equals_the_built_model(stem, shape, depth, blocks, seed):
     widths = random_widths(depth, seed, blocks=blocks)
     model = resnet.build_resnet(depth, 7, shape, stem, widths)
@@ -130,13 +143,20 @@ def test_count_macs_of_two_layers_by_hand():
 
 
 @settings(deadline=None, max_examples=30)
-@given(depth=st.sampled_from([50, 101, 152]), values=st.data(), classes=st.integers(1, 1000),
-       height=st.integers(1, 260), width=st.integers(1, 260), stem=st.sampled_from(["imagenet", "half", "cifar"]))
+@given(
+    depth=st.sampled_from([50, 101, 152]),
+    values=st.data(),
+    classes=st.integers(1, 1000),
+    height=st.integers(1, 260),
+    width=st.integers(1, 260),
+    stem=st.sampled_from(["imagenet", "half", "cifar"]),
+)
 def test_cost_of_equals_a_walk_through_the_network(depth, values, classes, height, width, stem):
     names = list(resnet.full_widths(depth))
     widths = dict(zip(names, values.draw(st.lists(WIDTH, min_size=len(names), max_size=len(names))), strict=True))
     assert resnet.cost_of(widths, classes, (height, width, 3), stem) == summed_cost(
-        widths, BLOCKS[depth], classes, height, width, stem)
+        widths, BLOCKS[depth], classes, height, width, stem
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -153,20 +173,41 @@ def test_full_widths_are_those_of_the_paper():
     assert len(widths) == 1 + 4 + 2 * 16
     assert [widths[f"conv{s}_stream"] for s in (2, 3, 4, 5)] == [256, 512, 1024, 2048]
     assert [widths[f"conv{s}_block1_{i}_conv"] for s in (2, 3, 4, 5) for i in (1, 2)] == [
-        64, 64, 128, 128, 256, 256, 512, 512]
+        64,
+        64,
+        128,
+        128,
+        256,
+        256,
+        512,
+        512,
+    ]
     for depth, blocks in BLOCKS.items():
         assert resnet.blocks_of(resnet.full_widths(depth)) == blocks
 
 
 # ---- shapes read back ----
 
-@pytest.mark.parametrize(("depth", "blocks", "stem", "shape", "classes"), [
-    (50, None, "cifar", (17, 8, 3), 3), (101, None, "imagenet", (40, 32, 3), 1),
-    (50, (1, 4, 2, 3), "half", (33, 20, 3), 2), (101, (1, 1, 7, 1), "imagenet", (20, 20, 3), 2)])
+
+@pytest.mark.parametrize(
+    ("depth", "blocks", "stem", "shape", "classes"),
+    [
+        (50, None, "cifar", (17, 8, 3), 3),
+        (101, None, "imagenet", (40, 32, 3), 1),
+        (50, (1, 4, 2, 3), "half", (33, 20, 3), 2),
+        (101, (1, 1, 7, 1), "imagenet", (20, 20, 3), 2),
+    ],
+)
 def test_widths_and_architecture_are_read_back(depth, blocks, stem, shape, classes):
     widths = random_widths(depth, depth, blocks=blocks)
-    wanted = {"depth": depth, "classes": classes, "input_shape": shape, "stem": stem, "widths": widths,
-              "normalization": ((1.5, 0.0, -3.25), (255.0, 1.0, 58.395))}
+    wanted = {
+        "depth": depth,
+        "classes": classes,
+        "input_shape": shape,
+        "stem": stem,
+        "widths": widths,
+        "normalization": ((1.5, 0.0, -3.25), (255.0, 1.0, 58.395)),
+    }
     model = resnet.build_resnet(**wanted)
     assert resnet.widths_of(model) == widths
     assert resnet.architecture_of(model) == wanted
@@ -176,8 +217,12 @@ def test_widths_and_architecture_are_read_back(depth, blocks, stem, shape, class
 
 
 def test_stage_outputs_are_the_last_of_each_stage(small):
-    assert resnet.stage_outputs(small) == ["conv2_block2_out", "conv3_block1_out", "conv4_block1_out",
-                                           "conv5_block1_out"]
+    assert resnet.stage_outputs(small) == [
+        "conv2_block2_out",
+        "conv3_block1_out",
+        "conv4_block1_out",
+        "conv5_block1_out",
+    ]
     inputs = keras.Input((4,))
     with pytest.raises(ValueError, match="not a ResNet"):
         resnet.widths_of(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
@@ -193,6 +238,7 @@ def test_a_file_opens_in_bare_keras_with_equal_logits(small, pictures, tmp_path)
 
 
 # ---- input and output ----
+
 
 def test_uint8_and_float_images_give_the_same_logits(small, pictures):
     images = pictures[0]
@@ -225,8 +271,9 @@ def test_every_block_starts_as_the_identity(pictures):
         np.testing.assert_array_equal(end, first)
 
 
-@pytest.mark.parametrize(("depth", "stem", "shape"), [
-    (50, "imagenet", (32, 32, 3)), (101, "half", (40, 24, 3)), (50, "cifar", (32, 32, 3))])
+@pytest.mark.parametrize(
+    ("depth", "stem", "shape"), [(50, "imagenet", (32, 32, 3)), (101, "half", (40, 24, 3)), (50, "cifar", (32, 32, 3))]
+)
 def test_the_readable_network_is_the_one_that_is_pruned(depth, stem, shape):
     """model.py and graph.resnet describe the same layers, and draw the same weights."""
     keras.utils.set_random_seed(3)
@@ -242,22 +289,42 @@ def test_the_readable_network_is_the_one_that_is_pruned(depth, stem, shape):
 NARROW = dict.fromkeys(resnet.full_widths(50), 4)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ({"depth": 34}, "depth=34"), ({"depth": 34, "widths": NARROW}, "depth=34"), ({"stem": "mnist"}, "stem='mnist'"),
-    ({"widths": NARROW | {"conv3_stream": 0}}, "conv3_stream"), ({"widths": NARROW | {"conv9": 1}}, "conv9"),
-    ({"widths": {k: v for k, v in NARROW.items() if k != "conv1_conv"}}, "conv1_conv"), ({"widths": {}}, "widths"),
-    ({"widths": NARROW | {"conv4_block7_1_conv": 4, "conv4_block7_2_conv": 4}}, "conv4_block7_1_conv"),
-    ({"widths": {k: v for k, v in NARROW.items() if "conv4_block2" not in k}}, "conv4_block2_1_conv"),
-    ({"widths": {k: v for k, v in NARROW.items() if "conv5_block" not in k}}, "conv5_block1_1_conv"),
-    ({"widths": NARROW, "input_shape": (32, 32, 1)}, None), ({"widths": NARROW, "classes": 0}, None)])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"depth": 34}, "depth=34"),
+        ({"depth": 34, "widths": NARROW}, "depth=34"),
+        ({"stem": "mnist"}, "stem='mnist'"),
+        ({"widths": NARROW | {"conv3_stream": 0}}, "conv3_stream"),
+        ({"widths": NARROW | {"conv9": 1}}, "conv9"),
+        ({"widths": {k: v for k, v in NARROW.items() if k != "conv1_conv"}}, "conv1_conv"),
+        ({"widths": {}}, "widths"),
+        ({"widths": NARROW | {"conv4_block7_1_conv": 4, "conv4_block7_2_conv": 4}}, "conv4_block7_1_conv"),
+        ({"widths": {k: v for k, v in NARROW.items() if "conv4_block2" not in k}}, "conv4_block2_1_conv"),
+        ({"widths": {k: v for k, v in NARROW.items() if "conv5_block" not in k}}, "conv5_block1_1_conv"),
+        ({"widths": NARROW, "input_shape": (32, 32, 1)}, None),
+        ({"widths": NARROW, "classes": 0}, None),
+    ],
+)
 def test_wrong_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
         resnet.build_resnet(**arguments)
 
 
-@pytest.mark.parametrize(("blocks", "depth"), [
-    ((3, 4, 6, 3), 50), ((1, 1, 1, 1), 50), ((3, 4, 7, 3), 101), ((1, 1, 23, 1), 101), ((1, 5, 1, 1), 152),
-    ((3, 8, 36, 3), 152), ((3, 8, 37, 3), None), ((0, 1, 1, 1), None), ((4, 1, 1, 1), None)])
+@pytest.mark.parametrize(
+    ("blocks", "depth"),
+    [
+        ((3, 4, 6, 3), 50),
+        ((1, 1, 1, 1), 50),
+        ((3, 4, 7, 3), 101),
+        ((1, 1, 23, 1), 101),
+        ((1, 5, 1, 1), 152),
+        ((3, 8, 36, 3), 152),
+        ((3, 8, 37, 3), None),
+        ((0, 1, 1, 1), None),
+        ((4, 1, 1, 1), None),
+    ],
+)
 def test_depth_of_blocks_is_that_of_the_smallest_network_that_holds_them(blocks, depth):
     if depth is None:
         with pytest.raises(ValueError, match="blocks"):
@@ -273,9 +340,11 @@ def test_full_widths_wants_a_known_depth():
 
 # ---- metrics ----
 
+
 def test_classification_metrics_by_hand():
-    logits = np.array([[2.0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 3.0], [6.0, 5, 4, 3, 2, 1, 0],
-                       [6.0, 5, 4, 3, 2, 1, 0]], "float32")
+    logits = np.array(
+        [[2.0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 3.0], [6.0, 5, 4, 3, 2, 1, 0], [6.0, 5, 4, 3, 2, 1, 0]], "float32"
+    )
     labels = np.array([0, 0, 4, 5])  # right; wrong (a tie for the second place: class 0 is among the five); 5th; 6th
     ladder = np.log(sum(np.exp(k) for k in range(7)))
     losses = [np.log(np.exp(2) + 6) - 2, np.log(np.exp(3) + 6), ladder - 2, ladder - 1]

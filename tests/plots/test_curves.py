@@ -8,9 +8,16 @@ import plot_train_history
 from compress.plots import curves, roles
 from compress.storage import records
 
-KD = {"train_loss": [9.0, 5.0], "train_acc": [0.25, 0.5], "val_loss": [2.0, 1.5], "val_acc": [0.25, 0.5],
-      "train_backbone": [8.0, 4.0], "train_intermediate": [7.0, 6.0], "train_hard_label": [2.25, 1.25],
-      "learning_rate": [0.1, 0.05]}
+KD = {
+    "train_loss": [9.0, 5.0],
+    "train_acc": [0.25, 0.5],
+    "val_loss": [2.0, 1.5],
+    "val_acc": [0.25, 0.5],
+    "train_backbone": [8.0, 4.0],
+    "train_intermediate": [7.0, 6.0],
+    "train_hard_label": [2.25, 1.25],
+    "learning_rate": [0.1, 0.05],
+}
 BASE = {key: KD[key] for key in (*records.CURVES, "learning_rate")}
 
 
@@ -24,9 +31,12 @@ def test_a_distillation_s_sum_never_shares_an_axis_with_a_cross_entropy():
     loss, distillation, accuracy, _ = figure.axes
     assert (loss.get_title(loc="left"), loss.get_ylabel()) == ("Cross-entropy", "cross-entropy (nats)")
     assert lines(loss) == [("_train", KD["train_hard_label"]), ("kd", KD["val_loss"])]
-    assert lines(distillation) == [(curves.SUM, KD["train_loss"]), ("soft labels (KL x T²)", KD["train_backbone"]),
-                                   ("feature maps (MSE)", KD["train_intermediate"]),
-                                   ("hard labels (cross-entropy)", KD["train_hard_label"])]
+    assert lines(distillation) == [
+        (curves.SUM, KD["train_loss"]),
+        ("soft labels (KL x T²)", KD["train_backbone"]),
+        ("feature maps (MSE)", KD["train_intermediate"]),
+        ("hard labels (cross-entropy)", KD["train_hard_label"]),
+    ]
     assert "distillation" in distillation.get_title(loc="left").lower() and accuracy.get_ylabel() == "accuracy (%)"
     told = {text.get_text() for text in figure.legends[0].get_texts()}
     assert told == {"validation", "training", *(label for label, _ in lines(distillation))}
@@ -38,8 +48,12 @@ def test_a_distillation_s_sum_never_shares_an_axis_with_a_cross_entropy():
 def test_several_histories_have_the_sums_of_the_distilled_ones_alone():
     shown = curves.plot_history({"base": BASE, "kd": KD}, {"base": "base", "kd": "student"})
     loss, distillation, *_ = shown.axes
-    assert lines(loss) == [("_train", BASE["train_loss"]), ("base", BASE["val_loss"]),
-                           ("_train", KD["train_hard_label"]), ("kd", KD["val_loss"])]
+    assert lines(loss) == [
+        ("_train", BASE["train_loss"]),
+        ("base", BASE["val_loss"]),
+        ("_train", KD["train_hard_label"]),
+        ("kd", KD["val_loss"]),
+    ]
     assert lines(distillation) == [("kd", KD["train_loss"])] and "weighted" in distillation.get_ylabel()
     assert curves.panels_of({"base": BASE}, {"base": "base"}) == ["loss", "accuracy", "learning rate"]
     alone = curves.plot_history({"base": BASE, "kd": KD}, {"base": "base", "kd": "student"}, "distillation")
@@ -59,7 +73,7 @@ def test_a_role_has_one_colour_and_marker_and_its_members_other_lines():
 
 def test_epochs_without_a_number_are_left_out_and_the_others_keep_their_place():
     gaps = {"val_acc": [None, 0.5, None, 0.75, None], "train_acc": [0.1, 0.2, 0.3, 0.4, 0.5]}
-    axes, = curves.plot_history({"a": gaps}).axes
+    (axes,) = curves.plot_history({"a": gaps}).axes
     line = next(line for line in axes.lines if line.get_label() == "a")
     assert list(line.get_xdata()) == [2, 4] and list(line.get_ydata()) == [50, 75]
     assert axes.get_title(loc="right") == "best 75.00 %, epoch 4" and axes.get_xlim() == (0.5, 5.5)
@@ -70,7 +84,7 @@ def test_a_legend_names_twelve_histories_and_counts_the_others(number, texts):
     figure = curves.plot_history({f"run {i}": {"val_acc": [0.5, 0.01 * i]} for i in range(number)})
     told = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(told) == texts and ("and 12 more" in told) == (number == 24) and told[11] == "run 11"
-    axes, = figure.axes
+    (axes,) = figure.axes
     assert len(axes.lines) == number
     assert [line.get_color() == roles.PALE for line in axes.lines] == [i >= 12 for i in range(number)]
     figure.draw_without_rendering()
@@ -82,8 +96,13 @@ def flags_of(role):
 
 
 def test_roles_are_read_from_the_records_beside(tmp_path, monkeypatch):
-    chain = (("base", "base", None), ("iter1", "pruned", "base"), ("helper", "student", "iter1"),
-             ("small", "student", "helper"), ("stranger", None, None))
+    chain = (
+        ("base", "base", None),
+        ("iter1", "pruned", "base"),
+        ("helper", "student", "iter1"),
+        ("small", "student", "helper"),
+        ("stranger", None, None),
+    )
     for name, role, parent in chain:
         run = {"flags": flags_of(role), "parent_sha256": parent and parent[0] * 64} if role else [1]
         content = KD | {"run": run, "checkpoint": {"sha256": name[0] * 64, "epoch": 1}}
@@ -101,12 +120,17 @@ def test_roles_are_read_from_the_records_beside(tmp_path, monkeypatch):
     assert seen == [dict(zip([name for name, *_ in chain], wanted, strict=True))]
 
 
-@pytest.mark.parametrize(("kept", "title"), [
-    (None, "best 50.00 %, epoch 3"),  # of equal ones the lowest loss
-    (1, "best 50.00 %, epoch 1"),  # an earlier version kept the first of equal ones
-    (4, "kept 40.00 %, epoch 4"), (9, "best 50.00 %, epoch 3")])
+@pytest.mark.parametrize(
+    ("kept", "title"),
+    [
+        (None, "best 50.00 %, epoch 3"),  # of equal ones the lowest loss
+        (1, "best 50.00 %, epoch 1"),  # an earlier version kept the first of equal ones
+        (4, "kept 40.00 %, epoch 4"),
+        (9, "best 50.00 %, epoch 3"),
+    ],
+)
 def test_the_epoch_that_is_kept_is_marked(kept, title):
     history = {"val_acc": [0.5, 0.5, 0.5, 0.4], "val_loss": [3.0, 2.0, 1.0, 0.5], "checkpoint": {"epoch": kept}}
     axes = next(axes for axes in curves.plot_history({"x": history}).axes if axes.get_title(loc="left") == "Accuracy")
-    ring, = (line for line in axes.lines if line.get_label() == "_best")
+    (ring,) = (line for line in axes.lines if line.get_label() == "_best")
     assert axes.get_title(loc="right") == title and f"epoch {ring.get_xdata()[0]}" in title

@@ -18,11 +18,19 @@ from compress.plots import comparison, curves, style
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).parents[2]
-CURVES = {"train_loss": [2.0, 1.0, 0.5, 0.25], "train_acc": [0.25, 0.5, 0.75, 0.875],
-          "val_loss": [1.5, 1.25, 1.0, 1.125], "val_acc": [0.25, 0.625, 0.8125, 0.75]}
+CURVES = {
+    "train_loss": [2.0, 1.0, 0.5, 0.25],
+    "train_acc": [0.25, 0.5, 0.75, 0.875],
+    "val_loss": [1.5, 1.25, 1.0, 1.125],
+    "val_acc": [0.25, 0.625, 0.8125, 0.75],
+}
 RATES = {"learning_rate": [0.0, 0.1, 0.05, 0.0]}
-PRUNING = {"base_acc": [0.9375, 0.9375, 0.9375], "pruned_acc": [0.5, 0.25, 0.125], "final_acc": [0.9375, 0.875, 0.75],
-           "sparsity": [0.25, 0.5, 0.75]}
+PRUNING = {
+    "base_acc": [0.9375, 0.9375, 0.9375],
+    "pruned_acc": [0.5, 0.25, 0.125],
+    "final_acc": [0.9375, 0.875, 0.75],
+    "sparsity": [0.25, 0.5, 0.75],
+}
 
 
 def drawn(axes):
@@ -59,7 +67,7 @@ def test_one_history_is_drawn_as_it_is_with_its_best_epoch():
 def test_epoch_axis_has_whole_ticks_and_short_curves_have_markers(epochs):
     figure = curves.plot_history({"a": {"val_acc": [0.5] * epochs}})
     figure.draw_without_rendering()
-    axes, = figure.axes
+    (axes,) = figure.axes
     low, high = axes.get_xlim()
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
     assert ticks and all(tick == int(tick) and 1 <= tick <= epochs for tick in ticks)
@@ -68,7 +76,7 @@ def test_epoch_axis_has_whole_ticks_and_short_curves_have_markers(epochs):
 
 def test_missing_curves_leave_out_their_panel_and_best_is_the_lowest_loss():
     figure = curves.plot_history({"a": {"val_loss": [3.0, 1.0, 2.0]}})
-    axes, = figure.axes
+    (axes,) = figure.axes
     assert drawn(axes) == {"a": [3, 1, 2], "_best": [1]} and axes.get_title(loc="right") == "best 1, epoch 2"
     figure = curves.plot_history({"a": {"train_acc": [0.5, 1.0]}})
     assert drawn(figure.axes[0]) == {"_train": [50, 100]}
@@ -100,9 +108,14 @@ def test_names_with_underscores_dollars_and_foreign_letters_are_drawn(tmp_path):
     style.save_figure(figure, tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("extra, panels", [
-    ({}, 2), ({"recalibrated_acc": [0.75, 0.5, 0.25], "compression_rate": [1.5, 2, 4], "macs": [4e6, 2e6, 1e6]}, 4),
-    ({"parameters": [4e6, 2e6, 1e6]}, 3)])
+@pytest.mark.parametrize(
+    "extra, panels",
+    [
+        ({}, 2),
+        ({"recalibrated_acc": [0.75, 0.5, 0.25], "compression_rate": [1.5, 2, 4], "macs": [4e6, 2e6, 1e6]}, 4),
+        ({"parameters": [4e6, 2e6, 1e6]}, 3),
+    ],
+)
 def test_pruning_curves(extra, panels):
     figure = style.plot_pruning(PRUNING | extra)
     assert len(figure.axes) == panels
@@ -118,8 +131,16 @@ def test_pruning_curves(extra, panels):
         np.testing.assert_allclose(axes.lines[0].get_ydata(), np.array(values) / (1e6 if values[0] > 1e3 else 1))
 
 
-@pytest.mark.parametrize("change", [{"sparsity": [0.5]}, {"final_acc": [0.5, math.nan, 0.5]}, {"pruned_acc": []},
-                                    {"base_acc": [93, 93, 93]}, {"compression_rate": "high"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sparsity": [0.5]},
+        {"final_acc": [0.5, math.nan, 0.5]},
+        {"pruned_acc": []},
+        {"base_acc": [93, 93, 93]},
+        {"compression_rate": "high"},
+    ],
+)
 def test_bad_pruning_results_are_refused(change):
     with pytest.raises(InputError, match=next(iter(change))):
         style.plot_pruning(PRUNING | change)
@@ -135,7 +156,8 @@ def test_heat_map_is_channels_over_base():
     assert [label.get_text() for label in axes.get_yticklabels()] == list(channels)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["base", "1", "2"]
     assert {text.get_position(): text.get_text() for text in axes.texts} == {
-        (c, r): str(counts[r, c]) for r in range(3) for c in range(3)}
+        (c, r): str(counts[r, c]) for r in range(3) for c in range(3)
+    }
     assert len(axes.lines) == 1  # between conv2 and conv3
 
 
@@ -144,8 +166,10 @@ def test_heat_map_numbers_contrast_with_their_cells():
     axes = style.plot_channels(channels).axes[0]
 
     def luminance(rgb):
-        return sum(w * (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4)
-                   for w, v in zip((0.2126, 0.7152, 0.0722), rgb, strict=False))
+        return sum(
+            w * (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4)
+            for w, v in zip((0.2126, 0.7152, 0.0722), rgb, strict=False)
+        )
 
     image = axes.images[0]
     assert len(axes.texts) == 60
@@ -162,10 +186,12 @@ def test_bad_channels_are_refused(channels):
 
 
 def test_models_stand_at_their_size_and_names_do_not_overlap():
-    rows = [{"name": "base", "test_acc": 0.9375, "parameters": 23_500_000, "macs": 84_000_000, "bytes": 1},
-            {"name": "pruned, 15 iterations", "test_acc": 0.93, "parameters": 21_000_000, "macs": 60_000_000},
-            {"name": "pruned and recalibrated", "test_acc": 0.929, "parameters": 20_500_000, "macs": 60_000_000},
-            {"name": "student", "test_acc": 0.875, "parameters": 450_000, "macs": 3_000_000}]
+    rows = [
+        {"name": "base", "test_acc": 0.9375, "parameters": 23_500_000, "macs": 84_000_000, "bytes": 1},
+        {"name": "pruned, 15 iterations", "test_acc": 0.93, "parameters": 21_000_000, "macs": 60_000_000},
+        {"name": "pruned and recalibrated", "test_acc": 0.929, "parameters": 20_500_000, "macs": 60_000_000},
+        {"name": "student", "test_acc": 0.875, "parameters": 450_000, "macs": 3_000_000},
+    ]
     figure = comparison.plot_models(rows)
     figure.draw_without_rendering()
     for axes, key in zip(figure.axes, ("parameters", "macs"), strict=True):
@@ -197,7 +223,7 @@ def test_a_spread_is_a_bar_of_its_size_and_only_where_there_is_one():
 def test_ablation_dots_and_numbers():
     rows = [{"name": "none", "val_acc": 0.5}, {"name": "all", "val_acc": 0.75, "test_acc": 0.625}]
     figure = comparison.plot_ablation(rows)
-    axes, = figure.axes
+    (axes,) = figure.axes
     found = {(line.get_label(), line.get_xdata()[0]): line.get_fillstyle() for line in axes.lines}
     assert found == {("_validation", 50): "full", ("_validation", 75): "full", ("_test", 62.5): "none"}
     assert sorted(text.get_text() for text in axes.texts) == ["50.00", "62.50", "75.00"]
@@ -223,8 +249,11 @@ def test_three_formats_give_the_same_curves(tmp_path, monkeypatch):
     plot = curves.plot_history
     monkeypatch.setattr(curves, "plot_history", lambda *h: figures.append(plot(*h)) or figures[-1])
     keras = dict(zip(("loss", "accuracy", "val_loss", "val_accuracy"), CURVES.values(), strict=True))
-    for name, content in (("suite", CURVES | RATES | {"seconds": [1.0] * 4, "run": {"seed": 1}}), ("original", CURVES),
-                          ("keras", keras)):
+    for name, content in (
+        ("suite", CURVES | RATES | {"seconds": [1.0] * 4, "run": {"seed": 1}}),
+        ("original", CURVES),
+        ("keras", keras),
+    ):
         assert script("--history_path", write(tmp_path / name / "history.json", content)) == 0
         with Image.open(tmp_path / name / "history.png") as image:
             assert image.size[1] == 690
@@ -237,22 +266,34 @@ def test_several_histories_with_the_table(tmp_path, capsys):
     first = write(tmp_path / "model/base_model/history.json", CURVES)
     second = write(tmp_path / "model/pruned_model/iter1/history.json", {"train_loss": [1.0], "train_acc": [0.5]})
     args = plot_train_history.build_parser().parse_args(
-        ["--no-show", "--history_path", str(first), str(second.parent), str(first)])
+        ["--no-show", "--history_path", str(first), str(second.parent), str(first)]
+    )
     result = plot_train_history.run(args)
     assert result["output"] == first.parent / "history_compare.png" and result["output"].is_file()
     assert list(result["histories"]) == ["base_model", "pruned_model/iter1"]
-    assert result["histories"]["base_model"] == {"epochs": 4, "best_val_acc": 0.8125, "best_epoch": 3,
-                                                 "last_train_loss": 0.25, "last_val_loss": 1.125}
+    assert result["histories"]["base_model"] == {
+        "epochs": 4,
+        "best_val_acc": 0.8125,
+        "best_epoch": 3,
+        "last_train_loss": 0.25,
+        "last_val_loss": 1.125,
+    }
     out, err = capsys.readouterr()
     assert err == "" and "81.25" in out and str(result["output"]) in out
 
 
-@pytest.mark.parametrize("paths, labels", [
-    (["m/iter1/history.json"], ["m/iter1"]), (["m/iter1/other.json"], ["iter1/other"]),
-    (["m/iter1/history.json", "m/iter2/history.json"], ["iter1", "iter2"]),
-    (["m/history.json", "m/iter1/history.json"], ["m", "m/iter1"]), (["m/a.json", "m/b.json"], ["a", "b"]),
-    (["new/base_model/history.json", "scratch/plain.json"], ["new/base_model", "scratch/plain"]),
-    (["m/a.json", "m/a.txt"], ["a.json", "a.txt"])])
+@pytest.mark.parametrize(
+    "paths, labels",
+    [
+        (["m/iter1/history.json"], ["m/iter1"]),
+        (["m/iter1/other.json"], ["iter1/other"]),
+        (["m/iter1/history.json", "m/iter2/history.json"], ["iter1", "iter2"]),
+        (["m/history.json", "m/iter1/history.json"], ["m", "m/iter1"]),
+        (["m/a.json", "m/b.json"], ["a", "b"]),
+        (["new/base_model/history.json", "scratch/plain.json"], ["new/base_model", "scratch/plain"]),
+        (["m/a.json", "m/a.txt"], ["a.json", "a.txt"]),
+    ],
+)
 def test_labels_are_the_shortest_that_differ(paths, labels):
     assert plot_train_history.short_labels([Path("/data") / path for path in paths]) == labels
 
@@ -277,9 +318,16 @@ def test_misspelt_folder_of_the_original_readme(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-BAD_FILES = {"no_history": '{"a": 1}', "empty_list": '{"train_loss": []}', "garbage": "{oops", "array": "[1, 2]",
-             "words": '{"train_loss": ["a", 2]}', "uneven": '{"loss": [1, 2], "lr": [1], "accuracy": [0, 1]}',
-             "keras_nan": '{"loss": [NaN], "accuracy": [null]}', "per_mille": '{"val_acc": [935]}'}
+BAD_FILES = {
+    "no_history": '{"a": 1}',
+    "empty_list": '{"train_loss": []}',
+    "garbage": "{oops",
+    "array": "[1, 2]",
+    "words": '{"train_loss": ["a", 2]}',
+    "uneven": '{"loss": [1, 2], "lr": [1], "accuracy": [0, 1]}',
+    "keras_nan": '{"loss": [NaN], "accuracy": [null]}',
+    "per_mille": '{"val_acc": [935]}',
+}
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
@@ -292,13 +340,17 @@ def test_bad_histories_end_in_one_line_and_write_nothing(tmp_path, capsys, name)
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("words, wanted", [
-    (["--history_path", "modle/history.json"], "did you mean model/history.json"),
-    (["--history_path", "model/empty"], "without history.json"),
-    (["--history_path", "x" * 5000], "--history_path"),
-    (["--history_path", "model", "--output", "a.bmp"], ".png, .pdf, .svg"),
-    (["--history_path", "model", "--output", "model"], "--output"),
-    (["--history_path", "model", "--output", "model/history.json/a.png"], "--output")])
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        (["--history_path", "modle/history.json"], "did you mean model/history.json"),
+        (["--history_path", "model/empty"], "without history.json"),
+        (["--history_path", "x" * 5000], "--history_path"),
+        (["--history_path", "model", "--output", "a.bmp"], ".png, .pdf, .svg"),
+        (["--history_path", "model", "--output", "model"], "--output"),
+        (["--history_path", "model", "--output", "model/history.json/a.png"], "--output"),
+    ],
+)
 def test_bad_paths_end_in_one_line_and_write_nothing(tmp_path, monkeypatch, capsys, words, wanted):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "model/history.json", CURVES)
@@ -324,6 +376,7 @@ def test_show_needs_a_display(tmp_path, monkeypatch, capsys):
 
 def test_a_window_shows_the_figure_that_was_drawn(monkeypatch):
     from matplotlib import pyplot
+
     shown = []
     monkeypatch.setattr(pyplot, "show", lambda: shown.extend(pyplot.get_fignums()))
     figure = curves.plot_history({"a": CURVES})
@@ -333,13 +386,16 @@ def test_a_window_shows_the_figure_that_was_drawn(monkeypatch):
 
 
 def test_help_is_quick_and_imports_no_heavy_library():
-    code = ("import sys, plot_train_history\n"
-            "try: plot_train_history.main(['--help'])\n"
-            "except SystemExit as end: assert end.code == 0\n"
-            "heavy = {'keras', 'tensorflow', 'jax', 'matplotlib', 'numpy', 'rich'} & set(sys.modules)\n"
-            "assert not heavy, heavy")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
-                          check=False)
+    code = (
+        "import sys, plot_train_history\n"
+        "try: plot_train_history.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'keras', 'tensorflow', 'jax', 'matplotlib', 'numpy', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "example:" in done.stdout and done.stderr == ""
 

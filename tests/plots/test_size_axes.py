@@ -22,7 +22,8 @@ def boxes_of(axes):
             x, y = axes.transData.transform(line.get_xydata()[0])
             half = (line.get_markersize() / 2 + 0.5) * axes.figure.dpi / 72
             points.setdefault(line.get_label(), []).append(
-                matplotlib.transforms.Bbox.from_extents(x - half, y - half, x + half, y + half))
+                matplotlib.transforms.Bbox.from_extents(x - half, y - half, x + half, y + half)
+            )
     return names, points
 
 
@@ -30,9 +31,17 @@ def crowd(seed, number):
     """Models on a small place."""
     rng = np.random.default_rng(seed)
     looks = [*roles.LOOKS, None]
-    return [{"name": f"model {i} {'x' * int(rng.integers(0, 9))}", "test_acc": float(0.9 + rng.normal(0, 0.01)),
-             "parameters": int(10**rng.uniform(6, 6.7)), "macs": int(10**rng.uniform(7, 7.2)),
-             "spread": 0.003 * (i % 2), "role": looks[i % len(looks)]} for i in range(number)]
+    return [
+        {
+            "name": f"model {i} {'x' * int(rng.integers(0, 9))}",
+            "test_acc": float(0.9 + rng.normal(0, 0.01)),
+            "parameters": int(10 ** rng.uniform(6, 6.7)),
+            "macs": int(10 ** rng.uniform(7, 7.2)),
+            "spread": 0.003 * (i % 2),
+            "role": looks[i % len(looks)],
+        }
+        for i in range(number)
+    ]
 
 
 @pytest.mark.parametrize(("seed", "number"), [(1, 3), (2, 8), (3, 12), (4, 16)])
@@ -43,17 +52,26 @@ def test_in_a_crowd_no_name_lies_on_another_or_on_a_point(seed, number):
         names, points = boxes_of(axes)
         assert len(points) == number
         assert not [pair for pair in itertools.combinations(names, 2) if names[pair[0]].overlaps(names[pair[1]])]
-        assert not [(name, other) for name, box in names.items() for other, marks in points.items()
-                    for mark in marks if box.overlaps(mark)]
+        assert not [
+            (name, other)
+            for name, box in names.items()
+            for other, marks in points.items()
+            for mark in marks
+            if box.overlaps(mark)
+        ]
         bars = [axes.transData.transform(path.vertices) for bar in axes.collections for path in bar.get_paths()]
         assert len(bars) == number // 2
-        assert not [name for name, box in names.items() for bar in bars if box.overlaps(
-            matplotlib.transforms.Bbox([bar.min(axis=0), bar.max(axis=0)]))]
+        assert not [
+            name
+            for name, box in names.items()
+            for bar in bars
+            if box.overlaps(matplotlib.transforms.Bbox([bar.min(axis=0), bar.max(axis=0)]))
+        ]
         assert all(axes.bbox.padded(1).contains(*corner) for box in names.values() for corner in (box.min, box.max))
         missing = number - len(names)
         assert (f"{missing} name" in axes.get_title(loc="right")) == (missing > 0)
         for name, box in names.items():  # a name that is not beside its point has a line to it
-            mark, = points[name]
+            (mark,) = points[name]
             far = max(box.x0 - mark.x1, mark.x0 - box.x1, box.y0 - mark.y1, mark.y0 - box.y1)
             at = next(line.get_xydata()[0] for line in axes.lines if line.get_label() == name)
             led = any(not text.get_text() and np.allclose(text.xy, at) for text in axes.texts)
@@ -63,8 +81,10 @@ def test_in_a_crowd_no_name_lies_on_another_or_on_a_point(seed, number):
 
 
 def test_long_names_of_models_at_one_place_are_shortened_and_stay_apart():
-    rows = [{"name": f"runs/{i}/" + "a very long name " * 5 + f"{i}", "test_acc": 0.9, "parameters": 10**6,
-             "macs": 10**7} for i in range(5)]
+    rows = [
+        {"name": f"runs/{i}/" + "a very long name " * 5 + f"{i}", "test_acc": 0.9, "parameters": 10**6, "macs": 10**7}
+        for i in range(5)
+    ]
     rows.append({"name": "$x_1$", "test_acc": 0.8, "parameters": 2, "macs": 2})
     for axes in comparison.plot_models(rows).axes:
         names, _ = boxes_of(axes)
@@ -72,16 +92,28 @@ def test_long_names_of_models_at_one_place_are_shortened_and_stay_apart():
 
 
 def test_the_same_models_give_the_same_places():
-    one, two = ([text.get_position() for axes in comparison.plot_models(crowd(5, 9)).axes
-                 for text in axes.texts] for _ in range(2))
+    one, two = (
+        [text.get_position() for axes in comparison.plot_models(crowd(5, 9)).axes for text in axes.texts]
+        for _ in range(2)
+    )
     assert one == two
 
 
 def test_one_bad_run_stands_at_the_edge_with_its_number_and_the_others_keep_their_room():
-    good = [{"name": f"m{i}", "test_acc": 0.93 + 0.005 * i, "parameters": 10**6 * (i + 1), "macs": 10**7 * (i + 1),
-             "role": "student"} for i in range(4)]
-    bad = [{"name": "diverged", "test_acc": 0.1, "parameters": 10**6, "macs": 10**7, "role": "student"},
-           {"name": "huge", "test_acc": 0.94, "parameters": 10**14, "macs": 10**15, "role": None}]
+    good = [
+        {
+            "name": f"m{i}",
+            "test_acc": 0.93 + 0.005 * i,
+            "parameters": 10**6 * (i + 1),
+            "macs": 10**7 * (i + 1),
+            "role": "student",
+        }
+        for i in range(4)
+    ]
+    bad = [
+        {"name": "diverged", "test_acc": 0.1, "parameters": 10**6, "macs": 10**7, "role": "student"},
+        {"name": "huge", "test_acc": 0.94, "parameters": 10**14, "macs": 10**15, "role": None},
+    ]
     for axes in comparison.plot_models(good + bad).axes:
         (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
         assert 1.5 / (high - low) > 0.5 and np.log10(4) / np.log10(right / left) > 0.4  # of the range of the good ones
@@ -105,9 +137,20 @@ def test_a_front_is_of_the_others_where_one_run_is_bad():
     assert list(zip(steps.get_xdata(orig=True), steps.get_ydata(orig=True), strict=True)) == [(1, 90), (2, 92), (4, 94)]
 
 
-@pytest.mark.parametrize(("values", "wanted"), [
-    ([95, 94, 60], []), ([95, 94, 93, 60], [60]), ([95, 94, 93, 85], []), ([10, 10, 10, 95], [95]), ([50] * 9, []),
-    ([10, 20, 30, 40, 50, 60, 70], []), ([93, 94, 95, 10, 11], [10, 11]), ([93, 95, 10, 11], []), ([1], [])])
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([95, 94, 60], []),
+        ([95, 94, 93, 60], [60]),
+        ([95, 94, 93, 85], []),
+        ([10, 10, 10, 95], [95]),
+        ([50] * 9, []),
+        ([10, 20, 30, 40, 50, 60, 70], []),
+        ([93, 94, 95, 10, 11], [10, 11]),
+        ([93, 95, 10, 11], []),
+        ([1], []),
+    ],
+)
 def test_outliers_are_few_and_far(values, wanted):
     assert [v for v, far in zip(values, size_axes.outliers(values, 15), strict=True) if far] == wanted
 

@@ -12,8 +12,9 @@ def tiny(monkeypatch):
     import tensorflow as tf
 
     monkeypatch.setattr(worker, "BATCH", 4)
-    monkeypatch.setattr(worker, "network", lambda kind: resnet.build_resnet(
-        widths=narrow_widths(stream=4 if kind == "student" else 8)))
+    monkeypatch.setattr(
+        worker, "network", lambda kind: resnet.build_resnet(widths=narrow_widths(stream=4 if kind == "student" else 8))
+    )
     full = worker.pixels
     monkeypatch.setattr(worker, "pixels", lambda count=4: full(min(count, 8)))
     asked = []
@@ -21,8 +22,9 @@ def tiny(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize(("work", "library"), [*((name, "suite") for name in worker.WORKS), ("step", "keras"),
-                                               ("latency", "keras")])
+@pytest.mark.parametrize(
+    ("work", "library"), [*((name, "suite") for name in worker.WORKS), ("step", "keras"), ("latency", "keras")]
+)
 def test_every_part_of_the_benchmark_runs(work, library, tiny):
     args = worker.build_parser().parse_args([work, "--library", library, "--images", "4", "--trims", "1"])
     worker.WORKS[work](args)()

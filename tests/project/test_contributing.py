@@ -20,7 +20,8 @@ def test_the_criterion_of_the_example_passes_the_test_of_the_example(base):
     theirs = dict(vars(test_prune))
     theirs["criteria"] = types.ModuleType("criteria")
     theirs["criteria"].compute_scores = lambda name, model, images, labels: {"median": ours["compute_median"]}[name](
-        model)
+        model
+    )
     exec(test, theirs)
     theirs["test_median_is_the_sum_of_distances"](base)
 

@@ -38,8 +38,10 @@ def test_the_page_of_commands_has_every_flag_with_default_and_choices(script, co
         rows = [row for row in text.splitlines() if row.startswith(f"| `{action.option_strings[0]}`")]
         assert rows and all(len(re.split(r"(?<!\\)\|", row)) == 6 for row in rows)
         if action.choices and not isinstance(action.default, list) and action.default is not None:
-            assert any(all(f"`{choice}`" in row for choice in action.choices) and f"| {action.default} |" in row
-                       for row in rows)
+            assert any(
+                all(f"`{choice}`" in row for choice in action.choices) and f"| {action.default} |" in row
+                for row in rows
+            )
 
 
 def test_a_flag_stands_once_where_scripts_declare_it_alike(commands):
@@ -51,8 +53,10 @@ def test_a_flag_stands_once_where_scripts_declare_it_alike(commands):
 
 def test_the_architecture_lists_the_folders_as_they_describe_themselves():
     told = re.findall(r"^\| `compress/(\w+)` \| (.+) \|$", (DOCS / "architecture.md").read_text(), re.MULTILINE)
-    docstrings = {folder: ast.get_docstring(ast.parse((ROOT / "compress" / folder / "__init__.py").read_text()))
-                  for folder in test_layers.FOLDERS}
+    docstrings = {
+        folder: ast.get_docstring(ast.parse((ROOT / "compress" / folder / "__init__.py").read_text()))
+        for folder in test_layers.FOLDERS
+    }
     assert told == list(docstrings.items())
     assert {path.parent.name for path in ROOT.glob("compress/*/__init__.py")} == docstrings.keys()
 
@@ -61,7 +65,13 @@ def test_the_architecture_names_everything_in_the_root():
     text = (DOCS / "architecture.md").read_text()
     told = set(re.findall(r"^\| `([\w.]+)/?` \|", text.partition("## The root")[2].partition("\n## ")[0], re.MULTILINE))
     there = {path.name for path in ROOT.glob("*.py")} | {
-        "compress", "tests", "docs", "experiments", "benchmarks", "model"}
+        "compress",
+        "tests",
+        "docs",
+        "experiments",
+        "benchmarks",
+        "model",
+    }
     assert told == there and all((ROOT / name).exists() for name in there)
 
 
@@ -94,8 +104,14 @@ def test_the_site_loads_nothing_from_elsewhere():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert "strict: true" in text and "font: false" in text and "http" not in text
     assert re.search(r"mkdocs build --strict$", (ROOT / "Makefile").read_text(), re.MULTILINE)  # -q would hide warnings
-    assert not [path for path in DOCS.rglob("*") if path.suffix in (".md", ".css", ".svg") and re.search(
-        r"(?:src=|!\[[^]]*\]\(|url\(|@import |xlink:href=)[\"']?https?:", path.read_text(encoding="utf-8"))]
+    assert not [
+        path
+        for path in DOCS.rglob("*")
+        if path.suffix in (".md", ".css", ".svg")
+        and re.search(
+            r"(?:src=|!\[[^]]*\]\(|url\(|@import |xlink:href=)[\"']?https?:", path.read_text(encoding="utf-8")
+        )
+    ]
 
 
 def test_every_page_is_in_the_navigation():
@@ -109,7 +125,7 @@ def test_the_example_of_jpeg_copies_writes_them(tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image
 
-    code, = re.findall(r"```python\n(.*?)```", (DOCS / "how-to" / "jpeg-copies.md").read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "how-to" / "jpeg-copies.md").read_text(), re.DOTALL)
     folder = tmp_path / "data" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), "uint8")
@@ -118,8 +134,9 @@ def test_the_example_of_jpeg_copies_writes_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     places = sorted(path.relative_to("copies").as_posix() for path in Path("copies").rglob("*.jpg"))
-    assert places == [f"quality{quality}/test/{name}.jpg" for quality in (75, 85)
-                      for name in ("cat/0001", "dog/0000", "dog/0002")]
+    assert places == [
+        f"quality{quality}/test/{name}.jpg" for quality in (75, 85) for name in ("cat/0001", "dog/0000", "dog/0002")
+    ]
     with Image.open("copies/quality85/test/cat/0001.jpg") as image:
         copy = np.asarray(image, float)
     assert image.format == "JPEG" and copy.shape == (32, 32, 3)
@@ -136,8 +153,9 @@ def test_the_example_of_an_own_loss_trains_a_student(tmp_path, monkeypatch):
     from compress.graph import resnet
 
     page = (DOCS / "how-to" / "python.md").read_text(encoding="utf-8")
-    code, = re.findall(r"```python\n(.*?)```", page.partition("## A loss of your own")[2].partition("\n## ")[0],
-                       re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", page.partition("## A loss of your own")[2].partition("\n## ")[0], re.DOTALL
+    )
     (tmp_path / "model" / "base_model").mkdir(parents=True)
     resnet.build_resnet(widths=narrow_widths(blocks=(1, 1, 1, 1))).save(tmp_path / "model" / "base_model" / "model.h5")
     rng = np.random.default_rng(0)

@@ -12,10 +12,24 @@ from conftest import ROOT, SCRIPTS
 from compress.errors import InputError
 
 # Folders of compress/, each of which needs only those before it. A module of the top belongs to none.
-FOLDERS = ["cli", "graph", "engine", "data", "storage", "pruning", "distillation", "plots", "training", "export",
-           "report"]
-MODULES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
-           for path in [*ROOT.glob("*.py"), *ROOT.glob("compress/**/*.py")] if path.stem != "__init__"}
+FOLDERS = [
+    "cli",
+    "graph",
+    "engine",
+    "data",
+    "storage",
+    "pruning",
+    "distillation",
+    "plots",
+    "training",
+    "export",
+    "report",
+]
+MODULES = {
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("compress/**/*.py")]
+    if path.stem != "__init__"
+}
 
 
 def imported(path):
@@ -50,14 +64,17 @@ def test_functions_are_short(path):
 
 def test_an_error_is_one_line_whatever_a_library_says():
     assert str(InputError("--data_dir: received a  b (no such\n  file\n), expected\x0ba folder")) == (
-        "--data_dir: received a  b (no such file ), expected a folder")
+        "--data_dir: received a  b (no such file ), expected a folder"
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_is_quick_and_has_an_example(script):
-    code = (f"import sys, {script}\ntry: {script}.main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
-            "heavy = {'keras', 'tensorflow', 'jax', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
-            "assert not heavy, heavy")
+    code = (
+        f"import sys, {script}\ntry: {script}.main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "heavy = {'keras', 'tensorflow', 'jax', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -67,8 +84,11 @@ def test_help_is_quick_and_has_an_example(script):
 
 # ---- the command line ends in cli: nothing else takes a namespace or knows how a flag is spelled ----
 
-LIBRARY = {name: path for name, path in MODULES.items()
-           if name.startswith("compress.") and not name.startswith("compress.cli.")}
+LIBRARY = {
+    name: path
+    for name, path in MODULES.items()
+    if name.startswith("compress.") and not name.startswith("compress.cli.")
+}
 
 
 def told_of_the_command_line(path):
@@ -79,8 +99,12 @@ def told_of_the_command_line(path):
     for node in ast.walk(tree):
         if isinstance(node, ast.arg) and (node.arg in ("args", "flag") or node.arg.endswith("_flag")):
             yield f"{node.lineno}: a parameter {node.arg}"
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs and (
-                re.search(r"--[a-z]\w", node.value)):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in docs
+            and (re.search(r"--[a-z]\w", node.value))
+        ):
             yield f"{node.lineno}: {node.value!r:.60}"
 
 
@@ -103,6 +127,6 @@ def test_what_belongs_together_travels_together(path):
 def test_a_script_runs_in_at_most_eight_steps(script):
     """`run` is read from top to bottom: at most eight statements in all, its docstring apart."""
     tree = ast.parse(MODULES[script].read_text(encoding="utf-8"))
-    run, = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
+    (run,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
     count = sum(isinstance(node, ast.stmt) for statement in run.body[1:] for node in ast.walk(statement))
     assert ast.get_docstring(run) and count <= 8

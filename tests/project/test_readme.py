@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "model/README.md", "SECURITY.md",
-         *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")))
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/README.md",
+    "model/README.md",
+    "SECURITY.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
+)
 
 
 def commands(page):
@@ -18,7 +25,7 @@ def commands(page):
         for line in block.replace("\\\n", " ").splitlines():
             if line.lstrip().startswith("python ") and (ROOT / line.split()[1]).parent == ROOT:
                 words = shlex.split(line, comments=True)[1:]
-                yield words[:words.index("|")] if "|" in words else words
+                yield words[: words.index("|")] if "|" in words else words
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))])
@@ -31,8 +38,9 @@ def test_every_command_of_a_page_is_one_that_its_script_takes(page):
 def test_a_command_that_trains_says_for_how_many_epochs(page):
     """The default of 200 takes hours or days, which nobody who pastes a command expects."""
     trains = ("train_base_model.py", "prune_model.py", "knowledge_distillation.py")
-    assert not [words for words in commands(page) if words[0] in trains and "--epoch_num" not in words
-                and "--help" not in words]
+    assert not [
+        words for words in commands(page) if words[0] in trains and "--epoch_num" not in words and "--help" not in words
+    ]
 
 
 def test_the_readme_tells_how_to_run_every_script_that_makes_a_model():

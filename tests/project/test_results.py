@@ -18,9 +18,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def record(seed, sha256, parent=None, **content):
-    run = {"seed": seed, "argv": ["train.py", "--seed", str(seed)], "processor": "A", "cores": 2,
-           "versions": {"keras": "3.15", "tensorflow": "2.21", "numpy": "2"},
-           "flags": {"epoch_num": 3, "precision": "float32"}}
+    run = {
+        "seed": seed,
+        "argv": ["train.py", "--seed", str(seed)],
+        "processor": "A",
+        "cores": 2,
+        "versions": {"keras": "3.15", "tensorflow": "2.21", "numpy": "2"},
+        "flags": {"epoch_num": 3, "precision": "float32"},
+    }
     return {"sha256": sha256, "parent_sha256": parent, "run": run, "images": 5000, "train_images": 45000} | content
 
 
@@ -32,16 +37,33 @@ def folder(tmp_path):
     records = {}
     for seed, base, student in ((1, 0.80, 0.81), (2, 0.82, 0.85)):
         records[f"base12/seed{seed}"] = record(seed, f"base{seed}", epochs=12, val_acc=base, seconds=60, **numbers)
-        records[f"student/seed{seed}"] = record(seed, f"student{seed}", f"base{seed}", epochs=14, val_acc=student,
-                                                seconds=120.0, compression_rate=13.9, **small)
-    records["pruned"] = record(1, ["one", "two"], "base1", final_acc=[0.7, 0.8], seconds=[60, 30],
-                               compression_rate=[1.2, 1.5], **{key: [2 * n, n] for key, n in small.items()})
+        records[f"student/seed{seed}"] = record(
+            seed,
+            f"student{seed}",
+            f"base{seed}",
+            epochs=14,
+            val_acc=student,
+            seconds=120.0,
+            compression_rate=13.9,
+            **small,
+        )
+    records["pruned"] = record(
+        1,
+        ["one", "two"],
+        "base1",
+        final_acc=[0.7, 0.8],
+        seconds=[60, 30],
+        compression_rate=[1.2, 1.5],
+        **{key: [2 * n, n] for key, n in small.items()},
+    )
     for name, content in records.items():
         path = tmp_path / "yardstick" / name / "result.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(content))
-    models = [{"sha256": f"student{seed}", "acc": acc, "sparsity": 0.9, "images": 1000}
-              for seed, acc in ((1, 0.79), (2, 0.79))]
+    models = [
+        {"sha256": f"student{seed}", "acc": acc, "sparsity": 0.9, "images": 1000}
+        for seed, acc in ((1, 0.79), (2, 0.79))
+    ]
     (tmp_path / "yardstick" / "evaluation.json").write_text(json.dumps({"split": "test", "models": models}))
     return tmp_path
 
@@ -60,8 +82,11 @@ def test_a_row_is_the_mean_of_its_seeds_with_the_epochs_of_all_that_it_came_from
     before = "before\n<!-- results:yardstick -->\nstale\n<!-- /results:yardstick -->\nafter"
     text = build.rebuilt(before, *readings.read(folder))
     assert text.startswith("before\n") and text.endswith("\nafter") and "stale" not in text
-    rows = {line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]]
-            for line in text.splitlines() if line.startswith("|")}
+    rows = {
+        line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    }
     columns = [name.strip() for name in rows.pop("")]
     assert len(rows) == 4  # the line under the headings, base, pruned, student; none that has no record
     student = dict(zip(columns, rows["student"], strict=True))
@@ -116,16 +141,29 @@ def test_building_twice_changes_nothing_and_a_table_without_records_says_so(fold
     assert build.rebuilt(once, *readings.read(folder)) == once != text
     (tmp_path / "empty").mkdir()
     assert build.rebuilt(once, *readings.read(tmp_path / "empty")).splitlines() == [
-        "<!-- results:yardstick -->", "No record yet: `./experiments/reproduce.sh yardstick` makes them.",
-        text.splitlines()[1]]
+        "<!-- results:yardstick -->",
+        "No record yet: `./experiments/reproduce.sh yardstick` makes them.",
+        text.splitlines()[1],
+    ]
 
 
 def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeypatch, capsys):
-    content = record(1, ["one", "two"], final_acc=[0.7, 0.8], base_acc=[0.75, 0.7], pruned_acc=[0.25, 0.5],
-                     recalibrated_acc=[0.375, 0.625], sparsity=[0.1, 0.2], seconds=[60, 30],
-                     compression_rate=[1.25, 1.5], parameters=[9_000_000, 5_000_000], macs=[4_000_000, 3_000_000],
-                     bytes=[36_000_000, 20_000_000], split="validation",
-                     channels={"conv2_block1_1_conv": [64, 60, 50], "conv2_block1_stream": [256, 256, 256]})
+    content = record(
+        1,
+        ["one", "two"],
+        final_acc=[0.7, 0.8],
+        base_acc=[0.75, 0.7],
+        pruned_acc=[0.25, 0.5],
+        recalibrated_acc=[0.375, 0.625],
+        sparsity=[0.1, 0.2],
+        seconds=[60, 30],
+        compression_rate=[1.25, 1.5],
+        parameters=[9_000_000, 5_000_000],
+        macs=[4_000_000, 3_000_000],
+        bytes=[36_000_000, 20_000_000],
+        split="validation",
+        channels={"conv2_block1_1_conv": [64, 60, 50], "conv2_block1_stream": [256, 256, 256]},
+    )
     root = house(tmp_path, monkeypatch, "<!-- results:curve --><!-- /results:curve -->")
     (root / "experiments" / "records" / "curve").mkdir()
     (root / "experiments" / "records" / "curve" / "result.json").write_text(json.dumps(content))
@@ -145,10 +183,20 @@ def test_a_table_that_asks_for_it_has_a_figure_of_its_means_and_spreads(folder, 
     from compress.plots import comparison
 
     drawn = []
-    monkeypatch.setattr(comparison, "plot_models",
-                        lambda rows, split, plot=comparison.plot_models: drawn.append(rows) or plot(rows, split))
-    page = house(tmp_path, monkeypatch, "".join(
-        f"<!-- results:{name} --><!-- /results:{name} -->" for name in ("yardstick", "long"))) / "docs" / "results.md"
+    monkeypatch.setattr(
+        comparison,
+        "plot_models",
+        lambda rows, split, plot=comparison.plot_models: drawn.append(rows) or plot(rows, split),
+    )
+    page = (
+        house(
+            tmp_path,
+            monkeypatch,
+            "".join(f"<!-- results:{name} --><!-- /results:{name} -->" for name in ("yardstick", "long")),
+        )
+        / "docs"
+        / "results.md"
+    )
     (folder / "yardstick").rename(tmp_path / "experiments" / "records" / "yardstick")
     assert build.main([]) == 0
     base, pruned, student = drawn.pop()
@@ -164,10 +212,25 @@ def test_exported_files_are_compared_with_the_bases(tmp_path, monkeypatch):
     exports = house(tmp_path, monkeypatch, "") / "experiments" / "records" / "exports"
     assert build.exports({}) == ""
     for name, scale in (("base", 10), ("student", 1)):
-        files = [{"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 4_000_000 * scale,
-                  "latency_ms_median": 2 * scale, "threads": 2},
-                 {"format": "litert-int8", "runtime": "LiteRT", "acc": 0.795, "agreement": 0.99,
-                  "bytes": 500_000 * scale, "latency_ms_median": 0.25 * scale, "threads": 1}]
+        files = [
+            {
+                "format": "h5",
+                "runtime": "Keras",
+                "acc": 0.8,
+                "bytes": 4_000_000 * scale,
+                "latency_ms_median": 2 * scale,
+                "threads": 2,
+            },
+            {
+                "format": "litert-int8",
+                "runtime": "LiteRT",
+                "acc": 0.795,
+                "agreement": 0.99,
+                "bytes": 500_000 * scale,
+                "latency_ms_median": 0.25 * scale,
+                "threads": 1,
+            },
+        ]
         (exports / name).mkdir(parents=True)
         content = record(1, "abc", files=files, calibration_images=512)
         content["run"]["versions"] |= {"onnx": "1.23", "ai-edge-litert": "2.3"}
@@ -193,14 +256,24 @@ def test_the_pages_are_what_their_records_give_and_they_fit_together(capsys):
 
 
 def test_a_base_made_anew_beside_records_of_the_one_before_is_told(folder, monkeypatch, capsys):
-    (folder / "yardstick" / "base12" / "seed1" / "result.json").write_text(json.dumps(
-        record(1, "another", epochs=12, val_acc=0.8, seconds=60, parameters=1, macs=1, bytes=1)))
+    (folder / "yardstick" / "base12" / "seed1" / "result.json").write_text(
+        json.dumps(record(1, "another", epochs=12, val_acc=0.8, seconds=60, parameters=1, macs=1, bytes=1))
+    )
     told = list(readings.gaps(*readings.read(folder), {"yardstick": {"columns": ["validation", "test"]}}))
-    untested, orphans = ([f"experiments/records/yardstick/{name}: no {missing}; "
-                          f"./experiments/reproduce.sh yardstick {seed} makes them again"
-                          for name, seed in pairs] for missing, pairs in (
-        ("evaluation.json has its model's test accuracy", (("base12/seed1", 1), ("base12/seed2", 2), ("pruned", 1))),
-        ("record has the model that it was made from", (("pruned", 1), ("student/seed1", 1)))))
+    untested, orphans = (
+        [
+            f"experiments/records/yardstick/{name}: no {missing}; "
+            f"./experiments/reproduce.sh yardstick {seed} makes them again"
+            for name, seed in pairs
+        ]
+        for missing, pairs in (
+            (
+                "evaluation.json has its model's test accuracy",
+                (("base12/seed1", 1), ("base12/seed2", 2), ("pruned", 1)),
+            ),
+            ("record has the model that it was made from", (("pruned", 1), ("student/seed1", 1))),
+        )
+    )
     assert sorted(told) == sorted(untested + orphans)
     house(folder, monkeypatch, "")
     (folder / "yardstick").rename(folder / "experiments" / "records" / "yardstick")
@@ -209,8 +282,13 @@ def test_a_base_made_anew_beside_records_of_the_one_before_is_told(folder, monke
 
 
 def test_what_sensitivity_saw_is_drawn(tmp_path, monkeypatch):
-    seen = {"acc": 0.8, "shares": [0.5], "criterion": "l1", "images": 1000,
-            "layers": [{"layer": "conv2_block1_1_conv", "acc": [0.75]}]}
+    seen = {
+        "acc": 0.8,
+        "shares": [0.5],
+        "criterion": "l1",
+        "images": 1000,
+        "layers": [{"layer": "conv2_block1_1_conv", "acc": [0.75]}],
+    }
     house(tmp_path, monkeypatch, "")
     (tmp_path / "experiments" / "records" / "criteria").mkdir()
     (tmp_path / "experiments" / "records" / "criteria" / "sensitivity.json").write_text(json.dumps(seen))
@@ -222,8 +300,18 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
 
     run = tmp_path / "run"
     run.mkdir()
-    content = record(1, "abc", "base", epochs=2, val_acc=0.5, seconds=1, compression_rate=12.5, parameters=80_000,
-                     macs=10**5, bytes=10**5)
+    content = record(
+        1,
+        "abc",
+        "base",
+        epochs=2,
+        val_acc=0.5,
+        seconds=1,
+        compression_rate=12.5,
+        parameters=80_000,
+        macs=10**5,
+        bytes=10**5,
+    )
     (run / "result.json").write_text(json.dumps(content))
     for name in ("model.h5", "history.json", "history.png"):
         (run / name).write_text(name)
@@ -243,13 +331,25 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
     lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(records)).splitlines()
     assert [line.split(" | ")[0] for line in lines[3:6]] == ["| base", "| the student's teacher", "| student"]
     assert lines[5].endswith("| 12.50x | 3 + 3 + 2 |")
-    branch = record(1, ["p1", "p2"], "first", final_acc=[0.5, 0.25], seconds=[1, 1], parameters=[10**6, 10**5],
-                    macs=[10**6, 10**5], bytes=[10**6, 10**5])
+    branch = record(
+        1,
+        ["p1", "p2"],
+        "first",
+        final_acc=[0.5, 0.25],
+        seconds=[1, 1],
+        parameters=[10**6, 10**5],
+        macs=[10**6, 10**5],
+        bytes=[10**6, 10**5],
+    )
     (records / "yardstick" / "pruned").mkdir()
     (records / "yardstick" / "pruned" / "result.json").write_text(json.dumps(branch))
     lines = build.rebuilt("<!-- results:shipped --><!-- /results:shipped -->", *readings.read(records)).splitlines()
-    assert [line.split(" | ")[0] for line in lines[3:7]] == ["| base", "| pruned", "| the student's teacher",
-                                                             "| student"]
+    assert [line.split(" | ")[0] for line in lines[3:7]] == [
+        "| base",
+        "| pruned",
+        "| the student's teacher",
+        "| student",
+    ]
     assert lines[4].startswith("| pruned | - | 25.00 | 0.10 |")
     assert json.loads((target / "result.json").read_text()) == content | {"shipped": True}
     assert {path.name for path in target.iterdir()} == {"model.h5", "history.json", "history.png", "result.json"}

@@ -63,8 +63,11 @@ def copy():
 
 
 def inner(model):
-    return [layer.name for layer in model.layers if layer.name.startswith("conv") and "block" in layer.name
-            and layer.name.endswith(("_1_conv", "_2_conv"))]
+    return [
+        layer.name
+        for layer in model.layers
+        if layer.name.startswith("conv") and "block" in layer.name and layer.name.endswith(("_1_conv", "_2_conv"))
+    ]
 
 
 def random_mask(widths, rng, share):
@@ -89,6 +92,7 @@ def convolution_parameters(model):
 
 
 # ---- scores ----
+
 
 @pytest.fixture(scope="module")
 def activations(base):
@@ -178,8 +182,13 @@ def losses_with_gate(base, pooled, name, channel, gate):
 def test_taylor_is_the_slope_of_the_loss_along_a_gate(base, pooled, batches):
     scores = criteria.compute_scores("taylor", base, IMAGES, LABELS, batch_size=10 // batches)
     assert list(scores) == inner(base)
-    for name, channel in (("conv2_block1_1_conv", 0), ("conv2_block2_1_conv", 5), ("conv3_block1_2_conv", 3),
-                          ("conv4_block1_1_conv", 1), ("conv5_block1_2_conv", 2)):
+    for name, channel in (
+        ("conv2_block1_1_conv", 0),
+        ("conv2_block2_1_conv", 5),
+        ("conv3_block1_2_conv", 3),
+        ("conv4_block1_1_conv", 1),
+        ("conv5_block1_2_conv", 2),
+    ):
         up, down = (losses_with_gate(base, pooled, name, channel, 1 + step) for step in (1e-6, -1e-6))
         slopes = ((up - down) / 2e-6).reshape(batches, -1).mean(1)  # one a batch
         assert scores[name][channel] == pytest.approx(-np.sqrt(np.mean(slopes**2)), rel=0.01, abs=1e-5)
@@ -197,17 +206,25 @@ def test_group_scores_of_a_stream_and_of_an_inner_group_by_hand(base):
             members.append(np.array([(kernel[:, c] ** 2).sum() for c in range(kernel.shape[1])]))
         return -sum(member / (member.sum() / len(member)) for member in members)
 
-    np.testing.assert_allclose(found["conv2_stream"], of(
-        ["conv2_block1_0", "conv2_block1_3", "conv2_block2_3"],
-        ["conv2_block2_1_conv", "conv3_block1_0_conv", "conv3_block1_1_conv"]), rtol=1e-6)
-    np.testing.assert_allclose(found["conv5_stream"], of(["conv5_block1_0", "conv5_block1_3"], ["predictions"]),
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        found["conv2_stream"],
+        of(
+            ["conv2_block1_0", "conv2_block1_3", "conv2_block2_3"],
+            ["conv2_block2_1_conv", "conv3_block1_0_conv", "conv3_block1_1_conv"],
+        ),
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        found["conv5_stream"], of(["conv5_block1_0", "conv5_block1_3"], ["predictions"]), rtol=1e-6
+    )
     np.testing.assert_allclose(found["conv2_block2_1_conv"], of(["conv2_block2_1"], ["conv2_block2_2_conv"]), rtol=1e-6)
-    np.testing.assert_allclose(found["conv1_conv"], of(["conv1"], ["conv2_block1_0_conv", "conv2_block1_1_conv"]),
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        found["conv1_conv"], of(["conv1"], ["conv2_block1_0_conv", "conv2_block1_1_conv"]), rtol=1e-6
+    )
 
 
 # ---- masks within a layer ----
+
 
 @settings(deadline=None, max_examples=60)
 @given(seed=SEEDS, channels=st.integers(3, 40), skew=st.floats(0.5, 4))
@@ -234,8 +251,14 @@ def test_two_values_in_equal_number_all_stay(low, high, half):
 
 
 @settings(deadline=None, max_examples=150)
-@given(seed=SEEDS, channels=st.integers(1, 40), ratio=st.none() | st.floats(0, 0.99), round_to=st.integers(1, 50),
-       floor=st.integers(1, 12), levels=st.integers(2, 1000))
+@given(
+    seed=SEEDS,
+    channels=st.integers(1, 40),
+    ratio=st.none() | st.floats(0, 0.99),
+    round_to=st.integers(1, 50),
+    floor=st.integers(1, 12),
+    levels=st.integers(2, 1000),
+)
 def test_kept_channels_are_the_least_idle_of_a_permitted_number(seed, channels, ratio, round_to, floor, levels):
     values = np.random.default_rng(seed).integers(0, levels, channels) / levels  # few levels: many ties
     mask = masks.create_mask({"a": values}, ratio, round_to, floor)["a"]
@@ -267,10 +290,13 @@ def test_a_layer_narrower_than_the_floor_or_the_rounding_stays():
 
 # ---- masks over all layers ----
 
+
 def random_scores(seed):
     rng = np.random.default_rng(seed)
-    return {name: rng.normal(rng.normal(0, 5), rng.uniform(0.1, 9), rng.integers(1, 25))
-            for name in "abcde"[:rng.integers(1, 6)]}
+    return {
+        name: rng.normal(rng.normal(0, 5), rng.uniform(0.1, 9), rng.integers(1, 25))
+        for name in "abcde"[: rng.integers(1, 6)]
+    }
 
 
 def walked(scores, fits, floor):
@@ -278,7 +304,7 @@ def walked(scores, fits, floor):
     queue = []
     for name, values in scores.items():
         deviation = np.std(values)
-        by_idleness = np.argsort(-values)[:max(0, len(values) - floor)]
+        by_idleness = np.argsort(-values)[: max(0, len(values) - floor)]
         queue += [((values[c] - np.mean(values)) / deviation, name, c) for c in by_idleness]
     mask = {name: np.ones(len(values), bool) for name, values in scores.items()}
     for _, name, channel in sorted(queue, key=lambda item: -item[0]):
@@ -353,7 +379,8 @@ def test_global_mask_takes_a_layer_of_equal_scores_for_average(value, channels):
     half = masks.create_global_mask(scores | {"a": np.full(channels, value)}, lambda kept: sum(kept.values()) <= 4 + 5)
     wanted = masks.create_global_mask(scores, lambda kept: sum(kept.values()) <= 4 + 5)
     assert {name: int(keep.sum()) for name, keep in half.items()} == {
-        name: int(keep.sum()) for name, keep in wanted.items()}
+        name: int(keep.sum()) for name, keep in wanted.items()
+    }
 
 
 def test_global_mask_out_of_reach():
@@ -367,6 +394,7 @@ def test_global_mask_out_of_reach():
 
 
 # ---- masked and trimmed ----
+
 
 def test_pruning_nothing_is_the_identity(pair):
     parent, _ = pair
@@ -395,12 +423,14 @@ def test_trimmed_equals_masked(pair, seed, share):
     for old, new in zip(before, parent.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
 
-    widths = {name: int(mask[name].sum()) if name in mask else width
-              for name, width in resnet.widths_of(parent).items()}
+    widths = {
+        name: int(mask[name].sum()) if name in mask else width for name, width in resnet.widths_of(parent).items()
+    }
     assert resnet.widths_of(trimmed) == widths
     architecture = resnet.architecture_of(parent)
     assert (trimmed.count_params(), metrics.count_macs(trimmed)) == resnet.cost_of(
-        widths, 10, architecture["input_shape"], architecture["stem"])
+        widths, 10, architecture["input_shape"], architecture["stem"]
+    )
     sparsity = 1 - convolution_parameters(trimmed) / convolution_parameters(parent)
     assert surgery.compute_sparsity(trimmed, parent) == pytest.approx(sparsity)
     assert surgery.compute_sparsity(masked, parent) == pytest.approx(sparsity)
@@ -408,16 +438,21 @@ def test_trimmed_equals_masked(pair, seed, share):
 
 @pytest.mark.parametrize("kind", [r"conv1_conv", r".*_stream", r".*_block\d+_[12]_conv"])
 def test_trimmed_equals_masked_with_one_kind_of_group_at_one_channel(base, copy, kind):
-    mask = {group: np.arange(width) == width - 1 for group, width in resnet.widths_of(base).items()
-            if re.fullmatch(kind, group)}
+    mask = {
+        group: np.arange(width) == width - 1
+        for group, width in resnet.widths_of(base).items()
+        if re.fullmatch(kind, group)
+    }
     masked, trimmed = masked_and_trimmed((base, copy), mask)
     np.testing.assert_allclose(trimmed(IMAGES), masked(IMAGES), atol=1e-4, rtol=0)
     assert all(resnet.widths_of(trimmed)[group] == 1 for group in mask)
 
 
 def test_trimming_in_two_steps_is_trimming_once(base):
-    steps = [{"conv2_block2_1_conv": np.array([1, 0, 1, 1, 1, 0], bool), "conv4_stream": np.arange(8) != 3},
-             {"conv2_block2_1_conv": np.array([1, 0, 1, 0], bool), "conv4_stream": np.arange(7) != 3}]
+    steps = [
+        {"conv2_block2_1_conv": np.array([1, 0, 1, 1, 1, 0], bool), "conv4_stream": np.arange(8) != 3},
+        {"conv2_block2_1_conv": np.array([1, 0, 1, 0], bool), "conv4_stream": np.arange(7) != 3},
+    ]
     both = {"conv2_block2_1_conv": np.array([1, 0, 0, 1, 0, 0], bool), "conv4_stream": ~np.isin(np.arange(8), (3, 4))}
     twice = surgery.trim_model(surgery.trim_model(base, steps[0]), steps[1])
     for ours, once in zip(twice.get_weights(), surgery.trim_model(base, both).get_weights(), strict=True):
@@ -427,8 +462,10 @@ def test_trimming_in_two_steps_is_trimming_once(base):
 def test_masked_channels_are_zero_behind_their_relu(narrow_model):
     mask = {"conv2_block1_1_conv": np.array([1, 0, 1, 1, 0, 1], bool), "conv2_stream": np.arange(8) > 2}
     surgery.apply_mask(narrow_model, mask)
-    for group, layers in (("conv2_block1_1_conv", ["conv2_block1_1_relu"]),
-                          ("conv2_stream", ["conv2_block1_out", "conv2_block2_out"])):
+    for group, layers in (
+        ("conv2_block1_1_conv", ["conv2_block1_1_relu"]),
+        ("conv2_stream", ["conv2_block1_out", "conv2_block2_out"]),
+    ):
         for name in layers:
             values = np.asarray(keras.Model(narrow_model.input, narrow_model.get_layer(name).output)(IMAGES))
             assert not values[..., ~mask[group]].any() and values[..., mask[group]].any()
@@ -454,11 +491,17 @@ def test_sparsity_of_one_removed_filter_by_hand(base):
     assert surgery.compute_sparsity(base, base) == 0
 
 
-@pytest.mark.parametrize(("mask", "words"), [
-    ({"conv9_stream": np.ones(8, bool)}, "conv9_stream"), ({"conv2_block1_3_conv": np.ones(8, bool)}, "block1_3"),
-    ({"rgb": np.ones(3, bool)}, "rgb"), ({"conv2_block1_1_conv": np.ones(5, bool)}, "6 booleans"),
-    ({"conv2_block1_1_conv": np.ones((6, 1), bool)}, "6 booleans"),
-    ({"conv3_stream": np.zeros(8, bool)}, "at least one")])
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ({"conv9_stream": np.ones(8, bool)}, "conv9_stream"),
+        ({"conv2_block1_3_conv": np.ones(8, bool)}, "block1_3"),
+        ({"rgb": np.ones(3, bool)}, "rgb"),
+        ({"conv2_block1_1_conv": np.ones(5, bool)}, "6 booleans"),
+        ({"conv2_block1_1_conv": np.ones((6, 1), bool)}, "6 booleans"),
+        ({"conv3_stream": np.zeros(8, bool)}, "at least one"),
+    ],
+)
 def test_bad_masks(base, mask, words):
     before = base.get_weights()
     for function in (surgery.apply_mask, surgery.trim_model):
@@ -469,6 +512,7 @@ def test_bad_masks(base, mask, words):
 
 
 # ---- recalibration ----
+
 
 def test_recalibrated_statistics_are_averages_over_whole_batches(narrow_model):
     convolution = keras.Model(narrow_model.input, narrow_model.get_layer("conv1_conv").output)

@@ -26,8 +26,20 @@ from compress.storage import checkpoints
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, 32, 32, 3)).astype("uint8")
 LABELS = np.random.default_rng(6).integers(0, 10, 10)
-DIGITS = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_size", "32", "--verbose", "0",
-          "--precision", "float32"]
+DIGITS = [
+    "--dataset",
+    "digits",
+    "--subset",
+    "80",
+    "--val_split",
+    "0.2",
+    "--batch_size",
+    "32",
+    "--verbose",
+    "0",
+    "--precision",
+    "float32",
+]
 PAIR = ("conv2_block1_1_conv", "conv2_block1_2_conv")
 
 
@@ -45,6 +57,7 @@ def pictures(net):
 
 
 # ---- the measurement ----
+
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_masked_folded_weights_answer_what_the_trimmed_network_answers(network, seed):
@@ -69,8 +82,9 @@ def test_curves_are_the_metrics_of_trimmed_networks(network, monkeypatch):
     before = network.get_weights()
     traced, run_folded = [], folded.run_folded
     monkeypatch.setattr(folded, "run_folded", lambda *args: traced.append(1) or run_folded(*args))
-    whole, curves = allocation.measure_curves(network, scores, (images, LABELS), (0.25, 0.5, 1),
-                                              configs.CriterionConfig(batch_size=4))
+    whole, curves = allocation.measure_curves(
+        network, scores, (images, LABELS), (0.25, 0.5, 1), configs.CriterionConfig(batch_size=4)
+    )
     assert len(traced) == 2  # a trace a batch size, none a layer
     wanted = metrics.classification_metrics(np.asarray(network(images)), LABELS)
     assert whole["loss"] == pytest.approx(wanted["loss"], rel=1e-3) and whole["acc"] == wanted["acc"]
@@ -89,17 +103,25 @@ def test_curves_are_the_metrics_of_trimmed_networks(network, monkeypatch):
 def test_curves_round_and_skip_what_removes_nothing(narrow_model):
     scores = criteria.compute_scores("l1", narrow_model, None, None)  # 6 channels a layer
     steps = []
-    whole, curves = allocation.measure_curves(narrow_model, scores, (IMAGES, LABELS), (0.1, 0.5, 0.9),
-                                              configs.CriterionConfig(round_to=8),
-                                              progress=lambda walk: (steps.append(i) or i for i in walk))
+    whole, curves = allocation.measure_curves(
+        narrow_model,
+        scores,
+        (IMAGES, LABELS),
+        (0.1, 0.5, 0.9),
+        configs.CriterionConfig(round_to=8),
+        progress=lambda walk: (steps.append(i) or i for i in walk),
+    )
     assert steps == [0]  # nothing but the whole network
-    assert all(curve == {"kept": [6, 6, 6], "loss": [whole["loss"]] * 3, "acc": [whole["acc"]] * 3}
-               for curve in curves.values())
+    assert all(
+        curve == {"kept": [6, 6, 6], "loss": [whole["loss"]] * 3, "acc": [whole["acc"]] * 3}
+        for curve in curves.values()
+    )
     with pytest.raises(ValueError, match="needs images"):
         allocation.measure_curves(narrow_model, scores, (IMAGES[:0], LABELS[:0]))
 
 
 # ---- the prediction ----
+
 
 def test_a_rise_is_monotone_linear_between_points_and_hits_them():
     curve = {"kept": [8, 6, 4, 2], "loss": [1.4, 1.2, 2.0, 0.9]}
@@ -109,6 +131,7 @@ def test_a_rise_is_monotone_linear_between_points_and_hits_them():
 
 
 # ---- the search ----
+
 
 def curves_of(names, channels, rng, floor=1):
     """Random curves that grow ever steeper, so that one multiplier can reach every budget's best."""
@@ -121,10 +144,13 @@ def curves_of(names, channels, rng, floor=1):
 
 def cost_of(price):
     """Cost of blocks as a network's is: a x first + b x second + c x first x second each, and 7 for the rest."""
+
     def cost(left):
         pairs = [(name, name.replace("_1_conv", "_2_conv")) for name in left if name.endswith("_1_conv")]
-        return 7 + sum(p * left[m] + q * left[n] + r * left[m] * left[n]
-                       for (m, n), (p, q, r) in zip(pairs, price, strict=True))
+        return 7 + sum(
+            p * left[m] + q * left[n] + r * left[m] * left[n] for (m, n), (p, q, r) in zip(pairs, price, strict=True)
+        )
+
     return cost
 
 
@@ -183,6 +209,7 @@ def test_a_networks_budget_is_met_with_permitted_widths_and_nothing_to_give_back
 
 # ---- prune_model.py ----
 
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "base.h5"
@@ -191,8 +218,20 @@ def base(tmp_path_factory):
 
 
 def pruned(base, folder, *more):
-    argv = [*DIGITS, "--epoch_num", "1", "--base_model_path", str(base), "--root_folder", str(folder), "--prune_iter",
-            "2", "--target_macs", "1.5x", *more]
+    argv = [
+        *DIGITS,
+        "--epoch_num",
+        "1",
+        "--base_model_path",
+        str(base),
+        "--root_folder",
+        str(folder),
+        "--prune_iter",
+        "2",
+        "--target_macs",
+        "1.5x",
+        *more,
+    ]
     return prune_model.main(argv)
 
 
@@ -201,12 +240,17 @@ def test_pruning_by_sensitivity_meets_its_budget_in_equal_steps_and_goes_on_as_t
     from compress.training import fit
 
     measured, original = [], allocation.measure_curves
-    monkeypatch.setattr(allocation, "measure_curves", lambda model, scores, split, *more: (
-        measured.append(len(split[0])) or original(model, scores, split, *more)))
+    monkeypatch.setattr(
+        allocation,
+        "measure_curves",
+        lambda model, scores, split, *more: measured.append(len(split[0])) or original(model, scores, split, *more),
+    )
     words = ["--allocation", "sensitivity", "--sensitivity_images", "12", "--criterion", "l1"]
     with monkeypatch.context() as patch:
+
         def stop(*_, **__):
             raise KeyboardInterrupt
+
         patch.setattr(fit, "fit", stop)
         assert pruned(base, tmp_path / "run", *words) == 130
     assert measured == [12]  # images
@@ -228,8 +272,20 @@ def test_pruning_by_sensitivity_meets_its_budget_in_equal_steps_and_goes_on_as_t
 def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     model = checkpoints.load_model(base)
     args = prune_model.build_parser().parse_args(
-        [*DIGITS, "--criterion", "l2", "--target_macs", "2x", "--prune_iter", "1", "--round_to", "4", "--allocation",
-         "threshold"])
+        [
+            *DIGITS,
+            "--criterion",
+            "l2",
+            "--target_macs",
+            "2x",
+            "--prune_iter",
+            "1",
+            "--round_to",
+            "4",
+            "--allocation",
+            "threshold",
+        ]
+    )
     images = dataset.load_data(configs.DataConfig.of(args), (32, 32))
     widths, scores = resnet.widths_of(model), criteria.compute_scores("l2", model, None, None)
     config = configs.PruneConfig.of(args)
@@ -242,19 +298,29 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
         np.testing.assert_array_equal(cut.choose_mask(config, model, images, target, 1)[name], keep)
     config = dataclasses.replace(config, allocation="sensitivity")
     mask = cut.choose_mask(config, model, images, target, 1)
-    whole, curves = allocation.measure_curves(model, scores, dataset.sample(images.val, 1000),
-                                              (*allocation.SHARES, 1),
-                                              configs.CriterionConfig(round_to=4, batch_size=32))
+    whole, curves = allocation.measure_curves(
+        model,
+        scores,
+        dataset.sample(images.val, 1000),
+        (*allocation.SHARES, 1),
+        configs.CriterionConfig(round_to=4, batch_size=32),
+    )
     kept = allocation.allocate(whole["loss"], curves, dict.fromkeys(scores, 20), cost, target[2], 4)
     assert {name: int(keep.sum()) for name, keep in mask.items()} == kept
     for name, keep in mask.items():
         np.testing.assert_array_equal(keep, masks.least_idle(scores[name], kept[name]))
 
 
-@pytest.mark.parametrize(("words", "allocation"), [
-    ([], "threshold"), (["--prune_ratio", "0.3"], "threshold"), (["--target_macs", "2x"], "sensitivity"),
-    (["--target_compression", "2"], "sensitivity"),
-    (["--target_macs", "2x", "--allocation", "threshold"], "threshold")])
+@pytest.mark.parametrize(
+    ("words", "allocation"),
+    [
+        ([], "threshold"),
+        (["--prune_ratio", "0.3"], "threshold"),
+        (["--target_macs", "2x"], "sensitivity"),
+        (["--target_compression", "2"], "sensitivity"),
+        (["--target_macs", "2x", "--allocation", "threshold"], "threshold"),
+    ],
+)
 def test_a_target_is_spread_by_sensitivity_unless_told_otherwise(words, allocation, base, tmp_path, monkeypatch):
     monkeypatch.setattr(prune_model, "begin", lambda args, plan: (None, {"run": plan.record}))
     argv = [*DIGITS, "--base_model_path", str(base), "--root_folder", str(tmp_path / "run"), *words]
@@ -265,8 +331,12 @@ def test_a_target_is_spread_by_sensitivity_unless_told_otherwise(words, allocati
 
 
 def test_sensitivity_without_a_budget_is_refused_before_any_work(base, tmp_path, capsys):
-    assert prune_model.main(["--allocation", "sensitivity", "--base_model_path", str(base), "--root_folder",
-                             str(tmp_path / "new")]) == 2
+    assert (
+        prune_model.main(
+            ["--allocation", "sensitivity", "--base_model_path", str(base), "--root_folder", str(tmp_path / "new")]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--allocation: received sensitivity" in error and "--target_macs" in error
     assert not list(tmp_path.iterdir())
@@ -274,24 +344,45 @@ def test_sensitivity_without_a_budget_is_refused_before_any_work(base, tmp_path,
 
 # ---- sensitivity.py ----
 
+
 @pytest.mark.slow
 def test_preprocessing_bears_on_the_accuracies(tmp_path):
     """A file of keras.applications, measured as what it was trained on, has evaluate_model.py's accuracy."""
     keras.applications.ResNet50(weights=None, classes=10, input_shape=(32, 32, 3)).save(tmp_path / "net.keras")
     words = [*DIGITS, "--model_path", str(tmp_path / "net.keras"), "--verbose", "0", "--preprocessing"]
-    judged = {kind: evaluate_model.run(evaluate_model.build_parser().parse_args(
-        [*words, kind, "--split", "validation", "--latency_runs", "0"]))["models"][0] for kind in ("tf", "none")}
+    judged = {
+        kind: evaluate_model.run(
+            evaluate_model.build_parser().parse_args([*words, kind, "--split", "validation", "--latency_runs", "0"])
+        )["models"][0]
+        for kind in ("tf", "none")
+    }
     assert judged["tf"]["loss"] != pytest.approx(judged["none"]["loss"], rel=1e-3)
-    result = sensitivity.run(sensitivity.build_parser().parse_args(
-        [*words, "tf", "--shares", "0.5", "--images", "16", "--criterion", "l1"]))
+    result = sensitivity.run(
+        sensitivity.build_parser().parse_args([*words, "tf", "--shares", "0.5", "--images", "16", "--criterion", "l1"])
+    )
     assert result["images"] == judged["tf"]["images"] == 16
     assert result["loss"] == pytest.approx(judged["tf"]["loss"], rel=1e-4)
 
 
 def test_the_script_shows_and_records_what_trimmed_networks_do(base, tmp_path, capsys):
     out = tmp_path / "deep" / "sensitivity.json"
-    argv = [*DIGITS, "--verbose", "1", "--model_path", str(base), "--output", str(out), "--criterion", "l1", "--images",
-            "12", "--shares", "0.5", "0.25", "0.5"]
+    argv = [
+        *DIGITS,
+        "--verbose",
+        "1",
+        "--model_path",
+        str(base),
+        "--output",
+        str(out),
+        "--criterion",
+        "l1",
+        "--images",
+        "12",
+        "--shares",
+        "0.5",
+        "0.25",
+        "0.5",
+    ]
     assert sensitivity.main(argv) == 0
     result = json.loads(out.read_text())
     assert result["shares"] == [0.25, 0.5] and (result["split"], result["images"]) == ("validation", 12)
@@ -312,10 +403,17 @@ def test_the_script_shows_and_records_what_trimmed_networks_do(base, tmp_path, c
     assert "12 images" in printed and "conv5_block1_2 " in printed and "25%" in printed
 
 
-@pytest.mark.parametrize(("words", "named"), [
-    (["--shares", "1"], "--shares"), (["--shares", "0"], "--shares"), (["--images", "0"], "--images"),
-    (["--criterion", "best"], "--criterion"), (["--output", "x.txt"], "--output"),
-    (["--model_path", "no.h5"], "no.h5")])
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--shares", "1"], "--shares"),
+        (["--shares", "0"], "--shares"),
+        (["--images", "0"], "--images"),
+        (["--criterion", "best"], "--criterion"),
+        (["--output", "x.txt"], "--output"),
+        (["--model_path", "no.h5"], "no.h5"),
+    ],
+)
 def test_what_cannot_be_used_is_one_line(words, named, base, capsys):
     try:
         status = sensitivity.main(["--model_path", str(base), *words])
@@ -329,16 +427,32 @@ def test_a_network_of_infinite_logits_is_refused_and_nothing_is_written(tmp_path
     net = randomised(resnet.build_resnet(widths=narrow_widths()))
     net.get_layer("predictions").kernel.assign(np.full((8, 10), 3e38, "float32"))
     checkpoints.save_model(net, tmp_path / "model.h5")
-    assert sensitivity.main([*DIGITS, "--model_path", str(tmp_path / "model.h5"), "--criterion", "l1", "--output",
-                             str(tmp_path / "out.json")]) == 2
+    assert (
+        sensitivity.main(
+            [
+                *DIGITS,
+                "--model_path",
+                str(tmp_path / "model.h5"),
+                "--criterion",
+                "l1",
+                "--output",
+                str(tmp_path / "out.json"),
+            ]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--model_path" in error and "finite" in error
     assert [path.name for path in tmp_path.iterdir()] == ["model.h5"]
 
 
 def test_a_table_that_is_not_kept_says_how_it_would_be(capsys):
-    result = {"acc": 0.9, "images": 12, "shares": [0.5],
-              "layers": [{"layer": "conv2_block1_1_conv", "channels": 6, "acc": [0.8]}]}
+    result = {
+        "acc": 0.9,
+        "images": 12,
+        "shares": [0.5],
+        "layers": [{"layer": "conv2_block1_1_conv", "channels": 6, "acc": [0.8]}],
+    }
     for words, told in (([], 1), (["--verbose", "0"], 0)):
         sensitivity.report(sensitivity.build_parser().parse_args(words), result)
         assert capsys.readouterr().out.count("nothing is written; --output FILE.json keeps the table, with a ") == told
@@ -349,9 +463,16 @@ def test_the_default_shares_of_script_and_search_are_the_same():
 
 
 def test_the_heat_map_shows_points_lost():
-    result = {"acc": 0.8, "shares": [0.25, 0.5], "criterion": "l1$", "images": 1000,
-              "layers": [{"layer": "conv2_block1_1_conv", "acc": [0.8004, 0.75]},
-                         {"layer": "conv3_block1_1_conv", "acc": [0.81, 0.3]}]}
+    result = {
+        "acc": 0.8,
+        "shares": [0.25, 0.5],
+        "criterion": "l1$",
+        "images": 1000,
+        "layers": [
+            {"layer": "conv2_block1_1_conv", "acc": [0.8004, 0.75]},
+            {"layer": "conv3_block1_1_conv", "acc": [0.81, 0.3]},
+        ],
+    }
     figure = comparison.plot_sensitivity(result)
     axes, bar = figure.axes
     np.testing.assert_allclose(axes.images[0].get_array(), [[-0.04, 5], [-1, 50]], atol=1e-9)

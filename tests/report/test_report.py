@@ -91,9 +91,17 @@ class Page(HTMLParser):
 
 
 def run_of(script, parent=None, **flags):
-    return {"argv": [f"{script}.py", "--verbose", "0"], "flags": DATA | flags, "seed": 7, "parent_sha256": parent,
-            "versions": {"python": "3.11.7", "keras": "3.15.1", "tensorflow": "2.21.0"}, "processor": "A Processor",
-            "cores": 2, "backend": "tensorflow", "started": "2026-01-02T03:04:05+00:00"}
+    return {
+        "argv": [f"{script}.py", "--verbose", "0"],
+        "flags": DATA | flags,
+        "seed": 7,
+        "parent_sha256": parent,
+        "versions": {"python": "3.11.7", "keras": "3.15.1", "tensorflow": "2.21.0"},
+        "processor": "A Processor",
+        "cores": 2,
+        "backend": "tensorflow",
+        "started": "2026-01-02T03:04:05+00:00",
+    }
 
 
 def size(parameters):
@@ -104,41 +112,117 @@ def records_of_a_tree():
     """{path: content} of a whole chain, the first of its numbers an image a step."""
     setting = {"split": "validation", "images": 20, "train_images": 60}
     channels = {"conv2_block1_1_conv": [8, 6, 2], "conv2_block1_2_conv": [8, 8, 7], "conv1_conv": [5, 5, 5]}
-    pruned = {key: [one, two] for key, one, two in (
-        ("base_acc", 0.95, 0.9), ("pruned_acc", 0.5, 0.4), ("recalibrated_acc", 0.8, 0.7), ("final_acc", 0.9, 0.85),
-        ("sparsity", 0.25, 0.5), ("compression_rate", 1.25, 2.0), ("seconds", 10.0, 12.5))}
+    pruned = {
+        key: [one, two]
+        for key, one, two in (
+            ("base_acc", 0.95, 0.9),
+            ("pruned_acc", 0.5, 0.4),
+            ("recalibrated_acc", 0.8, 0.7),
+            ("final_acc", 0.9, 0.85),
+            ("sparsity", 0.25, 0.5),
+            ("compression_rate", 1.25, 2.0),
+            ("seconds", 10.0, 12.5),
+        )
+    }
     sizes = {key: [size(n)[key] for n in (800000, 500000)] for key in size(1)}
     rows = [("teacher", 0.85, SECOND), ("trained directly", 0.7, ALONE), ("all", 0.8, STUDENT)]
-    tested = [{"name": f"m{i}", "path": "/elsewhere/model.h5", "acc": acc, "sha256": digest, **size(n),
-               "compression_rate": rate, "sparsity": 0.1, "latency_ms_median": ms, "class_acc": [0.5]}
-              for i, (acc, digest, n, rate, ms) in enumerate(((0.94, BASE, 1000000, 1.0, 7.5),
-                                                              (0.79, STUDENT, 100000, 10.0, 1.5),
-                                                              (0.6, "f" * 64, 90000, 11.0, 1.0)))]
+    tested = [
+        {
+            "name": f"m{i}",
+            "path": "/elsewhere/model.h5",
+            "acc": acc,
+            "sha256": digest,
+            **size(n),
+            "compression_rate": rate,
+            "sparsity": 0.1,
+            "latency_ms_median": ms,
+            "class_acc": [0.5],
+        }
+        for i, (acc, digest, n, rate, ms) in enumerate(
+            ((0.94, BASE, 1000000, 1.0, 7.5), (0.79, STUDENT, 100000, 10.0, 1.5), (0.6, "f" * 64, 90000, 11.0, 1.0))
+        )
+    ]
     tested[2] |= {"macs": None, "sparsity": None}  # of a classifier that is no ResNet of this suite
     return {
-        "base_model/result.json": {"val_acc": 0.95, "val_loss": 0.2, **setting, **size(1000000), "sha256": BASE,
-                                   "parent_sha256": None, "seconds": 99.5, "run": run_of("train_base_model")},
+        "base_model/result.json": {
+            "val_acc": 0.95,
+            "val_loss": 0.2,
+            **setting,
+            **size(1000000),
+            "sha256": BASE,
+            "parent_sha256": None,
+            "seconds": 99.5,
+            "run": run_of("train_base_model"),
+        },
         "base_model/history.json": {"train_loss": [1.0], "train_acc": [0.5], "val_loss": [1.0], "val_acc": [0.95]},
-        "pruned_model/result.json": {"finished": True, **setting, **pruned, **sizes, "sha256": [FIRST, SECOND],
-                                     "channels": channels, "parent_sha256": BASE,
-                                     "run": run_of("prune_model", BASE, criterion="apoz", apoz_images=None)},
-        "kd_model/result.json": {"val_acc": 0.8, "teacher_acc": 0.85, **setting, **size(100000),
-                                 "compression_rate": 10.0, "sha256": STUDENT, "parent_sha256": SECOND, "seconds": 5.0,
-                                 "run": run_of("knowledge_distillation", SECOND)},
-        "kd_model/ablation.json": {"rows": [{"name": n, "val_acc": a, "sha256": s} for n, a, s in rows], **setting,
-                                   "run": run_of("knowledge_distillation", SECOND)},
-        "results.json": {"models": tested, "dataset": "digits", "split": "test", "images": 50,
-                         "run": run_of("evaluate_model")},
+        "pruned_model/result.json": {
+            "finished": True,
+            **setting,
+            **pruned,
+            **sizes,
+            "sha256": [FIRST, SECOND],
+            "channels": channels,
+            "parent_sha256": BASE,
+            "run": run_of("prune_model", BASE, criterion="apoz", apoz_images=None),
+        },
+        "kd_model/result.json": {
+            "val_acc": 0.8,
+            "teacher_acc": 0.85,
+            **setting,
+            **size(100000),
+            "compression_rate": 10.0,
+            "sha256": STUDENT,
+            "parent_sha256": SECOND,
+            "seconds": 5.0,
+            "run": run_of("knowledge_distillation", SECOND),
+        },
+        "kd_model/ablation.json": {
+            "rows": [{"name": n, "val_acc": a, "sha256": s} for n, a, s in rows],
+            **setting,
+            "run": run_of("knowledge_distillation", SECOND),
+        },
+        "results.json": {
+            "models": tested,
+            "dataset": "digits",
+            "split": "test",
+            "images": 50,
+            "run": run_of("evaluate_model"),
+        },
         "kd_model/exported/export.json": {
-            "files": [{"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 401000, "latency_ms_median": 1.25},
-                      {"format": "litert", "runtime": "LiteRT", "acc": 0.75, "agreement": 0.9, "bytes": 200000,
-                       "latency_ms_median": 0.5, "threads": 2}],
-            "dataset": "digits", "split": "validation", "images": 20, "sha256": STUDENT, "run": run_of("export_model")},
+            "files": [
+                {"format": "h5", "runtime": "Keras", "acc": 0.8, "bytes": 401000, "latency_ms_median": 1.25},
+                {
+                    "format": "litert",
+                    "runtime": "LiteRT",
+                    "acc": 0.75,
+                    "agreement": 0.9,
+                    "bytes": 200000,
+                    "latency_ms_median": 0.5,
+                    "threads": 2,
+                },
+            ],
+            "dataset": "digits",
+            "split": "validation",
+            "images": 20,
+            "sha256": STUDENT,
+            "run": run_of("export_model"),
+        },
         "worth.json": {
-            "acc": 0.95, "loss": 0.2, "shares": [0.25, 0.5], "criterion": "l1", "layers": [
+            "acc": 0.95,
+            "loss": 0.2,
+            "shares": [0.25, 0.5],
+            "criterion": "l1",
+            "layers": [
                 {"layer": "conv2_block1_1_conv", "channels": 8, "kept": [6, 4], "acc": [0.95, 0.65], "loss": [0.2, 1]},
-                {"layer": "conv2_block1_2_conv", "channels": 12, "kept": [9, 6], "acc": [0.9, 0.1], "loss": [0.3, 3]}],
-            "dataset": "digits", "split": "validation", "images": 20, "sha256": BASE, "run": run_of("sensitivity")}}
+                {"layer": "conv2_block1_2_conv", "channels": 12, "kept": [9, 6], "acc": [0.9, 0.1], "loss": [0.3, 3]},
+            ],
+            "dataset": "digits",
+            "split": "validation",
+            "images": 20,
+            "sha256": BASE,
+            "run": run_of("sensitivity"),
+        },
+    }
 
 
 def write_all(folder, content):
@@ -151,8 +235,9 @@ def write_all(folder, content):
 
 def make(folder, *words):
     """What `report.run` returns, and the page."""
-    result = report.run(report.build_parser().parse_args(
-        ["--root_folder", str(folder), "--verbose", "0", "--no-gpu", *words]))
+    result = report.run(
+        report.build_parser().parse_args(["--root_folder", str(folder), "--verbose", "0", "--no-gpu", *words])
+    )
     return result, Page(result["output"])
 
 
@@ -164,17 +249,28 @@ def made(tmp_path_factory):
 
 
 def test_the_student_that_came_with_the_suite_is_a_row_and_never_the_headline(tmp_path):
-    theirs = {"val_acc": 1.0, "teacher_acc": 0.9, "split": "validation", "images": 20, "train_images": 60, **size(100),
-              "compression_rate": 99.0, "sha256": "9" * 64, "parent_sha256": "8" * 64, "shipped": True,
-              "run": run_of("knowledge_distillation", "8" * 64)}
+    theirs = {
+        "val_acc": 1.0,
+        "teacher_acc": 0.9,
+        "split": "validation",
+        "images": 20,
+        "train_images": 60,
+        **size(100),
+        "compression_rate": 99.0,
+        "sha256": "9" * 64,
+        "parent_sha256": "8" * 64,
+        "shipped": True,
+        "run": run_of("knowledge_distillation", "8" * 64),
+    }
     folder = write_all(tmp_path, records_of_a_tree() | {"a_shipped_student/result.json": theirs})
     tree = records.read_tree(folder)
     assert [card["name"] for card in sections.cards(tree)] == ["base_model", "pruned_model/iter2", "kd_model"]
     assert [run.name for run in tree.of_kind("student")] == ["kd_model", "a_shipped_student"]
     assert sections.models_section(tree).parts[-1][1].rows[4][3][0] == "shipped with the suite"
     points = [p for p in tree.points if "parameters" in p.sizes and p.split == "validation"]
-    line, = [line for line in report_plots.plot_front(points, "parameters")[0].axes[0].lines
-             if line.get_label() == "_front"]
+    (line,) = [
+        line for line in report_plots.plot_front(points, "parameters")[0].axes[0].lines if line.get_label() == "_front"
+    ]
     assert min(line.get_xdata()) > 1e-4 and max(line.get_ydata()) < 100
     (folder / "base_model").rename(tmp_path / "away.base")
     for name in ("base_model", "pruned_model", "kd_model"):
@@ -186,25 +282,33 @@ def test_the_student_that_came_with_the_suite_is_a_row_and_never_the_headline(tm
 def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
     _, result, page = made
     rows = page.rows("table-models")
-    wanted = {"base_model": [("base", "digits validation, 20 images", 0.95, 1000000),
-                             ("base", "digits test, 50 images", 0.94, 1000000),
-                             ("base", "digits validation, 20 images", 0.95, None)],
-              "pruned_model/iter1": [("pruned", "digits validation, 20 images", 0.9, 800000)],
-              "pruned_model/iter2": [("pruned", "digits validation, 20 images", 0.85, 500000)],
-              "kd_model": [("student", "digits validation, 20 images", 0.8, 100000),
-                           ("student", "digits test, 50 images", 0.79, 100000)],
-              "kd_model: trained directly": [("ablation", "digits validation, 20 images", 0.7, 100000)],
-              "m2": [("evaluation", "digits test, 50 images", 0.6, 90000)],
-              "kd_model, h5": [("export", "digits validation, 20 images", 0.8, None)],
-              "kd_model, litert": [("export", "digits validation, 20 images", 0.75, None)]}
+    wanted = {
+        "base_model": [
+            ("base", "digits validation, 20 images", 0.95, 1000000),
+            ("base", "digits test, 50 images", 0.94, 1000000),
+            ("base", "digits validation, 20 images", 0.95, None),
+        ],
+        "pruned_model/iter1": [("pruned", "digits validation, 20 images", 0.9, 800000)],
+        "pruned_model/iter2": [("pruned", "digits validation, 20 images", 0.85, 500000)],
+        "kd_model": [
+            ("student", "digits validation, 20 images", 0.8, 100000),
+            ("student", "digits test, 50 images", 0.79, 100000),
+        ],
+        "kd_model: trained directly": [("ablation", "digits validation, 20 images", 0.7, 100000)],
+        "m2": [("evaluation", "digits test, 50 images", 0.6, 90000)],
+        "kd_model, h5": [("export", "digits validation, 20 images", 0.8, None)],
+        "kd_model, litert": [("export", "digits validation, 20 images", 0.75, None)],
+    }
     assert set(rows) == set(wanted)
     for name, lines in wanted.items():
         for row, (kind, images, accuracy, parameters) in zip(rows[name], lines, strict=True):
             assert (row["kind"][0], row["images"][0]) == (kind, images)
             assert row["accuracy"] == (f"{100 * accuracy:.2f} %", str(accuracy))
-            assert row["parameters"] == (("-", None) if parameters is None else
-                                         ("90 k" if parameters == 90000 else f"{parameters / 1e6:.2f} M",
-                                          str(parameters)))
+            assert row["parameters"] == (
+                ("-", None)
+                if parameters is None
+                else ("90 k" if parameters == 90000 else f"{parameters / 1e6:.2f} M", str(parameters))
+            )
     assert rows["base_model"][0]["compression rate"] == ("1.00x", "1.0")
     assert rows["base_model"][1]["latency"] == ("7.50 ms", "7.5") and rows["base_model"][0]["latency"] == ("-", None)
     assert rows["kd_model"][0]["file"] == ("0.40 MB", "401000") and rows["kd_model"][0]["MACs"] == ("0.30 M", "300000")
@@ -217,21 +321,28 @@ def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
 def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
     pruning = made[2].rows("table-pruning-1")
     for i, name in enumerate("12"):
-        row, = pruning[name]
-        shares = {"before": (0.95, 0.9), "after pruning": (0.5, 0.4), "after BN recalibration": (0.8, 0.7),
-                  "after fine-tuning": (0.9, 0.85), "sparsity": (0.25, 0.5)}
-        assert {key: row[key] for key in shares} == {key: (f"{100 * v[i]:.2f} %", str(v[i])) for key, v in
-                                                     shares.items()}
+        (row,) = pruning[name]
+        shares = {
+            "before": (0.95, 0.9),
+            "after pruning": (0.5, 0.4),
+            "after BN recalibration": (0.8, 0.7),
+            "after fine-tuning": (0.9, 0.85),
+            "sparsity": (0.25, 0.5),
+        }
+        assert {key: row[key] for key in shares} == {
+            key: (f"{100 * v[i]:.2f} %", str(v[i])) for key, v in shares.items()
+        }
         assert row["compression rate"][0] == ("1.25x", "2.00x")[i] and row["MACs"][0] == ("2.40 M", "1.50 M")[i]
     ablation = made[2].rows("table-ablation-1")
-    assert {name: [row["validation accuracy"][0], row["to the first row, points"][0]] for name, (row,) in
-            ablation.items()} == {"teacher": ["85.00 %", "+0.00"], "trained directly": ["70.00 %", "-15.00"],
-                                  "all": ["80.00 %", "-5.00"]}
+    assert {
+        name: [row["validation accuracy"][0], row["to the first row, points"][0]] for name, (row,) in ablation.items()
+    } == {"teacher": ["85.00 %", "+0.00"], "trained directly": ["70.00 %", "-15.00"], "all": ["80.00 %", "-5.00"]}
     exports = made[2].rows("table-export-1")
     worth = made[2].rows("table-sensitivity-1")
     assert {name: {key: row[key] for key in ("channels", "25 %", "50 %")} for name, (row,) in worth.items()} == {
         "conv2_block1_1": {"channels": ("8", "8"), "25 %": ("95.00 %", "0.95"), "50 %": ("65.00 %", "0.65")},
-        "conv2_block1_2": {"channels": ("12", "12"), "25 %": ("90.00 %", "0.9"), "50 %": ("10.00 %", "0.1")}}
+        "conv2_block1_2": {"channels": ("12", "12"), "25 %": ("90.00 %", "0.9"), "50 %": ("10.00 %", "0.1")},
+    }
     assert exports["litert"][0]["agreement with the .h5"][0] == "90.00 %" and exports["h5"][0]["latency"][1] == "1.25"
     assert (exports["litert"][0]["threads"][0], exports["h5"][0]["threads"]) == ("2", ("-", None))
 
@@ -254,13 +365,27 @@ def test_a_report_takes_away_the_figures_of_runs_that_are_gone_and_nothing_else(
 def test_every_run_tells_flags_seed_versions_split_and_parents(made):
     runs = made[2].rows("table-runs")
     assert set(runs) == set(records_of_a_tree()) - {"base_model/history.json"}
-    row, = runs["pruned_model/result.json"]
+    (row,) = runs["pruned_model/result.json"]
     assert [row[key][0] for key in ("script", "state", "seed", "started", "trained", "Keras", "processor")] == [
-        "prune_model.py", "finished", "7", "2026-01-02 03:04", "22.5 s", "3.15.1", "A Processor"]
+        "prune_model.py",
+        "finished",
+        "7",
+        "2026-01-02 03:04",
+        "22.5 s",
+        "3.15.1",
+        "A Processor",
+    ]
     lines = made[2].lines
     assert lines.count("--criterion") == 1 and lines[lines.index("--criterion") + 1] == "apoz"
-    chain = [(f"{name} ({digest[:12]})") for name, digest in (
-        ("base_model", BASE), ("pruned_model/iter1", FIRST), ("pruned_model/iter2", SECOND), ("kd_model", STUDENT))]
+    chain = [
+        (f"{name} ({digest[:12]})")
+        for name, digest in (
+            ("base_model", BASE),
+            ("pruned_model/iter1", FIRST),
+            ("pruned_model/iter2", SECOND),
+            ("kd_model", STUDENT),
+        )
+    ]
     assert lines.count(" → ".join(chain)) == 3  # of the student, its evaluation and its export
     assert "digits validation, 20 images; trained on 60; --val_split 0.2; --subset 80" in lines
     assert "python 3.11.7, keras 3.15.1, tensorflow 2.21.0" in lines and "python prune_model.py --verbose 0" in lines
@@ -282,8 +407,9 @@ def test_figures_are_drawn_and_lie_beside_the_page_as_png(made):
     values = [value or "" for _, attrs in page.tags for value in attrs.values()]
     inside |= {name for value in values for name in re.findall(r"url\(#([^)]+)\)", value)}
     assert inside <= set(ids)
-    assert {"Accuracy against parameters", "On digits test, 50 images", "conv2_block1_1",
-            "after fine-tuning"} <= set(page.lines)  # text is text
+    assert {"Accuracy against parameters", "On digits test, 50 images", "conv2_block1_1", "after fine-tuning"} <= set(
+        page.lines
+    )  # text is text
     assert "base_model: 95.00 % of digits validation, 20 images, 1 parameters (M)" in page.lines  # on hover
 
 
@@ -297,7 +423,7 @@ def test_nothing_is_loaded_from_elsewhere(made):
                 assert value.startswith(("#", "report/", "data:image/png;base64,")), (tag, value)
     assert not re.search(r"https?:|@import|//[a-z]", page.raw)
     policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
-    script, = page.scripts
+    (script,) = page.scripts
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
@@ -331,11 +457,14 @@ def filtered(colour, invert):
 
 def test_figures_and_text_contrast_with_what_they_stand_on_in_both_schemes(made):
     style = made[2].raw.partition("<style>")[2].partition("</style>")[0]
-    light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part)) for part in style.split(
-        "* { box-sizing")[0].split("@media (prefers-color-scheme: dark)"))
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part))
+        for part in style.split("* { box-sizing")[0].split("@media (prefers-color-scheme: dark)")
+    )
     invert = float(re.search(r"figure svg { filter: invert\((\.\d+)\) hue-rotate\(180deg\); }", style)[1])
     drawn = {"ink": "#000000", "soft": plots.GREY} | {
-        f"role-{role}": colour for role, (colour, _) in roles.LOOKS.items() if role != "other"}
+        f"role-{role}": colour for role, (colour, _) in roles.LOOKS.items() if role != "other"
+    }
     for found, shown in ((light, matplotlib.colors.to_rgb), (dark, lambda colour: filtered(colour, invert))):
         for ground in ("paper", "raised"):
             assert all(contrast(found[name], found[ground]) >= 4.5 for name in ("ink", "soft", "link"))
@@ -354,32 +483,51 @@ def test_cards_are_of_one_split_the_test_images_where_all_were_evaluated(tmp_pat
     content = records_of_a_tree()
     tree = records.read_tree(write_all(tmp_path / "some", content))
     shown = [(card["what"], card["acc"], card["split"], card["notes"][0]) for card in sections.cards(tree)]
-    assert shown == [("base", "95.00 %", "validation accuracy", "digits validation, 20 images"),
-                     ("pruned", "85.00 %", "validation accuracy", "digits validation, 20 images"),
-                     ("student", "80.00 %", "validation accuracy", "digits validation, 20 images")]
+    assert shown == [
+        ("base", "95.00 %", "validation accuracy", "digits validation, 20 images"),
+        ("pruned", "85.00 %", "validation accuracy", "digits validation, 20 images"),
+        ("student", "80.00 %", "validation accuracy", "digits validation, 20 images"),
+    ]
     content["results.json"]["models"][2] |= {"sha256": SECOND, "acc": 0.83}
     tree = records.read_tree(write_all(tmp_path / "all", content))
     shown = [(card["what"], card["acc"], card["split"], card["notes"][0]) for card in sections.cards(tree)]
-    assert shown == [(what, acc, "test accuracy", "digits test, 50 images") for what, acc in (
-        ("base", "94.00 %"), ("pruned", "83.00 %"), ("student", "79.00 %"))]
+    assert shown == [
+        (what, acc, "test accuracy", "digits test, 50 images")
+        for what, acc in (("base", "94.00 %"), ("pruned", "83.00 %"), ("student", "79.00 %"))
+    ]
 
 
 def test_a_student_that_taught_another_is_an_assistant(tmp_path):
     content = records_of_a_tree()
     content["small/result.json"] = content["kd_model/result.json"] | {
-        "sha256": ALONE, "parent_sha256": STUDENT, "val_acc": 0.75, "run": run_of("knowledge_distillation", STUDENT)}
+        "sha256": ALONE,
+        "parent_sha256": STUDENT,
+        "val_acc": 0.75,
+        "run": run_of("knowledge_distillation", STUDENT),
+    }
     tree = records.read_tree(write_all(tmp_path, content))
     looks = {(point.name, point.role, point.what) for point in tree.points}
-    assert {("kd_model", "assistant", "assistant"), ("small", "student", "student"), ("base_model", "base", "base"),
-            ("pruned_model/iter2", "pruned", "pruned"), ("m2", None, "evaluation"),
-            ("kd_model, litert", "assistant", "export")} <= looks
+    assert {
+        ("kd_model", "assistant", "assistant"),
+        ("small", "student", "student"),
+        ("base_model", "base", "base"),
+        ("pruned_model/iter2", "pruned", "pruned"),
+        ("m2", None, "evaluation"),
+        ("kd_model, litert", "assistant", "export"),
+    } <= looks
     assert [card["name"] for card in sections.cards(tree)] == ["base_model", "kd_model", "small"]
     curve = {"train_loss": [3.0, 2.0], "train_backbone": [2.5, 1.5], "val_loss": [1.0, 0.5], "val_acc": [0.5, 0.75]}
     for name in ("kd_model", "small"):
         (tmp_path / name / "history.json").write_text(json.dumps(curve))
     figures = {figure.slug: figure.figure for figure in sections.training_section(tree).figures}
-    assert set(figures) == {"history-1-loss", "history-1-accuracy", "history-2-loss", "history-2-accuracy",
-                            "history-2-distillation", "history-2-distillation-2"}
+    assert set(figures) == {
+        "history-1-loss",
+        "history-1-accuracy",
+        "history-2-loss",
+        "history-2-accuracy",
+        "history-2-distillation",
+        "history-2-distillation-2",
+    }
     for slug, role in (("history-2-distillation", "assistant"), ("history-2-distillation-2", "student")):
         lines = {line.get_label(): line for line in figures[slug].axes[0].lines}
         assert list(lines["soft labels (KL x T²)"].get_ydata()) == [2.5, 1.5]  # each loss by its name
@@ -392,8 +540,13 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>$x_
 def test_a_hostile_string_is_only_text(tmp_path):
     content = records_of_a_tree()
     content["kd_model/result.json"]["run"] |= {
-        "argv": [HOSTILE, {"a": HOSTILE}], "seed": HOSTILE, "versions": {HOSTILE: HOSTILE}, "started": HOSTILE,
-        "flags": {HOSTILE: HOSTILE, "dataset": HOSTILE, "deep": [[HOSTILE] * 3] * 3}, "processor": [HOSTILE]}
+        "argv": [HOSTILE, {"a": HOSTILE}],
+        "seed": HOSTILE,
+        "versions": {HOSTILE: HOSTILE},
+        "started": HOSTILE,
+        "flags": {HOSTILE: HOSTILE, "dataset": HOSTILE, "deep": [[HOSTILE] * 3] * 3},
+        "processor": [HOSTILE],
+    }
     content["kd_model/ablation.json"]["rows"][1]["name"] = HOSTILE
     content["results.json"]["models"][2]["name"] = HOSTILE
     content["results.json"] |= {"dataset": HOSTILE, "split": HOSTILE}
@@ -410,25 +563,33 @@ def test_a_hostile_string_is_only_text(tmp_path):
     assert folder in page.rows("table-models")
 
 
-@pytest.mark.parametrize(("record", "change", "why"), [
-    ("base_model", {"parameters": 1e300}, "parameters=1e+300, expected a number from 1 to 1e+15"),
-    ("base_model", {"macs": 10**400}, "macs=1000"), ("base_model", {"val_acc": float("inf")}, "val_acc=Infinity"),
-    ("base_model", {"val_acc": float("nan")}, "val_acc=NaN"), ("base_model", {"bytes": True}, "bytes=true"),
-    ("base_model", {"images": "<b>"}, "images=<b>"), ("kd_model", {"teacher_acc": [[]]}, "teacher_acc=[[]]"),
-    ("pruned_model", {"final_acc": []}, "0 pruning iterations"),
-    ("pruned_model", {"sparsity": [0.5]}, "sparsity=[0.5], expected 2 numbers"),
-    ("pruned_model", {"channels": {"a": [1e9, 1, 1]}}, "expected 3 counts"),
-    ("pruned_model", {"channels": [1]}, "channels=[1]"), ("pruned_model", {"base_acc": [{}, 2]}, "base_acc={}"),
-    ("worth.json", {"shares": [0.5]}, "of a layer, expected 1 numbers"),
-    ("worth.json", {"shares": [0.5, 2]}, "shares=[0.5, 2], expected numbers from 0 to 1"),
-    ("worth.json", {"layers": [{"layer": "a", "channels": 0, "acc": [1, 1]}]}, "channels=0"),
-    ("worth.json", {"layers": [{"layer": "a", "channels": 9, "acc": [1, 7]}]}, "acc=7")])
+@pytest.mark.parametrize(
+    ("record", "change", "why"),
+    [
+        ("base_model", {"parameters": 1e300}, "parameters=1e+300, expected a number from 1 to 1e+15"),
+        ("base_model", {"macs": 10**400}, "macs=1000"),
+        ("base_model", {"val_acc": float("inf")}, "val_acc=Infinity"),
+        ("base_model", {"val_acc": float("nan")}, "val_acc=NaN"),
+        ("base_model", {"bytes": True}, "bytes=true"),
+        ("base_model", {"images": "<b>"}, "images=<b>"),
+        ("kd_model", {"teacher_acc": [[]]}, "teacher_acc=[[]]"),
+        ("pruned_model", {"final_acc": []}, "0 pruning iterations"),
+        ("pruned_model", {"sparsity": [0.5]}, "sparsity=[0.5], expected 2 numbers"),
+        ("pruned_model", {"channels": {"a": [1e9, 1, 1]}}, "expected 3 counts"),
+        ("pruned_model", {"channels": [1]}, "channels=[1]"),
+        ("pruned_model", {"base_acc": [{}, 2]}, "base_acc={}"),
+        ("worth.json", {"shares": [0.5]}, "of a layer, expected 1 numbers"),
+        ("worth.json", {"shares": [0.5, 2]}, "shares=[0.5, 2], expected numbers from 0 to 1"),
+        ("worth.json", {"layers": [{"layer": "a", "channels": 0, "acc": [1, 1]}]}, "channels=0"),
+        ("worth.json", {"layers": [{"layer": "a", "channels": 9, "acc": [1, 7]}]}, "acc=7"),
+    ],
+)
 def test_numbers_out_of_range_take_one_record_out(tmp_path, record, change, why):
     content = records_of_a_tree()
     record = record if record.endswith(".json") else f"{record}/result.json"
     content[record] |= change
     tree = records.read_tree(write_all(tmp_path, content))
-    (file, reason), = tree.skipped
+    ((file, reason),) = tree.skipped
     assert file == record and why in reason and len(tree.runs) == 6
 
 
@@ -447,8 +608,12 @@ def test_curves_of_many_runs_share_figures_and_one_that_cannot_be_drawn_is_told(
         content[f"base{i}/history.json"] = {"val_acc": [0.5, 0.75], "val_loss": [1e308 if i == 3 else 1.0, 0.5]}
     result, page = make(write_all(tmp_path, content), "--no-models")
     assert [path.stem for path in result["figures"] if path.stem.startswith("history")] == [
-        "history-1-loss", "history-1-accuracy", "history-2-loss", "history-2-accuracy"]
-    told, = [line for line in page.lines if "no curves" in line]
+        "history-1-loss",
+        "history-1-accuracy",
+        "history-2-loss",
+        "history-2-accuracy",
+    ]
+    (told,) = [line for line in page.lines if "no curves" in line]
     assert told.startswith("base3: no curves, ") and "1e+308" in told
     captions = re.findall('"Accuracy over the epochs of ([^"<]*)', page.raw)
     assert sorted(set(captions)) == ["base0, base1, base2, base4, base5, base6", "base_model"]
@@ -457,9 +622,11 @@ def test_curves_of_many_runs_share_figures_and_one_that_cannot_be_drawn_is_told(
 def test_each_set_of_images_has_figures_of_its_own(tmp_path, monkeypatch):
     content, drawn = records_of_a_tree(), []
     for i in range(7):  # beside the tree's own two sets
-        for name in ("a", "b")[:1 + (i < 6)]:
+        for name in ("a", "b")[: 1 + (i < 6)]:
             content[f"base{i}{name}/result.json"] = content["base_model/result.json"] | {
-                "sha256": f"{i}{name}" * 32, "images": 30 + i}
+                "sha256": f"{i}{name}" * 32,
+                "images": 30 + i,
+            }
     real = report_plots.plot_front
 
     def plot_front(points, key):
@@ -468,24 +635,29 @@ def test_each_set_of_images_has_figures_of_its_own(tmp_path, monkeypatch):
         return figure, tips
 
     monkeypatch.setattr(report_plots, "plot_front", plot_front)
-    monkeypatch.setattr(report_plots, "SIZES", {
-        key: report_plots.SIZES[key] for key in ("parameters", "latency_ms_median")})  # half the time
+    monkeypatch.setattr(
+        report_plots, "SIZES", {key: report_plots.SIZES[key] for key in ("parameters", "latency_ms_median")}
+    )  # half the time
     section = sections.models_section(records.read_tree(write_all(tmp_path, content)))
     assert all(len({point.group for point in points}) == 1 for points, _, _ in drawn)
     assert len({points[0].group for points, _, _ in drawn}) == sections.MOST_SETS
     for points, key, figure in drawn:
-        axes, = figure.axes
+        (axes,) = figure.axes
         at = {tuple(line.get_xydata()[0]) for line in axes.lines if len(line.get_xdata()) == 1}
-        assert at >= {(point.sizes[key] / (1 if key == "latency_ms_median" else 1e6), 100 * point.acc)
-                      for point in points}
+        assert at >= {
+            (point.sizes[key] / (1 if key == "latency_ms_median" else 1e6), 100 * point.acc) for point in points
+        }
         assert figure.legends[0].get_window_extent().width <= figure.bbox.width  # no name is cut off
     assert any(kind == "note" and what.startswith("3 more sets of images") for kind, what in section.parts)
     assert len(section.parts[-1][1].rows) == 11 + 13 and len(section.figures) == len(drawn)
 
 
 def test_a_step_is_told_of_where_there_is_one(tmp_path):
-    content = {name: record for name, record in records_of_a_tree().items() if name in ("base_model/result.json",
-                                                                                     "kd_model/result.json")}
+    content = {
+        name: record
+        for name, record in records_of_a_tree().items()
+        if name in ("base_model/result.json", "kd_model/result.json")
+    }
     for acc, stepped in ((0.8, True), (0.96, False)):  # the smaller student beats its base
         content["kd_model/result.json"]["val_acc"] = acc
         section = sections.models_section(records.read_tree(write_all(tmp_path / str(acc), content)))
@@ -501,9 +673,18 @@ def test_numbers_at_the_limits_are_drawn(tmp_path):
 
 
 def test_damaged_and_foreign_files_are_told_and_the_rest_is_shown(tmp_path):
-    strangers = {"package.json": '{"name": "x"}', "list.json": "[1]", "torn.json": '{"val_acc": 0.', "empty.json": "",
-                 "deep.json": "[" * 5000, "curves.json": '{"val_acc": [0.5]}', "running/history.json": '{"loss": [1]}',
-                 "rows.json": '{"rows": [1], "split": "validation"}', ".hidden/result.json": "{", "x.txt": "{"}
+    strangers = {
+        "package.json": '{"name": "x"}',
+        "list.json": "[1]",
+        "torn.json": '{"val_acc": 0.',
+        "empty.json": "",
+        "deep.json": "[" * 5000,
+        "curves.json": '{"val_acc": [0.5]}',
+        "running/history.json": '{"loss": [1]}',
+        "rows.json": '{"rows": [1], "split": "validation"}',
+        ".hidden/result.json": "{",
+        "x.txt": "{",
+    }
     write_all(tmp_path, records_of_a_tree() | strangers)
     (tmp_path / "running" / "state.npz").write_bytes(b"")
     (tmp_path / "latin.json").write_bytes(b"\xff\xfe{")
@@ -514,7 +695,8 @@ def test_damaged_and_foreign_files_are_told_and_the_rest_is_shown(tmp_path):
     assert "not finished" in reasons["running/history.json"]
     assert "expected JSON" in reasons["torn.json"] and "holds a list" in reasons["list.json"]
     assert [line for line in page.lines if line.startswith("not shown")] == [
-        f"not shown: {file}, {why}" for file, why in result["skipped"]]
+        f"not shown: {file}, {why}" for file, why in result["skipped"]
+    ]
     assert result["runs"] == 7
 
 
@@ -551,7 +733,8 @@ def test_the_front_is_what_nothing_beats(points):
     beaten = [any(size <= s and acc >= a and (size, acc) != (s, a) for size, acc in points) for s, a in points]
     assert {points[i] for i in chosen} == {p for p, lost in zip(points, beaten, strict=True) if not lost}
     assert [points[i] for i in chosen] == sorted(points[i] for i in chosen) and len(set(chosen)) == len(
-        {points[i] for i in chosen})
+        {points[i] for i in chosen}
+    )
 
 
 def test_chains_end_at_strangers_and_circles(tmp_path):
@@ -582,6 +765,7 @@ def test_labels_hold_no_control_characters():
 
 
 # What needs the models themselves: narrow ones on the digits data set.
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -625,10 +809,10 @@ def test_confusion_and_classes_are_counted_from_the_models_answers(whole):
     accuracies = [[float(np.mean(answer[labels == c] == c)) for c in range(10)] for answer in answers]
     rows = page.rows("table-classes-1")
     for c, name in enumerate(images.class_names):
-        row, = rows[name]
+        (row,) = rows[name]
         assert row["images"][1] == str(np.sum(labels == c))
         assert [float(row[key][1]) for key in ("base_model", "kd_model")] == pytest.approx([a[c] for a in accuracies])
-    changes = [float(row["change, points"][1]) for row, in rows.values()]
+    changes = [float(row["change, points"][1]) for (row,) in rows.values()]
     assert changes == sorted(changes) and changes[0] < changes[-1]
     assert f"base_model: {100 * np.mean(answers[0] == labels):.2f} %" in page.lines
     assert f"base_model and kd_model on {count} validation images." in page.lines
@@ -637,9 +821,10 @@ def test_confusion_and_classes_are_counted_from_the_models_answers(whole):
 def test_apoz_is_that_of_the_base_and_knows_what_was_cut(whole):
     folder, models, images, masks = whole
 
-    run, = records.read_tree(folder).of_kind("pruned")
-    layers, count = measure.apoz_of_cut_layers(measure.Images(configs.ReportConfig(verbose=0)), run,
-                                               folder / "base_model" / "model.h5")
+    (run,) = records.read_tree(folder).of_kind("pruned")
+    layers, count = measure.apoz_of_cut_layers(
+        measure.Images(configs.ReportConfig(verbose=0)), run, folder / "base_model" / "model.h5"
+    )
     assert count == len(images.val) and len(layers) == measure.MOST_LAYERS
     from compress.pruning import criteria
 
@@ -673,9 +858,15 @@ def test_a_record_cannot_name_a_place_that_is_read(tmp_path, monkeypatch):
     asked = measure.data_config(config, DATA | {"data_dir": "/etc", "num_worker": None})
     assert (asked.data_dir, asked.dataset, asked.subset, asked.val_split) == (str(tmp_path), "digits", 80, 0.2)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    for flags, why in ((DATA | {"dataset": "/etc"}, "doesn't name that folder"), (DATA | {"subset": -1}, "`subset`"),
-                       (DATA | {"dataset": "cifar10"}, "downloads nothing"), (DATA | {"val_split": "x"}, "`val_split`"),
-                       (DATA | {"val_split": None}, "`val_split`"), ({}, "None"), (DATA | {"image_size": 1e9}, "size")):
+    for flags, why in (
+        (DATA | {"dataset": "/etc"}, "doesn't name that folder"),
+        (DATA | {"subset": -1}, "`subset`"),
+        (DATA | {"dataset": "cifar10"}, "downloads nothing"),
+        (DATA | {"val_split": "x"}, "`val_split`"),
+        (DATA | {"val_split": None}, "`val_split`"),
+        ({}, "None"),
+        (DATA | {"image_size": 1e9}, "size"),
+    ):
         with pytest.raises(InputError, match=why):
             measure.data_config(config, flags)
     config = configs.ReportConfig(dataset=str(tmp_path))
@@ -685,10 +876,14 @@ def test_a_record_cannot_name_a_place_that_is_read(tmp_path, monkeypatch):
 def test_images_that_a_folder_had_not_when_a_model_was_trained_are_not_measured(tmp_path, monkeypatch):
     run = Run("pruned_model", "pruned", tmp_path, {"run": {"flags": DATA | {"dataset": str(tmp_path)}}}, [])
     split = dataset.Split(np.zeros((2, 8, 8, 3), "uint8"), [0, 1], "validation", source=[str(tmp_path), "0" * 64])
-    monkeypatch.setattr(measure.checkpoints, "read_checkpoint",
-                        lambda *_, **__: readers.Checkpoint("", {}, 50, "imagenet", {}, 2, None, None))
-    monkeypatch.setattr(measure.dataset, "load_data",
-                        lambda *_, **__: dataset.Data("mine", None, split, None, ("a", "b"), ""))
+    monkeypatch.setattr(
+        measure.checkpoints,
+        "read_checkpoint",
+        lambda *_, **__: readers.Checkpoint("", {}, 50, "imagenet", {}, 2, None, None),
+    )
+    monkeypatch.setattr(
+        measure.dataset, "load_data", lambda *_, **__: dataset.Data("mine", None, split, None, ("a", "b"), "")
+    )
     images = measure.Images(configs.ReportConfig(dataset=str(tmp_path), verbose=0))
     for name, digit in (("then", "0"), ("now", "1")):
         (tmp_path / name).mkdir()
@@ -707,8 +902,11 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     (inside / "base_model" / "history.json").symlink_to(outside / "base_model" / "history.json")
     (inside / "base_model" / "model.h5").symlink_to(outside / "results.json")
     result, _ = make(inside, "--no-models")
-    assert result["skipped"] == [(name, "a link out of the folder") for name in (
-        "base_model/history.json", "linked/result.json")] and len(result["models"]) == 1
+    assert (
+        result["skipped"]
+        == [(name, "a link out of the folder") for name in ("base_model/history.json", "linked/result.json")]
+        and len(result["models"]) == 1
+    )
     assert not [path for path in result["figures"] if path.stem.startswith("history")]
     tree = records.read_tree(inside)
     with pytest.raises(InputError, match="is not below this folder"):
@@ -736,10 +934,11 @@ def test_a_damaged_mask_is_no_mask(tmp_path):
 @pytest.mark.parametrize("role", [*roles.LOOKS, None])
 def test_confusion_cells_hold_their_counts_which_contrast_with_them(role):
     matrix = np.array([[5, 1, 0], [0, 4, 2], [3, 0, 0]])
-    axes, = report_plots.plot_confusion(matrix, ["a", "b", "c"], "m", role).axes
+    (axes,) = report_plots.plot_confusion(matrix, ["a", "b", "c"], "m", role).axes
     cells = np.asarray(axes.images[0].get_array())
     assert {t.get_position(): t.get_text() for t in axes.texts} == {
-        (c, r): str(matrix[r, c]) for r in range(3) for c in range(3) if matrix[r, c]}
+        (c, r): str(matrix[r, c]) for r in range(3) for c in range(3) if matrix[r, c]
+    }
     for t in axes.texts:
         column, row = t.get_position()
         assert contrast(cells[row, column], t.get_color()) >= 4.5
@@ -785,11 +984,28 @@ def test_in_a_browser(made, tmp_path, scheme):
 
     def dom(path):
         return subprocess.run(
-            [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-             f"--user-data-dir={tmp_path / 'profile'}", "--window-size=375,800", "--dump-dom",
-             f"--blink-settings=preferredColorScheme={scheme}", path.as_uri()],
-            capture_output=True, text=True, timeout=120, check=True).stdout
+            [
+                CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--hide-scrollbars",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                "--window-size=375,800",
+                "--dump-dom",
+                f"--blink-settings=preferredColorScheme={scheme}",
+                path.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
 
     found = dict(re.findall(r'data-([a-z]+)="([^"]*)"', dom(copy).partition("<head>")[0]))
     assert found["overflow"] == "0"

@@ -27,8 +27,13 @@ def base(tmp_path_factory):
 
 def started(script, folder, base):
     """A run of a script in a process group of its own."""
-    return subprocess.Popen(torture.command(script, folder, base), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, start_new_session=True)
+    return subprocess.Popen(
+        torture.command(script, folder, base),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def wait_for(process, condition, seconds=120):
@@ -143,8 +148,13 @@ sys.exit(app.run_main(flags.Parser("script.py"), run, []))
 """
 
 
-@pytest.mark.parametrize(("kind", "says"), [("Deferred()", "SIGINT: the state is saved as soon as"),
-                                            ("raising()", "SIGINT: ending as soon as what is being computed")])
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("Deferred()", "SIGINT: the state is saved as soon as"),
+        ("raising()", "SIGINT: ending as soon as what is being computed"),
+    ],
+)
 def test_ctrl_c_is_answered_within_a_second_whatever_is_computed_and_twice_ends_at_once(kind, says):
     code = BUSY.format(root=str(Path(__file__).parents[2]), kind=kind)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -164,10 +174,12 @@ def test_ctrl_c_is_answered_within_a_second_whatever_is_computed_and_twice_ends_
 
 
 def test_a_signal_that_comes_twice_within_milliseconds_is_one_and_leaves_the_message_and_the_status():
-    code = (f"import sys, time; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
-            "from compress.cli import app, flags\n"
-            "sys.exit(app.run_main(flags.Parser('script.py'), lambda args: (print(1, flush=True), time.sleep(60)), "
-            "[]))")
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
+        "from compress.cli import app, flags\n"
+        "sys.exit(app.run_main(flags.Parser('script.py'), lambda args: (print(1, flush=True), time.sleep(60)), "
+        "[]))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "1\n"
     for _ in range(3):

@@ -40,8 +40,7 @@ def application(tmp_path_factory):
 def test_round_trip_is_bit_equal_here_and_in_plain_keras(saved, pictures):
     model, path = saved
     wanted = model.predict_on_batch(pictures[0])
-    np.testing.assert_array_equal(checkpoints.load_model(path, 10, (32, 32, 3)).predict_on_batch(pictures[0]),
-                                  wanted)
+    np.testing.assert_array_equal(checkpoints.load_model(path, 10, (32, 32, 3)).predict_on_batch(pictures[0]), wanted)
     np.testing.assert_array_equal(keras.models.load_model(path).predict_on_batch(pictures[0]), wanted)
 
 
@@ -64,8 +63,12 @@ def test_application_with_softmax_gives_the_same_classes_on_rgb(application):
     np.testing.assert_allclose(keras.ops.softmax(loaded.predict_on_batch(rgb)), wanted, atol=1e-5)
     feature = keras.Model(model.inputs, model.get_layer("conv3_block4_out").output)
     ours = keras.Model(loaded.inputs, loaded.get_layer("conv3_block4_out").output)
-    np.testing.assert_allclose(ours.predict_on_batch(rgb), feature.predict_on_batch(
-        keras.applications.resnet.preprocess_input(rgb.copy())), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        ours.predict_on_batch(rgb),
+        feature.predict_on_batch(keras.applications.resnet.preprocess_input(rgb.copy())),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 @pytest.mark.parametrize("mode", ["tf", "torch", "unit", "none"])
@@ -73,12 +76,18 @@ def test_a_model_trained_on_another_preprocessing_answers_alike_on_plain_rgb(mod
     """Border pixels too: what pads the first convolution is a zero behind the preprocessing."""
     model, path = application
     rgb = np.random.default_rng(4).integers(0, 256, (3, 48, 40, 3)).astype("float32")
-    seen = (keras.applications.imagenet_utils.preprocess_input(rgb.copy(), mode=mode) if mode in ("tf", "torch")
-            else rgb / 255 if mode == "unit" else rgb)
+    seen = (
+        keras.applications.imagenet_utils.preprocess_input(rgb.copy(), mode=mode)
+        if mode in ("tf", "torch")
+        else rgb / 255
+        if mode == "unit"
+        else rgb
+    )
     loaded = checkpoints.load_model(path, 7, (48, 40, 3), mode)
     np.testing.assert_allclose(keras.ops.softmax(loaded.predict_on_batch(rgb)), model.predict_on_batch(seen), atol=1e-5)
-    np.testing.assert_allclose(folded.FoldedResNet(loaded).predict_on_batch(rgb), loaded.predict_on_batch(rgb),
-                               rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        folded.FoldedResNet(loaded).predict_on_batch(rgb), loaded.predict_on_batch(rgb), rtol=1e-3, atol=1e-3
+    )
     checkpoints.save_model(loaded, tmp_path / "model.h5")  # from here on the file tells
     again = checkpoints.load_model(tmp_path / "model.h5", preprocessing="caffe")
     np.testing.assert_array_equal(again.predict_on_batch(rgb), loaded.predict_on_batch(rgb))
@@ -104,7 +113,7 @@ def test_zip_files_that_are_no_model_or_swell_are_refused(application, tmp_path)
     application[0].save(tmp_path / "good.keras")
     content = (tmp_path / "good.keras").read_bytes()
     (tmp_path / "cut.keras").write_bytes(content[:-200] + content[-100:])
-    (tmp_path / "flipped.keras").write_bytes(content[:10**6] + bytes(50) + content[10**6 + 50:])
+    (tmp_path / "flipped.keras").write_bytes(content[: 10**6] + bytes(50) + content[10**6 + 50 :])
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
         archive.writestr("a.txt", "text")
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -125,21 +134,33 @@ def test_bare_weights_in_the_applications_layout(application, tmp_path):
                 file[f"{layer.name}/{layer.name}/{variable.name}:0"] = np.asarray(variable)
     found = checkpoints.read_checkpoint(path)
     assert (found.depth, found.stem, found.classes, found.input_shape, found.normalization) == (
-        50, "imagenet", 7, None, None)
+        50,
+        "imagenet",
+        7,
+        None,
+        None,
+    )
     built = checkpoints.build(found, classes=3, input_shape=(32, 32, 3))
     assert built.output_shape == (None, 3)
-    np.testing.assert_array_equal(built.get_layer("conv5_block3_2_conv").kernel,
-                                  model.get_layer("conv5_block3_2_conv").kernel)
+    np.testing.assert_array_equal(
+        built.get_layer("conv5_block3_2_conv").kernel, model.get_layer("conv5_block3_2_conv").kernel
+    )
 
 
-@pytest.mark.parametrize(("blocks", "without", "more", "words"), [
-    ((3, 4, 6, 2), "", "", ""), ((1, 1, 1, 1), "", "", ""),
-    ((3, 4, 6, 3), "conv5_block3_1_conv", "", "conv5_block3"),  # a hole is no block less
-    ((3, 4, 6, 3), "conv5_block3_[12]_conv", "", "conv5_block3"),
-    ((3, 4, 6, 3), "conv4_block2_", "", "conv4_block2_1_conv"),
-    ((3, 4, 6, 3), "conv3_block", "", "blocks"),
-    ((2, 2, 2, 2), "", "conv2_block1_se_conv", "conv2_block1_se_conv"),
-    ((3, 4, 6, 3), "", "aux_1_conv", "aux_1_conv"), ((2, 2, 2, 2), "", "conv6_block1_1_conv", "conv6_block1_1_conv")])
+@pytest.mark.parametrize(
+    ("blocks", "without", "more", "words"),
+    [
+        ((3, 4, 6, 2), "", "", ""),
+        ((1, 1, 1, 1), "", "", ""),
+        ((3, 4, 6, 3), "conv5_block3_1_conv", "", "conv5_block3"),  # a hole is no block less
+        ((3, 4, 6, 3), "conv5_block3_[12]_conv", "", "conv5_block3"),
+        ((3, 4, 6, 3), "conv4_block2_", "", "conv4_block2_1_conv"),
+        ((3, 4, 6, 3), "conv3_block", "", "blocks"),
+        ((2, 2, 2, 2), "", "conv2_block1_se_conv", "conv2_block1_se_conv"),
+        ((3, 4, 6, 3), "", "aux_1_conv", "aux_1_conv"),
+        ((2, 2, 2, 2), "", "conv6_block1_1_conv", "conv6_block1_1_conv"),
+    ],
+)
 def test_blocks_may_be_fewer_but_each_is_whole(blocks, without, more, words, tmp_path):
     model = resnet.build_resnet(widths=narrow_widths(blocks=blocks))
     with h5py.File(tmp_path / "weights.h5", "w") as file:
@@ -163,8 +184,7 @@ def test_a_look_without_weights_knows_the_shapes(saved):
     model, path = saved
     header = checkpoints.read_checkpoint(path, weights=False)
     assert header.weights == {}
-    assert {key: getattr(header, key) for key in resnet.architecture_of(model)} == (
-        resnet.architecture_of(model))
+    assert {key: getattr(header, key) for key in resnet.architecture_of(model)} == (resnet.architecture_of(model))
 
 
 def test_another_class_count_or_size_is_refused(saved):
@@ -183,7 +203,7 @@ def foreign_files(folder, good):
     v2.save(folder / "v2.h5")
     (folder / "empty.h5").write_bytes(b"")
     (folder / "text.h5").write_text("not HDF5")
-    (folder / "half.h5").write_bytes(good.read_bytes()[:good.stat().st_size // 2])
+    (folder / "half.h5").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     h5py.File(folder / "hollow.h5", "w").close()
     with h5py.File(folder / "string.h5", "w") as file:
         file["conv1_conv/conv1_conv/kernel"] = "text"
@@ -199,11 +219,24 @@ def test_foreign_files_are_refused_in_one_line(saved, tmp_path):
             assert "\n" not in str(caught.value), path
 
 
-@pytest.mark.parametrize(("side", "stride", "pool", "stem"), [
-    (5, 2, True, None), (5, 1, False, None), (5, 2, False, "half"),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-        (3, 1, True, None), (3, 2, False, None), (3, 1, False, "cifar"), (7, 2, False, None),
-        (7, 2, True, "imagenet")))])
+@pytest.mark.parametrize(
+    ("side", "stride", "pool", "stem"),
+    [
+        (5, 2, True, None),
+        (5, 1, False, None),
+        (5, 2, False, "half"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (3, 1, True, None),
+                (3, 2, False, None),
+                (3, 1, False, "cifar"),
+                (7, 2, False, None),
+                (7, 2, True, "imagenet"),
+            )
+        ),
+    ],
+)
 def test_a_stem_is_told_by_its_stride_and_pool_too(side, stride, pool, stem, tmp_path, monkeypatch):
     """A plain Keras file whose first kernel alone looks like one of ours."""
     monkeypatch.setitem(resnet.STEMS, "imagenet" if pool else "cifar", (side, stride))
@@ -222,8 +255,12 @@ def test_links_and_external_storage_are_not_followed(saved, tmp_path):
     _, good = saved
     secret = tmp_path / "secret.bin"
     secret.write_bytes(bytes(10**5))
-    for kind, why in (("soft", r"conv1_conv/bias is missing"), ("external", r"conv1_conv/bias is missing"),
-                      ("storage", "is not a plain array"), ("virtual", "is not a plain array")):
+    for kind, why in (
+        ("soft", r"conv1_conv/bias is missing"),
+        ("external", r"conv1_conv/bias is missing"),
+        ("storage", "is not a plain array"),
+        ("virtual", "is not a plain array"),
+    ):
         path = tmp_path / f"{kind}.h5"
         path.write_bytes(good.read_bytes())
         with h5py.File(path, "r+") as file:
@@ -249,7 +286,7 @@ def test_a_layer_of_code_that_changes_the_images_is_told(saved, tmp_path, capsys
     path.write_bytes(saved[1].read_bytes())
     with h5py.File(path, "r+") as file:
         config = json.loads(file.attrs["model_config"])
-        layer, = [layer for layer in config["config"]["layers"] if layer["config"]["name"] == "normalization"]
+        (layer,) = [layer for layer in config["config"]["layers"] if layer["config"]["name"] == "normalization"]
         layer["class_name"], layer["config"] = "Lambda", {"name": "normalization", "function": "code"}
         file.attrs["model_config"] = json.dumps(config)
     with pytest.raises(InputError, match=r"layer normalization \(Lambda\) that is not read; expected `preproc"):
@@ -266,11 +303,17 @@ def test_a_layer_of_code_that_changes_the_images_is_told(saved, tmp_path, capsys
         checkpoints.compare_with_keras(checkpoints.read_checkpoint(path), ours, "none")
 
 
-@pytest.mark.parametrize(("content", "what"), [
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
-    (b"\n<!DOCTYPE html><html>", "web page"),
-    (b"\x1c\0\0\0TFL3", "LiteRT"), (b"PK\3\4\0\0\0\0archive/data.pkl", "PyTorch"),
-    (b"", "an empty file"), (None, "SavedModel")])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"\x1c\0\0\0TFL3", "LiteRT"),
+        (b"PK\3\4\0\0\0\0archive/data.pkl", "PyTorch"),
+        (b"", "an empty file"),
+        (None, "SavedModel"),
+    ],
+)
 def test_what_is_no_model_is_named(content, what, tmp_path):
     path = tmp_path / "model.h5"
     if content is None:
@@ -283,9 +326,13 @@ def test_what_is_no_model_is_named(content, what, tmp_path):
     assert "did you mean" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("content", "what"), [
-    (b"# Title", "no HDF5 and no zip file;"),
-    (b"\x89HDF\r\n\x1a\n" + bytes(100), "a truncated or damaged HDF5 file of 108")])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"# Title", "no HDF5 and no zip file;"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "a truncated or damaged HDF5 file of 108"),
+    ],
+)
 def test_a_file_that_is_no_model_is_called_what_it_is(content, what, tmp_path):
     (tmp_path / "README.md").write_bytes(content)
     with pytest.raises(InputError, match=f"README.md, which is {what}") as caught:
@@ -336,15 +383,29 @@ def test_old_names_are_read_bare(saved, tmp_path):
             name = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1", "predictions": "fc1000"}.get(layer.name, layer.name)
             name = old(name) if "block" in name and layer.variables else name
             for variable in layer.variables:
-                short = {"kernel": "W", "bias": "b", "moving_mean": "running_mean",
-                         "moving_variance": "running_std"}.get(variable.name, variable.name)
+                short = {
+                    "kernel": "W",
+                    "bias": "b",
+                    "moving_mean": "running_mean",
+                    "moving_variance": "running_std",
+                }.get(variable.name, variable.name)
                 file[f"{name}/{name}_{short}:0"] = np.asarray(variable)
     found = checkpoints.read_checkpoint(tmp_path / "old.h5")
     assert (found.old, found.classes, found.widths) == (True, 10, narrow_widths())
     ours = checkpoints.build(found, input_shape=(32, 32, 3), preprocessing="none")
-    twin = keras.models.clone_model(model, clone_function=lambda layer: type(layer).from_config(
-        layer.get_config() | ({"epsilon": 1e-3} if layer.name.endswith("_bn") else
-                              {"scale": 1.0, "offset": 0.0} if layer.name == "normalization" else {})))
+    twin = keras.models.clone_model(
+        model,
+        clone_function=lambda layer: type(layer).from_config(
+            layer.get_config()
+            | (
+                {"epsilon": 1e-3}
+                if layer.name.endswith("_bn")
+                else {"scale": 1.0, "offset": 0.0}
+                if layer.name == "normalization"
+                else {}
+            )
+        ),
+    )
     twin.set_weights(model.get_weights())
     rgb = np.random.default_rng(1).normal(0, 1, (3, 32, 32, 3)).astype("float32")
     np.testing.assert_allclose(ours.predict_on_batch(rgb), twin.predict_on_batch(rgb), rtol=1e-3, atol=1e-4)
@@ -375,8 +436,11 @@ def test_weights_of_keras_3_are_read_by_their_numbers(tmp_path):
 @pytest.mark.parametrize("named", [True, False])
 def test_weights_of_keras_3_with_a_rescaling_and_augmentation(named, tmp_path, capsys):
     """Names tell fewer blocks than a ResNet50's, too; Keras before 3.9 kept none."""
-    core = randomised(resnet.build_resnet(widths=narrow_widths(blocks=(2, 1, 1, 1) if named else None),
-                                          normalization=((127.5,) * 3,) * 2))
+    core = randomised(
+        resnet.build_resnet(
+            widths=narrow_widths(blocks=(2, 1, 1, 1) if named else None), normalization=((127.5,) * 3,) * 2
+        )
+    )
     net = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.RandomFlip(), core, keras.layers.Dropout(0.2)])
     net.save_weights(path := tmp_path / "m.weights.h5")
     if not named:
@@ -403,7 +467,7 @@ def test_nan_in_a_weight_is_refused(saved, tmp_path):
 @given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 0.2), st.integers(0, 255)), max_size=8))
 def test_damaged_files_never_give_anything_but_an_input_error(saved, tmp_path, cut, flips):
     content = bytearray(saved[1].read_bytes())
-    content = content[:int(cut * len(content))]
+    content = content[: int(cut * len(content))]
     for place, value in flips:
         if content:
             content[int(place * (len(content) - 1))] = value

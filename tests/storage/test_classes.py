@@ -53,8 +53,9 @@ def folder_of(root, names, count=4, side=32, seed=0):
 def three(tmp_path_factory):
     """A narrow model of cat, dog and fox, alone in its folder."""
     path = tmp_path_factory.mktemp("three") / "net.h5"
-    checkpoints.save_model(randomised(resnet.build_resnet(classes=3, widths=narrow_widths())), path,
-                           ["cat", "dog", "fox"])
+    checkpoints.save_model(
+        randomised(resnet.build_resnet(classes=3, widths=narrow_widths())), path, ["cat", "dog", "fox"]
+    )
     return path
 
 
@@ -82,9 +83,19 @@ def test_names_of_strangers_are_bounded_and_printable(tmp_path):
     assert all(name.isprintable() for name in found)
 
 
-@pytest.mark.parametrize("content", [
-    np.zeros(4), np.zeros((2, 2), "S3"), np.array([b"a"]), np.array([b"\xff\xfe", b"a"]), np.array([b"", b"a"]),
-    np.zeros(2, "S5000"), np.zeros(100_001, "S1")], ids=lambda array: f"{array.dtype}{array.shape}")
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.zeros(4),
+        np.zeros((2, 2), "S3"),
+        np.array([b"a"]),
+        np.array([b"\xff\xfe", b"a"]),
+        np.array([b"", b"a"]),
+        np.zeros(2, "S5000"),
+        np.zeros(100_001, "S1"),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
 def test_what_is_no_list_of_names_is_none(content, tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["class_names"] = content
@@ -94,8 +105,10 @@ def test_what_is_no_list_of_names_is_none(content, tmp_path):
 def test_links_and_outer_storage_are_not_followed(tmp_path):
     an_h5(tmp_path / "other.h5", "secret", "names")
     (tmp_path / "raw").write_bytes(b"abcd")
-    for make in (lambda file: file.__setitem__("class_names", h5py.ExternalLink("other.h5", "/class_names")),
-                 lambda file: file.create_dataset("class_names", (2,), "S2", external=[("raw", 0, 4)])):
+    for make in (
+        lambda file: file.__setitem__("class_names", h5py.ExternalLink("other.h5", "/class_names")),
+        lambda file: file.create_dataset("class_names", (2,), "S2", external=[("raw", 0, 4)]),
+    ):
         with h5py.File(tmp_path / "a.h5", "w") as file:
             make(file)
         assert classes.of_model(tmp_path / "a.h5") is None
@@ -154,8 +167,18 @@ def test_another_data_set_is_a_warning(tmp_path, capsys):
 
 
 def test_a_script_that_evaluates_compares_and_records(three, tmp_path, capsys):
-    argv = ["--model_path", str(three), "--latency_runs", "0", "--split", "train", "--val_split", "0.4",
-            "--output", str(tmp_path / "r.json")]
+    argv = [
+        "--model_path",
+        str(three),
+        "--latency_runs",
+        "0",
+        "--split",
+        "train",
+        "--val_split",
+        "0.4",
+        "--output",
+        str(tmp_path / "r.json"),
+    ]
     german = folder_of(tmp_path / "german", ["Fuchs", "Hund", "Katze"])
     assert evaluate_model.main([*argv, "--dataset", str(german), "--verbose", "0"]) == 0
     assert "read as Fuchs, Hund, Katze, in this order" in capsys.readouterr().err
@@ -179,7 +202,8 @@ def test_a_fine_tune_keeps_the_head_only_for_the_same_names(three, tmp_path, cap
     assert not capsys.readouterr().out
     anew, second = head_of("cat", "dog", "wolf")
     assert "has the classes cat, dog, fox, the data cat, dog, wolf: the classifier starts from random" in (
-        capsys.readouterr().out)
+        capsys.readouterr().out
+    )
     np.testing.assert_array_equal(first, second)
     assert np.abs(kept - anew).min() > 0
     np.testing.assert_array_equal(kept, np.asarray(checkpoints.load_model(three).get_layer("predictions").kernel))
@@ -202,10 +226,16 @@ def test_a_model_of_plain_keras_with_labels_beside_gets_a_new_head_for_others(th
     assert np.abs(head_of("cat", "dog", "wolf") - theirs).min() > 0
 
 
-@pytest.mark.parametrize(("script", "flag", "more"), [
-    (prune_model, "--base_model_path", ["--root_folder", "new"]), (sensitivity, "--model_path", []),
-    (knowledge_distillation, "--root_folder", ["--save_folder", "new"]), (export_model, "--model_path", [])],
-    ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("script", "flag", "more"),
+    [
+        (prune_model, "--base_model_path", ["--root_folder", "new"]),
+        (sensitivity, "--model_path", []),
+        (knowledge_distillation, "--root_folder", ["--save_folder", "new"]),
+        (export_model, "--model_path", []),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_every_script_that_opens_a_model_compares(script, flag, more, three, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder_of(tmp_path / "mixed", ["cat", "dog", "wolf"])

@@ -22,9 +22,11 @@ def network(front, names=("mine",), name=None, activation=None):
         x = layer(x)
     for layer in names:
         x = (layers.MaxPooling2D if layer.endswith("pool") else lambda **given: layers.Conv2D(3, 1, **given))(
-            **{"name": layer})(x)
-    return keras.Model(image, layers.Dense(3, activation=activation)(layers.Flatten()(x)),
-                       **{} if name is None else {"name": name})
+            **{"name": layer}
+        )(x)
+    return keras.Model(
+        image, layers.Dense(3, activation=activation)(layers.Flatten()(x)), **{} if name is None else {"name": name}
+    )
 
 
 def caffe(pixels):
@@ -32,23 +34,40 @@ def caffe(pixels):
 
 
 def test_what_moves_pixels_hides_no_scaling_behind_it(tmp_path):
-    front = [layers.Resizing(8, 8), layers.RandomGrayscale(0.5), layers.CenterCrop(8, 8), layers.RandomInvert(0.5),
-             lambda x: ops.clip(x, 0, 255), layers.AveragePooling2D(2), layers.Rescaling(1 / 255)]
+    front = [
+        layers.Resizing(8, 8),
+        layers.RandomGrayscale(0.5),
+        layers.CenterCrop(8, 8),
+        layers.RandomInvert(0.5),
+        lambda x: ops.clip(x, 0, 255),
+        layers.AveragePooling2D(2),
+        layers.Rescaling(1 / 255),
+    ]
     net = network(front, VGG, "vgg_mine")
     net.save(tmp_path / "net.keras")
     found = foreign.load_classifier(tmp_path / "net.keras")(RGB)
     np.testing.assert_allclose(found, net(RGB, training=False), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("front", "named"), [
-    ([layers.UnitNormalization(), layers.Rescaling(0.1)], "unit_norm"),
-    ([lambda x: ops.clip(x, 0, 1)], "clip"), ([ops.sqrt, layers.Rescaling(1 / 16)], "sqrt"),
-    ([layers.LayerNormalization()], "layer_norm"), ([lambda x: x / ops.max(x)], "max"),
-    ([layers.RandomBrightness(0.1, value_range=(0, 1))], "random_brightness"),
-    ([layers.Rescaling(2.0, -1.0)], "rescaling"), ([lambda x: x * 255], "multiply"),
-    ([layers.Normalization(mean=[0.5] * 3, variance=[0.06] * 3)], "normalization"),
-    ([lambda x: layers.Concatenate()([x, layers.Rescaling(1 / 255)(x)])], "rescaling"),
-    ([lambda x: layers.Add()([layers.Conv2D(3, 1)(x), layers.Conv2D(3, 1)(layers.Rescaling(0.01)(x))])], "rescaling")])
+@pytest.mark.parametrize(
+    ("front", "named"),
+    [
+        ([layers.UnitNormalization(), layers.Rescaling(0.1)], "unit_norm"),
+        ([lambda x: ops.clip(x, 0, 1)], "clip"),
+        ([ops.sqrt, layers.Rescaling(1 / 16)], "sqrt"),
+        ([layers.LayerNormalization()], "layer_norm"),
+        ([lambda x: x / ops.max(x)], "max"),
+        ([layers.RandomBrightness(0.1, value_range=(0, 1))], "random_brightness"),
+        ([layers.Rescaling(2.0, -1.0)], "rescaling"),
+        ([lambda x: x * 255], "multiply"),
+        ([layers.Normalization(mean=[0.5] * 3, variance=[0.06] * 3)], "normalization"),
+        ([lambda x: layers.Concatenate()([x, layers.Rescaling(1 / 255)(x)])], "rescaling"),
+        (
+            [lambda x: layers.Add()([layers.Conv2D(3, 1)(x), layers.Conv2D(3, 1)(layers.Rescaling(0.01)(x))])],
+            "rescaling",
+        ),
+    ],
+)
 def test_a_layer_on_pixels_that_is_not_read_is_refused_by_name(front, named, tmp_path):
     net = network(front)
     net.save(tmp_path / "net.keras")
@@ -70,10 +89,16 @@ def test_a_name_that_only_begins_like_a_known_one_is_no_family(name, tmp_path, c
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("front", "names", "name", "why"), [
-    ([], ("mine",), "vgg16", "the name vgg16"), ([], ("mine",), "mobilenet_1.00_32", "but not its layers"),
-    ([], (*VGG, "mixed0", "mixed1"), None, "VGG and InceptionV3"), ([lambda x: x[..., ::-1]], VGG, None, "get_item"),
-    ([], ("stem_conv", "block1a_dwconv"), None, "EfficientNet without")])
+@pytest.mark.parametrize(
+    ("front", "names", "name", "why"),
+    [
+        ([], ("mine",), "vgg16", "the name vgg16"),
+        ([], ("mine",), "mobilenet_1.00_32", "but not its layers"),
+        ([], (*VGG, "mixed0", "mixed1"), None, "VGG and InceptionV3"),
+        ([lambda x: x[..., ::-1]], VGG, None, "get_item"),
+        ([], ("stem_conv", "block1a_dwconv"), None, "EfficientNet without"),
+    ],
+)
 def test_what_could_be_two_conventions_is_left_to_the_user(front, names, name, why, tmp_path):
     network(front, names, name).save(tmp_path / "net.keras")
     with pytest.raises(InputError, match=f"{why}.*expected `preprocessing`"):
@@ -103,17 +128,29 @@ def ended(*ends):
     return keras.Model(image, x)
 
 
-@pytest.mark.parametrize(("ends", "means"), [
-    ([], "logits"), ([layers.Softmax()], "shares"), ([ops.log_softmax], "logits"), ([ops.softmax], "shares"),
-    ([lambda x: layers.Average()([ops.softmax(x), ops.softmax(2 * x)])], "shares"),
-    ([layers.Activation("softmax"), layers.Dropout(0.5), layers.Activation("linear")], "shares"),
-    ([layers.Rescaling(0.5)], "logits"), ([layers.ReLU(), layers.Dense(3)], "logits"),
-    ([layers.Activation("sigmoid"), layers.Reshape((4,))], "labels"), ([ops.sigmoid], "labels"),
-    ([keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="sigmoid")])], "labels"),
-    ([layers.Dense(1, activation="sigmoid"), lambda p: layers.Concatenate()([1 - p, p])], "shares"),
-    ([layers.ReLU()], "re_lu"), ([layers.Dense(3, activation="tanh")], "tanh"), ([ops.square], "square"),
-    ([layers.Activation("sigmoid"), layers.Rescaling(2.0)], "rescaling"), ([layers.Softmax(axis=0)], "softmax"),
-    ([layers.Activation("sigmoid"), lambda x: layers.Add()([x, x])], "add")])
+@pytest.mark.parametrize(
+    ("ends", "means"),
+    [
+        ([], "logits"),
+        ([layers.Softmax()], "shares"),
+        ([ops.log_softmax], "logits"),
+        ([ops.softmax], "shares"),
+        ([lambda x: layers.Average()([ops.softmax(x), ops.softmax(2 * x)])], "shares"),
+        ([layers.Activation("softmax"), layers.Dropout(0.5), layers.Activation("linear")], "shares"),
+        ([layers.Rescaling(0.5)], "logits"),
+        ([layers.ReLU(), layers.Dense(3)], "logits"),
+        ([layers.Activation("sigmoid"), layers.Reshape((4,))], "labels"),
+        ([ops.sigmoid], "labels"),
+        ([keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="sigmoid")])], "labels"),
+        ([layers.Dense(1, activation="sigmoid"), lambda p: layers.Concatenate()([1 - p, p])], "shares"),
+        ([layers.ReLU()], "re_lu"),
+        ([layers.Dense(3, activation="tanh")], "tanh"),
+        ([ops.square], "square"),
+        ([layers.Activation("sigmoid"), layers.Rescaling(2.0)], "rescaling"),
+        ([layers.Softmax(axis=0)], "softmax"),
+        ([layers.Activation("sigmoid"), lambda x: layers.Add()([x, x])], "add"),
+    ],
+)
 def test_outputs_are_read_by_the_last_activation_or_refused(ends, means, tmp_path, capsys):
     net, path = ended(*ends), tmp_path / "net.keras"
     net.save(path)
@@ -131,7 +168,8 @@ def test_a_sigmoids_probabilities_are_shown_as_they_are(tmp_path):
     net = ended(layers.Activation("sigmoid"))
     net.save(tmp_path / "net.keras")
     Image.fromarray(RGB[0].astype("uint8")).save(tmp_path / "a.png")
-    result = evaluate_model.run(model_path=[str(tmp_path / "net.keras")], any_model=True, verbose=0,
-                                predict=[str(tmp_path / "a.png")])
+    result = evaluate_model.run(
+        model_path=[str(tmp_path / "net.keras")], any_model=True, verbose=0, predict=[str(tmp_path / "a.png")]
+    )
     shown = sorted(item["probability"] for item in result["photographs"][0]["classes"])
     np.testing.assert_allclose(shown, np.sort(np.asarray(net(RGB[:1]))[0]), rtol=1e-4)

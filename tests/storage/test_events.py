@@ -19,8 +19,10 @@ from compress.training import callbacks
 
 def told(tmp_path, name="base_model", resume="auto"):
     """The arguments of a run in tmp_path/name with events under tmp_path/logs."""
-    return {"record": {"flags": RUN["flags"] | {"save_folder": str(tmp_path / name)}},
-            "config": RunConfig(resume, tensorboard=str(tmp_path / "logs"), verbose=0)}
+    return {
+        "record": {"flags": RUN["flags"] | {"save_folder": str(tmp_path / name)}},
+        "config": RunConfig(resume, tensorboard=str(tmp_path / "logs"), verbose=0),
+    }
 
 
 def logged(tmp_path, seed=0, name="base_model", recipe=RECIPE, resume="auto"):
@@ -42,10 +44,17 @@ def scalars(folder):
 
 def wanted(history):
     """The same by hand: single precision, epochs from 1."""
-    names = {"loss/train": "train_loss", "accuracy/train": "train_acc", "loss/validation": "val_loss",
-             "accuracy/validation": "val_acc", "learning_rate": "learning_rate", "seconds": "seconds"}
-    return {tag: [(i, float(np.float32(value))) for i, value in enumerate(history[name], 1)]
-            for tag, name in names.items()}
+    names = {
+        "loss/train": "train_loss",
+        "accuracy/train": "train_acc",
+        "loss/validation": "val_loss",
+        "accuracy/validation": "val_acc",
+        "learning_rate": "learning_rate",
+        "seconds": "seconds",
+    }
+    return {
+        tag: [(i, float(np.float32(value))) for i, value in enumerate(history[name], 1)] for tag, name in names.items()
+    }
 
 
 def test_events_are_the_history_and_change_nothing(tmp_path):
@@ -57,12 +66,15 @@ def test_events_are_the_history_and_change_nothing(tmp_path):
     assert same(model.get_weights(), without.get_weights())
     assert without_times(history) | {"run": 0} == without_times(plain) | {"run": 0}
     assert {path.name for path in (tmp_path / "base_model").iterdir()} == {
-        path.name for path in (tmp_path / "plain").iterdir()}
+        path.name for path in (tmp_path / "plain").iterdir()
+    }
 
 
-@pytest.mark.parametrize(("number", "behind"), [(3, callbacks.KeepBest), (3, callbacks.SaveState),
-                                                (3, callbacks.Publish), (2, callbacks.SaveState)],
-                         ids=["before the state", "behind the state", "before the events", "an epoch earlier"])
+@pytest.mark.parametrize(
+    ("number", "behind"),
+    [(3, callbacks.KeepBest), (3, callbacks.SaveState), (3, callbacks.Publish), (2, callbacks.SaveState)],
+    ids=["before the state", "behind the state", "before the events", "an epoch earlier"],
+)
 def test_a_resumed_run_has_every_epoch_once(number, behind, tmp_path):
     killed_at(tmp_path / "base_model", "on_epoch_end", number, behind, **told(tmp_path))
     assert len(scalars(tmp_path / "logs" / "base_model")[1]) == number - 1
@@ -75,7 +87,7 @@ def test_a_resumed_run_has_every_epoch_once(number, behind, tmp_path):
 def test_a_watching_tensorboard_is_told_to_forget_what_an_earlier_file_said(tmp_path):
     """Its rule, since brain.Event:2: a START drops the points from its step on."""
     logged(tmp_path)
-    path, = (tmp_path / "logs" / "base_model").iterdir()
+    (path,) = (tmp_path / "logs" / "base_model").iterdir()
     first, second, *_ = tf.compat.v1.train.summary_iterator(str(path))
     assert first.file_version == "brain.Event:2"
     assert second.session_log.status == tf.compat.v1.SessionLog.START and second.step == 0
@@ -105,18 +117,25 @@ def test_a_run_may_be_moved_together_with_its_log(tmp_path):
     assert scalars(tmp_path / "there" / "logs" / "base_model")[0] == wanted(history)
 
 
-@pytest.mark.parametrize(("folder", "given", "place"), [
-    ("model/base_model", {"save_folder": "./model/base_model"}, "base_model"),
-    ("model/pruned_model/iter3", {"root_folder": "model/pruned_model/"}, "pruned_model/iter3"),
-    ("kd/ablation/backbone", {"root_folder": "model/pruned_model", "save_folder": "kd"}, "kd/ablation/backbone"),
-    ("../b/c", {"save_folder": "../b/c"}, "c"), (".", {"save_folder": "."}, Path.cwd().name)])
+@pytest.mark.parametrize(
+    ("folder", "given", "place"),
+    [
+        ("model/base_model", {"save_folder": "./model/base_model"}, "base_model"),
+        ("model/pruned_model/iter3", {"root_folder": "model/pruned_model/"}, "pruned_model/iter3"),
+        ("kd/ablation/backbone", {"root_folder": "model/pruned_model", "save_folder": "kd"}, "kd/ablation/backbone"),
+        ("../b/c", {"save_folder": "../b/c"}, "c"),
+        (".", {"save_folder": "."}, Path.cwd().name),
+    ],
+)
 def test_a_run_is_named_after_its_save_folder(folder, given, place):
     assert events.run_folder("logs", Path(folder), given)[0] == Path("logs") / place
 
 
 def test_losses_of_a_distillation_have_tags_of_their_own():
     assert [events.tag_of(f"train_{name}") for name in ("backbone", "hard_label")] == [
-        "losses/backbone", "losses/hard_label"]
+        "losses/backbone",
+        "losses/hard_label",
+    ]
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
@@ -124,6 +143,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
     def full(*args):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
     monkeypatch.setattr(log, "writer", type("Writer", (), {"write": full}))
     with pytest.raises(InputError, match=r"^`tensorboard`: \S+ can't be written \(No space left on device\); expected"):
         log.follow({"val_acc": [0.5], "seconds": [1.0], "run": {}})

@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
     path = tmp_path / "x.json"
     records.write_json(path, {"a": 1})
-    wanted = (InputError, "x.json can't be written .No space left") if isinstance(failure, OSError) else (
-        type(failure), "x")
+    wanted = (
+        (InputError, "x.json can't be written .No space left") if isinstance(failure, OSError) else (type(failure), "x")
+    )
     with pytest.raises(wanted[0], match=wanted[1]), files.replacing(path) as temporary:
         temporary.write_text("half")
         raise failure
@@ -55,7 +56,7 @@ def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, kind):
     (tmp_path / kind).write_bytes(b"old")
     code = f"""
 import resource, sys, numpy as np
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from compress.cli import app, configs, flags
 app.start_keras(configs.MachineConfig(gpu=False, seed=1, verbose=0))
 import keras
@@ -81,12 +82,16 @@ sys.exit(app.run_main(flags.Parser("script.py"), run, []))
 
 
 def test_one_run_a_folder_and_the_lock_ends_with_the_process(tmp_path):
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from compress.storage import files\n"
-            f"with files.exclusive({str(tmp_path / 'run')!r}):\n    print('held', flush=True); sys.stdin.read()")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from compress.storage import files\n"
+        f"with files.exclusive({str(tmp_path / 'run')!r}):\n    print('held', flush=True); sys.stdin.read()"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match="received .*run, where another run is writing"), \
-            files.exclusive(tmp_path / "run"):
+    with (
+        pytest.raises(InputError, match="received .*run, where another run is writing"),
+        files.exclusive(tmp_path / "run"),
+    ):
         pass
     assert (tmp_path / "run").is_dir()
     holder.send_signal(signal.SIGKILL)
@@ -106,6 +111,7 @@ def test_folders_made_for_nothing_are_gone_again(tmp_path):
 
 # ---- checksums ----
 
+
 @pytest.fixture(scope="module")
 def model():
     return randomised(resnet.build_resnet(widths=narrow_widths()))
@@ -117,13 +123,14 @@ def test_a_flipped_bit_in_a_weight_is_an_error_that_names_the_file(model, tmp_pa
     good = path.read_bytes()
     needle = np.array(model.get_layer("conv3_block1_2_conv").kernel).tobytes()[400:440]
     place = good.index(needle)
-    path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1:])
+    path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
     with pytest.raises(InputError, match=r"^received .*moved_away\.h5, whose weights are damaged"):
         checkpoints.load_model(path)
 
 
-@pytest.mark.parametrize("record", [{"checkpoint": {"sha256": "S"}}, {"checkpoint": {"previous_sha256": "S"}}],
-                         ids=["now", "before"])
+@pytest.mark.parametrize(
+    "record", [{"checkpoint": {"sha256": "S"}}, {"checkpoint": {"previous_sha256": "S"}}], ids=["now", "before"]
+)
 def test_every_flipped_bit_is_found_where_a_record_lies_beside(model, tmp_path, record):
     path = tmp_path / "model.h5"
     checkpoints.save_model(model, path)
@@ -132,7 +139,7 @@ def test_every_flipped_bit_is_found_where_a_record_lies_beside(model, tmp_path, 
     checkpoints.read_checkpoint(path)
     good = path.read_bytes()
     for place in np.random.default_rng(0).integers(0, len(good), 50):
-        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1:])
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
         with pytest.raises(InputError, match=r"^received .*model\.h5, which is damaged or was replaced: its"):
             checkpoints.read_checkpoint(path, weights=False)
 
@@ -158,8 +165,10 @@ def test_shapes_and_numbers_that_no_network_has_are_refused(model, tmp_path, cha
         checkpoints.load_model(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"checkpoint": 3}', '{"checkpoint": {"sha256": [1]}}',
-                                  '{"checkpoint": {"sha256": "short"}}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"checkpoint": 3}', '{"checkpoint": {"sha256": [1]}}', '{"checkpoint": {"sha256": "short"}}'],
+)
 def test_a_record_that_names_no_checksum_forbids_nothing(model, tmp_path, text):
     checkpoints.save_model(model, tmp_path / "model.h5")
     (tmp_path / "history.json").write_text(text)

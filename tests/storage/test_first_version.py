@@ -46,8 +46,12 @@ def repeated(run, **changed):
 def test_a_model_of_the_first_version_is_read_as_plain_keras_reads_it(first, pictures):
     path = first / "kd_model/model.h5"
     plain = keras.models.load_model(path, compile=False)
-    np.testing.assert_allclose(checkpoints.load_model(path).predict(pictures[0], verbose=0),
-                               plain.predict(pictures[0], verbose=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        checkpoints.load_model(path).predict(pictures[0], verbose=0),
+        plain.predict(pictures[0], verbose=0),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -26,12 +26,19 @@ RGB = np.random.default_rng(8).integers(0, 256, (6, 32, 32, 3)).astype("float32"
 
 def small_net(activation, classes=10, size=32, scale=True):
     """A classifier with each kind of layer that can be counted; without `scale` its images are preprocessed outside."""
-    return keras.Sequential([
-        keras.Input((size, size, 3)), *[layers.Rescaling(1 / 255)] * scale,
-        layers.Conv2D(4, 3, strides=2, padding="same"),
-        layers.BatchNormalization(), layers.DepthwiseConv2D(3, use_bias=False),
-        layers.SeparableConv2D(6, 3, padding="same"), layers.Conv2D(8, 1, groups=2),
-        layers.GlobalAveragePooling2D(), layers.Dense(classes, activation=activation)])
+    return keras.Sequential(
+        [
+            keras.Input((size, size, 3)),
+            *[layers.Rescaling(1 / 255)] * scale,
+            layers.Conv2D(4, 3, strides=2, padding="same"),
+            layers.BatchNormalization(),
+            layers.DepthwiseConv2D(3, use_bias=False),
+            layers.SeparableConv2D(6, 3, padding="same"),
+            layers.Conv2D(8, 1, groups=2),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(classes, activation=activation),
+        ]
+    )
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
@@ -39,9 +46,15 @@ def small_net(activation, classes=10, size=32, scale=True):
 def test_probabilities_and_logits_are_both_told_and_pixels_preprocessed(activation, suffix, tmp_path):
     net, path = small_net(activation, scale=False), tmp_path / f"net.{suffix}"
     net.save(path)
-    for mode, seen in (("auto", RGB), ("none", RGB), ("unit", RGB / 255),
-                       *((m, keras.applications.imagenet_utils.preprocess_input(RGB.copy(), mode=m))
-                         for m in ("caffe", "tf", "torch"))):
+    for mode, seen in (
+        ("auto", RGB),
+        ("none", RGB),
+        ("unit", RGB / 255),
+        *(
+            (m, keras.applications.imagenet_utils.preprocess_input(RGB.copy(), mode=m))
+            for m in ("caffe", "tf", "torch")
+        ),
+    ):
         loaded = foreign.load_classifier(path, mode)
         answers, wanted = loaded.predict_on_batch(RGB), net.predict_on_batch(seen)
         np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
@@ -50,8 +63,9 @@ def test_probabilities_and_logits_are_both_told_and_pixels_preprocessed(activati
 def test_what_the_file_does_to_pixels_is_not_done_twice(tmp_path, capsys):
     """Operations beside layers in an .h5, tf.keras 2's groups, over which Keras' own reading stumbles."""
     image = keras.Input((32, 32, 3))
-    x = layers.DepthwiseConv2D(3, name="depthwise")(keras.applications.mobilenet_v2.preprocess_input(
-        layers.RandomFlip()(image)))
+    x = layers.DepthwiseConv2D(3, name="depthwise")(
+        keras.applications.mobilenet_v2.preprocess_input(layers.RandomFlip()(image))
+    )
     net = keras.Model(image, layers.Dense(3)(layers.GlobalMaxPooling2D()(x)))
     net.save(tmp_path / "net.h5")
     with h5py.File(tmp_path / "net.h5", "r+") as file:
@@ -71,7 +85,8 @@ class Doubled(layers.Layer):
 
 def test_a_layer_of_its_authors_own_is_named(tmp_path):
     keras.Sequential([keras.Input((8, 8, 3)), Doubled(name="twice"), layers.Flatten(), layers.Dense(3)]).save(
-        tmp_path / "net.keras")
+        tmp_path / "net.keras"
+    )
     with pytest.raises(InputError, match=r"twice \(Doubled\), a class of its author's own"):
         foreign.load_classifier(tmp_path / "net.keras")
 
@@ -106,8 +121,18 @@ def test_evaluation_sets_any_classifier_beside_another(tmp_path, capsys):
     net = small_net("softmax")
     net.save(tmp_path / "a.keras")
     small_net(None).save(tmp_path / "b.h5")
-    argv = ["--dataset", "digits", "--any_model", "--latency_runs", "2", "--output", str(tmp_path / "out.json"),
-            "--model_path", str(tmp_path / "a.keras"), str(tmp_path / "b.h5")]
+    argv = [
+        "--dataset",
+        "digits",
+        "--any_model",
+        "--latency_runs",
+        "2",
+        "--output",
+        str(tmp_path / "out.json"),
+        "--model_path",
+        str(tmp_path / "a.keras"),
+        str(tmp_path / "b.h5"),
+    ]
     assert evaluate_model.main(argv) == 0
     output = capsys.readouterr().out
     assert "ECE: expected calibration error" in output and "accuracy of every class" in output
@@ -123,19 +148,25 @@ def test_evaluation_sets_any_classifier_beside_another(tmp_path, capsys):
 
 
 def save_lambda(path):
-    keras.Sequential([keras.Input((32, 32, 3)), layers.Lambda(lambda x: x), layers.Flatten(),
-                      layers.Dense(10)]).save(path)
+    keras.Sequential([keras.Input((32, 32, 3)), layers.Lambda(lambda x: x), layers.Flatten(), layers.Dense(10)]).save(
+        path
+    )
 
 
 def save_other_images(path):
     keras.Sequential([keras.Input((32, 32, 1)), layers.Flatten(), layers.Dense(10)]).save(path)
 
 
-@pytest.mark.parametrize(("save", "named"), [
-    (save_lambda, "can't open"), (save_other_images, "RGB images"),
-    (lambda path: path.write_bytes(b"nothing"), "can't open"),
-    (lambda path: small_net(None, 7).save(path), "7 classes"),
-    (lambda path: small_net(None, size=40).save(path), "40x40")])
+@pytest.mark.parametrize(
+    ("save", "named"),
+    [
+        (save_lambda, "can't open"),
+        (save_other_images, "RGB images"),
+        (lambda path: path.write_bytes(b"nothing"), "can't open"),
+        (lambda path: small_net(None, 7).save(path), "7 classes"),
+        (lambda path: small_net(None, size=40).save(path), "40x40"),
+    ],
+)
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_what_is_no_such_classifier_is_told_in_a_line(save, named, suffix, tmp_path, capsys):
     path = tmp_path / f"net.{suffix}"
@@ -169,8 +200,20 @@ def test_a_network_of_free_size_that_these_images_are_too_small_for_is_told(tmp_
     keras.Model(image, answers).save(tmp_path / "net.keras")
     foreign.load_classifier(tmp_path / "net.keras")
     capsys.readouterr()
-    assert evaluate_model.main(["--any_model", "--dataset", "digits", "--preprocessing", "none", "--model_path",
-                                str(tmp_path / "net.keras")]) == 2
+    assert (
+        evaluate_model.main(
+            [
+                "--any_model",
+                "--dataset",
+                "digits",
+                "--preprocessing",
+                "none",
+                "--model_path",
+                str(tmp_path / "net.keras"),
+            ]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "can't take images of 32x32" in error
 
@@ -205,11 +248,27 @@ def test_a_plain_resnet101_of_seven_classes_goes_the_whole_way_on_a_folder(tmp_p
     net = keras.applications.ResNet101(weights=None, classes=7, input_shape=(48, 48, 3))
     net.save("net.keras")
     common = ["--dataset", "pictures", "--preprocessing", "tf", "--batch_size", "28", "--verbose", "0"]
-    assert prune_model.main(["--base_model_path", "net.keras", "--prune_iter", "1", "--epoch_num", "1",
-                             "--target_macs", "2x", *common]) == 0
+    assert (
+        prune_model.main(
+            ["--base_model_path", "net.keras", "--prune_iter", "1", "--epoch_num", "1", "--target_macs", "2x", *common]
+        )
+        == 0
+    )
     assert knowledge_distillation.main(["--root_folder", "model/pruned_model/iter1", "--epoch_num", "1", *common]) == 0
-    assert evaluate_model.main(["--model_path", "net.keras", "model/pruned_model/iter1/model.h5",
-                                "model/kd_model/model.h5", "--output", "all.json", *common]) == 0
+    assert (
+        evaluate_model.main(
+            [
+                "--model_path",
+                "net.keras",
+                "model/pruned_model/iter1/model.h5",
+                "model/kd_model/model.h5",
+                "--output",
+                "all.json",
+                *common,
+            ]
+        )
+        == 0
+    )
     assert export_model.main(["--format", "savedmodel", "litert-int8", *common]) == 0
     assert report.main(["--dataset", "pictures", "--batch_size", "28", "--verbose", "0"]) == 0
     page = Path("model/report.html").read_text(encoding="utf-8")
@@ -223,8 +282,9 @@ def test_a_plain_resnet101_of_seven_classes_goes_the_whole_way_on_a_folder(tmp_p
     assert base["acc"] == np.mean(answers.argmax(1) == folder.test.labels)
     assert base["loss"] == pytest.approx(-np.mean(np.log(answers[np.arange(42), folder.test.labels])), rel=1e-3)
     student_net = keras.models.load_model("model/kd_model/model.h5")
-    np.testing.assert_array_equal(student["acc"], np.mean(
-        student_net.predict(folder.test.images, verbose=0).argmax(1) == folder.test.labels))
+    np.testing.assert_array_equal(
+        student["acc"], np.mean(student_net.predict(folder.test.images, verbose=0).argmax(1) == folder.test.labels)
+    )
 
 
 def test_a_model_whose_input_lies_in_a_list_raises_no_warning_of_keras():

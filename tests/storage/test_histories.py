@@ -10,10 +10,20 @@ import pytest
 from compress.errors import InputError
 from compress.storage import histories
 
-H = {"accuracy": [0.41, 0.55, 0.63, 0.66], "loss": [1.7, 1.2, 1.0, 0.9], "val_accuracy": [0.4, 0.5, 0.6, 0.58],
-     "val_loss": [1.8, 1.3, 1.1, 1.2], "learning_rate": [0.001] * 4}
-WANTED = {"train_acc": H["accuracy"], "train_loss": H["loss"], "val_acc": H["val_accuracy"], "val_loss": H["val_loss"],
-          "learning_rate": H["learning_rate"]}
+H = {
+    "accuracy": [0.41, 0.55, 0.63, 0.66],
+    "loss": [1.7, 1.2, 1.0, 0.9],
+    "val_accuracy": [0.4, 0.5, 0.6, 0.58],
+    "val_loss": [1.8, 1.3, 1.1, 1.2],
+    "learning_rate": [0.001] * 4,
+}
+WANTED = {
+    "train_acc": H["accuracy"],
+    "train_loss": H["loss"],
+    "val_acc": H["val_accuracy"],
+    "val_loss": H["val_loss"],
+    "learning_rate": H["learning_rate"],
+}
 ROWS = [dict(zip(H, row, strict=True)) for row in zip(*H.values(), strict=True)]
 
 
@@ -29,19 +39,28 @@ def table(delimiter=",", again=False, comma=False):
 
 
 ALIKE = {
-    "plain": json.dumps(H), "of History": json.dumps({"epoch": [0, 1, 2, 3], "params": {"epochs": 4}, "history": H}),
-    "csv": table(), "semicolons": table(";"), "decimal commas": table(";", comma=True), "tabs": table("\t"),
-    "tabs and decimal commas": table("\t", comma=True), "quoted decimal commas": table(comma=True),
-    "capitals": re.sub("[a-z]+", lambda word: word[0].title(), table().splitlines()[0]) + table()[table().index("\r"):],
+    "plain": json.dumps(H),
+    "of History": json.dumps({"epoch": [0, 1, 2, 3], "params": {"epochs": 4}, "history": H}),
+    "csv": table(),
+    "semicolons": table(";"),
+    "decimal commas": table(";", comma=True),
+    "tabs": table("\t"),
+    "tabs and decimal commas": table("\t", comma=True),
+    "quoted decimal commas": table(comma=True),
+    "capitals": re.sub("[a-z]+", lambda word: word[0].title(), table().splitlines()[0])
+    + table()[table().index("\r") :],
     "words": table().replace("val_", "Validation ").replace("_", " "),
     "second model": json.dumps(H).replace('accuracy"', 'accuracy_1"'),
-    "csv appended to": table(again=True), "strings": json.dumps({key: list(map(str, row)) for key, row in H.items()}),
+    "csv appended to": table(again=True),
+    "strings": json.dumps({key: list(map(str, row)) for key, row in H.items()}),
     "columns": json.dumps({key: {str(i): v for i, v in enumerate(row)} for key, row in H.items()}),
-    "records": json.dumps(ROWS), "lines": "\n".join(map(json.dumps, ROWS)),
+    "records": json.dumps(ROWS),
+    "lines": "\n".join(map(json.dumps, ROWS)),
     "index": json.dumps({str(i): row for i, row in enumerate(ROWS)}),
     "split": json.dumps({"columns": list(H), "index": [0, 1, 2, 3], "data": [list(row.values()) for row in ROWS]}),
     "table": json.dumps({"schema": {}, "data": [{"index": i} | row for i, row in enumerate(ROWS)]}),
-    "binary": json.dumps(H).replace("accuracy", "binary_accuracy")}
+    "binary": json.dumps(H).replace("accuracy", "binary_accuracy"),
+}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -59,8 +78,10 @@ def read(tmp_path, content):
 def test_validation_of_every_second_epoch_stands_at_its_epochs(tmp_path):
     curves, notes = read(tmp_path, H | {"val_accuracy": [0.5, 0.58], "val_loss": [1.3, 1.2]})
     assert curves["val_acc"] == [None, 0.5, None, 0.58] and curves["val_loss"] == [None, 1.3, None, 1.2]
-    assert notes == ["assumed to be validated every 2 epochs: the file doesn't say at which epochs the 2 numbers of "
-                     "val_accuracy and val_loss were measured"]  # validation_freq may be a list
+    assert notes == [
+        "assumed to be validated every 2 epochs: the file doesn't say at which epochs the 2 numbers of "
+        "val_accuracy and val_loss were measured"
+    ]  # validation_freq may be a list
     curves, _ = read(tmp_path, "epoch,loss,val_loss\n0,3,NA\n1,2,1.5\n")
     assert curves == {"train_loss": [3, 2], "val_loss": [None, 1.5]}
 
@@ -81,21 +102,35 @@ def test_per_cent_gaps_and_strange_metrics_are_told(tmp_path):
     assert notes == ["its epochs start again in row 3; all 3 rows are drawn one behind the other"]
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    (H | {"learning_rate": [0.001] * 5}, "whose learning_rate has 5 numbers where others have 4"),
-    (H | {"val_loss": [1.3, 1.2]}, "val_loss has 2 numbers, the others 4"),
-    ({"loss": [3, 2, 1, 1], "val_loss": [1]}, "val_loss has 1 numbers, the others 4, which tells no validation_freq"),
-    (H | {"accuracy": [41, 55, 63, 66]}, "accuracy goes up to 66, val_accuracy goes up to 0.6"),
-    (H | {"accuracy": [410, 1, 1, 1]}, "accuracy goes up to 410"),
-    (H | {"loss": [[1], 2, 3, 4]}, "whose loss is no list of numbers"), (H | {"loss": 3}, "whose loss is no list"),
-    (str(H), "json.dump(history.history"), (json.dumps(str(H)), "json.dump(history.history"),
-    ("epoch,loss\n0,1\n1\n", "row 3 has 1 fields, the head 2"), ("", "json.dump"), ("[" * 99999, "json.dump"),
-    ({"loss": [2, 1], "accuracy": [-0.1, 0.2]}, "in which accuracy goes down to -0.1"),
-    ("epoch,loss,loss\n0,1,2\n", "its heading loss stands twice"), ('{"loss": [1], "loss": [2]}', "loss stands twice"),
-    ('{"loss": 2}\n{"loss": 1, "loss": 3}', "loss stands twice"),
-    ('epoch,loss,steps\n0,0.5,"1,234"\n', "it has commas and points in its numbers: 1,234, 0.5"),
-    ("Epoch,Loss\n0.1,3\n0.2,2\n", "which was written by steps"),
-    ({"loss": [10**400]}, "whose loss is no list"), ({"a": [1]}, "which is not a training history")], ids=repr)
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (H | {"learning_rate": [0.001] * 5}, "whose learning_rate has 5 numbers where others have 4"),
+        (H | {"val_loss": [1.3, 1.2]}, "val_loss has 2 numbers, the others 4"),
+        (
+            {"loss": [3, 2, 1, 1], "val_loss": [1]},
+            "val_loss has 1 numbers, the others 4, which tells no validation_freq",
+        ),
+        (H | {"accuracy": [41, 55, 63, 66]}, "accuracy goes up to 66, val_accuracy goes up to 0.6"),
+        (H | {"accuracy": [410, 1, 1, 1]}, "accuracy goes up to 410"),
+        (H | {"loss": [[1], 2, 3, 4]}, "whose loss is no list of numbers"),
+        (H | {"loss": 3}, "whose loss is no list"),
+        (str(H), "json.dump(history.history"),
+        (json.dumps(str(H)), "json.dump(history.history"),
+        ("epoch,loss\n0,1\n1\n", "row 3 has 1 fields, the head 2"),
+        ("", "json.dump"),
+        ("[" * 99999, "json.dump"),
+        ({"loss": [2, 1], "accuracy": [-0.1, 0.2]}, "in which accuracy goes down to -0.1"),
+        ("epoch,loss,loss\n0,1,2\n", "its heading loss stands twice"),
+        ('{"loss": [1], "loss": [2]}', "loss stands twice"),
+        ('{"loss": 2}\n{"loss": 1, "loss": 3}', "loss stands twice"),
+        ('epoch,loss,steps\n0,0.5,"1,234"\n', "it has commas and points in its numbers: 1,234, 0.5"),
+        ("Epoch,Loss\n0.1,3\n0.2,2\n", "which was written by steps"),
+        ({"loss": [10**400]}, "whose loss is no list"),
+        ({"a": [1]}, "which is not a training history"),
+    ],
+    ids=repr,
+)
 def test_what_can_be_read_in_two_ways_or_none_is_one_line_with_the_odd_list(content, says, tmp_path):
     with pytest.raises(InputError, match="^received ") as caught:
         read(tmp_path, content)
@@ -146,17 +181,27 @@ def test_rows_of_one_epoch_are_one_where_trainers_write_training_and_validation_
 
 def test_ultralytics_table_is_read(tmp_path):
     head = "             epoch,        train/loss,  metrics/accuracy_top1,          val/loss,       lr/pg0\n"
-    rows = [f"{i + 1:23},{row['loss']:23},{row['val_accuracy']:23},{row['val_loss']:23},{0.001:13}"
-            for i, row in enumerate(ROWS)]
+    rows = [
+        f"{i + 1:23},{row['loss']:23},{row['val_accuracy']:23},{row['val_loss']:23},{0.001:13}"
+        for i, row in enumerate(ROWS)
+    ]
     without = {key: values for key, values in WANTED.items() if key != "train_acc"}
     assert read(tmp_path, head + "\n".join(rows)) == (without, [])
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    (lightning(2), "whose train_acc has 2 numbers in epoch 0, as written by steps; expected one record an epoch"),
-    (trainer([1, 2, 3, 4], 4), "written by steps: its epochs are 0.25, 0.5, 0.75, ...; expected one record an epoch"),
-    ("epoch,loss\n0,1\n,2\n", "whose row 2 has no epoch"), (json.dumps([H] * 3), "3 histories in one file"),
-    ("Wall time,Step,Value\n1,2,3\n", "a log of TensorBoard")])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lightning(2), "whose train_acc has 2 numbers in epoch 0, as written by steps; expected one record an epoch"),
+        (
+            trainer([1, 2, 3, 4], 4),
+            "written by steps: its epochs are 0.25, 0.5, 0.75, ...; expected one record an epoch",
+        ),
+        ("epoch,loss\n0,1\n,2\n", "whose row 2 has no epoch"),
+        (json.dumps([H] * 3), "3 histories in one file"),
+        ("Wall time,Step,Value\n1,2,3\n", "a log of TensorBoard"),
+    ],
+)
 def test_what_was_written_by_steps_or_for_others_is_called_what_it_is(content, says, tmp_path):
     with pytest.raises(InputError, match="^received ") as caught:
         read(tmp_path, content)

@@ -34,20 +34,40 @@ def test_replaced_files_have_the_usual_mode(tmp_path):
     assert (tmp_path / "x.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("content", [
-    {"train_loss": [2, 1], "train_acc": [0.1, 0.2], "val_loss": [3, 2], "val_acc": [0.3, 0.4]},
-    {"loss": [2, 1], "accuracy": [0.1, 0.2], "val_loss": [3, 2], "val_accuracy": [0.3, 0.4]},
-    {"history": {"loss": [2, 1], "acc": [0.1, 0.2], "val_loss": [3, 2], "val_acc": [0.3, 0.4]}, "params": {}},
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"train_loss": [2, 1], "train_acc": [0.1, 0.2], "val_loss": [3, 2], "val_acc": [0.3, 0.4]},
+        {"loss": [2, 1], "accuracy": [0.1, 0.2], "val_loss": [3, 2], "val_accuracy": [0.3, 0.4]},
+        {"history": {"loss": [2, 1], "acc": [0.1, 0.2], "val_loss": [3, 2], "val_acc": [0.3, 0.4]}, "params": {}},
+    ],
+)
 def test_histories_of_three_kinds_read_alike(tmp_path, content):
     (tmp_path / "h.json").write_text(json.dumps(content))
     assert records.read_history(tmp_path / "h.json") == {
-        "train_loss": [2, 1], "train_acc": [0.1, 0.2], "val_loss": [3, 2], "val_acc": [0.3, 0.4]}
+        "train_loss": [2, 1],
+        "train_acc": [0.1, 0.2],
+        "val_loss": [3, 2],
+        "val_acc": [0.3, 0.4],
+    }
 
 
-@pytest.mark.parametrize("text", ['{"val_acc": [1' + "0" * 400 + "]}", "", "[]", "3", "{", "{}", '{"train_loss": []}',
-                                  '{"train_loss": [1], "val_loss": [1, 2]}',
-                                  '{"train_loss": "abc"}', '{"train_loss": [true]}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"val_acc": [1' + "0" * 400 + "]}",
+        "",
+        "[]",
+        "3",
+        "{",
+        "{}",
+        '{"train_loss": []}',
+        '{"train_loss": [1], "val_loss": [1, 2]}',
+        '{"train_loss": "abc"}',
+        '{"train_loss": [true]}',
+        "[" * 100_000,
+    ],
+)
 def test_what_is_no_history_is_refused(tmp_path, text):
     (tmp_path / "h.json").write_text(text)
     with pytest.raises(InputError, match=r"^received .*expected"):
@@ -97,8 +117,10 @@ def test_a_run_from_before_the_tilt_is_another_one_where_macs_were_a_target():
 
 def test_pruning_runs_from_before_the_flag_spread_their_targets_by_threshold():
     then = records.run_record({"target_macs": (2.0, True)})
-    now = {name: records.run_record({"target_macs": (2.0, True), "allocation": name})
-           for name in ("threshold", "sensitivity")}
+    now = {
+        name: records.run_record({"target_macs": (2.0, True), "allocation": name})
+        for name in ("threshold", "sensitivity")
+    }
     resuming.check_same_run(then, now["threshold"], "x")
     with pytest.raises(InputError, match='`allocation="threshold"`; received `allocation="sensitivity"`'):
         resuming.check_same_run(then, now["sensitivity"], "x")
@@ -135,8 +157,9 @@ def test_a_run_goes_on_where_its_images_lie_elsewhere(tmp_path):
 
 
 def test_a_share_for_validation_is_checked_wherever_the_images_lie(tmp_path):
-    (tmp_path / "history.json").write_text(json.dumps({"run": {"source": ["/gone", "a" * 64],
-                                                               "flags": {"dataset": "/gone", "val_split": 0.1}}}))
+    (tmp_path / "history.json").write_text(
+        json.dumps({"run": {"source": ["/gone", "a" * 64], "flags": {"dataset": "/gone", "val_split": 0.1}}})
+    )
     (tmp_path / "model.h5").write_bytes(b"x")
     split = dataset.Split(np.zeros((2, 8, 8, 3), "uint8"), [0, 1], "validation", source=["/here", "a" * 64])
     records.check_source(tmp_path / "model.h5", split, 0.1)
@@ -152,8 +175,10 @@ def test_a_finished_run_says_what_can_be_done_with_more_or_fewer_epochs(tmp_path
         resuming.finished_result(tmp_path, now, "auto", None)
     with pytest.raises(InputError, match="^`epoch_num`: received 2, but .* finished run of 3 epochs; expected 3"):
         resuming.finished_result(tmp_path, now | {"flags": now["flags"] | {"epoch_num": 2}}, "auto")
-    assert resuming.finished(tmp_path, run, RunConfig(),
-                             [tmp_path / "model.h5", tmp_path / "result.json"])["val_acc"] == 0.5
+    assert (
+        resuming.finished(tmp_path, run, RunConfig(), [tmp_path / "model.h5", tmp_path / "result.json"])["val_acc"]
+        == 0.5
+    )
     printed = capsys.readouterr().out
     assert "nothing was done or written now: a larger --epoch_num goes on from its end, another --save_f" in printed
     assert printed.endswith(f"\n\nthere    {tmp_path / 'result.json'}\n")
@@ -169,11 +194,17 @@ def test_a_model_that_a_run_started_from_may_have_moved(tmp_path):
 
 def test_of_differing_flags_the_most_telling_comes_first_and_defaults_are_told_as_such():
     same = {"epoch_num": 3, "learning_rate": None, "class_num": 10}
-    then = {"argv": ["train_base_model.py", "--epoch_num=3"], "parent_sha256": None,
-            "flags": same | {"dataset": "cifar10", "batch_size": 128, "model_path": None}}
-    now = {"argv": ["x.py", "--batch_size", "32", "--learning_rate=0.05", "--dataset", "cifar100", "--model_path=m.h5"],
-           "parent_sha256": "e" * 64, "flags": same | {"dataset": "cifar100", "class_num": 100, "batch_size": 32,
-                                                       "learning_rate": 0.05, "model_path": "m.h5"}}
+    then = {
+        "argv": ["train_base_model.py", "--epoch_num=3"],
+        "parent_sha256": None,
+        "flags": same | {"dataset": "cifar10", "batch_size": 128, "model_path": None},
+    }
+    now = {
+        "argv": ["x.py", "--batch_size", "32", "--learning_rate=0.05", "--dataset", "cifar100", "--model_path=m.h5"],
+        "parent_sha256": "e" * 64,
+        "flags": same
+        | {"dataset": "cifar100", "class_num": 100, "batch_size": 32, "learning_rate": 0.05, "model_path": "m.h5"},
+    }
     with pytest.raises(InputError) as caught:
         resuming.check_same_run(then, now, "runs/one")
     assert str(caught.value) == (
@@ -181,12 +212,14 @@ def test_of_differing_flags_the_most_telling_comes_first_and_defaults_are_told_a
         '`batch_size=128` (default), no `learning_rate`; received `dataset="cifar100"`, '
         '`model_path="m.h5"` (sha256 eeeeeeee...), '
         "`batch_size=32`, `learning_rate=0.05`; expected what that run had to go on with it, another folder to write "
-        'to, or `resume="never"` to start over')
+        'to, or `resume="never"` to start over'
+    )
     assert messages.spelled(str(caught.value)) == (
         "--resume: runs/one holds an unfinished run with --dataset cifar10 (default), no --model_path, --batch_size "
         "128 (default), no --learning_rate; received --dataset cifar100, --model_path m.h5 (sha256 eeeeeeee...), "
         "--batch_size 32, --learning_rate 0.05; expected what that run had to go on with it, another folder to write "
-        "to, or --resume never to start over")
+        "to, or --resume never to start over"
+    )
     now["flags"] |= {f"flag{i}": i for i in range(9)}
     now["argv"] += [f"--flag{i}={i}" for i in range(9)]
     with pytest.raises(InputError, match=r"no `flag0` and 9 more; received .*, `flag0=0` and 9 more; expected"):

@@ -17,8 +17,11 @@ def contents(folder):
 @pytest.fixture
 def place(tmp_path):
     """A copy of the folder with the shipped student."""
-    shutil.copytree(ROOT / "model" / "kd_model", tmp_path / "model" / "kd_model",
-                    ignore=lambda folder, names: [name for name in names if (Path(folder) / name).is_dir()])
+    shutil.copytree(
+        ROOT / "model" / "kd_model",
+        tmp_path / "model" / "kd_model",
+        ignore=lambda folder, names: [name for name in names if (Path(folder) / name).is_dir()],
+    )
     assert records.read_json(tmp_path / "model" / "kd_model" / "result.json")["shipped"] is True
     return tmp_path / "model" / "kd_model"
 
@@ -47,7 +50,9 @@ def test_killed_at_any_moment_it_is_there_whole_and_the_next_run_goes_on(number,
             if next(calls) == number:
                 raise KeyboardInterrupt
             return original(*args, **kwargs)
+
         return call
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         for owner, name in ((shutil, "copy2"), (shipped.files, "move"), (Path, "unlink")):
             patch.setattr(owner, name, counted(getattr(owner, name)))

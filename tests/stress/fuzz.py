@@ -26,8 +26,17 @@ from PIL import Image
 from compress.errors import InputError
 
 # share of all inputs that each part gets
-SHARES = {"json": 0.25, "history": 0.1, "pickle": 0.25, "binary": 0.05, "h5": 0.07, "keras": 0.03,
-          "state": 0.1, "image": 0.1, "flags": 0.05}
+SHARES = {
+    "json": 0.25,
+    "history": 0.1,
+    "pickle": 0.25,
+    "binary": 0.05,
+    "h5": 0.07,
+    "keras": 0.03,
+    "state": 0.1,
+    "image": 0.1,
+    "flags": 0.05,
+}
 
 
 class Fuzz:
@@ -89,11 +98,17 @@ def by_hypothesis(strategy, count, seed, attempt):
     from hypothesis import seed as seeded
 
     @seeded(seed)
-    @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     @given(strategy)
     def walk(value):
         attempt(value)
+
     walk()
 
 
@@ -105,25 +120,30 @@ def fuzz_json(fuzz, count, seed):
 
     path = fuzz.folder / "result.json"
     leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-    value = st.recursive(leaf, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner,
-                                                                                         max_size=4), max_leaves=8)
+    value = st.recursive(
+        leaf,
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+        max_leaves=8,
+    )
     keys = st.sampled_from(["finished", "run", "final_acc", "channels", "sha256", "begun", "row", "base_acc"])
     widths = resnet.full_widths(50)
 
     def attempt(content):
         path.write_text(json.dumps(content))
-        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path), fuzz.folder, widths),
-                     content)
+        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path), fuzz.folder, widths), content)
 
     base = {"finished": False, "run": {}, "final_acc": [], "channels": {name: [n] for name, n in widths.items()}}
-    by_hypothesis(st.dictionaries(keys, value | st.just(base["channels"]), max_size=8).map(lambda d: base | d) | value,
-                  count // 2, seed, attempt)
+    by_hypothesis(
+        st.dictionaries(keys, value | st.just(base["channels"]), max_size=8).map(lambda d: base | d) | value,
+        count // 2,
+        seed,
+        attempt,
+    )
     text = json.dumps(base | {"begun": {"row": {}, "sha256": "0" * 64}}).encode()
     for _ in range(count - count // 2):
         content = fuzz.mutated(text)
         path.write_bytes(content)
-        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path), fuzz.folder, widths),
-                     content)
+        fuzz.attempt("json", lambda: iterations.check_unfinished(records.read_json(path), fuzz.folder, widths), content)
 
 
 def fuzz_history(fuzz, count, seed):
@@ -131,8 +151,14 @@ def fuzz_history(fuzz, count, seed):
     from compress.storage import histories, records
 
     path = fuzz.folder / "history.json"
-    good = json.dumps({"train_loss": [1.5, 0.25], "val_acc": [0.1, 0.9], "history": {"loss": [1e9]},
-                       "checkpoint": {"sha256": "0" * 64, "previous_sha256": None}}).encode()
+    good = json.dumps(
+        {
+            "train_loss": [1.5, 0.25],
+            "val_acc": [0.1, 0.9],
+            "history": {"loss": [1e9]},
+            "checkpoint": {"sha256": "0" * 64, "previous_sha256": None},
+        }
+    ).encode()
 
     def read():
         assert all(len(value) == 64 for value in records.recorded_sha256(fuzz.folder / "model.h5"))
@@ -149,8 +175,14 @@ def fuzz_history(fuzz, count, seed):
         attempt(fuzz.mutated(good))
     curve = st.lists(st.integers() | st.floats() | st.text(max_size=3) | st.none(), max_size=3) | st.floats()
     names = st.sampled_from(["train_loss", "val_loss", "loss", "history", "checkpoint", "learning_rate"])
-    by_hypothesis(st.dictionaries(names, curve | st.dictionaries(names, curve, max_size=3), max_size=5).map(
-        lambda content: json.dumps(content).encode()), count - count // 2, seed, attempt)
+    by_hypothesis(
+        st.dictionaries(names, curve | st.dictionaries(names, curve, max_size=3), max_size=5).map(
+            lambda content: json.dumps(content).encode()
+        ),
+        count - count // 2,
+        seed,
+        attempt,
+    )
 
 
 def fuzz_pickle(fuzz, count, seed):
@@ -164,9 +196,15 @@ def fuzz_pickle(fuzz, count, seed):
             return Path.touch, (fuzz.folder / "was_here",)
 
     # protocol 4, the oldest that Python 3 writes bytes in without a call, as Python 2 wrote the official files
-    goods = [pickle.dumps(content, 4) for content in (
-        {b"data": rows, b"labels": [3, 7]}, Calls(), {b"data": rows, b"labels": [Calls(), 7]},
-        {b"data": rows[:0], b"labels": []})]
+    goods = [
+        pickle.dumps(content, 4)
+        for content in (
+            {b"data": rows, b"labels": [3, 7]},
+            Calls(),
+            {b"data": rows, b"labels": [Calls(), 7]},
+            {b"data": rows[:0], b"labels": []},
+        )
+    ]
     for i in range(count):
         content = goods[i] if i < len(goods) else fuzz.mutated(goods[int(fuzz.rng.choice([0, 0, 0, 1, 2]))])
         if i % 2:  # damage in the pixels alone teaches little: leave them short
@@ -201,7 +239,7 @@ def fuzz_h5(fuzz, count, seed):
     for i in range(count):
         if i % 4:
             place = int(fuzz.rng.integers(0, len(good) - 4096))
-            content = good[:place] + fuzz.mutated(good[place:place + 4096]) + good[place + 4096:]
+            content = good[:place] + fuzz.mutated(good[place : place + 4096]) + good[place + 4096 :]
             path.write_bytes(content)
         else:
             path.write_bytes(good)
@@ -220,7 +258,8 @@ def _distorted(path, names, rng):
             layers = config["config"]["layers"]
             mark = {"name": "normalization", "function": f"__import__('os').system('touch {path.parent}/was_here')"}
             layers[int(rng.integers(len(layers)))] = [{}, None, {"class_name": "Lambda", "config": mark}][
-                rng.integers(3)]
+                rng.integers(3)
+            ]
             file.attrs["model_config"] = json.dumps(config)
             return
         del file[name]
@@ -264,7 +303,7 @@ def fuzz_keras(fuzz, count, seed):
     for i in range(count):
         if i % 3:
             place = len(good) - 4096 if i % 3 == 1 else int(fuzz.rng.integers(0, len(good) - 4096))
-            path.write_bytes(good[:place] + fuzz.mutated(good[place:place + 4096]) + good[place + 4096:])
+            path.write_bytes(good[:place] + fuzz.mutated(good[place : place + 4096]) + good[place + 4096 :])
         else:
             _packed(path, members, inner, names, fuzz)
         fuzz.attempt("keras", lambda whole=bool(i % 2): checkpoints.read_checkpoint(path, weights=whole), None)
@@ -301,9 +340,13 @@ def fuzz_state(fuzz, count, seed):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
     model.optimizer.build(model.trainable_variables)
-    meta = {"epoch": 1, "step": 0, "seconds": 0.5, "history": {name: [0.5] for name in (
-        *records.CURVES, "learning_rate", "seconds")} | {"run": {"flags": {}}, "checkpoint": {
-            "sha256": "0" * 64, "epoch": 1}}}
+    meta = {
+        "epoch": 1,
+        "step": 0,
+        "seconds": 0.5,
+        "history": {name: [0.5] for name in (*records.CURVES, "learning_rate", "seconds")}
+        | {"run": {"flags": {}}, "checkpoint": {"sha256": "0" * 64, "epoch": 1}},
+    }
     states.save_state(model, path, meta)
     good, wanted = path.read_bytes(), [np.array(v) for v in model.variables]
     np.savez(path, meta=np.array([{"a": 1}], object), **{f"{i:05}": np.array([print], object) for i in range(4)})
@@ -339,11 +382,20 @@ def fuzz_state(fuzz, count, seed):
         assert max(progress.history["val_acc"], default=-1.0) < 1e400 and progress.seconds + 1.5
         assert "checkpoint" not in progress.history or f"{progress.history['checkpoint']['sha256']:.8}"
 
-    value = st.recursive(st.none() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=70), lambda inner:
-                         st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["sha256", "epoch", "flags"]),
-                                                                       inner, max_size=2), max_leaves=4)
-    by_hypothesis(st.tuples(st.sampled_from(list(meta)), st.none() | st.sampled_from(list(meta["history"])), value),
-                  count - count // 2, seed, lambda change: fuzz.attempt("state", lambda: attempt(change), change))
+    value = st.recursive(
+        st.none() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=70),
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(st.sampled_from(["sha256", "epoch", "flags"]), inner, max_size=2)
+        ),
+        max_leaves=4,
+    )
+    by_hypothesis(
+        st.tuples(st.sampled_from(list(meta)), st.none() | st.sampled_from(list(meta["history"])), value),
+        count - count // 2,
+        seed,
+        lambda change: fuzz.attempt("state", lambda: attempt(change), change),
+    )
 
 
 def fuzz_image(fuzz, count, seed):
@@ -355,12 +407,17 @@ def fuzz_image(fuzz, count, seed):
     exif[0x0112] = 6
     deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 16)
     for image, kind, more in (
-            *[(picture, kind, {}) for kind in ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "EPS")],
-            (picture, "JPEG", {"exif": exif}), (deep, "PNG", {}), (deep, "TIFF", {}), (deep, "PPM", {}),
-            (Image.fromarray(pixels[..., 0] / np.float32(255)), "TIFF", {}), (picture.convert("RGBA"), "PNG", {}),
-            (Image.fromarray(pixels[..., :2]), "PNG", {"exif": exif}),
-            (picture.convert("P"), "PNG", {"transparency": bytes(range(256))}),
-            (picture, "GIF", {"save_all": True, "append_images": [deep.convert("L")], "transparency": 3})):
+        *[(picture, kind, {}) for kind in ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "EPS")],
+        (picture, "JPEG", {"exif": exif}),
+        (deep, "PNG", {}),
+        (deep, "TIFF", {}),
+        (deep, "PPM", {}),
+        (Image.fromarray(pixels[..., 0] / np.float32(255)), "TIFF", {}),
+        (picture.convert("RGBA"), "PNG", {}),
+        (Image.fromarray(pixels[..., :2]), "PNG", {"exif": exif}),
+        (picture.convert("P"), "PNG", {"transparency": bytes(range(256))}),
+        (picture, "GIF", {"save_all": True, "append_images": [deep.convert("L")], "transparency": 3}),
+    ):
         stream = io.BytesIO()
         image.save(stream, kind, **more)
         goods.append(stream.getvalue())
@@ -374,6 +431,7 @@ def fuzz_image(fuzz, count, seed):
             reader = reading.Reader([str(path)], workers=1, tell=lambda line: None)
             reader.size = reader.common_size([str(path)])
             assert reader.read([str(path)])[0].shape == (1, *reader.size, 3)
+
         fuzz.attempt("image", read, content[:200])
 
 
@@ -382,10 +440,15 @@ def fuzz_flags(fuzz, count, seed):
     from conftest import SCRIPTS
 
     parsers = [importlib.import_module(script).build_parser() for script in SCRIPTS]
-    flags = sorted({flag for parser in parsers for action in parser._actions for flag in action.option_strings}
-                   - {"-h", "--help"})
-    words = st.lists(st.sampled_from(flags) | st.text(max_size=8) | st.sampled_from(
-        ["0", "-1", "1e999", "nan", "4x", "9" * 5000, "inf,", "auto"]), max_size=8)
+    flags = sorted(
+        {flag for parser in parsers for action in parser._actions for flag in action.option_strings} - {"-h", "--help"}
+    )
+    words = st.lists(
+        st.sampled_from(flags)
+        | st.text(max_size=8)
+        | st.sampled_from(["0", "-1", "1e999", "nan", "4x", "9" * 5000, "inf,", "auto"]),
+        max_size=8,
+    )
 
     def attempt(content):
         def read():
@@ -395,7 +458,9 @@ def fuzz_flags(fuzz, count, seed):
                 except SystemExit as end:
                     assert end.code == 2, end.code
                     raise InputError("as asked") from None
+
         fuzz.attempt("flags", read, content)
+
     by_hypothesis(words, count, seed, attempt)
 
 
@@ -405,26 +470,51 @@ def run_guided(inputs, seed, folder):
         print("guided: atheris is not installed (requirements-torture.txt)")
         return 0, 0
     tried = wrong = 0
-    seeds = {"pickle": pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [3]}, 4),
-             "history": b'{"train_loss": [1.5, 2], "history": {"val_acc": [0.5, 1e-3]}}'}
+    seeds = {
+        "pickle": pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [3]}, 4),
+        "history": b'{"train_loss": [1.5, 2], "history": {"val_acc": [0.5, 1e-3]}}',
+    }
     for part, good in seeds.items():
         corpus, start = Path(folder) / f"guided_{part}", time.monotonic()
         corpus.mkdir(parents=True)
         (corpus / "good").write_bytes(good)
-        done = subprocess.run([sys.executable, Path(__file__).with_name("fuzz_guided.py"), part, corpus,
-                               f"-runs={inputs}", f"-seed={seed + 1}", f"-artifact_prefix={folder}/"],
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [
+                sys.executable,
+                Path(__file__).with_name("fuzz_guided.py"),
+                part,
+                corpus,
+                f"-runs={inputs}",
+                f"-seed={seed + 1}",
+                f"-artifact_prefix={folder}/",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         count = re.search(r"Done (\d+) runs", done.stderr)
         tried, wrong = tried + int(count[1] if count else 0), wrong + (done.returncode != 0 or not count)
-        print(f"guided {part}: {int(count[1]) if count else 0:,} inputs, {len(list(corpus.iterdir())):,} of them "
-              f"reached new lines, {int(done.returncode != 0)} wrong, {time.monotonic() - start:.0f} s", flush=True)
+        print(
+            f"guided {part}: {int(count[1]) if count else 0:,} inputs, {len(list(corpus.iterdir())):,} of them "
+            f"reached new lines, {int(done.returncode != 0)} wrong, {time.monotonic() - start:.0f} s",
+            flush=True,
+        )
         if done.returncode:
             print(done.stderr[-2000:])
     return tried, wrong
 
 
-PARTS = {"json": fuzz_json, "history": fuzz_history, "pickle": fuzz_pickle, "binary": fuzz_binary, "h5": fuzz_h5,
-         "keras": fuzz_keras, "state": fuzz_state, "image": fuzz_image, "flags": fuzz_flags}
+PARTS = {
+    "json": fuzz_json,
+    "history": fuzz_history,
+    "pickle": fuzz_pickle,
+    "binary": fuzz_binary,
+    "h5": fuzz_h5,
+    "keras": fuzz_keras,
+    "state": fuzz_state,
+    "image": fuzz_image,
+    "flags": fuzz_flags,
+}
 
 
 def run(inputs, seed, folder, parts=PARTS):
@@ -435,8 +525,11 @@ def run(inputs, seed, folder, parts=PARTS):
         PARTS[part](fuzz, round(inputs * SHARES[part]), seed)
         tried, refused = fuzz.tried[part], fuzz.refused.get(part, 0)
         count, bad = count + tried, bad + len(fuzz.wrong)
-        print(f"{part}: {tried:,} inputs, {refused:,} refused in one line, {tried - refused - len(fuzz.wrong):,} read, "
-              f"{len(fuzz.wrong)} wrong, {time.monotonic() - start:.0f} s", flush=True)
+        print(
+            f"{part}: {tried:,} inputs, {refused:,} refused in one line, {tried - refused - len(fuzz.wrong):,} read, "
+            f"{len(fuzz.wrong)} wrong, {time.monotonic() - start:.0f} s",
+            flush=True,
+        )
         for _, what, content in fuzz.wrong[:5]:
             print(f"  {what}: {content!r:.300}")
     return count, bad

@@ -19,22 +19,46 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-DIGITS = ["--dataset", "digits", "--subset", "120", "--val_split", "0.2", "--batch_size", "16", "--deterministic",
-          "--save_minutes", "0", "--verbose", "2"]
+DIGITS = [
+    "--dataset",
+    "digits",
+    "--subset",
+    "120",
+    "--val_split",
+    "0.2",
+    "--batch_size",
+    "16",
+    "--deterministic",
+    "--save_minutes",
+    "0",
+    "--verbose",
+    "2",
+]
 # script: its flags, the flag of the folder that it writes to
 SCRIPTS = {
     "train_base_model": (["--model_path", "{base}", "--epoch_num", "6"], "--save_folder"),
-    "prune_model": (["--base_model_path", "{base}", "--prune_iter", "4", "--prune_ratio", "0.1", "--epoch_num", "1"],
-                    "--root_folder"),
-    "knowledge_distillation": (["--root_folder", "{base}", "--stream_divisor", "2", "--epoch_num", "4",
-                                "--regressor_name", "conv1x1"], "--save_folder")}
+    "prune_model": (
+        ["--base_model_path", "{base}", "--prune_iter", "4", "--prune_ratio", "0.1", "--epoch_num", "1"],
+        "--root_folder",
+    ),
+    "knowledge_distillation": (
+        ["--root_folder", "{base}", "--stream_divisor", "2", "--epoch_num", "4", "--regressor_name", "conv1x1"],
+        "--save_folder",
+    ),
+}
 
 
 def command(script, folder, base):
     """The words that run a script on a few of scikit-learn's digits, from a narrow network, into `folder`."""
     words, flag = SCRIPTS[script]
-    return [sys.executable, str(ROOT / f"{script}.py"), *[word.format(base=base) for word in words], *DIGITS, flag,
-            str(folder)]
+    return [
+        sys.executable,
+        str(ROOT / f"{script}.py"),
+        *[word.format(base=base) for word in words],
+        *DIGITS,
+        flag,
+        str(folder),
+    ]
 
 
 def write_base(path):
@@ -50,8 +74,11 @@ def write_base(path):
 def without_times(value):
     """A record without what differs between two equal runs: times, paths and commands."""
     if isinstance(value, dict):
-        return {key: without_times(v) for key, v in value.items() if key not in ("seconds", "run", "sha256", "bytes",
-                                                                                  "checkpoint")}
+        return {
+            key: without_times(v)
+            for key, v in value.items()
+            if key not in ("seconds", "run", "sha256", "bytes", "checkpoint")
+        }
     return value
 
 
@@ -65,8 +92,11 @@ def contents(folder):
         if path.suffix == ".h5":
             found[name], arrays = {}, found.setdefault(name, {})
             with h5py.File(path) as file:
-                file["model_weights"].visititems(lambda key, item, arrays=arrays: arrays.update(
-                    {key: np.asarray(item).tobytes()}) if isinstance(item, h5py.Dataset) else None)
+                file["model_weights"].visititems(
+                    lambda key, item, arrays=arrays: (
+                        arrays.update({key: np.asarray(item).tobytes()}) if isinstance(item, h5py.Dataset) else None
+                    )
+                )
             found[name] = arrays
         elif path.suffix == ".npz":
             with np.load(path) as arrays:
@@ -103,7 +133,8 @@ def killed_once(words, folder, rng, log):
     process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
     if rng.random() < 0.8:  # most of a short run is its start: wait for its first new file
         while process.poll() is None and not any(
-                p.is_file() and p.stat().st_mtime > before and p.name != ".lock" for p in _walk(folder)):
+            p.is_file() and p.stat().st_mtime > before and p.name != ".lock" for p in _walk(folder)
+        ):
             time.sleep(0.01)
         delay = rng.exponential(1.5)
     else:
@@ -149,8 +180,11 @@ def kill(args, folder):
                 print(f"{script}: {name} differs between {whole} and {parts}")
                 lost += (whole / name if (whole / name).exists() else parts / name).stat().st_size
         survived += kills
-        print(f"{script}.py: {kills} kills in {runs} runs survived, {files} files opened after them, "
-              f"{len(wanted)} files of each run compared with those of a run that nobody killed", flush=True)
+        print(
+            f"{script}.py: {kills} kills in {runs} runs survived, {files} files opened after them, "
+            f"{len(wanted)} files of each run compared with those of a run that nobody killed",
+            flush=True,
+        )
     return survived, lost
 
 
@@ -169,8 +203,10 @@ def main():
     if "fuzz" in args.parts:
         import fuzz
 
-        for count, wrong in (fuzz.run(args.inputs, args.seed, folder),
-                             fuzz.run_guided(args.inputs // 5, args.seed, folder)):
+        for count, wrong in (
+            fuzz.run(args.inputs, args.seed, folder),
+            fuzz.run_guided(args.inputs // 5, args.seed, folder),
+        ):
             inputs, bad = inputs + count, bad + wrong
     print(f"kills survived: {kills}, bytes lost: {lost}; inputs tried: {inputs:,}, wrong: {bad}")
     if not (bad or lost):

@@ -36,8 +36,9 @@ def listing(run):
 def test_a_fit_without_callbacks_is_keras_fit_validated_by_numpy(tmp_path):
     model, plain = compiled(small_model()), compiled(small_model())
     history = fit.fit(model, IMAGES, RECIPE)
-    alone = plain.fit(dataset.batches(IMAGES.train, 8, RECIPE.seed), steps_per_epoch=STEPS, epochs=4, shuffle=False,
-                      verbose=0).history
+    alone = plain.fit(
+        dataset.batches(IMAGES.train, 8, RECIPE.seed), steps_per_epoch=STEPS, epochs=4, shuffle=False, verbose=0
+    ).history
     assert same(model.get_weights(), plain.get_weights())
     assert history["train_loss"] == alone["loss"] and history["train_acc"] == alone["accuracy"]
     logits = np.asarray(model(IMAGES.val.images.astype("float32"), training=False), np.float64)
@@ -69,10 +70,14 @@ def test_a_callback_ends_the_training_behind_an_epoch_begun_before_too(step):
     assert len(fit.fit(model, IMAGES, RECIPE, [end], progress)["val_acc"]) == progress.epoch == 1
 
 
-@pytest.mark.parametrize(("epoch", "kept", "says"), [
-    (0, None, "in epoch 1, step 3 of 5, at a learning rate of 0.026; no epochs were finished before it; expected"),
-    (1, None, "in epoch 2, step 3 of 5, at a learning rate of .*; 1 epoch was finished before it; expected"),
-    (2, 2, r"in epoch 3, step 3 of 5, .*model\.h5 holds epoch 2, the best before it; expected a smaller learning")])
+@pytest.mark.parametrize(
+    ("epoch", "kept", "says"),
+    [
+        (0, None, "in epoch 1, step 3 of 5, at a learning rate of 0.026; no epochs were finished before it; expected"),
+        (1, None, "in epoch 2, step 3 of 5, at a learning rate of .*; 1 epoch was finished before it; expected"),
+        (2, 2, r"in epoch 3, step 3 of 5, .*model\.h5 holds epoch 2, the best before it; expected a smaller learning"),
+    ],
+)
 def test_a_loss_that_is_no_number_ends_the_training_with_a_word_on_what_is_left(epoch, kept, says, run):
     guard = callbacks.StopOnNaN(run, RECIPE, STEPS)
     run.progress.epoch, run.progress.step = epoch, 3
@@ -138,7 +143,7 @@ def test_within_an_epoch_a_state_is_written_when_it_is_due_and_loss_and_accuracy
     run.config = RunConfig(save_minutes=0.0)
     state.on_train_batch_end(1)
     assert states.read_meta(run.folder / records.STATE)["step"] == 2 and run.stored == (0, 2)
-    metric, = (m for m in run.saved.metrics if m.name == "loss")
+    (metric,) = (m for m in run.saved.metrics if m.name == "loss")
     metric.update_state(3.0)
     state.on_train_begin()
     run.saved.reset_metrics()  # as Keras does when an epoch begins

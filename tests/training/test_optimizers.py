@@ -66,8 +66,15 @@ def test_a_step_turns_kernels_by_a_share_of_their_length_and_moves_the_rest_as_s
 
 def test_no_kernel_of_a_regressor_or_a_classifier_is_taken():
     assert all(optimizers.Muon.KERNEL.search(path) for path in ("conv1_conv/kernel", "a/conv5_block3_2_conv/kernel"))
-    assert not any(optimizers.Muon.KERNEL.search(path) for path in (
-        "regressor1/pointwise_conv/kernel", "predictions/kernel", "conv1_conv/bias", "conv2_block1_1_bn/gamma"))
+    assert not any(
+        optimizers.Muon.KERNEL.search(path)
+        for path in (
+            "regressor1/pointwise_conv/kernel",
+            "predictions/kernel",
+            "conv1_conv/bias",
+            "conv2_block1_1_bn/gamma",
+        )
+    )
 
 
 def test_a_kernel_without_gradient_stays():

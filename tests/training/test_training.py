@@ -38,8 +38,9 @@ def split(n, name, shape=(8, 8, 3), pad=0, seed=0):
     return dataset.Split(images.astype("uint8"), labels, name, pad, flip=pad > 0)
 
 
-IMAGES = dataset.Data("toy", split(44, "train", pad=1), split(20, "validation", seed=1), split(4, "test", seed=2),
-                   tuple("abcd"), "")
+IMAGES = dataset.Data(
+    "toy", split(44, "train", pad=1), split(20, "validation", seed=1), split(4, "test", seed=2), tuple("abcd"), ""
+)
 STEPS = 5  # whole batches of 8 in 44
 
 
@@ -47,10 +48,18 @@ def small_model(seed=0):
     """A convolution with batch-norm in front of 4 logits."""
     keras.utils.set_random_seed(seed)
     layers = keras.layers
-    return keras.Sequential([  # named, for files of equal bytes
-        keras.Input((8, 8, 3), name="image"), layers.Rescaling(1 / 128, -1.0, name="scale"),
-        layers.Conv2D(6, 3, name="conv"), layers.BatchNormalization(momentum=0.9, name="norm"),
-        layers.ReLU(name="relu"), layers.GlobalAveragePooling2D(name="pool"), layers.Dense(4, name="head")], name="toy")
+    return keras.Sequential(
+        [  # named, for files of equal bytes
+            keras.Input((8, 8, 3), name="image"),
+            layers.Rescaling(1 / 128, -1.0, name="scale"),
+            layers.Conv2D(6, 3, name="conv"),
+            layers.BatchNormalization(momentum=0.9, name="norm"),
+            layers.ReLU(name="relu"),
+            layers.GlobalAveragePooling2D(name="pool"),
+            layers.Dense(4, name="head"),
+        ],
+        name="toy",
+    )
 
 
 class Killed(Exception):
@@ -121,8 +130,11 @@ def train(folder, recipe=RECIPE, record=RUN, seed=0, config=QUIET, keep_best=Tru
 def killed_at(folder, *where, recipe=RECIPE, record=RUN, seed=0, config=QUIET, keep_best=True, then=None):
     """The same, killed where a Kill says."""
     with pytest.raises(Killed):
-        go(recorded(folder, compiled(small_model(seed), recipe), record, config, keep_best), recipe,
-           Kill(*where, then=then))
+        go(
+            recorded(folder, compiled(small_model(seed), recipe), record, config, keep_best),
+            recipe,
+            Kill(*where, then=then),
+        )
 
 
 def weights_of(path):
@@ -143,6 +155,7 @@ def contents(folder):
 
 
 # ---- schedule and optimiser ----
+
 
 def rates(recipe, steps, count=None):
     rate = schedule(recipe, steps)
@@ -169,7 +182,7 @@ def test_schedule_starts_low_peaks_at_the_end_of_the_warm_up_and_ends_at_zero(wa
     found, rise = rates(recipe, 10), min(round(40 * warmup), 39)
     assert np.argmax(found) == rise and found[rise] == pytest.approx(0.3)
     assert found[-1] == pytest.approx(0, abs=1e-7)
-    assert (np.diff(found[:rise + 1]) > 0).all() and (np.diff(found[rise:]) < 0).all()
+    assert (np.diff(found[: rise + 1]) > 0).all() and (np.diff(found[rise:]) < 0).all()
     if rise:
         assert 0 < found[0] <= 0.3 / rise * 1.001  # a first step of 0 would be lost
     assert (found[:-1] > 0).all()
@@ -224,16 +237,31 @@ def test_the_classifiers_loss_is_numpys_smoothed_cross_entropy(smoothing):
 
 
 def test_a_recipe_takes_its_flags_and_the_given_rate():
-    args = train_base_model.build_parser().parse_args([
-        "--epoch_num=7", "--batch_size=3", "--weight_decay=0.1", "--label_smoothing=0.2", "--warmup=0.3", "--seed=4",
-        "--verbose=2", "--resume=never", "--save_minutes=2.5", "--precision=mixed_bfloat16", "--learning_rate=99",
-        "--optimizer=muon", "--tensorboard=logs"])
-    assert Recipe.of(args, epochs=args.epoch_num, learning_rate=0.5) == Recipe(7, 3, 0.5, 0.1, 0.2, 0.3, 4,
-                                                                               "mixed_bfloat16", "muon")
+    args = train_base_model.build_parser().parse_args(
+        [
+            "--epoch_num=7",
+            "--batch_size=3",
+            "--weight_decay=0.1",
+            "--label_smoothing=0.2",
+            "--warmup=0.3",
+            "--seed=4",
+            "--verbose=2",
+            "--resume=never",
+            "--save_minutes=2.5",
+            "--precision=mixed_bfloat16",
+            "--learning_rate=99",
+            "--optimizer=muon",
+            "--tensorboard=logs",
+        ]
+    )
+    assert Recipe.of(args, epochs=args.epoch_num, learning_rate=0.5) == Recipe(
+        7, 3, 0.5, 0.1, 0.2, 0.3, 4, "mixed_bfloat16", "muon"
+    )
     assert RunConfig.of(args) == RunConfig("never", 2.5, "logs", 2)
 
 
 # ---- fit ----
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -290,6 +318,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path):
 
     def history_alone():  # what `Publish` does first
         records.write_json(tmp_path / "history.json", run.progress.history)
+
     with pytest.raises(Killed):
         go(run, RECIPE, Kill(*INTERRUPTIONS[when], then=history_alone if half else None))
     if half:
@@ -359,9 +388,15 @@ def scripted(folder, accuracies, losses=(), keep_best=True):
     return run, trainer, Prescribed(run, accuracies, losses)
 
 
-@pytest.mark.parametrize(("accuracies", "losses", "best"), [
-    ((0.2, 0.6, 0.4, 0.6), (9, 2, 1, 2), 1), ((0, 0, 0, 0), (5, 5, 5, 5), 0), ((0.1, 0.2, 0.3, 0.4), (1, 2, 3, 4), 3),
-    ((0.357, 0.357, 0.357, 0.357), (22.7, 25.9, 8.4, 14.3), 2)])
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "best"),
+    [
+        ((0.2, 0.6, 0.4, 0.6), (9, 2, 1, 2), 1),
+        ((0, 0, 0, 0), (5, 5, 5, 5), 0),
+        ((0.1, 0.2, 0.3, 0.4), (1, 2, 3, 4), 3),
+        ((0.357, 0.357, 0.357, 0.357), (22.7, 25.9, 8.4, 14.3), 2),
+    ],
+)
 def test_of_the_best_epochs_the_one_of_the_lowest_loss_is_kept(accuracies, losses, best, tmp_path):
     run, trainer, said = scripted(tmp_path, accuracies, losses)
     history = go(run, RECIPE, said, trainer=trainer)
@@ -425,8 +460,9 @@ def test_the_flag_is_named_where_it_makes_the_state_one_of_another_length(unfini
 
 def test_a_refused_batch_leaves_the_state_of_before(unfinished):
     layers, before = keras.layers, contents(unfinished)
-    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 8), layers.BatchNormalization(),
-                              layers.Flatten(), layers.Dense(4)])  # maps of 1x1
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Conv2D(2, 8), layers.BatchNormalization(), layers.Flatten(), layers.Dense(4)]
+    )  # maps of 1x1
     recipe = dataclasses.replace(RECIPE, batch_size=1)
     with pytest.raises(InputError, match="^`batch_size`: received 1 image a batch, expected at least 2.*have 1x1"):
         runs.train(compiled(model, recipe), IMAGES, recipe, recorded(unfinished, model, config=NEVER), "toy")
@@ -446,9 +482,15 @@ def test_never_starts_over_even_with_other_flags(unfinished, whole):
     assert not (unfinished / "state.npz").exists()
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]),
-                                    lambda path: path.write_bytes(b""),
-                                    lambda path: zipfile.ZipFile(path, "w").close()], ids=["cut", "empty", "hollow"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.write_bytes(b""),
+        lambda path: zipfile.ZipFile(path, "w").close(),
+    ],
+    ids=["cut", "empty", "hollow"],
+)
 def test_a_damaged_state_is_refused_in_one_line(unfinished, damage):
     damage(unfinished / "state.npz")
     before = contents(unfinished)
@@ -468,9 +510,20 @@ def test_the_state_brings_the_history_back(unfinished, whole, text):
     assert without_times(history) == without_times(whole[1])
 
 
-@pytest.mark.parametrize("change", [
-    {"epoch": 3}, {"epoch": -1}, {"epoch": 2.0}, {"step": STEPS}, {"step": -1}, {"history": {}}, {"history": None},
-    {"history": {name: [0.5] for name in records.CURVES} | {"run": RUN}}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": 3},
+        {"epoch": -1},
+        {"epoch": 2.0},
+        {"step": STEPS},
+        {"step": -1},
+        {"history": {}},
+        {"history": None},
+        {"history": {name: [0.5] for name in records.CURVES} | {"run": RUN}},
+    ],
+    ids=str,
+)
 def test_a_state_that_describes_no_run_is_refused(unfinished, change):
     model = compiled(small_model())
     fit.build(model, 4)
@@ -507,8 +560,11 @@ def _loaded(path):
     return [json.dumps(meta), *map(np.array, model.variables), *map(np.array, model.optimizer.variables)]
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])],
-                         ids=["missing", "cut"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])],
+    ids=["missing", "cut"],
+)
 def test_a_best_model_that_is_not_the_states_is_refused(unfinished, damage):
     damage(unfinished / "model.h5")
     with pytest.raises(InputError, match=r"^`resume`: .*model\.h5 is missing or damaged: its sha256.*`resume=.never.`"):
@@ -519,8 +575,14 @@ def test_a_run_that_goes_on_within_an_epoch_is_the_same(whole, tmp_path):
     """A state after every step; killed in the middle of steps 3, 8 and 14 of 20."""
     often = RunConfig(verbose=0, save_minutes=0.0)
     for number in (3, 6, 7):  # counted from the step after the last state
-        killed_at(tmp_path, "on_train_batch_end", number, callbacks.StopOnNaN, config=often,
-                  seed=99 if (tmp_path / "state.npz").exists() else 0)
+        killed_at(
+            tmp_path,
+            "on_train_batch_end",
+            number,
+            callbacks.StopOnNaN,
+            config=often,
+            seed=99 if (tmp_path / "state.npz").exists() else 0,
+        )
     meta = states.read_meta(tmp_path / "state.npz")
     assert (meta["epoch"], meta["step"]) == (2, 3)
     model, history = train(tmp_path, config=often, seed=99)
@@ -575,8 +637,9 @@ def test_histories_name_the_model_beside_them_at_every_moment(tmp_path):
     train(tmp_path)
     first, other = files.sha256(tmp_path / "model.h5"), dataclasses.replace(RECIPE, learning_rate=0.02)
     run = recorded(tmp_path, compiled(small_model(), other), {"flags": {"learning_rate": 0.02}})
-    looks = [Looked(run, kind) for kind in (callbacks.StopOnNaN, callbacks.KeepBest, callbacks.SaveState,
-                                            callbacks.Publish)]
+    looks = [
+        Looked(run, kind) for kind in (callbacks.StopOnNaN, callbacks.KeepBest, callbacks.SaveState, callbacks.Publish)
+    ]
     go(run, other, *looks)
     assert [len(look.seen) for look in looks] == [4, 4, 8, 4] and all(all(look.seen) for look in looks)
     assert files.sha256(tmp_path / "model.h5") != first
@@ -602,15 +665,22 @@ def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path):
 
 # ---- what is said at the end ----
 
+
 def ended(folder, losses, kept, accuracies=(0.4, 0.5, 0.4, 0.4)):
     history = {"val_acc": list(accuracies), "val_loss": list(losses), "checkpoint": {"epoch": kept}}
     return recording.Run(folder, {}, None, RunConfig(), progress=recording.Progress(history, len(losses)))
 
 
-@pytest.mark.parametrize(("begun", "kept", "says"), [
-    (0, 2, ""), (4, 2, ""),  # a new run; one that was finished before
-    (2, 2, "toy: none of epochs 3 to 4 was better than epoch 2, which {}/model.h5 still holds\n"),
-    (3, 2, "toy: epoch 4 was not better than epoch 2, which {}/model.h5 still holds\n"), (2, 3, "")])
+@pytest.mark.parametrize(
+    ("begun", "kept", "says"),
+    [
+        (0, 2, ""),
+        (4, 2, ""),  # a new run; one that was finished before
+        (2, 2, "toy: none of epochs 3 to 4 was better than epoch 2, which {}/model.h5 still holds\n"),
+        (3, 2, "toy: epoch 4 was not better than epoch 2, which {}/model.h5 still holds\n"),
+        (2, 3, ""),
+    ],
+)
 def test_epochs_that_were_trained_in_vain_are_told(begun, kept, says, tmp_path, capsys):
     runs.tell_end(ended(tmp_path, [1.0] * 4, kept), "toy", begun, 10)
     assert capsys.readouterr() == (says.format(tmp_path), "")
@@ -622,10 +692,12 @@ def test_a_kept_model_that_is_worse_than_guessing_is_one_warning(tmp_path, capsy
     runs.tell_end(ended(tmp_path, [0.1, 18.9, 0.1, 0.1], 2), "toy", 0, 3)
     assert capsys.readouterr().err == (
         "warning: toy: validation loss 18.90, above 1.099, the loss of guessing among 3 classes; what helps are more "
-        "steps (a smaller --batch_size, a larger --epoch_num) or a smaller learning rate\n")
+        "steps (a smaller --batch_size, a larger --epoch_num) or a smaller learning rate\n"
+    )
 
 
 # ---- more epochs than a run was to have ----
+
 
 def with_epochs(folder, epochs, seed=0, *more):
     """A run of so many epochs, as a script makes it that is told of it by a flag."""
@@ -654,8 +726,13 @@ def test_a_finished_run_goes_on_from_its_best_weights_with_another_cycle_of_the_
     assert files.sha256(folder / "model.h5") == history["checkpoint"]["sha256"]
     again = compiled(small_model(5), dataclasses.replace(RECIPE, epochs=2))  # a run of two epochs from these weights
     again.set_weights(weights)
-    alone = again.fit(dataset.batches(IMAGES.train, 8, RECIPE.seed, True, 2), steps_per_epoch=STEPS, epochs=2,
-                      shuffle=False, verbose=0).history
+    alone = again.fit(
+        dataset.batches(IMAGES.train, 8, RECIPE.seed, True, 2),
+        steps_per_epoch=STEPS,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+    ).history
     np.testing.assert_allclose(history["train_loss"][2:], alone["loss"], rtol=1e-6)
     np.testing.assert_allclose(history["learning_rate"][2:], first["learning_rate"], rtol=1e-6)
 
@@ -677,8 +754,9 @@ def test_an_unfinished_run_takes_the_schedule_of_another_length(epochs, tmp_path
     with pytest.raises(InputError, match="^`epoch_num`: received 1, but the run in .* is in epoch 2 already; expected"):
         with_epochs(tmp_path, 1, 99)
     history = with_epochs(tmp_path, epochs, 99)
-    expected = np.r_[rates(RECIPE, STEPS)[4:10:5],
-                     rates(dataclasses.replace(RECIPE, epochs=epochs), STEPS)[14:5 * epochs:5]]
+    expected = np.r_[
+        rates(RECIPE, STEPS)[4:10:5], rates(dataclasses.replace(RECIPE, epochs=epochs), STEPS)[14 : 5 * epochs : 5]
+    ]
     np.testing.assert_allclose(history["learning_rate"], expected, rtol=1e-5)
     assert history["run"]["flags"]["epoch_num"] == epochs
     assert history["run"]["continued"] == [{"after_epoch": 2, "epoch_num": 4, "schedule": "stretched"}]
@@ -696,10 +774,16 @@ def test_a_finished_run_whose_model_is_another_starts_over(longer, tmp_path):
 
 # ---- losses that aren't numbers ----
 
+
 def test_a_diverging_run_stops_at_its_step_with_a_word_on_the_rate_and_writes_no_history(tmp_path):
-    with np.errstate(all="ignore"), pytest.raises(
-            Diverged, match=r"^the loss became nan in epoch 1, step [23] of 5, at a learning rate of 9\..*e\+29; no "
-                            r"epochs were finished before it; expected a smaller learning rate"):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(
+            Diverged,
+            match=r"^the loss became nan in epoch 1, step [23] of 5, at a learning rate of 9\..*e\+29; no "
+            r"epochs were finished before it; expected a smaller learning rate",
+        ),
+    ):
         train(tmp_path, dataclasses.replace(RECIPE, learning_rate=1e30, warmup=0.0))
     assert [path.name for path in tmp_path.iterdir()] == []
 
@@ -714,6 +798,7 @@ def test_a_loss_that_turns_nan_leaves_the_epochs_before_it(tmp_path):
 
 # ---- distillation through the same path ----
 
+
 @pytest.mark.slow
 def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
     import knowledge_distillation
@@ -721,8 +806,14 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
     from compress.distillation.distiller import Distiller, optimizer_for
     from compress.graph import resnet
 
-    images = dataset.Data("toy", split(18, "train", (32, 32, 3), pad=2), split(8, "validation", (32, 32, 3), seed=1),
-                       split(4, "test", (32, 32, 3), seed=2), tuple("abcd"), "")
+    images = dataset.Data(
+        "toy",
+        split(18, "train", (32, 32, 3), pad=2),
+        split(8, "validation", (32, 32, 3), seed=1),
+        split(4, "test", (32, 32, 3), seed=2),
+        tuple("abcd"),
+        "",
+    )
     recipe = dataclasses.replace(RECIPE, epochs=2, learning_rate=0.01)
 
     def distil(folder, seed, *more):
@@ -730,12 +821,19 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
         teacher = randomised(resnet.build_resnet(classes=4, widths=narrow_widths()), 1)
         keras.utils.set_random_seed(seed)
         student = resnet.build_resnet(classes=4, widths=narrow_widths(inner=5, stream=4))
-        losses = knowledge_distillation.losses_of(DistilConfig(
-            lambda1=0.7, lambda2=1e-4, lambda3=0.2, hard_label_weight=0.3, discriminator_learning_rate=1e-3),
-            teacher, student, 1)
+        losses = knowledge_distillation.losses_of(
+            DistilConfig(
+                lambda1=0.7, lambda2=1e-4, lambda3=0.2, hard_label_weight=0.3, discriminator_learning_rate=1e-3
+            ),
+            teacher,
+            student,
+            1,
+        )
         distiller = Distiller(teacher, student, losses)
-        distiller.compile(optimizer_for(losses, optimizer_of(recipe, 2)),
-                          metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+        distiller.compile(
+            optimizer_for(losses, optimizer_of(recipe, 2)),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        )
         teacher_before = teacher.get_weights()
         run = recorded(folder, student, keep_best=False)
         fit.build(distiller, 4)
@@ -746,10 +844,20 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
         return distiller, history
 
     whole, history = distil(tmp_path / "whole", 0)
-    assert {"train_backbone", "train_intermediate", "train_adversarial", "train_hard_label",
-            "train_discriminator"} <= set(history)
-    parts = 0.7 * np.array(history["train_backbone"]) + 1e-4 * np.array(history["train_intermediate"]) + 0.2 * np.array(
-        history["train_adversarial"]) + 0.3 * np.array(history["train_hard_label"]) + history["train_discriminator"]
+    assert {
+        "train_backbone",
+        "train_intermediate",
+        "train_adversarial",
+        "train_hard_label",
+        "train_discriminator",
+    } <= set(history)
+    parts = (
+        0.7 * np.array(history["train_backbone"])
+        + 1e-4 * np.array(history["train_intermediate"])
+        + 0.2 * np.array(history["train_adversarial"])
+        + 0.3 * np.array(history["train_hard_label"])
+        + history["train_discriminator"]
+    )
     np.testing.assert_allclose(history["train_loss"], parts, rtol=1e-4)
     with pytest.raises(Killed):
         distil(tmp_path / "parts", 0, Kill("on_epoch_begin", 2))

@@ -62,6 +62,7 @@ demo: install
 
 lint: install-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 
 test: install-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not jax"

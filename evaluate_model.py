@@ -63,6 +63,14 @@ def build_parser():
         help="classify these photographs, or those in these folders; no data set is read, and the "
         "model may also be an .onnx or .tflite file",
     )
+    add_measuring_flags(group)
+    flags.add_data_flags(parser)
+    flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
+    return parser
+
+
+def add_measuring_flags(group):
+    """Those that say what is measured, on which images."""
     group.add_argument(
         "--per_class",
         action=argparse.BooleanOptionalAction,
@@ -94,9 +102,6 @@ def build_parser():
         metavar="FILE.json",
         help="also write the table as JSON, and a figure of accuracy against size beside it",
     )
-    flags.add_data_flags(parser)
-    flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
-    return parser
 
 
 def short_names(paths):
@@ -304,7 +309,7 @@ def predict(args):
     path, paths, run_record = args.model_path[0], predicting.photographs(args.predict), records.run_record(vars(args))
     config = configs.PredictConfig.of(args)
     reader = reading.Reader(
-        paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), tell=display.warn, named_by="predict"
+        paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), note=display.warn, named_by="predict"
     )
     if Path(path).suffix.lower() in EXPORTED:  # its own runtime opens it, without Keras
         classifier = predicting.open_exported(path, config, paths, reader)

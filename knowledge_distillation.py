@@ -204,6 +204,17 @@ def build_parser():
         default=0.0001,
         help="of the discriminator's Adam (default: %(default)s)",
     )
+    add_loss_flags(parser)
+    add_student_flags(parser)
+    flags.add_training_flags(parser)
+    parser.set_defaults(optimizer="muon")
+    flags.add_data_flags(parser)
+    flags.add_machine_flags(parser)
+    return parser
+
+
+def add_loss_flags(parser):
+    """Those that weigh the losses, see configs.DistilConfig."""
     group = parser.add_argument_group("losses")
     for i, (loss, default) in enumerate(
         (("soft labels", 0.5), ("intermediate loss", 0.0), ("adversarial loss", 0.0)), 1
@@ -254,17 +265,38 @@ def build_parser():
         "intermediate loss, the adversarial loss or both, and compare; a loss of weight 0 is tried "
         f"with {', '.join(f'{weight} (lambda{i})' for i, weight in enumerate(TRIED, 1))}",
     )
-    add_student_flags(parser)
-    flags.add_training_flags(parser)
-    parser.set_defaults(optimizer="muon")
-    flags.add_data_flags(parser)
-    flags.add_machine_flags(parser)
-    return parser
 
 
 def add_student_flags(parser):
     """Those that say what the student looks like, see configs.StudentConfig."""
     group = parser.add_argument_group("student")
+    add_size_flags(group)
+    group.add_argument(
+        "--student_stem",
+        choices=resnet.STEMS,
+        help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
+        "channels under --target_macs (default: the teacher's)",
+    )
+    group.add_argument(
+        "--student_blocks",
+        type=flags.whole(1, 36),
+        nargs=4,
+        metavar="N",
+        help="blocks of the four stages, the first of the teacher's; fewer leave wider ones under the "
+        "same targets (default: the teacher's, 3 4 6 3 of a ResNet50)",
+    )
+    group.add_argument(
+        "--student_init",
+        choices=["inherit", "random"],
+        default="inherit",
+        help="inherit: the teacher's most important channels with their weights; random: the "
+        "original's (default: %(default)s)",
+    )
+    flags.add_recalibrate_flag(group)
+
+
+def add_size_flags(group):
+    """Those that say how small the student is."""
     size = group.add_mutually_exclusive_group()
     size.add_argument(
         "--stream_divisor",
@@ -303,28 +335,6 @@ def add_student_flags(parser):
         help="widths under these targets are multiples of this; odd ones train up to 2.6 times "
         "as slowly (default: %(default)s)",
     )
-    group.add_argument(
-        "--student_stem",
-        choices=resnet.STEMS,
-        help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
-        "channels under --target_macs (default: the teacher's)",
-    )
-    group.add_argument(
-        "--student_blocks",
-        type=flags.whole(1, 36),
-        nargs=4,
-        metavar="N",
-        help="blocks of the four stages, the first of the teacher's; fewer leave wider ones under the "
-        "same targets (default: the teacher's, 3 4 6 3 of a ResNet50)",
-    )
-    group.add_argument(
-        "--student_init",
-        choices=["inherit", "random"],
-        default="inherit",
-        help="inherit: the teacher's most important channels with their weights; random: the "
-        "original's (default: %(default)s)",
-    )
-    flags.add_recalibrate_flag(group)
 
 
 # ---- the steps of a run ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from compress.cli import app, display, flags, keywords, messages, tables
 from compress.errors import InputError
 from compress.plots import curves, roles, style
+from compress.plots.pruning import plot_pruning
 from compress.storage import files, histories, records
 
 FLAG = "--history_path"
@@ -195,7 +196,7 @@ def draw(paths, pruning, curves_of):
     """The figure; histories of a base, a pruned network or a student get the colour and marker of that role."""
     try:
         if pruning:
-            return style.plot_pruning(pruning)
+            return plot_pruning(pruning)
         return curves.plot_history(curves_of, dict(zip(curves_of, roles.of_files(paths), strict=True)))
     except InputError as error:  # it knows the curve, not the file
         raise InputError(f"{FLAG}: received {', '.join(map(str, paths))}: {error}") from None

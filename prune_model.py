@@ -54,6 +54,16 @@ def build_parser():
     group = parser.add_argument_group("pruning")
     group.add_argument("--prune_iter", type=flags.whole(1, 1000), default=16, help="iterations (default: %(default)s)")
     flags.add_criterion_flags(group)
+    add_amount_flags(group)
+    flags.add_recalibrate_flag(group)
+    flags.add_training_flags(parser)
+    flags.add_data_flags(parser)
+    flags.add_machine_flags(parser)
+    return parser
+
+
+def add_amount_flags(group):
+    """Those that say how many channels go, and from which layers."""
     rule = group.add_mutually_exclusive_group()
     rule.add_argument(
         "--prune_ratio",
@@ -96,11 +106,6 @@ def build_parser():
         "faster, but where a rule removes fewer than 8 of a layer's channels all stay "
         "(default: %(default)s)",
     )
-    flags.add_recalibrate_flag(group)
-    flags.add_training_flags(parser)
-    flags.add_data_flags(parser)
-    flags.add_machine_flags(parser)
-    return parser
 
 
 # ---- the steps of a run ------------------------------------------------------------------------------------------
@@ -313,17 +318,17 @@ def conclude(args, result):
 
 def write(args, result):
     """Writes result.json and its figures."""
-    from compress.plots import style
+    from compress.plots import pruning, style
 
     folder = Path(args.root_folder)
     records.write_json(folder / "result.json", result)
-    style.save_figure(style.plot_pruning(result), folder / "pruning.png")
+    style.save_figure(pruning.plot_pruning(result), folder / "pruning.png")
     layers = {
         name.removesuffix("_conv"): left
         for name, left in result["channels"].items()
         if name.endswith(("_1_conv", "_2_conv"))
     }
-    style.save_figure(style.plot_channels(layers), folder / "channels.png")
+    style.save_figure(pruning.plot_channels(layers), folder / "channels.png")
 
 
 def epochs_kept(args, iterations_done):

@@ -75,7 +75,7 @@ def start_model(args, images):
             args.verbose,
         )
     # as many classes, but others: the file is compared with plain Keras as it is, and then built with a new classifier
-    elif classes.tells_others(known := classes.of_model(args.model_path), names := classes.of_data(images)):
+    elif classes.are_others(known := classes.of_model(args.model_path), names := classes.of_data(images)):
         display.say(
             f"{args.model_path} has the classes {classes.shown(known)}, the data {classes.shown(names)}: "
             "the classifier starts from random weights",
@@ -123,7 +123,7 @@ def load_images(args, size):
         needs=("train", "validation"),
         pixels=pixels.of_models(*filter(None, [args.model_path])),
     )
-    display.tell_images(images, args.batch_size, args.verbose)
+    display.show_images(images, args.batch_size, args.verbose)
     records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     return images
 

@@ -15,14 +15,14 @@ PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # that are imported by 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
-class Told:
+class OneLine:
     """An exception whose text says all that there is to say: a notebook shows that line, and no traceback."""
 
     def _render_traceback_(self):  # what IPython asks an exception for
         return [f"{type(self).__name__}: {self}"]
 
 
-class InputError(Told, ValueError):
+class InputError(OneLine, ValueError):
     """Something the user gave cannot be used.
 
     Its text names the flag or the file, what was received and what was expected. A script prints it on
@@ -43,11 +43,11 @@ class OutputError(InputError):
     """A place that is to be written to cannot be used: of two flags that name it, the one that says where to write."""
 
 
-class Diverged(Told, ArithmeticError):
+class Diverged(OneLine, ArithmeticError):
     """The loss is no number any more. Its text is one line; a script prints it and exits with status 3."""
 
 
-class Stopped(Told, KeyboardInterrupt):
+class Stopped(OneLine, KeyboardInterrupt):
     """A signal asked the run to end.
 
     Args:

@@ -154,7 +154,7 @@ def grouped(name, results):
 
 def figures(results):
     """Draws all figures: pruning runs, models by accuracy and size, and curves of sensitivity.py."""
-    from compress.plots import comparison, style
+    from compress.plots import comparison, pruning, style
 
     images = ROOT / "docs" / "img"
     images.mkdir(parents=True, exist_ok=True)
@@ -165,8 +165,8 @@ def figures(results):
                 for layer, left in results[name]["channels"].items()
                 if layer.endswith(("_1_conv", "_2_conv"))
             }
-            style.save_figure(style.plot_pruning(results[name]), images / f"{name}-pruning.png")
-            style.save_figure(style.plot_channels(layers), images / f"{name}-channels.png")
+            style.save_figure(pruning.plot_pruning(results[name]), images / f"{name}-pruning.png")
+            style.save_figure(pruning.plot_channels(layers), images / f"{name}-channels.png")
         if table.get("figure") and len(rows := grouped(name, results)) > 1:
             roles = [role_of(contents[0], results) for contents in rows.values()]
             models = [averaged(*row) | {"role": role} for row, role in zip(rows.items(), roles, strict=True)]

@@ -114,7 +114,7 @@ def read_images(args, path, header):
         needs=("train", "validation"),
         pixels=pixels.of_models(path),
     )
-    display.tell_images(images, args.batch_size, args.verbose)
+    display.show_images(images, args.batch_size, args.verbose)
     records.check_source(path, images.val, args.val_split)
     checkpoints.check_fits(header, images.class_num, dataset=args.dataset)
     return images

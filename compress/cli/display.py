@@ -123,7 +123,7 @@ def say(text, verbose=1):
         print(messages.wrapped(encodable(messages.spelled(text)), sys.stdout), flush=True)
 
 
-def tell_images(images, batch_size, verbose=1):
+def show_images(images, batch_size, verbose=1):
     """Says what is trained on, and where an epoch has so few steps that a schedule over them trains little.
 
     Args:

@@ -146,6 +146,26 @@ def macs_left(target, full):
     return full / number if is_ratio else number
 
 
+def add_model_file_flags(group):
+    """Those that say how a model file from elsewhere is read."""
+    group.add_argument(
+        "--preprocessing",
+        choices=PREPROCESSING,
+        default="auto",
+        help="what a model file from elsewhere was trained with: a mode of keras.applications' "
+        "preprocess_input, unit: pixels / 255, none: pixels as they are; auto: caffe, which its "
+        "ResNets use; a file's own layers for it, as every file of this suite has them, come first "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--verify_model",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare a model file that others wrote with plain Keras' own reading of it, on 4 images, "
+        "before it is used; takes 2 to 5 s for a ResNet50 of 32x32 (default: on)",
+    )
+
+
 def add_data_flags(parser):
     """--dataset and all that says which images there are, how they are read and what a model wants of them."""
     group = parser.add_argument_group("data")
@@ -183,22 +203,7 @@ def add_data_flags(parser):
         default=10,
         help="number of classes (default: 10 for cifar10 and digits, 100 for cifar100, a FOLDER's own number)",
     )
-    group.add_argument(
-        "--preprocessing",
-        choices=PREPROCESSING,
-        default="auto",
-        help="what a model file from elsewhere was trained with: a mode of keras.applications' "
-        "preprocess_input, unit: pixels / 255, none: pixels as they are; auto: caffe, which its "
-        "ResNets use; a file's own layers for it, as every file of this suite has them, come first "
-        "(default: %(default)s)",
-    )
-    group.add_argument(
-        "--verify_model",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="compare a model file that others wrote with plain Keras' own reading of it, on 4 images, "
-        "before it is used; takes 2 to 5 s for a ResNet50 of 32x32 (default: on)",
-    )
+    add_model_file_flags(group)
     group.add_argument(
         "--num_worker",
         type=whole(0, 256),

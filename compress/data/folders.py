@@ -204,6 +204,20 @@ def _splits(root, named, others, shapes, skipped):
                 "nothing of these"
             )
         listing.class_names, first = listing.class_names or names, first or place
+    _check_others(root, named, others, listing, first, shapes, skipped)
+    listing.notes += [
+        f"{folder.relative_to(root)} has images but no class folders: it is left out, and "
+        f"{split} images are drawn from the training images"
+        for split, folder in listing.unlabelled.items()
+    ]
+    return listing
+
+
+def _check_others(root, named, others, listing, first, shapes, skipped):
+    """Notes the folders beside the splits as skipped; refuses one that may be a class or a split.
+
+    `first` is the folder whose classes number the labels; the other arguments are those of `_splits`.
+    """
     for folder in others:
         if folder.name in listing.class_names:
             raise InputError(
@@ -225,12 +239,6 @@ def _splits(root, named, others, shapes, skipped):
                 "split; expected train, val and test: rename it, or move it elsewhere"
             )
         skipped.add("folder beside the splits", folder)
-    listing.notes += [
-        f"{folder.relative_to(root)} has images but no class folders: it is left out, and "
-        f"{split} images are drawn from the training images"
-        for split, folder in listing.unlabelled.items()
-    ]
-    return listing
 
 
 def check_has(listing, root, needs):

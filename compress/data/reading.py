@@ -40,7 +40,7 @@ class Reader:
         workers: threads; 0 for one a core.
         progress: wraps the range of images while they are decoded.
         look: a decoding.Look with values that are fixed, as a model was trained with them; None to find all of them.
-        tell: function of a line of text, called once with each note for the user.
+        note: function of a line of text, called once with each note for the user.
         named_by: the parameter that named the images, for messages.
 
     Attributes:
@@ -49,13 +49,13 @@ class Reader:
         resized: whether an image decoded so far had another size.
     """
 
-    def __init__(self, paths, workers=0, progress=iter, look=None, tell=print, named_by="dataset"):
-        self.paths, self.size, self.workers, self.progress, self.tell, self.named_by = (
+    def __init__(self, paths, workers=0, progress=iter, look=None, note=print, named_by="dataset"):
+        self.paths, self.size, self.workers, self.progress, self.note, self.named_by = (
             list(paths),
             None,
             workers,
             progress,
-            tell,
+            note,
             named_by,
         )
         self.look = look or decoding.Look()
@@ -268,7 +268,7 @@ class Reader:
     def _report_once(self, line):
         if line not in self._reported:
             self._reported.add(line)
-            self.tell(line)
+            self.note(line)
 
 
 class Pending:

@@ -2,7 +2,7 @@
 
 from compress.cli import display, messages
 from compress.errors import InputError
-from compress.plots import comparison, curves, style
+from compress.plots import comparison, curves, pruning, style
 from compress.report import figures as report_plots
 from compress.report import tables
 from compress.report.page import Figure, Section
@@ -17,74 +17,61 @@ MOST_SETS = 6  # of images that have figures
 
 def models_section(tree):
     """Accuracy against everything that sizes are measured in, for each set of images, and the table of all models."""
-    groups, missing, parts = {}, [], []
+    groups = {}
     for point in tree.points:
         groups.setdefault(point.group, []).append(point)
     compared = [name for name, points in groups.items() if len({p.name for p in points}) > 1] or list(groups)[:1]
-    shown = compared[:MOST_SETS]
+    shown, parts = compared[:MOST_SETS], []
     for number, name in enumerate(shown, 1):
-        figures = []
-        for key, (title, _, _) in report_plots.SIZES.items():
-            points = [point for point in groups[name] if key in point.sizes]
-            if points:
-                slug = f"front-{key.split('_')[0]}" + (f"-{number}" if number > 1 else "")
-                figure, tips = report_plots.plot_front(points, key)
-                figures.append(Figure(slug, f"Accuracy against {title}, {name}", figure, tips))
-        if figures:
+        if figures := _fronts(groups[name], name, number):
             parts += [("heading", f"On {name}"), ("figures", figures)]
-    for key, (title, _, _) in report_plots.SIZES.items():
-        if not any(key in point.sizes for point in tree.points):
-            missing.append(title)
-    if len(groups) > len(shown):
-        parts.append(
-            (
-                "note",
-                f"{len(groups) - len(shown)} more sets of images, of which one model or more was "
-                "measured, are in the table alone.",
-            )
-        )
-    stepped = any(
-        line.get_label() == "_front"
+    lines = (
+        line
         for kind, content in parts
         if kind == "figures"
         for entry in content
         for axes in entry.figure.axes
         for line in axes.lines
     )
+    stepped = any(line.get_label() == "_front" for line in lines)
+    text = (
+        "A step joins the models that no smaller one beats. " * stepped
+        + "Accuracies on different images can't be compared: each set of images has its own figures."
+    )
+    notes = [("note", messages.spelled(note)) for note in _model_notes(tree, len(groups) - len(shown), stepped)]
+    table = ("table", tables.models(tree))
+    return Section("models", "Accuracy against size", [("text", text), *parts, *notes, table])
+
+
+def _fronts(points, name, number):
+    """A figure of accuracy against each measure of size that some of the points have; `name` is of their images."""
+    figures = []
+    for key, (title, _, _) in report_plots.SIZES.items():
+        measured = [point for point in points if key in point.sizes]
+        if measured:
+            slug = f"front-{key.split('_')[0]}" + (f"-{number}" if number > 1 else "")
+            figure, tips = report_plots.plot_front(measured, key)
+            figures.append(Figure(slug, f"Accuracy against {title}, {name}", figure, tips))
+    return figures
+
+
+def _model_notes(tree, unshown, stepped):
+    """What the figures leave out; `unshown` sets of images have none, `stepped`: a figure has a step."""
+    if unshown > 0:
+        yield f"{unshown} more sets of images, of which one model or more was measured, are in the table alone."
     if any(point.shipped for point in tree.points):
-        parts.append(
-            (
-                "note",
-                "The student that came with the suite is outlined, to compare with"
-                f"{', and joins no step' if stepped else ''}.",
-            )
-        )
+        joins = ", and joins no step" if stepped else ""
+        yield f"The student that came with the suite is outlined, to compare with{joins}."
+    measured = {key for point in tree.points for key in point.sizes}
+    missing = [title for key, (title, _, _) in report_plots.SIZES.items() if key not in measured]
     if missing:
         why = "; evaluate_model.py `output` measures it" if "latency" in missing else ""
-        parts.append(("note", messages.spelled(f"No record names {' or '.join(missing)}{why}.")))
+        yield f"No record names {' or '.join(missing)}{why}."
     if any("sparsity" not in point.sizes for run in tree.of_kind("student") for point in run.points):
-        parts.append(
-            (
-                "note",
-                messages.spelled(
-                    "The sparsity of a student is known where evaluate_model.py `output` "
-                    "has compared it with its base, the first of its models."
-                ),
-            )
+        yield (
+            "The sparsity of a student is known where evaluate_model.py `output` has compared it with its base, the "
+            "first of its models."
         )
-    return Section(
-        "models",
-        "Accuracy against size",
-        [
-            (
-                "text",
-                "A step joins the models that no smaller one beats. " * stepped
-                + "Accuracies on different images can't be compared: each set of images has its own figures.",
-            ),
-            *parts,
-            ("table", tables.models(tree)),
-        ],
-    )
 
 
 def pruning_section(tree):
@@ -101,7 +88,7 @@ def pruning_section(tree):
                 f"{tables.word(run.flags.get('criterion'))[0]}.{unfinished}",
             )
         )
-        drawn = style.plot_pruning(run.content)
+        drawn = pruning.plot_pruning(run.content)
         drawn.set_figwidth(NARROW)
         figures = [Figure(f"pruning-{number}", f"Accuracy and size over the iterations of {run.name}", drawn)]
         layers = {
@@ -110,9 +97,8 @@ def pruning_section(tree):
             if name.endswith(("_1_conv", "_2_conv"))
         }
         if layers:
-            figures.append(
-                Figure(f"channels-{number}", f"Channels left in every layer of {run.name}", style.plot_channels(layers))
-            )
+            title = f"Channels left in every layer of {run.name}"
+            figures.append(Figure(f"channels-{number}", title, pruning.plot_channels(layers)))
         parts += [("table", tables.pruning(run, number)), ("figures", figures)]
     return Section("pruning", "Pruning", parts) if parts else None
 

@@ -63,6 +63,23 @@ def _digest(arrays):
     return digest.hexdigest()
 
 
+def _existing(path):
+    """The Path of a file that may be a model; InputError for none, a folder, another kind or a broken record."""
+    path = Path(path)
+    if not path.exists():
+        in_a_folder = path.name == "model.h5" and path.parent.is_dir()  # which was given in the model's place
+        raise InputError(
+            f"received {path}, which is not a file; expected an .h5 or .keras file"
+            f"{(in_a_folder and archives.models_below(path.parent)) or suggestion(path)}",
+            path,
+        )
+    if other := archives.other_kind(path):
+        below = archives.models_below(path) if other == "a folder" else ""
+        raise InputError(f"received {path}, which is {other}; expected an .h5 or .keras file of Keras{below}", path)
+    check_record(path)
+    return path
+
+
 def read_checkpoint(path, weights=True):
     """What a file holds: a whole model, .h5 or .keras, or bare weights in Keras' HDF5 layout; ResNet50, 101 or 152.
 
@@ -76,18 +93,7 @@ def read_checkpoint(path, weights=True):
     Raises:
         InputError: missing, empty, truncated, damaged, or no ResNet50, 101 or 152.
     """
-    path = Path(path)
-    if not path.exists():
-        in_a_folder = path.name == "model.h5" and path.parent.is_dir()  # which was given in the model's place
-        raise InputError(
-            f"received {path}, which is not a file; expected an .h5 or .keras file"
-            f"{(in_a_folder and archives.models_below(path.parent)) or suggestion(path)}",
-            path,
-        )
-    if other := archives.other_kind(path):
-        below = archives.models_below(path) if other == "a folder" else ""
-        raise InputError(f"received {path}, which is {other}; expected an .h5 or .keras file of Keras{below}", path)
-    check_record(path)
+    path = _existing(path)
     # Whatever h5py, zipfile and the walk through a config raise for a file that is damaged, or a stranger's, ends as
     # one line of what it is and what was expected.
     try:

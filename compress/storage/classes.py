@@ -141,7 +141,7 @@ def same(names, others):
     return list(map(_plain, names)) == list(map(_plain, others))
 
 
-def tells_others(known, names):
+def are_others(known, names):
     """Whether a model's classes, where they are known, are others than a data set's of the same number."""
     return known is not None and len(known) == len(names) and not same(known, names)
 

@@ -45,8 +45,8 @@ def decide(path, layers, unread, asked, otherwise="caffe", why="as keras.applica
         raise InputError(
             f"{path} has a layer {unread}"
             + (
-                ", whose numbers no file of weights alone holds; expected the whole model, as model.save('model.keras') "
-                "writes it, or"
+                ", whose numbers no file of weights alone holds; expected the whole model, as "
+                "model.save('model.keras') writes it, or"
                 if bare
                 else " that is not read; expected"
             )

@@ -30,6 +30,7 @@ KERAS_CURVES = {
     "learning_rate": "learning_rate",
     "lr": "learning_rate",
 }
+FORMAT = 2  # of a record's 'run'; docs/reference/files.md says what changed
 MAX_JSON_BYTES = 64 * 2**20
 STATE = "state.npz"  # of an unfinished run, in its folder
 
@@ -295,6 +296,7 @@ def run_record(flags, parent_sha256=None):
     given = {key: value for key, value in sorted(flags.items()) if key != "argv"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
+        "format": FORMAT,
         "argv": list(flags.get("argv", [])),
         "flags": given,
         "seed": given.get("seed"),

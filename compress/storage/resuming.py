@@ -11,6 +11,9 @@ from compress.storage.files import sha256
 
 NEVER = 'or `resume="never"` to start over'
 
+# how a finished run was made longer, in records of format 2 and 1
+RESTARTED = ("restarted", "anew")
+
 # flags that leave the result alone, and names of places: what lies there is compared by its checksum
 IGNORED = {
     "argv",
@@ -253,7 +256,7 @@ def continuation(folder, run):
     Args:
         folder: where `training.fit` writes.
         run: what `records.run_record` gives; where the run goes on so, or once did, its 'continued' tells of each
-            time: after_epoch, epoch_num as it was before, schedule: 'stretched' or 'anew'.
+            time: after_epoch, epoch_num as it was before, schedule: 'stretched' or 'restarted' ('anew' in format 1).
 
     Returns:
         Epochs that were done when the schedule began that holds now: 0 for a run that never started another.
@@ -271,12 +274,12 @@ def continuation(folder, run):
     if unfinished and then != wanted:
         steps = [*steps, {"after_epoch": done, "epoch_num": then, "schedule": "stretched"}]
     elif not unfinished and records.is_number(then) and wanted > then == done:
-        steps = [*steps, {"after_epoch": done, "epoch_num": then, "schedule": "anew"}]
+        steps = [*steps, {"after_epoch": done, "epoch_num": then, "schedule": "restarted"}]
     elif not unfinished:
         return 0
     if steps:
         run["continued"] = steps
-    return max((step["after_epoch"] for step in steps if step["schedule"] == "anew"), default=0)
+    return max((step["after_epoch"] for step in steps if step["schedule"] in RESTARTED), default=0)
 
 
 def checked_steps(run):
@@ -290,7 +293,7 @@ def checked_steps(run):
             and type(step["after_epoch"]) is int
             and step["after_epoch"] > -1
             and type(step["epoch_num"]) is int
-            and step["schedule"] in ("anew", "stretched")
+            and step["schedule"] in (*RESTARTED, "stretched")
             for step in steps
         )
     ):

@@ -25,7 +25,7 @@ def continued(recipe, run):
         return recipe
     begun = resuming.continuation(folder, run.record)
     last = run.record.get("continued", [{}])[-1]
-    if last.get("schedule") == "anew" and not (folder / STATE).exists():
+    if last.get("schedule") in resuming.RESTARTED and not (folder / STATE).exists():
         display.say(
             f"{folder} goes on behind its {tables.counted(begun, 'epoch')}, from "
             f"{'it' if begun == 1 else 'the best of them'}: the learning rate rises and falls once more up to "

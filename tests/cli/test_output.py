@@ -515,5 +515,5 @@ def test_an_error_leaves_standard_output_empty(tmp_path, capfd):
     ],
 )
 def test_an_epoch_of_few_steps_is_told(count, batch, says, capsys):
-    display.tell_images(SimpleNamespace(description="x: images", train=range(count)), batch)
+    display.show_images(SimpleNamespace(description="x: images", train=range(count)), batch)
     assert capsys.readouterr().out.splitlines() == ["x: images", *([says] if says else [])]

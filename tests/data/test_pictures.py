@@ -35,7 +35,7 @@ def put(path, image, **options):
 def read(root, **more):
     """The images of a folder in the order of their paths, and the lines that were told."""
     told, paths = [], sorted(str(path) for path in root.rglob("*.*"))
-    reader = reading.Reader(paths, tell=told.append, **more)
+    reader = reading.Reader(paths, note=told.append, **more)
     reader.size = reader.common_size(paths)
     return reader.read(paths)[0], told
 

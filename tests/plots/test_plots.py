@@ -14,7 +14,7 @@ from PIL import Image
 
 import plot_train_history
 from compress.errors import InputError
-from compress.plots import comparison, curves, style
+from compress.plots import comparison, curves, pruning, style
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_names_with_underscores_dollars_and_foreign_letters_are_drawn(tmp_path):
     ],
 )
 def test_pruning_curves(extra, panels):
-    figure = style.plot_pruning(PRUNING | extra)
+    figure = pruning.plot_pruning(PRUNING | extra)
     assert len(figure.axes) == panels
     top, sparsity, *sizes = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in top.lines}
@@ -143,12 +143,12 @@ def test_pruning_curves(extra, panels):
 )
 def test_bad_pruning_results_are_refused(change):
     with pytest.raises(InputError, match=next(iter(change))):
-        style.plot_pruning(PRUNING | change)
+        pruning.plot_pruning(PRUNING | change)
 
 
 def test_heat_map_is_channels_over_base():
     channels = {"conv2_block1_1": [64, 32, 16], "conv2_block1_2": [64, 64, 4], "conv3_block1_1": [128, 96, 1]}
-    figure = style.plot_channels(channels)
+    figure = pruning.plot_channels(channels)
     axes, bar = figure.axes
     counts = np.array(list(channels.values()))
     np.testing.assert_allclose(axes.images[0].get_array(), 100 * counts / counts[:, :1])
@@ -163,7 +163,7 @@ def test_heat_map_is_channels_over_base():
 
 def test_heat_map_numbers_contrast_with_their_cells():
     channels = {"a": list(range(19, -1, -1)), "b": list(range(400, 0, -20)), "c": [100, *range(56, 37, -1)]}
-    axes = style.plot_channels(channels).axes[0]
+    axes = pruning.plot_channels(channels).axes[0]
 
     def luminance(rgb):
         return sum(
@@ -176,13 +176,13 @@ def test_heat_map_numbers_contrast_with_their_cells():
     for text, value in zip(axes.texts, image.get_array().ravel(), strict=True):
         cell, ink = luminance(image.cmap(image.norm(value))), luminance(matplotlib.colors.to_rgb(text.get_color()))
         assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) >= 4.5
-    assert not style.plot_channels({"a": [5] * 30}).axes[0].texts
+    assert not pruning.plot_channels({"a": [5] * 30}).axes[0].texts
 
 
 @pytest.mark.parametrize("channels", [{}, {"a": [4, 2], "b": [4]}, {"a": [0, 0]}, {"a": []}])
 def test_bad_channels_are_refused(channels):
     with pytest.raises(InputError, match="channels"):
-        style.plot_channels(channels)
+        pruning.plot_channels(channels)
 
 
 def test_models_stand_at_their_size_and_names_do_not_overlap():

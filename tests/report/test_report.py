@@ -23,8 +23,8 @@ import report
 from compress.cli import configs
 from compress.data import dataset
 from compress.errors import InputError
+from compress.plots import pruning as plots
 from compress.plots import roles, size_axes
-from compress.plots import style as plots
 from compress.report import figures as report_plots
 from compress.report import measure, records, sections
 from compress.report import page as report_page

@@ -428,7 +428,7 @@ def fuzz_image(fuzz, count, seed):
         path.write_bytes(content)
 
         def read():
-            reader = reading.Reader([str(path)], workers=1, tell=lambda line: None)
+            reader = reading.Reader([str(path)], workers=1, note=lambda line: None)
             reader.size = reader.common_size([str(path)])
             assert reader.read([str(path)])[0].shape == (1, *reader.size, 3)
 

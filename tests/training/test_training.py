@@ -721,7 +721,7 @@ def test_a_finished_run_goes_on_from_its_best_weights_with_another_cycle_of_the_
     first, weights, history, folder = longer
     for name in records.CURVES:
         assert history[name][:2] == first[name] and len(history[name]) == 4
-    assert history["run"]["continued"] == [{"after_epoch": 2, "epoch_num": 2, "schedule": "anew"}]
+    assert history["run"]["continued"] == [{"after_epoch": 2, "epoch_num": 2, "schedule": "restarted"}]
     assert history["checkpoint"]["epoch"] == records.best_epoch(history) + 1
     assert files.sha256(folder / "model.h5") == history["checkpoint"]["sha256"]
     again = compiled(small_model(5), dataclasses.replace(RECIPE, epochs=2))  # a run of two epochs from these weights
@@ -770,6 +770,17 @@ def test_a_finished_run_whose_model_is_another_starts_over(longer, tmp_path):
     shutil.copy(longer[3] / "model.h5", tmp_path / "run")
     assert resuming.continuation(tmp_path / "run", record) == 4
     assert [step["after_epoch"] for step in record["continued"]] == [2, 4]
+
+
+def test_a_longer_run_recorded_in_format_1_goes_on(longer, tmp_path):
+    shutil.copytree(longer[3], tmp_path / "run")
+    history = tmp_path / "run" / "history.json"
+    text = history.read_text()
+    assert text.count('"restarted"') == 1
+    history.write_text(text.replace('"restarted"', '"anew"'))
+    record = {"flags": RUN["flags"] | {"epoch_num": 9}}
+    assert resuming.continuation(tmp_path / "run", record) == 4
+    assert [step["schedule"] for step in record["continued"]] == ["anew", "restarted"]
 
 
 # ---- losses that aren't numbers ----

@@ -15,7 +15,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import contest  # noqa: E402
 
-from compress.cli import display, flags  # noqa: E402
+from compress.cli import display, flags, tables  # noqa: E402
 from compress.errors import InputError  # noqa: E402
 from compress.storage import files, records  # noqa: E402
 
@@ -319,7 +319,7 @@ def run(args):
         shown = [row for row in results.rows if row["part"] == part]
         display.print_table(
             f"{part}: median of the turns (lowest to highest)",
-            ["", "figure", "reach", "", "details"],
+            [(heading, tables.text) for heading in ("", "figure", "reach", "", "details")],
             [[row["what"], row["figure"], row["reach"], "yes" if row["holds"] else "NO", row["note"]] for row in shown],
             1,
         )

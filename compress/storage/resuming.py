@@ -151,6 +151,12 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
             f"`resume`: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
             f"expected the same, another folder to write to, {NEVER}"
         )
+    backends = [record.get("backend") for record in (before, run)]
+    if kind == "an unfinished" and None not in backends and backends[0] != backends[1]:
+        raise InputError(
+            f"`resume`: {folder} holds {kind} run under KERAS_BACKEND={backends[0]!s:.20}; received "
+            f"KERAS_BACKEND={backends[1]}, whose numbers differ; expected the same, another folder to write to, {NEVER}"
+        )
     sums = [record.get("parent_sha256") for record in (before, run)]
     other_model = sums[0] != sums[1]
     if other_model or sums[0] is not None:

@@ -106,6 +106,18 @@ def test_only_flags_that_bear_on_the_result_stop_a_resume():
         resuming.check_same_run(then, now, "folder")
 
 
+def test_an_unfinished_run_of_another_backend_is_refused_and_a_finished_one_is_not():
+    then, now = records.run_record({"seed": 1}), records.run_record({"seed": 1})
+    then["backend"], now["backend"] = "tensorflow", "jax"
+    with pytest.raises(
+        InputError, match="run under KERAS_BACKEND=tensorflow; received KERAS_BACKEND=jax, whose numbers"
+    ):
+        resuming.check_same_run(then, now, "folder")
+    resuming.check_same_run(then, now, "folder", "a finished")
+    del then["backend"]  # records of old versions don't name it
+    resuming.check_same_run(then, now, "folder")
+
+
 def test_a_run_from_before_the_tilt_is_another_one_where_macs_were_a_target():
     then = records.run_record({"target_macs": (8.0, True)})
     with pytest.raises(InputError, match="with no `stage_tilt`; received `stage_tilt=0.7`"):

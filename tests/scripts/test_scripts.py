@@ -50,18 +50,27 @@ def call(script, *words):
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """A folder in which every script has run once, and what it printed last."""
+    """A folder in which every script has run once, from a narrow network in first.h5 beside it."""
     folder = tmp_path_factory.mktemp("chain")
-    base, pruned, student = folder / "base", folder / "pruned", folder / "student"
-    for script, words in chain_of(base, pruned, student):
+    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(48, 64, 16))), folder / "first.h5")
+    (folder / "runs").mkdir()
+    for script, words in chain_of(folder / "runs"):
         assert call(script, *words) == 0
-    return folder
+    return folder / "runs"
 
 
-def chain_of(base, pruned, student):
-    """The commands of the chain."""
+def chain_of(folder, first=("--model_path", "first.h5"), student=("--stream_divisor", 2)):
+    """The commands of the chain.
+
+    Args:
+        folder: of the runs; first.h5 lies beside it.
+        first: words of what the base starts from.
+        student: words of what the student looks like.
+    """
+    base, pruned = folder / "base", folder / "pruned"
+    first = [folder.with_name(word) if word == "first.h5" else word for word in first]
     return [
-        (train_base_model, [*TINY, "--save_folder", base]),
+        (train_base_model, [*TINY, *first, "--save_folder", base]),
         (
             prune_model,
             [
@@ -78,7 +87,10 @@ def chain_of(base, pruned, student):
                 "l2",
             ],
         ),
-        (knowledge_distillation, [*TINY, "--root_folder", pruned / "iter2", "--save_folder", student]),
+        (
+            knowledge_distillation,
+            [*TINY, *student, "--root_folder", pruned / "iter2", "--save_folder", folder / "student"],
+        ),
     ]
 
 
@@ -101,7 +113,7 @@ def test_a_finished_run_is_neither_repeated_nor_written_over(chain, monkeypatch,
 
     monkeypatch.setattr(fit, "fit", again)
     before = {path: path.read_bytes() for path in chain.rglob("*") if path.is_file()}
-    for script, words in chain_of(chain / "base", chain / "pruned", chain / "student"):
+    for script, words in chain_of(chain):
         assert call(script, *words) == 0
         told = capsys.readouterr().out
         assert (
@@ -140,9 +152,22 @@ def test_models_open_in_plain_keras_and_shrink(chain):
         plain = keras.models.load_model(chain / name / "model.h5")
         assert plain(np.zeros((1, 32, 32, 3))).shape == (1, 10)
         sizes.append(plain.count_params())
-    assert sizes[0] / sizes[2] >= 2 and sizes[0] / sizes[3] >= 12.82
+    assert sizes[0] / sizes[2] >= 2
     assert sizes[0] / sizes[1] == pytest.approx(2**0.5, rel=0.01)  # an equal factor of the way
     assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.slow
+def test_the_chain_of_a_whole_resnet50_by_its_defaults(tmp_path):
+    for script, words in chain_of(tmp_path, first=(), student=()):
+        assert call(script, *words) == 0
+    sizes = [
+        keras.models.load_model(tmp_path / name / "model.h5").count_params()
+        for name in ("base", "pruned/iter1", "pruned/iter2", "student")
+    ]
+    assert sizes[0] == keras.applications.ResNet50(weights=None, classes=10).count_params()
+    assert sizes[0] / sizes[1] == pytest.approx(2**0.5, rel=0.01)
+    assert sizes[0] / sizes[2] >= 2 and sizes[0] / sizes[3] >= 12.82
 
 
 def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):

@@ -1,0 +1,174 @@
+"""What is measured on the maps of a network: the zeros that APoZ counts, and the statistics of batch-normalisations."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from compress.engine import folding, operations, running, twin
+from compress.errors import InputError
+from compress.graph import nodes
+
+
+def recalibrate_bn(model, images, batch_size=128, progress=iter):
+    """Replaces the moving means and variances of a model by their averages over batches of images, in place.
+
+    A layer behind a removed channel has another input distribution than its batch-normalisation was trained on. Every
+    batch-normalisation normalises by the batch meanwhile, frozen ones too; all other layers are in inference mode. No
+    weight is trained. Li et al. 2020, EagleEye, arXiv 2007.02491, section 3.3.
+
+    Args:
+        model: a keras.Model that `nodes.graph_of` takes.
+        images: training images (N, ...), as the model takes them. Images beyond the last whole batch are not used.
+        batch_size: images a forward pass.
+        progress: wraps the range of batch starts.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    if len(images) == 0:
+        raise ValueError("recalibrate_bn needs images. Received: none")
+    batch_size = min(batch_size, len(images))
+    starts, norms = range(0, len(images) - batch_size + 1, batch_size), norms_of(model)
+    compiled, variables = folding.compiled_by_backend(_batch_statistics(model)), model.variables
+    # The weights are arguments of the compiled function: jax.jit would compile values from outside as constants.
+    values, total = [ops.convert_to_tensor(variable) for variable in variables], {}
+    # A plain average over all batches. The moving average of training, with momentum 0.9, would still hold 0.9^n of the
+    # old statistics after n batches. Summed in float64, as a sum of many batches loses digits in float32.
+    for start in progress(starts):
+        for path, pair in compiled(values, ops.convert_to_tensor(images[start : start + batch_size])).items():
+            total[path] = total.get(path, 0.0) + np.asarray(pair, np.float64)
+    for path, (mean, variance) in total.items():
+        norms[path].moving_mean.assign(mean / len(starts))
+        norms[path].moving_variance.assign(variance / len(starts))
+
+
+def norms_of(model):
+    """{path: batch-normalisation} of a model and the models inside it, each once."""
+    found = {}
+    for path, node in nodes.walk(model):
+        if isinstance(node.operation, layers.BatchNormalization) and node.operation not in found.values():
+            found[path] = node.operation
+    return found
+
+
+def _batch_statistics(model):
+    """A function (values of the model's variables, images) -> {path: (2, channels)}: mean and variance of the batch
+    that each batch-normalisation receives, while all of them normalise by the batch, as in training."""
+    norms, substitutes = norms_of(model), twin.Substitutes(model)
+
+    def statistics(values, images):
+        found = {path: [] for path in norms}
+        measured = {norm: functools.partial(_measured, norm, found[path]) for path, norm in norms.items()}
+        with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
+            running.run(model, images, substitutes.table() | measured, training=False)
+        # a batch-normalisation that is called more than once has the mean of its calls, as Keras' moving averages do
+        return {path: sum(calls) / len(calls) for path, calls in found.items()}
+
+    return statistics
+
+
+def _measured(norm, found, x, **_):
+    """A batch-normalisation by the batch, whose mean and variance, (2, channels), it appends to `found`."""
+    x, shape = ops.cast(x, norm.compute_dtype), [1] * len(x.shape)
+    axis = norm.axis % len(shape)
+    gamma = ops.ones_like(norm.moving_mean) if norm.gamma is None else norm.gamma
+    beta = ops.zeros_like(norm.moving_mean) if norm.beta is None else norm.beta
+    if axis == len(shape) - 1:
+        y, mean, variance = operations.normalise_batch(
+            x, ops.cast(gamma, "float32"), ops.cast(beta, "float32"), norm.epsilon
+        )
+    else:
+        wide, shape[axis] = ops.cast(x, "float32"), -1
+        mean, variance = ops.moments(wide, axes=[a for a in range(len(shape)) if a != axis])
+        y = ops.batch_normalization(wide, mean, variance, axis, beta, gamma, norm.epsilon)
+    found.append(ops.stack([mean, variance]))
+    return ops.cast(y, x.dtype)
+
+
+def count_zeros(model, watched, images, batch_size=128, progress=iter):
+    """How often each channel of some activations is 0, in inference mode.
+
+    Counted on the folded network in float32: what comes out of a ReLU is the same, sooner. A batch's counts are summed
+    on the device, so memory does not grow with N.
+
+    Args:
+        model: a keras.Model that `nodes.graph_of` takes.
+        watched: {node whose output is counted: axis of its channels}; of a layer with an inline activation that is the
+            layer's own node.
+        images: (N, ...), as the model takes them.
+        batch_size: images a pass.
+        progress: wraps the range of batch starts.
+
+    Returns:
+        {node: (channels,) float64 from 0 to 1}, the share of all images and positions, in all calls of the node.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    if len(images) == 0:
+        raise ValueError("count_zeros needs images. Received: none")
+    plan, nodes_ = folding.Folding(model), list(watched)
+
+    def count(weights, images):
+        zeros, positions = [0] * len(nodes_), [0] * len(nodes_)
+
+        def watch(place, x):
+            axis = watched[nodes_[place]] % len(x.shape)
+            zeros[place] += ops.sum(ops.cast(ops.equal(x, 0), "int32"), [i for i in range(len(x.shape)) if i != axis])
+            positions[place] += ops.size(x) // x.shape[axis]
+
+        plan.run(weights, images, {node: functools.partial(watch, place) for place, node in enumerate(nodes_)})
+        return zeros, positions
+
+    # The weights are arguments of the compiled function: jax.jit would compile values from outside as constants.
+    weights = {path: tuple(map(ops.convert_to_tensor, arrays)) for path, arrays in plan.weights().items()}
+    compiled, total = folding.compiled_by_backend(count), [(0, 0)] * len(nodes_)
+    for start in progress(range(0, len(images), batch_size)):
+        found = zip(*compiled(weights, ops.convert_to_tensor(images[start : start + batch_size])), strict=True)
+        total = [
+            (zeros + np.asarray(more, np.int64), positions + int(size))
+            for (zeros, positions), (more, size) in zip(total, found, strict=True)
+        ]
+    return {node: zeros / positions for node, (zeros, positions) in zip(nodes_, total, strict=True)}
+
+
+def compute_apoz(graph, images, batch_size=128, progress=iter):
+    """Average percentage of zeros of each channel behind its ReLU-like activations, in inference mode.
+
+    APoZ_c = (zero activations of channel c over all N images and M positions) / (N M); Hu et al. 2016, Network
+    Trimming, arXiv 1607.03250, equation 1. Where channels are tied, or have several such activations, theirs are
+    averaged.
+
+    Args:
+        graph: a `network.Graph`.
+        images: (N, ...), as the model takes them, not augmented, none of them from the test set.
+        batch_size: images a pass.
+        progress: wraps the range of batch starts.
+
+    Returns:
+        {group: (width,) float64 from 0 to 1}, for the groups that have a ReLU-like activation; 1 means that the channel
+        was never active.
+
+    Raises:
+        InputError: the network has no ReLU-like activation.
+        ValueError: there are no images.
+    """
+    where = {node: graph.places(node.outputs[0]) for places in graph.activations.values() for node, _ in places}
+    if not where:
+        raise InputError(
+            f"`criterion`: received apoz for {graph.model.name}, which has no ReLU-like activation, so that no channel "
+            "is ever 0; expected l1, l2, bn, taylor, fpgm or random"
+        )
+    shares = count_zeros(graph.model, {node: axis for node, (axis, _) in where.items()}, images, batch_size, progress)
+    found = {}
+    for name, places in graph.activations.items():
+        total, count = (np.zeros(graph.groups[name].width) for _ in range(2))
+        for node, _ in places:
+            channels, positions = where[node][1][name]
+            np.add.at(total, positions, shares[node][channels])
+            np.add.at(count, positions, 1)
+        if places:
+            found[name] = total / count
+    return found

@@ -1,0 +1,183 @@
+"""Folded inference of any graph against plain Keras' predictions, and against the earlier engine on a ResNet."""
+
+import keras
+import numpy as np
+import pytest
+import shapes
+from conftest import narrow_widths, randomised
+from keras import layers, ops, tree
+
+from compress.engine import folded, folding
+from compress.graph import nodes, resnet
+
+# how many batch-norms fold: those behind a linear convolution or Dense that nothing else reads, both called once
+FOLDS = {"sequential": 4, "residual": 5, "mobile": 5, "dense": 1, "shared": 1, "kinds": 5, "several": 1, "transfer": 5}
+
+
+@pytest.mark.parametrize("name", shapes.SHAPES)
+def test_folded_outputs_are_keras(name):
+    model = shapes.lively(shapes.SHAPES[name]())
+    images = shapes.pixels(model)
+    expected = model(images, training=False)
+    assert len(folding.pairs(model)) == FOLDS[name]
+    twin = folding.FoldedModel(model)
+    for ours, theirs in zip(tree.flatten(twin(images)), tree.flatten(expected), strict=True):
+        assert shapes.close(ours, theirs, 1e-5)
+    assert not twin.trainable_variables and not any(isinstance(v, keras.KerasTensor) for v in twin.variables)
+    for norm in folding.pairs(model):  # nothing of a folded batch-norm is read any more
+        norm.set_weights([np.full_like(w, np.nan) for w in norm.get_weights()])
+    for ours, theirs in zip(tree.flatten(twin(images)), tree.flatten(expected), strict=True):
+        assert shapes.close(ours, theirs, 1e-5)
+
+
+def test_a_batch_norm_that_something_else_sees_does_not_fold():
+    def pairs(make):
+        x = inputs = keras.Input((5, 5, 2))
+        return len(folding.pairs(keras.Model(inputs, make(x))))
+
+    conv, norm = layers.Conv2D, layers.BatchNormalization
+
+    def read_twice(x):
+        y = conv(2, 3)(x)
+        return norm()(y) + y
+
+    def also_an_output(x):
+        y = conv(2, 3)(x)
+        return [norm()(y), y]
+
+    def called_twice(x):
+        shared = norm()
+        return shared(conv(2, 3)(x)) + shared(x[:, :3, :3])
+
+    assert pairs(lambda x: norm()(conv(2, 3)(x))) == 1
+    assert pairs(lambda x: norm()(conv(2, 3, activation="relu")(x))) == 0
+    assert pairs(lambda x: norm(axis=1)(conv(2, 3)(x))) == 0
+    assert pairs(read_twice) == pairs(also_an_output) == pairs(called_twice) == 0
+
+    class Odd(layers.Conv2D):
+        def call(self, x):
+            return ops.square(super().call(x))
+
+    class Standardised(layers.Conv2D):
+        def convolution_op(self, x, kernel):
+            return super().convolution_op(x, kernel - ops.mean(kernel))
+
+    assert pairs(lambda x: norm()(Odd(2, 3)(x))) == pairs(lambda x: norm()(Standardised(2, 3)(x))) == 0
+
+
+def test_weights_are_an_argument_of_one_compiled_function():
+    """Other weights, and channels of zeros, go through the trace of the first call, and change what they should."""
+    model = shapes.lively(shapes.residual())
+    plan, traces = folding.Folding(model), []
+    images = shapes.pixels(model)
+
+    def forward(weights, images):
+        traces.append(1)
+        return plan.run(weights, images)
+
+    compiled = folding.compiled_by_backend(forward)
+    weights = {path: tuple(map(ops.convert_to_tensor, arrays)) for path, arrays in plan.weights().items()}
+    assert shapes.close(compiled(weights, images), model(images), 1e-5)
+    conv = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D) and layer.strides == (2, 2))
+    norm = plan.norms[conv]
+    keep = np.array([1, 0, 1, 0], "float32")
+    values = [(v, v.numpy() * keep) for v in (conv.kernel, conv.bias, norm.beta, norm.moving_mean)]
+    before = model.get_weights()
+    changed = {
+        path: tuple(map(ops.convert_to_tensor, arrays)) for path, arrays in plan.changed(weights, values).items()
+    }
+    assert [path for path in weights if changed[path] is not weights[path]]
+    zeros = compiled(changed, images)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    for variable, value in values:
+        variable.assign(value)
+    expected = model(images)
+    assert shapes.close(zeros, expected, 1e-5) and not shapes.close(expected, compiled(weights, images), 1e-3)
+    assert len(traces) == 1
+
+
+def test_only_layers_with_changed_variables_are_folded_again():
+    model = shapes.lively(shapes.residual())
+    plan = folding.Folding(model)
+    weights, norm = plan.weights(), next(iter(plan.norms.values()))
+    changed = plan.changed(weights, [(norm.gamma, norm.gamma.numpy() * 2)])
+    assert [path for path in weights if changed[path] is not weights[path]] == [
+        next(path for path, layer in plan.layers.items() if plan.norms.get(layer) is norm)
+    ]
+
+
+def test_a_folded_copy_stays_as_it_is_until_it_is_refolded():
+    model, other = shapes.lively(shapes.kinds()), shapes.lively(shapes.kinds(), 5)
+    images, twin = shapes.pixels(model), folding.FoldedModel(model)
+    before = twin.predict_on_batch(images)
+    model.set_weights(other.get_weights())
+    np.testing.assert_array_equal(twin.predict_on_batch(images), before)
+    twin.refold()
+    assert shapes.close(twin.predict_on_batch(images), other.predict_on_batch(images), 1e-5)
+    twin.refold(shapes.lively(shapes.kinds(), 0))
+    np.testing.assert_array_equal(twin.predict_on_batch(images), before)
+
+
+def test_a_frozen_function_gives_keras_outputs_at_any_batch_size():
+    model = shapes.lively(shapes.mobile())
+    function, images = folding.freeze(model), shapes.pixels(model)
+    for batch in (images, images[:1], images[:3]):
+        assert shapes.close(function(batch), model(batch), 1e-5)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_a_lower_precision_is_near_and_its_outputs_are_float32(precision):
+    model = shapes.lively(shapes.sequential())
+    images, expected = shapes.pixels(model), model(shapes.pixels(model))
+    paths = [path for path, node in nodes.walk(model) if isinstance(node.operation, layers.ReLU)][:2]
+    found, *maps = folding.FoldedModel(model, precision, paths)(images)
+    assert {keras.backend.standardize_dtype(x.dtype) for x in maps} == {precision.removeprefix("mixed_")}
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    assert shapes.close(found, expected, 0.1) and not shapes.close(found, expected, 1e-6)
+
+
+def test_features_are_keras_maps():
+    model = shapes.lively(shapes.transfer())
+    paths = [path for path, node in nodes.walk(model) if node.operation.name.startswith("add") and "/" in path]
+    inner = model.get_layer("base")
+    feature = keras.Model(inner.input, inner.get_layer(paths[0].split("/")[1]).output)
+    images = shapes.pixels(model)
+    found, *maps = folding.FoldedModel(model, features=paths)(images)
+    assert shapes.close(found, model(images, training=False), 1e-5)
+    assert len(maps) == 1 and shapes.close(maps[0], feature(images), 1e-5)
+
+
+def test_a_model_without_a_graph_evaluates_itself():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    model = Own()
+    assert folding.evaluator_of(model)() is model
+    known = shapes.lively(shapes.dense())
+    fresh, images = folding.evaluator_of(known), shapes.pixels(known)
+    assert shapes.close(fresh()(images), known(images), 1e-5)
+    shapes.lively(known, 9)
+    assert shapes.close(fresh()(images), known(images), 1e-5)
+
+
+@pytest.mark.parametrize("more", [{}, {"stem": "cifar"}])
+def test_a_resnet_is_computed_as_by_the_earlier_engine(more):
+    """The same bits, but for two things: the earlier kernels and biases were folded in float32, these in float64.
+
+    And pixels were normalised by a division, where Keras' own Rescaling multiplies.
+    """
+    none = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    model = randomised(resnet.build_resnet(widths=narrow_widths(), normalization=none, **more))
+    images = shapes.pixels(model)
+    old, plan = folded.fold(model), folding.Folding(model)
+    new = plan.weights()
+    for name, *_ in resnet.wiring_of(model):
+        for ours, theirs in zip(new[f"{name}_conv"], old[name], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    given = {
+        path: arrays if path not in {f"{n}_conv" for n in old} else old[path.removesuffix("_conv")]
+        for path, arrays in new.items()
+    }
+    expected = folded.run_folded(old, images, resnet.architecture_of(model))[0]
+    np.testing.assert_array_equal(plan.run(given, images), expected)

@@ -1,0 +1,155 @@
+"""Zeros against numpy's count on Keras' own activations, batch statistics against numpy's of Keras' own maps."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+import shapes
+from conftest import narrow_widths, randomised
+from keras import layers
+
+from compress.engine import measuring, recalibration
+from compress.errors import InputError
+from compress.graph import nodes, resnet
+from compress.pruning import criteria
+
+
+def named(model, chosen):
+    """{path: node} of the operations whose path `chosen` says yes to."""
+    return {path: node for path, node in nodes.walk(model) if chosen(path)}
+
+
+def test_zeros_are_numpys_count():
+    """Of ReLU layers, of inline ReLUs, of a ReLU on vectors."""
+    model = shapes.lively(shapes.dense())
+    watched = named(model, lambda path: any(word in path for word in ("re_lu", "conv", "activation")))
+    images = shapes.pixels(model, 7)
+    found = measuring.count_zeros(model, dict.fromkeys(watched.values(), -1), images, batch_size=3)
+    assert len(found) == 6
+    for path, node in watched.items():
+        maps = keras.Model(model.input, model.get_layer(path).output)(images).numpy()
+        np.testing.assert_allclose(found[node], (maps == 0).mean(tuple(range(maps.ndim - 1))), atol=1e-12)
+        assert found[node].max() > 0 and found[node].min() < 1
+
+
+def test_zeros_are_counted_on_any_axis():
+    model = shapes.lively(shapes.dense())
+    node = next(iter(named(model, lambda path: "re_lu" in path).values()))
+    images = shapes.pixels(model, 7)
+    maps = keras.Model(model.input, node.outputs[0])(images).numpy()
+    found = measuring.count_zeros(model, {node: 1}, images)[node]
+    np.testing.assert_allclose(found, (maps == 0).mean((0, 2, 3)), atol=1e-12)
+
+
+def test_zeros_inside_a_model_are_those_of_all_its_calls():
+    model = shapes.lively(shapes.shared())
+    block, images = model.get_layer("block"), shapes.pixels(model, 4)
+    (last,) = named(model, lambda path: path == f"block/{block.layers[-1].name}").values()
+    first = keras.Model(model.input, [node.outputs[0] for _, node in nodes.walk(model) if node.operation is block])
+    maps = np.concatenate([x.numpy() for x in first(images)])
+    found = measuring.count_zeros(model, {last: -1}, images)[last]
+    np.testing.assert_allclose(found, (maps == 0).mean((0, 1, 2)), atol=1e-12)
+
+
+def test_a_resnets_zeros_are_those_of_the_earlier_engine(pictures):
+    model = randomised(resnet.build_resnet(widths=narrow_widths()))
+    old = criteria.compute_apoz(model, pictures[0], batch_size=10)
+    watched = {name: dict(nodes.walk(model))[name.replace("_conv", "_relu")] for name in old}
+    new = measuring.count_zeros(model, dict.fromkeys(watched.values(), -1), pictures[0], batch_size=10)
+    for name, node in watched.items():
+        np.testing.assert_array_equal(new[node], old[name])
+
+
+def statistics(norms):
+    """All moving means and variances in one array."""
+    return np.concatenate([w.numpy() for norm in norms for w in (norm.moving_mean, norm.moving_variance)])
+
+
+@pytest.mark.parametrize("name", [name for name in shapes.SHAPES if name not in ("several", "shared")])
+def test_recalibrated_statistics_are_those_of_keras_maps(name):
+    """Plain Keras in training mode, its momentum 0, leaves the statistics of one batch; here is the mean of two."""
+    model, theirs = (shapes.lively(shapes.SHAPES[name]()) for _ in range(2))
+    images, total = shapes.pixels(model, 13), 0
+    images[:6] *= 0.7
+    norms = list(measuring.norms_of(theirs).values())
+    for norm in norms:
+        norm.momentum = 0.0
+    for start in (0, 6):
+        # without what stands around the inner model: augmentation and dropout are no part of the measurement
+        inner = theirs.get_layer("base") if name == "transfer" else theirs
+        inner(images[start : start + 6], training=True)
+        total = total + statistics(norms)
+    others = [v.numpy() for v in model.weights if not v.name.startswith("moving")]
+    measuring.recalibrate_bn(model, images, batch_size=6)
+    np.testing.assert_allclose(statistics(measuring.norms_of(model).values()), total / 2, rtol=1e-3, atol=1e-4)
+    now = [v.numpy() for v in model.weights if not v.name.startswith("moving")]
+    assert all(np.array_equal(v, w) for v, w in zip(now, others, strict=True))
+
+
+def test_a_batch_norm_that_is_called_twice_has_the_mean_of_its_calls():
+    x, norm = keras.Input((4, 4, 3)), layers.BatchNormalization()
+    model = keras.Model(x, norm(x) + norm(2 * x + 1))
+    images = np.random.default_rng(1).normal(3, 2, (8, 4, 4, 3)).astype("float32")
+    measuring.recalibrate_bn(model, images)
+    mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2))
+    np.testing.assert_allclose(norm.moving_mean, (3 * mean + 1) / 2, rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, (variance + 4 * variance) / 2, rtol=1e-5)
+
+
+def test_a_batch_norm_of_another_axis_is_measured_along_it():
+    x, norm = keras.Input((4, 5, 3)), layers.BatchNormalization(axis=1)
+    model, images = keras.Model(x, norm(x)), np.random.default_rng(1).normal(3, 2, (8, 4, 5, 3)).astype("float32")
+    measuring.recalibrate_bn(model, images)
+    np.testing.assert_allclose(norm.moving_mean, images.mean((0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, images.var((0, 2, 3)), rtol=1e-5)
+
+
+def test_a_resnet_is_recalibrated_as_by_the_earlier_engine(pictures):
+    ours, theirs = (randomised(resnet.build_resnet(widths=narrow_widths())) for _ in range(2))
+    theirs.set_weights(ours.get_weights())
+    measuring.recalibrate_bn(ours, pictures[0], 8)
+    recalibration.recalibrate_bn(theirs, pictures[0], 8)
+    for mine, other in zip(ours.variables, theirs.variables, strict=True):
+        assert shapes.close(mine, other, 1e-4), mine.path
+
+
+def test_no_images_are_refused():
+    model = shapes.dense()
+    with pytest.raises(ValueError, match="needs images"):
+        measuring.recalibrate_bn(model, np.zeros((0, 12, 12, 3)))
+    with pytest.raises(ValueError, match="needs images"):
+        measuring.count_zeros(model, {}, np.zeros((0, 12, 12, 3)))
+
+
+def test_batch_norms_have_their_paths():
+    model = shapes.transfer()
+    assert {path.split("/")[0] for path in measuring.norms_of(model)} == {"base"}
+    assert all(isinstance(norm, layers.BatchNormalization) for norm in measuring.norms_of(model).values())
+
+
+def graph(model, activations, places, width):
+    """What `compute_apoz` asks a graph: one group and where its zeros are counted."""
+    return types.SimpleNamespace(
+        model=model,
+        groups={"group": types.SimpleNamespace(width=width)},
+        activations={"group": [(node, node.operation) for node in activations]},
+        places=lambda tensor: (3, {"group": places[id(tensor)]}),
+    )
+
+
+def test_apoz_averages_over_tied_channels_and_over_activations():
+    model = shapes.lively(shapes.dense())
+    first, second = list(named(model, lambda path: "re_lu" in path).values())
+    images = shapes.pixels(model, 7)
+    one, two = ((keras.Model(model.input, node.outputs[0])(images).numpy() == 0) for node in (first, second))
+    one, two = one.mean((0, 1, 2)), two.mean((0, 1, 2))
+    # channels 0 and 2 of the first are tied in position 0, which has channel 5 of the second as well
+    places = {id(first.outputs[0]): ([0, 1, 2], [0, 1, 0]), id(second.outputs[0]): ([5], [0])}
+    found = measuring.compute_apoz(graph(model, [first, second], places, 2), images)["group"]
+    np.testing.assert_allclose(found, [(one[0] + one[2] + two[5]) / 3, one[1]], atol=1e-12)
+
+
+def test_a_network_without_relu_is_told_which_criteria_apply():
+    with pytest.raises(InputError, match="no ReLU-like activation.*expected l1, l2, bn, taylor, fpgm or random"):
+        measuring.compute_apoz(graph(shapes.mobile(), [], {}, 4), np.zeros((1, 12, 12, 3)))

@@ -34,14 +34,14 @@ def graph_of(model):
     """
     # A class of the user's own may compute something else than the graph: `call` has to be Keras'.
     computes = next((kind for kind in type(model).__mro__ if "call" in vars(kind)), type(model))
-    if isinstance(model, keras.Sequential) and _is_of_keras(computes):
+    if isinstance(model, keras.Sequential) and is_of_keras(computes):
         if model._functional is None:  # Keras has no public way to it
             raise InputError(
                 f"{model.name}: received a Sequential model that isn't built, so that its shapes are "
                 "open; expected one with an Input layer in front, or built by `model.build(input_shape)`"
             )
         return model._functional
-    if isinstance(model, keras.Function) and _is_of_keras(computes):
+    if isinstance(model, keras.Function) and is_of_keras(computes):
         return model
     kind = "a subclassed model" if isinstance(model, keras.Model) else "no model"
     raise InputError(
@@ -113,31 +113,44 @@ def check(model):
         if id(layer) in tried or is_model(layer) or not isinstance(layer, keras.Layer):
             continue
         tried.add(id(layer))
-        kind = type(layer).__name__
-        if kind in ELSEWHERE and _is_of_keras(type(layer)):
-            raise InputError(f"{path}: received a layer {kind}; {ELSEWHERE[kind]}")
-        if type(layer) not in REGISTERED and not _is_of_keras(type(layer)):
-            raise InputError(
-                f"{path}: received a layer of a class of its own, {kind}; expected Keras' own layers, or "
-                "a class that compress.graph.kinds.register was given a rule for"
-            )
-        _check_weights(layer, path)
+        for part in layer._flatten_layers():  # a wrapper has layers of its own
+            _check_part(part, path)
+        _check_config(layer, path)
 
 
-def _is_of_keras(kind):
+def _check_part(part, path):
+    """Raises InputError where a layer, or a part of one, is of no known class or holds other weights than its own."""
+    kind = type(part)
+    if kind.__name__ in ELSEWHERE and is_of_keras(kind):
+        raise InputError(f"{path}: received a layer {kind.__name__}; {ELSEWHERE[kind.__name__]}")
+    if kind not in REGISTERED and not is_of_keras(kind):
+        raise InputError(
+            f"{path}: received a layer of a class of its own, {kind.__name__}; expected Keras' own layers, or a class "
+            "that compress.graph.kinds.register was given a rule for"
+        )
+    if part.quantization_mode is not None:
+        raise InputError(
+            f"{path}: received a layer quantised to {part.quantization_mode}; expected float weights: prune first, "
+            "then quantise"
+        )
+    if getattr(part, "lora_enabled", False):
+        raise InputError(
+            f"{path}: received a layer with LoRA weights; expected plain ones: save the model's merged weights and "
+            "load them into a model without `enable_lora`"
+        )
+
+
+def _check_config(layer, path):
+    """Raises InputError where a layer can't be made from its own config, as with a function that Keras doesn't know."""
+    try:
+        type(layer).from_config(layer.get_config())
+    except Exception as error:
+        raise InputError(
+            f"{path}: received a layer {type(layer).__name__} that can't be made from its own config "
+            f"({error!s:.200}); expected a complete `get_config`, and Keras' own functions as activations"
+        ) from None
+
+
+def is_of_keras(kind):
+    """Whether a class of layers, operations or models is defined by Keras."""
     return kind.__module__.partition(".")[0] == "keras"
-
-
-def _check_weights(layer, path):
-    """Raises InputError where a layer or a part of it holds other weights than those that it computes with."""
-    for part in layer._flatten_layers():
-        if part.quantization_mode is not None:
-            raise InputError(
-                f"{path}: received a layer quantised to {part.quantization_mode}; expected float weights: "
-                "prune first, then quantise"
-            )
-        if getattr(part, "lora_enabled", False):
-            raise InputError(
-                f"{path}: received a layer with LoRA weights; expected plain ones: save the model's "
-                "merged weights and load them into a model without `enable_lora`"
-            )

@@ -1,0 +1,93 @@
+"""Parameters and MACs as a function of how many channels of each group stay, without building a model.
+
+The length of an axis is the sum, over the groups on it, of what stays of them, and of what is fixed. The size of a
+variable is the product of its axes' lengths, its MACs that size times the positions that it is applied at. So the cost
+of a network is a sum of products of linear forms of the widths:
+
+    lengths = widths @ matrix + offset
+    cost = sum over terms of coefficient x product of the lengths of its axes
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        parameters: those of `model.count_params()`, biases and moving statistics among them.
+        macs: multiply-accumulates of convolutions, Dense layers and attention for one image; NaN where the size of the
+            images is open. A transposed convolution has them at the positions of its input.
+    """
+
+    parameters: float
+    macs: float
+
+
+class CostModel:
+    """The closed form of a network's cost.
+
+    Args:
+        reading: a channels.Reading.
+        group_at: function(ids) -> int (channels,), the index of each channel's group, -1 for what stays.
+        widths: int (groups,), the whole widths.
+        total: number of parameters of the whole network.
+    """
+
+    def __init__(self, reading, group_at, widths, total):
+        self._group_at, self._widths = group_at, np.maximum(widths, 1)
+        self._axes, self._matrix, self._offset, terms = {}, [], [], {}
+        counted = 0
+        for wiring in reading.wirings.values():
+            weights = getattr(wiring.layer, "weights", ())
+            for at, axes in wiring.variables.items():
+                size, lengths = 1, []
+                for length, ids in zip(weights[at].shape, axes.ids, strict=True):
+                    if ids is None:
+                        size *= length
+                    else:
+                        lengths.append(self._axis(ids))
+                counted += int(np.prod(weights[at].shape))
+                self._add(terms, lengths, size, size * axes.positions)
+            for macs, ids in wiring.work:
+                self._add(terms, [self._axis(ids)], 0, macs)
+        # what follows no channels, as the weights of a kind without a rule
+        self._add(terms, [], total - counted, 0)
+        self._matrix = np.stack(self._matrix, 1) if self._matrix else np.zeros((len(widths), 0))
+        self._offset = np.array(self._offset)
+        most, none = max(len(key) for key in terms), len(self._offset)  # `none`: an axis of length 1
+        self._terms = np.array([[*key, *[none] * (most - len(key))] for key in terms], int).reshape(len(terms), most)
+        self._coefficients = np.array(list(terms.values()), float)
+
+    def _axis(self, ids):
+        """Index of the linear form of an axis's length."""
+        groups = self._group_at(ids)
+        counts = np.bincount(groups[groups >= 0], minlength=len(self._widths))[: len(self._widths)]
+        row, fixed = counts / self._widths, float((groups < 0).sum())
+        key = (row.tobytes(), fixed)
+        if key not in self._axes:
+            self._axes[key] = len(self._offset)
+            self._matrix.append(row)
+            self._offset.append(fixed)
+        return self._axes[key]
+
+    @staticmethod
+    def _add(terms, lengths, parameters, macs):
+        before = terms.get(tuple(sorted(lengths)), (0, 0))
+        terms[tuple(sorted(lengths))] = (before[0] + parameters, before[1] + macs)
+
+    def __call__(self, table):
+        """Costs of many networks.
+
+        Args:
+            table: (n, groups), how many positions of each group's mask stay.
+
+        Returns:
+            (n, 2) float64, parameters and MACs.
+        """
+        lengths = np.asarray(table, np.float64) @ self._matrix + self._offset
+        lengths = np.concatenate([lengths, np.ones((len(lengths), 1))], 1)
+        return lengths[:, self._terms].prod(-1) @ self._coefficients

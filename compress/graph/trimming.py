@@ -1,0 +1,181 @@
+"""Models without some channels: smaller ones, and ones of the same size in which nothing reads them.
+
+Both are made anew, layer by layer, from the layers' own configs: a copy of a whole model's config holds shapes that no
+longer fit.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import tree
+
+from compress.graph.nodes import graph_of, is_model, nodes_of
+
+
+def trimmed(model, reading, alive):
+    """The model without channels.
+
+    Args:
+        model: a keras.Model.
+        reading: its channels.Reading.
+        alive: bool (numbers,), which channels stay.
+
+    Returns:
+        A new keras.Model.
+    """
+    copies = _Copies(reading, alive)
+    small = copies.model(model, [tensor.shape for tensor in graph_of(model).inputs])
+    for layer, copy in copies.layers.values():
+        variables = _variables(reading, layer)
+        for at, (old, new) in enumerate(zip(_weights(layer), _weights(copy), strict=True)):
+            value = np.asarray(old)
+            for axis, ids in enumerate(variables[at].ids if at in variables else ()):
+                if ids is not None:
+                    value = value.compress(alive[ids], axis)
+            new.assign(value)
+        _finish(copy)
+    return small
+
+
+def masked(model, reading, alive):
+    """The model with removed channels in their place, and zeros wherever they are read.
+
+    A layer that mixes channels gets zeros in the slices of its kernel that a removed one is multiplied by. Zeros in the
+    layer that makes the channel are not enough: behind a sigmoid, or the beta of a batch-normalisation, it would be
+    another number again. They are put there too, so that what is removed is 0 in every kernel.
+
+    Args:
+        model: a keras.Model.
+        reading: its channels.Reading.
+        alive: bool (numbers,), which channels stay.
+
+    Returns:
+        A new keras.Model.
+    """
+    copies = _Copies(reading, np.ones(len(alive), bool))
+    same = copies.model(model, [tensor.shape for tensor in graph_of(model).inputs])
+    for layer, copy in copies.layers.values():
+        variables = _variables(reading, layer)
+        for at, (old, new) in enumerate(zip(_weights(layer), _weights(copy), strict=True)):
+            value, axes = np.array(old), variables.get(at)
+            for axis, ids in enumerate(axes.ids if axes and not axes.divides else ()):
+                if ids is not None:
+                    np.moveaxis(value, axis, 0)[~alive[ids]] = 0
+            new.assign(value)
+        _finish(copy)
+    return same
+
+
+def _weights(layer):
+    """A layer's variables in Keras' order; a raw operation has none."""
+    return getattr(layer, "weights", ())
+
+
+def _variables(reading, layer):
+    wiring = reading.wirings.get(id(layer))
+    return wiring.variables if wiring else {}
+
+
+def _finish(layer):
+    if isinstance(layer, keras.layers.Normalization):
+        layer.finalize_state()  # it computes with what this derives from its variables
+
+
+class _Copies:
+    """Copies of a model's layers, each made once however often it is called.
+
+    Args:
+        reading: a channels.Reading.
+        alive: bool (numbers,), which channels stay.
+    """
+
+    def __init__(self, reading, alive):
+        self.reading, self.alive, self.layers, self._models = reading, alive, {}, {}
+
+    def layer(self, operation):
+        """The copy of a layer or raw operation, not yet built."""
+        if id(operation) not in self.layers:
+            config, wiring = operation.get_config(), self.reading.wirings.get(id(operation))
+            for key, setting in (wiring.settings if wiring else {}).items():
+                config[key] = setting.function(self.alive[setting.ids], config[key])
+            self.layers[id(operation)] = operation, type(operation).from_config(config)
+        return self.layers[id(operation)][1]
+
+    def model(self, model, shapes):
+        """The copy of a model whose inputs have the given shapes."""
+        if id(model) not in self._models:
+            build = self._sequential if isinstance(model, keras.Sequential) else self._functional
+            self._models[id(model)] = build(model, graph_of(model), shapes)
+        return self._models[id(model)]
+
+    def _inputs(self, graph, shapes):
+        """{id(input of a graph): input of its copy}."""
+        fresh = {}
+        for tensor, shape in zip(graph.inputs, shapes, strict=True):
+            layer = tensor._keras_history.operation
+            fresh[id(tensor)] = type(layer).from_config(layer.get_config() | {"batch_shape": shape}).output
+        return fresh
+
+    def _functional(self, model, graph, shapes):
+        tensors = self._inputs(graph, shapes)
+        for node in nodes_of(graph):
+            outputs = tree.flatten(self._called(node, tensors))
+            tensors |= {id(old): new for old, new in zip(node.outputs, outputs, strict=True)}
+        inputs, outputs = (
+            tree.map_structure(lambda tensor: tensors[id(tensor)], struct)
+            for struct in (graph._inputs_struct, graph._outputs_struct)
+        )
+        return keras.Model(inputs, outputs, name=model.name, trainable=model.trainable)
+
+    def _sequential(self, model, graph, shapes):
+        # Sequential calls its layers itself
+        first, *_ = self._inputs(graph, shapes).values()
+        stack = []
+        for node in nodes_of(graph):
+            shapes = [self._shape(tensor) for tensor in node.input_tensors]
+            inner = is_model(node.operation)
+            stack.append(self.model(node.operation, shapes) if inner else self.layer(node.operation))
+        with contextlib.ExitStack() as zeros:
+            for layer in stack:
+                zeros.enter_context(_from_zeros(layer))
+            return keras.Sequential([first, *stack], trainable=model.trainable, name=model.name)
+
+    def _called(self, node, tensors):
+        args, kwargs = self._arguments(node, tensors)
+        if is_model(node.operation):
+            inner = self.model(node.operation, [tensors[id(tensor)].shape for tensor in node.input_tensors])
+            return inner(*args, **kwargs)
+        layer = self.layer(node.operation)
+        with _from_zeros(layer):
+            return layer(*args, **kwargs)
+
+    def _arguments(self, node, tensors):
+        args, kwargs = node.arguments.fill_in(tensors)
+        setting = self.reading.arguments.get(id(node))
+        return (setting.function(self.alive[setting.ids], args), {}) if setting else (args, kwargs)
+
+    def _shape(self, tensor):
+        """The shape of a tensor without the channels that go."""
+        span = self.reading.spans.get(id(tensor))
+        return tuple(
+            int(self.alive[span.ids].sum()) if span is not None and axis == span.axis else size
+            for axis, size in enumerate(tensor.shape)
+        )
+
+
+@contextlib.contextmanager
+def _from_zeros(layer):
+    """A layer built in here starts from zeros, which is quicker than drawing weights that are overwritten."""
+    initialisers = {}
+    if isinstance(layer, keras.Layer) and not layer.built:
+        initialisers = {
+            name: value for name, value in vars(layer).items() if isinstance(value, keras.initializers.Initializer)
+        }
+    for name in initialisers:
+        setattr(layer, name, keras.initializers.Zeros())
+    try:
+        yield
+    finally:
+        for name, value in initialisers.items():
+            setattr(layer, name, value)

@@ -1,5 +1,6 @@
 """What the tests share. Every check runs on small networks: 50 layers deep, a few channels wide."""
 
+import gc
 import signal
 import zlib
 from pathlib import Path
@@ -16,6 +17,10 @@ SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if "def build_parser" i
 # interrupt would then go on to its end.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Traces of networks are millions of objects that stay; looking through them for garbage again and again takes a
+# twentieth of the tests' time.
+gc.set_threshold(100_000, 50, 50)
 
 native.prepare(gpu=False)  # before a test file imports Keras, as the scripts do; the tests are about the processor
 

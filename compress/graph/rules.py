@@ -102,7 +102,7 @@ def parts_of(step, where=""):
         Unread: its kind or a setting of it can't be converted exactly.
     """
     kind, step = step.kind, operations.plain(step)
-    _check_precision(step)
+    check_precision(step)
     # Before the check of the call: configs have training=True for every Random* layer, which `predict` overrides.
     if step.kind in IDLE:
         return [Part("same", step)]
@@ -123,7 +123,7 @@ def _check_call(step):
         raise Unread(f"{step}, which is called with {'training on' if training else 'a mask'}")
 
 
-def _check_precision(step):
+def check_precision(step):
     """Raises Unread for a quantised layer."""
     spec = step.config.get("dtype")  # a name, or a dtype policy as a dict
     name = spec if isinstance(spec, str) or spec is None else spec.get("config", {}).get("name")

@@ -156,6 +156,26 @@ def arrays(file, path):
     return found
 
 
+def check_no_links(file, path):
+    """Raises InputError for a file in which a name stands for another place: Keras would follow it.
+
+    Args:
+        file: an h5py.File.
+        path: for the message.
+    """
+
+    def visit(name, item):
+        for key in item if isinstance(item, h5py.Group) else ():
+            if not isinstance(item.get(key, getlink=True), h5py.HardLink):
+                raise InputError(
+                    f"received {path}, whose {name}/{key} is a link to another place; expected a model file of Keras",
+                    path,
+                )
+
+    visit("", file)
+    file.visititems(visit)
+
+
 def optimizer_bytes(path):
     """Bytes of a model file that are the state of its optimizer, as plain Keras saves it beside the weights.
 

@@ -7,6 +7,7 @@ A file is read in three steps: `read_checkpoint` gives what it holds, `build` a 
 `compare_with_keras` shows that both read the file alike. `load_model` does all of them.
 """
 
+import contextlib
 import hashlib
 import math
 import os
@@ -46,24 +47,44 @@ def save_model(model, path, class_names=None):
             model.save(temporary, include_optimizer=False)  # a run resumes from its state.npz, not from this file
             # Checksum and class names lie inside: the records beside a file may not travel with it.
             with h5py.File(temporary, "r+") as file:
-                file.attrs[DIGEST] = _digest(archives.by_layer(archives.arrays(file, temporary)))
+                file.attrs[DIGEST] = digest_of(archives.arrays(file, temporary))
                 if class_names := classes.checked(class_names):
                     classes.write(file, class_names)
         except RuntimeError as error:  # h5py, where the disk is full as it closes a file
             raise OSError(one_line(error)) from None
 
 
-def _digest(arrays):
-    """SHA-256 over names, types, shapes and numbers of {(layer, weight): array}."""
+def digest_of(arrays):
+    """SHA-256 over names, types, shapes and numbers of what `archives.arrays` gives."""
+    # A layer and a weight name an array, as in every file of one flat network; where two models inside a model have
+    # layers of one name, the whole path does.
+    named = archives.by_layer(arrays)
+    named = named if len(named) == len(arrays) else arrays
     digest = hashlib.sha256()
-    for key in sorted(arrays):
-        array = np.ascontiguousarray(np.asarray(arrays[key]))
+    for key in sorted(named):
+        array = np.ascontiguousarray(np.asarray(named[key]))
         digest.update(f"{'/'.join(key)} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array)
     return digest.hexdigest()
 
 
-def _existing(path):
+def check_digest(file, arrays, path):
+    """Raises InputError where a file of the suite has other weights than those that it was written with.
+
+    Args:
+        file: from `archives.opened`.
+        arrays: from `archives.arrays`.
+        path: the file, for the message.
+    """
+    if file.attrs.get(DIGEST) not in (None, digest_of(arrays)):
+        raise InputError(
+            f"received {path}, whose weights are damaged: they don't have the checksum that the "
+            "file names; expected the file as it was written",
+            path,
+        )
+
+
+def existing(path):
     """The Path of a file that may be a model; InputError for none, a folder, another kind or a broken record."""
     path = Path(path)
     if not path.exists():
@@ -80,42 +101,23 @@ def _existing(path):
     return path
 
 
-def read_checkpoint(path, weights=True):
-    """What a file holds: a whole model, .h5 or .keras, or bare weights in Keras' HDF5 layout; ResNet50, 101 or 152.
+@contextlib.contextmanager
+def told_in_a_line(path, expected):
+    """Turns whatever h5py, zipfile and the walk through a config raise for a damaged or hostile file into one line.
 
     Args:
         path: the file.
-        weights: False leaves the arrays in the file, for a quick look before anything heavy is imported.
-
-    Returns:
-        A readers.Checkpoint.
+        expected: what it was to hold, for the message.
 
     Raises:
-        InputError: missing, empty, truncated, damaged, or no ResNet50, 101 or 152.
+        InputError: what the file is and what was expected.
     """
-    path = _existing(path)
-    # Whatever h5py, zipfile and the walk through a config raise for a file that is damaged, or a stranger's, ends as
-    # one line of what it is and what was expected.
     try:
-        with archives.opened(path) as (file, config, is_archive):
-            arrays = archives.arrays(file, path)
-            checkpoint = (
-                readers.read_bare(path, arrays, archives.groups(file), weights)
-                if config is None
-                else readers.read_whole(path, config, archives.Weights(arrays, is_archive), weights)
-            )
-            if weights and file.attrs.get(DIGEST) not in (None, _digest(archives.by_layer(arrays))):
-                raise InputError(
-                    f"received {path}, whose weights are damaged: they don't have the checksum that the "
-                    "file names; expected the file as it was written",
-                    path,
-                )
+        yield
     except InputError:
         raise
     except reader.Unread as error:
-        raise InputError(
-            f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found {error}", path
-        ) from None
+        raise InputError(f"received {path}, expected {expected}; found {error}", path) from None
     except OSError as error:
         what = f"a truncated or damaged HDF5 file of {os.path.getsize(path):,} bytes ({error})"
         raise InputError(
@@ -131,10 +133,34 @@ def read_checkpoint(path, weights=True):
         # a KeyError's text is a name of Python's, which says nothing to a user
         why = "" if isinstance(error, LookupError | TypeError | AttributeError) else f" ({error})"
         raise InputError(
-            f"received {path}, expected a ResNet50, 101 or 152 as keras.applications builds them; found "
-            f"what no file of Keras holds, or a damaged one{why}",
-            path,
+            f"received {path}, expected {expected}; found what no file of Keras holds, or a damaged one{why}", path
         ) from None
+
+
+def read_checkpoint(path, weights=True):
+    """What a file holds: a whole model, .h5 or .keras, or bare weights in Keras' HDF5 layout; ResNet50, 101 or 152.
+
+    Args:
+        path: the file.
+        weights: False leaves the arrays in the file, for a quick look before anything heavy is imported.
+
+    Returns:
+        A readers.Checkpoint.
+
+    Raises:
+        InputError: missing, empty, truncated, damaged, or no ResNet50, 101 or 152.
+    """
+    path = existing(path)
+    expected = "a ResNet50, 101 or 152 as keras.applications builds them"
+    with told_in_a_line(path, expected), archives.opened(path) as (file, config, is_archive):
+        arrays = archives.arrays(file, path)
+        checkpoint = (
+            readers.read_bare(path, arrays, archives.groups(file), weights)
+            if config is None
+            else readers.read_whole(path, config, archives.Weights(arrays, is_archive), weights)
+        )
+        if weights:
+            check_digest(file, arrays, path)
     return checkpoint
 
 

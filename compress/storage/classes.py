@@ -8,6 +8,8 @@ import contextlib
 import os
 import re
 import unicodedata
+import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
@@ -16,9 +18,9 @@ import numpy as np
 from compress.cli import display
 from compress.data import folders, stock
 from compress.errors import InputError, command
-from compress.storage import records
+from compress.storage import archives, records
 
-DATASET = "class_names"  # of the suite's .h5 files: (classes,) strings of UTF-8; HDF5 attributes end at 64 KiB
+DATASET = "class_names"  # of the suite's files: (classes,) strings of UTF-8; HDF5 attributes end at 64 KiB
 LABELS = "labels.txt"  # beside a model: a name a line
 LONGEST, MOST = 255, 100_000  # characters of a name, names
 DIGITS = tuple("0123456789")
@@ -63,8 +65,9 @@ def write(file, names):
 
 
 def _inside(path):
-    """The names in an .h5 file, or None."""
-    with contextlib.suppress(OSError, ValueError, RuntimeError, LookupError, TypeError), h5py.File(path, "r") as file:
+    """The names in a model file, or None."""
+    damaged = OSError, ValueError, RuntimeError, LookupError, TypeError, zipfile.BadZipFile, zlib.error
+    with contextlib.suppress(*damaged), archives.opened(path) as (file, _, _):
         item = file[DATASET] if isinstance(file.get(DATASET, getlink=True), h5py.HardLink) else None
         if (
             isinstance(item, h5py.Dataset)

@@ -11,8 +11,9 @@ import re
 import keras
 import numpy as np
 
-from compress.errors import one_line
+from compress.errors import InputError, one_line
 from compress.graph import rules
+from compress.storage import preprocess
 
 # (keras.applications' name of a kind of network, mode of its preprocess_input, patterns of which each has to be the
 # name of one of its layers). None: these have their preprocessing inside, unless include_preprocessing=False.
@@ -91,12 +92,16 @@ class Front:
         reordered: those that may exchange the colours, in front of the first of `own`.
         unread: one that isn't known, or doesn't take pixels of 0 to 255, and why; None where there is none.
         ends: {whether what a kernel reads went through one of `own`}; of both, `unread` says so.
+        passed: the operations that leave pixels pixels.
+        readers: the operations that read what came of the pixels, such as the first convolution.
     """
 
     own: list = dataclasses.field(default_factory=list)
     reordered: list = dataclasses.field(default_factory=list)
     unread: str | None = None
     ends: set = dataclasses.field(default_factory=set)
+    passed: list = dataclasses.field(default_factory=list)
+    readers: list = dataclasses.field(default_factory=list)
 
 
 def graph_of(net):
@@ -112,6 +117,60 @@ def front_of(net):
     if front.ends == {True, False}:
         front.unread = front.unread or f"{front.own[0]} on a part of what the network reads of its pixels"
     return front
+
+
+def pixels_of(path, net, asked):
+    """What pixels go through in front of an opened network: as its layers say, a known family expects, or it is asked.
+
+    Args:
+        path: its file, for messages.
+        net: the network, of one input.
+        asked: one of flags.PREPROCESSING.
+
+    Returns:
+        (preprocess.Pixels, the network's Front, whether nothing in the file says so and it is assumed).
+
+    Raises:
+        InputError: only the user can know.
+    """
+    front, family = front_of(net), None
+    reason, whole = front.unread if asked == "auto" else None, "int" in net.inputs[0].dtype
+    if asked == "auto" and not reason and not front.own and not whole:
+        try:
+            family = family_of(net)
+        except LookupError as error:
+            reason = str(error.args[0])
+        if family and family[1] is None:
+            reason = f"the layers of keras.applications' {family[0]} without its own preprocessing"
+        elif family and front.reordered:
+            reason = (
+                f"{front.reordered[0]} in front of the layers of keras.applications' {family[0]}, without the "
+                "rest of its preprocessing"
+            )
+    if reason:
+        raise InputError(
+            f"{path} has {reason}; expected `preprocessing` with what it was trained with (none: RGB of "
+            "0 to 255 as they are)",
+            path,
+        )
+    mode, why = (
+        (family[1], f"as keras.applications' {family[0]}, whose layers it has, expects them")
+        if family
+        else (
+            "none",
+            "since it takes whole numbers"
+            if whole
+            else "RGB of 0 to 255 as they are, which is assumed: nothing in the file says what it was trained with; "
+            "`preprocessing` says it",
+        )
+    )
+    if front.unread:
+        pixels = preprocess.Pixels(asked, f"pixels by `preprocessing={asked}`, then through the file's own layers")
+    else:
+        pixels = preprocess.decide(path, tuple(front.own), None, asked, mode, why)
+    if whole and pixels.mode != "none":
+        raise InputError(f"`preprocessing`: received {asked}, expected none: {path} takes whole numbers", path)
+    return pixels, front, (asked, family, whole, front.own) == ("auto", None, False, [])
 
 
 def _walk(net, states, front):
@@ -150,18 +209,23 @@ def _step(node, read, front):
     states = {state for state in read if state is not None}
     if None in read or len(states) > 1 or re.fullmatch(STARTS, kind):
         front.ends |= states
+        front.readers.append(node.operation)
         return None
     if states == {True}:  # what comes behind the file's own scaling is the file's own, too
         if kind in (*SCALING, *CHANNELS, *MOVING) or kind.startswith("Random"):
             front.own += [layer] if kind in SCALING else []
+            front.passed.append(node.operation)
             return True
         front.ends |= states
+        front.readers.append(node.operation)
         return None
     why = _misfit(node, kind)
     if why:
         front.unread = front.unread or layer + why
         front.ends |= states
+        front.readers.append(node.operation)
         return None
+    front.passed.append(node.operation)
     front.own += [layer] if kind in SCALING else []
     front.reordered += [layer] if kind in CHANNELS else []
     return kind in SCALING

@@ -81,50 +81,10 @@ def load_classifier(path, preprocessing="auto", verbose=0):
 
 
 def _pixels(path, net, asked, verbose):
-    """The preprocess.Pixels of an opened network, told; what is assumed is told as a warning.
-
-    Raises:
-        InputError: only the user can know.
-    """
-    front, family = conventions.front_of(net), None
-    reason, whole = front.unread if asked == "auto" else None, "int" in net.inputs[0].dtype
-    if asked == "auto" and not reason and not front.own and not whole:
-        try:
-            family = conventions.family_of(net)
-        except LookupError as error:
-            reason = str(error.args[0])
-        if family and family[1] is None:
-            reason = f"the layers of keras.applications' {family[0]} without its own preprocessing"
-        elif family and front.reordered:
-            reason = (
-                f"{front.reordered[0]} in front of the layers of keras.applications' {family[0]}, without the "
-                "rest of its preprocessing"
-            )
-    if reason:
-        raise InputError(
-            f"{path} has {reason}; expected `preprocessing` with what it was trained with (none: RGB of "
-            "0 to 255 as they are)",
-            path,
-        )
-    mode, why = (
-        (family[1], f"as keras.applications' {family[0]}, whose layers it has, expects them")
-        if family
-        else (
-            "none",
-            "since it takes whole numbers"
-            if whole
-            else "RGB of 0 to 255 as they are, which is assumed: nothing in the file says what it was trained with; "
-            "`preprocessing` says it",
-        )
-    )
-    if front.unread:
-        pixels = preprocess.Pixels(asked, f"pixels by `preprocessing={asked}`, then through the file's own layers")
-    else:
-        pixels = preprocess.decide(path, tuple(front.own), None, asked, mode, why)
-    if whole and pixels.mode != "none":
-        raise InputError(f"`preprocessing`: received {asked}, expected none: {path} takes whole numbers", path)
+    """The preprocess.Pixels of an opened network, told; what is assumed is told as a warning."""
+    pixels, _, assumed = conventions.pixels_of(path, net, asked)
     told = f"{path}: opened by Keras itself; {pixels.summary}"
-    if (asked, family, whole, front.own) == ("auto", None, False, []):  # nothing but an assumption
+    if assumed:
         display.warn(told)
     else:
         display.say(told, verbose)

@@ -8,7 +8,7 @@ from PIL import Image
 
 import evaluate_model
 from compress.errors import InputError
-from compress.storage import conventions, foreign
+from compress.storage import conventions, foreign, opening
 
 RGB = np.random.default_rng(4).integers(0, 256, (5, 8, 8, 3)).astype("float32")
 VGG = ("block1_conv1", "block1_conv2", "block1_pool", "block2_conv1")
@@ -29,6 +29,21 @@ def network(front, names=("mine",), name=None, activation=None):
     )
 
 
+def load(path, mode="auto", verbose=0):
+    """A classifier as Keras opens it, which answers as the one that the suite rebuilds."""
+    found, opened = foreign.load_classifier(path, mode, verbose), opening.open_network(path, mode)
+    scores = opened.scores()(RGB, training=False)
+    np.testing.assert_allclose(ops.softmax(scores), ops.softmax(found(RGB)), rtol=1e-3, atol=1e-4)
+    assert found.labels_apart == (opened.outputs == "labels")
+    return found
+
+
+def assert_refused(path, words):
+    for read in (foreign.load_classifier, opening.open_network):
+        with pytest.raises(InputError, match=words):
+            read(path)
+
+
 def caffe(pixels):
     return keras.applications.vgg16.preprocess_input(pixels.copy())
 
@@ -45,7 +60,7 @@ def test_what_moves_pixels_hides_no_scaling_behind_it(tmp_path):
     ]
     net = network(front, VGG, "vgg_mine")
     net.save(tmp_path / "net.keras")
-    found = foreign.load_classifier(tmp_path / "net.keras")(RGB)
+    found = load(tmp_path / "net.keras")(RGB)
     np.testing.assert_allclose(found, net(RGB, training=False), rtol=1e-4, atol=1e-5)
 
 
@@ -71,10 +86,9 @@ def test_what_moves_pixels_hides_no_scaling_behind_it(tmp_path):
 def test_a_layer_on_pixels_that_is_not_read_is_refused_by_name(front, named, tmp_path):
     net = network(front)
     net.save(tmp_path / "net.keras")
-    with pytest.raises(InputError, match=rf"(?i){named}\w* \(.*expected `preprocessing`"):
-        foreign.load_classifier(tmp_path / "net.keras")
+    assert_refused(tmp_path / "net.keras", rf"(?i){named}\w* \(.*expected `preprocessing`")
     # with the user's word it is taken, in front of the file's own layers
-    found = foreign.load_classifier(tmp_path / "net.keras", "unit")(RGB)
+    found = load(tmp_path / "net.keras", "unit")(RGB)
     np.testing.assert_allclose(found, net(RGB / 255, training=False), rtol=1e-3, atol=1e-4)
 
 
@@ -82,10 +96,10 @@ def test_a_layer_on_pixels_that_is_not_read_is_refused_by_name(front, named, tmp
 def test_a_name_that_only_begins_like_a_known_one_is_no_family(name, tmp_path, capsys):
     net = network([], name=name)
     net.save(tmp_path / "net.keras")
-    found = foreign.load_classifier(tmp_path / "net.keras")(RGB)
+    found = load(tmp_path / "net.keras")(RGB)
     np.testing.assert_allclose(found, net(RGB, training=False), rtol=1e-4)
     assert "assumed" in capsys.readouterr().err
-    foreign.load_classifier(tmp_path / "net.keras", "none")
+    load(tmp_path / "net.keras", "none")
     assert not capsys.readouterr().err
 
 
@@ -101,8 +115,7 @@ def test_a_name_that_only_begins_like_a_known_one_is_no_family(name, tmp_path, c
 )
 def test_what_could_be_two_conventions_is_left_to_the_user(front, names, name, why, tmp_path):
     network(front, names, name).save(tmp_path / "net.keras")
-    with pytest.raises(InputError, match=f"{why}.*expected `preprocessing`"):
-        foreign.load_classifier(tmp_path / "net.keras")
+    assert_refused(tmp_path / "net.keras", f"{why}.*expected `preprocessing`")
 
 
 def test_a_resnet_of_keras_applications_with_another_head_is_known_by_its_layers():
@@ -115,7 +128,7 @@ def test_a_resnet_of_keras_applications_with_another_head_is_known_by_its_layers
 def test_a_network_known_by_its_layers_is_given_its_familys_pixels(tmp_path, capsys):
     net = network([], VGG, activation="sigmoid")
     net.save(tmp_path / "net.keras")
-    found = foreign.load_classifier(tmp_path / "net.keras", verbose=1)(RGB)
+    found = load(tmp_path / "net.keras", verbose=1)(RGB)
     np.testing.assert_allclose(np.exp(found), net(caffe(RGB)), rtol=1e-3, atol=1e-6)
     assert "pixels by --preprocessing caffe" in capsys.readouterr().out
 
@@ -155,10 +168,9 @@ def test_outputs_are_read_by_the_last_activation_or_refused(ends, means, tmp_pat
     net, path = ended(*ends), tmp_path / "net.keras"
     net.save(path)
     if means not in ("logits", "shares", "labels"):
-        with pytest.raises(InputError, match=rf"ends in .*{means}.*not known; expected logits"):
-            foreign.load_classifier(path)
+        assert_refused(path, rf"ends in .*{means}.*not known; expected logits")
         return
-    loaded = foreign.load_classifier(path)
+    loaded = load(path)
     found, wanted = np.asarray(loaded(RGB)), np.asarray(net(RGB))
     np.testing.assert_allclose(found if means == "logits" else np.exp(found), wanted, rtol=1e-4, atol=1e-5)
     assert loaded.labels_apart == (means == "labels") == ("ends in a sigmoid" in capsys.readouterr().err)

@@ -19,7 +19,7 @@ from compress import metrics
 from compress.cli import app, configs
 from compress.data import dataset
 from compress.errors import InputError
-from compress.storage import foreign
+from compress.storage import foreign, opening
 
 RGB = np.random.default_rng(8).integers(0, 256, (6, 32, 32, 3)).astype("float32")
 
@@ -58,6 +58,8 @@ def test_probabilities_and_logits_are_both_told_and_pixels_preprocessed(activati
         loaded = foreign.load_classifier(path, mode)
         answers, wanted = loaded.predict_on_batch(RGB), net.predict_on_batch(seen)
         np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
+        answers = opening.open_network(path, mode).model.predict_on_batch(RGB)
+        np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_what_the_file_does_to_pixels_is_not_done_twice(tmp_path, capsys):
@@ -74,6 +76,9 @@ def test_what_the_file_does_to_pixels_is_not_done_twice(tmp_path, capsys):
         file.attrs["model_config"] = json.dumps(config)
     for mode, told in (("auto", "0 to 255 through the file's own true_div"), ("tf", "without --preprocessing tf on")):
         loaded = foreign.load_classifier(tmp_path / "net.h5", mode, verbose=1)
+        np.testing.assert_allclose(loaded.predict_on_batch(RGB), net.predict_on_batch(RGB), rtol=1e-4, atol=1e-5)
+        assert told in capsys.readouterr().out
+        loaded = opening.open_network(tmp_path / "net.h5", mode, verbose=1).model
         np.testing.assert_allclose(loaded.predict_on_batch(RGB), net.predict_on_batch(RGB), rtol=1e-4, atol=1e-5)
         assert told in capsys.readouterr().out
 

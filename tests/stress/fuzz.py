@@ -27,12 +27,13 @@ from compress.errors import InputError
 
 # share of all inputs that each part gets
 SHARES = {
-    "json": 0.25,
+    "json": 0.24,
     "history": 0.1,
     "pickle": 0.25,
     "binary": 0.05,
     "h5": 0.07,
     "keras": 0.03,
+    "network": 0.01,
     "state": 0.1,
     "image": 0.1,
     "flags": 0.05,
@@ -330,6 +331,67 @@ def _packed(path, members, inner, names, fuzz):
                 archive.writestr(name, content[::-1])
 
 
+def fuzz_network(fuzz, count, seed):
+    """opening.open_network on files of any network: values of the config exchanged for others, bytes changed."""
+    import keras
+
+    from compress.storage import opening
+
+    inner = keras.Sequential([keras.layers.RandomFlip(), keras.layers.Conv2D(2, 3, activation="relu")])
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization()(inner(image / 127.5 - 1.0)[..., ::-1])
+    net = keras.Model(image, keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(x)))
+    goods = {}
+    for suffix in ("h5", "keras"):
+        net.save(fuzz.folder / f"x.{suffix}")
+        goods[suffix] = (fuzz.folder / f"x.{suffix}").read_bytes()
+    for i in range(count):
+        suffix = ("h5", "keras")[i % 2]
+        path = fuzz.folder / f"x.{suffix}"
+        path.write_bytes(goods[suffix])
+        if i % 8 > 5:
+            path.write_bytes(fuzz.mutated(goods[suffix]))
+        elif suffix == "h5":
+            with h5py.File(path, "r+") as file:
+                file.attrs["model_config"] = _exchanged(file.attrs["model_config"], fuzz.rng)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                members = {name: archive.read(name) for name in archive.namelist()}
+            members["config.json"] = _exchanged(members["config.json"], fuzz.rng)
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, content in members.items():
+                    archive.writestr(name, content)
+        fuzz.attempt("network", lambda path=path: opening.open_network(path), None)
+        path.write_bytes(goods[suffix])
+
+
+OTHERS = (
+    *(None, True, -1, 0, 3, 10**9, 10**30, 1e999, "", "relu", "os.system", "../x", "a" * 500, [], {}, [[]], [1, 2]),
+    *({"class_name": "Lambda", "config": {}}, {"class_name": "system", "module": "os", "config": {}}),
+    {"class_name": "function", "module": "builtins", "config": "eval", "registered_name": "eval"},
+    {"class_name": "__lambda__", "config": {"value": ["4wAAAAA=", None, None]}},
+    {"class_name": "__numpy__", "config": {"value": [[1], [2, 3]], "dtype": "object"}},
+)
+
+
+def _exchanged(text, rng):
+    """A config as JSON with some values exchanged for others, or for values of other places in it."""
+    config, places = json.loads(text), []
+
+    def collect(value):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            places.append((value, key))
+            if isinstance(value[key], (dict, list)):
+                collect(value[key])
+
+    collect(config)
+    for _ in range(rng.integers(1, 4)):
+        holder, key = places[rng.integers(len(places))]
+        source, other = places[rng.integers(len(places))]
+        holder[key] = OTHERS[rng.integers(len(OTHERS))] if rng.random() < 0.7 else json.loads(json.dumps(source[other]))
+    return json.dumps(config)
+
+
 def fuzz_state(fuzz, count, seed):
     """states.load_state; the caller, training.fit, turns whatever it raises into an InputError."""
     import keras
@@ -511,6 +573,7 @@ PARTS = {
     "binary": fuzz_binary,
     "h5": fuzz_h5,
     "keras": fuzz_keras,
+    "network": fuzz_network,
     "state": fuzz_state,
     "image": fuzz_image,
     "flags": fuzz_flags,

@@ -1,0 +1,459 @@
+"""Opens the file of any classifier that has a graph, .keras or .h5, as a network of RGB pixels and logits.
+
+The network is rebuilt by the suite's own tables (`rebuilding`); its weights are read as numbers. What its pixels and
+outputs are is read from its layers (`conventions`). What the suite's own networks have and this one lacks is added as
+plain layers of Keras: the preprocessing goes in front, a softmax at the end is left out.
+"""
+
+import collections
+import dataclasses
+import math
+import random
+import re
+import tempfile
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from compress.cli import display
+from compress.errors import InputError, one_line
+from compress.graph import nodes, resnet, rules
+from compress.graph.reader import Unread
+from compress.storage import archives, checkpoints, classes, conventions, preprocess, rebuilding
+
+EXPECTED = "a classifier of Keras' own layers with a graph (functional or Sequential), one input and one output"
+WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")  # that are called so in every version
+# These leave every channel where it is, so that the order of the colours can change behind them as well as in front.
+IN_PLACE = (*rules.IDLE, "Resizing", "CenterCrop", "Cropping2D", "ZeroPadding2D", "UpSampling2D", "Cast")
+BEHIND_SOFTMAX = (*rules.IDLE, "Reshape", "Flatten", "Squeeze", "Cast")  # which move probabilities, or nothing
+RUNNABLE = 2**26  # numbers of all maps of an image, up to which a network is run to see what it answers
+
+
+@dataclasses.dataclass
+class Opened:
+    """A classifier that was opened.
+
+    Attributes:
+        path: its file.
+        model: an uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes). Its layers have
+            the names that they have in the file, and are all trainable. Where `outputs` says so it answers
+            probabilities, see `scores`.
+        pixels: the preprocess.Pixels: what was put in front of the file's own layers, and why.
+        outputs: 'logits'; 'probabilities', which add up to 1 and of which no logits can be had; or 'labels', the
+            outputs of a sigmoid, each with a probability of its own.
+        classes: number of classes.
+        names: tuple of their names, or None.
+        told: a line on how the file was read; empty for a file that the suite wrote.
+        assumed: whether nothing in the file says what its pixels are.
+    """
+
+    path: Path
+    model: keras.Model
+    pixels: preprocess.Pixels
+    outputs: str
+    classes: int
+    names: tuple | None
+    told: str
+    assumed: bool = False
+
+    def scores(self):
+        """A keras.Model of RGB images -> what classifiers are compared by: logits, or logarithms of probabilities."""
+        if self.outputs == "logits":
+            return self.model
+        least = float(np.finfo("float32").tiny)
+        answers = keras.ops.log(keras.ops.maximum(self.model.outputs[0], least))
+        return keras.Model(self.model.inputs[0], answers, name=self.model.name)
+
+
+def open_network(path, preprocessing="auto", input_shape=None, verbose=0):
+    """The classifier in a file, whatever its architecture.
+
+    A file of weights alone is opened if they are those of a ResNet50, 101 or 152, whose shapes tell.
+
+    Args:
+        path: an .h5 or .keras file of Keras 3 or tf.keras 2, or of this suite.
+        preprocessing: what the model was trained with, one of flags.PREPROCESSING; 'auto' reads it from the file's
+            layers, see `conventions.pixels_of`. With another one a Lambda in front of the network is left out.
+        input_shape: (height, width, 3) for a model that takes images of any size; None leaves that open.
+        verbose: 0 doesn't say how the file was read; what is assumed is always told.
+
+    Returns:
+        An Opened.
+
+    Raises:
+        InputError: missing, damaged, no classifier of RGB images, or something in it that isn't Keras' own: the line
+            names the layer and the way out.
+    """
+    path = checkpoints.existing(path)
+    start = random.getstate()  # of which Keras draws seeds for the weights that are then replaced
+    try:
+        with checkpoints.told_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, is_archive):
+            found = archives.arrays(file, path)
+            if config is not None:
+                checkpoints.check_digest(file, found, path)
+                source = _Source(path, file, config, found, is_archive, _halves(config))
+                opened = _opened(source, preprocessing, input_shape)
+        if config is None:
+            return _of_weights(path, preprocessing, input_shape, verbose)
+    finally:
+        random.setstate(start)
+    if opened.assumed or opened.outputs == "labels":
+        display.warn(opened.told)
+    elif opened.told:
+        display.say(opened.told, verbose)
+    return opened
+
+
+@dataclasses.dataclass
+class _Source:
+    """An open model file: the arguments of `_opened` that come from it, and the precisions that its config names."""
+
+    path: Path
+    file: h5py.File
+    config: dict
+    found: dict
+    is_archive: bool
+    halves: tuple
+
+    def rebuilt(self, **wanted):
+        """A rebuilding.Rebuilt of its config."""
+        elements = sum(math.prod(item.shape) for item in self.found.values())
+        version = self.file.attrs.get("keras_version", "3")
+        version = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
+        wanted = rebuilding.Wanted(elements, old=version[:2] in ("1.", "2."), **wanted)
+        return rebuilding.rebuild(self.config, wanted)
+
+
+def _opened(source, asked, input_shape):
+    """The Opened of a file with a config."""
+    size = None if input_shape is None else tuple(input_shape[:2])
+    first = source.rebuilt(size=size, without_code=asked != "auto")
+    _check_classifier(source.path, first.model, input_shape)
+    _read_weights(source, first)
+    pixels, front, assumed = _pixels(source, first.model, asked)
+    for layer in first.code:
+        if layer not in front.passed:
+            raise Unread(f"{layer.name} (Lambda), {rebuilding.HINTS['Lambda']}")
+    outputs, changes = _outputs(source.path, first.model)
+    model = first.model
+    if changes or pixels.mode != "none":
+        turned = pixels.mode == "caffe" and _takes_other_colours(front, model)
+        added = _in_front(pixels.mode, turned, {layer.name for layer in model.layers})
+        again = source.rebuilt(size=size, without_code=asked != "auto", changes=changes, front=tuple(added))
+        model = again.model
+        _copy_weights(first.model, model)
+        for kernel in [layer.kernel for layer in conventions.front_of(model).readers if turned]:
+            kernel.assign(kernel[:, :, ::-1])
+    for layer in model._flatten_layers():  # what the file froze would stay as pruning leaves it
+        layer.trainable = True
+    return Opened(
+        source.path,
+        model,
+        pixels,
+        outputs,
+        int(model.output_shape[-1]),
+        classes.of_model(source.path),
+        _line(source, pixels, outputs, bool(changes)),
+        assumed,
+    )
+
+
+def _of_weights(path, preprocessing, input_shape, verbose):
+    """The Opened of a file without a config, of a ResNet's weights."""
+    checkpoint = checkpoints.read_checkpoint(path)
+    model = checkpoints.open_checkpoint(checkpoint, None, input_shape, preprocessing, verbose=verbose)
+    pixels = checkpoints.pixels_of(checkpoint, preprocessing)
+    return Opened(path, model, pixels, "logits", checkpoint.classes, classes.of_model(path), "")
+
+
+def _check_classifier(path, model, input_shape):
+    """Raises InputError for what is no classifier of RGB images, or of another size than is asked for."""
+    shape, out = model.input_shape, model.output_shape
+    if len(shape) != 4 or shape[-1] != 3 or len(out) != 2 or (out[-1] or 0) < 2:
+        grey = len(shape) == 4 and shape[-1] == 1
+        raise InputError(
+            f"received {path}, {shape} -> {out}{', of grey images' * grey}; expected a classifier of one "
+            "input of RGB images and one output of two classes or more",
+            path,
+        )
+    if input_shape is not None and tuple(shape[1:]) != tuple(input_shape):
+        raise InputError(
+            f"received {path} for images of {shape[1]}x{shape[2]}, expected {input_shape[0]}x{input_shape[1]}, as the "
+            "data set has them",
+            path,
+        )
+
+
+def _halves(config):
+    """Names of half precisions in a config, sorted."""
+    names = set()
+    pending = [config]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str) and re.fullmatch("(mixed_)?b?float16", item):
+            names.add(item)
+        pending += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return tuple(sorted(names - {name.removeprefix("mixed_") for name in names if name.startswith("mixed_")}))
+
+
+def _line(source, pixels, outputs, is_changed):
+    """What to say of how a file was read; empty for one of the suite that is read as it is."""
+    if checkpoints.DIGEST in source.file.attrs and pixels.mode == "none" and outputs == "logits":
+        return "" if "without" not in pixels.summary else f"{source.path}: {pixels.summary}"
+    ends = {
+        "logits": "logits, its softmax left out" if is_changed else "logits",
+        "probabilities": "probabilities, compared by their logarithm",
+        "labels": "the outputs of a sigmoid, a label of its own for each class: the largest is the predicted class, "
+        "and loss and calibration are those of each one's share of their sum",
+    }
+    halves = f"; computed in float32, where the file says {' and '.join(source.halves)}" if source.halves else ""
+    return f"{source.path}: {pixels.summary}; {ends[outputs]}{halves}"
+
+
+# ---- weights ----
+
+
+def _read_weights(source, rebuilt):
+    """Gives a rebuilt model the weights of its file.
+
+    Raises:
+        Unread: they are those of another model.
+        InputError: they are no finite numbers.
+    """
+    if source.is_archive:
+        archives.check_no_links(source.file, source.path)
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / "model.keras"  # Keras goes by the name
+            link.symlink_to(Path(source.path).resolve())
+            try:
+                rebuilt.model.load_weights(link)
+            except Exception as error:  # whatever the layers of a hostile file raise
+                raise Unread(f"weights that its layers don't have ({one_line(error)[:200]})") from None
+    else:
+        _read_h5(source, rebuilt)
+    _check_finite(source.path, rebuilt.model)
+
+
+def _read_h5(source, rebuilt):
+    """The weights of an .h5 file, which lists those of every top-level layer in their order."""
+    members = {}
+    source.file.visititems(lambda name, item: members.__setitem__(f"/{name}", item))
+    arrays = {item.name: item for item in source.found.values()}
+    root = "/model_weights" if "/model_weights" in members else ""
+    left = set(arrays)
+    for layer in rebuilt.model.layers:
+        variables = layer.trainable_weights + layer.non_trainable_weights  # as Keras writes them
+        if not variables:
+            continue
+        name = rebuilt.names.get(layer.name, layer.name)
+        group = members.get(f"{root}/{name}")
+        listed = _listed(group) if isinstance(group, h5py.Group) else []
+        if len(listed) != len(variables):
+            raise Unread(f"{one_line(name)} with {len(listed)} weights, expected {len(variables)}")
+        for variable, text in zip(variables, listed, strict=True):
+            last = text.split("/")[-1].split(":")[0]
+            if "int" in variable.dtype:  # a counter
+                continue
+            item = arrays.get(f"{group.name}/{text}")
+            if item is None or item.shape != tuple(variable.shape):
+                raise Unread(
+                    f"{one_line(text)} that is {'missing' if item is None else item.shape}, expected "
+                    f"{tuple(variable.shape)}"
+                )
+            if {last, variable.name} <= set(WEIGHTS) and last != variable.name:
+                raise Unread(f"{one_line(text)} in the place of {variable.path}")
+            variable.assign(np.asarray(item))
+            left.discard(item.name)
+    if left:
+        raise Unread(f"the weights {one_line(min(left)).strip('/')}, which no layer of the file's own config has")
+    _finalize(rebuilt.model)
+
+
+def _listed(group):
+    """Names of the weights of a layer's group in an .h5 file, in their order."""
+    names, number = list(group.attrs.get("weight_names", ())), 0
+    while (part := f"weight_names{number}") in group.attrs:  # more than 64 KiB of names stand in parts
+        names += list(group.attrs[part])
+        number += 1
+    return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _finalize(model):
+    """Lets every Normalization compute with the statistics that it was given."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
+def _check_finite(path, model):
+    """Raises InputError where a weight is NaN or infinite: it would train and evaluate, and every number be wrong."""
+    for variable in model.weights:
+        value = np.asarray(variable)
+        if value.dtype.kind == "f" and not math.isfinite(float(np.sum(value, dtype=np.float64))):
+            raise InputError(f"{path}: {variable.path} holds NaN or infinity, expected finite weights", path)
+        if variable.name in ("moving_variance", "variance") and value.size and np.min(value) < 0:
+            raise InputError(f"{path}: {variable.path} is negative, expected variances", path)
+
+
+def _copy_weights(source, target):
+    for old, new in zip(source.weights, target.weights, strict=True):
+        if old.shape != new.shape:  # can't happen: both were made from one config
+            raise Unread(f"{new.path}, which is not {old.path}")
+        new.assign(old)
+    _finalize(target)
+
+
+# ---- pixels ----
+
+
+def _pixels(source, model, asked):
+    """As `conventions.pixels_of`; a file of the suite takes RGB of 0 to 255, whatever its layers look like."""
+    if checkpoints.DIGEST not in source.file.attrs:
+        return conventions.pixels_of(source.path, model, asked)
+    without = "" if asked in ("auto", "none") else f", without `preprocessing={asked}` on top"
+    summary = f"pixels 0 to 255, as every model of this suite takes them{without}"
+    return preprocess.Pixels("none", summary), conventions.front_of(model), False
+
+
+def _takes_other_colours(front, model):
+    """Whether all that read a network's pixels are convolutions whose kernels can take the colours in another order."""
+    times = _times_called(model)
+    return (
+        not (front.own or front.reordered or front.unread)
+        and all(type(operation).__name__ in IN_PLACE for operation in front.passed)
+        and all(
+            type(operation) is keras.layers.Conv2D
+            and operation.groups == 1
+            and operation.kernel.shape[2] == 3
+            and times[id(operation)] == 1
+            for operation in front.readers
+        )
+    )
+
+
+def _in_front(mode, turned, taken):
+    """Layers that do to RGB pixels of 0 to 255 what a mode of flags.PREPROCESSING does.
+
+    Args:
+        mode: 'none', 'caffe', 'torch', 'tf' or 'unit'.
+        turned: of 'caffe', whether the first kernels are turned to RGB instead of the pixels to BGR.
+        taken: names of layers that exist.
+    """
+    if mode == "none":
+        return []
+    name = f"pixels_{mode}"
+    while {name, f"{name}_bgr"} & taken:
+        name += "_"
+    if mode == "caffe":
+        mean = [-float(value) for value in resnet.MEAN]
+        if turned:
+            return [keras.layers.Rescaling(1.0, mean, name=name)]
+        return [colours_turned(f"{name}_bgr"), keras.layers.Rescaling(1.0, mean[::-1], name=name)]
+    mean, deviation = (np.asarray(numbers, np.float64) for numbers in resnet.PREPROCESSING[mode])
+    scale, offset = (1 / deviation).tolist(), (-mean / deviation).tolist()
+    if len({*zip(scale, offset, strict=True)}) == 1:
+        scale, offset = scale[0], offset[0]
+    return [keras.layers.Rescaling(scale, offset, name=name)]
+
+
+def colours_turned(name):
+    """A model of public layers that turns RGB images of any size into BGR, to the bit."""
+    image = keras.Input((None, None, 3), name=f"{name}_image")
+    columns = keras.layers.Permute((1, 3, 2), name=f"{name}_columns")(image)  # (height, 3, width), to cut colours
+    colours = [
+        keras.layers.Cropping2D(((0, 0), (place, 2 - place)), name=f"{name}_{colour}")(columns)
+        for place, colour in ((2, "blue"), (1, "green"), (0, "red"))
+    ]
+    joined = keras.layers.Concatenate(axis=2, name=f"{name}_joined")(colours)
+    return keras.Model(image, keras.layers.Permute((1, 3, 2), name=f"{name}_rows")(joined), name=name)
+
+
+# ---- outputs ----
+
+
+def _outputs(path, model):
+    """What a network answers, and what to change so that it answers logits.
+
+    Returns:
+        ('logits', 'probabilities' or 'labels', changes as `rebuilding.Wanted` has them).
+
+    Raises:
+        InputError: nobody can tell.
+    """
+    word, layer = conventions.activation_of(model)
+    if word == "softmax":
+        changes = _softmax_of(model)
+        return ("logits" if changes else "probabilities"), changes
+    if word in ("log_softmax", "linear"):
+        return "logits", {}
+    if word == "sigmoid":
+        return "labels", {}
+    if _adds_up(model):
+        return "probabilities", {}
+    raise InputError(
+        f"received {path}, which ends in {layer}: what its outputs mean is not known; expected logits or "
+        "the outputs of a softmax or sigmoid",
+        path,
+    )
+
+
+def _times_called(model):
+    """{id of an operation: how often an image passes it}, in models inside the model too."""
+    times, pending = collections.Counter(), [model]
+    while pending:
+        for node in nodes.nodes_of(nodes.graph_of(pending.pop())):
+            times[id(node.operation)] += 1
+            if nodes.is_model(node.operation):
+                pending.append(node.operation)
+    return times
+
+
+def _softmax_of(model):
+    """{path of the softmax at the end: how it is left out}, empty where logits can't be had by leaving it out."""
+    # Back from the output, into models inside, through layers that move numbers.
+    path, tensor, outside = (), nodes.graph_of(model).outputs[0], []
+    count = math.prod(side or 0 for side in tensor.shape[1:])
+    times = _times_called(model)
+    while True:
+        operation, index, place = tensor._keras_history
+        kind = type(operation).__name__
+        if nodes.is_model(operation):
+            outside.append((operation._inbound_nodes[index], path))
+            path = (*path, operation.name)
+            tensor = nodes.graph_of(operation).outputs[place]
+            continue
+        if kind == "InputLayer" and outside:  # through a model that has nothing but layers that move numbers
+            node, path = outside.pop()
+        elif kind == "InputLayer" or times[id(operation)] > 1:  # of a shared one the softmax counts elsewhere, too
+            return {}
+        else:
+            activation = getattr(getattr(operation, "activation", None), "__name__", None)
+            if math.prod(side or 0 for side in tensor.shape[1:]) == count:
+                if kind == "Softmax" or (kind, activation) == ("Activation", "softmax"):
+                    return {(*path, operation.name): "without"}
+                if re.fullmatch(r"\w*Dense|\w*Conv\w*", kind) and activation == "softmax":
+                    return {(*path, operation.name): "linear"}
+            if kind not in BEHIND_SOFTMAX and (kind, activation) != ("Activation", "linear"):
+                return {}
+            node = operation._inbound_nodes[index]
+        if len(node.input_tensors) != 1:
+            return {}
+        tensor = node.input_tensors[0]
+
+
+def _adds_up(model):
+    """Whether the answers to noise are positive and add up to 1; False for a network too large to be asked."""
+    sizes = [
+        math.prod(side or 224 for side in tensor.shape) for _, node in nodes.walk(model) for tensor in node.outputs
+    ]
+    shape = [side or 224 for side in model.input_shape[1:]]
+    if sum(sizes) > RUNNABLE:
+        return False
+    noise = np.random.default_rng(0).uniform(0, 255, (5, *shape)).astype("float32")
+    try:
+        answers = np.asarray(model(noise, training=False), np.float64)
+    except Exception as error:  # whatever layers raise
+        raise Unread(f"layers that can't take images of {shape[0]}x{shape[1]} ({one_line(error)[:200]})") from None
+    return bool((answers >= 0).all() and np.abs(answers.sum(1) - 1).max() < 0.02)

@@ -1,0 +1,644 @@
+"""Rebuilds a Keras model from the config in its file by a table of kinds.
+
+Keras' own `from_config` imports the modules that a config names and looks up its classes, functions and policies. Here
+a name of a config is a key of the tables below or an error: no module, class or function that a file names is looked up
+anywhere else, and nothing of a config reaches Keras but numbers, text, lists of them and objects made here.
+
+No memory is taken before the sizes are known to be those of the file: variables are built without values, and counted.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import math
+import warnings
+
+import keras
+import numpy as np
+from keras.src.applications import convnext, inception_resnet_v2
+from keras.src.backend.common import global_state
+from keras.src.ops import core, image, nn
+from keras.src.ops import math as of_math
+from keras.src.ops import numpy as of_numpy
+
+from compress.errors import one_line
+from compress.graph import nodes, operations, reader, rules
+from compress.graph.reader import Step, Unread
+
+MOST_NESTED = 16  # models inside models
+LARGEST = 2**27  # elements of one image's tensor: a map of 1024x1024 with 128 channels
+LARGEST_STATISTICS = 2**20  # numbers of a Normalization, which Keras makes as soon as it is built
+SPARE = 2**16  # variables that files have no array of: seeds of random layers, counters
+MOST_PARTS = 4096  # of a tensor that is split
+
+# kinds that this reads, of keras.layers
+LAYERS = {
+    name: getattr(keras.layers, name)
+    for name in (
+        # with weights
+        *("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "DepthwiseConv1D"),
+        *("DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "PReLU"),
+        *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization"),
+        *("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention", "LSTM", "GRU", "SimpleRNN"),
+        # that treat every number alone
+        *("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Identity", "Rescaling", "Normalization"),
+        # of several tensors
+        *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot"),
+        # that pool or move numbers
+        *(f"{kind}Pooling{rank}D" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in (1, 2, 3)),
+        *(f"{kind}{rank}D" for kind in ("ZeroPadding", "Cropping", "UpSampling") for rank in (1, 2, 3)),
+        *("AdaptiveAveragePooling2D", "AdaptiveMaxPooling2D"),
+        *("Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop", "RandomCrop"),
+        # idle outside training
+        *rules.IDLE,
+        *("SpatialDropout1D", "SpatialDropout3D", "RandomInvert", "RandomGrayscale", "RandomPosterization"),
+        *("AutoContrast", "Equalization", "Solarization", "RandomElasticTransform", "Masking"),
+    )
+    if hasattr(keras.layers, name)
+} | {
+    "LayerScale": convnext.LayerScale,
+    "StochasticDepth": convnext.StochasticDepth,
+    "CustomScaleLayer": inception_resnet_v2.CustomScaleLayer,
+    "SyncBatchNormalization": keras.layers.BatchNormalization,  # of several devices in TensorFlow; the same on one
+}
+OTHER_NAMES = {  # of Keras, old and new
+    **{f"MaxPool{rank}D": f"MaxPooling{rank}D" for rank in (1, 2, 3)},
+    **{f"AvgPool{rank}D": f"AveragePooling{rank}D" for rank in (1, 2, 3)},
+    **{f"GlobalMaxPool{rank}D": f"GlobalMaxPooling{rank}D" for rank in (1, 2, 3)},
+    **{f"GlobalAvgPool{rank}D": f"GlobalAveragePooling{rank}D" for rank in (1, 2, 3)},
+    **{f"Convolution{rank}D": f"Conv{rank}D" for rank in (1, 2, 3)},
+    **{f"SeparableConvolution{rank}D": f"SeparableConv{rank}D" for rank in (1, 2)},
+    **{f"Convolution{rank}DTranspose": f"Conv{rank}DTranspose" for rank in (1, 2, 3)},
+}
+WRAPPERS = {"TimeDistributed": keras.layers.TimeDistributed, "Bidirectional": keras.layers.Bidirectional}
+
+# raw operations, which a graph has where its author wrote x + y
+OPERATIONS = {
+    name: getattr(module, name)
+    for module, names in (
+        (
+            of_numpy,
+            (
+                *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Power", "Maximum", "Minimum"),
+                *("Absolute", "Abs", "Square", "Sqrt", "Exp", "Log", "Log1p", "Sign", "Reciprocal", "Tanh", "Clip"),
+                *("Floor", "Ceil", "Round", "Mod", "FloorDivide", "Average", "Copy", "Sin", "Cos"),
+                *("GetItem", "Split", "Stack", "Concatenate", "Flip", "Pad", "Roll", "Repeat", "Tile"),
+                *("Reshape", "Ravel", "Transpose", "Swapaxes", "Moveaxis", "Squeeze", "ExpandDims", "BroadcastTo"),
+                *("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var"),
+                *("Matmul", "Dot", "Einsum", "Tensordot"),
+            ),
+        ),
+        (
+            nn,
+            (
+                *("Relu", "Relu6", "Sigmoid", "Softplus", "Softsign", "Silu", "LogSigmoid", "LeakyRelu", "HardSigmoid"),
+                *("HardSilu", "Elu", "Selu", "Celu", "Gelu", "HardTanh", "Softmax", "LogSoftmax", "Normalize"),
+                *("AveragePool", "MaxPool", "DepthToSpace", "SpaceToDepth"),
+            ),
+        ),
+        (core, ("Cast", "StopGradient")),
+        (image, ("Resize", "RGBToGrayscale", "CropImages", "PadImages")),
+        (of_math, ("Rsqrt", "Erf", "Logsumexp")),
+    )
+    for name in names
+    if hasattr(module, name)
+}
+
+ACTIVATIONS = (
+    *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "glu", "tanh"),
+    *("sigmoid", "softmax", "log_softmax", "softplus", "softsign", "exponential", "hard_sigmoid", "hard_silu"),
+    *("hard_swish", "hard_tanh", "hard_shrink", "soft_shrink", "tanh_shrink", "log_sigmoid", "squareplus"),
+    *("sparse_plus", "sparse_sigmoid", "sparsemax", "threshold"),
+)
+PARTS = {  # settings that are objects, by the ending of their names
+    "_initializer": (
+        *("Zeros", "Ones", "Constant", "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling"),
+        *("GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "LecunNormal", "LecunUniform", "Orthogonal"),
+        *("Identity", "IdentityInitializer", "OrthogonalInitializer"),
+    ),
+    "_regularizer": ("L1", "L2", "L1L2", "OrthogonalRegularizer"),
+    "_constraint": ("MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"),
+}
+MODULES = {
+    "_initializer": keras.initializers,
+    "_regularizer": keras.regularizers,
+    "_constraint": keras.constraints,
+}
+# settings of other versions of Keras, without effect on what a layer answers
+IGNORED = {
+    *("batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_length", "autocast", "sparse", "ragged"),
+    *("optional", "fused", "renorm_momentum", "implementation", "unroll", "time_major", "build_input_shape"),
+    *("query_shape", "key_shape", "value_shape", "zero_output_for_mask", "seed_generator"),
+}
+HINTS = {
+    "Lambda": "a layer of code, which this suite runs from no file; expected Keras' own layers in its place, such as "
+    "Rescaling, Resizing or Permute, and the model saved again",
+    "TFSMLayer": "a model that lies in another place; expected its layers themselves",
+    "PruneLowMagnitude": "expected the model behind tfmot.sparsity.keras.strip_pruning",
+    "QuantizeWrapperV2": "expected the network before quantize_model",
+    "QuantizeLayer": "expected the network before quantize_model",
+    "ModuleWrapper": "expected Keras' own layers in its place",
+}
+
+
+@dataclasses.dataclass
+class Wanted:
+    """How a model is rebuilt.
+
+    Attributes:
+        elements: numbers that all weights may have together, those of the file.
+        size: (height, width) of the images, where the config leaves it open.
+        old: whether tf.keras 2 wrote the file.
+        without_code: a Lambda becomes an Identity; `Rebuilt.code` says which did.
+        changes: {path of a layer, as a tuple of names: 'linear' for one whose activation is left out, 'without' for
+            one that is left out}.
+        front: layers that come first, between the input and what reads it.
+    """
+
+    elements: int
+    size: tuple | None = None
+    old: bool = False
+    without_code: bool = False
+    changes: dict = dataclasses.field(default_factory=dict)
+    front: tuple = ()
+
+
+@dataclasses.dataclass
+class Rebuilt:
+    """A model that was rebuilt.
+
+    Attributes:
+        model: a keras.Model with fresh weights.
+        names: {name of a top-level layer: its name in the file}.
+        code: layers that stand in the place of a Lambda.
+    """
+
+    model: keras.Model
+    names: dict
+    code: list
+
+
+def rebuild(config, wanted):
+    """The model of a config, with fresh weights.
+
+    Args:
+        config: {'class_name', 'config'}, as a model file has it.
+        wanted: a Wanted.
+
+    Returns:
+        A Rebuilt.
+
+    Raises:
+        Unread: a kind, a setting or a call that isn't in the tables; the text names the layer.
+        LookupError, TypeError, ValueError, AttributeError: it is no config of a model.
+    """
+    building = _Rebuilding(wanted)
+    # Keras builds a layer's variables with their values. In this scope it notes them, and makes the values at its end.
+    scope = keras.StatelessScope(initialize_variables=False)
+    try:
+        with scope, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = building.model(config, ())
+    except BaseException:
+        global_state.set_global_attribute("uninitialized_variables", [])  # or the next scope would make them after all
+        raise
+    with keras.StatelessScope():
+        pass
+    return Rebuilt(model, building.names, building.code)
+
+
+class _Rebuilding:
+    """The state while a model is rebuilt.
+
+    Args:
+        wanted: a Wanted.
+    """
+
+    def __init__(self, wanted):
+        self.wanted, self.left = wanted, wanted.elements + SPARE  # numbers that weights may still have
+        self.calls, self.counted, self.names, self.code = 0, set(), {}, []
+        self.inside = {}  # {id(model): calls of layers in it}
+
+    # ---- models
+
+    def model(self, entry, path):
+        """The keras.Model of a config's entry; `path` are the names of the models around it and its own."""
+        reader.check_own(entry)
+        kind, config = str(entry["class_name"]), entry["config"]
+        if kind not in reader.MODELS:
+            raise Unread(f"{kind}, a model that is defined by code, which no file holds")
+        if len(path) > MOST_NESTED:
+            raise Unread(f"more than {MOST_NESTED} models inside each other")
+        before = self.calls
+        layers = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
+        if not layers:
+            raise Unread("a model without layers")
+        named = [reader.Layer(layer) for layer in layers]
+        self._count(sum(len(layer.nodes) for layer in named))
+        settings = {} if isinstance(config, list) else config
+        name = path[-1] if path else self._name(settings.get("name") or kind.lower())
+        if kind == "Sequential":
+            model = self._sequential(entry, named, name, path)
+        else:
+            model = self._functional(config, named, name, path)
+        if type(settings.get("trainable")) is bool and not settings["trainable"]:
+            model.trainable = False
+        self.inside[id(model)] = self.calls - before
+        return model
+
+    def _count(self, more):
+        self.calls += more
+        if self.calls > reader.MOST_STEPS:
+            raise Unread(f"more than {reader.MOST_STEPS:,} calls of layers")
+
+    def _sequential(self, entry, named, name, path):
+        """A Sequential; outside, it needs the shape of its images."""
+        if path:  # a nested one is given its shape by what it is called on
+            named = [layer for layer in named if layer.kind != "InputLayer"]
+            made = []
+        else:
+            made = [self._input(named[0] if named[0].kind == "InputLayer" else _first_input(entry)), *self.wanted.front]
+            named = named[named[0].kind == "InputLayer" :]
+        for layer in named:
+            if self.wanted.changes.get(self._inner(path, layer)) != "without":
+                made.append(self.operation(layer, path))
+        if not made or (len(made) == 1 and not path):
+            made.append(keras.layers.Identity())
+        with self._told(name, "Sequential"):
+            model = keras.Sequential(made, name=name)
+            self._check(model, model._functional.outputs if model._functional else ())
+        return model
+
+    def _functional(self, config, named, name, path):
+        """A functional model, its calls made in the order of their data."""
+        inputs, outputs = (_flat(config[key]) for key in ("input_layers", "output_layers"))
+        if not path and (len(inputs) != 1 or len(outputs) != 1):
+            raise Unread(f"{len(inputs)} inputs and {len(outputs)} outputs; expected one each")
+        first = reader.first_numbers(named)
+        calls = {(layer.name, number): (layer, node) for layer in named for number, node in enumerate(layer.nodes)}
+        if len({layer.name for layer in named}) != len(named):
+            raise Unread("two layers of one name in one model")
+        # Layers are in data order in a config, but for those that are called several times: a call whose input isn't
+        # there yet waits for it.
+        made, whole, waiting, built = {}, {}, {}, {}
+        pending = list(reversed(calls))
+        while pending:
+            call = pending.pop()
+            layer, node = calls[call]
+            if layer.kind == "InputLayer":
+                whole[call] = self._input(layer).output
+                made[call] = [self._fronted(whole[call]) if not path else whole[call]]
+            elif missing := self._call(layer, node, (made, first, built), path, call):
+                waiting.setdefault(missing, []).append(call)
+                continue
+            pending += waiting.pop(call, [])
+        if waiting:
+            layer, _ = calls[next(iter(waiting.values()))[0]]
+            raise Unread(f"{layer.name} ({layer.kind}), which reads what no layer writes")
+        begin = [whole[item[0], 0] for item in inputs]
+        end = [made[reader.end_call(item, named, first)][item[2]] for item in outputs]
+        return keras.Model(begin[0] if len(begin) == 1 else begin, end[0] if len(end) == 1 else end, name=name)
+
+    def _fronted(self, tensor):
+        for layer in self.wanted.front:
+            tensor = layer(tensor)
+        return tensor
+
+    def _call(self, layer, node, state, path, call):
+        """Makes one call of a layer; the call that has to come first where its input isn't there yet, else None.
+
+        Args:
+            layer: a reader.Layer.
+            node: one of its nodes.
+            state: ({call: [tensors]} made so far, first numbers of nested models, {name: operation}).
+            path: of the model around it.
+            call: (name of the layer, number of the call).
+        """
+        made, first, built = state
+        missing = None
+
+        def tensor(name, number, place=0):
+            nonlocal missing
+            found = made.get(key := (name, number - first.get(name, 0)))
+            if found is None:
+                missing = key
+                return None
+            return found[place]
+
+        node = _as_of_keras(layer, node)
+        args, kwargs = reader.arguments(node, tensor)
+        if missing:
+            return missing
+        where = str(Step(layer.kind, layer.name, layer.config, [], {}))
+        args = _value(args, where)
+        kwargs = {str(key): _value(item, where) for key, item in kwargs.items() if item is not None}
+        if isinstance(node, list):  # Keras 2: the tensors of a call are one argument
+            args = [args] if len(args) > 1 else args
+        if layer.name not in built:
+            built[layer.name] = self.operation(layer, path)
+        operation = built[layer.name]
+        if self.wanted.changes.get(self._inner(path, layer)) == "without":
+            made[call] = keras.tree.flatten(args)
+            return None
+        if isinstance(operation, keras.Model):
+            self._count(self.inside[id(operation)])
+            flat = keras.tree.flatten(args)
+            args = [flat[0] if len(flat) == 1 else flat]
+        with self._told(layer.name, layer.kind):
+            self._check_statistics(operation, args)
+            made[call] = keras.tree.flatten(operation(*args, **kwargs))
+            self._check(operation, made[call])
+        return None
+
+    # ---- layers
+
+    def operation(self, layer, path):
+        """The Keras layer or operation of a reader.Layer."""
+        if layer.kind in reader.MODELS:
+            model = self.model(layer.data, self._inner(path, layer))
+        elif _is_operation(layer):
+            model = self._raw(layer)
+        else:
+            model = self.layer(layer.data, self._inner(path, layer), layer.name)
+        if not path:
+            self.names[model.name] = layer.name
+        return model
+
+    def layer(self, entry, path=(), name=None):
+        """A keras.layers.Layer of an entry: of a model, or inside another layer as what it wraps or its activation."""
+        reader.check_own(entry)
+        kind, config = str(entry["class_name"]), entry["config"]
+        kind = OTHER_NAMES.get(kind, kind)
+        name = one_line(name or config.get("name") or kind)[:200]
+        known = LAYERS | WRAPPERS | {cls.__name__: cls for cls in nodes.REGISTERED}
+        if kind == "Lambda" and self.wanted.without_code:
+            self.code.append(keras.layers.Identity(name=self._name(name), dtype="float32"))
+            return self.code[-1]
+        if kind not in known:
+            raise Unread(f"{name} ({one_line(kind)[:80]}), {HINTS.get(kind, 'a kind of layer that is not read here')}")
+        rules.check_precision(Step(kind, name, config, [], {}))
+        settings = self._settings(known[kind], kind, config, name)
+        if self.wanted.changes.get(path) == "linear":
+            settings["activation"] = "linear"
+        with self._told(name, kind):
+            return known[kind](**settings)
+
+    def _settings(self, cls, kind, config, name):
+        """The arguments of a layer's class, each checked or left out."""
+        accepted, made = _parameters(cls), {"name": self._name(name), "dtype": "float32"}
+        where = f"{name} ({kind})"
+        for key, value in config.items():
+            ending = next((ending for ending in PARTS if key.endswith(ending)), None)
+            if key in ("name", "dtype") or key in IGNORED or (key == "seed" and type(value) is not int):
+                continue
+            if key == "trainable":
+                made[key] = bool(value)
+            elif key == "alpha" and kind == "LeakyReLU":
+                made["negative_slope"] = _value(value, where)
+            elif key not in accepted:
+                self._unknown(key, value, where)
+            elif ending:
+                made[key] = _part(ending, value, where)
+            elif key.endswith("activation"):
+                made[key] = self._activation(value, where)
+            elif key in ("layer", "backward_layer") and kind in WRAPPERS:
+                made[key] = value and self.layer(value)
+            elif key == "axis" and isinstance(value, list) and kind == "BatchNormalization":
+                made[key] = _value(value[0], where)
+            elif key in ("quantization_config", "lora_rank", "lora_alpha") and value is not None:
+                self._unknown(key, value, where)
+            else:
+                made[key] = _listed(_value(value, where))
+        return {key: value for key, value in made.items() if value is not None or key in ("name", "axis")}
+
+    def _unknown(self, key, value, where):
+        if value is None or value is False or (key == "groups" and value == 1):
+            return
+        what = rules.LORA if key in ("lora_rank", "lora_alpha") else "a setting that is not known here"
+        raise Unread(f"{where} with {one_line(key)[:60]}={one_line(value)[:60]}, {what}")
+
+    def _activation(self, spec, where):
+        """An activation's name, or a layer that is one."""
+        if isinstance(spec, dict) and spec.get("class_name") == "function":
+            reader.check_own(spec)
+            spec = spec.get("config")
+        if isinstance(spec, dict):
+            return self.layer(spec)
+        if spec is None:
+            return None
+        if spec not in ACTIVATIONS:
+            raise Unread(f"{where} with the activation {one_line(spec)[:60]}, which is none of Keras' own")
+        if spec == "hard_sigmoid" and self.wanted.old:  # 0.2 x + 0.5 became x / 6 + 0.5
+            raise Unread(f"{where} with the activation hard_sigmoid of Keras 2, which is another in Keras 3")
+        return spec
+
+    def _raw(self, layer):
+        """A raw operation, of Keras 3 or a function of TensorFlow."""
+        kind, settings = layer.kind, {key: item for key, item in layer.config.items() if key != "name"}
+        if kind in operations.TENSORFLOW:
+            kind, settings = _of_tensorflow(layer)
+        cls = OPERATIONS.get(kind)
+        where = str(Step(kind, layer.name, layer.config, [], {}))
+        if cls is None:
+            raise Unread(f"{where}, an operation that is not read here")
+        accepted = _parameters(cls)
+        settings = {key: _value(item, where) for key, item in settings.items() if key in accepted}
+        parts = settings.get("indices_or_sections", 1)
+        if (parts if isinstance(parts, int) else len(parts)) > MOST_PARTS:
+            raise Unread(f"{where} into more than {MOST_PARTS} parts")
+        with self._told(layer.name, kind):
+            return cls(**settings, name=self._name(layer.name))
+
+    def _input(self, layer):
+        """The InputLayer of a reader.Layer, for batches of any size."""
+        config = layer.config
+        shape = config.get("batch_shape") or config.get("batch_input_shape") or [None, *(config.get("shape") or ())]
+        shape = _value(shape, layer.name)
+        if not isinstance(shape, list) or not 1 < len(shape) <= 6:
+            raise Unread(f"{layer} of {one_line(shape)[:60]}, which is no shape")
+        sides = list(shape[1:])
+        if self.wanted.size and len(sides) == 3:
+            sides[:2] = [side or given for side, given in zip(sides[:2], self.wanted.size, strict=True)]
+        if not all(side is None or (type(side) is int and 0 < side <= LARGEST) for side in sides):
+            raise Unread(f"{layer} of {one_line(sides)[:60]}, which is no shape")
+        dtype = config.get("dtype")
+        dtype = dtype if isinstance(dtype, str) else "float32"
+        if dtype not in ("uint8", "int16", "int32", "int64", "uint16", "uint32", "uint64"):
+            dtype = "float32"
+        with self._told(layer.name, "InputLayer"):
+            made = keras.layers.InputLayer(batch_shape=(None, *sides), dtype=dtype, name=self._name(layer.name))
+            self._check(made, [made.output])
+        return made
+
+    # ---- checks
+
+    def _inner(self, path, layer):
+        return *path, self._name(layer.name) or layer.kind
+
+    def _name(self, name):
+        """A name that Keras takes: no slash, which tf.keras had in its DenseNets."""
+        return one_line(name)[:200].replace("/", "_") or None
+
+    def _check(self, operation, tensors):
+        """Counts the variables of a layer and looks at the sizes of its outputs.
+
+        Raises:
+            Unread: more than the file has weights for, or a tensor that no memory holds.
+        """
+        for tensor in tensors:
+            if math.prod(side or 1 for side in tensor.shape) > LARGEST:
+                raise Unread(f"a tensor of {tuple(tensor.shape)}; expected at most {LARGEST:,} numbers for an image")
+        for variable in getattr(operation, "variables", ()):
+            if id(variable) not in self.counted:
+                self.counted.add(id(variable))
+                self.left -= math.prod(variable.shape)
+        if self.left < 0:
+            raise Unread("larger weights than the file has")
+
+    def _check_statistics(self, operation, tensors):
+        """Raises Unread for a Normalization of so many numbers that making them would take the memory."""
+        if isinstance(operation, keras.layers.Normalization) and tensors and hasattr(tensors[0], "shape"):
+            shape = tensors[0].shape
+            size = math.prod(shape[axis] or 1 for axis in operation.axis if -len(shape) <= axis < len(shape))
+            if size > LARGEST_STATISTICS:
+                raise Unread(f"statistics of {size:,} numbers; expected at most {LARGEST_STATISTICS:,}")
+
+    @contextlib.contextmanager
+    def _told(self, name, kind):
+        """Turns whatever Keras raises for the settings of a file into Unread."""
+        where = f"{one_line(name)[:200]} ({one_line(kind)[:80]})"
+        try:
+            yield
+        except Unread as error:  # of `_check`
+            raise Unread(f"{where}, which needs {error}") from None
+        except Exception as error:  # whatever layers raise
+            raise Unread(f"{where}, which Keras {keras.__version__} doesn't take: {_words(error)}") from None
+
+
+def _words(error):
+    """What Keras says of an error, without the repetition of its arguments."""
+    text = one_line(error)
+    for end in ("Full config", "config={", "Arguments received", "Exception encountered"):
+        text = text.split(end)[0] if text.split(end)[0].strip() else text
+    return text.strip()[:200]
+
+
+def _parameters(cls):
+    """Names that the constructor of a layer or operation takes, those of the classes above it too."""
+    found = set()
+    for kind in cls.__mro__[:-1]:
+        if "__init__" in vars(kind):
+            found |= set(inspect.signature(vars(kind)["__init__"]).parameters)
+    return found - {"self", "args", "kwargs", "name"}
+
+
+def _is_operation(layer):
+    """Whether an entry is a raw operation; layers and operations share names, such as Add."""
+    module = str(layer.data.get("module") or "")
+    if layer.kind in operations.TENSORFLOW:
+        return True
+    if module:
+        return module.startswith(("keras.src.ops", "keras.ops", "keras.operations"))
+    return "trainable" not in layer.config and layer.kind in OPERATIONS
+
+
+def _as_of_keras(layer, node):
+    """A call of a function of TensorFlow in the arguments that Keras 3's operation takes; any other call as it is."""
+    if layer.kind not in operations.TENSORFLOW:
+        return node
+    _, _, arguments = operations.as_of_keras(_step_of(layer, node))
+    return {"args": arguments, "kwargs": {}}
+
+
+def _of_tensorflow(layer):
+    """(class, settings) of the operation of Keras 3 that does what a function of TensorFlow does."""
+    kind, settings, _ = operations.as_of_keras(_step_of(layer, layer.nodes[0]))
+    for node in layer.nodes[1:]:  # Keras 3 has these with the operation, TensorFlow with its call
+        if operations.as_of_keras(_step_of(layer, node))[1] != settings:
+            raise Unread(f"{layer.name} ({layer.kind}), which is called in two ways")
+    return kind, settings
+
+
+def _step_of(layer, node):
+    """The Step of a call of a function of TensorFlow, its tensors as Keras 3 writes them."""
+    args, kwargs = reader.arguments(
+        node,
+        lambda *history: {
+            "class_name": "__keras_tensor__",
+            "config": {"shape": [], "dtype": "float32", "keras_history": list(history)},
+        },
+    )
+    return operations.plain(Step(layer.kind, layer.name, layer.config, args, kwargs))
+
+
+def _first_input(entry):
+    """A reader.Layer for the input of a Sequential that has none of its own: its images as its first layer has them."""
+    config = entry["config"]
+    shape = reader.first_shape((config if isinstance(config, list) else config["layers"])[0])
+    if not shape and isinstance(config, dict):
+        build = entry.get("build_config") if isinstance(entry.get("build_config"), dict) else {}
+        shape = {"batch_shape": config.get("build_input_shape") or build.get("input_shape")}
+    if not any(shape.get(key) for key in ("batch_shape", "batch_input_shape")):
+        raise Unread(
+            "a Sequential without the shape of its images; expected keras.Input as its first layer, or the model "
+            "called once before it is saved"
+        )
+    return reader.Layer({"class_name": "InputLayer", "config": shape | {"name": "image"}})
+
+
+def _flat(spec):
+    """Input or output layers of a config as [[name, number of the call, number of the output], ...]."""
+    ends = reader.ends(spec)
+    if not all(len(end) == 3 and isinstance(end[0], str) for end in ends):
+        raise Unread("inputs or outputs in another form than a list")
+    return ends
+
+
+def _part(ending, spec, where):
+    """An initialiser, regulariser or constraint of the table; None for none."""
+    if spec is None:
+        return None
+    if isinstance(spec, str):
+        spec = {"class_name": spec, "config": {}}
+    reader.check_own(spec)
+    kind = str(spec["class_name"])
+    known = {name.lower().replace("_", ""): name for name in PARTS[ending]}
+    name = known.get(kind.lower().replace("_", ""))
+    cls = getattr(MODULES[ending], name, None) if name else None
+    if cls is None:
+        raise Unread(f"{where} with the {ending[1:]} {one_line(kind)[:60]}, which is none of Keras' own")
+    accepted = _parameters(cls)
+    settings = {key: _value(item, where) for key, item in (spec.get("config") or {}).items() if key in accepted}
+    if not isinstance(settings.get("seed"), int):
+        settings.pop("seed", None)
+    return cls(**settings)
+
+
+def _value(value, where):
+    """A setting or an argument: numbers, text, tensors of the graph, lists of them; arrays and cuts from their entries.
+
+    Raises:
+        Unread: it names anything else.
+    """
+    if value is None or isinstance(value, bool | int | float | str | keras.KerasTensor):
+        return value
+    if isinstance(value, list):
+        return [_value(item, where) for item in value]
+    if isinstance(value, dict):
+        kind = value.get("class_name")
+        inner = value.get("config") if isinstance(value.get("config"), dict) else {}
+        if kind in ("__numpy__", "__tensor__"):
+            dtype = str(inner.get("dtype", "float32"))
+            return np.array(inner["value"], dtype if dtype in ("int32", "int64", "bool", "float64") else "float32")
+        if kind == "__slice__":
+            return slice(*(_value(inner.get(key), where) for key in ("start", "stop", "step")))
+        if kind == "__ellipsis__":
+            return ...
+        if kind == "__tuple__":
+            return tuple(_value(item, where) for item in value.get("items", ()))
+    raise Unread(f"{where} with {one_line(value)[:80]}, which is no number, text or list")
+
+
+def _listed(value):
+    """Arrays as lists, which a config of Keras holds in every format."""
+    return value.tolist() if isinstance(value, np.ndarray) else value

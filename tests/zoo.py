@@ -387,6 +387,16 @@ def hard_swish():
     return _model(x, _head(_conv(y, 5, "two")), "hard_swish")
 
 
+@network
+def divided():
+    """Standardised by hand: what is divided by is held. A gate with new axes, and a power."""
+    x = keras.Input((8, 8, 3))
+    y = _conv(x, 6, "held")
+    y = (y - ops.mean(y, (1, 2), keepdims=True)) / (ops.std(y, (1, 2), keepdims=True) + 0.1)
+    gate = layers.Dense(5, activation="sigmoid", name="gate")(layers.GlobalAveragePooling2D()(y))
+    return _model(x, _head(_conv(_conv(y, 5, "free") ** 2.0 * gate[:, None, None, :], 4, "last")), "divided")
+
+
 # ---- normalisations
 
 

@@ -425,6 +425,30 @@ multiplied = follows(functools.partial(paired, False))
 
 
 @follows
+def divided(call):
+    """Element by element. Removed channels are 0, so they may not be what is divided by."""
+    by = _second(call)
+    if any(by is tensor for tensor, span in zip(call.node.input_tensors, call.inputs, strict=True) if span is not None):
+        return call.refuse("they are divided by, which a removed channel can't be")
+    return multiplied(call)
+
+
+@follows
+def powered(call):
+    """A power of each element. Removed channels are 0, which has no negative power."""
+    exponent = _second(call)
+    if is_keras_tensor(exponent) or np.min(exponent) < 0:
+        return call.refuse("a power has a rule only for a constant exponent that isn't negative")
+    return multiplied(call)
+
+
+def _second(call):
+    """The second argument of an operation of two."""
+    given = call.node.arguments
+    return given.args[1] if len(given.args) > 1 else given.kwargs["x2"]
+
+
+@follows
 def concatenated(call):
     """Channels side by side; along another axis all tensors have to have the same ones."""
     axis = call.layer.axis % len(call.made[0])
@@ -539,17 +563,18 @@ def split(call):
 
 @follows
 def sliced(call):
-    """x[...] by slices; of the channels a plain one, from start to stop."""
+    """x[...] by slices, numbers and new axes; of the channels a plain slice, from start to stop."""
     span, rank = call.inputs[0], len(call.shapes[0])
     key = call.node.arguments.args[1] if len(call.node.arguments.args) > 1 else call.node.arguments.kwargs.get("key")
     parts = list(key) if isinstance(key, (tuple, list)) else [key]
-    if any(not isinstance(part, (slice, int)) and part is not Ellipsis for part in parts):
-        return call.refuse("its index has a rule only for numbers and slices")
-    if Ellipsis in parts:
-        at = parts.index(Ellipsis)
-        parts[at : at + 1] = [slice(None)] * (rank - len(parts) + 1)
-    parts += [slice(None)] * (rank - len(parts))
-    part, axis = parts[span.axis], span.axis - sum(isinstance(part, int) for part in parts[: span.axis])
+    if any(not (isinstance(part, (slice, int)) or part is None or part is Ellipsis) for part in parts):
+        return call.refuse("its index has a rule only for numbers, slices and new axes")
+    if Ellipsis not in parts:
+        parts.append(Ellipsis)
+    at = parts.index(Ellipsis)
+    parts[at : at + 1] = [slice(None)] * (rank - sum(part is not None for part in parts) + 1)
+    place = [at for at, part in enumerate(parts) if part is not None][span.axis]  # of the channels' own part
+    part, axis = parts[place], place - sum(isinstance(part, int) for part in parts[:place])
     if part == slice(None):
         return _moved(call, axis)
     if not isinstance(part, slice) or (part.step or 1) != 1:
@@ -558,7 +583,7 @@ def sliced(call):
 
     def cut(kept, given):
         new = slice(int(kept[:start].sum()), int(kept[:stop].sum()))
-        return (given[0], tuple(new if at == span.axis else other for at, other in enumerate(parts)))
+        return (given[0], tuple(new if at == place else other for at, other in enumerate(parts)))
 
     call.argument(span.ids, cut)
     return _moved(call, axis)
@@ -640,11 +665,13 @@ LAYERS = _table(
 MAKERS = (convolution, depthwise, separable, transposed, dense)  # a batch-normalisation folds into these
 OPERATIONS = _table(
     (same, ["Relu", "Relu6", "Sigmoid", "Tanh", "Silu", "Gelu", "Elu", "Selu", "Celu", "HardSigmoid", "HardSilu"]),
-    (same, ["LeakyRelu", "Softplus", "Softsign", "LogSigmoid", "Absolute", "Abs", "Square", "Sqrt", "Rsqrt", "Exp"]),
-    (same, ["Log", "Log1p", "Negative", "Clip", "Cast", "Copy", "StopGradient", "Identity", "Sign", "Reciprocal"]),
+    (same, ["LeakyRelu", "Softplus", "Softsign", "LogSigmoid", "Absolute", "Abs", "Square", "Sqrt", "Exp"]),
+    (same, ["Log1p", "Negative", "Clip", "Cast", "Copy", "StopGradient", "Identity", "Sign"]),
     (same, ["Erf", "Sin", "Cos", "HardTanh", "Mish", "Squareplus", "TanhShrink"]),
     (added, ["Add", "Subtract", "Maximum", "Minimum"]),
-    (multiplied, ["Multiply", "Divide", "TrueDivide", "Power"]),
+    (multiplied, ["Multiply"]),
+    (divided, ["Divide", "TrueDivide"]),
+    (powered, ["Power"]),
     (concatenated, ["Concatenate"]),
     (stacked, ["Stack"]),
     (reduced, ["Mean", "Max", "Min", "Amax", "Amin", "Sum", "Prod", "Std", "Var"]),

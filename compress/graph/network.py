@@ -323,7 +323,7 @@ class Graph:
         Returns:
             (n, 2) float64, parameters and MACs.
         """
-        return self._costs(np.asarray(table).reshape(-1, len(self.groups)))
+        return self._costs(table)
 
     def masked(self, masks):
         """The model with some channels removed but in its place: the same shapes, and 0 wherever they are read.

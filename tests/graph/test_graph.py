@@ -290,6 +290,7 @@ def test_channels_under_one_norm_are_not_exact():
         ("softmax_inside", "held", 6, "the activation softmax mixes channels or has no rule"),
         ("spatial_attention", "multiply", 1, "a single channel meets all of another tensor"),
         ("mean_over_channels", "mean", 6, "Mean is taken over the channels"),
+        ("divided", "true_divide", 6, "they are divided by, which a removed channel can't be"),
         ("plain_cnn", "logits", 3, "they are an output of the model"),
     ],
 )
@@ -304,6 +305,11 @@ def test_costs_of_a_table_are_those_of_each_row():
     each = [graph.cost(dict(zip(graph.groups, row, strict=True))) for row in table]
     assert graph.costs(table).tolist() == [[cost.parameters, cost.macs] for cost in each]
     assert len(set(graph.costs(table)[:, 0])) > 1
+
+
+def test_a_network_without_groups_has_its_cost():
+    graph = Graph(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
+    assert graph.groups == {} and (graph.cost().parameters, graph.cost().macs) == (15, 12)
 
 
 def test_places_say_which_channel_belongs_to_which_entry_of_a_mask():

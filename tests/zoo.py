@@ -34,6 +34,21 @@ def lively(model, seed=0):
     return model
 
 
+def calibrated(model, count=16):
+    """The lively model with batch-norm statistics of random images: in deep networks the signal would die without."""
+    norms = [layer for layer in lively(model)._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
+    for variable in () if norms else model.weights:
+        if "kernel" in variable.name:
+            variable.assign(variable * 2**0.5)  # He et al. 2015: half of what a ReLU reads is lost
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0  # one batch is enough
+    model(images(model, count, seed=2), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model
+
+
 def images(model, count=3, seed=1):
     """A batch for each input of a model, normal float32; 8 where a size is open; whole numbers for an Embedding."""
     rng = np.random.default_rng(seed)

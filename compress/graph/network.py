@@ -1,9 +1,11 @@
 """The graph of a Keras model: which channels go together, what they cost, and the model without some of them.
 
+```python
 graph = Graph(model)
-masks = {name: scores(group) > 0 for name, group in graph.groups.items() if group.inner}
-print(graph.cost({name: mask.sum() for name, mask in masks.items()}))
-small = graph.trimmed(masks)
+masks = {name: np.arange(group.width) % 2 == 0 for name, group in graph.groups.items() if group.inner}
+print(graph.cost({name: mask.sum() for name, mask in masks.items()}))  # parameters and MACs of half the channels
+small = graph.trimmed(masks)  # a plain keras.Model
+```
 """
 
 import dataclasses

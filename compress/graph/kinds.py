@@ -15,6 +15,7 @@ import numpy as np
 from keras import tree
 
 from compress.errors import InputError
+from compress.graph import reader
 from compress.graph.channels import Span, counted, is_keras_tensor, picked
 from compress.graph.nodes import REGISTERED, is_of_keras
 
@@ -41,6 +42,7 @@ def register(kind, rule):
         raise InputError(f"`kind`: received {kind!r:.100}; expected a class of your own, derived from keras.Layer")
     OWN[kind] = rule
     REGISTERED.add(kind)
+    reader.REGISTERED.add(kind.__name__)
 
 
 def rule_of(operation):

@@ -9,6 +9,7 @@ by its reciprocal, x**2, which becomes x * x, and a mean over channels, whose su
 to 1e-6 of the largest number.
 """
 
+import contextlib
 import dataclasses
 import math
 
@@ -63,17 +64,22 @@ def in_public_layers(model):
         model: a keras.Model that `nodes.graph_of` takes.
 
     Returns:
-        The model itself, if it has nothing else; else a new one of the same layers' names, shapes and weights.
+        The model itself, if .h5 holds it; else a new one of the same layers' names, shapes and weights.
 
     Raises:
         InputError: it has no graph, or an operation that no public layer expresses.
     """
-    return _rewritten(model, "") if _is_mixed(model) else model
+    is_held = all(_is_public(node.operation) for _, node in nodes.walk(model)) and not _has_namesakes(model)
+    return model if is_held else _rewritten(model, "")
 
 
-def _is_mixed(model):
-    """Whether a model has anything but public layers, in the models inside it too."""
-    return any(not _is_public(node.operation) for _, node in nodes.walk(model))
+def _has_namesakes(model):
+    """Whether a model inside has two weights of one name, as two models in it may have: .h5 lists them together."""
+    for layer in model.layers:
+        paths = [weight.path for weight in layer.weights] if nodes.is_model(layer) else ()
+        if len(set(paths)) < len(paths):
+            return True
+    return False
 
 
 def _is_public(operation):
@@ -90,16 +96,18 @@ def _rewritten(model, path):
         for tensor in graph.inputs
     }
     clones = {}
-    for node in nodes.nodes_of(graph):
-        operation = node.operation
-        args, kwargs = node.arguments.fill_in(values)
-        if _is_public(operation):
-            if id(operation) not in clones:
-                clones[id(operation)] = operation, _clone(operation, path)
-            made = clones[id(operation)][1](*args, **kwargs)
-        else:
-            made = _in_layers(node, [*args, *kwargs.values()], path)
-        values |= {id(old): new for old, new in zip(node.outputs, keras.tree.flatten(made), strict=True)}
+    # Within the scope the weights of a model inside have its name in front of their own.
+    with keras.name_scope(model.name) if path else contextlib.nullcontext():
+        for node in nodes.nodes_of(graph):
+            operation = node.operation
+            args, kwargs = node.arguments.fill_in(values)
+            if _is_public(operation):
+                if id(operation) not in clones:
+                    clones[id(operation)] = operation, _clone(operation, path)
+                made = clones[id(operation)][1](*args, **kwargs)
+            else:
+                made = _in_layers(node, [*args, *kwargs.values()], path)
+            values |= {id(old): new for old, new in zip(node.outputs, keras.tree.flatten(made), strict=True)}
     begin, end = ([values[id(tensor)] for tensor in tensors] for tensors in (graph.inputs, graph.outputs))
     new = keras.Model(begin[0] if len(begin) == 1 else begin, end[0] if len(end) == 1 else end, name=model.name)
     for old, clone in clones.values():
@@ -419,10 +427,12 @@ def _padded(call):
     (tensor,), widths = call.tensors, call.operation.pad_width
     widths = [[width, width] if isinstance(width, int) else list(width) for width in widths]
     value = next((item for item in call.given[1:] if item is not None), 0)
-    if call.operation.mode != "constant" or value != 0 or len(tensor.shape) != 4 or len(widths) != 4:
+    if call.operation.mode != "constant" or value != 0 or len(tensor.shape) != 4 or len(widths) != 4 or any(widths[0]):
         raise _NoLayer
-    if any(widths[0]) or any(widths[3]):
-        raise _NoLayer
+    if any(widths[3]):  # the channels, brought to the place of the columns, and back
+        tensor = layers.Permute([1, 3, 2], name=call.inner(), dtype=call.dtype)(tensor)
+        tensor = layers.ZeroPadding2D([[0, 0], widths[3]], name=call.inner(), dtype=call.dtype)(tensor)
+        tensor = layers.Permute([1, 3, 2], name=call.inner(), dtype=call.dtype)(tensor)
     return layers.ZeroPadding2D(widths[1:3], name=call.name, dtype=call.dtype)(tensor)
 
 

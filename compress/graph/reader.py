@@ -13,6 +13,9 @@ MOST_STEPS = 20_000  # a model that calls a model twice, which calls another twi
 MODELS = ("Functional", "Model", "Sequential")
 
 
+REGISTERED = set()  # names of classes that a user gave by `kinds.register`, and that a file may have therefore
+
+
 class Unread(ValueError):
     """A model can't be converted exactly; the text names the layer and says what to do."""
 
@@ -100,14 +103,21 @@ def unfold(model):
     return steps
 
 
+def class_name(kind):
+    """The name of a class without the package that it is registered in: 'Scale' of 'mine>Scale'."""
+    return str(kind).split(">")[-1]
+
+
 def check_own(layer):
-    """Raises Unread where the class of a layer isn't Keras' own.
+    """Raises Unread where the class of a layer is neither Keras' own nor registered.
 
     Args:
         layer: its entry in a config, with 'class_name' and perhaps 'module' and 'registered_name'.
     """
     # Keras 3 writes the module of a class, and registers a custom class as 'package>Name'.
     kind, module, registered = layer["class_name"], layer.get("module"), layer.get("registered_name")
+    if class_name(kind) in REGISTERED:
+        return
     own = module is None or str(module).split(".")[0] in ("keras", "tf_keras", "builtins")
     if not own or ">" in str(kind) or ">" in str(registered):
         name = layer["config"].get("name", kind) if isinstance(layer.get("config"), dict) else kind

@@ -369,8 +369,10 @@ class _Rebuilding:
         reader.check_own(entry)
         kind, config = str(entry["class_name"]), entry["config"]
         kind = OTHER_NAMES.get(kind, kind)
+        own = {cls.__name__: cls for cls in nodes.REGISTERED}
+        kind = reader.class_name(kind) if reader.class_name(kind) in own else kind
         name = one_line(name or config.get("name") or kind)[:200]
-        known = LAYERS | WRAPPERS | {cls.__name__: cls for cls in nodes.REGISTERED}
+        known = LAYERS | WRAPPERS | own
         if kind == "Lambda" and self.wanted.without_code:
             self.code.append(keras.layers.Identity(name=self._name(name), dtype="float32"))
             return self.code[-1]

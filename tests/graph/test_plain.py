@@ -9,6 +9,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import zoo
 from keras import layers, ops
 from keras.src.applications import convnext, inception_resnet_v2, mobilenet_v3
 
@@ -66,6 +67,7 @@ EXACT = {
     ),
     "axes": lambda x: ops.squeeze(ops.expand_dims(ops.moveaxis(ops.swapaxes(x, 1, 2), 1, 3), 1), 1),
     "borders": lambda x: ops.pad(x, ((0, 0), (1, 2), (0, 1), (0, 0))),
+    "more channels": lambda x: ops.pad(x[:, ::2, ::2], ((0, 0), (0, 1), (0, 0), (1, 2))),
     "flipped": lambda x: ops.flip(x, axis=[1, 3]),
     "resized": lambda x: ops.image.resize(x, (7, 9)),
     "means": lambda x: ops.mean(x, axis=(1, 2)) + ops.max(x, axis=[1, 2], keepdims=True)[:, 0, 0],
@@ -166,8 +168,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("suffix", ["h5", "keras"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    ("name", "suffix"), [*((name, "h5") for name in SMALL), ("nested", "keras"), ("MobileNetV3", "keras")]
+)
 def test_saved_networks_open_equal_here_and_in_plain_keras(name, suffix, tmp_path):
     model = lively(SMALL[name]())
     wanted = np.asarray(model(PIXELS, training=False))
@@ -182,6 +185,44 @@ def test_saved_networks_open_equal_here_and_in_plain_keras(name, suffix, tmp_pat
     np.testing.assert_allclose(shares, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
     assert classes.of_model(path) == ("a", "b", "c") == opened.names
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_weights_of_one_name_in_two_models_inside_a_third_keep_apart_in_h5(tmp_path):
+    def floor(inner):
+        image = keras.Input((32, 32, 3))
+        return keras.Model(image, inner(image))
+
+    ground = [
+        keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(3, 3, padding="same", name="conv")], name=name)
+        for name in "ab"
+    ]
+    model = lively(
+        keras.Sequential(
+            [keras.Input((32, 32, 3)), floor(lambda x: ground[1](ground[0](x))), layers.Flatten(), layers.Dense(3)]
+        )
+    )
+    saving.save_network(model, tmp_path / "net.h5")
+    for found in (keras.models.load_model(tmp_path / "net.h5"), opening.open_network(tmp_path / "net.h5").model):
+        np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_networks_of_every_shape_are_saved_and_open_equal(name, tmp_path):
+    model = zoo.NETWORKS[name]()
+    images = zoo.images(model)
+    images = images[0] if len(images) == 1 else images
+    wanted = keras.tree.flatten(model(images, training=False))
+    for path in (tmp_path / "net.h5", tmp_path / "net.keras"):
+        if (name, path.suffix) == ("reduced", ".h5"):
+            with pytest.raises(InputError, match="the operation Max of .* no layer of Keras stands for"):
+                saving.save_network(model, path)
+            continue
+        saving.save_network(model, path)
+        reopened = keras.models.load_model(path, compile=False)
+        for found, expected in zip(keras.tree.flatten(reopened(images, training=False)), wanted, strict=True):
+            scale = np.abs(np.asarray(expected, "float32")).max()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * scale)
 
 
 def test_a_damaged_archive_is_found(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from keras import layers, ops
 
 from compress.errors import InputError
-from compress.graph import resnet
+from compress.graph import kinds, nodes, reader, resnet
 from compress.storage import checkpoints, opening
 
 SIZE = 16
@@ -416,6 +416,22 @@ class Doubled(layers.Layer):
 
     def call(self, x):
         return 2 * x
+
+
+def test_a_layer_that_the_user_registered_opens(tmp_path, monkeypatch):
+    model = functional(lambda x: head(Doubled(name="twice")(layers.Rescaling(0.01)(x))))
+    monkeypatch.setattr(nodes, "REGISTERED", set())
+    monkeypatch.setattr(reader, "REGISTERED", set())
+    monkeypatch.setattr(kinds, "REGISTERED", nodes.REGISTERED)
+    monkeypatch.setattr(kinds, "OWN", {})
+    for suffix in ("h5", "keras"):
+        model.save(tmp_path / f"net.{suffix}")
+        with pytest.raises(InputError, match="class of its author's own"):
+            opening.open_network(tmp_path / f"net.{suffix}")
+    kinds.register(Doubled, lambda call: None)
+    for suffix in ("h5", "keras"):
+        opened = opening.open_network(tmp_path / f"net.{suffix}")
+        np.testing.assert_allclose(opened.model(RGB), model(RGB), rtol=1e-5)
 
 
 class Subclassed(keras.Model):

@@ -205,12 +205,14 @@ class Folding:
         """
         replaced, state, picked = dict.fromkeys(self.norms.values(), _unchanged), [], {}
         for path, layer in self.layers.items():
+            # Read here: inside the scope below a variable would have its own value, not that of a scope around this.
+            arrays = [x.value if isinstance(x, keras.Variable) else ops.convert_to_tensor(x) for x in weights[path]]
             if layer in self.sizes:
-                replaced[layer] = functools.partial(_convolved, layer, *weights[path], picked)
+                replaced[layer] = functools.partial(_convolved, layer, *arrays, picked)
                 continue
-            state += zip(layer.weights, weights[path], strict=False)
-            if len(weights[path]) > len(layer.weights):
-                replaced[layer] = functools.partial(_with_bias, layer, weights[path][-1])
+            state += zip(layer.weights, arrays, strict=False)
+            if len(arrays) > len(layer.weights):
+                replaced[layer] = functools.partial(_with_bias, layer, arrays[-1])
         with keras.StatelessScope(state), running.arithmetic(self.lowered, self.precision):
             return running.run(self.model, inputs, replaced, watched, training=False)
 
@@ -229,9 +231,8 @@ def _unchanged(x, **_):
 
 def _convolved(layer, kernel, bias, picked, x, **_):
     """A plain convolution with other weights than its own."""
-    kernel = ops.convert_to_tensor(kernel)
     x = operations.convolve(ops.cast(x, kernel.dtype), kernel, layer.strides, layer.padding, picked)
-    return layer.activation(x + ops.convert_to_tensor(bias))
+    return layer.activation(x + bias)
 
 
 def _with_bias(layer, bias, x, **mode):

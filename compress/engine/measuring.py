@@ -33,7 +33,7 @@ def recalibrate_bn(model, images, batch_size=128, progress=iter):
     starts, norms = range(0, len(images) - batch_size + 1, batch_size), norms_of(model)
     compiled, variables = folding.compiled_by_backend(_batch_statistics(model)), model.variables
     # The weights are arguments of the compiled function: jax.jit would compile values from outside as constants.
-    values, total = [ops.convert_to_tensor(variable) for variable in variables], {}
+    values, total = [variable.value for variable in variables], {}
     # A plain average over all batches. The moving average of training, with momentum 0.9, would still hold 0.9^n of the
     # old statistics after n batches. Summed in float64, as a sum of many batches loses digits in float32.
     for start in progress(starts):

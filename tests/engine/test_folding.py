@@ -118,6 +118,14 @@ def test_a_folded_copy_stays_as_it_is_until_it_is_refolded():
     np.testing.assert_array_equal(twin.predict_on_batch(images), before)
 
 
+def test_a_folded_copy_computes_with_the_weights_that_a_scope_gives_it():
+    """As under JAX, where compiled functions have the variables as arguments."""
+    model, other = shapes.lively(shapes.kinds()), shapes.lively(shapes.kinds(), 5)
+    images, twins = shapes.pixels(model), [folding.FoldedModel(net) for net in (model, other)]
+    found, _ = twins[0].stateless_call([], [v.value for v in twins[1].variables], images)
+    assert shapes.close(found, other(images), 1e-5)
+
+
 def test_a_frozen_function_gives_keras_outputs_at_any_batch_size():
     model = shapes.lively(shapes.mobile())
     function, images = folding.freeze(model), shapes.pixels(model)

@@ -22,17 +22,43 @@ def two(make, **more):
 
 def step(model, images, labels, net):
     """Loss with the regularisers' parts, gradients {index: array} of the trainable variables of `net`, outputs."""
+    places = [i for i, variable in enumerate(net.weights) if variable.trainable]
+    variables = [net.weights[i] for i in places]
+
+    def forward():
+        outputs = model(images, training=True)
+        errors = [
+            ops.mean(ops.square(ops.cast(y, "float32") - t)) for y, t in zip(tree.flatten(outputs), labels, strict=True)
+        ]
+        return sum(errors) + sum(model.losses), outputs
+
+    find = gradients_of_tensorflow if keras.backend.backend() == "tensorflow" else gradients_of_jax
+    loss, outputs, gradients = find(forward, variables, model.variables)
+    return float(loss), dict(zip(places, map(np.asarray, gradients), strict=True)), outputs
+
+
+def gradients_of_tensorflow(forward, variables, _):
     import tensorflow as tf
 
-    variables = [variable for variable in net.weights if variable.trainable]
     with tf.GradientTape() as tape:
-        outputs = model(images, training=True)
-        loss = sum(
-            ops.mean(ops.square(ops.cast(y, "float32") - t)) for y, t in zip(tree.flatten(outputs), labels, strict=True)
-        ) + sum(model.losses)
-    gradients = tape.gradient(loss, [variable.value for variable in variables])
-    places = [i for i, variable in enumerate(net.weights) if variable.trainable]
-    return float(loss), dict(zip(places, gradients, strict=True)), outputs
+        loss, outputs = forward()
+    return loss, outputs, tape.gradient(loss, [variable.value for variable in variables])
+
+
+def gradients_of_jax(forward, variables, everything):
+    import jax
+
+    def stateless(values):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
+            loss, outputs = forward()
+        return loss, (outputs, [scope.get_current_value(variable) for variable in everything])
+
+    values = [variable.value for variable in variables]
+    (loss, (outputs, after)), gradients = jax.jit(jax.value_and_grad(stateless, has_aux=True))(values)
+    for variable, value in zip(everything, after, strict=True):
+        if value is not None:  # such as moving statistics
+            variable.assign(value)
+    return loss, outputs, gradients
 
 
 def compare(make, limit=1e-3, **more):
@@ -181,7 +207,9 @@ def test_what_trains_is_the_model_that_is_saved(tmp_path):
     trainer.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     trainer.fit(images, np.arange(6) % 4, batch_size=3, epochs=1, verbose=0)
     same = [v.path for v, w in zip(model.weights, before, strict=True) if np.array_equal(v, w)]
-    assert len(same) == 4 and all(path.endswith("bias") for path in same)  # in front of a batch-norm
+    resting = {layer.bias.path for layer in trainer.plan.substitutes.resting.values()}
+    # The bias of a Dense in front of a batch-norm has a gradient of 0 as well, but for TensorFlow's rounding.
+    assert len(resting) == 4 and set(same) - {model.layers[-4].bias.path} == resting
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert shapes.close(trainer(images), loaded(images), 1e-5)

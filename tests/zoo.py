@@ -535,6 +535,9 @@ def patches_attended():
     z = layers.RepeatVector(3)(z)
     y = y + layers.MultiHeadAttention(2, 3, value_dim=5, name="attention")(query=y, value=z)
     y = layers.Dense(8, name="narrow")(layers.Dense(7, activation="silu", name="wide")(y))
+    # nothing but the layer itself ties what it makes to what its queries read
+    y = layers.Dense(6, activation="relu", name="tokens")(y)
+    y = layers.MultiHeadAttention(2, 2, name="alone")(query=y, value=y)
     return _model(x, layers.Dense(3)(y[:, 0]), "patches_attended")
 
 

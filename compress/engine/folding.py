@@ -154,7 +154,7 @@ class Folding:
 
         Args:
             weights: from `weights`, or tensors of the same values.
-            values: list of (variable of the model, array), such as kernels with zeros for removed channels.
+            values: list of (variable of the model, array), such as `masked_values` gives.
 
         Returns:
             As `weights`; what has none of the variables is shared, not copied.
@@ -215,6 +215,36 @@ class Folding:
                 replaced[layer] = functools.partial(_with_bias, layer, arrays[-1])
         with keras.StatelessScope(state), running.arithmetic(self.lowered, self.precision):
             return running.run(self.model, inputs, replaced, watched, training=False)
+
+
+def masked_values(graph, masks):
+    """The variables of a model with zeros where channels are removed, for `Folding.changed`.
+
+    As in `Graph.masked`: removed channels stay in their place, and are 0 wherever they are read.
+
+    Args:
+        graph: the network.Graph of the model.
+        masks: {group: bool (width,)}, True for what stays; groups without a mask stay whole.
+
+    Returns:
+        List of (variable, array), of the variables with removed channels alone.
+
+    Raises:
+        InputError: see `Graph.trimmed`.
+    """
+    alive, found = graph.alive(masks), []
+    for wiring in graph.reading.wirings.values():
+        for place, axes in wiring.variables.items():
+            gone = [None if ids is None else ~alive[ids] for ids in axes.ids]
+            if axes.divides or not any(ids is not None and ids.any() for ids in gone):
+                continue
+            variable = wiring.layer.weights[place]
+            value = variable.numpy().copy()
+            for axis, ids in enumerate(gone):
+                if ids is not None:
+                    np.moveaxis(value, axis, 0)[ids] = 0
+            found.append((variable, value))
+    return found
 
 
 def _scale_and_shift(norm, value):

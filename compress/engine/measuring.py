@@ -71,17 +71,13 @@ def _batch_statistics(model):
 
 def _measured(norm, found, x, **_):
     """A batch-normalisation by the batch, whose mean and variance, (2, channels), it appends to `found`."""
-    x, shape = ops.cast(x, norm.compute_dtype), [1] * len(x.shape)
-    axis = norm.axis % len(shape)
-    gamma = ops.ones_like(norm.moving_mean) if norm.gamma is None else norm.gamma
-    beta = ops.zeros_like(norm.moving_mean) if norm.beta is None else norm.beta
-    if axis == len(shape) - 1:
-        y, mean, variance = operations.normalise_batch(
-            x, ops.cast(gamma, "float32"), ops.cast(beta, "float32"), norm.epsilon
-        )
+    x, (gamma, beta) = ops.cast(x, norm.compute_dtype), twin.scale_of(norm)
+    axis = norm.axis % len(x.shape)
+    if axis == len(x.shape) - 1:
+        y, mean, variance = operations.normalise_batch(x, gamma, beta, norm.epsilon)
     else:
-        wide, shape[axis] = ops.cast(x, "float32"), -1
-        mean, variance = ops.moments(wide, axes=[a for a in range(len(shape)) if a != axis])
+        wide = ops.cast(x, "float32")
+        mean, variance = ops.moments(wide, axes=[i for i in range(len(x.shape)) if i != axis])
         y = ops.batch_normalization(wide, mean, variance, axis, beta, gamma, norm.epsilon)
     found.append(ops.stack([mean, variance]))
     return ops.cast(y, x.dtype)

@@ -69,14 +69,18 @@ def _in_inference(graph, training=True):
             yield from _in_inference(nodes.graph_of(node.operation), mode)
 
 
+def scale_of(norm):
+    """gamma and beta of a batch-normalisation, (channels,) float32, also of one that has none."""
+    channels = norm.moving_mean.shape
+    gamma = ops.ones(channels) if norm.gamma is None else ops.cast(norm.gamma, "float32")
+    return gamma, ops.zeros(channels) if norm.beta is None else ops.cast(norm.beta, "float32")
+
+
 def _normalised(norm, convolution, x, training=None, mask=None):
     """A batch-normalisation; convolution: the one in front of it whose bias is not added, or None."""
     if not training or not norm.trainable or mask is not None or keras.src.backend.get_keras_mask(x) is not None:
         return norm(x, training=training, mask=mask)
-    x, channels = ops.cast(x, norm.compute_dtype), norm.moving_mean.shape
-    gamma = ops.ones(channels) if norm.gamma is None else ops.cast(norm.gamma, "float32")
-    beta = ops.zeros(channels) if norm.beta is None else ops.cast(norm.beta, "float32")
-    y, mean, variance = operations.normalise_batch(x, gamma, beta, norm.epsilon)
+    y, mean, variance = operations.normalise_batch(ops.cast(x, norm.compute_dtype), *scale_of(norm), norm.epsilon)
     # The bias isn't added to x, but the saved Keras model adds it. So the moving mean, which that model subtracts, must
     # contain it.
     mean = mean if convolution is None else mean + ops.cast(convolution.bias, mean.dtype)

@@ -1,14 +1,18 @@
 """Folded inference of any graph against plain Keras' predictions, and against the earlier engine on a ResNet."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import shapes
+import zoo
 from conftest import narrow_widths, randomised
 from keras import layers, ops, tree
 
-from compress.engine import folded, folding
-from compress.graph import nodes, resnet
+from compress.engine import folded, folding, twin
+from compress.errors import InputError
+from compress.graph import network, nodes, resnet
 
 # how many batch-norms fold: those behind a linear convolution or Dense that nothing else reads, both called once
 FOLDS = {"sequential": 4, "residual": 5, "mobile": 5, "dense": 1, "shared": 1, "kinds": 5, "several": 1, "transfer": 5}
@@ -94,6 +98,40 @@ def test_weights_are_an_argument_of_one_compiled_function():
     expected = model(images)
     assert shapes.close(zeros, expected, 1e-5) and not shapes.close(expected, compiled(weights, images), 1e-3)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", ["residual", "mobile", "dense", "kinds"])
+def test_removed_channels_are_those_of_the_masked_model(name):
+    model = shapes.lively(shapes.SHAPES[name]())
+    graph, rng, plan = network.Graph(model), np.random.default_rng(2), folding.Folding(model)
+    masks = {key: rng.permutation(group.width) > group.width // 3 for key, group in graph.groups.items()}
+    images, expected = shapes.pixels(model), graph.masked(masks)
+    values = folding.masked_values(graph, masks)
+    found = plan.run(plan.changed(plan.weights(), values), images)
+    assert shapes.close(found, expected(images), 1e-5) and not shapes.close(found, model(images), 1e-2)
+    assert folding.masked_values(graph, {}) == []
+
+
+@pytest.mark.slow  # 50 networks
+@pytest.mark.parametrize("name", zoo.NETWORKS)
+def test_networks_of_the_zoo_are_computed_as_by_keras(name):
+    """Folded, and by the training twin in a step: outputs and moving statistics; what folds is what the graph says."""
+    keras.utils.set_random_seed(3)
+    model = zoo.lively(zoo.NETWORKS[name]())
+    keras.utils.set_random_seed(3)
+    other = zoo.lively(zoo.NETWORKS[name]())
+    images, limit = zoo.images(model, 8), 0.05 if name == "mixed_precision" else 1e-4
+    images = tree.pack_sequence_as(nodes.graph_of(model)._inputs_struct, images)
+    pairs = [(folding.FoldedModel(model)(images), other(images, training=False))]
+    if name != "augmented":  # its inner model is called with training=False, which Keras forgets in training
+        pairs.append((twin.Twin(model)(images, training=True), other(images, training=True)))
+    for ours, theirs in pairs:
+        for mine, their in zip(tree.flatten(ours), tree.flatten(theirs), strict=True):
+            assert shapes.close(mine, their, limit)
+    for mine, their in zip(model.weights, other.weights, strict=True):
+        assert shapes.close(mine, their, limit), mine.path
+    with contextlib.suppress(InputError):  # such as classes of layers without a rule
+        assert {norm: layer for layer, norm in network.Graph(model).folds} == folding.pairs(model)
 
 
 def test_only_layers_with_changed_variables_are_folded_again():

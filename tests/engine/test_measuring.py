@@ -11,7 +11,7 @@ from keras import layers
 
 from compress.engine import measuring, recalibration
 from compress.errors import InputError
-from compress.graph import nodes, resnet
+from compress.graph import network, nodes, resnet
 from compress.pruning import criteria
 
 
@@ -150,6 +150,17 @@ def test_apoz_averages_over_tied_channels_and_over_activations():
     np.testing.assert_allclose(found, [(one[0] + one[2] + two[5]) / 3, one[1]], atol=1e-12)
 
 
+def test_apoz_of_a_graph_is_numpys_count():
+    """Of the groups behind ReLUs: the first convolution's, which two ReLUs see, and that of the Dense."""
+    model = shapes.lively(shapes.dense())
+    images = shapes.pixels(model, 7)
+    found = measuring.compute_apoz(network.Graph(model), images)
+    convs = [layer.name for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    assert set(found) >= {convs[-1]} and len(found) == 4
+    maps = np.asarray(keras.Model(model.input, model.get_layer(convs[-1]).output)(images))
+    np.testing.assert_allclose(found[convs[-1]], (maps == 0).mean((0, 1, 2)), atol=1e-12)
+
+
 def test_a_network_without_relu_is_told_which_criteria_apply():
     with pytest.raises(InputError, match="no ReLU-like activation.*expected l1, l2, bn, taylor, fpgm or random"):
-        measuring.compute_apoz(graph(shapes.mobile(), [], {}, 4), np.zeros((1, 12, 12, 3)))
+        measuring.compute_apoz(network.Graph(shapes.mobile()), np.zeros((1, 12, 12, 3)))

@@ -340,6 +340,9 @@ def test_places_say_which_channel_belongs_to_which_entry_of_a_mask():
     assert places["up"][0].tolist() == [4, 5, 6, 7, 8] and places["up"][1].tolist() == [0, 1, 2, 3, 4]
     assert places["down2"][0].tolist() == [9, 10, 11, 12, 13, 14]
     assert graph.places("up")[1]["up"][1].tolist() == [0, 1, 2, 3, 4]
+    masks = random_masks(graph, np.random.default_rng(6))
+    joined_mask = [*masks["down1"], *masks["up"], *masks["down2"]]
+    assert graph.kept(joined.outputs[0], masks)[1].tolist() == joined_mask != joined_mask[::-1]
 
 
 def test_slices_are_where_a_group_stands_in_the_weights():

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
 SIDE = 12
@@ -139,6 +140,11 @@ def transfer(training=None):
 
 
 SHAPES = {f.__name__: f for f in (sequential, residual, mobile, dense, shared, kinds, several, transfer)}
+
+
+def quick(*names, of=tuple(SHAPES)):
+    """Parameters of a test for the networks `of`: those that are not named are for `make test-slow`."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in of]
 
 
 def pixels(model, n=6, seed=3):

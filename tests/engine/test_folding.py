@@ -100,7 +100,9 @@ def test_weights_are_an_argument_of_one_compiled_function():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("name", ["residual", "mobile", "dense", "kinds"])
+@pytest.mark.parametrize(
+    "name", shapes.quick("residual", "mobile", "dense", of=("residual", "mobile", "dense", "kinds"))
+)
 def test_removed_channels_are_those_of_the_masked_model(name):
     model = shapes.lively(shapes.SHAPES[name]())
     graph, rng, plan = network.Graph(model), np.random.default_rng(2), folding.Folding(model)
@@ -207,7 +209,7 @@ def test_a_model_without_a_graph_evaluates_itself():
     assert shapes.close(fresh()(images), known(images), 1e-5)
 
 
-@pytest.mark.parametrize("more", [{}, {"stem": "cifar"}])
+@pytest.mark.parametrize("more", [{}, pytest.param({"stem": "cifar"}, marks=pytest.mark.slow)])
 def test_a_resnet_is_computed_as_by_the_earlier_engine(more):
     """The same bits, but for two things: the earlier kernels and biases were folded in float32, these in float64.
 

@@ -52,6 +52,7 @@ def test_zeros_inside_a_model_are_those_of_all_its_calls():
     np.testing.assert_allclose(found, (maps == 0).mean((0, 1, 2)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_resnets_zeros_are_those_of_the_earlier_engine(pictures):
     model = randomised(resnet.build_resnet(widths=narrow_widths()))
     old = criteria.compute_apoz(model, pictures[0], batch_size=10)
@@ -66,7 +67,9 @@ def statistics(norms):
     return np.concatenate([w.numpy() for norm in norms for w in (norm.moving_mean, norm.moving_variance)])
 
 
-@pytest.mark.parametrize("name", [name for name in shapes.SHAPES if name not in ("several", "shared")])
+@pytest.mark.parametrize(
+    "name", shapes.quick("residual", "transfer", of=("sequential", "residual", "mobile", "dense", "kinds", "transfer"))
+)
 def test_recalibrated_statistics_are_those_of_keras_maps(name):
     """Plain Keras in training mode, its momentum 0, leaves the statistics of one batch; here is the mean of two."""
     model, theirs = (shapes.lively(shapes.SHAPES[name]()) for _ in range(2))
@@ -105,6 +108,7 @@ def test_a_batch_norm_of_another_axis_is_measured_along_it():
     np.testing.assert_allclose(norm.moving_variance, images.var((0, 2, 3)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resnet_is_recalibrated_as_by_the_earlier_engine(pictures):
     ours, theirs = (randomised(resnet.build_resnet(widths=narrow_widths())) for _ in range(2))
     theirs.set_weights(ours.get_weights())

@@ -10,8 +10,8 @@ from compress.engine import running
 from compress.graph import nodes
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", shapes.quick("residual", "shared", "several", "transfer"))
 def test_a_walk_gives_keras_numbers(name, training):
     """Bit for bit, and the same moving statistics; dropout and augmentation draw the same numbers."""
     keras.utils.set_random_seed(1)

@@ -85,7 +85,7 @@ def compare(make, limit=1e-3, **more):
     return ours, theirs
 
 
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", shapes.quick("sequential", "residual", "mobile", "shared"))
 def test_a_step_is_keras(name):
     ours = compare(shapes.SHAPES[name])[0]
     moved = [
@@ -186,7 +186,7 @@ def test_a_policy_of_the_model_is_kept():
         assert mine.dtype == other.dtype and shapes.close(mine, other, 0.02), mine.path
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_low_precision_leaves_variables_statistics_and_outputs_in_float32(precision):
     ours, theirs = two(shapes.sequential)
     images = shapes.pixels(ours, 32)
@@ -221,7 +221,12 @@ def resnets(**more):
 
 
 @pytest.mark.parametrize(
-    ("precision", "more"), [("float32", {}), ("mixed_bfloat16", {}), ("float32", {"stem": "cifar"})]
+    ("precision", "more"),
+    [
+        ("float32", {}),
+        pytest.param("mixed_bfloat16", {}, marks=pytest.mark.slow),
+        pytest.param("float32", {"stem": "cifar"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_resnet_trains_as_by_the_earlier_engine(precision, more):
     """The same bits of logits, maps, statistics and gradients: both compute by the same operations.

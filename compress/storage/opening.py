@@ -11,6 +11,7 @@ import math
 import random
 import re
 import tempfile
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -224,11 +225,9 @@ def _read_weights(source, rebuilt):
     """
     if source.is_archive:
         archives.check_no_links(source.file, source.path)
-        with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder) / "model.keras"  # Keras goes by the name
-            link.symlink_to(Path(source.path).resolve())
-            try:
-                rebuilt.model.load_weights(link)
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(source.path) as archive:
+            try:  # from a file of its own: within the archive every array would be sought from the beginning
+                rebuilt.model.load_weights(archive.extract("model.weights.h5", folder))
             except Exception as error:  # whatever the layers of a hostile file raise
                 raise Unread(f"weights that its layers don't have ({one_line(error)[:200]})") from None
     else:

@@ -11,6 +11,7 @@ to 1e-6 of the largest number.
 
 import contextlib
 import dataclasses
+import itertools
 import math
 
 import keras
@@ -38,6 +39,7 @@ class Call:
         tensors: the keras.KerasTensors among its arguments, in order.
         given: all its arguments, in order: tensors, numbers, arrays, cuts.
         outputs: the keras.KerasTensors that it gave, for shapes and types.
+        taken: names in the model, to which `inner` adds.
     """
 
     operation: object
@@ -45,12 +47,13 @@ class Call:
     tensors: list
     given: list
     outputs: list
-    made: int = 0
+    taken: set
 
     def inner(self):
-        """The name of another layer in front of the last one."""
-        self.made += 1
-        return f"{self.name}_{self.made}"
+        """A name, not in the model yet, for another layer in front of the last one."""
+        name = next(name for n in itertools.count(1) if (name := f"{self.name}_{n}") not in self.taken)
+        self.taken.add(name)
+        return name
 
     @property
     def dtype(self):
@@ -95,7 +98,7 @@ def _rewritten(model, path):
         id(tensor): keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
         for tensor in graph.inputs
     }
-    clones = {}
+    clones, taken = {}, {node.operation.name for node in nodes.nodes_of(graph)}
     # Within the scope the weights of a model inside have its name in front of their own.
     with keras.name_scope(model.name) if path else contextlib.nullcontext():
         for node in nodes.nodes_of(graph):
@@ -106,7 +109,7 @@ def _rewritten(model, path):
                     clones[id(operation)] = operation, _clone(operation, path)
                 made = clones[id(operation)][1](*args, **kwargs)
             else:
-                made = _in_layers(node, [*args, *kwargs.values()], path)
+                made = _in_layers(node, [*args, *kwargs.values()], taken, path)
             values |= {id(old): new for old, new in zip(node.outputs, keras.tree.flatten(made), strict=True)}
     begin, end = ([values[id(tensor)] for tensor in tensors] for tensors in (graph.inputs, graph.outputs))
     new = keras.Model(begin[0] if len(begin) == 1 else begin, end[0] if len(end) == 1 else end, name=model.name)
@@ -127,19 +130,20 @@ def _clone(operation, path):
     return type(operation).from_config(operation.get_config())
 
 
-def _in_layers(node, given, path):
+def _in_layers(node, given, taken, path):
     """What layers in the place of an operation give; InputError where there are none.
 
     Args:
         node: its call.
         given: list of its arguments.
+        taken: names in the model, which grow.
         path: of the model around it.
     """
     operation, kind = node.operation, type(node.operation).__name__
     if given and isinstance(given[0], (list, tuple)) and kind not in ("GetItem",):
         given = [*given[0], *given[1:]]
     tensors = [item for item in given if isinstance(item, keras.KerasTensor)]
-    call = Call(operation, operation.name, tensors, given, node.outputs)
+    call = Call(operation, operation.name, tensors, given, node.outputs, taken)
     try:
         if kind not in REWRITES:
             raise _NoLayer
@@ -406,7 +410,7 @@ def _split(call):
         raise _NoLayer
     ends = [size // parts * place for place in range(1, parts)] if isinstance(parts, int) else list(parts)
     pieces = zip([0, *ends], [*ends, size], strict=True)
-    return [_cut(tensor, axis, start, stop, f"{call.name}_{place}") for place, (start, stop) in enumerate(pieces)]
+    return [_cut(tensor, axis, start, stop, call.inner()) for start, stop in pieces]
 
 
 def _joined(call):

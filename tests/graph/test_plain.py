@@ -106,6 +106,17 @@ def test_operations_become_public_layers(name, tmp_path):
             np.testing.assert_allclose(answers, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
 
 
+def test_new_layers_take_no_name_that_another_has():
+    def build(x):
+        x = inception_resnet_v2.CustomScaleLayer(0.17, name="scaled")([x, layers.ReLU(name="scaled_2")(x)])
+        return inception_resnet_v2.CustomScaleLayer(0.5, name="scaled_1")([x, layers.ReLU()(x)])
+
+    model = functional(build)
+    rewritten = plain.in_public_layers(model)
+    np.testing.assert_array_equal(rewritten(IMAGES), model(IMAGES))
+    assert {"scaled", "scaled_1", "scaled_2"} < {layer.name for layer in rewritten.layers}
+
+
 def test_a_public_model_stays_itself():
     model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(2)])
     assert plain.in_public_layers(model) is model

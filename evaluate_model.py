@@ -152,7 +152,11 @@ def read_header(args, path):
     except InputError as error:
         if args.any_model and Path(path).is_file():
             return None
-        hint = "" if args.any_model or "expected a ResNet50" not in str(error) else "; other classifiers: --any_model"
+        hint = (
+            ""
+            if args.any_model or "expected a ResNet50" not in str(error) or "one each" in str(error)
+            else "; other classifiers: --any_model"
+        )
         raise InputError(f"{error}{hint}", path) from None
     if not args.predict:
         checkpoints.check_fits(header, args.class_num, dataset=args.dataset)

@@ -215,7 +215,7 @@ class EpochBar:
     def start(self, epoch, val_acc=()):
         """Opens the bar with `epoch` epochs behind it, whose validation accuracies are given; a step compiles first."""
         self.epoch, self.val_acc = int(epoch), list(val_acc)
-        going_on = f", going on behind epoch {epoch:.4g}" if epoch else ""
+        going_on = f", going on {'behind' if epoch == int(epoch) else 'in'} epoch {math.ceil(epoch)}" if epoch else ""
         if self.lines or (going_on and self.verbose):  # above the bar, which looks the same at a slow beginning
             say(
                 f"{self.title}: {tables.counted(self.epochs, 'epoch')} of {tables.counted(self.images, 'image')}"

@@ -29,6 +29,7 @@ BEGINNINGS = {  # what a file is that can't be decoded: a test of its first 64 b
 DIM = 64  # 16-bit colour whose upper 8 bits stay below this is too dark without the lower ones, which Pillow drops
 SCALE_GAP = 4  # times brighter than the dark images are all others, where these are of another scale
 MOST_DIM = 20  # one in so many images may be dark by itself
+DARKEST = 16  # of 255: where no image has a larger value, something is missing
 NAMED = {"whole": "images of more than 8 bits", "floating": "images of floating point"}
 
 
@@ -117,6 +118,12 @@ class Reader:
                 }
         if broken:
             raise InputError(_broken(self.named_by, broken))
+        brightest = max((int(array.max()) for array in arrays if array.size), default=255)
+        if 0 < brightest < DARKEST:
+            self._report_once(
+                f"no image holds a value above {brightest}, of 255: all are nearly black, as masks, label maps and "
+                "images of 0 to 1 are that were written without their factor"
+            )
         return arrays
 
     @contextlib.contextmanager

@@ -186,7 +186,10 @@ class _Unfolding:
         """Adds the layers of a functional model; returns the number of its output."""
         inputs, outputs = ends(config["input_layers"]), ends(config["output_layers"])
         if len(inputs) != 1 or len(outputs) != 1:
-            raise Unread(f"{len(inputs)} inputs and {len(outputs)} outputs; expected one each")
+            raise Unread(
+                f"{len(inputs)} input{'s' * (len(inputs) != 1)} and {len(outputs)} output{'s' * (len(outputs) != 1)}; "
+                "expected one each, as keras.Model(model.inputs[0], model.outputs[0]) has them"
+            )
         # made: {(layer, number of its call): step}. A layer that is called several times has a node for each call.
         made = {} if image is None else {(inputs[0][0], 0): image}
         again = sum(len(layer.nodes) for layer in named) - len(named)

@@ -164,7 +164,7 @@ def _draw_loss(axes, series):
     for s in series:
         _draw(axes, s, _loss_key(s), train=True)
         _draw(axes, s, "val_loss")
-    if len(series) == 1 and "val_acc" not in series[0].curves:
+    if len(series) == 1 and "val_acc" not in series[0].curves and "val_loss" in series[0].curves:
         _mark_best(axes, series[0], "val_loss")
 
 

@@ -1,6 +1,7 @@
 """The sections of a report: what is shown of a tree of records, and why something is not."""
 
 from compress.cli import display, messages
+from compress.cli import tables as display_tables
 from compress.errors import InputError
 from compress.plots import comparison, curves, pruning, style
 from compress.report import figures as report_plots
@@ -58,7 +59,8 @@ def _fronts(points, name, number):
 def _model_notes(tree, unshown, stepped):
     """What the figures leave out; `unshown` sets of images have none, `stepped`: a figure has a step."""
     if unshown > 0:
-        yield f"{unshown} more sets of images, of which one model or more was measured, are in the table alone."
+        more = f"{display_tables.counted(unshown, 'more set')} of images, on which one model or more was measured,"
+        yield f"{more} {'is' if unshown == 1 else 'are'} in the table alone."
     if any(point.shipped for point in tree.points):
         joins = ", and joins no step" if stepped else ""
         yield f"The student that came with the suite is outlined, to compare with{joins}."

@@ -155,6 +155,31 @@ def shown(names, most=10):
     return ", ".join(short) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def _check_part(path, names, known):
+    """InputError where the data have a part of a model's classes; another number is refused by who loads the model."""
+    if set(map(_plain, names)) < set(map(_plain, known)):
+        raise InputError(
+            f"received {path}, whose classes are {shown(known)}; expected images of each of them in the data, which "
+            f"have {len(names)} alone: {shown(names)}",
+            path,
+        )
+
+
+def _warn_unnamed(path, data, names, trained_on):
+    """Warns where a model without class names meets data that it may not be of; data: their name."""
+    if trained_on not in (None, data):
+        display.warn(
+            f"{path} was trained on {trained_on}, whose class names its record doesn't have; its classes "
+            f"are read as those of {data}: {shown(names)}, in this order"
+        )
+    elif folders.counted_as_text(names):
+        display.warn(
+            f"{path} has no names of its classes, which are read as {shown(names)}, in this order; if "
+            "its labels were whole numbers, the accuracy is wrong: rename the folders to numbers of one "
+            f"length (00, 01, ...), or give it a {LABELS} beside it, a name a line"
+        )
+
+
 def meet(path, images):
     """Compares a model's classes with those of data that it meets, and warns where they may be others.
 
@@ -166,22 +191,16 @@ def meet(path, images):
         List of the names that the model was trained on, for the record; None where they are known nowhere.
 
     Raises:
-        InputError: the same names in another order, or names of which some are the same: a table would be wrong.
+        InputError: a part of the names, the same ones in another order, or names of which some are the same: a table
+            would be wrong.
     """
     # A class is a number to the network. Where its names are unknown, the data's are taken to be in the same order.
     names, known, trained_on = of_data(images), of_model(path), data_set_of(path)
-    if known is None or len(known) != len(names):
-        if trained_on not in (None, images.name):
-            display.warn(
-                f"{path} was trained on {trained_on}, whose class names its record doesn't have; its classes "
-                f"are read as those of {images.name}: {shown(names)}, in this order"
-            )
-        elif known is None and folders.counted_as_text(names):
-            display.warn(
-                f"{path} has no names of its classes, which are read as {shown(names)}, in this order; if "
-                "its labels were whole numbers, the accuracy is wrong: rename the folders to numbers of one "
-                f"length (00, 01, ...), or give it a {LABELS} beside it, a name a line"
-            )
+    if known is not None and len(known) != len(names):
+        _check_part(path, names, known)
+        return None
+    if known is None:
+        _warn_unnamed(path, images.name, names, trained_on)
         return None
     if same(names, known):
         if trained_on not in (None, images.name):

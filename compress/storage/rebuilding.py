@@ -273,7 +273,10 @@ class _Rebuilding:
         """A functional model, its calls made in the order of their data."""
         inputs, outputs = (_flat(config[key]) for key in ("input_layers", "output_layers"))
         if not path and (len(inputs) != 1 or len(outputs) != 1):
-            raise Unread(f"{len(inputs)} inputs and {len(outputs)} outputs; expected one each")
+            raise Unread(
+                f"{len(inputs)} input{'s' * (len(inputs) != 1)} and {len(outputs)} output{'s' * (len(outputs) != 1)}; "
+                "expected one each, as keras.Model(model.inputs[0], model.outputs[0]) has them"
+            )
         first = reader.first_numbers(named)
         calls = {(layer.name, number): (layer, node) for layer in named for number, node in enumerate(layer.nodes)}
         if len({layer.name for layer in named}) != len(named):

@@ -151,12 +151,8 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
             f"`resume`: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
             f"expected the same, another folder to write to, {NEVER}"
         )
-    backends = [record.get("backend") for record in (before, run)]
-    if kind == "an unfinished" and None not in backends and backends[0] != backends[1]:
-        raise InputError(
-            f"`resume`: {folder} holds {kind} run under KERAS_BACKEND={backends[0]!s:.20}; received "
-            f"KERAS_BACKEND={backends[1]}, whose numbers differ; expected the same, another folder to write to, {NEVER}"
-        )
+    if kind == "an unfinished":
+        _check_same_backend(before, run, folder)
     sums = [record.get("parent_sha256") for record in (before, run)]
     other_model = sums[0] != sums[1]
     if other_model or sums[0] is not None:
@@ -170,6 +166,16 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
         raise InputError(
             f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
             f"expected what that run had to go on with it, another folder to write to, {NEVER}"
+        )
+
+
+def _check_same_backend(before, run, folder):
+    """InputError where an unfinished run was begun under another backend, which computes other bits."""
+    then, now = (record.get("backend") for record in (before, run))
+    if None not in (then, now) and then != now:
+        raise InputError(
+            f"`resume`: {folder} holds an unfinished run under KERAS_BACKEND={then!s:.20}; received "
+            f"KERAS_BACKEND={now}, whose numbers differ; expected the same, another folder to write to, {NEVER}"
         )
 
 

@@ -180,7 +180,7 @@ def test_a_run_that_goes_on_says_so_with_a_bar_and_without(bars, monkeypatch, ca
         bar = display.EpochBar("base", 1, 5, verbose)
         bar.start(1.4, [0.5])
         bar.stop()
-        assert ("base: 5 epochs of 1 image, going on behind epoch 1.4" in capsys.readouterr().out) == said
+        assert ("base: 5 epochs of 1 image, going on in epoch 2" in capsys.readouterr().out) == said
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -716,3 +716,13 @@ def test_a_turn_that_stands_behind_the_pixels_of_a_png_counts(tmp_path):
 def test_a_folder_too_deep_to_walk_is_refused():
     with pytest.raises(InputError, match="more than 150 folders deep"):
         scanning.entries("/".join(["d"] * 200))
+
+
+@pytest.mark.parametrize(("largest", "said"), [(1, True), (15, True), (16, False), (0, False)])
+def test_images_of_8_bits_that_are_all_nearly_black_are_told(largest, said, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, largest + 1, (6, 20, 20, 3)).astype(np.uint8)
+    for i, image in enumerate(pixels):
+        put(tmp_path / f"{i}.png", image)
+    found, told = read(tmp_path)
+    np.testing.assert_array_equal(found, pixels)
+    assert [line.startswith(f"no image holds a value above {largest}, of 255") for line in told] == [True] * said

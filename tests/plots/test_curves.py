@@ -1,5 +1,6 @@
 """Training curves by role: what is one axis's and what isn't, gaps, many histories."""
 
+import itertools
 import json
 
 import pytest
@@ -134,3 +135,12 @@ def test_the_epoch_that_is_kept_is_marked(kept, title):
     axes = next(axes for axes in curves.plot_history({"x": history}).axes if axes.get_title(loc="left") == "Accuracy")
     (ring,) = (line for line in axes.lines if line.get_label() == "_best")
     assert axes.get_title(loc="right") == title and f"epoch {ring.get_xdata()[0]}" in title
+
+
+@pytest.mark.parametrize("keys", [c for n in range(1, 6) for c in itertools.combinations(BASE, n)], ids="-".join)
+def test_a_history_may_have_any_part_of_the_curves(keys):
+    figure = curves.plot_history({"mine": {key: BASE[key] for key in keys}})
+    drawn = sorted(list(line.get_ydata()) for axes in figure.axes for line in axes.lines if line.get_label() != "_best")
+    assert drawn == sorted([100 * v for v in BASE[key]] if key.endswith("_acc") else BASE[key] for key in keys)
+    shown = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    assert ("validation" in shown) <= any(key.startswith("val") for key in keys)

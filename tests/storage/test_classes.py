@@ -148,6 +148,15 @@ def test_another_order_and_names_in_part_are_refused_by_name(tmp_path):
         classes.meet(path, images("Dog", "cat", "wolf"))
 
 
+def test_data_with_a_part_of_the_classes_are_refused_with_both_lists(tmp_path, capsys):
+    path = a_record(tmp_path, "digits", list("0123456789"))
+    with pytest.raises(InputError, match=r"whose classes are 0, 1, .*8, 9; expected images of each .* 2 alone: 3, 7$"):
+        classes.meet(path, images("3", "7"))
+    assert (
+        classes.meet(path, images("cat", "dog")) is None and not capsys.readouterr().err
+    )  # refused where it is loaded
+
+
 def test_wholly_other_names_are_a_warning_with_the_pairing(tmp_path, capsys):
     path = an_h5(tmp_path / "a.h5", "cat", "dog", "fox")
     assert classes.meet(path, images("Fuchs", "Hund", "Katze")) == ["cat", "dog", "fox"]

@@ -476,7 +476,7 @@ REFUSED = {
     "unbuilt": (lambda p: keras.Sequential([layers.Flatten(), layers.Dense(2)]).save(p), "without the shape of its im"),
     "two outputs": (
         lambda p: keras.Model(i := keras.Input((8, 8, 3)), [head(i), head(i)]).save(p),
-        "1 inputs and 2 outputs",
+        "1 input and 2 outputs; expected one each",
     ),
     "text": (lambda p: p.write_text("nothing"), "no HDF5 and no zip file"),
     "hash": (

@@ -55,17 +55,26 @@ def test_the_file_holds_no_optimiser_and_little_beside_weights(saved):
     assert path.stat().st_size - model.count_params() * 4 < 0.01 * wide
 
 
+def assert_read_alike(path, mode):
+    """The reader of any network gives the same logits as the one that knows ResNets, under the same layers' names."""
+    ours, theirs = checkpoints.load_model(path, preprocessing=mode, verify=False), opening.open_network(path, mode)
+    images = np.random.default_rng(9).integers(0, 256, (3, *ours.input_shape[1:])).astype("float32")
+    wanted = ours(images, training=False)
+    np.testing.assert_allclose(theirs.model(images, training=False), wanted, rtol=1e-4, atol=1e-4)
+    assert theirs.outputs == "logits"
+    assert resnet.widths_of(ours).items() >= {
+        (layer.name, layer.filters) for layer in theirs.model.layers if layer.name.endswith(("_1_conv", "_2_conv"))
+    }
+
+
+def test_the_reader_of_any_network_gives_the_same_logits(saved):
+    assert_read_alike(saved[1], "auto")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["auto", "torch"])
-def test_the_reader_of_any_network_gives_the_same_logits(mode, saved, application):
-    for path in (saved[1], application[1]):
-        ours, theirs = checkpoints.load_model(path, preprocessing=mode, verify=False), opening.open_network(path, mode)
-        images = np.random.default_rng(9).integers(0, 256, (3, *ours.input_shape[1:])).astype("float32")
-        wanted = ours(images, training=False)
-        np.testing.assert_allclose(theirs.model(images, training=False), wanted, rtol=1e-4, atol=1e-4)
-        assert theirs.outputs == "logits"
-        assert resnet.widths_of(ours).items() >= {
-            (layer.name, layer.filters) for layer in theirs.model.layers if layer.name.endswith(("_1_conv", "_2_conv"))
-        }
+def test_the_reader_of_any_network_reads_an_application_alike(mode, application):
+    assert_read_alike(application[1], mode)
 
 
 def test_application_with_softmax_gives_the_same_classes_on_rgb(application):

@@ -58,7 +58,7 @@ def test_probabilities_and_logits_are_both_told_and_pixels_preprocessed(activati
         loaded = foreign.load_classifier(path, mode)
         answers, wanted = loaded.predict_on_batch(RGB), net.predict_on_batch(seen)
         np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
-        answers = opening.open_network(path, mode).model.predict_on_batch(RGB)
+        answers = opening.open_network(path, mode).model(RGB, training=False)
         np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_what_the_file_does_to_pixels_is_not_done_twice(tmp_path, capsys):
         np.testing.assert_allclose(loaded.predict_on_batch(RGB), net.predict_on_batch(RGB), rtol=1e-4, atol=1e-5)
         assert told in capsys.readouterr().out
         loaded = opening.open_network(tmp_path / "net.h5", mode, verbose=1).model
-        np.testing.assert_allclose(loaded.predict_on_batch(RGB), net.predict_on_batch(RGB), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(loaded(RGB, training=False), net(RGB, training=False), rtol=1e-4, atol=1e-5)
         assert told in capsys.readouterr().out
 
 

@@ -97,7 +97,8 @@ class Reader:
         """
         paths, arrays, broken = [str(path) for part in parts for path in part], [], {}
         with self._pool() as pool:
-            self._settle(pool, self._known(pool, paths))
+            headers = self._known(pool, paths)
+            self._settle(pool, headers)
             for part in parts:
                 array = np.empty((len(part), *self.size, 3), np.uint8)
                 # Pillow releases Python's lock while it decodes, so threads do it in parallel.
@@ -119,7 +120,8 @@ class Reader:
         if broken:
             raise InputError(_broken(self.named_by, broken))
         brightest = max((int(array.max()) for array in arrays if array.size), default=255)
-        if 0 < brightest < DARKEST:
+        # of other depths `_settle` has said it
+        if 0 < brightest < DARKEST and not any(header.depth for header in headers.values()):
             self._report_once(
                 f"no image holds a value above {brightest}, of 255: all are nearly black, as masks, label maps and "
                 "images of 0 to 1 are that were written without their factor"

@@ -25,6 +25,7 @@ from compress.data import dataset
 from compress.errors import InputError
 from compress.plots import pruning as plots
 from compress.plots import roles, size_axes
+from compress.plots import style as shared_style
 from compress.report import figures as report_plots
 from compress.report import measure, records, sections
 from compress.report import page as report_page
@@ -462,7 +463,7 @@ def test_figures_and_text_contrast_with_what_they_stand_on_in_both_schemes(made)
         for part in style.split("* { box-sizing")[0].split("@media (prefers-color-scheme: dark)")
     )
     invert = float(re.search(r"figure svg { filter: invert\((\.\d+)\) hue-rotate\(180deg\); }", style)[1])
-    drawn = {"ink": "#000000", "soft": plots.GREY} | {
+    drawn = {"ink": "#000000", "soft": shared_style.GREY} | {
         f"role-{role}": colour for role, (colour, _) in roles.LOOKS.items() if role != "other"
     }
     for found, shown in ((light, matplotlib.colors.to_rgb), (dark, lambda colour: filtered(colour, invert))):
@@ -760,7 +761,7 @@ def test_a_figure_in_a_page_has_text_and_ids_of_its_own():
 
 
 def test_labels_hold_no_control_characters():
-    assert plots.plain_text("a\x00b\x1b[1m\u202e") == "a\ufffdb\ufffd[1m\ufffd"
+    assert shared_style.plain_text("a\x00b\x1b[1m\u202e") == "a\ufffdb\ufffd[1m\ufffd"
     assert text("x" * 500, 20) == "xxxxxxxxx…xxxxxxxxxx" and text({"a": [1]}) == '{"a": [1]}'
 
 

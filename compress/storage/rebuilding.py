@@ -104,6 +104,8 @@ OPERATIONS = {
     if hasattr(module, name)
 }
 
+ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum")
+
 ACTIVATIONS = (
     *("linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "glu", "tanh"),
     *("sigmoid", "softmax", "log_softmax", "softplus", "softsign", "exponential", "hard_sigmoid", "hard_silu"),
@@ -128,8 +130,10 @@ MODULES = {
 IGNORED = {
     *("batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_length", "autocast", "sparse", "ragged"),
     *("optional", "fused", "renorm_momentum", "implementation", "unroll", "time_major", "build_input_shape"),
-    *("query_shape", "key_shape", "value_shape", "zero_output_for_mask", "seed_generator"),
+    *("query_shape", "key_shape", "value_shape", "zero_output_for_mask", "seed_generator", "rng_type"),
 }
+# modules of a class that tf.keras 2 registers as if it were its user's; an .h5 names none
+SCALE_OF_OLD = (None, "tf_keras.src.applications.inception_resnet_v2", "keras.src.applications.inception_resnet_v2")
 HINTS = {
     "Lambda": "a layer of code, which this suite runs from no file; expected Keras' own layers in its place, such as "
     "Rescaling, Resizing or Permute, and the model saved again",
@@ -233,7 +237,7 @@ class _Rebuilding:
         layers = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
         if not layers:
             raise Unread("a model without layers")
-        named = [reader.Layer(layer) for layer in layers]
+        named = [reader.Layer(_as_own(layer)) for layer in layers]
         self._count(sum(len(layer.nodes) for layer in named))
         settings = {} if isinstance(config, list) else config
         name = path[-1] if path else self._name(settings.get("name") or kind.lower())
@@ -386,7 +390,10 @@ class _Rebuilding:
         if self.wanted.changes.get(path) == "linear":
             settings["activation"] = "linear"
         with self._told(name, kind):
-            return known[kind](**settings)
+            trainable = settings.pop("trainable", True)  # which some classes don't take
+            made = known[kind](**settings)
+            made.trainable = trainable
+            return made
 
     def _settings(self, cls, kind, config, name):
         """The arguments of a layer's class, each checked or left out."""
@@ -400,10 +407,12 @@ class _Rebuilding:
                 made[key] = bool(value)
             elif key == "alpha" and kind == "LeakyReLU":
                 made["negative_slope"] = _value(value, where)
-            elif key not in accepted:
-                self._unknown(key, value, where)
+            elif ending and key not in accepted:  # of a weight that it hasn't: tf.keras' SeparableConv2D has no kernel
+                continue
             elif ending:
                 made[key] = _part(ending, value, where)
+            elif key not in accepted:
+                self._unknown(key, value, where)
             elif key.endswith("activation"):
                 made[key] = self._activation(value, where)
             elif key in ("layer", "backward_layer") and kind in WRAPPERS:
@@ -537,6 +546,15 @@ def _parameters(cls):
     return found - {"self", "args", "kwargs", "name"}
 
 
+def _as_own(entry):
+    """The entry of a layer, that of InceptionResNetV2's scaled sum in a file of tf.keras 2 as Keras 3 writes it."""
+    kind, package = "CustomScaleLayer", "Custom>CustomScaleLayer"
+    is_ours = entry["class_name"] in (kind, package) and entry.get("registered_name", package) == package
+    if is_ours and entry.get("module") in SCALE_OF_OLD:
+        return entry | {"class_name": kind, "registered_name": None}
+    return entry
+
+
 def _is_operation(layer):
     """Whether an entry is a raw operation; layers and operations share names, such as Add."""
     module = str(layer.data.get("module") or "")
@@ -551,7 +569,12 @@ def _as_of_keras(layer, node):
     """A call of a function of TensorFlow in the arguments that Keras 3's operation takes; any other call as it is."""
     if layer.kind not in operations.TENSORFLOW:
         return node
-    _, _, arguments = operations.as_of_keras(_step_of(layer, node))
+    kind, _, arguments = operations.as_of_keras(_step_of(layer, node))
+    if kind in ARITHMETIC:  # a tensor of constants is a list of numbers there
+        arguments = [
+            {"class_name": "__numpy__", "config": {"value": item}} if isinstance(item, list) else item
+            for item in arguments
+        ]
     return {"args": arguments, "kwargs": {}}
 
 
@@ -605,6 +628,8 @@ def _part(ending, spec, where):
         return None
     if isinstance(spec, str):
         spec = {"class_name": spec, "config": {}}
+    if spec.get("module") == "tensorflow.python.ops.init_ops_v2":  # as tf.keras has those that it takes from TensorFlow
+        spec = spec | {"module": None}
     reader.check_own(spec)
     kind = str(spec["class_name"])
     known = {name.lower().replace("_", ""): name for name in PARTS[ending]}

@@ -354,6 +354,35 @@ def test_a_file_of_tf_keras_2_opens(tmp_path):
     assert "a_b" in [layer.name for layer in opened.model.layers]
 
 
+@pytest.mark.parametrize("name", ["nested", "sequential", "operations"])
+def test_files_that_tf_keras_wrote_answer_as_they_did_there(name, tmp_path):
+    """The archive holds models that tf_keras 2.21 wrote in both formats, images, and what the models answered."""
+    with zipfile.ZipFile(Path(__file__).with_name("tf_keras_2.zip")) as archive:
+        archive.extractall(tmp_path)
+    answers = np.load(tmp_path / "answers.npz")
+    for suffix in ("h5", "keras"):
+        opened = opening.open_network(tmp_path / f"{name}.{suffix}", "none")
+        found = opened.model(answers["images"].astype("float32"), training=False)
+        found = ops.softmax(found) if name == "sequential" else found
+        np.testing.assert_allclose(found, answers[name], rtol=1e-4, atol=1e-5)
+        assert opened.outputs == "logits"
+
+
+@pytest.mark.parametrize("change", [{"module": "mine"}, {"registered_name": "mine>CustomScaleLayer"}])
+def test_a_layer_called_as_one_of_keras_is_taken_for_it_from_no_other_module(change, tmp_path):
+    with zipfile.ZipFile(Path(__file__).with_name("tf_keras_2.zip")) as archive:
+        archive.extract("nested.h5", tmp_path)
+
+    def changed(config):
+        inner = layer_of(config, "base")["config"]
+        next(layer for layer in inner["layers"] if "CustomScale" in layer["class_name"]).update(change)
+        return config
+
+    rewrite_config(tmp_path / "nested.h5", changed)
+    with pytest.raises(InputError, match="a class of its author's own"):
+        opening.open_network(tmp_path / "nested.h5")
+
+
 def test_an_activation_that_meant_another_function_is_refused(tmp_path):
     functional(lambda x: head(layers.Conv2D(2, 3, activation="hard_sigmoid")(x))).save(tmp_path / "net.h5")
     opening.open_network(tmp_path / "net.h5", "unit")

@@ -14,7 +14,7 @@ import keras
 from keras import layers, ops
 
 from compress.engine import folding, operations, running
-from compress.graph import nodes
+from compress.graph import folds, nodes
 
 
 class Substitutes:
@@ -36,7 +36,7 @@ class Substitutes:
         fixed = set(_in_inference(nodes.graph_of(model)))
         self.resting = {
             norm: layer
-            for norm, layer in folding.pairs(model).items()
+            for norm, layer in folds.pairs(model).items()
             if norm in self.norms and norm.trainable and norm not in fixed
             # a bias with a regulariser is trained by that one, in Keras as here
             if layer in self.convolutions and layer.use_bias and layer.bias.regularizer is None

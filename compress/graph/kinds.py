@@ -24,7 +24,6 @@ ELEMENTWISE = (  # functions of keras.activations that compute each output from 
     *("softsign", "hard_sigmoid", "hard_silu", "hard_tanh", "hard_shrink", "leaky_relu", "log_sigmoid", "mish"),
     *("tanh_shrink", "soft_shrink", "squareplus", "sparse_plus", "sparse_sigmoid", "threshold"),
 )
-OWN = {}  # {class: rule} of layers that are not Keras' own
 
 
 def register(kind, rule):
@@ -36,19 +35,22 @@ def register(kind, rule):
             a layer of several outputs.
 
     Raises:
-        InputError: the class is no layer, or one of Keras' own.
+        InputError: the class is no layer, is one of Keras' own, or is called as one of these.
     """
     if not (isinstance(kind, type) and issubclass(kind, keras.Layer)) or is_of_keras(kind):
         raise InputError(f"`kind`: received {kind!r:.100}; expected a class of your own, derived from keras.Layer")
-    OWN[kind] = rule
-    REGISTERED.add(kind)
+    if hasattr(keras.layers, kind.__name__):
+        raise InputError(
+            f"`kind`: received a class {kind.__name__}, which files have for Keras' own layer; expected another name"
+        )
+    REGISTERED[kind] = rule
     reader.REGISTERED.add(kind.__name__)
 
 
 def rule_of(operation):
     """The rule of an operation: its own, that of its kind, or `unknown`."""
-    if type(operation) in OWN:
-        return OWN[type(operation)]
+    if type(operation) in REGISTERED:
+        return REGISTERED[type(operation)]
     table = LAYERS if isinstance(operation, keras.Layer) else OPERATIONS
     return table.get(type(operation).__name__, unknown) if is_of_keras(type(operation)) else unknown
 
@@ -664,7 +666,6 @@ LAYERS = _table(
     (flattened, ["Flatten"]),
     (moved, ["Permute", "RepeatVector"]),
 )
-MAKERS = (convolution, depthwise, separable, transposed, dense)  # a batch-normalisation folds into these
 OPERATIONS = _table(
     (same, ["Relu", "Relu6", "Sigmoid", "Tanh", "Silu", "Gelu", "Elu", "Selu", "Celu", "HardSigmoid", "HardSilu"]),
     (same, ["LeakyRelu", "Softplus", "Softsign", "LogSigmoid", "Absolute", "Abs", "Square", "Sqrt", "Exp"]),

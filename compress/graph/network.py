@@ -11,14 +11,13 @@ small = graph.trimmed(masks)  # a plain keras.Model
 import dataclasses
 import functools
 
-import keras
 import numpy as np
 
 from compress.errors import InputError
-from compress.graph import kinds, trimming
+from compress.graph import folds, kinds, trimming
 from compress.graph.channels import read_channels
 from compress.graph.cost import Cost, CostModel
-from compress.graph.nodes import check, graph_of, is_model, nodes_of, walk
+from compress.graph.nodes import check, walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +203,14 @@ class Graph:
         """The index of the group of each channel, int (channels,), -1 for what stays; ids: numbers of the reading."""
         return self._group[self._label[ids]]
 
+    def _span_of(self, source):
+        """(axis, numbers) of a tensor's channels; (None, numbers) of those that the layer of a path makes."""
+        if isinstance(source, str):
+            found = [wiring.makes for wiring, _ in self._makers if wiring.path == source and wiring.makes is not None]
+            return None, found[0] if found else np.zeros(0, int)
+        span = self.reading.spans.get(id(source))
+        return (None, np.zeros(0, int)) if span is None else (span.axis, span.ids)
+
     def places(self, source):
         """Where the channels of a tensor, or those that a layer makes, stand in the masks.
 
@@ -215,12 +222,7 @@ class Graph:
             the indices of its channels along that axis and the positions of the mask that they belong to, both int
             (n,). (None, {}) where all channels stay.
         """
-        if isinstance(source, str):
-            found = [wiring.makes for wiring, _ in self._makers if wiring.path == source and wiring.makes is not None]
-            axis, ids = None, found[0] if found else np.zeros(0, int)
-        else:
-            span = self.reading.spans.get(id(source))
-            axis, ids = (None, np.zeros(0, int)) if span is None else (span.axis, span.ids)
+        axis, ids = self._span_of(source)
         groups, names, here = self.group_at(ids), list(self.groups), {}
         for group in np.unique(groups[groups >= 0]):
             channels = np.flatnonzero(groups == group)
@@ -261,12 +263,8 @@ class Graph:
         Raises:
             InputError: see `trimmed`.
         """
-        alive = self.alive(masks)
-        if isinstance(source, str):
-            found = [wiring.makes for wiring, _ in self._makers if wiring.path == source and wiring.makes is not None]
-            return (None, alive[found[0]]) if found else (None, None)
-        span = self.reading.spans.get(id(source))
-        return (None, None) if span is None else (span.axis, alive[span.ids])
+        alive, (axis, ids) = self.alive(masks), self._span_of(source)
+        return (axis, alive[ids]) if len(ids) else (None, None)
 
     def alive(self, masks):
         """Which numbers of the reading stay, bool (numbers,); masks and errors as of `trimmed`."""
@@ -371,44 +369,13 @@ class Graph:
 
     @functools.cached_property
     def folds(self):
-        """[(layer, batch-norm)]: layers that a batch-normalisation can be folded into.
-
-        The layer is a convolution or Dense layer without an activation, both are called once, and nothing else reads
-        what stands between them.
-        """
-        nodes = [node for _, node in walk(self.model)]
-        calls, found = {}, []
-        for node in nodes:
-            calls[id(node.operation)] = calls.get(id(node.operation), 0) + 1
-        for graph in [graph_of(self.model), *_inner_graphs(nodes)]:
-            readers = [id(tensor) for node in nodes_of(graph) for tensor in node.input_tensors]
-            readers += [id(tensor) for tensor in graph.outputs]
-            makers = {id(tensor): node.operation for node in nodes_of(graph) for tensor in node.outputs}
-            for node in nodes_of(graph):
-                norm = node.operation
-                if not isinstance(norm, keras.layers.BatchNormalization) or node.arguments.kwargs.get("training"):
-                    continue
-                tensor = node.input_tensors[0]
-                maker = makers.get(id(tensor))
-                if (
-                    kinds.rule_of(maker) in kinds.MAKERS
-                    and kinds.rule_of(norm) is kinds.batch_norm
-                    and maker.activation in (None, keras.activations.linear)
-                    and norm.axis % len(tensor.shape) == kinds.channel_axis(maker, len(tensor.shape))
-                    and calls[id(maker)] == calls[id(norm)] == 1 == readers.count(id(tensor))
-                ):
-                    found.append((maker, norm))
-        return found
+        """[(layer, batch-norm)]: layers that a batch-normalisation can be folded into; see `folds.pairs`."""
+        return [(layer, norm) for norm, layer in folds.pairs(self.model).items()]
 
 
 def _made_by(wiring):
     """Arrays of numbers that a layer makes: its outputs, and the heads of attention."""
     return [ids for ids in (wiring.makes, wiring.slots.get("heads")) if ids is not None]
-
-
-def _inner_graphs(nodes):
-    """Graphs of the models inside a model, each once."""
-    return {id(node.operation): graph_of(node.operation) for node in nodes if is_model(node.operation)}.values()
 
 
 def _grouped(axes, label, made):

@@ -8,7 +8,7 @@ import keras
 
 from compress.errors import InputError
 
-REGISTERED = set()  # classes of layers that `kinds.register` was told of; Keras' own need no entry
+REGISTERED = {}  # {class: rule} of layers that `kinds.register` was given; Keras' own need no entry
 ELSEWHERE = {  # what can't be read, and the way out
     "Lambda": "expected layers that say what they compute; put Keras' own layer or operation in place of the Lambda",
     "TFSMLayer": "expected the model itself, saved by `model.save`, not an export of it",

@@ -25,17 +25,13 @@ def trimmed(model, reading, alive):
         A new keras.Model.
     """
     copies = _Copies(reading, alive)
-    small = copies.model(model, [tensor.shape for tensor in graph_of(model).inputs])
-    for layer, copy in copies.layers.values():
-        variables = _variables(reading, layer)
-        for at, (old, new) in enumerate(zip(_weights(layer), _weights(copy), strict=True)):
-            value = np.asarray(old)
-            for axis, ids in enumerate(variables[at].ids if at in variables else ()):
-                if ids is not None:
-                    value = value.compress(alive[ids], axis)
-            new.assign(value)
-        _finish(copy)
-    return small
+
+    def left(value, axes):
+        for axis, ids in enumerate(axes.ids if axes else ()):
+            value = value if ids is None else value.compress(alive[ids], axis)
+        return value
+
+    return _filled(copies, model, left)
 
 
 def masked(model, reading, alive):
@@ -54,32 +50,33 @@ def masked(model, reading, alive):
         A new keras.Model.
     """
     copies = _Copies(reading, np.ones(len(alive), bool))
-    same = copies.model(model, [tensor.shape for tensor in graph_of(model).inputs])
+
+    def zeroed(value, axes):
+        value = value.copy()
+        for axis, ids in enumerate(axes.ids if axes and not axes.divides else ()):
+            if ids is not None:
+                np.moveaxis(value, axis, 0)[~alive[ids]] = 0
+        return value
+
+    return _filled(copies, model, zeroed)
+
+
+def _filled(copies, model, changed):
+    """The copy of a model, each variable with function(old values, its Axes or None) -> new values."""
+    copy_of_model = copies.model(model, [tensor.shape for tensor in graph_of(model).inputs])
     for layer, copy in copies.layers.values():
-        variables = _variables(reading, layer)
+        wiring = copies.reading.wirings.get(id(layer))
+        variables = wiring.variables if wiring else {}
         for at, (old, new) in enumerate(zip(_weights(layer), _weights(copy), strict=True)):
-            value, axes = np.array(old), variables.get(at)
-            for axis, ids in enumerate(axes.ids if axes and not axes.divides else ()):
-                if ids is not None:
-                    np.moveaxis(value, axis, 0)[~alive[ids]] = 0
-            new.assign(value)
-        _finish(copy)
-    return same
+            new.assign(changed(np.asarray(old), variables.get(at)))
+        if isinstance(copy, keras.layers.Normalization):
+            copy.finalize_state()  # it computes with what this derives from its variables
+    return copy_of_model
 
 
 def _weights(layer):
     """A layer's variables in Keras' order; a raw operation has none."""
     return getattr(layer, "weights", ())
-
-
-def _variables(reading, layer):
-    wiring = reading.wirings.get(id(layer))
-    return wiring.variables if wiring else {}
-
-
-def _finish(layer):
-    if isinstance(layer, keras.layers.Normalization):
-        layer.finalize_state()  # it computes with what this derives from its variables
 
 
 class _Copies:

@@ -18,6 +18,7 @@ BYTES = 4 * 2**30
 MOST_COMPRESSED = 20  # bytes of weights a byte of file: Keras writes them as they are, zeros that swell are a trap
 CONFIG = 2**26  # bytes of a config, that of ResNet152 has 2**18
 SIDE = 4096  # of an image, at most
+WEIGHTS = "model.weights.h5"  # of a .keras file, which is a zip archive
 OPTIMIZER = ("optimizer_weights", "optimizer")  # groups of an .h5 and of a .keras file
 CONTAINERS = ("layers", "vars", "_layer_checkpoint_dependencies")  # groups of a .keras file that are no layers
 
@@ -92,7 +93,7 @@ def opened(path):
     # The size that a zip's index claims is checked before anything is unpacked, and nothing is unpacked to the disk.
     with zipfile.ZipFile(path) as archive:
         parts = []
-        for name in ("config.json", "model.weights.h5"):
+        for name in ("config.json", WEIGHTS):
             size = archive.getinfo(name).file_size
             if size > _limit(path):
                 raise InputError(

@@ -76,7 +76,7 @@ def check_digest(file, arrays, path):
         arrays: from `archives.arrays`.
         path: the file, for the message.
     """
-    if file.attrs.get(DIGEST) not in (None, digest_of(arrays)):
+    if DIGEST in file.attrs and file.attrs[DIGEST] != digest_of(arrays):
         raise InputError(
             f"received {path}, whose weights are damaged: they don't have the checksum that the "
             "file names; expected the file as it was written",
@@ -102,7 +102,7 @@ def existing(path):
 
 
 @contextlib.contextmanager
-def told_in_a_line(path, expected):
+def errors_in_a_line(path, expected):
     """Turns whatever h5py, zipfile and the walk through a config raise for a damaged or hostile file into one line.
 
     Args:
@@ -152,7 +152,7 @@ def read_checkpoint(path, weights=True):
     """
     path = existing(path)
     expected = "a ResNet50, 101 or 152 as keras.applications builds them"
-    with told_in_a_line(path, expected), archives.opened(path) as (file, config, is_archive):
+    with errors_in_a_line(path, expected), archives.opened(path) as (file, config, is_archive):
         arrays = archives.arrays(file, path)
         checkpoint = (
             readers.read_bare(path, arrays, archives.groups(file), weights)

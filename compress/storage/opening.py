@@ -46,7 +46,7 @@ class Opened:
             outputs of a sigmoid, each with a probability of its own.
         classes: number of classes.
         names: tuple of their names, or None.
-        told: a line on how the file was read; empty for a file that the suite wrote.
+        summary: a line on how the file was read; empty for a file that the suite wrote.
         assumed: whether nothing in the file says what its pixels are.
     """
 
@@ -56,7 +56,7 @@ class Opened:
     outputs: str
     classes: int
     names: tuple | None
-    told: str
+    summary: str
     assumed: bool = False
 
     def scores(self):
@@ -90,7 +90,7 @@ def open_network(path, preprocessing="auto", input_shape=None, verbose=0):
     path = checkpoints.existing(path)
     start = random.getstate()  # of which Keras draws seeds for the weights that are then replaced
     try:
-        with checkpoints.told_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, is_archive):
+        with checkpoints.errors_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, is_archive):
             found = archives.arrays(file, path)
             if config is not None:
                 checkpoints.check_digest(file, found, path)
@@ -101,9 +101,9 @@ def open_network(path, preprocessing="auto", input_shape=None, verbose=0):
     finally:
         random.setstate(start)
     if opened.assumed or opened.outputs == "labels":
-        display.warn(opened.told)
-    elif opened.told:
-        display.say(opened.told, verbose)
+        display.warn(opened.summary)
+    elif opened.summary:
+        display.say(opened.summary, verbose)
     return opened
 
 
@@ -227,7 +227,7 @@ def _read_weights(source, rebuilt):
         archives.check_no_links(source.file, source.path)
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(source.path) as archive:
             try:  # from a file of its own: within the archive every array would be sought from the beginning
-                rebuilt.model.load_weights(archive.extract("model.weights.h5", folder))
+                rebuilt.model.load_weights(archive.extract(archives.WEIGHTS, folder))
             except Exception as error:  # whatever the layers of a hostile file raise
                 raise Unread(f"weights that its layers don't have ({one_line(error)[:200]})") from None
     else:

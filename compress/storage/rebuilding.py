@@ -268,7 +268,7 @@ class _Rebuilding:
                 made.append(self.operation(layer, path))
         if not made or (len(made) == 1 and not path):
             made.append(keras.layers.Identity())
-        with self._told(name, "Sequential"):
+        with self._errors_of(name, "Sequential"):
             model = keras.Sequential(made, name=name)
             self._check(model, model._functional.outputs if model._functional else ())
         return model
@@ -351,7 +351,7 @@ class _Rebuilding:
             self._count(self.inside[id(operation)])
             flat = keras.tree.flatten(args)
             args = [flat[0] if len(flat) == 1 else flat]
-        with self._told(layer.name, layer.kind):
+        with self._errors_of(layer.name, layer.kind):
             self._check_statistics(operation, args)
             made[call] = keras.tree.flatten(operation(*args, **kwargs))
             self._check(operation, made[call])
@@ -389,7 +389,7 @@ class _Rebuilding:
         settings = self._settings(known[kind], kind, config, name)
         if self.wanted.changes.get(path) == "linear":
             settings["activation"] = "linear"
-        with self._told(name, kind):
+        with self._errors_of(name, kind):
             trainable = settings.pop("trainable", True)  # which some classes don't take
             made = known[kind](**settings)
             made.trainable = trainable
@@ -460,7 +460,7 @@ class _Rebuilding:
         parts = settings.get("indices_or_sections", 1)
         if (parts if isinstance(parts, int) else len(parts)) > MOST_PARTS:
             raise Unread(f"{where} into more than {MOST_PARTS} parts")
-        with self._told(layer.name, kind):
+        with self._errors_of(layer.name, kind):
             return cls(**settings, name=self._name(layer.name))
 
     def _input(self, layer):
@@ -479,7 +479,7 @@ class _Rebuilding:
         dtype = dtype if isinstance(dtype, str) else "float32"
         if dtype not in ("uint8", "int16", "int32", "int64", "uint16", "uint32", "uint64"):
             dtype = "float32"
-        with self._told(layer.name, "InputLayer"):
+        with self._errors_of(layer.name, "InputLayer"):
             made = keras.layers.InputLayer(batch_shape=(None, *sides), dtype=dtype, name=self._name(layer.name))
             self._check(made, [made.output])
         return made
@@ -518,7 +518,7 @@ class _Rebuilding:
                 raise Unread(f"statistics of {size:,} numbers; expected at most {LARGEST_STATISTICS:,}")
 
     @contextlib.contextmanager
-    def _told(self, name, kind):
+    def _errors_of(self, name, kind):
         """Turns whatever Keras raises for the settings of a file into Unread."""
         where = f"{one_line(name)[:200]} ({one_line(kind)[:80]})"
         try:

@@ -13,7 +13,6 @@ from compress.storage import archives, checkpoints, classes
 from compress.storage.files import replacing
 
 SUFFIXES = (".h5", ".keras")
-WEIGHTS = "model.weights.h5"  # of a .keras file, which is a zip archive
 
 
 def save_network(model, path, class_names=None):
@@ -49,12 +48,12 @@ def _complete(path, class_names):
     """Puts the checksum of the weights, and the names of the classes, into a .keras file."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    stream = io.BytesIO(members[WEIGHTS])
+    stream = io.BytesIO(members[archives.WEIGHTS])
     with h5py.File(stream, "r+") as file:
         file.attrs[checkpoints.DIGEST] = checkpoints.digest_of(archives.arrays(file, path))
         if names := classes.checked(class_names):
             classes.write(file, names)
-    members[WEIGHTS] = stream.getvalue()
+    members[archives.WEIGHTS] = stream.getvalue()
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)

@@ -464,6 +464,7 @@ def test_the_page_on_own_layers_runs(capsys):
     assert difference(run(graph.masked(masks), inputs), reference) <= EXACT
     widths = {name: int(mask.sum()) for name, mask in masks.items()}
     assert graph.cost(widths).parameters == graph.trimmed(masks).count_params()
-    for kind in (keras.layers.Dense, dict):
+    namesake = type("Dense", (keras.layers.Layer,), {})
+    for kind in (keras.layers.Dense, dict, namesake):
         with pytest.raises(InputError, match="`kind`: received"):
             kinds.register(kind, names["project"])

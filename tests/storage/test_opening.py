@@ -221,7 +221,7 @@ def test_what_is_assumed_is_a_warning_and_the_files_own_layers_are_no_assumption
     assert "assumed" in capsys.readouterr().err
     transferred().save(tmp_path / "net.keras")
     opened = opening.open_network(tmp_path / "net.keras", "tf")
-    assert opened.pixels.mode == "none" and "without" in opened.told and not capsys.readouterr().err
+    assert opened.pixels.mode == "none" and "without" in opened.summary and not capsys.readouterr().err
 
 
 def mixture(x):
@@ -397,7 +397,7 @@ def test_half_precision_is_computed_in_float32_and_told(tmp_path):
     model = functional(lambda x: head(layers.Conv2D(3, 3, dtype=with_halves)(layers.Rescaling(1 / 255)(x))))
     model.save(tmp_path / "net.keras")
     opened = opening.open_network(tmp_path / "net.keras")
-    assert "float32, where the file says mixed_float16" in opened.told
+    assert "float32, where the file says mixed_float16" in opened.summary
     np.testing.assert_allclose(opened.model(RGB), model(RGB), rtol=0.02, atol=0.01)
     assert all(layer.compute_dtype == "float32" for layer in opened.model.layers)
 
@@ -416,7 +416,7 @@ def test_files_of_the_first_version_open_as_through_the_old_reader(name, tmp_pat
     opened = opening.open_network(path)
     wanted = np.asarray(checkpoints.load_model(path, verify=False)(pictures[0][:4], training=False))
     np.testing.assert_allclose(opened.model(pictures[0][:4], training=False), wanted, rtol=1e-5, atol=1e-5)
-    assert opened.pixels.mode == "none" and opened.told == ""
+    assert opened.pixels.mode == "none" and opened.summary == ""
     assert not capsys.readouterr().err
 
 
@@ -463,10 +463,9 @@ class Doubled(layers.Layer):
 
 def test_a_layer_that_the_user_registered_opens(tmp_path, monkeypatch):
     model = functional(lambda x: head(Doubled(name="twice")(layers.Rescaling(0.01)(x))))
-    monkeypatch.setattr(nodes, "REGISTERED", set())
+    monkeypatch.setattr(nodes, "REGISTERED", {})
     monkeypatch.setattr(reader, "REGISTERED", set())
     monkeypatch.setattr(kinds, "REGISTERED", nodes.REGISTERED)
-    monkeypatch.setattr(kinds, "OWN", {})
     for suffix in ("h5", "keras"):
         model.save(tmp_path / f"net.{suffix}")
         with pytest.raises(InputError, match="class of its author's own"):
@@ -741,7 +740,7 @@ def test_a_damaged_weight_of_the_suites_own_file_is_found(narrow_model, tmp_path
     checkpoints.save_model(narrow_model, tmp_path / "model.h5")
     opened = opening.open_network(tmp_path / "model.h5", "caffe")
     np.testing.assert_array_equal(opened.model(RGB_32), narrow_model(RGB_32))
-    assert "without" in opened.told and opened.model.count_params() == narrow_model.count_params()
+    assert "without" in opened.summary and opened.model.count_params() == narrow_model.count_params()
     assert resnet.widths_of(opened.model) == resnet.widths_of(narrow_model)
     with h5py.File(tmp_path / "model.h5", "r+") as file:
         file["model_weights/predictions/predictions/bias"][0] += 1

@@ -543,7 +543,7 @@ def distil(args, config, teacher, run, images, title):
     distiller = Distiller(
         teacher if config.taught else None, run.saved, losses, config.precision, config.mirror_teacher
     )
-    compile_trainer(distiller, optimizer_for(losses, optimizer_of(recipe, steps)), recipe)
+    compile_trainer(distiller, optimizer_for(losses, optimizer_of(recipe, steps, run.saved)), recipe)
     return runs.train(distiller, images, recipe, run, title)
 
 

@@ -133,7 +133,9 @@ def distillation_step(args):
     teacher, student = network("teacher"), network("student")
     losses = knowledge_distillation.losses_of(config, teacher, student, 10**6)
     distiller = Distiller(teacher, student, losses, config.precision)
-    recipes.compile_trainer(distiller, optimizer_for(losses, recipes.optimizer_of(recipe, 10**6)), recipe)
+    recipes.compile_trainer(
+        distiller, optimizer_for(losses, recipes.optimizer_of(recipe, 10**6, distiller.network)), recipe
+    )
     return compiled_step(distiller)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from compress import metrics
 from compress.cli import display, signals, tables
-from compress.engine import folded
+from compress.engine import folding
 from compress.errors import Diverged, Stopped
 from compress.storage import events, recording, records
 from compress.training.recipe import schedule
@@ -62,7 +62,7 @@ class Validation(keras.callbacks.Callback):
         super().__init__()
         self.val, self.progress = val, progress
         self.batch_size = 2 * recipe.batch_size  # no gradients are kept: twice as many images fit
-        self.rate, self.evaluator = schedule(recipe, steps), folded.evaluator_of(network, recipe.precision)
+        self.rate, self.evaluator = schedule(recipe, steps), folding.evaluator_of(network, recipe.precision)
         self.first, self.started = 0, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import math
 
 import keras
 import numpy as np
 
 from compress.data import dataset
 from compress.errors import InputError
+from compress.graph import nodes
 from compress.storage.recording import Progress
 from compress.training.callbacks import Validation
 
@@ -17,7 +19,7 @@ def fit(model, images, recipe, callbacks=(), progress=None):
 
     Args:
         model: a compiled keras.Model, such as `recipe.compile_classifier` leaves; where it only wraps what it trains,
-            its `network` is that (`fast.FastResNet`, `distiller.Distiller`), and is what is validated.
+            its `network` is that (`twin.Twin`, `distiller.Distiller`), and is what is validated.
         images: a dataset.Data; its training split is trained on, its validation split validated.
         recipe: a Recipe.
         callbacks: keras.callbacks.Callbacks; those that are context managers are entered before the first epoch and
@@ -82,14 +84,20 @@ def check_batch(model, batch_size, name="batch_size"):
     """Raises InputError where a batch-norm would see one value a channel, whose deviation from their mean is 0.
 
     Args:
-        model: any Keras model.
+        model: a keras.Model that `nodes.graph_of` takes.
         batch_size: images a batch.
         name: of the parameter to blame.
     """
-    maps = [layer.output.shape[1:3] for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    height, width = min(maps, key=lambda size: size[0] * size[1])
-    if batch_size * height * width < 2:
+    # what a batch-normalisation is given, without the images of the batch and the channels: places of a map, if any
+    maps = [
+        node.input_tensors[0].shape[1:-1]
+        for _, node in nodes.walk(model)
+        if isinstance(node.operation, keras.layers.BatchNormalization)
+    ]
+    known = [sides for sides in maps if None not in sides]
+    if known and batch_size * math.prod(least := min(known, key=math.prod)) < 2:
+        size = f"its smallest feature maps have {'x'.join(map(str, least))}" if least else "it has no maps"
         raise InputError(
             f"`{name}`: received {batch_size} image a batch, expected at least 2: batch-norm learns "
-            f"nothing from one value a channel, and the last feature maps have {height}x{width}"
+            f"nothing from one value a channel, and {size}"
         )

@@ -57,10 +57,18 @@ def schedule(recipe, steps):
     )
 
 
-def optimizer_of(recipe, steps):
-    """SGD with Nesterov momentum 0.9, or Muon, on the recipe's schedule; no decay on biases and batch-norm."""
-    kind = {"sgd": optimizers.FusedSGD, "muon": optimizers.Muon}[recipe.optimizer]
-    return kind(schedule(recipe, steps), decay=recipe.weight_decay)
+def optimizer_of(recipe, steps, network):
+    """SGD with Nesterov momentum 0.9, or Muon, on the recipe's schedule; no decay on biases and batch-norm.
+
+    Args:
+        recipe: a Recipe.
+        steps: steps an epoch.
+        network: the keras.Model that is trained, whose convolutions Muon takes.
+    """
+    rate, decay = schedule(recipe, steps), recipe.weight_decay
+    if recipe.optimizer == "muon":
+        return optimizers.Muon(rate, decay=decay, kernels=optimizers.normalised_kernels(network))
+    return optimizers.FusedSGD(rate, decay=decay)
 
 
 def compile_classifier(model, recipe, steps):
@@ -72,7 +80,8 @@ def compile_classifier(model, recipe, steps):
             targets, logits, from_logits=True, label_smoothing=recipe.label_smoothing
         )
 
-    compile_trainer(model, optimizer_of(recipe, steps), recipe, cross_entropy)
+    network = getattr(model, "network", model)
+    compile_trainer(model, optimizer_of(recipe, steps, network), recipe, cross_entropy)
 
 
 def compile_trainer(trainer, optimizer, recipe, loss=None):

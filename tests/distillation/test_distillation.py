@@ -858,7 +858,7 @@ def test_a_student_of_full_widths_is_the_teacher():
 def test_a_distiller_learns_in_half_precision(precision):
     distiller = build_distiller(precision=precision)
     recipe = Recipe(1, 6, 1e-3, precision=precision)
-    compile_trainer(distiller, optimised(distiller, optimizer_of(recipe, 1)), recipe)
+    compile_trainer(distiller, optimised(distiller, optimizer_of(recipe, 1, distiller.network)), recipe)
     if precision == "mixed_float16":
         distiller.optimizer.initial_scale = 64.0  # none of the first steps is skipped
     before = arrays(distiller.trainable_variables)

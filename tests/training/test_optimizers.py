@@ -47,8 +47,9 @@ def test_a_step_turns_kernels_by_a_share_of_their_length_and_moves_the_rest_as_s
     twin.set_weights(net.get_weights())
     before = {v.path: np.array(v) for v in net.trainable_variables}
     gradients = [RNG.normal(size=v.shape).astype("float32") for v in net.trainable_variables]
-    for model, kind in ((net, optimizers.Muon), (twin, optimizers.FusedSGD)):
-        kind(0.05, decay=0.1).apply([keras.ops.convert_to_tensor(g) for g in gradients], model.trainable_variables)
+    muon = optimizers.Muon(0.05, decay=0.1, kernels=optimizers.normalised_kernels(net))
+    for model, optimizer in ((net, muon), (twin, optimizers.FusedSGD(0.05, decay=0.1))):
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], model.trainable_variables)
     kernels = 0
     for v, other, gradient in zip(net.trainable_variables, twin.trainable_variables, gradients, strict=True):
         now, old = np.array(v, np.float64), before[v.path]
@@ -64,23 +65,29 @@ def test_a_step_turns_kernels_by_a_share_of_their_length_and_moves_the_rest_as_s
     assert kernels == len(list(resnet.wiring((2, 1, 1, 1))))
 
 
-def test_no_kernel_of_a_regressor_or_a_classifier_is_taken():
-    assert all(optimizers.Muon.KERNEL.search(path) for path in ("conv1_conv/kernel", "a/conv5_block3_2_conv/kernel"))
-    assert not any(
-        optimizers.Muon.KERNEL.search(path)
-        for path in (
-            "regressor1/pointwise_conv/kernel",
-            "predictions/kernel",
-            "conv1_conv/bias",
-            "conv2_block1_1_bn/gamma",
-        )
-    )
+@pytest.mark.parametrize("depth", [50, 101])
+def test_muon_takes_the_convolutions_of_a_resnet_and_no_classifier(depth):
+    net = resnet.build_resnet(depth, widths=dict.fromkeys(resnet.full_widths(depth), 4))
+    wanted = {v.path for v in net.trainable_variables if v.path.endswith("_conv/kernel")}
+    assert {v.path for v in optimizers.normalised_kernels(net)} == wanted
+
+
+def test_muon_takes_what_a_batch_norm_normalises_of_any_network():
+    image = keras.Input((8, 8, 3))
+    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()])
+    x = keras.layers.DepthwiseConv2D(3)(keras.layers.ReLU()(inner(image)))
+    x = keras.layers.Conv2D(5, 1, name="bare")(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Dense(6, use_bias=False, name="hidden")(keras.layers.GlobalAveragePooling2D()(x))
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    net = keras.Model(image, keras.layers.Dense(3, name="classifier")(x))
+    found = optimizers.normalised_kernels(net)
+    assert [v.shape for v in found] == [(3, 3, 3, 4), (5, 6)]
 
 
 def test_a_kernel_without_gradient_stays():
     net = randomised(resnet.build_resnet(widths=narrow_widths()))
     before = net.get_weights()
     zeros = [np.zeros(v.shape, "float32") for v in net.trainable_variables]
-    optimizers.Muon(0.05).apply(zeros, net.trainable_variables)
+    optimizers.Muon(0.05, kernels=optimizers.normalised_kernels(net)).apply(zeros, net.trainable_variables)
     for now, old in zip(net.get_weights(), before, strict=True):
         np.testing.assert_allclose(now, old, rtol=1e-5)

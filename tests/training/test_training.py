@@ -201,7 +201,7 @@ def test_decay_shrinks_kernels_and_spares_biases_and_batch_norm(decay):
         v.assign(RNG.uniform(1, 2, v.shape))
     before = [np.array(v) for v in model.trainable_variables]
     zeros = [np.zeros(v.shape, "float32") for v in before]
-    optimizer_of(recipe, STEPS).apply(zeros, model.trainable_variables)
+    optimizer_of(recipe, STEPS, model).apply(zeros, model.trainable_variables)
     decayed = []
     for v, old in zip(model.trainable_variables, before, strict=True):
         factor = 1 - 0.1 * decay if v.name == "kernel" else 1
@@ -212,7 +212,7 @@ def test_decay_shrinks_kernels_and_spares_biases_and_batch_norm(decay):
 
 def test_sgd_is_nesterovs_with_momentum_09_and_decoupled_decay():
     recipe = dataclasses.replace(RECIPE, weight_decay=0.02, warmup=0.5, learning_rate=0.1)
-    optimizer, variable = optimizer_of(recipe, STEPS), keras.Variable(np.float32([1.0, -2.0]), name="kernel")
+    optimizer, variable = optimizer_of(recipe, STEPS, None), keras.Variable(np.float32([1.0, -2.0]), name="kernel")
     x, velocity, lr = np.array([1.0, -2.0]), np.zeros(2), rates(recipe, STEPS)
     for step in range(6):
         gradient = np.array([0.3 * step - 0.5, 1.0])
@@ -842,7 +842,7 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
         )
         distiller = Distiller(teacher, student, losses)
         distiller.compile(
-            optimizer_for(losses, optimizer_of(recipe, 2)),
+            optimizer_for(losses, optimizer_of(recipe, 2, student)),
             metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         )
         teacher_before = teacher.get_weights()

@@ -88,6 +88,22 @@ class CostModel:
         Returns:
             (n, 2) float64, parameters and MACs.
         """
+        return self._products(table) @ self._coefficients
+
+    def _products(self, table):
+        """(n, terms): for each term the product of the lengths of its axes."""
         lengths = np.asarray(table, np.float64) @ self._matrix + self._offset
         lengths = np.concatenate([lengths, np.ones((len(lengths), 1))], 1)
-        return lengths[:, self._terms].prod(-1) @ self._coefficients
+        return lengths[:, self._terms].prod(-1)
+
+    def macs_by_term(self, table):
+        """MACs of many networks, a column a term: those of all layers between the same groups of channels.
+
+        Args:
+            table: as of a call.
+
+        Returns:
+            (n, terms) float64, whose sum over a row is the network's MACs; terms without MACs are left out.
+        """
+        macs = self._coefficients[:, 1]
+        return (self._products(table) * macs)[:, macs != 0]

@@ -325,6 +325,17 @@ class Graph:
         """
         return self._costs(table)
 
+    def macs_by_term(self, table):
+        """MACs of many networks, split by the groups of channels that layers lie between.
+
+        Args:
+            table: as of `costs`.
+
+        Returns:
+            (n, terms) float64; the sum over a row is the network's MACs.
+        """
+        return self._costs.macs_by_term(table)
+
     def masked(self, masks):
         """The model with some channels removed but in its place: the same shapes, and 0 wherever they are read.
 

@@ -1,0 +1,178 @@
+"""The latency of a network as a function of its widths, learned from exported networks that were timed on this machine.
+
+MACs don't tell latency: a depthwise convolution has few and takes long, and a runtime has its own preferences. So some
+trimmed networks are exported and timed in the runtime that will be used, and a sum over the layers is fitted to their
+times. Channels are then chosen by that sum, as by parameters or MACs, and what was chosen is timed again. Yang et al.
+2018, NetAdapt, arXiv 1804.03230, section 3, adapts widths to latencies measured on the device likewise.
+"""
+
+import tempfile
+
+import numpy as np
+from sklearn import linear_model
+
+from compress import metrics
+from compress.export import writers
+from compress.pruning import masks
+
+SAMPLES = 8  # networks of random widths that are timed besides the whole one
+ROUNDS = 5  # of choosing and timing again, at most
+REPEATS = 3  # of a timing; the fastest counts, since other programs of the machine can only make it slower
+CLOSE = 0.97  # of the limit: what is this near isn't chosen anew
+
+
+def timer(name, runs=30, calibration=None):
+    """What times a network in the runtime of an exported format.
+
+    Args:
+        name: of `export.formats.FORMATS`.
+        runs: timed calls of one image.
+        calibration: (N, h, w, 3) uint8 images, which 'litert-int8' needs.
+
+    Returns:
+        function(keras.Model of fixed input size) -> median latency of one image in ms, by the number of threads that is
+        fastest.
+    """
+
+    def measure(model):
+        with tempfile.TemporaryDirectory() as folder:
+            path, found = writers.write(model, name, folder, calibration), []
+            for threads in writers.thread_counts(name):
+                run = writers.runner(path, name, threads)
+                found += [metrics.latency_ms(run, model.input_shape[1:], 1, runs, warmup=10)[0] for _ in range(REPEATS)]
+                del run  # on some systems an open file can't be removed
+        return min(found)
+
+    return measure
+
+
+class LatencyModel:
+    """Predicts the latency of a graph's trimmed networks.
+
+    latency = base + sum over terms t of seconds a MAC of t x MACs of t, all of them at least 0. A term has the layers
+    between the same groups of channels (`Graph.macs_by_term`). There are more terms than measurements: of all that fit,
+    the one whose rates are nearest to one common rate is taken, by least squares with a penalty on their differences.
+
+    Args:
+        graph: a Graph with an input of fixed size.
+        measure: function(keras.Model) -> ms, such as `timer` gives.
+
+    Attributes:
+        seen: list of (widths {group: positions that stay}, ms), in the order of their measurement.
+    """
+
+    # Of the squared difference of a rate from the common one, against a squared relative error of a latency: timings are
+    # right to some 5 %, rates of layers alike within a factor of 2.
+    PENALTY = 0.003
+
+    def __init__(self, graph, measure):
+        self.graph, self.measure, self.seen, self._rates = graph, measure, [], None
+
+    def observe(self, widths):
+        """Times the network of some widths, and learns from it.
+
+        Args:
+            widths: {group: positions of the mask that stay}; groups that are missing stay whole.
+
+        Returns:
+            Its latency in ms.
+        """
+        trimmed = self.graph.trimmed(
+            {name: np.arange(self.graph.groups[name].width) < width for name, width in widths.items()}
+        )
+        self.seen.append((dict(widths), float(self.measure(trimmed))))
+        self._rates = None
+        return self.seen[-1][1]
+
+    def sample(self, names, count=SAMPLES, seed=0, round_to=1, floor=masks.FLOOR, progress=iter):
+        """Times the whole network and some of random widths: half of them of one share in all groups, about.
+
+        Args:
+            names: of the groups whose widths may change.
+            count: networks besides the whole one.
+            seed: of their widths.
+            round_to: widths are multiples of this.
+            floor: the least width.
+            progress: wraps the list of networks.
+        """
+        rng, sets = np.random.default_rng(seed), [{}]
+        for number in range(count):
+            # widths that differ a lot tell the layers apart, those that are alike what small networks cost
+            share, spread = rng.uniform(0.25, 0.9), (0.1, 0.5)[number % 2]
+            shares = np.clip(share + rng.uniform(-spread, spread, len(names)), 0, 1)
+            sets.append(
+                {
+                    name: masks.rounded(
+                        round(part * self.graph.groups[name].width), self.graph.groups[name].width, *(round_to, floor)
+                    )
+                    for name, part in zip(names, shares, strict=True)
+                }
+            )
+        for widths in progress(sets):
+            self.observe(widths)
+
+    def _work(self, several):
+        """(n, terms): MACs of the networks of some widths."""
+        rows = [[widths.get(name, group.width) for name, group in self.graph.groups.items()] for widths in several]
+        return self.graph.macs_by_term(np.array(rows, int).reshape(len(rows), len(self.graph.groups)))
+
+    def _fit(self):
+        """(base ms, ms a MAC of each term)."""
+        if self._rates is None:
+            work, times = self._work([widths for widths, _ in self.seen]), np.array([ms for _, ms in self.seen])
+            # In units of the whole network's work and latency. A row is divided by its latency: relative errors count,
+            # those of fast networks as those of slow ones.
+            unit, terms = work[0].sum(), work.shape[1]
+            rows = (
+                np.column_stack([np.ones(len(times)), np.zeros(len(times)), work / unit]) * (times[0] / times)[:, None]
+            )
+            # unknown: the base, the common rate, the rate of each term; a term of little work may differ more
+            weights = np.sqrt(self.PENALTY * work[0] / unit)
+            rows = np.vstack([rows, np.column_stack([np.zeros(terms), -weights, np.diag(weights)])])
+            goal = np.concatenate([np.ones(len(times)), np.zeros(terms)])
+            fitted = linear_model.LinearRegression(fit_intercept=False, positive=True).fit(rows, goal).coef_
+            self._rates = fitted[0] * times[0], fitted[2:] * times[0] / unit
+        return self._rates
+
+    def predict(self, widths):
+        """The latency in ms of the network of some widths, as of `observe`."""
+        base, rates = self._fit()
+        return float(base + self._work([widths])[0] @ rates)
+
+    def choose(self, search, limit, progress=iter):
+        """The widths that a search finds within a latency that is then measured, not only predicted.
+
+        Args:
+            search: function(cost, limit) -> widths, which finds the best widths of a cost({group: width}) of at most
+                the limit, such as `allocation.allocate`; ValueError where there are none.
+            limit: ms.
+            progress: wraps the range of rounds.
+
+        Returns:
+            (widths, ms): of those that were measured within the limit the slowest.
+
+        Raises:
+            ValueError: none was.
+        """
+        asked, tried, within = limit, [], []
+        for _ in progress(range(ROUNDS)):
+            try:
+                widths = search(self.predict, asked)
+            except ValueError:  # no network is predicted to be so fast
+                break
+            if widths in tried:
+                break
+            found = self.observe(widths)
+            tried.append(widths)
+            if found <= limit:
+                within.append((widths, found))
+                if found >= CLOSE * limit:
+                    break
+            # The prediction was off by found / predicted, and near here it still is.
+            asked = limit * self.predict(widths) / found * (0.98 if found > limit else 1)
+        if not within:
+            least = min(ms for _, ms in self.seen)
+            raise ValueError(
+                f"no network within {limit:.3g} ms was found; the fastest that was timed takes {least:.3g} ms"
+            )
+        return max(within, key=lambda pair: pair[1])

@@ -1,0 +1,84 @@
+"""latency.py against latencies that are made up by a known rule, and against a file in its runtime."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from compress.graph.network import Graph
+from compress.pruning import latency
+
+WIDTHS = range(4, 17, 4)
+
+
+def network():
+    """A convolution, a depthwise one and two more, 16 channels each: three groups."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(16, 3, padding="same", activation="relu", name="first")(image)
+    x = keras.layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = keras.layers.Conv2D(16, 3, padding="same", activation="relu", name="second")(x)
+    x = keras.layers.Conv2D(16, 1, activation="relu", name="third")(x)
+    return keras.Model(image, keras.layers.Dense(5, name="logits")(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def milliseconds(model):
+    """A runtime that takes ten times as long for a MAC of the depthwise convolution, and 0.2 ms for nothing."""
+    width = {layer.name: layer.output.shape[-1] for layer in model.layers}
+    first, second, third = (width[name] for name in ("first", "second", "third"))
+    macs = 64 * np.array([27 * first, 10 * 9 * first, 9 * first * second, second * third, third * 5 / 64])
+    return 0.2 + macs.sum() / 1e5
+
+
+def exhaustive(cost, limit):
+    """Of all widths within a limit those with the largest product."""
+    sets = (
+        dict(zip(("first", "second", "third"), widths, strict=True)) for widths in itertools.product(WIDTHS, repeat=3)
+    )
+    within = [widths for widths in sets if cost(widths) <= limit]
+    return max(within, key=lambda widths: np.prod(list(widths.values()), dtype=float))
+
+
+@pytest.fixture
+def model():
+    graph = Graph(network())
+    found = latency.LatencyModel(graph, milliseconds)
+    found.sample(list(graph.groups), count=8, round_to=4)
+    return found
+
+
+def test_macs_by_term_add_up_to_the_networks_macs():
+    graph = Graph(network())
+    table = np.random.default_rng(0).integers(1, 17, (20, len(graph.groups)))
+    np.testing.assert_allclose(graph.macs_by_term(table).sum(1), graph.costs(table)[:, 1], rtol=1e-12)
+
+
+def test_latencies_of_other_networks_are_predicted(model):
+    for first, second, third in itertools.product(WIDTHS, repeat=3):
+        widths = {"first": first, "second": second, "third": third}
+        keep = {name: np.arange(16) < width for name, width in widths.items()}
+        assert model.predict(widths) == pytest.approx(milliseconds(model.graph.trimmed(keep)), rel=0.08)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
+def test_what_is_chosen_was_timed_within_the_limit_and_is_near_it(model, share):
+    limit = share * model.seen[0][1]
+    widths, found = model.choose(exhaustive, limit)
+    masks = {name: np.arange(16) < width for name, width in widths.items()}
+    assert found == pytest.approx(milliseconds(model.graph.trimmed(masks))) and found <= limit
+
+    def true(widths):
+        return milliseconds(model.graph.trimmed({name: np.arange(16) < n for name, n in widths.items()}))
+
+    best = exhaustive(true, limit)
+    assert np.prod(list(widths.values())) >= 0.75 * np.prod(list(best.values()))
+
+
+def test_a_limit_that_no_network_keeps_is_refused(model):
+    with pytest.raises(ValueError, match="no network within 0.1 ms"):
+        model.choose(exhaustive, 0.1)
+
+
+def test_a_runtime_times_a_network():
+    pytest.importorskip("ai_edge_litert")
+    assert 0 < latency.timer("litert", runs=3)(network()) < 1000

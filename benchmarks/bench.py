@@ -99,6 +99,31 @@ def step(results, args):
             )
 
 
+def families(results, args):
+    """Training steps of networks of other families, compared with plain Keras and PyTorch."""
+    for net in ("MobileNetV2", "EfficientNetB0", "resnet56"):
+        entries = {library: ["step", "--library", library, "--net", net] for library in ("suite", "keras", "torch")}
+        found = results.race(entries, 4, args.turns)
+        for library, reach in (("keras", 1.5), ("torch", 1.0)):
+            times = ratios(found[library], found["suite"])
+            results.add(
+                "families",
+                f"training step of {net}, float32: images/s against {library}'s",
+                spread(times),
+                f"{reach} or more",
+                median(times) >= reach,
+                f"{128 / found['suite'].median:.0f} against {128 / found[library].median:.0f} images/s",
+            )
+
+
+def graph(results, args):
+    """The seconds that reading and trimming a ResNet50 take."""
+    found = results.race({work: [work] for work in ("reading", "trimming")}, 1, args.turns)
+    for work, what, limit in (("reading", "reading the graph of", 0.5), ("trimming", "trimming", 5)):
+        seconds = found[work].median
+        results.add("graph", f"{what} a ResNet50", f"{seconds:.2f} s", f"under {limit} s", seconds < limit)
+
+
 def deterministic(results, args):
     """Training steps with --deterministic, compared with steps without."""
     for precision in ("float32", "mixed_bfloat16"):
@@ -294,6 +319,8 @@ def help_pages(results, args):
 
 PARTS = {
     "step": step,
+    "families": families,
+    "graph": graph,
     "deterministic": deterministic,
     "epoch": epoch,
     "apoz": apoz,

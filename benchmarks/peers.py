@@ -24,12 +24,95 @@ def torch_network():
     return ResNetForImageClassification(ResNetConfig(num_labels=CLASSES, downsample_in_bottleneck=True))
 
 
+def torch_families():
+    """{name: function() -> torch.nn.Module} of the networks in worker.FAMILIES, layer by layer as Keras has them."""
+    import torch
+    from torch import nn
+
+    def unit(read, made, kernel=3, stride=1, groups=1, activation=nn.ReLU6):
+        """Convolution, batch-norm, activation."""
+        convolution = nn.Conv2d(read, made, kernel, stride, kernel // 2, groups=groups, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(made), *([activation(inplace=True)] if activation else []))
+
+    class InvertedResidual(nn.Module):
+        """Sandler et al. 2018, MobileNetV2, arXiv 1801.04381; squeeze: channels of the squeeze-and-excitation."""
+
+        def __init__(self, read, made, stride, expansion, kernel=3, activation=nn.ReLU6, squeeze=0):
+            super().__init__()
+            inner, self.is_added = read * expansion, stride == 1 and read == made
+            self.expand = unit(read, inner, 1, activation=activation) if expansion > 1 else nn.Identity()
+            self.depthwise = unit(inner, inner, kernel, stride, inner, activation)
+            self.excite = squeeze and nn.Sequential(
+                nn.AdaptiveAvgPool2d(1),
+                nn.Conv2d(inner, squeeze, 1),
+                activation(inplace=True),
+                nn.Conv2d(squeeze, inner, 1),
+                nn.Sigmoid(),
+            )
+            self.project = unit(inner, made, 1, activation=None)
+
+        def forward(self, x):
+            y = self.depthwise(self.expand(x))
+            y = self.project(y * self.excite(y) if self.excite else y)
+            return x + y if self.is_added else y
+
+    class Basic(nn.Module):
+        """He et al. 2016, arXiv 1512.03385, section 4.2, with projections."""
+
+        def __init__(self, read, made, stride):
+            super().__init__()
+            self.first, self.second = unit(read, made, 3, stride, activation=nn.ReLU), unit(made, made, activation=None)
+            self.shortcut = unit(read, made, 1, stride, activation=None) if stride > 1 else nn.Identity()
+
+        def forward(self, x):
+            return torch.relu(self.shortcut(x) + self.second(self.first(x)))
+
+    def inverted(stages, activation, squeezed):
+        """Stages of (expansion, channels, blocks, stride, kernel) between a stem of 32 channels and a head of 1280."""
+        parts, read = [unit(3, 32, 3, 2, activation=activation)], 32
+        for expansion, made, blocks, stride, kernel in stages:
+            for block in range(blocks):
+                squeeze = max(1, read // 4) if squeezed else 0
+                step = stride if block == 0 else 1
+                parts.append(InvertedResidual(read, made, step, expansion, kernel, activation, squeeze))
+                read = made
+        head = unit(read, 1280, 1, activation=activation), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*parts, *head, nn.Linear(1280, CLASSES))
+
+    def mobilenet():
+        stages = (
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        )
+        return inverted([(*stage, 3) for stage in stages], nn.ReLU6, False)
+
+    def efficientnet():
+        stages = [(1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5)]
+        return inverted([*stages, (6, 192, 4, 2, 5), (6, 320, 1, 1, 3)], nn.SiLU, True)
+
+    def resnet56():
+        parts, read = [unit(3, 16, activation=nn.ReLU)], 16
+        for made in (16, 32, 64):
+            for block in range(9):
+                parts.append(Basic(read, made, 2 if made > 16 and block == 0 else 1))
+                read = made
+        return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+
+    return {"MobileNetV2": mobilenet, "EfficientNetB0": efficientnet, "resnet56": resnet56}
+
+
 def torch_step(args):
     """A training step in PyTorch, in its faster memory layout, channels last."""
     import torch
 
     torch.set_num_threads(os.cpu_count())
-    model = torch_network().to(memory_format=torch.channels_last).train()
+    family = torch_families().get(args.net, torch_network)
+    model = family().to(memory_format=torch.channels_last).train()
     images, labels = pixels()
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(128).sub(1)  # PyTorch's order: (N, 3, h, w)
     x, y = x.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
@@ -38,7 +121,8 @@ def torch_step(args):
     def step():
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision != "float32"):
-            loss = torch.nn.functional.cross_entropy(model(x).logits.float(), y)
+            answer = model(x)
+            loss = torch.nn.functional.cross_entropy(getattr(answer, "logits", answer).float(), y)
         loss.backward()
         optimizer.step()
 

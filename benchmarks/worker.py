@@ -69,13 +69,20 @@ def compiled_step(trainer):
     return lambda: step(batch)
 
 
+FAMILIES = ("MobileNetV2", "EfficientNetB0", "resnet56")
+
+
 def network(kind):
-    """A ResNet50 with random weights.
+    """A network with random weights.
 
     Args:
-        kind: 'base', the unpruned network; 'teacher', with 0.6 of the channels in the inner layers; 'student', with
-            12.82 times fewer parameters than the teacher.
+        kind: of ResNet50 'base', the unpruned network; 'teacher', with 0.6 of the channels in the inner layers;
+            'student', with 12.82 times fewer parameters than the teacher. Or one of FAMILIES.
     """
+    if kind in FAMILIES:
+        import model
+
+        return model.build_model(kind, CLASSES, SHAPE)
     from compress.distillation import student
     from compress.graph import resnet
 
@@ -266,7 +273,28 @@ def between_iterations(args):
         )
 
 
+def reading(args):
+    """Reading the graph of ResNet50, which every pruning begins with."""
+    from compress.graph.network import Graph
+
+    net = network(args.net)
+    return lambda: Graph(net)
+
+
+def trimming(args):
+    """Making a new ResNet50 of half the inner channels."""
+    import numpy as np
+
+    from compress.graph.network import Graph
+
+    graph = Graph(network(args.net))
+    masks = {name: np.arange(group.width) % 2 == 0 for name, group in graph.groups.items() if group.inner}
+    return lambda: graph.trimmed(masks)
+
+
 WORKS = {
+    "reading": reading,
+    "trimming": trimming,
     "step": train_step,
     "deterministic": deterministic_step,
     "distil": distillation_step,
@@ -283,7 +311,7 @@ def build_parser():
     parser.add_argument("work", choices=[*WORKS, "epoch", "between"])
     parser.add_argument("--library", choices=["suite", "keras", "torch", "onnxruntime", "litert"], default="suite")
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--net", choices=["base", "teacher", "student"], default="base")
+    parser.add_argument("--net", choices=["base", "teacher", "student", *FAMILIES], default="base")
     parser.add_argument("--regressor_name", default="conv1x1")
     parser.add_argument("--images", type=int, default=BATCH)
     parser.add_argument("--trims", type=int, default=0)

@@ -61,7 +61,7 @@ class LatencyModel:
         seen: list of (widths {group: positions that stay}, ms), in the order of their measurement.
     """
 
-    # Of the squared difference of a rate from the common one, against a squared relative error of a latency: timings are
+    # Of a squared difference of a rate from the common one, against a squared relative error of a latency: timings are
     # right to some 5 %, rates of layers alike within a factor of 2.
     PENALTY = 0.003
 

@@ -20,6 +20,10 @@ class Unread(ValueError):
     """A model can't be converted exactly; the text names the layer and says what to do."""
 
 
+class Code(Unread):
+    """A model needs code of its author's, which no file holds or none may bring; nothing can read it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Ref:
     """A tensor among the arguments of a step: the output of the step with this number."""
@@ -121,7 +125,7 @@ def check_own(layer):
     own = module is None or str(module).split(".")[0] in ("keras", "tf_keras", "builtins")
     if not own or ">" in str(kind) or ">" in str(registered):
         name = layer["config"].get("name", kind) if isinstance(layer.get("config"), dict) else kind
-        raise Unread(
+        raise Code(
             f"{name} ({kind}), a class of its author's own (registered as {registered or kind}), which is "
             "code that isn't in the file"
         )
@@ -162,7 +166,7 @@ class _Unfolding:
         check_own(model)
         kind, config = model["class_name"], model["config"]
         if kind not in MODELS:
-            raise Unread(f"{kind}, a model that is defined by code, which no file holds")
+            raise Code(f"{kind}, a model that is defined by code, which no file holds")
         inside = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
         self.count(len(inside))
         named = [Layer(layer, layers, group, place) for layer, place in zip(inside, _places(inside), strict=True)]

@@ -22,7 +22,7 @@ from compress.cli import display
 from compress.errors import InputError, one_line
 from compress.graph import nodes, resnet, rules
 from compress.graph.reader import Unread
-from compress.storage import archives, checkpoints, classes, conventions, preprocess, rebuilding
+from compress.storage import archives, checkpoints, classes, conventions, headers, preprocess, rebuilding
 
 EXPECTED = "a classifier of Keras' own layers with a graph (functional or Sequential), one input and one output"
 WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")  # that are called so in every version
@@ -105,6 +105,37 @@ def open_network(path, preprocessing="auto", input_shape=None, verbose=0):
     elif opened.summary:
         display.say(opened.summary, verbose)
     return opened
+
+
+def load_network(path, class_num=None, input_shape=None, preprocessing="auto", verbose=0):
+    """The network in a file, for training and pruning.
+
+    Args:
+        path: an .h5 or .keras file, as of `open_network`.
+        class_num: number of classes that it must have; None takes any.
+        input_shape: (height, width, 3) that it must take; None takes the file's.
+        preprocessing: as of `open_network`.
+        verbose: 0 doesn't say how the file was read.
+
+    Returns:
+        An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes), all layers trainable.
+
+    Raises:
+        InputError: as `open_network`; another class count or image size; or outputs of which no logits can be had.
+    """
+    opened = open_network(path, preprocessing, input_shape, verbose)
+    checkpoints.check_fits(headers.Header(str(path), opened.classes, None), class_num)
+    if opened.outputs != "logits":
+        what = {
+            "probabilities": "probabilities, and not by a softmax at its end that could be left out",
+            "labels": "the outputs of a sigmoid, a label of its own for each class",
+        }
+        raise InputError(
+            f"received {path}, which answers {what[opened.outputs]}; expected a classifier of logits or of a softmax: "
+            "evaluate_model.py and export_model.py take this one, training and pruning don't",
+            path,
+        )
+    return opened.model
 
 
 @dataclasses.dataclass

@@ -20,10 +20,6 @@ class Unread(ValueError):
     """A model can't be converted exactly; the text names the layer and says what to do."""
 
 
-class Code(Unread):
-    """A model needs code of its author's, which no file holds or none may bring; nothing can read it."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Ref:
     """A tensor among the arguments of a step: the output of the step with this number."""
@@ -125,7 +121,7 @@ def check_own(layer):
     own = module is None or str(module).split(".")[0] in ("keras", "tf_keras", "builtins")
     if not own or ">" in str(kind) or ">" in str(registered):
         name = layer["config"].get("name", kind) if isinstance(layer.get("config"), dict) else kind
-        raise Code(
+        raise Unread(
             f"{name} ({kind}), a class of its author's own (registered as {registered or kind}), which is "
             "code that isn't in the file"
         )
@@ -166,7 +162,7 @@ class _Unfolding:
         check_own(model)
         kind, config = model["class_name"], model["config"]
         if kind not in MODELS:
-            raise Code(f"{kind}, a model that is defined by code, which no file holds")
+            raise Unread(f"{kind}, a model that is defined by code, which no file holds")
         inside = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
         self.count(len(inside))
         named = [Layer(layer, layers, group, place) for layer, place in zip(inside, _places(inside), strict=True)]
@@ -189,11 +185,7 @@ class _Unfolding:
     def _graph(self, config, named, image):
         """Adds the layers of a functional model; returns the number of its output."""
         inputs, outputs = ends(config["input_layers"]), ends(config["output_layers"])
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise Unread(
-                f"{len(inputs)} input{'s' * (len(inputs) != 1)} and {len(outputs)} output{'s' * (len(outputs) != 1)}; "
-                "expected one each, as keras.Model(model.inputs[0], model.outputs[0]) has them"
-            )
+        check_one_each(inputs, outputs)
         # made: {(layer, number of its call): step}. A layer that is called several times has a node for each call.
         made = {} if image is None else {(inputs[0][0], 0): image}
         again = sum(len(layer.nodes) for layer in named) - len(named)
@@ -287,6 +279,21 @@ def first_shape(layer):
     }
 
 
+def first_input(entry):
+    """The Layer for the input of a Sequential that has none of its own: its images as its first layer has them."""
+    config = entry["config"]
+    shape = first_shape((config if isinstance(config, list) else config["layers"])[0])
+    if not shape and isinstance(config, dict):
+        build = entry.get("build_config") if isinstance(entry.get("build_config"), dict) else {}
+        shape = {"batch_shape": config.get("build_input_shape") or build.get("input_shape")}
+    if not any(shape.get(key) for key in ("batch_shape", "batch_input_shape")):
+        raise Unread(
+            "a Sequential without the shape of its images; expected keras.Input as its first layer, or the model "
+            "called once before it is saved"
+        )
+    return Layer({"class_name": "InputLayer", "config": shape | {"name": "image"}})
+
+
 def ends(spec):
     """Input or output layers as [[name, number of the call, number of the output], ...].
 
@@ -314,6 +321,15 @@ def first_numbers(named):
         for node in layer.nodes:
             arguments(node, lambda name, number, place=0: read.get(name, set()).add(number))
     return {layer.name: 1 for layer in named if layer.kind in MODELS and read[layer.name] and 0 not in read[layer.name]}
+
+
+def check_one_each(inputs, outputs):
+    """Raises Unread for a model of several inputs or outputs, of which lists from `ends` are given."""
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise Unread(
+            f"{len(inputs)} input{'s' * (len(inputs) != 1)} and {len(outputs)} output{'s' * (len(outputs) != 1)}; "
+            "expected one each, as keras.Model(model.inputs[0], model.outputs[0]) has them"
+        )
 
 
 def end_call(end, named, first):

@@ -332,27 +332,35 @@ def load_model(path, class_num=None, input_shape=None, preprocessing="auto", ver
     return open_checkpoint(checkpoint, class_num, input_shape, preprocessing, verify, verbose)
 
 
-def check_fits(checkpoint, class_num=None, input_shape=None, dataset=None):
-    """Raises InputError where a checkpoint has another class count or another image size than the data."""
-    if class_num is not None and checkpoint.classes != class_num:
+def check_fits(header, class_num=None, input_shape=None, dataset=None):
+    """Raises InputError where a file has another class count or another image size than the data.
+
+    Args:
+        header: a headers.Header, whose classes are None where only the network itself tells them, or a Checkpoint.
+        class_num: classes of the data, or None.
+        input_shape: (height, width, 3) of their images, or None.
+        dataset: where the data lie, for the message.
+    """
+    classes = (header.classes or 0) if isinstance(header, readers.Checkpoint) else header.classes
+    if class_num is not None and classes not in (None, class_num):
         head = command(
             "train_base_model.py",
-            model_path=checkpoint.path,
+            model_path=header.path,
             dataset=dataset or "IMAGES",
             save_folder=f"./model/of_{class_num}_classes",
         )
         raise InputError(
-            f"received {checkpoint.path} with {checkpoint.classes or 'no'} classes, expected {class_num}, "
+            f"received {header.path} with {classes or 'no'} classes, expected {class_num}, "
             f"as {dataset or 'the data'} has them; a model with a new head of {class_num} classes is "
             f"trained by: {head}",
-            checkpoint.path,
+            header.path,
         )
-    have = checkpoint.input_shape
+    have = header.input_shape
     if input_shape is not None and have is not None and tuple(have) != tuple(input_shape):
         raise InputError(
-            f"received {checkpoint.path} for images of {have[0]}x{have[1]}, expected {input_shape[0]}x"
+            f"received {header.path} for images of {have[0]}x{have[1]}, expected {input_shape[0]}x"
             f"{input_shape[1]}, as the data set has them",
-            checkpoint.path,
+            header.path,
         )
 
 

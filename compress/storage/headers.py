@@ -1,67 +1,163 @@
-"""A quick look at a model file before Keras is started: for which images and classes it is. Imports no Keras."""
+"""A quick look into a model file, before Keras starts: a slip is told at once, and not after ten seconds.
+
+No kind of network is refused here; what no network can be rebuilt from is, in the words of `opening`.
+"""
 
 import dataclasses
-from pathlib import Path
+import functools
 
-from compress.graph import reader
-from compress.storage import archives, checkpoints
+from compress.errors import InputError
+from compress.graph import operations, reader, rules
+from compress.graph.reader import Unread
+from compress.storage import archives, checkpoints, classes, readers, vocabulary
 
-# kinds of layers behind a classifier's last layer with weights, whose last axis is that of what they read
-KEEP_CLASSES = (
-    *("Activation", "Softmax", "ReLU", "Dropout", "Identity", "Cast", "BatchNormalization", "Rescaling"),
-    *("GlobalAveragePooling2D", "GlobalMaxPooling2D"),
-)
-MAKE_CLASSES = {"Dense": "units", "Conv2D": "filters", "Convolution2D": "filters"}
+EXPECTED = "a classifier of Keras' own layers with a graph (functional or Sequential), one input and one output"
+BARE = "a whole model, as model.save('model.keras') writes it, or the weights of a ResNet50, 101 or 152"
+BEHIND = (*rules.IDLE, "Softmax", "LogSoftmax", "Sigmoid", "Cast")  # an output behind these has as many numbers
+POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "GlobalAvgPool2D", "GlobalMaxPool2D")
+OF_NUMBERS = ("linear", "softmax", "log_softmax", "sigmoid")  # activations that a classifier ends in
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a model file says of its images and classes.
+    """What a model file says of itself, without its weights.
 
     Attributes:
         path: the file.
-        classes: number of outputs; None where only opening the network would tell.
-        input_shape: (height, width, 3); None where it is open, or only opening the network would tell.
+        classes: number of outputs; 0 for weights without a classifier; None where only the network itself tells.
+        input_shape: (height, width, 3), or None where it takes images of any size or the file doesn't say.
     """
 
     path: str
     classes: int | None
     input_shape: tuple | None
 
+    @functools.cached_property
+    def names(self):
+        """Tuple of the names of its classes, or None; see `classes.of_model`."""
+        return classes.of_model(self.path)
 
-def read_header(path):
-    """The Header of a model file.
+
+def read_header(path, preprocessing="auto"):
+    """The Header of a model file, .h5 or .keras, of any network.
 
     Args:
-        path: an .h5 or .keras file.
-
-    Returns:
-        A Header. An architecture that can't be read here is no error: `opening.open_network` says what it is.
+        path: the file.
+        preprocessing: as `opening.open_network` takes it: with another one than 'auto' a file may have a Lambda.
 
     Raises:
-        InputError: missing, damaged, no model of Keras, or one that holds code.
+        InputError: missing, damaged, without RGB images, or with what no network is rebuilt from: code, classes of its
+            author's own, quantised layers.
     """
-    path = checkpoints.existing(Path(path))
-    expected = "a classifier of Keras' own layers with a graph (functional or Sequential), one input and one output"
-    with checkpoints.errors_in_a_line(path, expected), archives.opened(path) as (file, config, _):
-        archives.arrays(file, path)  # what is damaged or hostile is found here
+    path = checkpoints.existing(path)
+    with checkpoints.errors_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, _):
+        found = archives.arrays(file, path)
         if config is not None:
-            return Header(str(path), *_ends(config))
-    bare = checkpoints.read_checkpoint(path, weights=False)
-    return Header(str(path), bare.classes, bare.input_shape)
+            return _of_model(path, config, preprocessing != "auto")
+        with checkpoints.errors_in_a_line(path, BARE):
+            return Header(str(path), readers.read_bare(path, found, archives.groups(file), False).classes or 0, None)
 
 
-def _ends(config):
-    """(classes, input shape) of a model's config, each None where it isn't known."""
-    try:
-        steps = reader.unfold(config)
-    except reader.Code:
-        raise
-    except reader.Unread:  # such as a layer of two outputs, which `rebuilding` may know all the same
-        return None, None
-    shape = steps[0].config.get("batch_shape") or steps[0].config.get("batch_input_shape")
-    step = steps[-1]
-    while step.kind in KEEP_CLASSES and len(step.inputs) == 1:
-        step = steps[step.inputs[0]]
-    found = step.config.get(MAKE_CLASSES.get(step.kind))
-    return found if type(found) is int else None, archives.input_shape(shape)
+def _of_model(path, config, without_code):
+    """The Header of a model's config. Raises Unread where no network is rebuilt from it."""
+    for layer in _layers(config):
+        vocabulary.check_known(layer, without_code)
+    shape = _shape(config)
+    if shape is not None and (len(shape) != 4 or shape[-1] != 3):
+        grey = ", of grey images" if len(shape) == 4 and shape[-1] == 1 else ""
+        raise InputError(
+            f"received {path}, whose input is {tuple(shape)}{grey}; expected a classifier of one input of RGB images",
+            path,
+        )
+    return Header(str(path), _classes(config), archives.input_shape(shape))
+
+
+def _layers(model):
+    """Yields the reader.Layers of a model's config, those of models inside it and of wrappers too."""
+    pending = [model]
+    while pending:
+        entry = pending.pop()
+        reader.check_own(entry)
+        if entry["class_name"] not in reader.MODELS:
+            raise Unread(f"{entry['class_name']}, a model that is defined by code, which no file holds")
+        for layer in _inside(entry):
+            yield layer
+            if layer.kind in reader.MODELS:
+                pending.append(layer.data)
+
+
+def _inside(entry):
+    """The reader.Layers of a model."""
+    config = entry["config"]
+    layers = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
+    if not layers:
+        raise Unread("a model without layers")
+    return [reader.Layer(vocabulary.as_own(layer)) for layer in layers]
+
+
+def _shape(model):
+    """The batch shape of a model's images as its config has it, a list, or None."""
+    layers = _inside(model)
+    if model["class_name"] == "Sequential":
+        image = layers[0] if layers[0].kind == "InputLayer" else reader.first_input(model)
+    else:
+        inputs, outputs = (reader.ends(model["config"][key]) for key in ("input_layers", "output_layers"))
+        reader.check_one_each(inputs, outputs)
+        image = next((layer for layer in layers if layer.name == inputs[0][0]), None)
+        if image is None:
+            raise Unread(f"no layer {inputs[0][0]}, its input")
+    shape = image.config.get("batch_shape") or image.config.get("batch_input_shape")
+    return shape if isinstance(shape, list) else None
+
+
+def _classes(model):
+    """Number of a model's outputs, where its last layers say it; else None."""
+    layers = _inside(model)
+    if model["class_name"] == "Sequential":
+        order = iter(reversed(layers))
+        behind = lambda layer: next(order, None)  # noqa: E731
+        layer = next(order)
+    else:
+        named = {layer.name: layer for layer in layers}
+        behind = lambda layer: named.get(_read_by(layer))  # noqa: E731
+        layer = named.get(reader.ends(model["config"]["output_layers"])[0][0])
+    pooled = False
+    for _ in range(len(layers)):  # a hostile file may have a circle
+        if layer is None:
+            return None
+        if layer.kind in reader.MODELS and not pooled:
+            return _classes(layer.data)
+        count = _count(layer, pooled)
+        if count is not None:
+            return count
+        if not _keeps_count(layer):
+            return None
+        pooled = pooled or layer.kind in POOLING
+        layer = behind(layer)
+    return None
+
+
+def _count(layer, pooled):
+    """Number of outputs that a layer makes, None where it doesn't say; `pooled`: they are averages over positions."""
+    count = None
+    if layer.kind == "Dense":
+        count = layer.config.get("units")
+    elif layer.kind in ("Conv2D", "Convolution2D", "SeparableConv2D") and pooled:
+        count = layer.config.get("filters")
+    elif layer.kind == "Reshape" and isinstance(target := layer.config.get("target_shape"), list) and len(target) == 1:
+        count = target[0]
+    return count if type(count) is int and count > 0 else None
+
+
+def _keeps_count(layer):
+    if layer.kind == "Activation":
+        return rules.activation_name(layer.config.get("activation")) in OF_NUMBERS
+    return layer.kind in BEHIND or layer.kind in POOLING
+
+
+def _read_by(layer):
+    """The name of the only layer that a layer reads; None for several, or where it is called more than once."""
+    names = []
+    if len(layer.nodes) == 1 and layer.kind not in operations.TENSORFLOW:
+        reader.arguments(layer.nodes[0], lambda name, *_: names.append(name))
+    return names[0] if len(names) == 1 else None

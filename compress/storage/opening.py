@@ -22,9 +22,9 @@ from compress.cli import display
 from compress.errors import InputError, one_line
 from compress.graph import nodes, resnet, rules
 from compress.graph.reader import Unread
-from compress.storage import archives, checkpoints, classes, conventions, headers, preprocess, rebuilding
+from compress.storage import archives, checkpoints, classes, conventions, headers, preprocess, rebuilding, vocabulary
+from compress.storage.headers import EXPECTED
 
-EXPECTED = "a classifier of Keras' own layers with a graph (functional or Sequential), one input and one output"
 WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")  # that are called so in every version
 # These leave every channel where it is, so that the order of the colours can change behind them as well as in front.
 IN_PLACE = (*rules.IDLE, "Resizing", "CenterCrop", "Cropping2D", "ZeroPadding2D", "UpSampling2D", "Cast")
@@ -87,19 +87,24 @@ def open_network(path, preprocessing="auto", input_shape=None, verbose=0):
         InputError: missing, damaged, no classifier of RGB images, or something in it that isn't Keras' own: the line
             names the layer and the way out.
     """
-    path = checkpoints.existing(path)
     start = random.getstate()  # of which Keras draws seeds for the weights that are then replaced
     try:
-        with checkpoints.errors_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, is_archive):
-            found = archives.arrays(file, path)
-            if config is not None:
-                checkpoints.check_digest(file, found, path)
-                source = _Source(path, file, config, found, is_archive, _halves(config))
-                opened = _opened(source, preprocessing, input_shape)
-        if config is None:
-            return _of_weights(path, preprocessing, input_shape, verbose)
+        return _open(path, preprocessing, input_shape, verbose)
     finally:
         random.setstate(start)
+
+
+def _open(path, preprocessing, input_shape, verbose):
+    """`open_network`, which draws as many random seeds as building the network once takes."""
+    path = checkpoints.existing(path)
+    with checkpoints.errors_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, is_archive):
+        if config is not None:
+            found = archives.arrays(file, path)
+            checkpoints.check_digest(file, found, path)
+            source = _Source(path, file, config, found, is_archive, _halves(config))
+            opened = _opened(source, preprocessing, input_shape)
+    if config is None:
+        return _of_weights(path, preprocessing, input_shape, verbose)
     if opened.assumed or opened.outputs == "labels":
         display.warn(opened.summary)
     elif opened.summary:
@@ -108,31 +113,35 @@ def open_network(path, preprocessing="auto", input_shape=None, verbose=0):
 
 
 def load_network(path, class_num=None, input_shape=None, preprocessing="auto", verbose=0):
-    """The network in a file, for training and pruning.
+    """The network of a classifier's file, to be trained, pruned or measured by its logits.
 
     Args:
-        path: an .h5 or .keras file, as of `open_network`.
+        path: as `open_network` takes it, like the last three.
         class_num: number of classes that it must have; None takes any.
-        input_shape: (height, width, 3) that it must take; None takes the file's.
-        preprocessing: as of `open_network`.
+        input_shape: (height, width, 3) that it must take; None takes any, and leaves open what the file leaves open.
+        preprocessing: what it was trained with.
         verbose: 0 doesn't say how the file was read.
 
     Returns:
         An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes), all layers trainable.
 
     Raises:
-        InputError: as `open_network`; another class count or image size; or outputs of which no logits can be had.
+        InputError: as `open_network`; the class count or the image size is another; or of its outputs no logits can be
+            had.
     """
-    opened = open_network(path, preprocessing, input_shape, verbose)
+    header = headers.read_header(path, preprocessing)
+    checkpoints.check_fits(header, class_num, input_shape)
+    opened = _open(path, preprocessing, input_shape, verbose)  # a run's later draws are those of earlier versions
     checkpoints.check_fits(headers.Header(str(path), opened.classes, None), class_num)
     if opened.outputs != "logits":
         what = {
-            "probabilities": "probabilities, and not by a softmax at its end that could be left out",
+            "probabilities": "probabilities that are more than the softmax of its last layer",
             "labels": "the outputs of a sigmoid, a label of its own for each class",
-        }
+        }[opened.outputs]
         raise InputError(
-            f"received {path}, which answers {what[opened.outputs]}; expected a classifier of logits or of a softmax: "
-            "evaluate_model.py and export_model.py take this one, training and pruning don't",
+            f"received {path}, which answers {what}; expected logits or a softmax of them, as of a last "
+            "layer Dense(classes) or Dense(classes, activation='softmax'); evaluate_model.py and export_model.py take "
+            "this one as well, training and pruning don't",
             path,
         )
     return opened.model
@@ -148,9 +157,13 @@ class _Source:
     found: dict
     is_archive: bool
     halves: tuple
+    start: tuple = dataclasses.field(default_factory=random.getstate)
 
     def rebuilt(self, **wanted):
         """A rebuilding.Rebuilt of its config."""
+        # Keras draws the seeds of initial weights from Python's random state. What a run draws behind this doesn't
+        # depend on how often the network was rebuilt.
+        random.setstate(self.start)
         elements = sum(math.prod(item.shape) for item in self.found.values())
         version = self.file.attrs.get("keras_version", "3")
         version = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
@@ -167,7 +180,7 @@ def _opened(source, asked, input_shape):
     pixels, front, assumed = _pixels(source, first.model, asked)
     for layer in first.code:
         if layer not in front.passed:
-            raise Unread(f"{layer.name} (Lambda), {rebuilding.HINTS['Lambda']}")
+            raise vocabulary.unknown_layer(layer.name, "Lambda")
     outputs, changes = _outputs(source.path, first.model)
     model = first.model
     if changes or pixels.mode != "none":

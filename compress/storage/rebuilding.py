@@ -24,6 +24,7 @@ from keras.src.ops import numpy as of_numpy
 from compress.errors import one_line
 from compress.graph import nodes, operations, reader, rules
 from compress.graph.reader import Step, Unread
+from compress.storage import vocabulary
 
 MOST_NESTED = 16  # models inside models
 LARGEST = 2**27  # elements of one image's tensor: a map of 1024x1024 with 128 channels
@@ -31,76 +32,17 @@ LARGEST_STATISTICS = 2**20  # numbers of a Normalization, which Keras makes as s
 SPARE = 2**16  # variables that files have no array of: seeds of random layers, counters
 MOST_PARTS = 4096  # of a tensor that is split
 
-# kinds that this reads, of keras.layers
-LAYERS = {
-    name: getattr(keras.layers, name)
-    for name in (
-        # with weights
-        *("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "DepthwiseConv1D"),
-        *("DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "PReLU"),
-        *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization"),
-        *("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention", "LSTM", "GRU", "SimpleRNN"),
-        # that treat every number alone
-        *("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Identity", "Rescaling", "Normalization"),
-        # of several tensors
-        *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot"),
-        # that pool or move numbers
-        *(f"{kind}Pooling{rank}D" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in (1, 2, 3)),
-        *(f"{kind}{rank}D" for kind in ("ZeroPadding", "Cropping", "UpSampling") for rank in (1, 2, 3)),
-        *("AdaptiveAveragePooling2D", "AdaptiveMaxPooling2D"),
-        *("Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop", "RandomCrop"),
-        # idle outside training
-        *rules.IDLE,
-        *("SpatialDropout1D", "SpatialDropout3D", "RandomInvert", "RandomGrayscale", "RandomPosterization"),
-        *("AutoContrast", "Equalization", "Solarization", "RandomElasticTransform", "Masking"),
-    )
-    if hasattr(keras.layers, name)
-} | {
+# the classes to the names of `vocabulary`, as far as this version of Keras has them
+LAYERS = {name: getattr(keras.layers, name) for name in vocabulary.LAYERS if hasattr(keras.layers, name)} | {
     "LayerScale": convnext.LayerScale,
     "StochasticDepth": convnext.StochasticDepth,
     "CustomScaleLayer": inception_resnet_v2.CustomScaleLayer,
-    "SyncBatchNormalization": keras.layers.BatchNormalization,  # of several devices in TensorFlow; the same on one
 }
-OTHER_NAMES = {  # of Keras, old and new
-    **{f"MaxPool{rank}D": f"MaxPooling{rank}D" for rank in (1, 2, 3)},
-    **{f"AvgPool{rank}D": f"AveragePooling{rank}D" for rank in (1, 2, 3)},
-    **{f"GlobalMaxPool{rank}D": f"GlobalMaxPooling{rank}D" for rank in (1, 2, 3)},
-    **{f"GlobalAvgPool{rank}D": f"GlobalAveragePooling{rank}D" for rank in (1, 2, 3)},
-    **{f"Convolution{rank}D": f"Conv{rank}D" for rank in (1, 2, 3)},
-    **{f"SeparableConvolution{rank}D": f"SeparableConv{rank}D" for rank in (1, 2)},
-    **{f"Convolution{rank}DTranspose": f"Conv{rank}DTranspose" for rank in (1, 2, 3)},
-}
-WRAPPERS = {"TimeDistributed": keras.layers.TimeDistributed, "Bidirectional": keras.layers.Bidirectional}
-
-# raw operations, which a graph has where its author wrote x + y
+WRAPPERS = {name: getattr(keras.layers, name) for name in vocabulary.WRAPPERS}
 OPERATIONS = {
     name: getattr(module, name)
-    for module, names in (
-        (
-            of_numpy,
-            (
-                *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Power", "Maximum", "Minimum"),
-                *("Absolute", "Abs", "Square", "Sqrt", "Exp", "Log", "Log1p", "Sign", "Reciprocal", "Tanh", "Clip"),
-                *("Floor", "Ceil", "Round", "Mod", "FloorDivide", "Average", "Copy", "Sin", "Cos"),
-                *("GetItem", "Split", "Stack", "Concatenate", "Flip", "Pad", "Roll", "Repeat", "Tile"),
-                *("Reshape", "Ravel", "Transpose", "Swapaxes", "Moveaxis", "Squeeze", "ExpandDims", "BroadcastTo"),
-                *("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var"),
-                *("Matmul", "Dot", "Einsum", "Tensordot"),
-            ),
-        ),
-        (
-            nn,
-            (
-                *("Relu", "Relu6", "Sigmoid", "Softplus", "Softsign", "Silu", "LogSigmoid", "LeakyRelu", "HardSigmoid"),
-                *("HardSilu", "Elu", "Selu", "Celu", "Gelu", "HardTanh", "Softmax", "LogSoftmax", "Normalize"),
-                *("AveragePool", "MaxPool", "DepthToSpace", "SpaceToDepth"),
-            ),
-        ),
-        (core, ("Cast", "StopGradient")),
-        (image, ("Resize", "RGBToGrayscale", "CropImages", "PadImages")),
-        (of_math, ("Rsqrt", "Erf", "Logsumexp")),
-    )
-    for name in names
+    for key, module in {"numpy": of_numpy, "nn": nn, "core": core, "image": image, "math": of_math}.items()
+    for name in vocabulary.OPERATIONS[key]
     if hasattr(module, name)
 }
 
@@ -131,17 +73,6 @@ IGNORED = {
     *("batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_length", "autocast", "sparse", "ragged"),
     *("optional", "fused", "renorm_momentum", "implementation", "unroll", "time_major", "build_input_shape"),
     *("query_shape", "key_shape", "value_shape", "zero_output_for_mask", "seed_generator", "rng_type"),
-}
-# modules of a class that tf.keras 2 registers as if it were its user's; an .h5 names none
-SCALE_OF_OLD = (None, "tf_keras.src.applications.inception_resnet_v2", "keras.src.applications.inception_resnet_v2")
-HINTS = {
-    "Lambda": "a layer of code, which this suite runs from no file; expected Keras' own layers in its place, such as "
-    "Rescaling, Resizing or Permute, and the model saved again",
-    "TFSMLayer": "a model that lies in another place; expected its layers themselves",
-    "PruneLowMagnitude": "expected the model behind tfmot.sparsity.keras.strip_pruning",
-    "QuantizeWrapperV2": "expected the network before quantize_model",
-    "QuantizeLayer": "expected the network before quantize_model",
-    "ModuleWrapper": "expected Keras' own layers in its place",
 }
 
 
@@ -237,7 +168,7 @@ class _Rebuilding:
         layers = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
         if not layers:
             raise Unread("a model without layers")
-        named = [reader.Layer(_as_own(layer)) for layer in layers]
+        named = [reader.Layer(vocabulary.as_own(layer)) for layer in layers]
         self._count(sum(len(layer.nodes) for layer in named))
         settings = {} if isinstance(config, list) else config
         name = path[-1] if path else self._name(settings.get("name") or kind.lower())
@@ -261,7 +192,10 @@ class _Rebuilding:
             named = [layer for layer in named if layer.kind != "InputLayer"]
             made = []
         else:
-            made = [self._input(named[0] if named[0].kind == "InputLayer" else _first_input(entry)), *self.wanted.front]
+            made = [
+                self._input(named[0] if named[0].kind == "InputLayer" else reader.first_input(entry)),
+                *self.wanted.front,
+            ]
             named = named[named[0].kind == "InputLayer" :]
         for layer in named:
             if self.wanted.changes.get(self._inner(path, layer)) != "without":
@@ -276,11 +210,8 @@ class _Rebuilding:
     def _functional(self, config, named, name, path):
         """A functional model, its calls made in the order of their data."""
         inputs, outputs = (_flat(config[key]) for key in ("input_layers", "output_layers"))
-        if not path and (len(inputs) != 1 or len(outputs) != 1):
-            raise Unread(
-                f"{len(inputs)} input{'s' * (len(inputs) != 1)} and {len(outputs)} output{'s' * (len(outputs) != 1)}; "
-                "expected one each, as keras.Model(model.inputs[0], model.outputs[0]) has them"
-            )
+        if not path:
+            reader.check_one_each(inputs, outputs)
         first = reader.first_numbers(named)
         calls = {(layer.name, number): (layer, node) for layer in named for number, node in enumerate(layer.nodes)}
         if len({layer.name for layer in named}) != len(named):
@@ -363,7 +294,7 @@ class _Rebuilding:
         """The Keras layer or operation of a reader.Layer."""
         if layer.kind in reader.MODELS:
             model = self.model(layer.data, self._inner(path, layer))
-        elif _is_operation(layer):
+        elif vocabulary.is_operation(layer):
             model = self._raw(layer)
         else:
             model = self.layer(layer.data, self._inner(path, layer), layer.name)
@@ -375,7 +306,7 @@ class _Rebuilding:
         """A keras.layers.Layer of an entry: of a model, or inside another layer as what it wraps or its activation."""
         reader.check_own(entry)
         kind, config = str(entry["class_name"]), entry["config"]
-        kind = OTHER_NAMES.get(kind, kind)
+        kind = vocabulary.OTHER_NAMES.get(kind, kind)
         own = {cls.__name__: cls for cls in nodes.REGISTERED}
         kind = reader.class_name(kind) if reader.class_name(kind) in own else kind
         name = one_line(name or config.get("name") or kind)[:200]
@@ -384,7 +315,7 @@ class _Rebuilding:
             self.code.append(keras.layers.Identity(name=self._name(name), dtype="float32"))
             return self.code[-1]
         if kind not in known:
-            raise Unread(f"{name} ({one_line(kind)[:80]}), {HINTS.get(kind, 'a kind of layer that is not read here')}")
+            raise vocabulary.unknown_layer(name, kind)
         rules.check_precision(Step(kind, name, config, [], {}))
         settings = self._settings(known[kind], kind, config, name)
         if self.wanted.changes.get(path) == "linear":
@@ -454,7 +385,7 @@ class _Rebuilding:
         cls = OPERATIONS.get(kind)
         where = str(Step(kind, layer.name, layer.config, [], {}))
         if cls is None:
-            raise Unread(f"{where}, an operation that is not read here")
+            raise vocabulary.unknown_operation(layer)
         accepted = _parameters(cls)
         settings = {key: _value(item, where) for key, item in settings.items() if key in accepted}
         parts = settings.get("indices_or_sections", 1)
@@ -546,25 +477,6 @@ def _parameters(cls):
     return found - {"self", "args", "kwargs", "name"}
 
 
-def _as_own(entry):
-    """The entry of a layer, that of InceptionResNetV2's scaled sum in a file of tf.keras 2 as Keras 3 writes it."""
-    kind, package = "CustomScaleLayer", "Custom>CustomScaleLayer"
-    is_ours = entry["class_name"] in (kind, package) and entry.get("registered_name", package) == package
-    if is_ours and entry.get("module") in SCALE_OF_OLD:
-        return entry | {"class_name": kind, "registered_name": None}
-    return entry
-
-
-def _is_operation(layer):
-    """Whether an entry is a raw operation; layers and operations share names, such as Add."""
-    module = str(layer.data.get("module") or "")
-    if layer.kind in operations.TENSORFLOW:
-        return True
-    if module:
-        return module.startswith(("keras.src.ops", "keras.ops", "keras.operations"))
-    return "trainable" not in layer.config and layer.kind in OPERATIONS
-
-
 def _as_of_keras(layer, node):
     """A call of a function of TensorFlow in the arguments that Keras 3's operation takes; any other call as it is."""
     if layer.kind not in operations.TENSORFLOW:
@@ -597,21 +509,6 @@ def _step_of(layer, node):
         },
     )
     return operations.plain(Step(layer.kind, layer.name, layer.config, args, kwargs))
-
-
-def _first_input(entry):
-    """A reader.Layer for the input of a Sequential that has none of its own: its images as its first layer has them."""
-    config = entry["config"]
-    shape = reader.first_shape((config if isinstance(config, list) else config["layers"])[0])
-    if not shape and isinstance(config, dict):
-        build = entry.get("build_config") if isinstance(entry.get("build_config"), dict) else {}
-        shape = {"batch_shape": config.get("build_input_shape") or build.get("input_shape")}
-    if not any(shape.get(key) for key in ("batch_shape", "batch_input_shape")):
-        raise Unread(
-            "a Sequential without the shape of its images; expected keras.Input as its first layer, or the model "
-            "called once before it is saved"
-        )
-    return reader.Layer({"class_name": "InputLayer", "config": shape | {"name": "image"}})
 
 
 def _flat(spec):

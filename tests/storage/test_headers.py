@@ -1,68 +1,179 @@
-"""headers.py and opening.load_network: what a file says before Keras starts is what the opened network has."""
+"""headers.py and opening.load_network: what a file says before Keras starts, and the network that scripts then get."""
+
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
+from keras import layers, ops
 
 from compress.errors import InputError
-from compress.storage import headers, opening
+from compress.storage import checkpoints, headers, opening
+from tests import zoo
 
 
-def ended(*layers, size=(12, 10, 3)):
-    return keras.Sequential([keras.Input(size), keras.layers.Conv2D(4, 3, activation="relu"), *layers])
+def in_sequence(x):
+    return keras.Sequential([layers.GlobalMaxPooling2D(), layers.Dense(5)])(x)
 
 
-@keras.saving.register_keras_serializable("mine")
-class Mine(keras.layers.Layer):
-    def call(self, x):
-        return x
-
-
-POOL = keras.layers.GlobalAveragePooling2D
-NETWORKS = {
-    "dense": lambda: ended(POOL(), keras.layers.Dense(5)),
-    "softmax behind": lambda: ended(POOL(), keras.layers.Dense(5), keras.layers.Dropout(0.5), keras.layers.Softmax()),
-    "convolution": lambda: ended(keras.layers.Conv2D(5, 1), POOL(), keras.layers.Activation("softmax")),
-    "nested": lambda: keras.Sequential(
-        [keras.Input((12, 10, 3)), keras.layers.RandomFlip(), ended(POOL(), keras.layers.Dense(5))]
+ENDS = {  # of a map of features: (the network's last layers, whether they say how many classes)
+    "dense": (lambda x: layers.Dense(5, activation="softmax")(layers.GlobalAveragePooling2D()(x)), True),
+    "behind others": (
+        lambda x: ops.softmax(layers.Dropout(0.1)(layers.Dense(5)(layers.GlobalAveragePooling2D()(x)))),
+        True,
     ),
+    "convolution": (lambda x: layers.Softmax()(layers.GlobalAveragePooling2D()(layers.Conv2D(5, 1)(x))), True),
+    "reshaped": (
+        lambda x: layers.Reshape((5,))(layers.Conv2D(5, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))),
+        True,
+    ),
+    "flattened": (
+        lambda x: layers.Flatten()(layers.Conv2D(5, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))),
+        False,
+    ),
+    "nested": (in_sequence, True),
+    "without a head": (lambda x: layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Conv2D(7, 1)(x))), False),
 }
 
 
-@pytest.mark.parametrize("ending", [".h5", ".keras"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_header_says_what_the_network_has(name, ending, tmp_path):
-    path = tmp_path / f"model{ending}"
-    NETWORKS[name]().save(path)
-    assert headers.read_header(path) == headers.Header(str(path), 5, (12, 10, 3))
-    net = opening.load_network(path, 5, (12, 10, 3))
-    assert net.input_shape == (None, 12, 10, 3) and net.output_shape == (None, 5)
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_header_has_the_classes_that_the_last_layers_say(name, suffix, tmp_path):
+    end, is_said = ENDS[name]
+    image = keras.Input((20, 24, 3))
+    keras.Model(image, end(layers.Conv2D(3, 3, strides=4)(image))).save(tmp_path / f"net.{suffix}")
+    header = headers.read_header(tmp_path / f"net.{suffix}")
+    assert (header.classes, header.input_shape) == (5 if is_said else None, (20, 24, 3))
+    assert header.names is None
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\n")
+    assert headers.read_header(tmp_path / f"net.{suffix}").names == ("a", "b", "c", "d", "e")
 
 
-def test_what_is_open_is_not_known(tmp_path):
-    path = tmp_path / "model.keras"
-    ended(keras.layers.Flatten(), keras.layers.Reshape((5, 64)), keras.layers.Flatten(), size=(12, 10, 3)).save(path)
-    assert headers.read_header(path).classes is None
-    ended(POOL(), keras.layers.Dense(5), size=(None, None, 3)).save(path)
-    assert headers.read_header(path) == headers.Header(str(path), 5, None)
+def test_header_of_any_size_and_of_weights_alone(narrow_model, tmp_path):
+    keras.Sequential([keras.Input((None, None, 3)), layers.GlobalMaxPooling2D(), layers.Dense(4)]).save(
+        tmp_path / "net.keras"
+    )
+    header = headers.read_header(tmp_path / "net.keras")
+    assert (header.classes, header.input_shape) == (4, None)
+    narrow_model.save_weights(tmp_path / "net.weights.h5")
+    assert vars(headers.read_header(tmp_path / "net.weights.h5")) == {
+        "path": str(tmp_path / "net.weights.h5"),
+        "classes": 10,
+        "input_shape": None,
+    }
+    keras.Model(narrow_model.input, narrow_model.get_layer("avg_pool").output).save_weights(tmp_path / "a.weights.h5")
+    header = headers.read_header(tmp_path / "a.weights.h5")
+    assert header.classes == 0
+    with pytest.raises(InputError, match="with no classes, expected 10"):
+        checkpoints.check_fits(header, 10)
 
 
-def test_code_is_refused_before_keras_starts(tmp_path):
-    path = tmp_path / "model.keras"
-    ended(Mine(name="own"), POOL(), keras.layers.Dense(5)).save(path)
-    with pytest.raises(InputError, match=r"own \(Mine\), a class of its author's own"):
-        headers.read_header(path)
+class Unknown(layers.Layer):
+    """A layer of a user that nobody registered."""
+
+    def call(self, inputs):
+        return inputs
+
+
+class ByCode(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+REFUSED = {
+    "code": (lambda: layers.Lambda(lambda x: x / 255), r"\(Lambda\), a layer of code.*`preprocessing`"),
+    "own class": (Unknown, "a class of its author's own"),
+    "other kind": (lambda: layers.ConvLSTM1D(2, 1), "a kind of layer that is not read here"),
+    "code inside": (lambda: keras.Sequential([layers.Lambda(lambda x: x)]), r"\(Lambda\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_rebuilt_is_refused_alike_before_and_after_keras_starts(name, tmp_path):
+    build, words = REFUSED[name]
+    shape = (8, 8, 3) if name != "other kind" else (4, 8, 3)
+    keras.Sequential([keras.Input(shape), build(), layers.Flatten(), layers.Dense(2)]).save(tmp_path / "net.keras")
+    errors = []
+    for reading in (headers.read_header, opening.open_network):
+        with pytest.raises(InputError, match=words) as error:
+            reading(tmp_path / "net.keras")
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+    if name == "code":  # in front of the network it can be told
+        assert headers.read_header(tmp_path / "net.keras", "unit").classes == 2
+
+
+def test_models_of_code_of_grey_images_and_of_two_inputs_are_refused(tmp_path):
+    path = tmp_path / "net.keras"
+    model = ByCode()
+    model(np.zeros((1, 4, 4, 3)))
+    one, other = keras.Input((4, 4, 3)), keras.Input((4, 4, 3))
+    for saved, words in (
+        (model, "ByCode"),
+        (keras.Sequential([keras.Input((28, 28, 1)), layers.Flatten(), layers.Dense(2)]), "of grey images"),
+        (keras.Sequential([keras.Input((9,)), layers.Dense(2)]), r"input is \(None, 9\)"),
+        (keras.Model([one, other], layers.Dense(2)(layers.Flatten()(layers.Add()([one, other])))), "2 inputs"),
+    ):
+        saved.save(path)
+        with pytest.raises(InputError, match=words):
+            headers.read_header(path)
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(InputError, match="expected an .h5 or .keras"):
         headers.read_header(path)
+    saved.save_weights(tmp_path / "net.weights.h5")
+    with pytest.raises(InputError, match="a whole model.*or the weights of a ResNet50"):
+        headers.read_header(tmp_path / "net.weights.h5")
 
 
-def test_a_network_of_other_ends_is_not_trained(tmp_path):
-    path = tmp_path / "model.keras"
-    NETWORKS["dense"]().save(path)
-    with pytest.raises(InputError, match="with 5 classes, expected 6"):
-        opening.load_network(path, 6)
-    with pytest.raises(InputError, match="for images of 12x10, expected 12x12"):
-        opening.load_network(path, 5, (12, 12, 3))
-    ended(POOL(), keras.layers.Dense(5, activation="sigmoid")).save(path)
-    with pytest.raises(InputError, match="outputs of a sigmoid"):
-        opening.load_network(path)
+def test_headers_import_no_keras():
+    code = "import sys; from compress.storage import headers; print({'keras', 'tensorflow'} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["base_model", "kd_model"])
+def test_files_of_the_suite_are_loaded_as_before_to_the_bit(name, tmp_path, pictures):
+    with zipfile.ZipFile(Path(__file__).with_name("first_version.zip")) as archive:
+        archive.extractall(tmp_path)
+    path, models, states = tmp_path / name / "model.h5", [], []
+    for load in (lambda: checkpoints.load_model(path, verify=False), lambda: opening.load_network(path, 10)):
+        random.seed(3)
+        models.append(load())
+        states.append(random.getstate())  # what is drawn later, as weights of regressors, is the same too
+    old, new = models
+    assert old.get_config() == new.get_config() and states[0] == states[1]
+    for before, after in zip(old.weights, new.weights, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_a_network_for_other_data_is_not_loaded(tmp_path):
+    model = zoo.plain_cnn()
+    model.save(tmp_path / "net.keras")
+    path, shape, count = tmp_path / "net.keras", model.input_shape[1:], model.output_shape[-1]
+    loaded = opening.load_network(path, count, shape, "none")
+    assert all(layer.trainable for layer in loaded.layers)
+    with pytest.raises(InputError, match=f"with {count} classes, expected {count + 1}.*train_base_model.py"):
+        opening.load_network(path, count + 1, shape, "none")
+    with pytest.raises(InputError, match=f"for images of {shape[0]}x{shape[1]}, expected 99x99"):
+        opening.load_network(path, count, (99, 99, 3), "none")
+
+
+def test_classes_that_only_the_network_tells_are_compared_too(tmp_path):
+    image = keras.Input((20, 24, 3))
+    keras.Model(image, ENDS["flattened"][0](layers.Conv2D(3, 3)(image))).save(tmp_path / "net.keras")
+    with pytest.raises(InputError, match="with 5 classes, expected 3"):
+        opening.load_network(tmp_path / "net.keras", 3, None, "none")
+
+
+@pytest.mark.parametrize(("end", "words"), [("sigmoid", "of a sigmoid"), ("mixture", "more than the softmax")])
+def test_outputs_without_logits_are_not_loaded(end, words, tmp_path, capsys):
+    image = keras.Input((8, 8, 3))
+    x = layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(image)))
+    x = ops.sigmoid(x) if end == "sigmoid" else layers.Average()([ops.softmax(x), ops.softmax(2 * x)])
+    keras.Model(image, x).save(tmp_path / "net.keras")
+    with pytest.raises(InputError, match=f"{words}.*expected logits"):
+        opening.load_network(tmp_path / "net.keras")

@@ -1,0 +1,122 @@
+"""Names of layers and operations that a model file may have, and of what they are called elsewhere. Imports no Keras.
+
+`rebuilding` has the classes to these names; `headers` looks at the names alone, before Keras starts.
+"""
+
+from compress.errors import one_line
+from compress.graph import operations, reader, rules
+from compress.graph.reader import Step, Unread
+
+LAYERS = (  # of keras.layers
+    # with weights
+    *("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "DepthwiseConv1D"),
+    *("DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "PReLU"),
+    *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization"),
+    *("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention", "LSTM", "GRU", "SimpleRNN"),
+    # that treat every number alone
+    *("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Identity", "Rescaling", "Normalization"),
+    # of several tensors
+    *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot"),
+    # that pool or move numbers
+    *(f"{kind}Pooling{rank}D" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in (1, 2, 3)),
+    *(f"{kind}{rank}D" for kind in ("ZeroPadding", "Cropping", "UpSampling") for rank in (1, 2, 3)),
+    *("AdaptiveAveragePooling2D", "AdaptiveMaxPooling2D"),
+    *("Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop", "RandomCrop"),
+    # idle outside training
+    *rules.IDLE,
+    *("SpatialDropout1D", "SpatialDropout3D", "RandomInvert", "RandomGrayscale", "RandomPosterization"),
+    *("AutoContrast", "Equalization", "Solarization", "RandomElasticTransform", "Masking"),
+)
+PRIVATE = ("LayerScale", "StochasticDepth", "CustomScaleLayer")  # of keras.applications
+WRAPPERS = ("TimeDistributed", "Bidirectional")
+OTHER_NAMES = {  # of Keras, old and new
+    **{f"MaxPool{rank}D": f"MaxPooling{rank}D" for rank in (1, 2, 3)},
+    **{f"AvgPool{rank}D": f"AveragePooling{rank}D" for rank in (1, 2, 3)},
+    **{f"GlobalMaxPool{rank}D": f"GlobalMaxPooling{rank}D" for rank in (1, 2, 3)},
+    **{f"GlobalAvgPool{rank}D": f"GlobalAveragePooling{rank}D" for rank in (1, 2, 3)},
+    **{f"Convolution{rank}D": f"Conv{rank}D" for rank in (1, 2, 3)},
+    **{f"SeparableConvolution{rank}D": f"SeparableConv{rank}D" for rank in (1, 2)},
+    **{f"Convolution{rank}DTranspose": f"Conv{rank}DTranspose" for rank in (1, 2, 3)},
+    "SyncBatchNormalization": "BatchNormalization",  # of several devices in TensorFlow; the same on one
+}
+# raw operations, which a graph has where its author wrote x + y, by the module of keras.ops
+OPERATIONS = {
+    "numpy": (
+        *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Power", "Maximum", "Minimum"),
+        *("Absolute", "Abs", "Square", "Sqrt", "Exp", "Log", "Log1p", "Sign", "Reciprocal", "Tanh", "Clip"),
+        *("Floor", "Ceil", "Round", "Mod", "FloorDivide", "Average", "Copy", "Sin", "Cos"),
+        *("GetItem", "Split", "Stack", "Concatenate", "Flip", "Pad", "Roll", "Repeat", "Tile"),
+        *("Reshape", "Ravel", "Transpose", "Swapaxes", "Moveaxis", "Squeeze", "ExpandDims", "BroadcastTo"),
+        *("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var"),
+        *("Matmul", "Dot", "Einsum", "Tensordot"),
+    ),
+    "nn": (
+        *("Relu", "Relu6", "Sigmoid", "Softplus", "Softsign", "Silu", "LogSigmoid", "LeakyRelu", "HardSigmoid"),
+        *("HardSilu", "Elu", "Selu", "Celu", "Gelu", "HardTanh", "Softmax", "LogSoftmax", "Normalize"),
+        *("AveragePool", "MaxPool", "DepthToSpace", "SpaceToDepth"),
+    ),
+    "core": ("Cast", "StopGradient"),
+    "image": ("Resize", "RGBToGrayscale", "CropImages", "PadImages"),
+    "math": ("Rsqrt", "Erf", "Logsumexp"),
+}
+# modules of a class that tf.keras 2 registers as if it were its user's; an .h5 names none
+SCALE_OF_OLD = (None, "tf_keras.src.applications.inception_resnet_v2", "keras.src.applications.inception_resnet_v2")
+HINTS = {
+    "Lambda": "a layer of code, which this suite runs from no file; expected Keras' own layers in its place, such as "
+    "Rescaling, Resizing or Permute, and the model saved again; of a layer that prepares pixels `preprocessing` says "
+    "what it does",
+    "TFSMLayer": "a model that lies in another place; expected its layers themselves",
+    "PruneLowMagnitude": "expected the model behind tfmot.sparsity.keras.strip_pruning",
+    "QuantizeWrapperV2": "expected the network before quantize_model",
+    "QuantizeLayer": "expected the network before quantize_model",
+    "ModuleWrapper": "expected Keras' own layers in its place",
+}
+
+
+def as_own(entry):
+    """The entry of a layer, that of InceptionResNetV2's scaled sum in a file of tf.keras 2 as Keras 3 writes it."""
+    kind, package = "CustomScaleLayer", "Custom>CustomScaleLayer"
+    is_ours = entry["class_name"] in (kind, package) and entry.get("registered_name", package) == package
+    if is_ours and entry.get("module") in SCALE_OF_OLD:
+        return entry | {"class_name": kind, "registered_name": None}
+    return entry
+
+
+def is_operation(layer):
+    """Whether a reader.Layer is a raw operation; layers and operations share names, such as Add."""
+    module = str(layer.data.get("module") or "")
+    if layer.kind in operations.TENSORFLOW:
+        return True
+    if module:
+        return module.startswith(("keras.src.ops", "keras.ops", "keras.operations"))
+    return "trainable" not in layer.config and any(layer.kind in names for names in OPERATIONS.values())
+
+
+def unknown_layer(name, kind):
+    """The Unread of a layer of a kind that isn't read."""
+    hint = HINTS.get(kind, "a kind of layer that is not read here")
+    return Unread(f"{one_line(name)[:200]} ({one_line(kind)[:80]}), {hint}")
+
+
+def unknown_operation(layer):
+    """The Unread of a raw operation, a reader.Layer, that isn't read."""
+    return Unread(f"{Step(layer.kind, layer.name, layer.config, [], {})}, an operation that is not read here")
+
+
+def check_known(layer, without_code=False):
+    """Raises Unread for a reader.Layer of a kind that isn't read, or for a quantised one; models are passed over.
+
+    Args:
+        layer: the reader.Layer.
+        without_code: whether a Lambda may be left out.
+    """
+    if layer.kind in reader.MODELS or (layer.kind == "Lambda" and without_code):
+        return
+    if is_operation(layer):
+        if layer.kind not in operations.TENSORFLOW and not any(layer.kind in names for names in OPERATIONS.values()):
+            raise unknown_operation(layer)
+        return
+    known = layer.kind == "InputLayer" or reader.class_name(layer.kind) in reader.REGISTERED
+    if not known and OTHER_NAMES.get(layer.kind, layer.kind) not in (*LAYERS, *PRIVATE, *WRAPPERS):
+        raise unknown_layer(layer.name, layer.kind)
+    rules.check_precision(Step(layer.kind, layer.name, layer.config, [], {}))

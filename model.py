@@ -1,19 +1,21 @@
-"""ResNet50, 101 and 152 for images of any size: the network that the suite trains, prunes and distils.
+"""The networks that `train_base_model.py --architecture` trains: ResNets, and every constructor of keras.applications.
 
-He et al. 2016, Deep Residual Learning, arXiv 1512.03385; version 1 as in keras.applications, with its layer names.
-Three things differ from there:
+`resnet` has ResNet50, 101 and 152 for images of any size. He et al. 2016, Deep Residual Learning, arXiv 1512.03385;
+version 1 as in keras.applications, with its layer names. Three things differ from there:
 
 - The normalisation of pixels is a layer. A saved model takes RGB from 0 to 255 and needs no preprocessing beside it.
 - The output is logits, without a softmax.
 - The stem can be one for small images: on 32x32, ImageNet's would leave 8x8 positions for the first block.
 
-Pruning gives layers other numbers of channels; `compress.graph.resnet` builds those networks.
+`cifar_resnet` has the small ones for 32x32 images that papers on pruning compare on. `build_model` takes any name.
 """
 
 import keras
 from keras import layers
 
 from compress.cli import keras_config
+from compress.cli.architectures import KERAS, OWN
+from compress.errors import InputError
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # depth: blocks of the four stages
 STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}  # kernel and stride of the first convolution
@@ -83,12 +85,8 @@ def resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
     keras_config.check()  # the layers below are channels_last, whatever a keras.json says
     kernel, stride = STEMS[stem]
     image = keras.Input(input_shape, name="image")
-    # (x - mean) / std, as Rescaling's x * scale + offset
-    x = layers.Rescaling([1 / s for s in STD], [-m / s for m, s in zip(MEAN, STD, strict=True)], name="normalization")(
-        image
-    )
     # padding as a layer of its own: with a stride of 2, Keras' "same" would pad one side more than the other
-    x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(x)
+    x = layers.ZeroPadding2D(kernel // 2, name="conv1_pad")(normalised(image, MEAN, STD))
     x = conv_bn(x, 64, kernel, "conv1", strides=stride)
     if stem == "imagenet":
         x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
@@ -101,3 +99,99 @@ def resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
     x = layers.GlobalAveragePooling2D(name="avg_pool")(x)  # (N, 2048)
     logits = layers.Dense(classes, dtype="float32", name="predictions")(x)  # float32 under mixed precision too
     return keras.Model(image, logits, name=f"resnet{depth}")
+
+
+def basic(x, filters, name, stride=1):
+    """A basic block: two convolutions of 3x3 whose output is added to the block's input (He et al., figure 5, left).
+
+    (N, h, w, C) -> (N, h / stride, w / stride, filters). Where the shape changes, a 1x1 convolution brings the input to
+    it (option B of section 3.3). The paper's networks for CIFAR pad with zeros there (option A), which no plain layer
+    does and no channel of which could be pruned.
+    """
+    changes = stride > 1 or x.shape[-1] != filters
+    skip = conv_bn(x, filters, 1, f"{name}_0", strides=stride, relu=False) if changes else x
+    x = conv_bn(x, filters, 3, f"{name}_1", strides=stride, padding="same")
+    x = conv_bn(x, filters, 3, f"{name}_2", gamma="zeros", padding="same", relu=False)
+    return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([skip, x]))
+
+
+def cifar_resnet(depth=56, classes=10, input_shape=(32, 32, 3)):
+    """A ResNet for small images, with random weights: three stages of 16, 32 and 64 channels; He et al., section 4.2.
+
+    Args:
+        depth: 6 n + 2 for n blocks a stage: 20, 32, 44, 56, 110, ...
+        classes: number of logits.
+        input_shape: (height, width, 3) of RGB images, 0 to 255.
+
+    Returns:
+        An uncompiled keras.Model, (N, height, width, 3) -> logits (N, classes).
+    """
+    keras_config.check()
+    image = keras.Input(input_shape, name="image")
+    x = conv_bn(normalised(image, MEAN, STD), 16, 3, "stem", padding="same")
+    for stage, filters in enumerate((16, 32, 64), start=1):
+        for block in range(1, (depth - 2) // 6 + 1):
+            x = basic(x, filters, f"stage{stage}_block{block}", 2 if stage > 1 and block == 1 else 1)
+    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)  # (N, 64)
+    return keras.Model(image, layers.Dense(classes, dtype="float32", name="predictions")(x), name=f"resnet{depth}")
+
+
+def normalised(image, mean, std):
+    """Pixels from 0 to 255 as (x - mean) / std, by a Rescaling's x * scale + offset."""
+    scale, offset = [1 / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+    return layers.Rescaling(scale, offset, name="normalization")(image)
+
+
+def keras_model(name, classes=10, input_shape=(32, 32, 3)):
+    """A network of keras.applications that takes RGB from 0 to 255 and answers logits.
+
+    Args:
+        name: of its constructor, such as 'MobileNetV2'.
+        classes: number of logits.
+        input_shape: (height, width, 3).
+
+    Raises:
+        InputError: the constructor takes no images of this size.
+    """
+    keras_config.check()
+    constructor = getattr(keras.applications, name)
+    image = keras.Input(input_shape, name="image")
+    # Some families have their normalisation inside. The others expect what their preprocess_input makes of pixels:
+    # -1 to 1, or ImageNet's mean and deviation.
+    if KERAS[name] == "tf":
+        x = layers.Rescaling(1 / 127.5, -1.0, name="normalization")(image)
+    else:
+        x = image if KERAS[name] == "inside" else normalised(image, MEAN, STD)
+    try:
+        net = constructor(input_tensor=x, weights=None, classes=classes, classifier_activation=None)
+    except ValueError as error:
+        raise InputError(
+            f"`architecture`: received {name} for images of {input_shape[0]}x{input_shape[1]}, which it doesn't take: "
+            f"{str(error).split('. Received')[0]}; expected larger ones (`image_size`), or another architecture"
+        ) from None
+    net = keras.Model(image, net.outputs[0], name=net.name)  # with one input, where theirs has a list
+    # Keras' momenta of 0.99 and 0.999 would evaluate a training of some hundred steps on statistics of its beginning.
+    for layer in net.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9
+    return net
+
+
+def build_model(name, classes=10, input_shape=(32, 32, 3)):
+    """A new network by its name.
+
+    Args:
+        name: of `compress.cli.architectures`: 'ResNet50', 'resnet56', 'MobileNetV2', ...
+        classes: number of logits.
+        input_shape: (height, width, 3) of RGB images, 0 to 255.
+
+    Returns:
+        An uncompiled keras.Model, (N, height, width, 3) -> logits (N, classes), with random weights.
+
+    Raises:
+        InputError: the network takes no images of this size.
+    """
+    if name not in OWN:
+        return keras_model(name, classes, input_shape)
+    build, depth = (resnet, OWN[name]) if name[0] == "R" else (cifar_resnet, OWN[name])
+    return build(depth, classes, input_shape)

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
-"""Train the base model: a ResNet50, 101 or 152 from scratch, from ImageNet weights or from any .h5 of the kind."""
+"""Train the base model: any architecture of Keras from scratch, from ImageNet weights or from a model file."""
 
-import dataclasses
 import sys
+import tempfile
 from pathlib import Path
 
-from compress.cli import app, configs, display, flags, keywords, tables, values
+from compress.cli import app, architectures, configs, display, flags, keywords, tables, values
 from compress.errors import InputError
-from compress.graph import resnet
 from compress.storage import files, records, resuming
 
 EXAMPLE = """example:
   python train_base_model.py --save_folder=./model/base_model --epoch_num 12
   python train_base_model.py --model_path=./model/pretrained_resnet50.h5 --epoch_num 12  # start from pretrained weights
   python train_base_model.py --dataset ./my_images --model_path imagenet --epoch_num 10  # your own images
+  python train_base_model.py --architecture MobileNetV2 --epoch_num 12
 """
 
 
@@ -31,19 +31,25 @@ def build_parser():
     group.add_argument(
         "--model_path",
         type=values.model,
-        help="weights to start from: an .h5 or .keras of this suite or of keras.applications, a "
-        "folder with model.h5, or the word imagenet to download them (default: random weights)",
+        help="model to start from: the .h5 or .keras of any classifier of Keras, a folder with model.h5, or the "
+        "word imagenet to download the architecture's weights (default: random weights)",
     )
     group = parser.add_argument_group("base model")
     group.add_argument(
-        "--depth", type=flags.whole(), choices=[50, 101, 152], help="layers (default: the file's, else 50)"
+        "--architecture",
+        type=values.architecture,
+        metavar="NAME",
+        help="ResNet50, 101, 152; resnet20, 32, 44, 56, 110, those for CIFAR; or any of keras.applications, such as "
+        "MobileNetV2, EfficientNetB0, VGG16 (default: the file's, else ResNet50)",
+    )
+    group.add_argument(
+        "--depth", type=flags.whole(), choices=[50, 101, 152], help="--architecture ResNet50, ResNet101 or ResNet152"
     )
     group.add_argument(
         "--stem",
         choices=["imagenet", "half", "cifar"],
-        help="imagenet: 7x7 stride 2 and max-pool; half: 5x5 stride 2, 4 times the work; cifar: 3x3 "
-        "stride 1, 16 times the work on small images and usually more accurate (default: "
-        "the file's, else imagenet)",
+        help="of a new ResNet50, 101 or 152. imagenet: 7x7 stride 2 and max-pool; half: 5x5 stride 2, 4 times the "
+        "work; cifar: 3x3 stride 1, 16 times the work on small images and usually more accurate (default: imagenet)",
     )
     group.add_argument(
         "--learning_rate",
@@ -56,59 +62,84 @@ def build_parser():
     return parser
 
 
+def architecture(args):
+    """The name of the network that is built new."""
+    return args.architecture or f"ResNet{args.depth or 50}"
+
+
 def start_model(args, images):
     """The model to train: from --model_path, or new."""
-    from compress.storage import checkpoints, classes
+    from compress.storage import classes, opening
 
     if args.model_path is None:
         import model
 
-        return model.resnet(args.depth or 50, images.class_num, images.image_shape, args.stem or "imagenet")
-    if args.model_path == "imagenet":
-        checkpoint = checkpoints.imagenet_checkpoint(args.depth or 50)
-    else:
-        checkpoint = checkpoints.read_checkpoint(args.model_path)
-    if checkpoint.classes != images.class_num:
-        display.say(
-            f"{args.model_path} has {checkpoint.classes or 'no'} classes, the data {images.class_num}: "
-            "the classifier starts from random weights",
-            args.verbose,
-        )
-    # as many classes, but others: the file is compared with plain Keras as it is, and then built with a new classifier
-    elif classes.are_others(known := classes.of_model(args.model_path), names := classes.of_data(images)):
-        display.say(
-            f"{args.model_path} has the classes {classes.shown(known)}, the data {classes.shown(names)}: "
-            "the classifier starts from random weights",
-            args.verbose,
-        )
-        checkpoints.open_checkpoint(checkpoint, None, images.image_shape, *flags.opening(args))
-        return checkpoints.build(
-            dataclasses.replace(checkpoint, classes=None), images.class_num, images.image_shape, args.preprocessing
-        )
-    return checkpoints.open_checkpoint(checkpoint, images.class_num, images.image_shape, *flags.opening(args))
+        name = architecture(args)
+        if args.stem:  # which the others don't have, see `check_flags`
+            return model.resnet(architectures.OWN[name], images.class_num, images.image_shape, args.stem)
+        return model.build_model(name, images.class_num, images.image_shape)
+    with tempfile.TemporaryDirectory() as folder:
+        path, new_head = args.model_path, "if needed"
+        if path == "imagenet":
+            path = Path(folder) / "imagenet.keras"
+            pretrained(architecture(args)).save(path)
+        known, names = classes.of_model(path), classes.of_data(images)
+        if classes.are_others(known, names):  # as many, but others
+            display.say(
+                f"{args.model_path} has the classes {classes.shown(known)}, the data {classes.shown(names)}: "
+                "the classifier starts from random weights",
+                args.verbose,
+            )
+            new_head = "always"
+        size = images.class_num, images.image_shape
+        return opening.load_network(path, *size, args.preprocessing, args.verbose, new_head)
+
+
+def pretrained(name):
+    """A network of keras.applications with its ImageNet weights, downloaded by Keras where its cache lacks them.
+
+    Raises:
+        InputError: there is no network and no copy in the cache.
+    """
+    import keras
+
+    constructor = getattr(keras.applications, name)
+    try:
+        return constructor(weights="imagenet")
+    except Exception as error:  # get_file raises a bare Exception for every network failure
+        raise InputError(
+            f"--model_path: received imagenet, which needs a download ({error}); without a network give the file of "
+            f"keras.applications.{name}(weights='imagenet').save('{name}.keras') from elsewhere instead"
+        ) from None
 
 
 def check_flags(args):
     """Finds what can't work before anything heavy is imported; returns the image size (h, w) that a file asks for."""
     files.check_writable(args.save_folder)
-    if args.model_path is None or (args.model_path == "imagenet" and args.stem in (None, "imagenet")):
+    name = architecture(args)
+    if args.depth and name != f"ResNet{args.depth}":
+        raise InputError(f"--depth: received {args.depth} beside --architecture {name}; expected one of them")
+    if args.stem and not name.startswith("ResNet"):
+        raise InputError(f"--stem: received {args.stem} for {name}; expected it for ResNet50, 101 or 152 only")
+    if args.model_path is None:
         return None
     if args.model_path == "imagenet":
-        raise InputError(f"--stem: received {args.stem}, expected imagenet, the stem of the pretrained weights")
-    from compress.storage import checkpoints
+        if args.stem not in (None, "imagenet"):
+            raise InputError(f"--stem: received {args.stem}, expected imagenet, the stem of the pretrained weights")
+        if name not in architectures.KERAS and not name.startswith("ResNet"):
+            raise InputError(f"--model_path: received imagenet for {name}, which has no such weights; expected none")
+        return None
+    from compress.storage import headers
 
+    if odd := [flag for flag in ("architecture", "depth", "stem") if getattr(args, flag)]:
+        raise InputError(
+            f"--{odd[0]}: received {getattr(args, odd[0])} beside --model_path {args.model_path}; expected it left "
+            "out: the file says what its network is"
+        )
     files.check_apart(args.model_path, args.save_folder)
     records.check_split(args.model_path, args.dataset, args.val_split)
-    checkpoint = checkpoints.read_checkpoint(args.model_path, weights=False)
-    if args.stem not in (None, checkpoint.stem):
-        raise InputError(f"--stem: received {args.stem}, expected {checkpoint.stem}, as {args.model_path} has it")
-    blocks = resnet.blocks_of(checkpoint.widths)
-    if args.depth and resnet.BLOCKS[args.depth] != blocks:
-        raise InputError(
-            f"--depth: received {args.depth}, which has blocks {resnet.BLOCKS[args.depth]}, expected "
-            f"{blocks}, as {args.model_path} has them; leave --depth out"
-        )
-    return checkpoint.input_shape and checkpoint.input_shape[:2]
+    header = headers.read_header(args.model_path)
+    return header.input_shape and header.input_shape[:2]
 
 
 def load_images(args, size):
@@ -143,7 +174,7 @@ def train(args, size):
         return result
     app.start_keras(configs.MachineConfig.of(args))
     from compress.data import dataset
-    from compress.engine import fast
+    from compress.engine import twin
     from compress.storage import classes, recording
     from compress.training import runs
     from compress.training.recipe import Recipe, compile_classifier
@@ -156,7 +187,7 @@ def train(args, size):
     rate = args.learning_rate or (0.01 if args.model_path else 0.1)
     run = recording.Run(folder, run_record, model, kept)
     recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=rate), run)
-    trainer = fast.FastResNet(model, args.precision)  # the same variables, in a form that trains faster
+    trainer = twin.Twin(model, args.precision)  # the same variables, in a form that trains faster
     compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
     history = runs.train(trainer, images, recipe, run, "base model")
     result = {

@@ -43,7 +43,8 @@ def calibrated(model, count=16):
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0  # one batch is enough
-    model(images(model, count, seed=2), training=True)
+    batch = images(model, count, seed=2)
+    model(batch if len(batch) > 1 else batch[0], training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model

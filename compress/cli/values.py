@@ -7,6 +7,7 @@ import math
 import os
 import re
 
+from compress.cli import architectures
 from compress.export import formats
 
 STOCK = ("cifar10", "cifar100", "digits")  # data sets that have a name
@@ -167,6 +168,18 @@ def model(text):
     found = path(text)
     inside = os.path.join(found, "model.h5")
     return inside if text != "imagenet" and os.path.isfile(inside) else found
+
+
+def architecture(text):
+    """A type for add_argument: a name of architectures.NAMES; for another spelling the message says which is meant."""
+    if text in architectures.NAMES:
+        return text
+    known = {name.lower(): name for name in reversed(architectures.NAMES)}  # of two ResNet50, the suite's own
+    near = difflib.get_close_matches(re.sub(r"[\W_]", "", text).lower(), known, 1)
+    raise argparse.ArgumentTypeError(
+        f"received {text!r}, expected ResNet50, resnet56 or another network of model.py, or a constructor of "
+        "keras.applications, such as MobileNetV2" + (f"; did you mean {known[near[0]]}?" if near else "")
+    )
 
 
 def export_format(text):

@@ -28,8 +28,24 @@ from compress.storage.headers import EXPECTED
 WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")  # that are called so in every version
 # These leave every channel where it is, so that the order of the colours can change behind them as well as in front.
 IN_PLACE = (*rules.IDLE, "Resizing", "CenterCrop", "Cropping2D", "ZeroPadding2D", "UpSampling2D", "Cast")
+# Of a classifier's end: kinds whose outputs may be the classes, with the setting that says how many, and kinds behind.
+MAKE_CLASSES = {"Dense": "units", "Conv2D": "filters"}
+KEEP_CLASSES = (*rules.IDLE, "Activation", "Softmax", "Cast", "BatchNormalization", "Flatten", *headers.POOLING)
 BEHIND_SOFTMAX = (*rules.IDLE, "Reshape", "Flatten", "Squeeze", "Cast")  # which move probabilities, or nothing
 RUNNABLE = 2**26  # numbers of all maps of an image, up to which a network is run to see what it answers
+
+
+@dataclasses.dataclass(frozen=True)
+class NewHead:
+    """A classifier of random weights in the place of a file's.
+
+    Attributes:
+        classes: their number.
+        always: also where the file has as many classes.
+    """
+
+    classes: int
+    always: bool = False
 
 
 @dataclasses.dataclass
@@ -48,6 +64,7 @@ class Opened:
         names: tuple of their names, or None.
         summary: a line on how the file was read; empty for a file that the suite wrote.
         assumed: whether nothing in the file says what its pixels are.
+        replaced: number of classes of the file's classifier where a new one took its place, else None.
     """
 
     path: Path
@@ -58,6 +75,7 @@ class Opened:
     names: tuple | None
     summary: str
     assumed: bool = False
+    replaced: int | None = None
 
     def scores(self):
         """A keras.Model of RGB images -> what classifiers are compared by: logits, or logarithms of probabilities."""
@@ -68,7 +86,7 @@ class Opened:
         return keras.Model(self.model.inputs[0], answers, name=self.model.name)
 
 
-def open_network(path, preprocessing="auto", input_shape=None, verbose=0):
+def open_network(path, preprocessing="auto", input_shape=None, verbose=0, new_head=None):
     """The classifier in a file, whatever its architecture.
 
     A file of weights alone is opened if they are those of a ResNet50, 101 or 152, whose shapes tell.
@@ -79,6 +97,7 @@ def open_network(path, preprocessing="auto", input_shape=None, verbose=0):
             layers, see `conventions.pixels_of`. With another one a Lambda in front of the network is left out.
         input_shape: (height, width, 3) for a model that takes images of any size; None leaves that open.
         verbose: 0 doesn't say how the file was read; what is assumed is always told.
+        new_head: a NewHead in the place of the file's classifier; None keeps that.
 
     Returns:
         An Opened.
@@ -89,12 +108,12 @@ def open_network(path, preprocessing="auto", input_shape=None, verbose=0):
     """
     start = random.getstate()  # of which Keras draws seeds for the weights that are then replaced
     try:
-        return _open(path, preprocessing, input_shape, verbose)
+        return _open(path, preprocessing, input_shape, verbose, new_head)
     finally:
         random.setstate(start)
 
 
-def _open(path, preprocessing, input_shape, verbose):
+def _open(path, preprocessing, input_shape, verbose, new_head=None):
     """`open_network`, which draws as many random seeds as building the network once takes."""
     path = checkpoints.existing(path)
     with checkpoints.errors_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, is_archive):
@@ -102,9 +121,9 @@ def _open(path, preprocessing, input_shape, verbose):
             found = archives.arrays(file, path)
             checkpoints.check_digest(file, found, path)
             source = _Source(path, file, config, found, is_archive, _halves(config))
-            opened = _opened(source, preprocessing, input_shape)
+            opened = _opened(source, preprocessing, input_shape, new_head)
     if config is None:
-        return _of_weights(path, preprocessing, input_shape, verbose)
+        return _of_weights(path, preprocessing, input_shape, verbose, new_head)
     if opened.assumed or opened.outputs == "labels":
         display.warn(opened.summary)
     elif opened.summary:
@@ -112,7 +131,7 @@ def _open(path, preprocessing, input_shape, verbose):
     return opened
 
 
-def load_network(path, class_num=None, input_shape=None, preprocessing="auto", verbose=0):
+def load_network(path, class_num=None, input_shape=None, preprocessing="auto", verbose=0, new_head="never"):
     """The network of a classifier's file, to be trained, pruned or measured by its logits.
 
     Args:
@@ -121,6 +140,8 @@ def load_network(path, class_num=None, input_shape=None, preprocessing="auto", v
         input_shape: (height, width, 3) that it must take; None takes any, and leaves open what the file leaves open.
         preprocessing: what it was trained with.
         verbose: 0 doesn't say how the file was read.
+        new_head: whether the classifier starts from random weights, for class_num classes: 'never'; 'if needed', where
+            the file has another number; or 'always'.
 
     Returns:
         An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes), all layers trainable.
@@ -130,8 +151,12 @@ def load_network(path, class_num=None, input_shape=None, preprocessing="auto", v
             had.
     """
     header = headers.read_header(path, preprocessing)
-    checkpoints.check_fits(header, class_num, input_shape)
-    opened = _open(path, preprocessing, input_shape, verbose)  # a run's later draws are those of earlier versions
+    checkpoints.check_fits(header, class_num if new_head == "never" else None, input_shape)
+    head = None if new_head == "never" else NewHead(class_num, new_head == "always")
+    opened = _open(path, preprocessing, input_shape, verbose, head)  # later draws are those of earlier versions
+    if opened.replaced not in (None, class_num):
+        line = f"{path} has {opened.replaced} classes, the data {class_num}: the classifier starts from random weights"
+        display.say(line, verbose)
     checkpoints.check_fits(headers.Header(str(path), opened.classes, None), class_num)
     if opened.outputs != "logits":
         what = {
@@ -159,20 +184,20 @@ class _Source:
     halves: tuple
     start: tuple = dataclasses.field(default_factory=random.getstate)
 
-    def rebuilt(self, **wanted):
-        """A rebuilding.Rebuilt of its config."""
+    def rebuilt(self, spare=0, **wanted):
+        """A rebuilding.Rebuilt of its config; spare: numbers that its weights may have beside the file's."""
         # Keras draws the seeds of initial weights from Python's random state. What a run draws behind this doesn't
         # depend on how often the network was rebuilt.
         random.setstate(self.start)
-        elements = sum(math.prod(item.shape) for item in self.found.values())
+        elements = sum(math.prod(item.shape) for item in self.found.values()) + spare
         version = self.file.attrs.get("keras_version", "3")
         version = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
         wanted = rebuilding.Wanted(elements, old=version[:2] in ("1.", "2."), **wanted)
         return rebuilding.rebuild(self.config, wanted)
 
 
-def _opened(source, asked, input_shape):
-    """The Opened of a file with a config."""
+def _opened(source, asked, input_shape, new_head):
+    """The Opened of a file with a config; arguments as of `open_network`."""
     size = None if input_shape is None else tuple(input_shape[:2])
     first = source.rebuilt(size=size, without_code=asked != "auto")
     _check_classifier(source.path, first.model, input_shape)
@@ -182,13 +207,20 @@ def _opened(source, asked, input_shape):
         if layer not in front.passed:
             raise vocabulary.unknown_layer(layer.name, "Lambda")
     outputs, changes = _outputs(source.path, first.model)
-    model = first.model
+    model, new, line = first.model, (), _line(source, pixels, outputs, bool(changes))
+    replaced = model.output_shape[-1] if _is_due(new_head, model.output_shape[-1]) else None
+    if replaced:
+        head, new = _head_of(source.path, model, new_head.classes)
+        changes |= head
     if changes or pixels.mode != "none":
         turned = pixels.mode == "caffe" and _takes_other_colours(front, model)
         added = _in_front(pixels.mode, turned, {layer.name for layer in model.layers})
-        again = source.rebuilt(size=size, without_code=asked != "auto", changes=changes, front=tuple(added))
+        spare = (new_head.classes if replaced else 0) * sum(
+            variable.shape[-2] + 4 for variable in _arrays(model, new) if len(variable.shape) > 1
+        )
+        again = source.rebuilt(spare, size=size, without_code=asked != "auto", changes=changes, front=tuple(added))
         model = again.model
-        _copy_weights(first.model, model)
+        _copy_weights(first.model, model, new)
         for kernel in [layer.kernel for layer in conventions.front_of(model).readers if turned]:
             kernel.assign(kernel[:, :, ::-1])
     for layer in model._flatten_layers():  # what the file froze would stay as pruning leaves it
@@ -200,17 +232,27 @@ def _opened(source, asked, input_shape):
         outputs,
         int(model.output_shape[-1]),
         classes.of_model(source.path),
-        _line(source, pixels, outputs, bool(changes)),
+        line,
         assumed,
+        replaced,
     )
 
 
-def _of_weights(path, preprocessing, input_shape, verbose):
+def _is_due(new_head, classes):
+    """Whether a NewHead, or None, takes the place of a classifier of so many classes."""
+    return new_head is not None and (new_head.always or new_head.classes != classes)
+
+
+def _of_weights(path, preprocessing, input_shape, verbose, new_head):
     """The Opened of a file without a config, of a ResNet's weights."""
     checkpoint = checkpoints.read_checkpoint(path)
-    model = checkpoints.open_checkpoint(checkpoint, None, input_shape, preprocessing, verbose=verbose)
-    pixels = checkpoints.pixels_of(checkpoint, preprocessing)
-    return Opened(path, model, pixels, "logits", checkpoint.classes, classes.of_model(path), "")
+    replaced, class_num = None, checkpoint.classes
+    if checkpoint.classes is None or _is_due(new_head, checkpoint.classes):
+        replaced, checkpoint.classes = checkpoint.classes, None
+        class_num = new_head and new_head.classes
+    model = checkpoints.open_checkpoint(checkpoint, class_num, input_shape, preprocessing, verbose=verbose)
+    pixels, names = checkpoints.pixels_of(checkpoint, preprocessing), classes.of_model(path)
+    return Opened(path, model, pixels, "logits", model.output_shape[-1], names, "", replaced=replaced)
 
 
 def _check_classifier(path, model, input_shape):
@@ -340,8 +382,16 @@ def _check_finite(path, model):
             raise InputError(f"{path}: {variable.path} is negative, expected variances", path)
 
 
-def _copy_weights(source, target):
+def _arrays(model, ids):
+    """The variables of some ids."""
+    return [variable for variable in model.weights if id(variable) in ids]
+
+
+def _copy_weights(source, target, left_out=()):
+    """Copies all weights but those of some ids."""
     for old, new in zip(source.weights, target.weights, strict=True):
+        if id(old) in left_out:
+            continue
         if old.shape != new.shape:  # can't happen: both were made from one config
             raise Unread(f"{new.path}, which is not {old.path}")
         new.assign(old)
@@ -453,37 +503,76 @@ def _times_called(model):
     return times
 
 
-def _softmax_of(model):
-    """{path of the softmax at the end: how it is left out}, empty where logits can't be had by leaving it out."""
-    # Back from the output, into models inside, through layers that move numbers.
+def _back(model):
+    """Yields (path, operation, its output) from a model's output back, into models inside, while one tensor is read."""
     path, tensor, outside = (), nodes.graph_of(model).outputs[0], []
-    count = math.prod(side or 0 for side in tensor.shape[1:])
-    times = _times_called(model)
     while True:
         operation, index, place = tensor._keras_history
-        kind = type(operation).__name__
         if nodes.is_model(operation):
             outside.append((operation._inbound_nodes[index], path))
             path = (*path, operation.name)
             tensor = nodes.graph_of(operation).outputs[place]
             continue
-        if kind == "InputLayer" and outside:  # through a model that has nothing but layers that move numbers
-            node, path = outside.pop()
-        elif kind == "InputLayer" or times[id(operation)] > 1:  # of a shared one the softmax counts elsewhere, too
-            return {}
+        if isinstance(operation, keras.layers.InputLayer):
+            if not outside:
+                return
+            node, path = outside.pop()  # through a model that has nothing but layers that move numbers
         else:
-            activation = getattr(getattr(operation, "activation", None), "__name__", None)
-            if math.prod(side or 0 for side in tensor.shape[1:]) == count:
-                if kind == "Softmax" or (kind, activation) == ("Activation", "softmax"):
-                    return {(*path, operation.name): "without"}
-                if re.fullmatch(r"\w*Dense|\w*Conv\w*", kind) and activation == "softmax":
-                    return {(*path, operation.name): "linear"}
-            if kind not in BEHIND_SOFTMAX and (kind, activation) != ("Activation", "linear"):
-                return {}
+            yield (*path, operation.name), operation, tensor
             node = operation._inbound_nodes[index]
         if len(node.input_tensors) != 1:
-            return {}
+            return
         tensor = node.input_tensors[0]
+
+
+def _softmax_of(model):
+    """{path of the softmax at the end: how it is left out}, empty where logits can't be had by leaving it out."""
+    times, count = _times_called(model), math.prod(side or 0 for side in model.output_shape[1:])
+    for path, operation, tensor in _back(model):
+        if times[id(operation)] > 1:  # of a shared one the softmax counts elsewhere, too
+            return {}
+        kind = type(operation).__name__
+        activation = getattr(getattr(operation, "activation", None), "__name__", None)
+        if math.prod(side or 0 for side in tensor.shape[1:]) == count:
+            if kind == "Softmax" or (kind, activation) == ("Activation", "softmax"):
+                return {path: "without"}
+            if re.fullmatch(r"\w*Dense|\w*Conv\w*", kind) and activation == "softmax":
+                return {path: "linear"}
+        if kind not in BEHIND_SOFTMAX and (kind, activation) != ("Activation", "linear"):
+            return {}
+    return {}
+
+
+def _head_of(path, model, class_num):
+    """What to change so that a network has another number of classes.
+
+    Args:
+        path: its file.
+        model: the network.
+        class_num: the number of classes.
+
+    Returns:
+        (changes as `rebuilding.Wanted` has them, ids of the variables that get new values).
+
+    Raises:
+        InputError: its classes are not the outputs of a Dense layer or a convolution.
+    """
+    changes, new, have = {}, [], model.output_shape[-1]
+    for place, operation, _ in _back(model):
+        new += [id(variable) for variable in operation.weights]
+        for kind, setting in MAKE_CLASSES.items():
+            if type(operation).__name__ == kind and getattr(operation, setting) == have:
+                return changes | {place: {setting: class_num, "activation": "linear"}}, new
+        if isinstance(operation, keras.layers.Reshape):
+            shape = [class_num if side == have else side for side in operation.target_shape]
+            changes[place] = {"target_shape": shape}
+        elif type(operation).__name__ not in KEEP_CLASSES:
+            break
+    raise InputError(
+        f"received {path}, whose {have} classes are not the outputs of a Dense layer or a convolution at its end; "
+        f"expected a network with one, so that it can be replaced by one of {class_num}",
+        path,
+    )
 
 
 def _adds_up(model):

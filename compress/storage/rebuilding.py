@@ -86,7 +86,7 @@ class Wanted:
         old: whether tf.keras 2 wrote the file.
         without_code: a Lambda becomes an Identity; `Rebuilt.code` says which did.
         changes: {path of a layer, as a tuple of names: 'linear' for one whose activation is left out, 'without' for
-            one that is left out}.
+            one that is left out, or a dict of settings that take the place of its own}.
         front: layers that come first, between the input and what reads it.
     """
 
@@ -317,8 +317,9 @@ class _Rebuilding:
         if kind not in known:
             raise vocabulary.unknown_layer(name, kind)
         rules.check_precision(Step(kind, name, config, [], {}))
-        settings = self._settings(known[kind], kind, config, name)
-        if self.wanted.changes.get(path) == "linear":
+        change = self.wanted.changes.get(path)
+        settings = self._settings(known[kind], kind, config | (change if isinstance(change, dict) else {}), name)
+        if change == "linear":
             settings["activation"] = "linear"
         with self._errors_of(name, kind):
             trainable = settings.pop("trainable", True)  # which some classes don't take

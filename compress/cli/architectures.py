@@ -1,0 +1,18 @@
+"""Names of the networks that can be built new. Imports no Keras."""
+
+OWN = {  # of model.py: its depth
+    **{f"ResNet{depth}": depth for depth in (50, 101, 152)},  # bottlenecks, as in keras.applications
+    **{f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)},  # basic blocks, for CIFAR
+}
+KERAS = {  # constructors of keras.applications: what their preprocess_input does, 'inside' where a layer does it
+    **{f"ConvNeXt{size}": "inside" for size in ("Tiny", "Small", "Base", "Large", "XLarge")},
+    **{f"DenseNet{depth}": "torch" for depth in (121, 169, 201)},
+    **{f"EfficientNetB{number}": "inside" for number in range(8)},
+    **{f"EfficientNetV2{size}": "inside" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")},
+    **dict.fromkeys(("InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2", "Xception"), "tf"),
+    **dict.fromkeys(("MobileNetV3Large", "MobileNetV3Small"), "inside"),
+    **dict.fromkeys(("NASNetLarge", "NASNetMobile"), "tf"),
+    **{f"ResNet{depth}V2": "tf" for depth in (50, 101, 152)},
+    **dict.fromkeys(("VGG16", "VGG19"), "caffe"),
+}
+NAMES = (*OWN, *KERAS)

@@ -1,0 +1,50 @@
+"""model.py's builders and their names: against keras.applications, the paper's counts, and a walk over the names."""
+
+import keras
+import numpy as np
+import pytest
+
+import model
+from compress.cli.architectures import KERAS, NAMES, OWN
+from compress.errors import InputError
+from compress.graph.network import Graph
+
+
+def test_the_names_are_those_of_keras_applications():
+    constructors = {name for name in dir(keras.applications) if name[0].isupper()}
+    assert set(KERAS) | {name for name in OWN if name.startswith("ResNet")} == constructors
+    assert len(set(NAMES)) == len(NAMES)
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+def test_resnets_for_cifar_have_the_papers_parameters(depth, millions):
+    # He et al. 2016, table 6; their shortcuts have none, here two projections have 16 x 32 + 32 x 64
+    net = model.build_model(f"resnet{depth}", 10, (32, 32, 3))
+    trained = sum(int(np.prod(v.shape)) for v in net.trainable_variables)
+    assert trained == pytest.approx(1e6 * millions, rel=0.03)
+    assert sum(isinstance(layer, keras.layers.Conv2D) for layer in net.layers) == depth - 1 + 2  # and one Dense layer
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0", "VGG16"])
+def test_a_network_of_keras_has_its_parameters_logits_and_pixels_inside(name):
+    net = model.build_model(name, 7, (32, 32, 3))
+    own = getattr(keras.applications, name)(weights=None, classes=7, input_shape=(32, 32, 3))
+    assert net.count_params() == own.count_params() and Graph(net).groups
+    assert net.input_shape == (None, 32, 32, 3) and net.output_shape == (None, 7)
+    assert net.layers[-1].activation is keras.activations.linear
+    white = net(np.full((1, 32, 32, 3), 255, "float32"), training=False)
+    assert np.isfinite(np.asarray(white)).all()
+    norms = [layer for layer in net.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert {layer.momentum for layer in norms} <= {0.9}
+
+
+def test_images_that_are_too_small_are_refused_in_a_line():
+    with pytest.raises(InputError, match="received InceptionV3 for images of 32x32, which it doesn't take"):
+        model.build_model("InceptionV3", 10, (32, 32, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_architecture_is_built_and_read(name):
+    graph = Graph(model.build_model(name, 5, (96, 96, 3)))
+    assert graph.model.output_shape == (None, 5) and graph.groups

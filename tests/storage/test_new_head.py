@@ -1,0 +1,66 @@
+"""opening.load_network with a new head: other classes, all else as the file has it."""
+
+import keras
+import numpy as np
+import pytest
+
+from compress.errors import InputError
+from compress.storage import opening
+
+
+def ended(*layers, size=(12, 10, 3)):
+    return keras.Sequential([keras.Input(size), keras.layers.Conv2D(4, 3, activation="relu"), *layers])
+
+
+POOL, POOL1D = keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling1D
+NETWORKS = {
+    "dense": lambda: ended(POOL(), keras.layers.Dense(5)),
+    "softmax behind": lambda: ended(POOL(), keras.layers.Dense(5), keras.layers.Dropout(0.5), keras.layers.Softmax()),
+    "convolution": lambda: ended(keras.layers.Conv2D(5, 1), POOL(), keras.layers.Activation("softmax")),
+    "nested": lambda: keras.Sequential(
+        [keras.Input((12, 10, 3)), keras.layers.RandomFlip(), ended(POOL(), keras.layers.Dense(5))]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_new_head_has_other_classes_and_all_else_is_kept(name, tmp_path):
+    path = tmp_path / "model.keras"
+    theirs = NETWORKS[name]()
+    theirs.save(path)
+    net = opening.load_network(path, 7, new_head="if needed")
+    assert net.output_shape == (None, 7)
+    kept = [v for v in net.weights if v.shape[-1] != 7]
+    wanted = [v for v in theirs.weights if v.shape[-1] != 5 or v.path.split("/")[-1] not in ("kernel", "bias")]
+    assert [v.shape for v in kept if "seed" not in v.path] == [v.shape for v in wanted if "seed" not in v.path]
+    for now, old in zip(kept, wanted, strict=True):
+        np.testing.assert_array_equal(now, old)
+    same = opening.load_network(path, 5, new_head="if needed")
+    fresh = opening.load_network(path, 5, new_head="always")
+    heads = [[np.asarray(v) for v in other.weights if v.name == "kernel"][-1] for other in (theirs, same, fresh)]
+    np.testing.assert_array_equal(heads[0], heads[1])
+    assert heads[2].shape == heads[0].shape and np.abs(heads[2] - heads[0]).max() > 1e-3
+    assert np.isfinite(np.asarray(fresh(np.ones((1, 12, 10, 3), "float32"), training=False))).all()
+    ends = [
+        layer for layer in fresh._flatten_layers() if getattr(layer, "activation", None) is keras.activations.softmax
+    ]
+    assert not ends
+
+
+def test_a_new_head_of_mobilenet_reshapes_other_classes(tmp_path):
+    path = tmp_path / "model.h5"
+    keras.applications.MobileNet(weights=None, classes=5, input_shape=(32, 32, 3), alpha=0.25).save(path)
+    assert opening.load_network(path, 9, new_head="if needed").output_shape == (None, 9)
+
+
+def test_what_has_no_head_gets_none(tmp_path):
+    path = tmp_path / "model.keras"
+    ended(
+        keras.layers.Conv2D(5, 1),
+        keras.layers.Flatten(),
+        keras.layers.Reshape((8, 50)),
+        POOL1D(),
+        keras.layers.Softmax(),
+    ).save(path)
+    with pytest.raises(InputError, match="whose 50 classes are not the outputs of a Dense layer or a convolution"):
+        opening.load_network(path, 7, new_head="if needed")

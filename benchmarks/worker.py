@@ -105,13 +105,13 @@ def train_step(args):
     """A training step of Keras' own layers (library keras) or of this suite (library suite), on one batch."""
     import keras
 
-    from compress.engine import fast
+    from compress.engine import twin
     from compress.training import recipe as recipes
 
     if args.library == "keras":
         keras.config.set_dtype_policy(args.precision)
     net = network(args.net)
-    trainer = net if args.library == "keras" else fast.FastResNet(net, args.precision)
+    trainer = net if args.library == "keras" else twin.Twin(net, args.precision)
     recipe = recipes.Recipe(1, BATCH, 1e-3, precision=args.precision)
     recipes.compile_classifier(trainer, recipe, 10**6)
     if args.library == "keras":  # Keras' own optimiser in place of the suite's, with the same settings
@@ -150,10 +150,10 @@ def inference(args):
     """A forward pass of the folded network on one batch in memory."""
     import tensorflow as tf
 
-    from compress.engine import folded
+    from compress.engine import folding
 
     images = tf.constant(pixels()[0])
-    function = tf.function(folded.FoldedResNet(network(args.net), args.precision))
+    function = tf.function(folding.FoldedModel(network(args.net), args.precision))
     return lambda: function(images).numpy()
 
 
@@ -165,27 +165,26 @@ def predict(args):
 
 def apoz(args):
     """The APoZ pass on `--images` images."""
-    from compress.pruning import criteria
+    import prune
 
     net, (images, _) = network("base"), pixels(args.images)
-    return lambda: criteria.compute_apoz(net, images, BATCH)
+    return lambda: prune.compute_apoz(net, images, BATCH)
 
 
 def latency(args):
     """One call of the compiled folded network on `--images` images, after `--trims` prunings by the default rule."""
-    from compress.engine import folded, recalibration
-    from compress.graph import surgery
-    from compress.pruning import criteria, masks
+    import prune
+    from compress.engine import folding, measuring
 
     net, (images, _) = network("base"), pixels(256)
     if args.library == "keras":
         return lambda: net.predict_on_batch(images[: args.images])
     # BN recalibration first: the moving statistics of a new network normalise nothing, and APoZ would measure that.
-    recalibration.recalibrate_bn(net, images)
+    measuring.recalibrate_bn(net, images)
     for _ in range(args.trims):
-        net = surgery.trim_model(net, masks.create_mask(criteria.compute_apoz(net, images), None, args.round_to))
-        recalibration.recalibrate_bn(net, images)
-    function = folded.freeze(net, args.precision)
+        net = prune.trim_model(net, prune.create_mask(prune.compute_apoz(net, images), None, args.round_to))
+        measuring.recalibrate_bn(net, images)
+    function = folding.freeze(net, args.precision)
     from compress import metrics
 
     print(json.dumps({"macs": metrics.count_macs(net), "parameters": net.count_params()}), flush=True)

@@ -73,6 +73,12 @@ def check_names(root, names):
     Raises:
         InputError: they are.
     """
+    if copies := naming.copies(names):
+        copy, name = next(iter(copies.items()))
+        raise InputError(
+            f"`dataset`: {root} has {name} and {copy}, which is called a copy of it; expected each class once: remove "
+            "it, or move its images; if it is a class of its own, rename it"
+        )
     if pieces := naming.pieces(names):
         raise InputError(
             f"`dataset`: {root} has {listed(pieces)}, which are called pieces of one data set; expected a "

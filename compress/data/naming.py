@@ -153,6 +153,24 @@ def hint_of(name, short=False):
     return next((split for word in found for table in tables for split, known in table.items() if word in known), None)
 
 
+# what file managers append to a copy, in several languages: 'cat - Copy (2)', 'cat (1)', 'cat copy', 'Copy of cat'
+COPY = re.compile(
+    r"(?i)^(?:cop(?:y|ie|ia) (?:of|de|von|di) )?(.*?)(?:[ _-]+(?:cop(?:y|ie|ia)|kopie))?(?: ?\(\d+\)| \d+)?$"
+)
+
+
+def copies(names):
+    """Those of several names that are another one with what a file manager calls its copies: {copy: the other}."""
+    known, found = {composed(name).casefold(): name for name in names}, {}
+    for name in names:
+        whole = composed(name)
+        rest = COPY.match(whole)[1].strip()
+        bare_number = re.fullmatch(re.escape(rest) + r" \d+", whole)  # 'class 1' beside 'class' may be a class
+        if rest != whole and not bare_number and rest.casefold() in known:
+            found[name] = known[rest.casefold()]
+    return found
+
+
 def pieces(names):
     """Those of several names that call their folders the pieces of one data set, such as 'part_1' and 'part_2'."""
     rests = {}

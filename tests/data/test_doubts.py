@@ -229,3 +229,16 @@ def test_a_table_that_agrees_with_the_folders_or_is_finer_is_none_of_their_busin
             "file,label\n" + "\n".join(f"{i}.png,{labels[i % len(labels)]}" for i in range(12))
         )
         assert folders.list_folder(str(tmp_path)).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("copy", ["cat - Copy", "cat (1)", "cat copy", "Copy of cat", "CAT - Kopie (2)", "cat_copy"])
+def test_a_copy_of_a_class_is_refused(copy, tmp_path):
+    fill(tmp_path, "cat", "dog", copy)
+    assert f"has cat and {copy}, which is called a copy of it" in refused(tmp_path)
+    fill(tmp_path / "splits", "train/cat", "train/dog", f"train/{copy}", "test/cat", "test/dog")
+    assert f"has cat and {copy}, which is called a copy of it" in refused(tmp_path / "splits")
+
+
+def test_names_that_only_look_like_copies_are_classes():
+    for names in (["cat", "dog (1)"], ["class", "class 1", "class 2"], ["copy", "copying"], ["hard copy", "soft copy"]):
+        assert not naming.copies(names)

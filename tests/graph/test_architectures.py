@@ -1,5 +1,7 @@
 """model.py's builders and their names: against keras.applications, the paper's counts, and a walk over the names."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -41,6 +43,26 @@ def test_a_network_of_keras_has_its_parameters_logits_and_pixels_inside(name):
 def test_images_that_are_too_small_are_refused_in_a_line():
     with pytest.raises(InputError, match="received InceptionV3 for images of 32x32, which it doesn't take"):
         model.build_model("InceptionV3", 10, (32, 32, 3))
+
+
+def test_the_drawing_of_groups_says_what_the_graph_says():
+    groups = Graph(model.build_model("MobileNetV2")).groups
+    inner, stream = groups["block_2_expand"], groups["block_1_project"]
+    assert (inner.width, inner.makers, inner.readers, inner.inner) == (
+        144,
+        ("block_2_expand", "block_2_depthwise"),
+        ("block_2_project",),
+        True,
+    )
+    assert (stream.width, stream.makers, stream.readers, stream.inner) == (
+        24,
+        ("block_1_project", "block_2_project"),
+        ("block_2_expand", "block_3_expand"),
+        False,
+    )
+    drawn = (Path(__file__).parents[2] / "docs/img/group.svg").read_text(encoding="utf-8")
+    for text in (*inner.makers, *inner.readers, *stream.makers, *stream.readers, "24 to 144", "144 to 24"):
+        assert text in drawn
 
 
 @pytest.mark.slow

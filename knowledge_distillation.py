@@ -10,7 +10,7 @@ import sys
 import typing
 from pathlib import Path
 
-from compress.cli import app, configs, display, flags, keywords, tables
+from compress.cli import app, configs, display, flags, keywords, tables, values
 from compress.errors import InputError
 from compress.graph import resnet
 from compress.plots import roles
@@ -19,6 +19,7 @@ from compress.storage import files, records, resuming, shipped
 EXAMPLE = """example:
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --epoch_num 14 --lambda2=0.3 --lambda3=0.2
   python knowledge_distillation.py --root_folder model/pruned_model/iter15 --epoch_num 4 --stream_divisor 32 --ablation
+  python knowledge_distillation.py --root_folder model/base_model --student_architecture MobileNetV2 --epoch_num 14
 """
 # name of each row of the ablation: (soft labels, intermediate, adversarial) on or off; none of them: trained directly
 ABLATION = {
@@ -36,7 +37,7 @@ TRIED = (0.5, 0.3, 0.2)  # lambdas of its rows, where the student's own is 0
 # What a student is trained by. Each loss takes what teacher and student make of a batch of N images, and the labels:
 #
 #   teacher.logits, student.logits       (N, classes)
-#   teacher.features, student.features   four feature maps (N, h, w, channels), one behind each stage
+#   teacher.features, student.features   feature maps (N, h, w, channels), those before each change of resolution
 #   labels                               (N,) whole numbers
 #
 # and returns a scalar, the mean over the batch. `losses_of` below gives each its weight. A loss of your own is one more
@@ -58,16 +59,20 @@ def backbone_loss(teacher, student, labels, temperature):
 
 
 def intermediate_loss(teacher, student, labels, regressors):
-    """Features: the sum over the four stages of the mean squared error, mean (f_t - r(f_s))^2.
+    """Features: the sum over the pairs of feature maps of the mean squared error, mean (f_t - r(f_s))^2.
 
     A regressor r maps the student's feature map to the teacher's channels and sides; it is trained with the student.
-    Romero et al. 2015, FitNets, arXiv 1412.6550, equation 3, at four places.
+    Where the student's map is the smaller one, the teacher's is averaged down to it. Romero et al. 2015, FitNets, arXiv
+    1412.6550, equation 3, at several places: `compress.distillation.features.matched` says at which.
     """
     from keras import ops
 
+    from compress.distillation.regressors import averaged
+
     errors = []
     for f_t, f_s, regress in zip(teacher.features, student.features, regressors, strict=True):
-        difference = ops.cast(f_t, "float32") - ops.cast(regress(f_s), "float32")  # (N, h, w, teacher's channels)
+        regressed = ops.cast(regress(f_s), "float32")  # (N, h, w, teacher's channels)
+        difference = averaged(ops.cast(f_t, "float32"), regressed.shape[1:3]) - regressed
         errors.append(ops.mean(ops.square(difference)))
     return sum(errors)
 
@@ -130,18 +135,22 @@ def losses_of(config, teacher, student, steps):
 
     Args:
         config: a configs.DistilConfig.
-        teacher: a ResNet of `resnet.build_resnet`.
+        teacher: a keras.Model of logits that `nodes.graph_of` takes.
         student: another, for the same images and classes.
         steps: training steps that are to be done, over which a teacher is annealed.
 
     Returns:
         List of `compress.distillation.distiller.Loss`.
+
+    Raises:
+        InputError: an intermediate loss is asked for, and one of the networks has no feature maps to compare.
     """
     import keras
 
     from compress.distillation.discriminator import build_discriminator
     from compress.distillation.distiller import Loss
-    from compress.distillation.regressors import build_regressors, feature_shapes
+    from compress.distillation.features import shapes_to_match
+    from compress.distillation.regressors import build_regressors
 
     def taught(weight):  # by the teacher, whose part may fall
         return annealed(weight, steps) if config.teacher_annealing else weight
@@ -151,9 +160,8 @@ def losses_of(config, teacher, student, steps):
         backbone = functools.partial(backbone_loss, temperature=config.temperature)
         losses.append(Loss("backbone", backbone, taught(config.lambda1)))
     if config.lambda2:
-        regressors = build_regressors(
-            config.regressor_name, feature_shapes(student), feature_shapes(teacher), config.precision
-        )
+        theirs, ours = shapes_to_match(teacher, student)
+        regressors = build_regressors(config.regressor_name, ours, theirs, config.precision)
         intermediate = functools.partial(intermediate_loss, regressors=regressors)
         losses.append(Loss("intermediate", intermediate, taught(config.lambda2), regressors))
     if config.lambda3:
@@ -182,8 +190,7 @@ def build_parser():
         type=flags.path,
         required=True,
         help="the teacher: a folder with model.h5, as prune_model.py (model/pruned_model/iter15) and "
-        "train_base_model.py (model/base_model) write it, or an .h5 or .keras file of this suite "
-        "or of keras.applications",
+        "train_base_model.py (model/base_model) write it, or an .h5 or .keras file of any classifier",
     )
     group.add_argument(
         "--save_folder",
@@ -270,11 +277,26 @@ def add_loss_flags(parser):
 def add_student_flags(parser):
     """Those that say what the student looks like, see configs.StudentConfig."""
     group = parser.add_argument_group("student")
+    other = group.add_mutually_exclusive_group()
+    other.add_argument(
+        "--student_path",
+        type=flags.path,
+        metavar="FILE",
+        help="an .h5 or .keras file of any network for the same classes and images, which becomes the student, with "
+        "its weights (default: the student is made from the teacher)",
+    )
+    other.add_argument(
+        "--student_architecture",
+        type=values.architecture,
+        metavar="NAME",
+        help="a network that becomes the student, with random weights: a name of train_base_model.py --architecture, "
+        "such as MobileNetV2 or resnet20",
+    )
     add_size_flags(group)
     group.add_argument(
         "--student_stem",
         choices=resnet.STEMS,
-        help="as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
+        help="of a ResNet, as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
         "channels under --target_macs (default: the teacher's)",
     )
     group.add_argument(
@@ -282,7 +304,7 @@ def add_student_flags(parser):
         type=flags.whole(1, 36),
         nargs=4,
         metavar="N",
-        help="blocks of the four stages, the first of the teacher's; fewer leave wider ones under the "
+        help="blocks of a ResNet's four stages, the first of the teacher's; fewer leave wider ones under the "
         "same targets (default: the teacher's, 3 4 6 3 of a ResNet50)",
     )
     group.add_argument(
@@ -301,22 +323,22 @@ def add_size_flags(group):
     size.add_argument(
         "--stream_divisor",
         type=flags.whole(1, 2048),
-        help="divide the stream widths by this and keep the teacher's inner widths (the original: 32)",
+        help="divide the widths of residual streams by this and keep the teacher's inner widths (the original: 32)",
     )
     size.add_argument(
         "--target_compression",
         type=flags.real(1),
         metavar="RATE",
-        help="parameters of the smallest of ResNet50, 101 and 152 that has the teacher's blocks / "
-        "student's, at least "
+        help="parameters of the teacher / student's, at least; of a ResNet50, 101 or 152 they count from the whole one "
+        "that the teacher is a part of "
         f"(default: {configs.STUDENT_COMPRESSION}, unless --stream_divisor is given)",
     )
     group.add_argument(
         "--target_macs",
         type=flags.macs,
         metavar="MACS",
-        help="MACs of the student at most (10M), or the reduction (8x) of those of the whole ResNet50, "
-        "101 or 152 that the teacher is a part of, not of the teacher's own; alone of the two, "
+        help="MACs of the student at most (10M), or the reduction (8x) of the teacher's; of a ResNet50, 101 or 152 it "
+        "counts from the whole one that the teacher is a part of; alone of the two, "
         "--target_compression leaves them free (default: 8x where neither is given)",
     )
     group.add_argument(
@@ -346,7 +368,7 @@ class Plan:
 
     Attributes:
         path: of the teacher's file.
-        header: what is in it, but for its weights.
+        header: what is in it, a headers.Header.
         student: a configs.StudentConfig.
         record: what makes the result, see `records.run_record`; what the images say of themselves is added to it.
     """
@@ -392,21 +414,28 @@ def check(args):
     Raises:
         InputError: flags that contradict each other, a teacher that can't be used, a folder that can't be written to.
     """
-    from compress.storage import checkpoints
+    from compress.distillation import resnets
+    from compress.storage import checkpoints, headers
 
     student = configs.StudentConfig.of(args).with_targets()
     check_flags(args)
     files.check_writable(args.save_folder)
     path = Path(args.root_folder)
     path = path if path.is_file() else path / "model.h5"
-    for folder in (args.save_folder, *(ablation_folder(args, name) for name in ABLATION)):
-        files.check_apart(path, folder)
-    header = checkpoints.read_checkpoint(path, weights=False)
-    checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
+    others = [args.student_path] if args.student_path else []  # files that Keras is to open as well
+    for source in (path, *others):
+        for folder in (args.save_folder, *(ablation_folder(args, name) for name in ABLATION)):
+            files.check_apart(source, folder)
+    header = headers.read_header(path, args.preprocessing)
+    for found in (header, *(headers.read_header(other, args.preprocessing) for other in others)):
+        checkpoints.check_fits(found, args.class_num, dataset=args.dataset)
     records.check_split(path, args.dataset, args.val_split)
-    student = student.behind(header.stem, resnet.blocks_of(header.widths))
+    student = student.behind(*(resnets.form_in(path) or (None, None)))
     # a run is repeated with the shape that it had, whatever the defaults are by then
-    return Plan(path, header, student, records.run_record(vars(args) | dataclasses.asdict(student), files.sha256(path)))
+    record = records.run_record(vars(args) | dataclasses.asdict(student), files.sha256(path))
+    if args.student_path:
+        record["student_sha256"] = files.sha256(args.student_path)
+    return Plan(path, header, student, record)
 
 
 def begin(args, plan):
@@ -433,18 +462,21 @@ def make_networks(args, plan, images):
         (teacher, student, what result.json holds of both by now).
     """
     from compress.distillation import student as students
-    from compress.storage import checkpoints, classes
+    from compress.graph.network import Graph
+    from compress.storage import classes, opening
 
     parents = classes.meet(plan.path, images)
-    teacher = checkpoints.load_model(plan.path, images.class_num, images.image_shape, *flags.opening(args))
+    teacher = opening.load_network(plan.path, images.class_num, images.image_shape, args.preprocessing, args.verbose)
+    whole = students.whole_of(Graph(teacher))
     student = make_student(plan.student, teacher, images)
     known = {
         "teacher_acc": accuracy_of_teacher(args, plan.path, teacher, images),
         "parent_sha256": plan.record["parent_sha256"],
         "class_names": plan.record["class_names"],
         "parent_class_names": parents,
-        "widths": resnet.widths_of(student),
-        "goal": students.goal(plan.student, teacher, student),
+        "student": plan.student.origin,
+        "widths": students.recorded_widths(student),
+        "goal": students.goal(plan.student, whole, teacher, student),
     }
     return teacher, student, known
 
@@ -452,11 +484,11 @@ def make_networks(args, plan, images):
 def accuracy_of_teacher(args, path, teacher, images):
     """The teacher's validation accuracy, 0 to 1. Raises InputError where its logits aren't finite."""
     from compress import metrics
-    from compress.engine import folded
+    from compress.engine import folding
     from compress.training import runs
 
     found = metrics.evaluate(
-        folded.FoldedResNet(teacher, args.precision),
+        folding.FoldedModel(teacher, args.precision),
         images.val,
         args.batch_size,
         display.track("teacher: validation", args.verbose, "compiling"),
@@ -477,28 +509,47 @@ def make_student(config, teacher, images):
 
     Args:
         config: a configs.StudentConfig with targets and form.
-        teacher: a ResNet of `resnet.build_resnet`.
+        teacher: a keras.Model of logits that `nodes.graph_of` takes.
         images: a dataset.Data.
     """
     import keras
 
     from compress.data import dataset
     from compress.distillation import student as students
-    from compress.engine import recalibration
+    from compress.engine import measuring
     from compress.training import fit
 
-    architecture = resnet.architecture_of(teacher)
-    widths = students.choose_widths(config, architecture)
+    if config.student_path or config.student_architecture:
+        return other_student(config, images)
+    pattern = students.Pattern(teacher, config.student_stem, config.student_blocks)
+    widths = students.choose_widths(config, pattern)
     keras.utils.set_random_seed(config.seed)
     if config.student_init == "random":
-        return resnet.build_resnet(**(architecture | {"widths": widths, "stem": config.student_stem}))
-    student = students.inherit_student(teacher, widths, config.student_stem)
-    if config.recalibrate_images:  # its statistics are still those of the teacher's wider layers
+        return students.random_student(pattern, widths)
+    student = students.inherit_student(pattern.graph, widths)
+    if config.recalibrate_images and measuring.norms_of(student):  # they still have those of the teacher's wider layers
         fit.check_batch(student, config.recalibrate_images, "recalibrate_images")
         sample = dataset.sample(images.train, config.recalibrate_images)[0]
         bar = display.track("student: batch-norm", config.verbose, "compiling")
-        recalibration.recalibrate_bn(student, sample, config.batch_size, bar)
+        measuring.recalibrate_bn(student, sample, config.batch_size, bar)
     return student
+
+
+def other_student(config, images):
+    """The student that isn't made from the teacher: the network of a file, or a new one."""
+    import keras
+
+    from compress.storage import opening
+    from model import build_model
+
+    size = images.class_num, images.image_shape
+    if config.student_path:
+        return opening.load_network(config.student_path, *size, config.preprocessing, config.verbose)
+    keras.utils.set_random_seed(config.seed)
+    try:
+        return build_model(config.student_architecture, *size)
+    except InputError as error:  # of images that are too small for it
+        raise InputError(str(error).replace("`architecture`", "`student_architecture`")) from None
 
 
 def train(args, plan, networks, images):
@@ -560,11 +611,12 @@ def write_results(args, plan, networks, images, history):
     Returns:
         What result.json holds.
     """
+    from compress.distillation.student import whole_of
+    from compress.graph.network import Graph
     from compress.storage import recording
 
     teacher, student, known = networks
-    whole = resnet.unpruned_widths(plan.header.widths)  # what a compression rate is counted from
-    base_parameters = resnet.cost_of(whole, images.class_num, images.image_shape, plan.header.stem)[0]
+    base_parameters = whole_of(Graph(teacher)).parameters  # what a compression rate is counted from
     result = summary(args, history, student, base_parameters, images, args.save_folder, plan.record) | known
     written = Path(args.save_folder) / "result.json"
     records.write_json(written, result | ({"finished": False} if args.ablation else {}))
@@ -580,10 +632,11 @@ def write_results(args, plan, networks, images, history):
 
 def summary(args, history, student, base_parameters, images, folder, run_record):
     """What result.json holds of one student, without the teacher's part."""
-    from compress import metrics
+    from compress.distillation.student import sizes_of
 
     best, file = records.best_epoch(history), Path(folder) / "model.h5"
-    size = metrics.size_of(student, file)
+    parameters, macs = sizes_of(student)
+    size = {"parameters": parameters, "macs": macs, "bytes": file.stat().st_size}
     return {
         "val_acc": history["val_acc"][best],
         "val_loss": history["val_loss"][best],
@@ -602,9 +655,9 @@ def summary(args, history, student, base_parameters, images, folder, run_record)
 
 def show(args, teacher, base_parameters, result):
     """Prints the table of teacher and student."""
-    from compress import metrics
+    from compress.distillation.student import sizes_of
 
-    size = teacher.count_params()
+    size, macs = sizes_of(teacher)
     display.print_table(
         f"Distillation; {result['images']:,} validation images",
         [
@@ -616,7 +669,7 @@ def show(args, teacher, base_parameters, result):
             ("compression rate", tables.ratio),
         ],
         [
-            ["teacher", None, result["teacher_acc"], size, metrics.count_macs(teacher), base_parameters / size],
+            ["teacher", None, result["teacher_acc"], size, macs, base_parameters / size],
             [
                 "student",
                 f"{result['best_epoch']} of {result['epochs']}",

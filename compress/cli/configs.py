@@ -269,6 +269,9 @@ class StudentConfig(Config):
         student_stem: of `resnet.STEMS`; None for the teacher's.
         student_blocks: blocks of the four stages; None for the teacher's.
         student_init: 'inherit' for the teacher's most important channels, or 'random'.
+        student_path: file of a student of another architecture; None for one that is made from the teacher.
+        student_architecture: name of an architecture that the student has instead, with random weights; None likewise.
+        preprocessing: what a student's file from elsewhere was trained with.
         recalibrate_images: training images on which batch-norm is measured again where channels went; 0 for none.
         batch_size: images a pass of that.
         seed: of random weights.
@@ -283,17 +286,30 @@ class StudentConfig(Config):
     student_stem: str | None = None
     student_blocks: list | None = None
     student_init: str = "inherit"
+    student_path: str | None = None
+    student_architecture: str | None = None
+    preprocessing: str = "auto"
     recalibrate_images: int = 2048
     batch_size: int = 128
     seed: int = 826
     verbose: int = 1
 
+    @property
+    def origin(self):
+        """Which student it is, for a record: {"from": 'teacher', a file or an architecture}; 'teacher' has "init"."""
+        other = self.student_path or self.student_architecture
+        return {"from": other} if other else {"from": "teacher", "init": self.student_init}
+
     def with_targets(self):
         """This config with the targets that hold where none was given.
 
         Raises:
-            InputError: a target stands beside the divisor, which fixes all widths.
+            InputError: a target stands beside the divisor, which fixes all widths, or what shapes a student that is
+                made from its teacher beside a student that isn't.
         """
+        if given := next((name for name in ("student_path", "student_architecture") if getattr(self, name)), None):
+            self._check_apart(given)
+            return self
         if self.stream_divisor:
             for name in ("target_macs", "stage_tilt"):
                 if getattr(self, name):
@@ -311,16 +327,44 @@ class StudentConfig(Config):
             stage_tilt=self.stage_tilt or (STUDENT_TILT if macs else 1.0),
         )
 
+    def _check_apart(self, given):
+        """Raises InputError where something shapes a student that has a shape of its own, by the parameter given."""
+        sizes = ("stream_divisor", "target_compression", "target_macs", "stage_tilt")
+        for name in (*sizes, "student_stem", "student_blocks"):
+            if getattr(self, name):
+                raise InputError(
+                    f"`{name}`: received it beside `{given}={getattr(self, given)}`, a network that has its shape; "
+                    "expected one of them"
+                )
+        if self.student_path and (self.student_architecture or self.student_init == "random"):
+            name = "student_architecture" if self.student_architecture else "student_init"
+            raise InputError(
+                f"`{name}`: received {getattr(self, name)} beside `student_path={self.student_path}`, whose weights "
+                "the student starts from; expected one of them"
+            )
+
     def behind(self, teacher_stem, teacher_blocks):
         """This config with the teacher's stem and blocks where none were given.
 
         Args:
-            teacher_stem: of `resnet.STEMS`.
-            teacher_blocks: of the four stages.
+            teacher_stem: of `resnet.STEMS`; None where the teacher is no ResNet of `model.py`.
+            teacher_blocks: of the four stages; None likewise.
 
         Raises:
-            InputError: the stem's kernel is larger than the teacher's, which it is cut from; or there are more blocks.
+            InputError: the stem's kernel is larger than the teacher's, which it is cut from; there are more blocks; or
+                the teacher has no such stem and blocks.
         """
+        if self.student_path or self.student_architecture:
+            return self
+        if teacher_stem is None:
+            for name in ("student_stem", "student_blocks"):
+                if value := getattr(self, name):
+                    value = value if isinstance(value, str) else " ".join(map(str, value))
+                    raise InputError(
+                        f"`{name}`: received {value}, but the teacher is no ResNet50, 101 or 152 of this suite, the "
+                        "only ones whose stem and blocks are known; expected it left out, or `student_path`"
+                    )
+            return self
         stems = list(resnet.STEMS)  # from the largest kernel to the smallest
         stems = stems[stems.index(teacher_stem) :]
         if self.student_stem not in (None, *stems):

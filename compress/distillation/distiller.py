@@ -11,7 +11,8 @@ import typing
 import keras
 from keras import ops
 
-from compress.engine import fast, folded
+from compress.distillation import features
+from compress.engine import folding, twin
 
 
 class Outputs(typing.NamedTuple):
@@ -19,7 +20,8 @@ class Outputs(typing.NamedTuple):
 
     Attributes:
         logits: (N, classes) float32.
-        features: list of the feature maps (N, h, w, channels) behind the four stages, in the dtype of the arithmetic.
+        features: list of feature maps (N, h, w, channels), in the dtype of the arithmetic: those that
+            `features.matched` pairs, of a ResNet50, 101 or 152 the ends of its four stages.
     """
 
     logits: typing.Any
@@ -73,8 +75,9 @@ class Distiller(keras.Model):
     cross-entropy with the true labels.
 
     Args:
-        teacher: a model of `resnet.build_resnet`, of which a folded copy teaches; None where no loss asks for one.
-        student: one for the same images and classes; it is trained in place.
+        teacher: a keras.Model of logits that `nodes.graph_of` takes, of which a folded copy teaches; None where no loss
+            asks for one.
+        student: one for the same images and classes, of whatever architecture; it is trained in place.
         losses: list of `Loss`.
         precision: dtype policy of the arithmetic.
         mirror: the teacher's logits are the mean of those of an image and of its mirror image; its feature maps are
@@ -90,8 +93,10 @@ class Distiller(keras.Model):
         if not names or len(set(names)) < len(names):
             raise ValueError(f"losses must be at least one, each of a name of its own. Received: {names}")
         self.terms, self.mirror = tuple(losses), mirror  # a Keras model has another `losses`
-        self.student = fast.FastResNet(student, precision, features=True)
-        self.teacher = teacher and folded.FoldedResNet(teacher, precision, features=True)
+        points = features.matched(teacher, student) if teacher is not None else ((), features.feature_points(student))
+        of_teacher, of_student = ([point.path for point in found] for found in points)
+        self.student = twin.Twin(student, precision, of_student)
+        self.teacher = None if teacher is None else folding.FoldedModel(teacher, precision, of_teacher)
         # an attribute, so that Keras finds their variables; a layer that two losses share counts once
         self.learners = list({id(layer): layer for loss in losses for layer in loss.layers}.values())
         self.counts_steps = any(callable(loss.weight) for loss in losses)
@@ -111,18 +116,18 @@ class Distiller(keras.Model):
         return self.teacher.variables if self.teacher else []
 
     def call(self, images, training=None):
-        """(N, h, w, 3) -> [student's logits (N, classes), its four feature maps]."""
-        return self.student(images, training=training)
+        """(N, h, w, 3) -> [student's logits (N, classes), *its feature maps]."""
+        return _as_list(self.student(images, training=training))
 
     def teach(self, images):
         """The teacher's `Outputs` for (N, h, w, 3), or None without a teacher."""
         if self.teacher is None:
             return None
-        logits, *features = [ops.stop_gradient(o) for o in self.teacher(images, training=False)]
+        logits, *maps = map(ops.stop_gradient, _as_list(self.teacher(images, training=False)))
         if self.mirror:
-            mirrored = self.teacher(ops.flip(images, axis=2), training=False)[0]
+            mirrored = _as_list(self.teacher(ops.flip(images, axis=2), training=False))[0]
             logits = (logits + ops.stop_gradient(mirrored)) / 2
-        return Outputs(logits, features)
+        return Outputs(logits, maps)
 
     def compute_parts(self, images, labels, outputs):
         """Each loss, unweighted, as {name: scalar}; outputs are those of `call`."""
@@ -147,3 +152,9 @@ class Distiller(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Keras' hook: metrics look at the logits alone."""
         return super().compute_metrics(x, y, y_pred[0], sample_weight=sample_weight)
+
+
+def _as_list(outputs):
+    """[logits float32, *feature maps] of a network's outputs, which are the logits alone where it has no such maps."""
+    logits, *maps = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return [ops.cast(logits, "float32"), *maps]

@@ -1,194 +1,380 @@
-"""What a student looks like: how wide its layers are, and which of the teacher's channels it starts from."""
+"""What a student looks like: how wide its layers are, and which of the teacher's channels it starts from.
 
-import contextlib
+A student that is made from its teacher is the teacher with fewer channels in each group of its graph. One factor of
+width is searched for all groups. Where the teacher is a ResNet of `model.py` the student may also have another stem or
+fewer blocks, see `resnets`.
+"""
+
+import dataclasses
+import functools
 import math
 
+import keras
 import numpy as np
 
-from compress import metrics
 from compress.cli import display, flags, tables
+from compress.distillation import features, resnets
 from compress.errors import InputError
-from compress.graph import resnet, surgery
-from compress.pruning import criteria, masks
+from compress.graph import nodes, resnet
+from compress.graph.network import Graph
+from compress.pruning import masks
 
 SCALE = 1024  # steps in which a width factor is searched
 
 
-def divided_streams(teacher_widths, divisor):
-    """The original suite's student: stream widths / divisor, at least 1, and inner widths as the teacher has them.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The groups of channels of the network that a student is made from, each a key of the dicts.
 
-    Args:
-        teacher_widths: from `resnet.widths_of`.
-        divisor: at least 1.
+    Attributes:
+        widths: {group: positions of its mask}, the widest that the student can have.
+        full: {group: positions that a factor of 1 stands for}; more than `widths` where pruning took some.
+        stages: {group: its stage, counted from the middle one}, a stage being what lies at one resolution.
+        steps: {group: channels that a position stands for}.
+        floors: {group: positions that have to stay}.
+        streams: names of the groups whose channels an addition joins, the residual streams.
+        resting: names of groups that stay as they are.
     """
-    hidden = resnet.hidden_names(teacher_widths)
-    return {
-        name: max(1, int(width // divisor)) if name.endswith("_stream") and name not in hidden else width
-        for name, width in teacher_widths.items()
-    }
+
+    widths: dict
+    full: dict
+    stages: dict
+    steps: dict
+    floors: dict
+    streams: tuple = ()
+    resting: frozenset = frozenset()
+
+    def narrowed(self, factor, round_to=1, tilt=1.0):
+        """{group: positions} at a factor of width; arguments as of `student_widths`."""
+        widths = {}
+        for name, width in self.widths.items():
+            if name in self.resting:
+                widths[name] = width
+                continue
+            step = self.steps[name]
+            multiple, floor = max(1, round_to // step), max(-(-masks.FLOOR // step), self.floors[name])
+            wanted = factor * tilt ** self.stages[name] * self.full[name]
+            most = width // multiple * multiple or width
+            widths[name] = masks.rounded(round(wanted / multiple) * multiple, most, multiple, floor)
+        return widths
+
+    @property
+    def reach(self):
+        """The largest distance of a stage from the middle one."""
+        return max(map(abs, self.stages.values()), default=0)
 
 
-def student_widths(
-    teacher_widths, depth, target_compression, target_macs=None, cost=resnet.cost_of, round_to=1, tilt=1.0
-):
+def student_widths(layout, cost, limits, round_to=1, tilt=1.0):
     """Widths of the student: the widest network that keeps the budgets.
 
-    One factor narrows stem, streams and inner layers of the full network alike, or with a tilt each stage by the factor
-    of the stage before times the tilt. An inner layer that pruning left narrower still stays as it is, but for
-    `round_to`.
+    One factor narrows all groups alike, or with a tilt each stage by the factor of the stage before times the tilt. A
+    group that pruning left narrower still stays as it is, but for `round_to`.
 
     Args:
-        teacher_widths: from `resnet.widths_of`, without the blocks that the student won't have.
-        depth: 50, 101 or 152, of the full network.
-        target_compression: parameters of the full network / the student's, at least.
-        target_macs: multiply-accumulates of the student, at most; None leaves them free.
-        cost: function(widths) -> (parameters, macs).
-        round_to: widths are multiples of this where the teacher's are no smaller.
-        tilt: a stage's width factor / that of the stage before, above 0; below 1 late stages are narrowed more.
+        layout: a Layout.
+        cost: function({group: positions}) -> (parameters, macs).
+        limits: (parameters, macs) of the student, at most.
+        round_to: channels are multiples of this where the teacher's are no fewer.
+        tilt: a stage's factor of width / that of the stage before, above 0; below 1 late stages are narrowed more.
 
     Returns:
-        dict as `resnet.full_widths`.
-
-    Raises:
-        ValueError: a budget is out of reach.
+        {group: positions}; None where even the narrowest student is over a limit.
     """
-    hidden = {name: teacher_widths[name] for name in resnet.hidden_names(teacher_widths)}  # they stay as they are
-    full, teacher_widths = (
-        resnet.full_widths(depth) | hidden,
-        {name: width for name, width in teacher_widths.items() if name not in hidden},
-    )
-    limits = cost(full)[0] / target_compression, math.inf if target_macs is None else target_macs
+    low, high = 0, round(max(1.0, tilt, 1 / tilt) ** layout.reach * SCALE)
 
-    def narrowed(factor):
-        widths = {}
-        for name, width in teacher_widths.items():
-            wanted = factor * tilt ** (resnet.stage_of(name) - 3) * full[name]  # 3: the middle one
-            widths[name] = masks.rounded(
-                round(wanted / round_to) * round_to, width // round_to * round_to or width, round_to
-            )
-        return widths | hidden
-
-    widths = _widest(narrowed, cost, limits, max(1.0, tilt, 1 / tilt) ** 2)
-    if widths is None:
-        least = cost(narrowed(0))
-        raise ValueError(
-            f"the narrowest student still has {least[0]:,} parameters, a compression of "
-            f"{cost(full)[0] / least[0]:.1f}x, and {least[1]:,} MACs"
-        )
-    return widths
-
-
-def _widest(narrowed, cost, limits, most):
-    """Widths by the largest factor up to `most` that keeps both limits, by bisection; None where none does."""
-    low, high = 0, round(most * SCALE)
+    def narrowed(step):
+        return layout.narrowed(step / SCALE, round_to, tilt)
 
     def fits(step):
-        return all(used <= limit for used, limit in zip(cost(narrowed(step / SCALE)), limits, strict=True))
+        return all(used <= limit for used, limit in zip(cost(narrowed(step)), limits, strict=True))
 
     if not fits(low):
         return None
-    while low < high:
+    while low < high:  # the largest step that fits, by bisection
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return narrowed(low / SCALE)
+    return narrowed(low)
 
 
-def choose_widths(config, architecture):
+# ---- what a student is made from ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """What reductions are counted from.
+
+    Attributes:
+        name: for the user, such as "the whole ResNet50".
+        parameters: its own.
+        macs: its own, for one image.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+
+
+class Pattern:
+    """The network that a student is narrowed from: its teacher, or a ResNet teacher as its flags change it.
+
+    Args:
+        teacher: a keras.Model of logits that `nodes.graph_of` takes; it stays as it is.
+        stem: of a ResNet student, one of `resnet.STEMS`; None for the teacher's.
+        blocks: of its four stages, none more than the teacher's; None for the teacher's.
+
+    Attributes:
+        graph: a network.Graph, whose groups the student's widths are of.
+        whole: the Whole: of a ResNet teacher the smallest unpruned one that has its blocks, of any other the teacher.
+        architecture: of a ResNet of `model.py`, the arguments of `resnet.build_resnet`; None of any other.
+        stem: of a ResNet teacher; None of any other.
+    """
+
+    def __init__(self, teacher, stem=None, blocks=None):
+        self.graph = Graph(teacher)
+        known = resnets.architecture_of(self.graph)
+        self.architecture, self.whole = known, whole_of(self.graph)
+        self.stem, self._full = known and known["stem"], None
+        if known is None:
+            return
+        blocks, stem = tuple(blocks or resnet.blocks_of(known["widths"])), stem or known["stem"]
+        # What a compression is counted from has the student's stem, which hardly has a part in the parameters.
+        self._full = resnet.unpruned_widths(known["widths"])
+        parameters = resnet.cost_of(self._full, known["classes"], known["input_shape"], stem)[0]
+        self.whole = dataclasses.replace(self.whole, parameters=parameters)
+        if (stem, blocks) != (known["stem"], resnet.blocks_of(known["widths"])):
+            self.graph = Graph(resnets.rebuilt(teacher, known, stem, blocks))
+            self.architecture = known | {"stem": stem, "widths": resnets.widths_left(known, blocks)}
+
+    @functools.cached_property
+    def layout(self):
+        """The Layout of its groups."""
+        groups, stages, resting = self.graph.groups, *self._stages()
+        widths = {name: group.width for name, group in groups.items()}
+        full = {name: self._full[resnets.known_as(groups[name])] for name in groups} if self._full else widths
+        return Layout(
+            widths,
+            full,
+            stages,
+            {name: group.step for name, group in groups.items()},
+            {name: group.floor for name, group in groups.items()},
+            self._streams(),
+            resting,
+        )
+
+    def _stages(self):
+        """({group: stage, counted from the middle one}, the groups of hidden Dense layers).
+
+        A stage is what lies between two changes of resolution; channels that only the stem makes are one of their own.
+        """
+        points, first, kinds = features.feature_points(self.graph.model), {}, {}
+        for order, (path, node) in enumerate(nodes.walk(self.graph.model)):
+            first.setdefault(path, order)
+            kinds.setdefault(path, node.operation)
+        stems = {wiring.path for wiring in self.graph.reading.wirings.values() if wiring.stem}
+        stages, hidden = {}, []
+        for name, group in self.graph.groups.items():
+            begun = first[group.makers[0]]
+            stage = 0 if stems.issuperset(group.makers) else 1 + sum(point.order < begun for point in points)
+            stages[name] = stage - len(points) / 2
+            behind = not points or begun > points[-1].order
+            if behind and all(isinstance(kinds[path], keras.layers.Dense) for path in group.makers):
+                hidden.append(name)
+        return stages, frozenset(hidden)
+
+    def cost(self, widths):
+        """(parameters, macs) of the student of some {group: positions}."""
+        found = self.graph.cost(widths)
+        return found.parameters, found.macs
+
+    def _streams(self):
+        """Names of the groups whose channels an addition joins."""
+        names, found = list(self.graph.groups), set()
+        for ids in self.graph.reading.added:
+            found.update(index for index in np.unique(self.graph.group_at(ids)) if index >= 0)
+        return tuple(names[index] for index in sorted(found))
+
+
+def whole_of(graph):
+    """The Whole of a teacher, by its network.Graph."""
+    architecture = resnets.architecture_of(graph)
+    if architecture is None:
+        cost = graph.cost()
+        return Whole("the teacher", int(cost.parameters), int(cost.macs))
+    full = resnet.unpruned_widths(architecture["widths"])
+    cost = resnet.cost_of(full, architecture["classes"], architecture["input_shape"], architecture["stem"])
+    return Whole(f"the whole ResNet{architecture['depth']}", *cost)
+
+
+def choose_widths(config, pattern):
     """The student's widths as a config asks for them.
 
     Args:
         config: a configs.StudentConfig with targets and form.
-        architecture: of the teacher, from `resnet.architecture_of`; reductions count from its network unpruned.
-
-    Raises:
-        InputError: out of reach.
-    """
-
-    def cost(widths, stem=config.student_stem):
-        return resnet.cost_of(widths, architecture["classes"], architecture["input_shape"], stem)
-
-    rate, macs, stem = config.target_compression, config.target_macs, architecture["stem"]
-    widths = _widths_left(architecture, config.student_blocks)
-    if config.stream_divisor:
-        return divided_streams(widths, config.stream_divisor)
-    limit = macs and flags.macs_left(macs, cost(resnet.unpruned_widths(architecture["widths"]), stem)[1])
-
-    def widest(limit):
-        return student_widths(widths, architecture["depth"], rate, limit, cost, config.round_to, config.stage_tilt)
-
-    try:
-        return widest(limit)
-    except ValueError as error:
-        name, value = "target_compression", rate
-        with contextlib.suppress(ValueError):  # it is the MACs where the parameters alone can be reached
-            widest(None)
-            name, value = "target_macs", f"{macs[0]:g}{'x' * macs[1]}"
-        other = (
-            ""
-            if config.student_stem == stem
-            else (
-                f" behind the stem {config.student_stem}; `student_stem={stem}`, fewer `student_blocks` or a smaller "
-                "`round_to` allow less"
-            )
-        )
-        raise InputError(f"`{name}`: received {value}, expected a larger student: {error}{other}") from None
-
-
-def _widths_left(architecture, blocks):
-    """The widths of an architecture in the first blocks of each stage; None for all that its depth has."""
-    kept = resnet.full_widths(architecture["depth"], blocks)
-    return {name: width for name, width in architecture["widths"].items() if name in kept or name.startswith("hidden")}
-
-
-def rebuilt(model, stem, blocks):
-    """A ResNet behind another stem, with the first blocks of each stage: all other weights are as they were.
-
-    Of the first kernel the middle is left.
-
-    Args:
-        model: a ResNet of `resnet.build_resnet`; it stays as it is.
-        stem: of `resnet.STEMS`, its kernel no larger than the model's.
-        blocks: of the four stages, none more than the model's.
-    """
-    architecture = resnet.architecture_of(model)
-    other = resnet.build_resnet(**(architecture | {"stem": stem, "widths": _widths_left(architecture, blocks)}))
-    for layer in other.layers:
-        for old, new in zip(
-            model.get_layer(layer.name).variables if layer.variables else (), layer.variables, strict=True
-        ):
-            cut = (old.shape[0] - new.shape[0]) // 2 if layer.name == "conv1_conv" and len(new.shape) == 4 else 0
-            values = np.array(old)  # a copy: JAX would share the buffer
-            new.assign(values[cut : len(values) - cut, cut : values.shape[1] - cut] if cut else values)
-    return other
-
-
-def inherit_student(teacher, widths, stem=None):
-    """A student of the given widths that keeps the teacher's most important channels, with their weights.
-
-    Args:
-        teacher: a ResNet of `resnet.build_resnet`.
-        widths: at most the teacher's, group by group, and perhaps without the last blocks of a stage.
-        stem: as in `rebuilt`; None for the teacher's.
+        pattern: the Pattern that it is made from.
 
     Returns:
-        An uncompiled keras.Model; its batch-norm statistics are still the teacher's (see
-        `recalibration.recalibrate_bn`).
+        {group: positions}.
+
+    Raises:
+        InputError: out of reach, or there are no streams to be divided.
     """
-    architecture, blocks = resnet.architecture_of(teacher), resnet.blocks_of(widths)
-    if blocks != resnet.blocks_of(architecture["widths"]):
-        teacher = rebuilt(teacher, architecture["stem"], blocks)
-    scores = criteria.compute_group_scores(teacher, resnet.wiring_of(teacher))
-    student = surgery.trim_model(
-        teacher, {group: masks.least_idle(np.asarray(values), widths[group]) for group, values in scores.items()}
+    if config.stream_divisor:
+        return divided_streams(pattern.layout, config.stream_divisor)
+    parameters = pattern.whole.parameters / config.target_compression
+    macs = math.inf if config.target_macs is None else flags.macs_left(config.target_macs, pattern.whole.macs)
+    tilt, layout = config.stage_tilt, pattern.layout
+    for start in layout, dataclasses.replace(layout, resting=frozenset()):
+        # Hidden Dense layers stay as they are, unless they alone are more than the student may have.
+        widths = student_widths(start, pattern.cost, (parameters, macs), config.round_to, tilt)
+        if widths is not None:
+            return widths
+    least = pattern.cost(start.narrowed(0, config.round_to, tilt))
+    # it is the MACs where the parameters alone can be reached
+    name, value = "target_compression", config.target_compression
+    if least[0] <= parameters:
+        name, value = "target_macs", f"{config.target_macs[0]:g}{'x' * config.target_macs[1]}"
+    other = "; a smaller `round_to` allows less" if config.round_to > 1 and pattern.architecture is None else ""
+    if pattern.architecture is not None and pattern.architecture["stem"] != pattern.stem:
+        other = (
+            f" behind the stem {config.student_stem}; `student_stem={pattern.stem}`, fewer `student_blocks` or a "
+            "smaller `round_to` allow less"
+        )
+    raise InputError(
+        f"`{name}`: received {value}, expected a larger student: the narrowest student still has {least[0]:,.0f} "
+        f"parameters, a compression of {pattern.whole.parameters / least[0]:.1f}x, and {least[1]:,.0f} MACs{other}"
     )
-    return student if stem in (None, architecture["stem"]) else rebuilt(student, stem, blocks)
 
 
-def goal(config, teacher, student):
+def divided_streams(layout, divisor):
+    """The original suite's student: stream widths / divisor, at least 1, and inner widths as the teacher has them.
+
+    Args:
+        layout: a Layout.
+        divisor: at least 1.
+
+    Returns:
+        {group: positions}.
+
+    Raises:
+        InputError: the network has no residual streams.
+    """
+    if not layout.streams:
+        raise InputError(
+            f"`stream_divisor`: received {divisor}, but the teacher has no residual streams that could be divided; "
+            "expected `target_compression` or `target_macs`"
+        )
+    narrow = {name: max(layout.floors[name], int(layout.widths[name] // divisor)) for name in layout.streams}
+    return layout.widths | narrow
+
+
+# ---- what a student starts from ----
+
+
+def channel_scores(graph):
+    """Scores of every group of channels, over all layers that make or read them.
+
+    Group L2 importance after Fang et al. 2023, DepGraph, arXiv 2301.12900, section 3.3: for each member of the group,
+    the scale of every batch-normalisation of the channel, or without any the kernels that make it, and the kernel slice
+    of every layer that reads it, squared, divided by the member's mean over channels so that no layer outweighs
+    another, summed.
+
+    Args:
+        graph: a network.Graph.
+
+    Returns:
+        {group: (positions,) float64, at most 0}; high means idle.
+    """
+    scores = {}
+    for name, group in graph.groups.items():
+        scales, made, read = [], [], []
+        for part in graph.slices(name):
+            array = np.moveaxis(np.asarray(part.variable, np.float64), part.axis, 0)[part.channels]
+            member = np.zeros(group.width)
+            np.add.at(member, part.positions, (array**2).reshape(len(array), -1).sum(1))
+            if part.variable is getattr(part.layer, "gamma", None):
+                scales.append(member)
+            elif array.ndim > 1 and part.role in ("makes", "reads"):
+                (made if part.role == "makes" else read).append(member)
+        scores[name] = -sum(
+            (member / (member.mean() or 1.0) for member in (scales or made) + read), np.zeros(group.width)
+        )
+    return scores
+
+
+def inherit_student(graph, widths):
+    """A student of the given widths that keeps a network's most important channels, with their weights.
+
+    Args:
+        graph: the network.Graph of the network.
+        widths: {group: positions that stay}; groups that are missing stay whole.
+
+    Returns:
+        An uncompiled keras.Model; its batch-norm statistics are still those of the wider network (see
+        `measuring.recalibrate_bn`).
+    """
+    narrower = {name: width for name, width in widths.items() if width < graph.groups[name].width}
+    scores = channel_scores(graph) if narrower else {}
+    return graph.trimmed({name: masks.least_idle(scores[name], width) for name, width in narrower.items()})
+
+
+def random_student(pattern, widths):
+    """A student of the given widths with random weights, drawn as its layers' own initialisers draw them.
+
+    Args:
+        pattern: a Pattern.
+        widths: {group: positions}.
+
+    Returns:
+        An uncompiled keras.Model.
+    """
+    if pattern.architecture is not None:
+        known = {resnets.known_as(group): widths[name] for name, group in pattern.graph.groups.items()}
+        return resnet.build_resnet(**(pattern.architecture | {"widths": known}))
+    return redrawn(inherit_student(pattern.graph, widths))
+
+
+def redrawn(model):
+    """The model with weights as its layers' own initialisers draw them, in place.
+
+    A Normalization keeps what it has of the images: that was measured and not trained.
+    """
+    done = set()
+    for _, node in nodes.walk(model):
+        layer = node.operation
+        if nodes.is_model(layer) or id(layer) in done or not getattr(layer, "weights", ()):
+            continue
+        done.add(id(layer))
+        if isinstance(layer, keras.layers.Normalization):
+            continue
+        fresh = type(layer).from_config(layer.get_config())
+        fresh.build_from_config(layer.get_build_config())
+        for variable, drawn in zip(layer.weights, fresh.weights, strict=True):
+            variable.assign(drawn)
+    return model
+
+
+# ---- what is said of a student ----
+
+
+def sizes_of(model):
+    """(parameters, MACs for one image) of a network."""
+    cost = Graph(model).cost()
+    return int(cost.parameters), int(cost.macs)
+
+
+def recorded_widths(student):
+    """{group: channels} of a student for its record; a ResNet's streams are called 'conv3_stream' there."""
+    graph = Graph(student)
+    known = resnets.architecture_of(graph)
+    return known["widths"] if known else {name: group.width * group.step for name, group in graph.groups.items()}
+
+
+def goal(config, whole, teacher, student):
     """Says what a target of MACs asked for, and warns of a student that is no smaller than its teacher.
 
     Args:
         config: a configs.StudentConfig with targets.
+        whole: the Whole of the teacher.
         teacher: its network.
         student: its network, before the first step.
 
@@ -196,7 +382,7 @@ def goal(config, teacher, student):
         {"of", "macs", "left", "reached"} for the record: what the reduction is counted from, its MACs, the student's at
         most and what it has; None without a target of MACs.
     """
-    sizes = [(net.count_params(), metrics.count_macs(net)) for net in (student, teacher)]
+    sizes = [sizes_of(net) for net in (student, teacher)]
     more = [
         f"{tables.compared(its / mine)} in {name}"
         for name, mine, its in zip(("parameters", "MACs"), *sizes, strict=True)
@@ -209,17 +395,16 @@ def goal(config, teacher, student):
         )
     if not config.target_macs:
         return None
-    form, (number, is_ratio) = resnet.architecture_of(teacher), config.target_macs
-    full = resnet.cost_of(resnet.full_widths(form["depth"]), form["classes"], form["input_shape"], form["stem"])[1]
+    number, is_ratio = config.target_macs
     found = {
-        "of": f"the whole ResNet{form['depth']}",
-        "macs": full,
-        "left": flags.macs_left(config.target_macs, full),
+        "of": whole.name,
+        "macs": whole.macs,
+        "left": flags.macs_left(config.target_macs, whole.macs),
         "reached": sizes[0][1],
     }
     display.say(
-        f"`target_macs={number:g}{'x' * is_ratio}`: at most {found['left']:,.0f} MACs, of {full:,} that "
-        f"{found['of']} has; the student has {found['reached']:,}",
+        f"`target_macs={number:g}{'x' * is_ratio}`: at most {found['left']:,.0f} MACs, of {whole.macs:,} that "
+        f"{whole.name} has; the student has {found['reached']:,}",
         config.verbose,
     )
     return found

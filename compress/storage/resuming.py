@@ -127,8 +127,8 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
         raise InputError(f"`resume`: {folder} holds {kind} run that names no flags; expected them, {NEVER}")
     # As JSON has them: a tuple of this process is a list in a record.
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
-    for flags in then, now:
-        flags |= {"dataset": records.place(flags.get("dataset"))}
+    for record, flags in ((before, then), (run, now)):
+        flags.update(_student_of(record), dataset=records.place(flags.get("dataset")))
     # What an older version did where it did not know a parameter: that was its value.
     if "allocation" in now:
         then.setdefault("allocation", "threshold")
@@ -167,6 +167,11 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
             f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
             f"expected what that run had to go on with it, another folder to write to, {NEVER}"
         )
+
+
+def _student_of(record):
+    """The `student_path` of a run with one, as its file's checksum: it is the same wherever it lies now."""
+    return {"student_path": record["student_sha256"]} if record.get("student_sha256") else {}
 
 
 def _check_same_backend(before, run, folder):

@@ -171,6 +171,8 @@ def test_the_example_of_an_own_loss_trains_a_student(tmp_path, monkeypatch):
     outputs = [Outputs(None, [maps]) for maps in (one, 3 * one, other)]
     assert float(names["attention_loss"](outputs[0], outputs[1], None)) == pytest.approx(0, abs=1e-6)
     assert float(names["attention_loss"](outputs[0], outputs[2], None)) == pytest.approx(2 / 4)
-    start = names["inherit_student"](names["teacher"], resnet.widths_of(names["student"]))
+    half = {name: group.width // 2 for name, group in names["graph"].groups.items()}
+    assert {name: group.width for name, group in names["Graph"](names["student"]).groups.items()} == half
+    start = names["inherit_student"](names["graph"], half)
     kernels = [net.get_layer("conv2_block1_1_conv").kernel for net in (start, keras.models.load_model("student.h5"))]
     assert np.abs(np.asarray(kernels[0]) - np.asarray(kernels[1])).max() > 1e-4

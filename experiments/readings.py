@@ -11,7 +11,7 @@ def read(folder):
 
     Returns:
         (results {path below the folder without '/result.json': content}, tested {sha256 of a model: its row in an
-        evaluation.json of the test split}).
+        evaluation.json of the test split, with the accuracy of its int8 file where an export.json has one}).
     """
     results, tested = {}, {}
     for path in sorted(folder.rglob("result.json")):
@@ -20,6 +20,11 @@ def read(folder):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["split"] == "test":
             tested |= {row["sha256"]: row for row in content["models"]}
+    for path in sorted(folder.rglob("export.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for file in content["files"]:
+            if file["format"] == "litert-int8" and content["split"] == "test" and content["sha256"] in tested:
+                tested[content["sha256"]]["int8_acc"] = file["acc"]
     return results, tested
 
 
@@ -74,6 +79,7 @@ def measured(content, results, tested):
     return {
         "validation": last(content, "final_acc" if "final_acc" in content else "val_acc"),
         "test": test.get("acc"),
+        "int8": test.get("int8_acc"),
         "pruned_acc": last(content, "pruned_acc"),
         "recalibrated_acc": last(content, "recalibrated_acc"),
         "sparsity": last(content, "sparsity") or test.get("sparsity"),

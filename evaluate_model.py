@@ -43,17 +43,15 @@ def build_parser():
         required=True,
         nargs="+",
         metavar="MODEL",
-        help="one or more .h5 or .keras files of this suite or of keras.applications, or folders with "
-        "model.h5; sparsity and "
-        "compression rate are relative to the first; of one alone, to its network unpruned, "
-        "the smallest of ResNet50, 101 and 152 that has its blocks, with its stem",
+        help="one or more .h5 or .keras files of any classifier of images, or folders with model.h5; sparsity and "
+        "compression rate are relative to the first; of one alone, to the base that its record names, of a ResNet to "
+        "its network unpruned: the smallest of ResNet50, 101 and 152 that has its blocks, with its stem",
     )
     group.add_argument(
         "--any_model",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="also take classifiers that are no ResNet of this suite, .keras or .h5, which Keras "
-        "itself opens in its safe mode; only for files that you trust (default: off)",
+        help="deprecated, does nothing: every classifier is taken",
     )
     group.add_argument(
         "--predict",
@@ -118,6 +116,8 @@ def short_names(paths):
 
 def check_flags(args):
     """Raises InputError for flags that don't go together, and where the output can't be written."""
+    if args.any_model:
+        display.warn("--any_model: deprecated, does nothing: every classifier is taken")
     if args.output:
         files.check_file(args.output, ".json")
     if args.predict:
@@ -132,12 +132,8 @@ def check_flags(args):
 
 
 def read_header(args, path):
-    """What a model file holds, without its weights: a slip is found before Keras is imported.
-
-    Returns:
-        A readers.Checkpoint; None, with --any_model, where Keras itself has to open the file.
-    """
-    from compress.storage import checkpoints
+    """The headers.Header of a model file: a slip is found before Keras is imported."""
+    from compress.storage import checkpoints, headers
 
     if Path(path).suffix.lower() in EXPORTED:
         raise InputError(
@@ -145,19 +141,7 @@ def read_header(args, path):
             "export_model.py measured it when it wrote it; expected an .h5 or .keras file, or --predict "
             "PHOTO ... to try it on photographs"
         )
-    if Path(path).is_file():
-        records.check_record(path)  # a damaged ResNet is no foreign model
-    try:
-        header = checkpoints.read_checkpoint(path, weights=False)
-    except InputError as error:
-        if args.any_model and Path(path).is_file():
-            return None
-        hint = (
-            ""
-            if args.any_model or "expected a ResNet50" not in str(error) or "one each" in str(error)
-            else "; other classifiers: --any_model"
-        )
-        raise InputError(f"{error}{hint}", path) from None
+    header = headers.read_header(path, args.preprocessing)
     if not args.predict:
         checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
         if args.split == "validation":
@@ -165,29 +149,22 @@ def read_header(args, path):
     return header
 
 
-def load_images(args, headers):
-    """The split that is evaluated on, in the size that the first model wants, and the models that Keras has to open.
+def load_images(args, header):
+    """The split that is evaluated on, in the size that the first model wants.
 
     Args:
         args: the flags.
-        headers: list of a readers.Checkpoint or None, one a model.
+        header: the headers.Header of the first model.
 
     Returns:
-        (a dataset.Data, its split, {path: keras.Model} of the models whose header is None).
+        (a dataset.Data, its split).
     """
     from compress.data import dataset, pixels
-    from compress.storage import foreign
 
-    others = {
-        path: foreign.load_classifier(path, args.preprocessing, args.verbose)
-        for path, header in zip(args.model_path, headers, strict=True)
-        if header is None
-    }
-    shape = headers[0].input_shape if headers[0] else others[args.model_path[0]].input_shape[1:]
     config = configs.DataConfig.of(args, instead="photographs need no data set: `predict=PHOTO`")
     images = dataset.load_data(
         config,
-        shape[:2] if shape and None not in shape else None,
+        header.input_shape and header.input_shape[:2],
         display.track("reading images", args.verbose),
         needs=(args.split,),
         most=args.images,
@@ -198,107 +175,76 @@ def load_images(args, headers):
     if args.split != "train":  # a model must not have trained on any of these
         for path in args.model_path:
             records.check_source(path, split, args.val_split if args.split == "validation" else None)
-    return images, split, others
+    return images, split
 
 
 def open_model(args, path, images):
-    """A ResNet of this suite.
+    """A classifier that answers to a data set's images with what its loss is computed of.
 
     Returns:
-        (model, evaluator that computes its logits, function(numpy images) -> logits for its latency, dict of size).
+        (keras.Model of the file, keras.Model of its logits, or of the logarithms of its probabilities).
     """
-    from compress import metrics
-    from compress.engine import folded
-    from compress.graph import resnet
-    from compress.storage import checkpoints
+    from compress.storage import checkpoints, headers, opening
 
-    model = checkpoints.load_model(path, images.class_num, images.image_shape, *flags.opening(args))
-    architecture = resnet.architecture_of(model)
-    kind = {
-        "depth": architecture["depth"],
-        "stem": architecture["stem"],
-        "blocks": list(resnet.blocks_of(architecture["widths"])),
-    }  # depth is the whole network's
-    # batch-norm folded into the convolutions: the same logits, sooner
-    return (
-        model,
-        folded.FoldedResNet(model, args.precision),
-        folded.freeze(model, args.precision),
-        kind | metrics.size_of(model, path),
-    )
+    opened = opening.open_network(path, args.preprocessing, images.image_shape, args.verbose)
+    header = headers.Header(str(path), opened.classes, opened.model.input_shape[1:])
+    checkpoints.check_fits(header, images.class_num, images.image_shape, args.dataset)
+    return opened.model, opened.scores()
 
 
-def open_other(model, path, images):
-    """`open_model` for one that Keras itself opened. Raises InputError where it is for other images or classes."""
-    import keras
-    import numpy as np
+def base_of(path, model, digest):
+    """What a model alone is compared with.
 
-    from compress.engine import folded
-    from compress.storage import foreign
+    Returns:
+        (what it is, for the title of the table; {"sparsity", "compression_rate"} as recorded, or {}; the network to
+        compare with).
+    """
+    from model import unpruned
 
-    shape, classes = model.input_shape[1:], model.output_shape[-1]
-    if any(have not in (None, want) for have, want in zip(shape, images.image_shape, strict=True)) or (
-        classes != images.class_num
-    ):
-        raise InputError(
-            f"--model_path: received {path} for images of {shape[0]}x{shape[1]} and {classes} classes, "
-            f"expected {images.image_shape[0]}x{images.image_shape[1]} and {images.class_num}"
-        )
-    try:
-        model(np.zeros((1, *images.image_shape), "float32"), training=False)
-    except Exception as error:  # whatever layers raise
-        raise InputError(
-            f"--model_path: {path} can't take images of {images.image_shape[0]}x"
-            f"{images.image_shape[1]} ({error!s:.200}); expected a classifier of this size"
-        ) from None
-    compiled = folded.compiled_by_backend(lambda pixels: model(pixels, training=False))
-    size = {"parameters": model.count_params(), "macs": foreign.count_macs(model), "bytes": Path(path).stat().st_size}
-    return model, model, lambda pixels: keras.ops.convert_to_numpy(compiled(pixels.astype("float32"))), size
+    if whole := unpruned(model):
+        return "its network unpruned", {}, whole
+    if recorded := records.reduction(path, digest):
+        return "the base that its record names", recorded, model
+    return "itself", {}, model
 
 
-def unpruned(model):
-    """The smallest of ResNet50, 101 and 152 that has a model's blocks, with all its channels, to compare with."""
-    from compress.graph import resnet
-
-    architecture = resnet.architecture_of(model)
-    full = resnet.unpruned_widths(architecture["widths"])
-    return model if architecture["widths"] == full else resnet.build_resnet(**architecture | {"widths": full})
-
-
-def evaluate(args, others, images, split):
+def evaluate(args, images, split):
     """The rows of the table, one a model.
 
     Args:
         args: the flags.
-        others: {path: keras.Model} of the models that Keras itself opened.
         images: a dataset.Data.
         split: the dataset.Split of it that is evaluated on.
     """
     import numpy as np
 
     from compress import metrics
-    from compress.graph import surgery
+    from compress.engine import folding
     from compress.storage import archives, classes
 
     rows, base = [], None
     for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
         row = {"name": name, "path": str(path), "model_class_names": classes.meet(path, images)}
         row["sha256"] = files.sha256(path)  # of what is opened: a run may write the file while it is measured
-        model, evaluator, function, size = (
-            open_other(others[path], path, images) if path in others else open_model(args, path, images)
-        )
+        model, scores = open_model(args, path, images)
         bar = display.track(name, args.verbose, "compiling")
-        row |= metrics.evaluate(evaluator, split, args.batch_size, bar) | size
+        # batch-norm folded into the convolutions: the same logits, sooner
+        evaluator = folding.FoldedModel(scores, args.precision)
+        row |= metrics.evaluate(evaluator, split, args.batch_size, bar) | metrics.size_of(model, path)
         row["optimizer_bytes"] = archives.optimizer_bytes(path)  # what a file is larger by than its network
         if not np.isfinite(row["loss"]):
             raise InputError(f"--model_path: {path} outputs NaN or infinity, expected a network with finite logits")
-        # the first model is what the others are compared with; one that is alone, with its own network unpruned
-        base = base or (model if len(args.model_path) > 1 or path in others else unpruned(model))
-        row["compression_rate"] = base.count_params() / row["parameters"]
-        row["sparsity"] = None if "foreign" in (model.name, base.name) else surgery.compute_sparsity(model, base)
+        if base is None:  # the first model is what the others are compared with
+            alone = len(args.model_path) == 1
+            against, known, base = base_of(path, model, row["sha256"]) if alone else (name, {}, model)
+        row |= {
+            "compared_with": against,
+            "compression_rate": base.count_params() / row["parameters"],
+            "sparsity": metrics.compute_sparsity(model, base),
+        } | known
         if args.latency_runs:
             row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(
-                function, images.image_shape, 1, args.latency_runs
+                folding.freeze(scores, args.precision), images.image_shape, 1, args.latency_runs
             )
         rows.append(row)
     return rows
@@ -318,9 +264,9 @@ def predict(args):
     if Path(path).suffix.lower() in EXPORTED:  # its own runtime opens it, without Keras
         classifier = predicting.open_exported(path, config, paths, reader)
     else:
-        checkpoint = read_header(args, path)
+        header = read_header(args, path)
         app.start_keras(configs.MachineConfig.of(args))
-        classifier = predicting.open_keras(path, checkpoint, config, paths, reader)
+        classifier = predicting.open_keras(header, config, paths, reader)
     digest = files.sha256(path)
     probabilities = predicting.classify(path, classifier, paths, reader, config)
     names = predicting.named(path, classifier, probabilities.shape[1])
@@ -377,7 +323,7 @@ def show(args, rows):
     }
     if len(rows[0]["class_acc"]) <= 5:
         del columns["top5_acc"]  # every label is among the five highest logits
-    base = rows[0]["name"] if len(rows) > 1 else "its network unpruned"
+    base = rows[0]["name"] if len(rows) > 1 else rows[0]["compared_with"]
     title = f"sparsity and compression rate: against {base}; ECE: expected calibration error"
     if args.latency_runs:
         columns["latency_ms_median"] = ("latency", tables.milliseconds)
@@ -437,9 +383,8 @@ def run(args):
         return predict(args)
     headers, run_record = [read_header(args, path) for path in args.model_path], records.run_record(vars(args))
     app.start_keras(configs.MachineConfig.of(args))
-    images, split, others = load_images(args, headers)
-    rows = evaluate(args, others, images, split)
-    return report(args, rows, images, run_record)
+    images, split = load_images(args, headers[0])
+    return report(args, evaluate(args, images, split), images, run_record)
 
 
 def main(argv=None):

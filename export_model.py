@@ -26,8 +26,7 @@ def build_parser():
         "--model_path",
         type=values.model,
         default="./model/kd_model/model.h5",
-        help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
-        "(default: %(default)s)",
+        help="an .h5 or .keras file of any classifier of images, or a folder with model.h5 (default: %(default)s)",
     )
     group.add_argument(
         "--format",
@@ -73,9 +72,9 @@ def build_parser():
 
 def read_header(args):
     """What the model file holds, without its weights, which are read once Keras is there."""
-    from compress.storage import checkpoints
+    from compress.storage import checkpoints, headers
 
-    header = checkpoints.read_checkpoint(args.model_path, weights=False)
+    header = headers.read_header(args.model_path, args.preprocessing)
     if args.measure or (args.measure is None and has_data_set(args)):
         checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
     return header
@@ -165,7 +164,7 @@ def export(args, header, run_record):
     """
     app.start_keras(configs.MachineConfig.of(args))
     from compress.export import measuring, writers
-    from compress.storage import checkpoints, classes
+    from compress.storage import checkpoints, classes, headers, opening
 
     writers.check_packages(args.format)
     images, why_not = find_images(args, header)
@@ -176,9 +175,11 @@ def export(args, header, run_record):
     split = images.val if images else measuring.made_up(shape)
 
     digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
-    model = checkpoints.load_model(args.model_path, images and images.class_num, shape, *flags.opening(args))
+    opened = opening.open_network(args.model_path, args.preprocessing, shape, args.verbose)
+    found = headers.Header(str(args.model_path), opened.classes, None)
+    checkpoints.check_fits(found, images and images.class_num, dataset=args.dataset)
     calibration = calibration_images(args, images)
-    rows = write_and_measure(args, model, wanted, split, calibration, names)
+    rows = write_and_measure(args, opened.scores(), wanted, split, calibration, names)
     writers.write_labels(args.output, names)
 
     run_record["versions"] |= writers.versions(wanted)
@@ -221,16 +222,22 @@ def write_and_measure(args, model, wanted, split, calibration, names):
     Returns:
         List of rows, the model's own first.
     """
-    from compress.engine import folded
+    from compress.engine import folding
     from compress.export import measuring, writers
 
     config = configs.ExportConfig.of(args)
-    answer = folded.freeze(model, args.precision)
+    answer = folding.freeze(model, args.precision)
     row, reference = measuring.measure("h5", args.model_path, lambda threads: answer, split, config)
-    rows = [row]
+    rows, is_asked = [row], any(word.split("=")[0] == "--format" for word in args.argv)
     for name in wanted:
-        with display.waiting(f"writing {name}", args.verbose):
-            path = writers.write(model, name, args.output, calibration, names)
+        try:
+            with display.waiting(f"writing {name}", args.verbose):
+                path = writers.write(model, name, args.output, calibration, names)
+        except InputError as error:
+            if is_asked or (name == wanted[-1] and len(rows) == 1):
+                raise
+            display.warn(f"{error}; it is not written")
+            continue
         row, logits = measuring.measure(name, path, functools.partial(writers.runner, path, name), split, config)
         rows.append(measuring.compare(row, logits, reference, config))
     return rows

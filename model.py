@@ -10,6 +10,8 @@ version 1 as in keras.applications, with its layer names. Three things differ fr
 `cifar_resnet` has the small ones for 32x32 images that papers on pruning compare on. `build_model` takes any name.
 """
 
+import re
+
 import keras
 from keras import layers
 
@@ -195,3 +197,26 @@ def build_model(name, classes=10, input_shape=(32, 32, 3)):
         return keras_model(name, classes, input_shape)
     build, depth = (resnet, OWN[name]) if name[0] == "R" else (cifar_resnet, OWN[name])
     return build(depth, classes, input_shape)
+
+
+def unpruned(net):
+    """The whole network that a pruned or shortened ResNet is a part of, as its layers' names tell.
+
+    Args:
+        net: a keras.Model.
+
+    Returns:
+        The smallest of ResNet50, 101 and 152 that has all its blocks, with random weights, for its images and classes;
+        None for a network that is no part of one.
+    """
+    blocks, names = {}, {layer.name for layer in net.layers if layer.weights}
+    for name in names:
+        if found := re.fullmatch(r"conv([2-5])_block(\d{1,2})_[0-3]_conv", name):
+            blocks[int(found[1])] = max(blocks.get(int(found[1]), 0), int(found[2]))
+    depth = next((d for d, counts in BLOCKS.items() if all(blocks.get(s, 99) <= counts[s - 2] for s in range(2, 6))), 0)
+    sides = {kernel: stem for stem, (kernel, _) in STEMS.items()}
+    stem = sides.get(net.get_layer("conv1_conv").kernel_size[0]) if "conv1_conv" in names else None
+    if not depth or stem is None or None in net.input_shape[1:]:
+        return None
+    whole = resnet(depth, net.output_shape[-1], net.input_shape[1:], stem)
+    return whole if names - {net.layers[-1].name} <= {layer.name for layer in whole.layers} else None

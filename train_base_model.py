@@ -69,6 +69,7 @@ def architecture(args):
 
 def start_model(args, images):
     """The model to train: from --model_path, or new."""
+    from compress.graph import plain
     from compress.storage import classes, opening
 
     if args.model_path is None:
@@ -77,7 +78,8 @@ def start_model(args, images):
         name = architecture(args)
         if args.stem:  # which the others don't have, see `check_flags`
             return model.resnet(architectures.OWN[name], images.class_num, images.image_shape, args.stem)
-        return model.build_model(name, images.class_num, images.image_shape)
+        # ConvNeXt and MobileNetV3 have layers that .h5 can't hold
+        return plain.in_public_layers(model.build_model(name, images.class_num, images.image_shape))
     with tempfile.TemporaryDirectory() as folder:
         path, new_head = args.model_path, "if needed"
         if path == "imagenet":
@@ -138,7 +140,7 @@ def check_flags(args):
         )
     files.check_apart(args.model_path, args.save_folder)
     records.check_split(args.model_path, args.dataset, args.val_split)
-    header = headers.read_header(args.model_path)
+    header = headers.read_header(args.model_path, args.preprocessing)
     return header.input_shape and header.input_shape[:2]
 
 

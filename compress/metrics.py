@@ -1,10 +1,21 @@
 """Accuracy, calibration, size, MACs and latency of a classifier."""
 
+import math
 import os
 import time
 
 import keras
 import numpy as np
+from keras.src.layers.convolutional.base_conv import BaseConv
+from keras.src.layers.convolutional.base_conv_transpose import BaseConvTranspose
+from keras.src.layers.convolutional.base_depthwise_conv import BaseDepthwiseConv
+from keras.src.layers.convolutional.base_separable_conv import BaseSeparableConv
+
+from compress.errors import InputError
+from compress.graph import kinds, nodes
+from compress.graph.network import Graph
+
+PRODUCTS = ("Matmul", "Dot", "Einsum", "Tensordot", "Attention", "AdditiveAttention", "Conv")  # of two tensors
 
 
 def predict_logits(model, images, batch_size=128, progress=iter):
@@ -101,21 +112,28 @@ def evaluate(model, split, batch_size=128, progress=iter):
 
 
 def count_macs(model):
-    """Multiply-accumulate operations (MACs) of all convolutions and Dense layers for one image.
+    """Multiply-accumulate operations (MACs) of all convolutions, Dense layers and attention for one image.
 
     A convolution of kernel (k, k, C_in, C_out) has k k C_in C_out MACs at each position of its output map; positions
-    of the padding count too. Batch-normalisation, ReLU and pooling are not counted, as is usual.
+    of the padding count too, and every call of a shared layer. Batch-normalisation, activations and pooling are not
+    counted, as is usual.
 
     Args:
-        model: a keras.Model of fixed input shape.
+        model: a keras.Model.
+
+    Returns:
+        A whole number; None where it can't be counted: images of any size, a layer with a kernel whose work isn't
+        known, products of tensors.
     """
-    macs = 0
-    for layer in model.layers:
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-            shape = layer.output.shape  # (None, h, w, C_out), or (None, units)
-            positions = shape[1] * shape[2] if isinstance(layer, keras.layers.Conv2D) else 1
-            macs += positions * int(np.prod(layer.kernel.shape))
-    return macs
+    for _, node in nodes.walk(model):
+        layer = node.operation
+        if nodes.is_model(layer):
+            continue
+        is_unknown = isinstance(layer, keras.Layer) and kinds.rule_of(layer) is kinds.unknown
+        if type(layer).__name__ in PRODUCTS or (is_unknown and any(len(weight.shape) > 1 for weight in layer.weights)):
+            return None
+    macs = Graph(model).cost().macs
+    return int(macs) if math.isfinite(macs) else None
 
 
 def latency_ms(function, image_shape, batch_size=1, runs=30, warmup=3):
@@ -150,7 +168,36 @@ def size_of(model, path=None):
         path: its file, or None.
 
     Returns:
-        dict with 'parameters' (trainable or not), 'macs' for one image and, where a path is given, 'bytes' of the file.
+        dict with 'parameters' (trainable or not), 'macs' for one image, None where they can't be counted, and, where a
+        path is given, 'bytes' of the file.
     """
-    size = {"parameters": int(model.count_params()), "macs": count_macs(model)}
+    try:
+        macs = count_macs(model)
+    except InputError:  # no graph that can be read
+        macs = None
+    size = {"parameters": int(model.count_params()), "macs": macs}
     return size | ({"bytes": os.path.getsize(path)} if path else {})
+
+
+def compute_sparsity(model, base):
+    """The share of a base's convolution parameters (kernels and biases) that a model of the same network hasn't.
+
+    Args:
+        model: a keras.Model.
+        base: the one that it was made from.
+
+    Returns:
+        0 to 1 of a smaller network; None where the two are no forms of one network: a convolution of the model has no
+        counterpart of its name and kind in the base, or there is none at all.
+    """
+    ours, theirs = (_convolutions(net) for net in (model, base))
+    if not ours or any(type(theirs.get(path)) is not type(layer) for path, layer in ours.items()):
+        return None
+    left, whole = (sum(layer.count_params() for layer in found.values()) for found in (ours, theirs))
+    return 1 - left / whole
+
+
+def _convolutions(model):
+    """{path: convolution} of a model, of any kind."""
+    kinds_ = (BaseConv, BaseDepthwiseConv, BaseSeparableConv, BaseConvTranspose)
+    return {path: node.operation for path, node in nodes.walk(model) if isinstance(node.operation, kinds_)}

@@ -96,7 +96,7 @@ def read_images(args, path, header):
     Args:
         args: the script's namespace, with the flags of `flags.add_data_flags`.
         path: of the model's file.
-        header: what is in it, a `checkpoints.Checkpoint`.
+        header: what is in it, a headers.Header.
 
     Returns:
         A dataset.Data.

@@ -76,7 +76,6 @@ class PredictConfig(Config):
 
     Attributes:
         preprocessing: what a model file from elsewhere was trained with, one of flags.PREPROCESSING.
-        verify_model: compare a file that others wrote with plain Keras' reading of it.
         image_size: side in pixels, for a model that takes any; None for the photographs' own.
         batch_size: images a pass.
         precision: dtype policy of the arithmetic.
@@ -84,7 +83,6 @@ class PredictConfig(Config):
     """
 
     preprocessing: str = "auto"
-    verify_model: bool = True
     image_size: int | None = None
     batch_size: int = 128
     precision: str = "float32"

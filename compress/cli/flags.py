@@ -161,8 +161,7 @@ def add_model_file_flags(group):
         "--verify_model",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compare a model file that others wrote with plain Keras' own reading of it, on 4 images, "
-        "before it is used; takes 2 to 5 s for a ResNet50 of 32x32 (default: on)",
+        help="deprecated, does nothing: the network of a file is rebuilt of Keras' own layers",
     )
 
 

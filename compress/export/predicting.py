@@ -68,37 +68,23 @@ def photographs(places):
     return list(map(str, found))
 
 
-def open_keras(path, checkpoint, config, paths, reader):
+def open_keras(header, config, paths, reader):
     """The Classifier of an .h5 or .keras file.
 
     Args:
-        path: the file.
-        checkpoint: from `checkpoints.read_checkpoint`; None where Keras itself has to open it.
+        header: its headers.Header.
         config: a configs.PredictConfig.
         paths: of the photographs.
         reader: a reading.Reader of them.
     """
-    from compress.engine import folded
+    from compress.engine import folding
+    from compress.storage import opening
 
-    if checkpoint is None:
-        from compress.storage import foreign
-
-        model = foreign.load_classifier(path, config.preprocessing, config.verbose)
-        size = _size(path, config, model.input_shape[1:3], paths, reader)
-        answer = lambda images: model(images.astype("float32"), training=False)  # noqa: E731
-        if model.labels_apart:  # each class has its own probability, which a softmax would change
-            return Classifier(
-                lambda images: np.exp(np.asarray(answer(images), np.float64)), size, classes.of_model(path)
-            )
-    else:
-        from compress.storage import checkpoints
-
-        size = _size(path, config, checkpoint.input_shape and checkpoint.input_shape[:2], paths, reader)
-        model = checkpoints.load_model(
-            path, None, (*size, 3), config.preprocessing, config.verify_model, config.verbose
-        )
-        answer = folded.FoldedResNet(model, config.precision)
-    return Classifier(lambda images: writers.probabilities(np.asarray(answer(images))), size, classes.of_model(path))
+    size = _size(header.path, config, header.input_shape and header.input_shape[:2], paths, reader)
+    opened = opening.open_network(header.path, config.preprocessing, (*size, 3), config.verbose)
+    answer = folding.FoldedModel(opened.model, config.precision)
+    turned = writers.probabilities if opened.outputs == "logits" else lambda answers: answers.astype(np.float64)
+    return Classifier(lambda images: turned(np.asarray(answer(images))), size, opened.names)
 
 
 def _size(path, config, size, paths, reader):

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from compress.cli import app
-from compress.errors import InputError
+from compress.errors import InputError, one_line
 from compress.export import metadata
 from compress.export.formats import FORMATS
 from compress.storage import classes, files, records
@@ -54,6 +55,22 @@ def _no_chatter():
             logging.getLogger().setLevel(level)  # tf2onnx sets the root's
 
 
+@contextlib.contextmanager
+def _errors_in_a_line(name):
+    """Turns whatever a converter raises for a network, hundreds of lines sometimes, into an InputError."""
+    try:
+        yield
+    except (OSError, MemoryError, InputError):
+        raise
+    except Exception as error:
+        said = [line.strip() for line in str(error).splitlines() if re.search("error:|not supported", line)]
+        why = one_line((said or [str(error)])[0])
+        raise InputError(
+            f"`format`: received {name}, whose converter can't take this network ({type(error).__name__}: {why:.200}); "
+            "expected another format, or a network without that layer"
+        ) from None
+
+
 def write(model, name, folder, calibration=None, names=None):
     """Writes a model in another format, whole or not at all, with what `metadata` has it say of itself.
 
@@ -71,19 +88,23 @@ def write(model, name, folder, calibration=None, names=None):
 
     Returns:
         The path.
+
+    Raises:
+        InputError: the format's converter can't take the network.
     """
     # Written beside its place and moved there when it is whole: a killed export leaves the file of before.
     path = Path(folder) / FORMATS[name][0]
     with tempfile.TemporaryDirectory(dir=folder, prefix=files.PARTIAL) as temporary, _no_chatter():
         saved, made = Path(temporary) / "savedmodel", Path(temporary) / path.name
-        if name == "savedmodel":
-            _save_constant(model, made)
-        elif name == "onnx":
-            model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports no model that never ran
-            model.export(made, format="onnx", verbose=False)
-        else:
-            _save_constant(model, saved)
-            made.write_bytes(_flat_buffer(saved, calibration if name == "litert-int8" else None))
+        with _errors_in_a_line(name):
+            if name == "savedmodel":
+                _save_constant(model, made)
+            elif name == "onnx":
+                model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports no model that never ran
+                model.export(made, format="onnx", verbose=False)
+            else:
+                _save_constant(model, saved)
+                made.write_bytes(_flat_buffer(saved, calibration if name == "litert-int8" else None))
         metadata.describe(made, name, model.input_shape[1:3], names)
         before = Path(temporary) / "before"
         if path.is_dir():  # no folder can take another's place at once
@@ -115,10 +136,10 @@ def _save_constant(model, path):
     """
     import tensorflow as tf
 
-    from compress.engine import folded
+    from compress.engine import folding
 
-    image, logits = tf.TensorSpec(model.input_shape, tf.float32, name="image"), folded.constant(model)
-    serve = tf.function(lambda image: {"logits": logits(image)}, input_signature=[image])
+    image, logits = tf.TensorSpec(model.input_shape, tf.float32, name="image"), folding.constant(model)
+    serve = tf.function(lambda image: {"logits": logits(image)}, input_signature=[image], autograph=False)
     tf.saved_model.save(tf.Module(), str(path), signatures={"serving_default": serve.get_concrete_function()})
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from compress import metrics
 from compress.cli import configs, display, flags
 from compress.data import dataset, pixels, stock
-from compress.engine import folded
+from compress.engine import folding, measuring
 from compress.errors import InputError
-from compress.pruning import criteria
+from compress.graph.network import Graph
 from compress.report.tree import text, within
-from compress.storage import checkpoints, classes, records
+from compress.storage import classes, headers, opening, records
 
 MOST_LAYERS = 6  # whose histograms are drawn
 
@@ -70,7 +70,7 @@ class Images:
     def of(self, run, path):
         """The dataset.Data of a run, in the size that the model at `path` wants. Raises InputError as `data_config`."""
         wanted = data_config(self.config, run.flags)
-        shape = checkpoints.read_checkpoint(path, weights=False).input_shape
+        shape = headers.read_header(path, _preprocessing(run)).input_shape
         shown = pixels.of_models(path)
         key = (str(vars(wanted)), shape, str(shown))
         if key not in self.known:
@@ -85,18 +85,17 @@ class Images:
         return self.known[key]
 
 
-def cut_most(channels, most=MOST_LAYERS):
-    """The inner convolutions that lost the largest share of their channels, the one that lost most first.
+def cut_most(channels):
+    """The groups of channels that lost some, the one that lost the largest share first.
 
     Args:
-        channels: layer -> number of channels, first the base's, then after each iteration.
-        most: layers at most; none that lost nothing.
+        channels: group -> number of channels, first the base's, then after each iteration.
 
     Returns:
         List of names.
     """
-    lost = {name: 1 - left[-1] / left[0] for name, left in channels.items() if name.endswith(("_1_conv", "_2_conv"))}
-    return sorted((name for name in lost if lost[name] > 0), key=lambda name: -lost[name])[:most]
+    lost = {name: 1 - left[-1] / left[0] for name, left in channels.items()}
+    return sorted((name for name in lost if lost[name] > 0), key=lambda name: -lost[name])
 
 
 def _read_mask(path, name, channels):
@@ -171,19 +170,21 @@ def apoz_of_cut_layers(images, run, path):
         raise InputError("no layer lost a channel")
     found = images.of(run, path)
     classes.meet(path, found)
-    model = checkpoints.load_model(path, found.class_num, found.image_shape, _preprocessing(run))
+    graph = Graph(opening.load_network(path, found.class_num, found.image_shape, _preprocessing(run)))
+    cut = [name for name in names if graph.activations.get(name)]
+    if not cut:
+        raise InputError("no layer that lost channels has an activation like ReLU, whose zeros could be counted")
     count = run.flags.get("apoz_images")
     chosen = dataset.sample(found.val, count if type(count) is int and count > 0 else None)[0]
-    apoz = criteria.compute_apoz(
-        model, chosen, images.config.batch_size, display.track("APoZ", images.config.verbose, "compiling")
-    )
-    for name in names:
-        if len(apoz.get(name, ())) != channels[name][0]:
-            raise InputError(
-                f"{name} of the base has {len(apoz.get(name, ()))} channels, the record says {channels[name][0]:g}"
-            )
+    bar = display.track("APoZ", images.config.verbose, "compiling")
+    apoz = measuring.compute_apoz(graph, chosen, images.config.batch_size, bar)
+    for name in cut[:MOST_LAYERS]:
+        width = graph.groups[name].width if name in graph.groups else 0
+        if width != channels[name][0]:
+            raise InputError(f"{name} of the base has {width} channels, the record says {channels[name][0]:g}")
     return {
-        name.removesuffix("_conv"): (apoz[name], survivors(run.path.parent, name, channels[name])) for name in names
+        name.removesuffix("_conv"): (apoz[name], survivors(run.path.parent, name, channels[name]))
+        for name in cut[:MOST_LAYERS]
     }, len(chosen)
 
 
@@ -207,9 +208,9 @@ def confusion(images, run, paths):
     for path in paths:
         records.check_source(path, found.val)
         classes.meet(path, found)
-        model = checkpoints.load_model(path, found.class_num, found.image_shape, _preprocessing(run))
+        model = opening.load_network(path, found.class_num, found.image_shape, _preprocessing(run))
         logits = metrics.predict_logits(
-            folded.FoldedResNet(model, config.precision),
+            folding.FoldedModel(model, config.precision),
             found.val.images,
             config.batch_size,
             display.track(f"{path.parent.name}: validation", config.verbose, "compiling"),

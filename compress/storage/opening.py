@@ -20,7 +20,7 @@ import numpy as np
 
 from compress.cli import display
 from compress.errors import InputError, one_line
-from compress.graph import nodes, resnet, rules
+from compress.graph import nodes, plain, resnet, rules
 from compress.graph.reader import Unread
 from compress.storage import archives, checkpoints, classes, conventions, headers, preprocess, rebuilding, vocabulary
 from compress.storage.headers import EXPECTED
@@ -144,11 +144,12 @@ def load_network(path, class_num=None, input_shape=None, preprocessing="auto", v
             the file has another number; or 'always'.
 
     Returns:
-        An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes), all layers trainable.
+        An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes), all layers trainable, all
+        of them public layers of Keras, so that .h5 holds it.
 
     Raises:
-        InputError: as `open_network`; the class count or the image size is another; or of its outputs no logits can be
-            had.
+        InputError: as `open_network`; the class count or the image size is another; of its outputs no logits can be
+            had; or no public layer does what an operation of it does.
     """
     header = headers.read_header(path, preprocessing)
     checkpoints.check_fits(header, class_num if new_head == "never" else None, input_shape)
@@ -169,7 +170,7 @@ def load_network(path, class_num=None, input_shape=None, preprocessing="auto", v
             "this one as well, training and pruning don't",
             path,
         )
-    return opened.model
+    return plain.in_public_layers(opened.model)  # every run writes .h5, which can't hold others
 
 
 @dataclasses.dataclass

@@ -20,7 +20,7 @@ import keras
 from compress.cli import tables
 from compress.cli.configs import RunConfig
 from compress.errors import InputError
-from compress.storage import checkpoints, files, records, resuming, states
+from compress.storage import checkpoints, files, records, resuming, saving, states
 from compress.storage.records import STATE
 from compress.storage.resuming import NEVER
 
@@ -78,7 +78,7 @@ class Run:
     Attributes:
         folder: where model.h5, history.json, history.png and the state go.
         record: what `records.run_record` gives.
-        saved: the network that goes into model.h5, a model of `resnet.build_resnet`.
+        saved: the network that goes into model.h5, of layers that .h5 holds, see `opening.load_network`.
         config: how the run is kept and shown.
         keep_best: True leaves the best epoch, see `records.rank`, in model.h5 and in `saved`, False the last.
         progress: how far it is.
@@ -161,14 +161,14 @@ class Run:
                 f"({error}); expected it, {NEVER}"
             ) from None
         self.settle()
-        self.saved.load_weights(self.folder / MODEL)
+        checkpoints.load_weights(self.saved, self.folder / MODEL)
 
     def keep(self, epoch):
         """Step 1: the network as it is now, behind so many epochs, shall be model.h5."""
         history, model = self.progress.history, self.folder / MODEL
         # Between steps 3 and 4 the history tells of both files, so that a reader at that moment finds neither damaged.
         before = history.get("checkpoint", {}).get("sha256") or (files.sha256(model) if model.is_file() else None)
-        checkpoints.save_model(self.saved, self.folder / NEXT, history["run"].get("class_names"))
+        saving.save_network(self.saved, self.folder / NEXT, history["run"].get("class_names"))
         history["checkpoint"] = {"sha256": files.sha256(self.folder / NEXT), "previous_sha256": before, "epoch": epoch}
 
     def save_state(self, trainer):
@@ -212,7 +212,7 @@ class Run:
             self.save_state(trainer)
             self.publish()
         if self.keep_best:
-            self.saved.load_weights(self.folder / MODEL)
+            checkpoints.load_weights(self.saved, self.folder / MODEL)
         history["checkpoint"].pop("previous_sha256", None)
         records.write_json(self.folder / HISTORY, history)
 

@@ -187,6 +187,32 @@ def check_record(path):
         )
 
 
+def reduction(path, digest):
+    """What the record of a run says of how much smaller than its base a model is.
+
+    Args:
+        path: of a model.h5.
+        digest: its sha256, which the record has to name.
+
+    Returns:
+        {"compression_rate": base parameters / parameters, "sparsity": 0 to 1, or None where it isn't recorded}; None
+        where no record speaks of the file.
+    """
+    for file in (Path(path).with_name("result.json"), Path(path).parent.parent / "result.json"):
+        found = {}
+        with contextlib.suppress(InputError):
+            found = read_json(file)
+        sums, keys = found.get("sha256"), ("compression_rate", "sparsity")
+        if isinstance(sums, list) and digest in sums:  # of a pruning run, a number an iteration
+            lists = {key: found.get(key) for key in keys}
+            found = {key: values[sums.index(digest)] for key, values in lists.items() if is_curve(values, len(sums))}
+        elif sums != digest:
+            continue
+        if is_number(found.get("compression_rate")):
+            return {key: found[key] if is_number(found.get(key)) else None for key in keys}
+    return None
+
+
 def _run_beside(path):
     """What the history beside a model names as its run, or an empty dict."""
     run = {}

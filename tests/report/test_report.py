@@ -31,7 +31,7 @@ from compress.report import measure, records, sections
 from compress.report import page as report_page
 from compress.report import svg as report_svg
 from compress.report.tree import Run, text
-from compress.storage import checkpoints, files, readers
+from compress.storage import checkpoints, files, headers
 
 BASE, FIRST, SECOND, STUDENT, ALONE = ("".join(itertools.repeat(digit, 64)) for digit in "abcde")
 DATA = {"dataset": "digits", "val_split": 0.2, "subset": 80, "image_size": None, "num_worker": 0}
@@ -877,11 +877,7 @@ def test_a_record_cannot_name_a_place_that_is_read(tmp_path, monkeypatch):
 def test_images_that_a_folder_had_not_when_a_model_was_trained_are_not_measured(tmp_path, monkeypatch):
     run = Run("pruned_model", "pruned", tmp_path, {"run": {"flags": DATA | {"dataset": str(tmp_path)}}}, [])
     split = dataset.Split(np.zeros((2, 8, 8, 3), "uint8"), [0, 1], "validation", source=[str(tmp_path), "0" * 64])
-    monkeypatch.setattr(
-        measure.checkpoints,
-        "read_checkpoint",
-        lambda *_, **__: readers.Checkpoint("", {}, 50, "imagenet", {}, 2, None, None),
-    )
+    monkeypatch.setattr(measure.headers, "read_header", lambda *_: headers.Header("", 2, None))
     monkeypatch.setattr(
         measure.dataset, "load_data", lambda *_, **__: dataset.Data("mine", None, split, None, ("a", "b"), "")
     )

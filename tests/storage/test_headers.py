@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from compress.engine import twin
 from compress.errors import InputError
-from compress.storage import checkpoints, headers, opening
+from compress.storage import checkpoints, headers, opening, saving
 from tests import zoo
 
 
@@ -177,3 +178,45 @@ def test_outputs_without_logits_are_not_loaded(end, words, tmp_path, capsys):
     keras.Model(image, x).save(tmp_path / "net.keras")
     with pytest.raises(InputError, match=f"{words}.*expected logits"):
         opening.load_network(tmp_path / "net.keras")
+
+
+def nested():
+    """A model inside with biases in front of batch-norms, which a training twin leaves out of training."""
+    image = keras.Input((16, 16, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3)(image)))
+    inside = keras.Model(image, layers.BatchNormalization()(layers.Conv2D(4, 3)(x)), name="inside")
+    return keras.Sequential(
+        [keras.Input((16, 16, 3)), layers.Rescaling(0.01), inside, layers.GlobalAveragePooling2D(), layers.Dense(3)]
+    )
+
+
+def test_a_nested_network_is_saved_while_it_is_trained_as_others_read_it(tmp_path):
+    model, path = zoo.lively(nested()), tmp_path / "net.h5"
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype("float32")
+    wanted = np.asarray(model(pixels))
+    twin.Twin(model)
+    resting = [variable.path for variable in model.variables if not variable.trainable]
+    saving.save_network(model, path)
+    assert [variable.path for variable in model.variables if not variable.trainable] == resting
+    np.testing.assert_array_equal(keras.models.load_model(path, compile=False)(pixels), wanted)
+    np.testing.assert_allclose(opening.load_network(path)(pixels), wanted, rtol=1e-6)
+    before = [np.asarray(weight) for weight in model.weights]
+    zoo.lively(model, seed=1)
+    checkpoints.load_weights(model, path)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_a_network_is_loaded_in_layers_that_h5_holds(tmp_path):
+    image = keras.Input((16, 16, 3))
+    x = ops.relu(layers.Conv2D(4, 3, padding="same")(image / 255.0))
+    x = layers.GlobalAveragePooling2D()(x * x + 1.0)
+    model = zoo.lively(keras.Model(image, layers.Dense(3)(x)))
+    model.save(tmp_path / "net.keras")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype("float32")
+    loaded = opening.load_network(tmp_path / "net.keras")
+    saving.save_network(loaded, tmp_path / "net.h5")
+    checkpoints.load_weights(loaded, tmp_path / "net.h5")
+    np.testing.assert_allclose(loaded(pixels), model(pixels), rtol=1e-4, atol=1e-5)
+    plain = keras.models.load_model(tmp_path / "net.h5", compile=False)
+    np.testing.assert_array_equal(plain(pixels), loaded(pixels))

@@ -156,9 +156,9 @@ def litert_latency(args):
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-    from compress.graph import resnet
+    import model
 
-    net, images = resnet.build_resnet(50, CLASSES, SHAPE), pixels(args.images)[0].astype("float32")
+    net, images = model.build_model("ResNet50", CLASSES, SHAPE), pixels(args.images)[0].astype("float32")
     with tempfile.TemporaryDirectory() as folder:
         net.export(folder, format="tf_saved_model", verbose=False)
         content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()

@@ -8,6 +8,7 @@ the next number without using the processor.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -79,19 +80,28 @@ def network(kind):
         kind: of ResNet50 'base', the unpruned network; 'teacher', with 0.6 of the channels in the inner layers;
             'student', with 12.82 times fewer parameters than the teacher. Or one of FAMILIES.
     """
-    if kind in FAMILIES:
-        import model
+    import numpy as np
 
-        return model.build_model(kind, CLASSES, SHAPE)
+    import model
     from compress.distillation import student
-    from compress.graph import resnet
+    from compress.graph.network import Graph
 
-    widths = resnet.full_widths()
+    net = model.build_model(kind if kind in FAMILIES else "ResNet50", CLASSES, SHAPE)
+    if kind in FAMILIES:
+        return net
     if kind != "base":
-        widths = {name: round(0.6 * n) if name.endswith(("_1_conv", "_2_conv")) else n for name, n in widths.items()}
+        graph = Graph(net)
+        inner = {name: group.width for name, group in graph.groups.items() if group.inner}
+        net = graph.trimmed({name: np.arange(width) < round(0.6 * width) for name, width in inner.items()})
     if kind == "student":
-        widths = student.student_widths(widths, 50, 12.82, None, lambda w: resnet.cost_of(w, CLASSES, SHAPE), 16)
-    net = resnet.build_resnet(50, CLASSES, SHAPE, widths=widths)
+        pattern = student.Pattern(net)
+        widths = student.student_widths(
+            pattern.layout,
+            lambda widths: dataclasses.astuple(pattern.graph.cost(widths)),
+            (pattern.whole.parameters / 12.82, np.inf),
+            16,
+        )
+        net = student.inherit_student(pattern.graph, widths)
     # A new network has gammas of 0 at the ends of its blocks. Folded, they give kernels of zeros, which a runtime may
     # leave out: the measured times would not be those of a trained network.
     for layer in net.layers:

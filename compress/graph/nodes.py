@@ -4,6 +4,8 @@ A functional model is a list of nodes. A node is one call of an operation: of a 
 `x + y`, or of a model inside the model. The operations of an inner model have paths like 'encoder/conv1'.
 """
 
+import random
+
 import keras
 
 from compress.errors import InputError
@@ -107,15 +109,20 @@ def check(model):
         InputError: the model or one inside it is subclassed or not built; a layer is quantised, has LoRA weights, is a
             Lambda or of a class that is neither Keras' own nor registered, or can't be made from its own config.
     """
-    tried = set()
-    for path, node in walk(model):
-        layer = node.operation
-        if id(layer) in tried or is_model(layer) or not isinstance(layer, keras.Layer):
-            continue
-        tried.add(id(layer))
-        for part in layer._flatten_layers():  # a wrapper has layers of its own
-            _check_part(part, path)
-        _check_config(layer, path)
+    tried, start = set(), random.getstate()
+    try:
+        for path, node in walk(model):
+            layer = node.operation
+            if id(layer) in tried or is_model(layer) or not isinstance(layer, keras.Layer):
+                continue
+            tried.add(id(layer))
+            for part in layer._flatten_layers():  # a wrapper has layers of its own
+                _check_part(part, path)
+            _check_config(layer, path)
+    finally:
+        # Keras draws seeds of initial weights from Python's random state, as layers are made. What a run draws later
+        # doesn't depend on how often a graph was read.
+        random.setstate(start)
 
 
 def _check_part(part, path):

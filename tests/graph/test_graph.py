@@ -1,6 +1,7 @@
 """The graph of any network: trimmed against masked by a walk of the test's own, costs against counts from shapes."""
 
 import inspect
+import random
 import re
 
 import keras
@@ -468,3 +469,9 @@ def test_the_page_on_own_layers_runs(capsys):
     for kind in (keras.layers.Dense, dict, namesake):
         with pytest.raises(InputError, match="`kind`: received"):
             kinds.register(kind, names["project"])
+
+
+def test_reading_leaves_the_state_that_keras_draws_seeds_from():
+    model, start = zoo.residual(), random.getstate()
+    Graph(model)
+    assert random.getstate() == start

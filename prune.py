@@ -22,8 +22,8 @@ the steps are repeated: little by little costs less accuracy than all at once. `
 criteria, budgets and files. The functions stand where that loop calls them too.
 """
 
-from compress.graph.surgery import apply_mask, compute_sparsity, trim_model
 from compress.pruning.criteria import compute_apoz
 from compress.pruning.masks import create_mask
+from compress.pruning.removal import apply_mask, compute_sparsity, trim_model
 
 __all__ = ["apply_mask", "compute_apoz", "compute_sparsity", "create_mask", "trim_model"]

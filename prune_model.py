@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
-"""Prune a ResNet in iterations: score the channels, remove the idle ones for good, fine-tune what is left."""
+"""Prune a network in iterations: score the channels, remove the idle ones for good, fine-tune what is left."""
 
 import argparse
 import dataclasses
@@ -35,8 +35,8 @@ def build_parser():
         "--base_model_path",
         type=values.model,
         default=BASE,
-        help="model to prune: an .h5 or .keras of this suite or of keras.applications, or a folder "
-        "with model.h5 (default: %(default)s)",
+        help="model to prune: an .h5 or .keras of any Keras classifier, or a folder with model.h5 "
+        "(default: %(default)s)",
     )
     group = parser.add_argument_group("fine-tuning")
     group.add_argument(
@@ -132,7 +132,7 @@ def check(args):
     Raises:
         InputError: flags that contradict each other, a base that can't be used, a folder that can't be written to.
     """
-    from compress.storage import checkpoints
+    from compress.storage import checkpoints, headers
 
     pruning = configs.PruneConfig.of(args).with_allocation()
     files.check_writable(args.root_folder)
@@ -143,7 +143,7 @@ def check(args):
         )
     for iteration in range(1, args.prune_iter + 1):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
-    header = checkpoints.read_checkpoint(args.base_model_path, weights=False)
+    header = headers.read_header(args.base_model_path, args.preprocessing)
     checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
     records.check_split(args.base_model_path, args.dataset, args.val_split)
     given = vars(args) | {"allocation": pruning.allocation}  # its default was another in earlier versions
@@ -164,7 +164,7 @@ def begin(args, plan):
 
     if done := finished():
         return None, done
-    result = iterations.start(plan.pruning, plan.record, plan.header.widths)
+    result = iterations.start(plan.pruning, plan.record)
     app.start_keras(args)
     images = app.read_images(args, args.base_model_path, plan.header)
     plan.record.update(app.record_of_images(images))
@@ -180,21 +180,39 @@ def begin(args, plan):
     return images, result
 
 
-def load_base(args, plan, images):
-    """The base model, and what is to be left of it.
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The network that a run starts from.
 
-    Returns:
-        (keras.Model, from `cut.budget`).
+    Attributes:
+        model: the keras.Model.
+        scope: the groups of it that may lose channels, a `pruning.scope.Scope`.
+        target: what is to be left of it, from `cut.budget`.
+        keys: {key of result.json's channels: group}, from `iterations.meet`.
     """
+
+    model: typing.Any
+    scope: typing.Any
+    target: tuple | None
+    keys: dict
+
+
+def load_base(args, plan, images, result):
+    """The Base of a run; says what of it may lose channels."""
+    from compress.graph import plain
     from compress.pruning import cut
-    from compress.storage import checkpoints
+    from compress.storage import opening
     from compress.training import fit
 
-    base = checkpoints.load_model(args.base_model_path, images.class_num, images.image_shape, *flags.opening(args))
-    fit.check_batch(base, min(args.batch_size, len(images.train)))
+    size = images.class_num, images.image_shape
+    model = opening.load_network(args.base_model_path, *size, args.preprocessing, args.verbose)
+    model = plain.in_public_layers(model)  # every iteration is written as .h5, and goes on from there
+    fit.check_batch(model, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
-        fit.check_batch(base, args.recalibrate_images, "recalibrate_images")
-    return base, cut.budget(plan.pruning, plan.header.widths, images.class_num, images.image_shape, plan.header.stem)
+        fit.check_batch(model, args.recalibrate_images, "recalibrate_images")
+    scope = cut.scope_of(plan.pruning, model)
+    target = cut.budget(plan.pruning, scope)
+    return Base(model, scope, target, iterations.meet(result, scope, Path(args.root_folder)))
 
 
 def go_on(args, plan, base, images, result):
@@ -203,7 +221,7 @@ def go_on(args, plan, base, images, result):
     Clears away what older runs left, and adds to `result` what all iterations share.
     """
     from compress.pruning import cut
-    from compress.storage import checkpoints, classes, recording
+    from compress.storage import classes, opening, recording
 
     parents = classes.meet(args.base_model_path, images)
     iterations.go_on(plan.pruning, result, plan.record)
@@ -223,33 +241,33 @@ def go_on(args, plan, base, images, result):
     return (
         base
         if not done
-        else checkpoints.load_model(root / f"iter{done}" / "model.h5", images.class_num, images.image_shape)
+        else opening.load_network(root / f"iter{done}" / "model.h5", images.class_num, images.image_shape)
     )
 
 
-def prune_all(args, plan, networks, images, result):
+def prune_all(args, plan, base, images, result):
     """All iterations that are left; each adds its numbers to `result` and writes it.
 
     Args:
         args: the flags.
         plan: the Plan.
-        networks: (base, target) from `load_base`.
+        base: the Base.
         images: a dataset.Data.
         result: what result.json holds.
     """
-    model = go_on(args, plan, networks[0], images, result)
+    model = go_on(args, plan, base.model, images, result)
     for _ in range(len(result["final_acc"]), args.prune_iter):
-        model = prune_once(args, plan, model, networks, images, result)
+        model = prune_once(args, plan, model, base, images, result)
 
 
-def prune_once(args, plan, model, networks, images, result):
+def prune_once(args, plan, model, base, images, result):
     """The next iteration: trim, fine-tune, write; one that was trimmed before an interruption is not trimmed again.
 
     Args:
         args: the flags.
         plan: the Plan.
         model: what this iteration starts from.
-        networks: (base, target) from `load_base`.
+        base: the Base.
         images: a dataset.Data.
         result: what result.json holds; this iteration's numbers are added to it, and it is written.
 
@@ -257,17 +275,17 @@ def prune_once(args, plan, model, networks, images, result):
         The fine-tuned model.
     """
     from compress import metrics
-    from compress.graph import resnet
+    from compress.graph.network import Graph
     from compress.pruning import cut
-    from compress.storage import checkpoints, recording
+    from compress.storage import opening, recording
 
-    (base, target), done = networks, len(result["final_acc"])
+    done = len(result["final_acc"])
     folder = Path(args.root_folder) / f"iter{done + 1}"
     if "begun" in result:
-        model, row = checkpoints.load_model(folder / cut.TRIMMED), result["begun"]["row"]
+        model, row = opening.load_network(folder / cut.TRIMMED), result["begun"]["row"]
     else:
         before = result["final_acc"][-1] if done else None
-        model, row = cut.trim_once(plan.pruning, model, base, images, target, done + 1, before)
+        model, row = cut.trim_once(plan.pruning, model, base.model, images, base.target, done + 1, before)
         result["begun"] = {"row": row, "sha256": files.sha256(folder / cut.TRIMMED)}
         records.write_json(Path(args.root_folder) / "result.json", result)
     title = f"iteration {done + 1}/{args.prune_iter}"
@@ -277,13 +295,14 @@ def prune_once(args, plan, model, networks, images, result):
     size = metrics.size_of(model, folder / "model.h5")
     row |= {
         **size,
-        "compression_rate": base.count_params() / size["parameters"],
+        "compression_rate": base.model.count_params() / size["parameters"],
         "sha256": files.sha256(folder / "model.h5"),
     }
     for key, value in row.items():
         result.setdefault(key, []).append(value)
-    for name, width in resnet.widths_of(model).items():
-        result["channels"][name].append(width)
+    groups = Graph(model).groups
+    for key, name in base.keys.items():
+        result["channels"][key].append(groups[name].width)
     del result["begun"]
     write(args, result)
     (folder / cut.TRIMMED).unlink()
@@ -294,13 +313,13 @@ def prune_once(args, plan, model, networks, images, result):
 def fine_tune(args, model, images, folder, run_record, title):
     """Trains a trimmed model in place; returns the validation accuracy of what is kept, and the seconds it took."""
     from compress.data import dataset
-    from compress.engine import fast
+    from compress.engine import twin
     from compress.storage import recording
     from compress.training import runs
     from compress.training.recipe import Recipe, compile_classifier
 
     recipe = Recipe.of(args, epochs=args.epoch_num)
-    trainer = fast.FastResNet(model, args.precision)
+    trainer = twin.Twin(model, args.precision)
     compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
     run = recording.Run(folder, run_record, model, configs.RunConfig.of(args), args.save_best_model)
     history = runs.train(trainer, images, recipe, run, title)
@@ -323,11 +342,7 @@ def write(args, result):
     folder = Path(args.root_folder)
     records.write_json(folder / "result.json", result)
     style.save_figure(pruning.plot_pruning(result), folder / "pruning.png")
-    layers = {
-        name.removesuffix("_conv"): left
-        for name, left in result["channels"].items()
-        if name.endswith(("_1_conv", "_2_conv"))
-    }
+    layers = {name.removesuffix("_conv"): left for name, left in iterations.pruned(result).items()}
     style.save_figure(pruning.plot_channels(layers), folder / "channels.png")
 
 
@@ -402,8 +417,7 @@ def run(args):
     with files.exclusive(args.root_folder):  # no other process writes there meanwhile
         images, result = begin(args, plan)
         if images is not None:
-            networks = load_base(args, plan, images)
-            prune_all(args, plan, networks, images, result)
+            prune_all(args, plan, load_base(args, plan, images, result), images, result)
             conclude(args, result)
     return result
 

@@ -27,8 +27,7 @@ def build_parser():
         "--model_path",
         type=values.model,
         default="./model/base_model/model.h5",
-        help="an .h5 or .keras file of this suite or of keras.applications, or a folder with model.h5 "
-        "(default: %(default)s)",
+        help="an .h5 or .keras file of any Keras classifier, or a folder with model.h5 (default: %(default)s)",
     )
     group.add_argument(
         "--output",
@@ -69,11 +68,11 @@ def check_flags(args):
     Returns:
         (what the model file holds, without its weights; what `run` returns of the file and the run).
     """
-    from compress.storage import checkpoints
+    from compress.storage import checkpoints, headers
 
     if args.output:
         files.check_file(args.output, ".json")
-    header = checkpoints.read_checkpoint(args.model_path, weights=False)
+    header = headers.read_header(args.model_path, args.preprocessing)
     checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
     records.check_split(args.model_path, args.dataset, args.val_split)
     digest = files.sha256(args.model_path)  # of what is measured: a run may write the file meanwhile
@@ -104,14 +103,15 @@ def measure(args, images):
     """
     from compress.data import dataset
     from compress.pruning import cut
-    from compress.storage import checkpoints, classes
+    from compress.storage import classes, opening
 
     known = classes.meet(args.model_path, images)
-    model = checkpoints.load_model(args.model_path, images.class_num, images.image_shape, *flags.opening(args))
+    size = images.class_num, images.image_shape
+    model = opening.load_network(args.model_path, *size, args.preprocessing, args.verbose)
     config, shares = configs.CriterionConfig.of(args), sorted(set(args.shares))
-    part = dataset.sample(images.val, args.images)
-    scores = cut.criterion_scores(config, model, images, args.seed, "`model_path`")  # high: idle, the first to go
-    whole, curves = cut.sensitivity_curves(config, model, scores, part, shares, "sensitivity", "`model_path`")
+    part, scope = dataset.sample(images.val, args.images), cut.scope_of(config, model)
+    scores = cut.criterion_scores(config, scope, images, args.seed, "`model_path`")  # high: idle, the first to go
+    whole, curves = cut.sensitivity_curves(config, scope, scores, part, shares, "sensitivity", "`model_path`")
     layers = [{"layer": name, "channels": len(scores[name])} | curve for name, curve in curves.items()]
     return whole | {
         "shares": shares,

@@ -150,6 +150,7 @@ class CriterionConfig(Config):
 
     Attributes:
         criterion: one of flags.CRITERIA.
+        scope: which groups may lose channels, 'inner' or 'all', see `pruning.scope`.
         apoz_images: validation images that the criterion looks at; None for all.
         round_to: channels left are a multiple of this.
         batch_size: images a pass.
@@ -159,6 +160,7 @@ class CriterionConfig(Config):
     """
 
     criterion: str = "apoz"
+    scope: str = "inner"
     apoz_images: int | None = None
     round_to: int = 1
     batch_size: int = 128

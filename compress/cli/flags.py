@@ -16,7 +16,7 @@ from compress.errors import OutputError, one_line
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 PREPROCESSING = ("auto", "caffe", "tf", "torch", "unit", "none")
 OUTPUTS = ("output", "save_folder", "root_folder", "tensorboard")  # flags that say where to write
-CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "random")
+CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "fpgm", "random")
 
 
 class Help(argparse.HelpFormatter):
@@ -342,9 +342,16 @@ def add_training_flags(parser):
 
 
 def add_criterion_flags(group):
-    """--criterion, --apoz_images."""
+    """--criterion, --scope, --apoz_images."""
     group.add_argument(
         "--criterion", choices=CRITERIA, default="apoz", help="what makes a channel idle (default: %(default)s)"
+    )
+    group.add_argument(
+        "--scope",
+        choices=["inner", "all"],
+        default="inner",
+        help="which channels may go: inner ones, that no addition joins; all: also residual streams and stems "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--apoz_images",

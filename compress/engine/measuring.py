@@ -130,7 +130,7 @@ def count_zeros(model, watched, images, batch_size=128, progress=iter):
     return {node: zeros / positions for node, (zeros, positions) in zip(nodes_, total, strict=True)}
 
 
-def compute_apoz(graph, images, batch_size=128, progress=iter):
+def compute_apoz(graph, images, batch_size=128, progress=iter, names=None):
     """Average percentage of zeros of each channel behind its ReLU-like activations, in inference mode.
 
     APoZ_c = (zero activations of channel c over all N images and M positions) / (N M); Hu et al. 2016, Network
@@ -142,6 +142,7 @@ def compute_apoz(graph, images, batch_size=128, progress=iter):
         images: (N, ...), as the model takes them, not augmented, none of them from the test set.
         batch_size: images a pass.
         progress: wraps the range of batch starts.
+        names: of the groups that are counted; None for all.
 
     Returns:
         {group: (width,) float64 from 0 to 1}, for the groups that have a ReLU-like activation; 1 means that the channel
@@ -151,7 +152,8 @@ def compute_apoz(graph, images, batch_size=128, progress=iter):
         InputError: the network has no ReLU-like activation.
         ValueError: there are no images.
     """
-    where = {node: graph.places(node.outputs[0]) for places in graph.activations.values() for node, _ in places}
+    wanted = {name: places for name, places in graph.activations.items() if names is None or name in names}
+    where = {node: graph.places(node.outputs[0]) for places in wanted.values() for node, _ in places}
     if not where:
         raise InputError(
             f"`criterion`: received apoz for {graph.model.name}, which has no ReLU-like activation, so that no channel "
@@ -159,7 +161,7 @@ def compute_apoz(graph, images, batch_size=128, progress=iter):
         )
     shares = count_zeros(graph.model, {node: axis for node, (axis, _) in where.items()}, images, batch_size, progress)
     found = {}
-    for name, places in graph.activations.items():
+    for name, places in wanted.items():
         total, count = (np.zeros(graph.groups[name].width) for _ in range(2))
         for node, _ in places:
             channels, positions = where[node][1][name]

@@ -7,65 +7,81 @@ import numpy as np
 from compress import metrics
 from compress.cli import display, flags
 from compress.data import dataset
-from compress.engine import folded, recalibration
+from compress.engine import folding, measuring
 from compress.errors import InputError
-from compress.graph import resnet, surgery
-from compress.pruning import allocation, criteria, masks
-from compress.storage import checkpoints, files
+from compress.pruning import allocation, criteria, masks, removal
+from compress.pruning.scope import Scope
+from compress.storage import files, saving
 
 TRIMMED = "trimmed.h5"  # in iterK, until its fine-tuning is finished
 
 
-def budget(config, widths, classes, input_shape, stem):
+def scope_of(config, model):
+    """The groups of a network that may lose channels, and that the criterion can score.
+
+    Args:
+        config: a configs.PruneConfig, or a configs.CriterionConfig.
+        model: a keras.Model of logits.
+
+    Returns:
+        A scope.Scope.
+
+    Raises:
+        InputError: there is none.
+    """
+    return criteria.scored_by(config.criterion, Scope.of(model, config.scope))
+
+
+def budget(config, scope):
     """Turns target_compression or target_macs of a config into parameters or MACs.
 
     Args:
         config: a configs.PruneConfig.
-        widths: {group: channels} of the base, from `resnet.widths_of`.
-        classes: number of logits.
-        input_shape: (height, width, 3).
-        stem: one of `resnet.STEMS`.
+        scope: of the base, from `scope_of`.
 
     Returns:
         (0 for parameters or 1 for MACs, the base's cost, the cost after the last iteration); None without a target.
 
     Raises:
         InputError: the target is not below the base's cost, or the network costs more even with the fewest channels
-            allowed in every inner layer (`masks.FLOOR`, rounded up to `round_to`).
+            allowed in every group (`masks.FLOOR`, rounded up to `round_to`); or its MACs are not known.
     """
     if not config.targeted:
         return None
-    costs = resnet.cost_of(widths, classes, input_shape, stem)
+    whole, narrowest = scope.graph.cost(), scope.graph.cost(scope.least(config.round_to))
     if config.target_compression is not None:
-        which, name, end = 0, "target_compression", costs[0] / config.target_compression
+        which, name = 0, "target_compression"
+        costs, least = whole.parameters, narrowest.parameters
+        end = costs / config.target_compression
     else:
-        which, name, end = 1, "target_macs", flags.macs_left(config.target_macs, costs[1])
-    # Only the first two convolutions of a block, its inner layers, are pruned. The third one is added to the shortcut,
-    # so its channels would have to go in every block of the stage at once.
-    floors = {
-        group: masks.rounded(0, width, config.round_to) if group.endswith(("_1_conv", "_2_conv")) else width
-        for group, width in widths.items()
-    }
-    least = resnet.cost_of(floors, classes, input_shape, stem)[which]
-    if not least <= end < costs[which]:
+        which, name = 1, "target_macs"
+        costs, least = whole.macs, narrowest.macs
+        if not np.isfinite(costs):
+            raise InputError(
+                f"`{name}`: received it for {scope.model.name}, which takes images of any size, so that its MACs are "
+                "not known; expected `target_compression`, or a model with a size"
+            )
+        end = flags.macs_left(config.target_macs, costs)
+    if not least <= end < costs:
+        layers = "inner layer" if config.scope == "inner" else "layer"
         raise InputError(
             f"`{name}`: received a target of {end:,.0f} {('parameters', 'MACs')[which]}, expected one "
-            f"from {least:,} (a reduction of {costs[which] / least:.2f}x, every inner layer at its floor) "
-            f"to below {costs[which]:,}, the base's"
+            f"from {least:,.0f} (a reduction of {costs / least:.2f}x, every {layers} at its floor) "
+            f"to below {costs:,.0f}, the base's"
         )
     display.say(
-        f"`{name}`: {end:,.0f} {('parameters', 'MACs')[which]} shall be left of the base model's {costs[which]:,}",
+        f"`{name}`: {end:,.0f} {('parameters', 'MACs')[which]} shall be left of the base model's {costs:,.0f}",
         config.verbose,
     )
-    return which, costs[which], end
+    return which, costs, end
 
 
 def criterion_scores(config, model, images, seed, where):
-    """Scores a model's inner channels by the config's criterion, on validation images.
+    """Scores a network's channels by the config's criterion, on validation images.
 
     Args:
         config: a configs.PruneConfig, or a configs.CriterionConfig.
-        model: a ResNet of `resnet.build_resnet`.
+        model: a scope.Scope, from `scope_of`.
         images: a dataset.Data.
         seed: of the random criterion.
         where: names the model in the message of an error.
@@ -92,7 +108,7 @@ def sensitivity_curves(config, model, scores, split, shares, title, where):
 
     Args:
         config: a configs.PruneConfig, or a configs.CriterionConfig.
-        model: a ResNet of `resnet.build_resnet`.
+        model: a scope.Scope, from `scope_of`.
         scores: {layer: scores (channels,)}; the highest go first.
         split: (images (N, h, w, 3), labels (N,)) to measure on.
         shares: shares of a layer's channels to remove, 0 to 1; 1 stands for all but the fewest allowed.
@@ -120,7 +136,7 @@ def choose_mask(config, model, images, target, iteration):
 
     Args:
         config: a configs.PruneConfig.
-        model: a ResNet of `resnet.build_resnet`.
+        model: a keras.Model of logits, or a Scope from `scope_of`.
         images: a dataset.Data; its validation images are used.
         target: from `budget`.
         iteration: from 1.
@@ -132,19 +148,20 @@ def choose_mask(config, model, images, target, iteration):
         InputError: a score or a loss is not finite, or `round_to` is too coarse for the target.
     """
     title = f"iteration {iteration}"
-    scores = criterion_scores(config, model, images, config.seed + iteration, f"`base_model_path`, {title}")
+    scope = model if isinstance(model, Scope) else scope_of(config, model)
+    multiple, floor = scope.permitted(config.round_to)
+    scores = criterion_scores(config, scope, images, config.seed + iteration, f"`base_model_path`, {title}")
     if target is None:
-        return masks.create_mask(scores, config.prune_ratio, config.round_to)
+        return masks.create_mask(scores, config.prune_ratio, multiple, floor)
     # Each of the n iterations reduces the cost by the same factor, the n-th root of the whole reduction. Equal steps in
     # parameters or MACs would remove the largest share in the last iteration. The last limit is the target itself,
     # which the power may miss by rounding.
     which, start, end = target
     limit = end if iteration == config.prune_iter else start * (end / start) ** (iteration / config.prune_iter)
-    architecture = resnet.architecture_of(model)
-    widths, shape = architecture["widths"], (architecture["classes"], architecture["input_shape"], architecture["stem"])
 
-    def cost(left):
-        return resnet.cost_of(widths | left, *shape)[which]
+    def fits(left):
+        cost = scope.graph.cost(left)
+        return (cost.parameters, cost.macs)[which] <= limit
 
     # 'threshold': one threshold for all layers, on scores that are standardised within each layer. 'sensitivity': each
     # layer loses as many channels as its own measured curve of the loss allows.
@@ -152,7 +169,7 @@ def choose_mask(config, model, images, target, iteration):
     if config.allocation == "sensitivity":
         measured = sensitivity_curves(
             config,
-            model,
+            scope,
             scores,
             dataset.sample(images.val, config.sensitivity_images),
             (*allocation.SHARES, 1),
@@ -161,9 +178,8 @@ def choose_mask(config, model, images, target, iteration):
         )
     try:
         if measured is None:
-            return masks.create_global_mask(scores, lambda left: cost(left) <= limit, config.round_to)
-        channels = {name: len(values) for name, values in scores.items()}
-        kept = allocation.allocate(measured[0]["loss"], measured[1], channels, cost, limit, config.round_to)
+            return masks.create_global_mask(scores, fits, multiple, floor)
+        kept = allocation.allocate(scope, which, measured[0]["loss"], measured[1], limit, config.round_to)
     except ValueError as error:
         raise InputError(f"`round_to`: received {config.round_to}, expected less for this target: {error}") from None
     return {name: masks.least_idle(scores[name], n) for name, n in kept.items()}
@@ -192,23 +208,23 @@ def trim_once(config, model, base, images, target, iteration, before):
             evaluator, images.val, config.batch_size, display.track(f"{title}: validation", config.verbose, "compiling")
         )["acc"]
 
-    row = {"base_acc": accuracy(folded.FoldedResNet(model, config.precision)) if before is None else before}
+    row = {"base_acc": accuracy(folding.FoldedModel(model, config.precision)) if before is None else before}
     mask = choose_mask(config, model, images, target, iteration)
-    model = surgery.trim_model(model, mask)
-    evaluator = folded.FoldedResNet(model, config.precision)
-    row |= {"sparsity": surgery.compute_sparsity(model, base), "pruned_acc": accuracy(evaluator)}
+    model = removal.trim_model(model, mask)
+    evaluator = folding.FoldedModel(model, config.precision)
+    row |= {"sparsity": removal.compute_sparsity(model, base), "pruned_acc": accuracy(evaluator)}
     row["recalibrated_acc"] = row["pruned_acc"]
     # Layers behind a removed channel get another input, so the stored means and variances of their batch-normalisations
     # are wrong. Measuring them again costs a forward pass and gives back much of the accuracy before any fine-tuning.
     if config.recalibrate_images:
         bar = display.track(f"{title}: batch-norm", config.verbose, "compiling")
         sample = dataset.sample(images.train, config.recalibrate_images)[0]
-        recalibration.recalibrate_bn(model, sample, config.batch_size, bar)
-        evaluator.refold(model)  # the same shapes: a new FoldedResNet would be compiled once more
+        measuring.recalibrate_bn(model, sample, config.batch_size, bar)
+        evaluator.refold(model)  # the same shapes: a new FoldedModel would be compiled once more
         row["recalibrated_acc"] = accuracy(evaluator)
     # The caller's record names trimmed.h5 once both files are complete. A run that is killed before then trims again.
     folder.mkdir(exist_ok=True)
     with files.replacing(folder / "mask.npz") as temporary:
         np.savez_compressed(temporary, **mask)
-    checkpoints.save_model(model, folder / TRIMMED)
+    saving.save_network(model, folder / TRIMMED)
     return model, row

@@ -1,10 +1,14 @@
 """How far a pruning run is, by its result.json, and whether it may go on from there. Imports no Keras."""
 
+import re
 from pathlib import Path
 
 from compress.cli import display
 from compress.errors import InputError
 from compress.storage import files, records, resuming
+
+STREAM = re.compile(r"(conv\d)_stream")  # in records of earlier versions, of a ResNet's residual stream
+INNER = ("_1_conv", "_2_conv")  # how those of its layers end that these versions pruned
 
 # what result.json has a number of for each iteration, beside the sha256
 LISTS = (
@@ -30,13 +34,12 @@ def length(config):
     return None if config.targeted else "prune_iter"
 
 
-def start(config, run_record, widths):
+def start(config, run_record):
     """result.json of an unfinished run with the same flags, or of one that was to have fewer iterations, or a new one.
 
     Args:
         config: a configs.PruneConfig.
         run_record: from `records.run_record`.
-        widths: of the base, as `resnet.widths_of` gives them.
 
     Raises:
         InputError: an unfinished run with other flags, or one whose files are not those that it names.
@@ -47,7 +50,7 @@ def start(config, run_record, widths):
         result = records.read_json(path)
         more = result.get("finished") is True and resuming.is_shorter(result.get("run"), run_record, "prune_iter")
         if result.get("finished") is False or more:
-            check_unfinished(result, root, widths)
+            check_unfinished(result, root)
             resuming.check_same_run(result["run"], run_record, config.root_folder, length=length(config))
             if (done := len(result["final_acc"])) > config.prune_iter:
                 raise InputError(
@@ -61,7 +64,7 @@ def start(config, run_record, widths):
         "split": "validation",
         "run": run_record,
         "final_acc": [],
-        "channels": {name: [width] for name, width in widths.items()},
+        "channels": {},
     }
 
 
@@ -84,7 +87,47 @@ def go_on(config, result, run_record):
         result["run"] = run_record
 
 
-def check_unfinished(result, root, widths):
+def meet(result, scope, root):
+    """Which group of the base each key of a result's `channels` stands for; a new result gets its keys.
+
+    Args:
+        result: from `start`.
+        scope: a scope.Scope of the base.
+        root: folder of the run, for the message.
+
+    Returns:
+        {key: group name}. They are the same but for runs of earlier versions, where 'conv3_stream' stands for the group
+        that is called after the first layer that makes it now.
+
+    Raises:
+        InputError: the record is of another network.
+    """
+    groups = scope.graph.groups
+    if not result["channels"]:
+        result["channels"] = {name: [group.width] for name, group in groups.items()}
+        result["groups"] = list(scope.names)
+    found = {}
+    for key, left in result["channels"].items():
+        layer = STREAM.sub(r"\1_block1_3_conv", key)
+        name = key if key in groups else next((name for name, group in groups.items() if layer in group.makers), None)
+        if name is None or groups[name].width != left[0]:
+            raise InputError(
+                f"`resume`: received {root / 'result.json'}, which tells of {left[0]:g} channels of {key:.60}; "
+                'expected the record of a run on this base, or `resume="never"` to start over'
+            )
+        found[key] = name
+    return found
+
+
+def pruned(result):
+    """The `channels` of a result.json, of any origin, but of the groups that might lose some alone."""
+    channels, names = result.get("channels", {}), result.get("groups")
+    if not isinstance(names, list):
+        return {name: left for name, left in channels.items() if name.endswith(INNER)}
+    return {name: channels[name] for name in names if isinstance(name, str) and name in channels}
+
+
+def check_unfinished(result, root):
     """Raises InputError where an unfinished result.json hasn't the shape or the files of one."""
     try:
         done = len(result["final_acc"])
@@ -92,9 +135,8 @@ def check_unfinished(result, root, widths):
         sums, begun = result.get("sha256", []), result.get("begun", {"row": {}})
         if not all(records.is_curve(values, done) for values in lists.values()) or len(sums) != done:
             raise ValueError(f"lists that have not {done} numbers")
-        if set(result["channels"]) != set(widths) or not all(
-            records.is_curve(left, done + 1) for left in result["channels"].values()
-        ):
+        channels = result["channels"]
+        if not (channels or not done) or not all(records.is_curve(left, done + 1) for left in channels.values()):
             raise ValueError("channels")
         if (
             not isinstance(result["run"], dict)

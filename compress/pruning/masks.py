@@ -1,8 +1,8 @@
 """Scores into masks: which channels of a group stay.
 
-A mask is {group: (channels,) bool, True = keep}. Groups are the names of `resnet.full_widths`: an inner convolution
-('conv2_block1_1_conv'), the stem ('conv1_conv') or a stage's stream ('conv3_stream'), whose channels run through
-every block of the stage. A group that the mask leaves out is kept whole.
+A mask is {group: (width,) bool, True = keep}. Groups are those of `graph.network.Graph`, channels that can only go
+together: those of one convolution, or of all that are added to a residual stream. A group that the mask leaves out is
+kept whole. What is called a layer below is such a group.
 """
 
 import numpy as np
@@ -24,14 +24,17 @@ def rounded(keep, channels, round_to=1, floor=FLOOR):
 
 
 def _checked(scores, round_to, floor):
-    """The scores as float arrays, after a look at the arguments that both rules share."""
-    if round_to < 1 or floor < 0:
+    """(scores as float arrays, {layer: round_to}, {layer: floor}), after a look at what both rules share."""
+    round_to, floor = (
+        value if isinstance(value, dict) else dict.fromkeys(scores, value) for value in (round_to, floor)
+    )
+    if min(round_to.values(), default=1) < 1 or min(floor.values(), default=0) < 0:
         raise ValueError(f"round_to must be at least 1 and floor at least 0. Received: {round_to}, {floor}")
     scores = {layer: np.asarray(values, np.float64) for layer, values in scores.items()}
     for layer, values in scores.items():
         if not np.isfinite(values).all():
             raise ValueError(f"scores must be finite. Received: NaN or infinity for {layer}")
-    return scores
+    return scores, round_to, floor
 
 
 def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
@@ -43,8 +46,8 @@ def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
     Args:
         scores: {layer: (channels,)}, high = idle, from `compute_apoz` or `compute_scores`.
         prune_ratio: share of each layer's channels to remove, from 0 to below 1; None for the default rule.
-        round_to: channels kept are rounded up to a multiple of this.
-        floor: channels that every layer keeps at least.
+        round_to: channels kept are rounded up to a multiple of this; {layer: multiple} where it differs.
+        floor: channels that every layer keeps at least; {layer: channels} likewise.
 
     Returns:
         {layer: (channels,) bool, True = keep}.
@@ -52,7 +55,7 @@ def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
     Raises:
         ValueError: a score isn't finite, or prune_ratio, round_to or floor is out of range.
     """
-    scores = _checked(scores, round_to, floor)
+    scores, round_to, floor = _checked(scores, round_to, floor)
     if prune_ratio is not None and not 0 <= prune_ratio < 1:
         raise ValueError(f"prune_ratio must be from 0 to below 1. Received: {prune_ratio}")
     mask = {}
@@ -64,7 +67,7 @@ def create_mask(scores, prune_ratio=None, round_to=1, floor=FLOOR):
             keep = int((values <= limit).sum())
         else:
             keep = len(values) - round(len(values) * prune_ratio)
-        mask[layer] = least_idle(values, rounded(keep, len(values), round_to, floor))
+        mask[layer] = least_idle(values, rounded(keep, len(values), round_to[layer], floor[layer]))
     return mask
 
 
@@ -77,8 +80,8 @@ def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
     Args:
         scores: {layer: (channels,)}, high = idle.
         fits: function({layer: channels kept}) -> bool, True once the budget is met; it must stay True as channels go.
-        round_to: channels kept are rounded up to a multiple of this.
-        floor: channels that every layer keeps at least.
+        round_to: channels kept are rounded up to a multiple of this; {layer: multiple} where it differs.
+        floor: channels that every layer keeps at least; {layer: channels} likewise.
 
     Returns:
         {layer: (channels,) bool, True = keep}.
@@ -87,19 +90,21 @@ def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
         ValueError: the budget isn't met even with every layer at its floor, a score isn't finite, or round_to or
             floor is out of range.
     """
-    scores, ranked = _checked(scores, round_to, floor), []
+    (scores, round_to, floor), ranked = _checked(scores, round_to, floor), []
     for layer, values in scores.items():
         std = values.std()
         flat = std <= 1e-9 * np.abs(values).max()  # equal but for rounding, which must not be standardised
         standard = np.zeros(len(values)) if flat else (values - values.mean()) / std
-        ranked += [(score, layer) for score in np.sort(standard)[floor:]]  # the floor's channels can't be chosen
+        ranked += [
+            (score, layer) for score in np.sort(standard)[floor[layer] :]
+        ]  # the floor's channels can't be chosen
     ranked.sort(key=lambda item: (-item[0], item[1]))
 
     def kept(removed):
         counts = {layer: len(values) for layer, values in scores.items()}
         for _, layer in ranked[:removed]:
             counts[layer] -= 1
-        return {layer: rounded(n, len(scores[layer]), round_to, floor) for layer, n in counts.items()}
+        return {layer: rounded(n, len(scores[layer]), round_to[layer], floor[layer]) for layer, n in counts.items()}
 
     low, high = 0, len(ranked)
     if not fits(kept(high)):

@@ -76,8 +76,10 @@ class Search:
         m, n = (self.widths[group][rows[:, group]].astype(float) for group in pair)
         scale = max(m.max(), n.max())
         every = np.meshgrid(*(self.widths[g][grid] / scale for g, grid in zip(pair, grids, strict=True)), indexing="ij")
-        found = np.linalg.lstsq(_quadratic(m / scale, n / scale), self._of(rows), rcond=None)[0]
-        table = _quadratic(*every) @ found
+        corners = self._of(rows)
+        table = _quadratic(*every) @ np.linalg.lstsq(_quadratic(m / scale, n / scale), corners, rcond=None)[0]
+        if (corners == np.rint(corners)).all():  # parameters or MACs: a budget may be met exactly
+            table = np.rint(table)
         probe, rng = np.repeat([places], 4, 0), np.random.default_rng(0)
         at = [rng.integers(0, len(grid), 4) for grid in grids]
         probe[:, first], probe[:, second] = (grid[place] for grid, place in zip(grids, at, strict=True))

@@ -4,6 +4,7 @@ from compress.cli import display, messages
 from compress.cli import tables as display_tables
 from compress.errors import InputError
 from compress.plots import comparison, curves, pruning, style
+from compress.pruning import iterations
 from compress.report import figures as report_plots
 from compress.report import tables
 from compress.report.page import Figure, Section
@@ -93,11 +94,7 @@ def pruning_section(tree):
         drawn = pruning.plot_pruning(run.content)
         drawn.set_figwidth(NARROW)
         figures = [Figure(f"pruning-{number}", f"Accuracy and size over the iterations of {run.name}", drawn)]
-        layers = {
-            name.removesuffix("_conv"): left
-            for name, left in run.content.get("channels", {}).items()
-            if name.endswith(("_1_conv", "_2_conv"))
-        }
+        layers = {name.removesuffix("_conv"): left for name, left in iterations.pruned(run.content).items()}
         if layers:
             title = f"Channels left in every layer of {run.name}"
             figures.append(Figure(f"channels-{number}", title, pruning.plot_channels(layers)))

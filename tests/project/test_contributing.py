@@ -19,11 +19,11 @@ def test_the_criterion_of_the_example_passes_the_test_of_the_example(base):
     exec(function, ours)
     theirs = dict(vars(test_prune))
     theirs["criteria"] = types.ModuleType("criteria")
-    theirs["criteria"].compute_scores = lambda name, model, images, labels: {"median": ours["compute_median"]}[name](
+    theirs["criteria"].compute_scores = lambda name, model, images, labels: {"spread": ours["compute_spread"]}[name](
         model
     )
     exec(test, theirs)
-    theirs["test_median_is_the_sum_of_distances"](base)
+    theirs["test_spread_is_the_deviation_of_the_weights"](base)
 
 
 def test_every_target_of_make_is_told():

@@ -194,35 +194,6 @@ def test_taylor_is_the_slope_of_the_loss_along_a_gate(base, pooled, batches):
         assert scores[name][channel] == pytest.approx(-np.sqrt(np.mean(slopes**2)), rel=0.01, abs=1e-5)
 
 
-def test_group_scores_of_a_stream_and_of_an_inner_group_by_hand(base):
-    found = criteria.compute_group_scores(base, list(resnet.wiring((2, 1, 1, 1))))
-    assert set(found) == set(resnet.full_widths(50, (2, 1, 1, 1)))
-
-    def of(writers, readers):
-        members = [np.array([float(g) ** 2 for g in np.asarray(base.get_layer(f"{w}_bn").gamma)]) for w in writers]
-        for reader in readers:
-            kernel = np.asarray(base.get_layer(reader).kernel, np.float64)
-            kernel = kernel.reshape(-1, *kernel.shape[-2:])  # the classifier's too: (1, read, written)
-            members.append(np.array([(kernel[:, c] ** 2).sum() for c in range(kernel.shape[1])]))
-        return -sum(member / (member.sum() / len(member)) for member in members)
-
-    np.testing.assert_allclose(
-        found["conv2_stream"],
-        of(
-            ["conv2_block1_0", "conv2_block1_3", "conv2_block2_3"],
-            ["conv2_block2_1_conv", "conv3_block1_0_conv", "conv3_block1_1_conv"],
-        ),
-        rtol=1e-6,
-    )
-    np.testing.assert_allclose(
-        found["conv5_stream"], of(["conv5_block1_0", "conv5_block1_3"], ["predictions"]), rtol=1e-6
-    )
-    np.testing.assert_allclose(found["conv2_block2_1_conv"], of(["conv2_block2_1"], ["conv2_block2_2_conv"]), rtol=1e-6)
-    np.testing.assert_allclose(
-        found["conv1_conv"], of(["conv1"], ["conv2_block1_0_conv", "conv2_block1_1_conv"]), rtol=1e-6
-    )
-
-
 # ---- masks within a layer ----
 
 

@@ -1,4 +1,4 @@
-"""search.py against trying every network, and against the earlier search on ResNets."""
+"""search.py against trying every network, and against what an earlier search found on ResNets."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from conftest import narrow_widths
 
 from compress.graph import resnet
 from compress.graph.network import Graph
-from compress.pruning import allocation, masks, search
+from compress.pruning import allocation, masks, scope, search
 
 L = keras.layers
 
@@ -88,31 +88,29 @@ def test_a_budget_below_the_narrowest_network_is_refused():
         search.Search(widths, rise, costs).within(1)
 
 
+EARLIER = [
+    [
+        [6, 12, 12, 6, 12, 7, 12, 6, 12, 12],
+        [6, 12, 12, 11, 12, 11, 12, 6, 12, 12],
+        [12, 12, 12, 12, 12, 12, 12, 7, 12, 12],
+    ],
+    [
+        [12, 6, 4, 12, 12, 12, 12, 12, 12, 12],
+        [12, 6, 9, 12, 12, 12, 12, 12, 12, 12],
+        [12, 9, 12, 12, 12, 12, 12, 12, 12, 12],
+    ],
+]
+
+
 @pytest.mark.parametrize("which", [0, 1])
-def test_on_a_resnet_it_finds_what_the_earlier_search_found(which):
+def test_on_a_resnet_it_finds_what_the_search_of_earlier_versions_found(which):
     whole, rng = narrow_widths(stream=16, inner=12), np.random.default_rng(which)
-    channels = {name: width for name, width in whole.items() if name.endswith(("_1_conv", "_2_conv"))}
-    curves = {}
-    for name, count in channels.items():
-        kept = [masks.rounded(count - round(count * share), count) for share in (*allocation.SHARES, 1)]
+    target, curves = scope.Scope.of(resnet.build_resnet(widths=whole)), {}
+    for name in target.names:
+        kept = [masks.rounded(12 - round(12 * share), 12) for share in (*allocation.SHARES, 1)]
         curves[name] = {"kept": kept, "loss": list(2 + np.cumsum(rng.exponential(0.05, len(kept))))}
-    widths = {
-        name: np.unique([masks.rounded(k, count) for k in range(1, count + 1)]) for name, count in channels.items()
-    }
-    rise = {name: allocation.predicted_rise(channels[name], 2.0, curves[name], widths[name]) for name in channels}
-    graph = Graph(resnet.build_resnet(widths=whole))
-    full, at = np.array([group.width for group in graph.groups.values()]), [*map(list(graph.groups).index, channels)]
-
-    def costs(table):
-        rows = np.repeat([full], len(table), 0)
-        rows[:, at] = table
-        return graph.costs(rows)[:, which]
-
-    def cost(left):
-        return resnet.cost_of(whole | left, 10, (32, 32, 3))[which]
-
-    for share in (0.75, 0.85, 0.95):
-        limit = share * cost({})
-        assert search.Search(widths, rise, costs).within(limit) == allocation.allocate(
-            2.0, curves, channels, cost, limit
-        )
+    for share, wanted in zip((0.75, 0.85, 0.95), EARLIER[which], strict=True):
+        limit = share * resnet.cost_of(whole, 10, (32, 32, 3))[which]
+        found = allocation.allocate(target, which, 2.0, curves, limit)
+        assert list(found.values()) == wanted
+        assert resnet.cost_of(whole | found, 10, (32, 32, 3))[which] <= limit

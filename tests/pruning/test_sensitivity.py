@@ -17,11 +17,11 @@ import sensitivity
 from compress import metrics
 from compress.cli import configs
 from compress.data import dataset
-from compress.engine import folded
+from compress.engine import folded, folding
 from compress.errors import InputError
 from compress.graph import resnet, surgery
 from compress.plots import comparison
-from compress.pruning import allocation, criteria, cut, masks
+from compress.pruning import allocation, criteria, cut, masks, scope, search
 from compress.storage import checkpoints
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, 32, 32, 3)).astype("uint8")
@@ -59,29 +59,11 @@ def pictures(net):
 # ---- the measurement ----
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_masked_folded_weights_answer_what_the_trimmed_network_answers(network, seed):
-    rng, weights, mask, images = np.random.default_rng(seed), folded.fold(network), {}, pictures(network)
-    architecture = resnet.architecture_of(network)
-    for layer in resnet.inner_names((2, 1, 1, 1)):
-        mask[layer] = rng.random(12) < 0.5
-        mask[layer][rng.integers(12)] = True
-        weights = allocation.mask_folded(weights, layer, mask[layer])
-    seen = {}
-    logits = folded.run_folded(weights, images, architecture, watch=lambda name, x: seen.update({f"{name}_conv": x}))[0]
-    wanted = np.asarray(surgery.trim_model(network, mask)(images))
-    np.testing.assert_allclose(logits, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
-    whole = np.asarray(network(images))
-    assert np.abs(wanted - whole).max() > 0.05 * np.abs(whole).max()  # the mask does matter
-    for layer, keep in mask.items():
-        assert not np.asarray(seen[layer])[..., ~keep].any()
-
-
 def test_curves_are_the_metrics_of_trimmed_networks(network, monkeypatch):
     images, scores = pictures(network), criteria.compute_scores("l2", network, None, None)
     before = network.get_weights()
-    traced, run_folded = [], folded.run_folded
-    monkeypatch.setattr(folded, "run_folded", lambda *args: traced.append(1) or run_folded(*args))
+    traced, run = [], folding.Folding.run
+    monkeypatch.setattr(folding.Folding, "run", lambda *args: traced.append(1) or run(*args))
     whole, curves = allocation.measure_curves(
         network, scores, (images, LABELS), (0.25, 0.5, 1), configs.CriterionConfig(batch_size=4)
     )
@@ -142,6 +124,17 @@ def curves_of(names, channels, rng, floor=1):
     return found
 
 
+def allocated(curves, channels, cost, limit):
+    """What the search finds, from the curves of a network whose loss is 1; every layer may go down to one channel."""
+    widths = {name: np.arange(1, count + 1) for name, count in channels.items()}
+    rise = {name: allocation.predicted_rise(channels[name], 1.0, curves[name], widths[name]) for name in channels}
+
+    def costs(table):
+        return np.array([cost(dict(zip(channels, map(int, row), strict=True))) for row in table])
+
+    return search.Search(widths, rise, costs).within(limit)
+
+
 def cost_of(price):
     """Cost of blocks as a network's is: a x first + b x second + c x first x second each, and 7 for the rest."""
 
@@ -168,13 +161,13 @@ def test_the_search_is_near_the_best_of_all_choices_and_within_the_budget(seed, 
         return sum(allocation.predicted_rise(6, 1.0, curves[name], [n])[0] for name, n in left.items())
 
     choices = [dict(zip(names, widths, strict=True)) for widths in itertools.product(range(1, 7), repeat=len(names))]
-    found = allocation.allocate(1.0, curves, channels, cost, limit, floor=1)
+    found = allocated(curves, channels, cost, limit)
     assert cost(found) <= limit and found in choices
     assert all(cost(found | {name: n + 1}) > limit for name, n in found.items() if n < 6)
     best = min(predicted(left) for left in choices if cost(left) <= limit)
     worst = max(predicted(left) for left in choices)
     assert predicted(found) - best <= 0.2 * (worst - best) + 1e-9  # one jump of one block, on so coarse a grid
-    exact = allocation.allocate(1.0, curves, channels, cost, cost(found), floor=1)
+    exact = allocated(curves, channels, cost, cost(found))
     assert predicted(exact) <= predicted(found) + 1e-9
 
 
@@ -182,12 +175,19 @@ def test_what_costs_nothing_goes_first_and_what_matters_stays():
     channels = dict.fromkeys(PAIR, 40)
     curves = {PAIR[0]: {"kept": [20, 4], "loss": [1.0, 1.0]}, PAIR[1]: {"kept": [20, 4], "loss": [3.0, 9.0]}}
     cost = cost_of([(5, 5, 0)])
-    assert allocation.allocate(1.0, curves, channels, cost, cost(channels) - 5 * 30) == {PAIR[0]: 10, PAIR[1]: 40}
+    found = allocated(curves, channels, cost, cost(channels) - 5 * 30)
+    assert found == {PAIR[0]: 10, PAIR[1]: 40}
+
+
+@pytest.fixture(scope="module")
+def twenty():
+    """The scope of a ResNet with 20 channels in every inner layer."""
+    return scope.Scope.of(resnet.build_resnet(widths=narrow_widths(20, 16, 8)))
 
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), round_to=st.integers(1, 9), which=st.sampled_from([0, 1]))
-def test_a_networks_budget_is_met_with_permitted_widths_and_nothing_to_give_back(seed, share, round_to, which):
+def test_a_networks_budget_is_met_with_permitted_widths_and_nothing_to_give_back(seed, share, round_to, which, twenty):
     rng, widths = np.random.default_rng(seed), narrow_widths(20, 16, 8)
     names = resnet.inner_names((2, 1, 1, 1))
     channels = dict.fromkeys(names, 20)
@@ -198,13 +198,13 @@ def test_a_networks_budget_is_met_with_permitted_widths_and_nothing_to_give_back
         return resnet.cost_of(widths | left)[which]
 
     limit = cost(floors) * (1 - share) + cost(channels) * share
-    found = allocation.allocate(1.0, curves, channels, cost, limit, round_to)
+    found = allocation.allocate(twenty, which, 1.0, curves, limit, round_to)
     assert cost(found) <= limit and set(found) == set(names)
     for name, n in found.items():
         assert n in (20, masks.rounded(n, 20, round_to)) and n >= floors[name]
         assert n == 20 or cost(found | {name: masks.rounded(n + 1, 20, round_to)}) > limit
     with pytest.raises(ValueError, match="out of reach"):
-        allocation.allocate(1.0, curves, channels, cost, cost(floors) - 1, round_to)
+        allocation.allocate(twenty, which, 1.0, curves, cost(floors) - 1, round_to)
 
 
 # ---- prune_model.py ----
@@ -289,7 +289,7 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     images = dataset.load_data(configs.DataConfig.of(args), (32, 32))
     widths, scores = resnet.widths_of(model), criteria.compute_scores("l2", model, None, None)
     config = configs.PruneConfig.of(args)
-    target = cut.budget(config, widths, 10, (32, 32, 3), "imagenet")
+    target = cut.budget(config, scope.Scope.of(model))
 
     def cost(left):
         return resnet.cost_of(widths | left)[1]
@@ -305,7 +305,7 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
         (*allocation.SHARES, 1),
         configs.CriterionConfig(round_to=4, batch_size=32),
     )
-    kept = allocation.allocate(whole["loss"], curves, dict.fromkeys(scores, 20), cost, target[2], 4)
+    kept = allocation.allocate(scope.Scope.of(model), 1, whole["loss"], curves, target[2], 4)
     assert {name: int(keep.sum()) for name, keep in mask.items()} == kept
     for name, keep in mask.items():
         np.testing.assert_array_equal(keep, masks.least_idle(scores[name], kept[name]))

@@ -26,6 +26,7 @@ from compress.cli import configs
 from compress.data import dataset
 from compress.errors import Stopped
 from compress.graph import resnet, surgery
+from compress.graph.network import Graph
 from compress.pruning import masks
 from compress.storage import checkpoints, files, records
 
@@ -184,10 +185,12 @@ def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
         assert result["sha256"][i] == files.sha256(path)
         history = json.loads(path.with_name("history.json").read_text())
         assert result["seconds"][i] == sum(history["seconds"])
-        assert {name: left[i + 1] for name, left in result["channels"].items()} == resnet.widths_of(small)
+        widths = {name: group.width for name, group in Graph(small).groups.items()}
+        assert {name: left[i + 1] for name, left in result["channels"].items()} == widths
+        assert sorted(widths.values()) == sorted(resnet.widths_of(small).values())
         with np.load(path.with_name("mask.npz"), allow_pickle=False) as mask:
             assert {name: int(keep.sum()) for name, keep in mask.items()} == {
-                name: width for name, width in resnet.widths_of(small).items() if name in mask
+                name: width for name, width in widths.items() if name in mask
             }
     for key in ("base_acc", "sparsity", "pruned_acc", "recalibrated_acc", "final_acc"):
         assert len(result[key]) == 2 and all(0 <= value <= 1 for value in result[key])

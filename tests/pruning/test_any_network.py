@@ -1,0 +1,232 @@
+"""Scopes, criteria, removal and curves on networks of all kinds, against numpy and networks that are built."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import zoo
+from conftest import narrow_widths
+
+import prune
+from compress import metrics
+from compress.cli import configs
+from compress.errors import InputError
+from compress.graph import resnet
+from compress.graph.network import Graph
+from compress.pruning import allocation, criteria, cut, iterations, masks, removal
+from compress.pruning.scope import Scope
+
+L = keras.layers
+
+
+def built(name):
+    return zoo.calibrated(zoo.NETWORKS[name]())
+
+
+def vgg_like(flatten):
+    image = keras.Input((6, 6, 3))
+    x = L.Conv2D(6, 3, activation="relu", name="conv")(image)
+    x = L.Flatten()(x) if flatten else L.GlobalAveragePooling2D()(x)
+    return keras.Model(image, L.Dense(4, name="logits")(L.Dense(9, activation="relu", name="hidden")(x)))
+
+
+# ---- scopes
+
+
+def test_the_inner_scope_of_a_resnet_is_its_inner_convolutions():
+    model = resnet.build_resnet(widths=narrow_widths())
+    assert list(Scope.of(model).names) == resnet.inner_names((2, 1, 1, 1))
+    everything = Scope.of(model, "all")
+    assert set(everything.names) == set(everything.graph.groups) and len(everything.names) == 10 + 5
+
+
+def test_hidden_dense_layers_may_lose_units_behind_flatten_alone():
+    assert Scope.of(vgg_like(True), "all").names == ("conv", "hidden")
+    assert Scope.of(vgg_like(True)).names == ("hidden",)  # the convolution reads the image
+    assert Scope.of(vgg_like(False)).names == ()
+    assert Scope.of(vgg_like(False), "all").names == ("conv", "hidden")
+
+
+def test_channels_go_in_steps_of_a_grouped_convolution():
+    scope = Scope.of(built("grouped_convolution"), "all")
+    multiple, floor = scope.permitted(6)
+    steps = {name: group.step for name, group in scope.groups.items()}
+    assert max(steps.values()) > 1
+    for name, step in steps.items():
+        assert multiple[name] * step % 6 == 0 and floor[name] * step >= masks.FLOOR > (floor[name] - 1) * step
+    scores = criteria.compute_scores("l2", scope, None, None)
+    for name, keep in masks.create_mask(scores, 0.9, multiple, floor).items():
+        assert keep.all() or keep.sum() * steps[name] % 6 == 0
+
+
+# ---- criteria
+
+
+def test_l1_of_an_expansion_adds_its_convolution_and_its_depthwise_one():
+    model = built("inverted_residual")
+    found = criteria.compute_scores("l1", model, None, None)
+    members = [
+        np.abs(np.asarray(model.get_layer("expand").kernel, np.float64)).sum((0, 1, 2)),
+        np.abs(np.asarray(model.get_layer("depthwise").kernel, np.float64)).sum((0, 1, 3)),
+    ]
+    assert list(found) == ["expand"]
+    np.testing.assert_allclose(found["expand"], -sum(m / m.mean() for m in members))
+
+
+def test_l2_of_a_stream_also_adds_the_kernels_that_read_it():
+    model = built("residual")
+    scope = Scope.of(model, "all")
+    name = next(name for name, group in scope.groups.items() if len(group.makers) > 1)
+    group, members = scope.groups[name], []
+    for maker in group.makers:
+        members.append(np.sqrt((np.asarray(model.get_layer(maker).kernel, np.float64) ** 2).sum((0, 1, 2))))
+    for reader in group.readers:
+        kernel = np.asarray(model.get_layer(reader).kernel, np.float64)
+        kernel = kernel.reshape(-1, *kernel.shape[-2:])
+        members.append(np.sqrt((kernel**2).sum((0, 2))))
+    found = criteria.compute_scores("l2", scope, None, None)[name]
+    np.testing.assert_allclose(found, -sum(m / m.mean() for m in members))
+
+
+def test_fpgm_is_the_sum_of_distances_to_the_other_filters():
+    model = built("plain_cnn")
+    found = criteria.compute_scores("fpgm", Scope.of(model, "all"), None, None)
+    assert set(found) == {"one", "two"}
+    for name, values in found.items():
+        kernel = np.asarray(model.get_layer(name).kernel, np.float64)
+        filters = [kernel[..., c] for c in range(kernel.shape[-1])]
+        wanted = [-sum(np.linalg.norm(f - other) for other in filters) for f in filters]
+        np.testing.assert_allclose(values, wanted, rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "numpy", reason="no gradients")
+def test_taylor_without_batch_norm_is_the_slope_along_a_gate_of_the_filter():
+    keras.utils.set_random_seed(1)  # no ReLU of the hidden layer changes its side within the step of the slope
+    model, rng = zoo.lively(vgg_like(True)), np.random.default_rng(0)
+    images, labels = rng.normal(0, 1, (6, 6, 6, 3)).astype("float32"), rng.integers(0, 4, 6)
+    found = criteria.compute_scores("taylor", Scope.of(model, "all"), images, labels, batch_size=6)
+    for name in ("conv", "hidden"):
+        layer = model.get_layer(name)
+        before = [np.array(v) for v in layer.weights]
+
+        def loss(channel, gate, layer=layer, before=before):
+            for variable, value in zip(layer.weights, before, strict=True):
+                variable.assign(value * np.where(np.arange(value.shape[-1]) == channel, gate, 1))
+            return metrics.classification_metrics(np.asarray(model(images)), labels)["loss"]
+
+        for channel in range(3):
+            slope = (loss(channel, 1.001) - loss(channel, 0.999)) / 0.002
+            assert found[name][channel] == pytest.approx(-abs(slope), rel=0.05, abs=1e-3)
+        loss(-1, 1)
+    assert min(np.abs(values).max() for values in found.values()) > 0.01
+
+
+def test_groups_that_a_criterion_cannot_score_stay_whole():
+    image = keras.Input((6, 6, 3))
+    x = L.BatchNormalization(name="norm")(L.Conv2D(6, 3, name="plain")(image))
+    x = L.Conv2D(5, 3, activation="relu", name="zeros")(x)
+    scope = Scope.of(keras.Model(image, L.Dense(3)(L.GlobalAveragePooling2D()(x))), "all")
+    images = np.random.default_rng(0).normal(0, 1, (4, 6, 6, 3)).astype("float32")
+    for criterion, names in (("apoz", ["zeros"]), ("bn", ["plain"]), ("l1", ["plain", "zeros"])):
+        assert list(criteria.scored_by(criterion, scope).names) == names
+        assert list(criteria.compute_scores(criterion, scope, images, None)) == names
+
+
+@pytest.mark.parametrize(
+    ("criterion", "words"), [("apoz", "no ReLU-like activation"), ("bn", "no batch-norm with a gamma")]
+)
+def test_a_network_that_a_criterion_cannot_score_is_told_which_can(criterion, words):
+    image = keras.Input((6, 6, 3))
+    x = L.Conv2D(5, 3, activation="silu", name="b")(L.Conv2D(6, 3, activation="silu", name="a")(image))
+    model = keras.Model(image, L.Dense(3)(L.GlobalAveragePooling2D()(x)), name="smooth")
+    with pytest.raises(InputError, match=words) as error:
+        criteria.compute_scores(criterion, criteria.scored_by(criterion, Scope.of(model, "all")), None, None)
+    assert "smooth" in str(error.value) and "l1, l2, taylor, fpgm or random" in str(error.value)
+    with pytest.raises(InputError, match='`scope="all"`'):
+        criteria.scored_by("l1", Scope.of(vgg_like(False)))
+
+
+# ---- removal
+
+
+def counted(model):
+    kinds = (L.Conv1D, L.Conv2D, L.Conv3D, L.DepthwiseConv2D, L.SeparableConv2D)
+    found = {layer for layer in model._flatten_layers() if isinstance(layer, kinds)}
+    return sum(layer.count_params() for layer in found)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["inverted_residual", "transfer_learning", "grouped_convolution", "separable_convolutions", "inception_added"],
+)
+def test_masked_and_trimmed_networks_have_the_sparsity_that_was_counted(name):
+    model, rng = built(name), np.random.default_rng(1)
+    mask = {}
+    for group in Scope.of(model, "all").groups.values():
+        mask[group.name] = rng.random(group.width) < 0.6
+        mask[group.name][0] = True
+    small = prune.trim_model(model, mask)
+    wanted = 1 - counted(small) / counted(model)
+    assert prune.compute_sparsity(small, model) == pytest.approx(wanted) and wanted > 0.1
+    before, images = counted(model), zoo.images(model)
+    images = images if len(images) > 1 else images[0]
+    prune.apply_mask(model, mask)
+    assert counted(model) == before and prune.compute_sparsity(model, model) == pytest.approx(wanted)
+    answers = np.asarray(model(images))
+    np.testing.assert_allclose(answers, small(images), rtol=1e-4, atol=1e-5 * np.abs(answers).max())
+
+
+def test_sparsity_of_a_network_without_convolutions_counts_its_dense_layers():
+    model = built("mlp")
+    name, group = next(iter(Graph(model).groups.items()))
+    small = removal.trim_model(model, {name: np.arange(group.width) > 1})
+    kernels = [sum(v.count_params() for v in m.layers if isinstance(v, L.Dense)) for m in (small, model)]
+    assert removal.compute_sparsity(small, model) == pytest.approx(1 - kernels[0] / kernels[1])
+
+
+# ---- curves and budgets
+
+
+def test_curves_of_any_network_are_the_metrics_of_trimmed_ones():
+    model, rng = built("inverted_residual"), np.random.default_rng(2)
+    images, labels = zoo.images(model, 9)[0], rng.integers(0, 3, 9)
+    scope = Scope.of(model, "all")
+    scores = criteria.compute_scores("random", scope, None, None)
+    config = configs.CriterionConfig(batch_size=4)
+    whole, curves = allocation.measure_curves(scope, scores, (images, labels), (0.5,), config)
+    assert whole["loss"] == pytest.approx(
+        metrics.classification_metrics(np.asarray(model(images)), labels)["loss"], rel=1e-3
+    )
+    for name, curve in curves.items():
+        small = scope.graph.trimmed({name: masks.least_idle(scores[name], curve["kept"][0])})
+        wanted = metrics.classification_metrics(np.asarray(small(images)), labels)["loss"]
+        assert curve["loss"][0] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_target_out_of_reach_tells_what_is_in_reach():
+    scope = Scope.of(built("inverted_residual"))
+    config = configs.PruneConfig(target_macs=(100.0, True), verbose=0)
+    with pytest.raises(InputError, match="every inner layer at its floor"):
+        cut.budget(config, scope)
+    which, whole, end = cut.budget(configs.PruneConfig(target_compression=1.1, verbose=0), scope)
+    assert which == 0 and whole == scope.model.count_params() and end == pytest.approx(whole / 1.1)
+
+
+# ---- records
+
+
+def test_a_record_of_an_earlier_version_keeps_the_meaning_of_its_keys(tmp_path):
+    widths = narrow_widths(7, 9, 5)
+    scope = Scope.of(resnet.build_resnet(widths=widths))
+    record = {"channels": {name: [width] for name, width in widths.items()}}
+    found = iterations.meet(record, scope, tmp_path)
+    assert set(found) == set(widths) and len(set(found.values())) == len(widths) == len(scope.graph.groups)
+    assert "conv3_block1_3_conv" in scope.graph.groups[found["conv3_stream"]].makers
+    assert found["conv4_block1_2_conv"] == "conv4_block1_2_conv"
+    assert list(iterations.pruned(record)) == list(scope.names)
+    new = {"channels": {}}
+    assert list(iterations.meet(new, scope, tmp_path)) == list(scope.graph.groups)
+    assert iterations.pruned(json.loads(json.dumps(new))) == {name: [7] for name in scope.names}
+    with pytest.raises(InputError, match=r"result\.json"):
+        iterations.meet({"channels": {"conv3_stream": [10]}}, scope, tmp_path)

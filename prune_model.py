@@ -56,6 +56,12 @@ def build_parser():
     flags.add_criterion_flags(group)
     add_amount_flags(group)
     flags.add_recalibrate_flag(group)
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print what may lose channels, what stays and which layer holds it, and the cost at the target; read no "
+        "images, write nothing",
+    )
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)
@@ -135,7 +141,8 @@ def check(args):
     from compress.storage import checkpoints, headers
 
     pruning = configs.PruneConfig.of(args).with_allocation()
-    files.check_writable(args.root_folder)
+    if not args.dry_run:
+        files.check_writable(args.root_folder)
     if args.base_model_path == BASE and not Path(BASE).exists():  # a newcomer's first command
         raise InputError(
             f"`base_model_path`: there is no {BASE}, the default; expected a model, or train one first: "
@@ -144,8 +151,9 @@ def check(args):
     for iteration in range(1, args.prune_iter + 1):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
     header = headers.read_header(args.base_model_path, args.preprocessing)
-    checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
-    records.check_split(args.base_model_path, args.dataset, args.val_split)
+    if not args.dry_run:  # which reads no images
+        checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
+        records.check_split(args.base_model_path, args.dataset, args.val_split)
     given = vars(args) | {"allocation": pruning.allocation}  # its default was another in earlier versions
     return Plan(header, pruning, records.run_record(given, files.sha256(args.base_model_path)))
 
@@ -211,8 +219,66 @@ def load_base(args, plan, images, result):
     if args.recalibrate_images:
         fit.check_batch(model, args.recalibrate_images, "recalibrate_images")
     scope = cut.scope_of(plan.pruning, model)
+    show_channels(args, model)
     target = cut.budget(plan.pruning, scope)
     return Base(model, scope, target, iterations.meet(result, scope, Path(args.root_folder)))
+
+
+def show_channels(args, model):
+    """Prints what may lose channels and what stays, in a few lines."""
+    from compress.pruning import overview
+    from compress.pruning.scope import Scope
+
+    display.print_table(
+        f"Channels of {model.name}; scope {args.scope}, criterion {args.criterion}",
+        [("what", tables.text), ("groups", tables.text), ("widths", tables.text), ("channels", tables.text)],
+        overview.summary(Scope.of(model, args.scope), args.criterion),
+        args.verbose,
+    )
+
+
+def rehearse(args, plan):
+    """--dry_run: prints all groups, and what the network costs now and at the target.
+
+    Returns:
+        {"groups": rows, "parameters", "macs": now and at the target, None for what is not known}.
+    """
+    from compress.pruning import cut, overview
+    from compress.pruning.scope import Scope
+    from compress.storage import opening
+
+    app.start_keras(args)
+    model = opening.load_network(args.base_model_path, None, None, args.preprocessing, args.verbose)
+    scope = cut.scope_of(plan.pruning, model)
+    target, rows = cut.budget(plan.pruning, scope), overview.details(Scope.of(model, args.scope), args.criterion)
+    display.print_table(
+        f"Channels of {model.name}; scope {args.scope}, criterion {args.criterion}",
+        [("group", tables.text), ("channels", tables.text), ("what", tables.text)],
+        rows,
+        args.verbose,
+    )
+    left, how = {}, "not known: the criterion decides how many channels go, which takes images"
+    if target is not None:
+        left, how = overview.at_cost(scope, target[0], target[2], args.round_to), "if all groups lose the same share"
+    elif args.prune_ratio:
+        ratio = args.prune_ratio, args.prune_iter, args.round_to
+        left, how = overview.after_iterations(scope, *ratio), f"after {tables.counted(args.prune_iter, 'iteration')}"
+    costs = [scope.graph.cost(), scope.graph.cost(left) if left else None]
+    found = {
+        "parameters": [cost and int(cost.parameters) for cost in costs],
+        "macs": [int(cost.macs) if cost and cost.macs == cost.macs else None for cost in costs],  # NaN: of any size
+    }
+    display.print_table(
+        f"Cost; at the target {how}" + ("" if found["macs"][0] else "; MACs depend on the size of the images"),
+        [("network", tables.text), ("parameters", tables.count), ("MACs", tables.count)],
+        [
+            (name, *(found[key][place] for key in ("parameters", "macs")))
+            for place, name in enumerate(("now", "at the target"))
+        ],
+        args.verbose,
+    )
+    display.say("nothing is written", args.verbose)
+    return {"groups": [list(row) for row in rows]} | found
 
 
 def go_on(args, plan, base, images, result):
@@ -246,7 +312,7 @@ def go_on(args, plan, base, images, result):
 
 
 def prune_all(args, plan, base, images, result):
-    """All iterations that are left; each adds its numbers to `result` and writes it.
+    """All iterations that are left; each adds its numbers to `result` and writes it. Then the end of the run.
 
     Args:
         args: the flags.
@@ -258,6 +324,7 @@ def prune_all(args, plan, base, images, result):
     model = go_on(args, plan, base.model, images, result)
     for _ in range(len(result["final_acc"]), args.prune_iter):
         model = prune_once(args, plan, model, base, images, result)
+    conclude(args, result)
 
 
 def prune_once(args, plan, model, base, images, result):
@@ -414,11 +481,12 @@ def run(args):
         What result.json holds: lists over the iterations, channels per layer, split, run.
     """
     plan = check(args)
+    if args.dry_run:
+        return rehearse(args, plan)
     with files.exclusive(args.root_folder):  # no other process writes there meanwhile
         images, result = begin(args, plan)
         if images is not None:
             prune_all(args, plan, load_base(args, plan, images, result), images, result)
-            conclude(args, result)
     return result
 
 

@@ -9,12 +9,13 @@ import zoo
 from conftest import narrow_widths
 
 import prune
+import prune_model
 from compress import metrics
 from compress.cli import configs
 from compress.errors import InputError
 from compress.graph import resnet
 from compress.graph.network import Graph
-from compress.pruning import allocation, criteria, cut, iterations, masks, removal
+from compress.pruning import allocation, criteria, cut, iterations, masks, overview, removal
 from compress.pruning.scope import Scope
 
 L = keras.layers
@@ -230,3 +231,41 @@ def test_a_record_of_an_earlier_version_keeps_the_meaning_of_its_keys(tmp_path):
     assert iterations.pruned(json.loads(json.dumps(new))) == {name: [7] for name in scope.names}
     with pytest.raises(InputError, match=r"result\.json"):
         iterations.meet({"channels": {"conv3_stream": [10]}}, scope, tmp_path)
+
+
+# ---- the table before work starts
+
+
+def test_the_table_tells_every_channel_once():
+    model = built("inverted_residual")
+    scope = Scope.of(model)
+    rows, groups = overview.details(scope, "l1"), scope.graph.groups
+    assert [(name, words) for name, _, words in rows[: len(groups)]] == [
+        ("expand", "may go"),
+        ("stem", "stay: not inner"),
+    ]
+    assert rows[len(groups) :] == [("logits", "3", "held by logits: they are an output of the model")]
+    short = overview.summary(scope, "l1")
+    made = sum(int(channels.replace(",", "")) for *_, channels in short)
+    assert made == sum(group.width for group in groups.values()) + 3
+    assert [words for words, *_ in overview.parts(Scope.of(model, "all"), "l1")] == ["may go"]
+
+
+def test_costs_at_a_share_meet_the_limit():
+    scope = Scope.of(built("plain_cnn"), "all")
+    whole = scope.graph.cost()
+    for which, limit in ((0, 0.8 * whole.parameters), (1, 0.8 * whole.macs)):
+        cost = scope.graph.cost(overview.at_cost(scope, which, limit))
+        assert 0.5 * limit < (cost.parameters, cost.macs)[which] <= limit
+    assert overview.after_iterations(scope, 0.3, 2) == {"one": 4, "two": 4}
+    assert overview.after_iterations(scope, 0.15, 1) == {"one": 5, "two": 6}
+
+
+def test_a_dry_run_prints_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    built("plain_cnn").save(tmp_path / "net.keras")
+    monkeypatch.chdir(tmp_path)
+    words = ["--base_model_path", "net.keras", "--dry_run", "--criterion", "l1", "--target_compression", "1.2"]
+    assert prune_model.main([*words, "--root_folder", "new", "--scope", "all"]) == 0
+    printed = capsys.readouterr().out
+    assert "may go" in printed and "held by" in printed and "nothing is written" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["net.keras"]

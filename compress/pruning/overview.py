@@ -1,0 +1,100 @@
+"""What of a network may lose channels and what stays, as rows of a table; and what it costs at a target."""
+
+import numpy as np
+
+from compress.pruning import criteria, masks
+from compress.pruning.scope import names_of
+
+
+def parts(scope, criterion):
+    """All groups of a network by what is done with them.
+
+    Args:
+        scope: a Scope, of all that its word takes.
+        criterion: one of flags.CRITERIA.
+
+    Returns:
+        [(words, [Group])], each group once and no list empty. 'no apoz': the criterion can't score them; 'not inner':
+        the scope 'all' takes them; 'not exact': a LayerNormalization mixes them.
+
+    Raises:
+        InputError: no group may lose channels, see `criteria.scored_by`.
+    """
+    scored, everything = criteria.scored_by(criterion, scope).names, names_of(scope.graph, "all")
+
+    def kind(name):
+        if name in scored:
+            return "may go"
+        if name in scope.names:
+            return f"stay: no {criterion}"
+        return "stay: not inner" if name in everything else "stay: not exact"
+
+    found = {}
+    for name, group in scope.graph.groups.items():
+        found.setdefault(kind(name), []).append(group)
+    return sorted(found.items(), key=lambda part: part[0])
+
+
+def _widths(groups):
+    """The widths of some groups, as '64 to 512'."""
+    low, high = min(width for _, width in groups), max(width for _, width in groups)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def summary(scope, criterion):
+    """Rows of a short table: (what, number of groups, their widths, their channels in all).
+
+    What has to stay is summed up by its reason, with the first layer that holds some.
+    """
+    rows = []
+    for words, groups in parts(scope, criterion):
+        sizes = [(group.name, group.width * group.step) for group in groups]
+        rows.append((words, len(sizes), _widths(sizes), f"{sum(width for _, width in sizes):,}"))
+    reasons = {}
+    for pin in scope.graph.pinned:
+        reasons.setdefault(pin.why, []).append((pin.layer, pin.width))
+    for why, pins in reasons.items():
+        others = f" and {len(pins) - 1} more" if len(pins) > 1 else ""
+        rows.append(
+            (f"held by {pins[0][0]}{others}: {why}", "-", _widths(pins), f"{sum(width for _, width in pins):,}")
+        )
+    return rows
+
+
+def details(scope, criterion):
+    """Rows of a long table: (group or layer, channels, what is done with them), each group and each held part once."""
+    rows = [
+        (group.name, f"{group.width * group.step:,}", words)
+        for words, groups in parts(scope, criterion)
+        for group in groups
+    ]
+    held = [(", ".join(pin.makers), f"{pin.width:,}", f"held by {pin.layer}: {pin.why}") for pin in scope.graph.pinned]
+    return rows + [(name if len(name) < 60 else f"{name:.57}...", *more) for name, *more in held]
+
+
+def at_share(scope, share, round_to=1):
+    """{group: positions left} where every group of a scope loses the same share, 0 to 1."""
+    multiple, floor = scope.permitted(round_to)
+    return {
+        name: masks.rounded(group.width - round(group.width * share), group.width, multiple[name], floor[name])
+        for name, group in scope.groups.items()
+    }
+
+
+def at_cost(scope, which, limit, round_to=1):
+    """The same with the least share that costs no more than a limit of parameters (which = 0) or MACs (1)."""
+    for share in np.linspace(0, 1, 401):
+        left = at_share(scope, share, round_to)
+        cost = scope.graph.cost(left)
+        if (cost.parameters, cost.macs)[which] <= limit:
+            break
+    return left
+
+
+def after_iterations(scope, ratio, iterations, round_to=1):
+    """The same after some iterations, each of which takes a share of the channels that are left in every group."""
+    multiple, floor = scope.permitted(round_to)
+    left = {name: group.width for name, group in scope.groups.items()}
+    for _ in range(iterations):
+        left = {name: masks.rounded(n - round(n * ratio), n, multiple[name], floor[name]) for name, n in left.items()}
+    return left

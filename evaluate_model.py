@@ -208,6 +208,22 @@ def base_of(path, model, digest):
     return "itself", {}, model
 
 
+def sparsity_of(model, base):
+    """The share of a base's convolution parameters that are gone; None where the two are no forms of one network."""
+    from compress.graph import nodes
+    from compress.pruning import removal
+
+    ours, theirs = (
+        {
+            path: type(node.operation)
+            for path, node in nodes.walk(net)
+            if isinstance(node.operation, removal.CONVOLUTIONS)
+        }
+        for net in (model, base)
+    )
+    return removal.compute_sparsity(model, base) if ours and ours.items() <= theirs.items() else None
+
+
 def evaluate(args, images, split):
     """The rows of the table, one a model.
 
@@ -240,7 +256,7 @@ def evaluate(args, images, split):
         row |= {
             "compared_with": against,
             "compression_rate": base.count_params() / row["parameters"],
-            "sparsity": metrics.compute_sparsity(model, base),
+            "sparsity": sparsity_of(model, base),
         } | known
         if args.latency_runs:
             row["latency_ms_median"], row["latency_ms_p10"], row["latency_ms_p90"] = metrics.latency_ms(

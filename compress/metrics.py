@@ -6,10 +6,6 @@ import time
 
 import keras
 import numpy as np
-from keras.src.layers.convolutional.base_conv import BaseConv
-from keras.src.layers.convolutional.base_conv_transpose import BaseConvTranspose
-from keras.src.layers.convolutional.base_depthwise_conv import BaseDepthwiseConv
-from keras.src.layers.convolutional.base_separable_conv import BaseSeparableConv
 
 from compress.errors import InputError
 from compress.graph import kinds, nodes
@@ -177,27 +173,3 @@ def size_of(model, path=None):
         macs = None
     size = {"parameters": int(model.count_params()), "macs": macs}
     return size | ({"bytes": os.path.getsize(path)} if path else {})
-
-
-def compute_sparsity(model, base):
-    """The share of a base's convolution parameters (kernels and biases) that a model of the same network hasn't.
-
-    Args:
-        model: a keras.Model.
-        base: the one that it was made from.
-
-    Returns:
-        0 to 1 of a smaller network; None where the two are no forms of one network: a convolution of the model has no
-        counterpart of its name and kind in the base, or there is none at all.
-    """
-    ours, theirs = (_convolutions(net) for net in (model, base))
-    if not ours or any(type(theirs.get(path)) is not type(layer) for path, layer in ours.items()):
-        return None
-    left, whole = (sum(layer.count_params() for layer in found.values()) for found in (ours, theirs))
-    return 1 - left / whole
-
-
-def _convolutions(model):
-    """{path: convolution} of a model, of any kind."""
-    kinds_ = (BaseConv, BaseDepthwiseConv, BaseSeparableConv, BaseConvTranspose)
-    return {path: node.operation for path, node in nodes.walk(model) if isinstance(node.operation, kinds_)}

@@ -66,9 +66,25 @@ def _errors_in_a_line(name):
         said = [line.strip() for line in str(error).splitlines() if re.search("error:|not supported", line)]
         why = one_line((said or [str(error)])[0])
         raise InputError(
-            f"`format`: received {name}, whose converter can't take this network ({type(error).__name__}: {why:.200}); "
+            f"`format`: received {name}, which this network can't be written in ({type(error).__name__}: {why:.200}); "
             "expected another format, or a network without that layer"
         ) from None
+
+
+@contextlib.contextmanager
+def _statistics_as_arrays(model):
+    """Has the mean and the variance of Normalizations as arrays meanwhile: of tensors tf2onnx would make inputs."""
+    import keras
+
+    parts = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Normalization)]
+    before = [(layer.mean, layer.variance) for layer in parts]
+    try:
+        for layer in parts:
+            layer.mean, layer.variance = (np.asarray(value) for value in (layer.mean, layer.variance))
+        yield
+    finally:
+        for layer, (mean, variance) in zip(parts, before, strict=True):
+            layer.mean, layer.variance = mean, variance
 
 
 def write(model, name, folder, calibration=None, names=None):
@@ -100,11 +116,14 @@ def write(model, name, folder, calibration=None, names=None):
             if name == "savedmodel":
                 _save_constant(model, made)
             elif name == "onnx":
-                model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports no model that never ran
-                model.export(made, format="onnx", verbose=False)
+                with _statistics_as_arrays(model):
+                    model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports no model that never ran
+                    model.export(made, format="onnx", verbose=False)
             else:
                 _save_constant(model, saved)
                 made.write_bytes(_flat_buffer(saved, calibration if name == "litert-int8" else None))
+            if name != "savedmodel":  # some files that converters write no runtime opens
+                runner(made, name, 1)(np.zeros((1, *model.input_shape[1:]), "uint8"))
         metadata.describe(made, name, model.input_shape[1:3], names)
         before = Path(temporary) / "before"
         if path.is_dir():  # no folder can take another's place at once

@@ -58,6 +58,24 @@ def test_a_file_answers_in_its_runtime_what_plain_keras_answers(name, count, net
         np.testing.assert_allclose(logits, plain(network, IMAGES[:count]), rtol=1e-3, atol=1e-3)
 
 
+def test_statistics_of_a_normalization_are_constants_of_an_onnx_file(tmp_path):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Normalization(mean=[120.0, 110, 100], variance=[4000.0, 4100, 4200])(image)
+    net = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+    path, pixels = writers.write(net, "onnx", tmp_path), IMAGES[:2, :8, :8]
+    np.testing.assert_allclose(writers.runner(path, "onnx", 1)(pixels), plain(net, pixels), rtol=1e-3, atol=1e-3)
+
+
+def test_what_a_converter_cannot_take_is_one_line(network, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("many\nlines\nerror: op Strange is not supported\nand more")
+
+    monkeypatch.setattr(type(network), "export", fail)
+    with pytest.raises(InputError, match=r"`format`: received onnx.*error: op Strange is not supported\); expected"):
+        writers.write(network, "onnx", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_int8_is_whole_numbers_throughout_and_near(network, written):
     from ai_edge_litert.interpreter import Interpreter
 

@@ -172,13 +172,13 @@ def test_every_call_of_a_shared_layer_or_model_is_work():
 def test_sparsity_is_of_networks_of_the_same_layers():
     whole, other = small_net(None), keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(2, 3, name="new")])
     names = [layer.name for layer in whole.layers if "conv" in layer.name]
-    half = keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(2, 3, name=names[0])])
+    half = keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(2, 3, name=names[0], bias_initializer="ones")])
     convolutions = sum(whole.get_layer(name).count_params() for name in names)
-    assert metrics.compute_sparsity(half, whole) == 1 - (9 * 3 * 2 + 2) / convolutions
-    assert metrics.compute_sparsity(whole, whole) == 0
-    assert metrics.compute_sparsity(other, whole) is None
+    assert evaluate_model.sparsity_of(half, whole) == pytest.approx(1 - (9 * 3 * 2 + 2) / convolutions)
+    assert evaluate_model.sparsity_of(whole, whole) == 0
+    assert evaluate_model.sparsity_of(other, whole) is None
     without = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(2)])
-    assert metrics.compute_sparsity(without, whole) is None
+    assert evaluate_model.sparsity_of(without, whole) is None
 
 
 @pytest.mark.slow

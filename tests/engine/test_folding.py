@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import shapes
 import zoo
-from conftest import narrow_widths, randomised
 from keras import layers, ops, tree
 
-from compress.engine import folded, folding, twin
+from compress.engine import folding, twin
 from compress.errors import InputError
-from compress.graph import folds, kinds, network, nodes, resnet
+from compress.graph import folds, kinds, network, nodes
 
 # how many batch-norms fold: those behind a linear convolution or Dense that nothing else reads, both called once
 FOLDS = {"sequential": 4, "residual": 5, "mobile": 5, "dense": 1, "shared": 1, "kinds": 5, "several": 1, "transfer": 5}
@@ -236,25 +235,3 @@ def test_a_model_without_a_graph_evaluates_itself():
     assert shapes.close(fresh()(images), known(images), 1e-5)
     shapes.lively(known, 9)
     assert shapes.close(fresh()(images), known(images), 1e-5)
-
-
-@pytest.mark.parametrize("more", [{}, pytest.param({"stem": "cifar"}, marks=pytest.mark.slow)])
-def test_a_resnet_is_computed_as_by_the_earlier_engine(more):
-    """The same bits, but for two things: the earlier kernels and biases were folded in float32, these in float64.
-
-    And pixels were normalised by a division, where Keras' own Rescaling multiplies.
-    """
-    none = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    model = randomised(resnet.build_resnet(widths=narrow_widths(), normalization=none, **more))
-    images = shapes.pixels(model)
-    old, plan = folded.fold(model), folding.Folding(model)
-    new = plan.weights()
-    for name, *_ in resnet.wiring_of(model):
-        for ours, theirs in zip(new[f"{name}_conv"], old[name], strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    given = {
-        path: arrays if path not in {f"{n}_conv" for n in old} else old[path.removesuffix("_conv")]
-        for path, arrays in new.items()
-    }
-    expected = folded.run_folded(old, images, resnet.architecture_of(model))[0]
-    np.testing.assert_array_equal(plan.run(given, images), expected)

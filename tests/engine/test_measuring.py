@@ -9,7 +9,7 @@ import shapes
 from conftest import narrow_widths, randomised
 from keras import layers
 
-from compress.engine import measuring, recalibration
+from compress.engine import measuring
 from compress.errors import InputError
 from compress.graph import network, nodes, resnet
 from compress.pruning import criteria
@@ -106,16 +106,6 @@ def test_a_batch_norm_of_another_axis_is_measured_along_it():
     measuring.recalibrate_bn(model, images)
     np.testing.assert_allclose(norm.moving_mean, images.mean((0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(norm.moving_variance, images.var((0, 2, 3)), rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_a_resnet_is_recalibrated_as_by_the_earlier_engine(pictures):
-    ours, theirs = (randomised(resnet.build_resnet(widths=narrow_widths())) for _ in range(2))
-    theirs.set_weights(ours.get_weights())
-    measuring.recalibrate_bn(ours, pictures[0], 8)
-    recalibration.recalibrate_bn(theirs, pictures[0], 8)
-    for mine, other in zip(ours.variables, theirs.variables, strict=True):
-        assert shapes.close(mine, other, 1e-4), mine.path
 
 
 def test_no_images_are_refused():

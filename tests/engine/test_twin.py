@@ -4,11 +4,10 @@ import keras
 import numpy as np
 import pytest
 import shapes
-from conftest import narrow_widths, randomised
 from keras import layers, ops, tree
 
-from compress.engine import fast, twin
-from compress.graph import nodes, resnet
+from compress.engine import twin
+from compress.graph import nodes
 
 
 def two(make, **more):
@@ -213,40 +212,6 @@ def test_what_trains_is_the_model_that_is_saved(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert shapes.close(trainer(images), loaded(images), 1e-5)
-
-
-def resnets(**more):
-    """Two narrow ResNets of the same weights."""
-    return [randomised(resnet.build_resnet(widths=narrow_widths(), **more)) for _ in range(2)]
-
-
-@pytest.mark.parametrize(
-    ("precision", "more"),
-    [
-        ("float32", {}),
-        pytest.param("mixed_bfloat16", {}, marks=pytest.mark.slow),
-        pytest.param("float32", {"stem": "cifar"}, marks=pytest.mark.slow),
-    ],
-)
-def test_a_resnet_trains_as_by_the_earlier_engine(precision, more):
-    """The same bits of logits, maps, statistics and gradients: both compute by the same operations.
-
-    Pixels are not normalised here: the earlier engine divided by the deviation, where Keras' own Rescaling multiplies.
-    """
-    ours, theirs = resnets(normalization=((0.0,) * 3, (1.0,) * 3), **more)
-    theirs.set_weights(ours.get_weights())
-    images, labels = shapes.pixels(ours, 16), [np.eye(10, dtype="float32")[np.arange(16) % 10]]
-    stages = resnet.stage_outputs(ours)
-    new, old = twin.Twin(ours, precision, stages), fast.FastResNet(theirs, precision, features=True)
-    zeros = [np.float32(0)] * 4
-    found, expected = (step(model, images, labels + zeros, net) for model, net in ((new, ours), (old, theirs)))
-    for mine, other in zip(found[2], expected[2], strict=True):
-        np.testing.assert_array_equal(mine, other)
-    assert found[1].keys() == expected[1].keys()
-    for place in found[1]:
-        np.testing.assert_array_equal(found[1][place], expected[1][place])
-    for mine, other in zip(ours.variables, theirs.variables, strict=True):
-        np.testing.assert_array_equal(mine, other)
 
 
 def test_an_unknown_feature_is_an_error():

@@ -18,11 +18,11 @@ import pytest
 from conftest import narrow_widths
 from keras import layers, ops
 
+import prune
 from compress import metrics
-from compress.distillation import student as students
-from compress.engine import fast, folded
+from compress.engine import folding, twin
 from compress.errors import InputError
-from compress.graph import reader, recognition, resnet, rules, surgery
+from compress.graph import reader, recognition, resnet, rules
 from compress.storage import checkpoints, plain_keras
 
 SIZE = 40  # maps of 2x2 at the end
@@ -300,19 +300,13 @@ def test_hidden_layers_go_the_whole_way(small, tmp_path):
     again = checkpoints.load_model(tmp_path / "ours.h5")
     wanted = np.asarray(net(RGB, training=False))
     np.testing.assert_array_equal(again(RGB, training=False), wanted)
-    for fast_net in (folded.FoldedResNet(net), fast.FastResNet(again)):
+    for fast_net in (folding.FoldedModel(net), twin.Twin(again)):
         np.testing.assert_allclose(fast_net(RGB, training=False), wanted, rtol=1e-3, atol=1e-4)
-    architecture = resnet.architecture_of(net)
     assert resnet.cost_of(widths, 5, (SIZE, SIZE, 3)) == (net.count_params(), metrics.count_macs(net))
-    mask = {"conv2_block1_1_conv": np.arange(6) > 2, "conv5_stream": np.arange(8) != 3}
-    small_net = surgery.trim_model(net, mask)
-    surgery.apply_mask(again, mask)
+    mask = {"conv2_block1_1_conv": np.arange(6) > 2, "conv5_block1_0_conv": np.arange(8) != 3}
+    small_net = prune.trim_model(net, mask)
+    prune.apply_mask(again, mask)
     np.testing.assert_allclose(small_net(RGB, training=False), again(RGB, training=False), rtol=1e-3, atol=1e-4)
-    student = students.inherit_student(net, students.divided_streams(widths, 2))
-    assert resnet.widths_of(student) == {
-        name: width // 2 if name.endswith("_stream") else width for name, width in widths.items()
-    }
-    assert set(architecture["widths"]) == set(resnet.widths_of(student))
 
 
 FUNCTIONS = {"TrueDivide": "math.truediv", "Subtract": "math.subtract", "GetItem": "__operators__.getitem"}

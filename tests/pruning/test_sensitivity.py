@@ -17,11 +17,11 @@ import sensitivity
 from compress import metrics
 from compress.cli import configs
 from compress.data import dataset
-from compress.engine import folded, folding
+from compress.engine import folding
 from compress.errors import InputError
-from compress.graph import resnet, surgery
+from compress.graph import resnet
 from compress.plots import comparison
-from compress.pruning import allocation, criteria, cut, masks, scope, search
+from compress.pruning import allocation, criteria, cut, masks, removal, scope, search
 from compress.storage import checkpoints
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, 32, 32, 3)).astype("uint8")
@@ -45,7 +45,7 @@ PAIR = ("conv2_block1_1_conv", "conv2_block1_2_conv")
 
 @pytest.fixture(scope="module", params=["imagenet", pytest.param("cifar", marks=pytest.mark.slow)])
 def network(request):
-    """Narrow, its last maps of 1x1 (every kind of `fast.arranged`) or 2x4 positions."""
+    """Narrow, its last maps of 1x1 (every kind of `operations.arranged`) or 2x4 positions."""
     shape = (32, 32, 3) if request.param == "imagenet" else (9, 26, 3)
     net = randomised(resnet.build_resnet(widths=narrow_widths(12, 8, 6), stem=request.param, input_shape=shape), 3)
     net.get_layer("predictions").kernel.assign(np.random.default_rng(1).normal(0, 1, (8, 10)))
@@ -73,7 +73,7 @@ def test_curves_are_the_metrics_of_trimmed_networks(network, monkeypatch):
     assert list(curves) == list(scores) and all(curve["kept"] == [9, 6, 4] for curve in curves.values())
     for layer in ("conv2_block1_1_conv", "conv2_block2_2_conv", "conv4_block1_1_conv", "conv5_block1_2_conv"):
         for place, kept in enumerate((9, 6, 4)):
-            small = surgery.trim_model(network, {layer: masks.least_idle(scores[layer], kept)})
+            small = removal.trim_model(network, {layer: masks.least_idle(scores[layer], kept)})
             wanted = metrics.classification_metrics(np.asarray(small(images)), LABELS)
             assert curves[layer]["loss"][place] == pytest.approx(wanted["loss"], rel=1e-3)
             assert curves[layer]["acc"][place] == pytest.approx(wanted["acc"])
@@ -391,13 +391,13 @@ def test_the_script_shows_and_records_what_trimmed_networks_do(base, tmp_path, c
     args = sensitivity.build_parser().parse_args(argv)
     part = dataset.sample(dataset.load_data(configs.DataConfig.of(args), (32, 32)).val, 12)
     model = checkpoints.load_model(base)
-    judge = folded.FoldedResNet(model)
+    judge = folding.FoldedModel(model)
     assert result["acc"] == metrics.evaluate(judge, dataset.Split(*part, "validation"))["acc"]
     row = result["layers"][9]
     assert (row["channels"], row["kept"]) == (20, [15, 10])
     scores = criteria.compute_scores("l1", model, None, None)[row["layer"]]
-    small = surgery.trim_model(model, {row["layer"]: masks.least_idle(scores, 10)})
-    wanted = metrics.evaluate(folded.FoldedResNet(small), dataset.Split(*part, "validation"))
+    small = removal.trim_model(model, {row["layer"]: masks.least_idle(scores, 10)})
+    wanted = metrics.evaluate(folding.FoldedModel(small), dataset.Split(*part, "validation"))
     assert row["acc"][1] == pytest.approx(wanted["acc"]) and row["loss"][1] == pytest.approx(wanted["loss"], rel=1e-3)
     printed = " ".join(capsys.readouterr().out.split())
     assert "12 images" in printed and "conv5_block1_2 " in printed and "25%" in printed

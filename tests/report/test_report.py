@@ -771,17 +771,16 @@ def test_labels_hold_no_control_characters():
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """(folder, models, images): base, pruned twice by APoZ, and a student, with the records that tell of them."""
-    from compress.graph import resnet, surgery
-    from compress.pruning import criteria
-    from compress.pruning import masks as prune
+    import prune
+    from compress.graph import resnet
 
     folder = tmp_path_factory.mktemp("whole")
     images = dataset.load_data(configs.DataConfig(**DATA, data_dir="./data", class_num=10))
     base = randomised(resnet.build_resnet(widths=narrow_widths(inner=12)), 3)
     content, models, masks = records_of_a_tree(), [base], []
     for _ in range(2):
-        masks.append(prune.create_mask(criteria.compute_apoz(models[-1], images.val.images), prune_ratio=0.3))
-        models.append(surgery.trim_model(models[-1], masks[-1]))
+        masks.append(prune.create_mask(prune.compute_apoz(models[-1], images.val.images), prune_ratio=0.3))
+        models.append(prune.trim_model(models[-1], masks[-1]))
     models.append(randomised(resnet.build_resnet(widths=narrow_widths(inner=4)), 5))
     places = ["base_model", "pruned_model/iter1", "pruned_model/iter2", "kd_model"]
     sums = []

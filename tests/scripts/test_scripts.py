@@ -18,6 +18,7 @@ import evaluate_model
 import export_model
 import knowledge_distillation
 import plot_train_history
+import prune
 import prune_model
 import report
 import sensitivity
@@ -25,7 +26,7 @@ import train_base_model
 from compress.cli import configs
 from compress.data import dataset
 from compress.errors import Stopped
-from compress.graph import resnet, surgery
+from compress.graph import resnet
 from compress.graph.network import Graph
 from compress.pruning import masks
 from compress.storage import checkpoints, files, records
@@ -180,7 +181,7 @@ def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
         path = chain / "pruned" / f"iter{i + 1}" / "model.h5"
         small = checkpoints.load_model(path)
         assert result["parameters"][i] == small.count_params() and result["bytes"][i] == path.stat().st_size
-        assert result["sparsity"][i] == pytest.approx(surgery.compute_sparsity(small, base))
+        assert result["sparsity"][i] == pytest.approx(prune.compute_sparsity(small, base))
         assert result["compression_rate"][i] == pytest.approx(base.count_params() / small.count_params())
         assert result["sha256"][i] == files.sha256(path)
         history = json.loads(path.with_name("history.json").read_text())

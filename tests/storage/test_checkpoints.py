@@ -13,7 +13,7 @@ from conftest import narrow_widths, randomised
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compress.engine import folded
+from compress.engine import folding
 from compress.errors import InputError
 from compress.graph import resnet
 from compress.storage import archives, checkpoints, opening
@@ -108,7 +108,7 @@ def test_a_model_trained_on_another_preprocessing_answers_alike_on_plain_rgb(mod
     loaded = checkpoints.load_model(path, 7, (48, 40, 3), mode)
     logits = loaded(rgb, training=False)  # called, not compiled: that would take ten times as long
     np.testing.assert_allclose(keras.ops.softmax(logits), model(seen, training=False), atol=1e-5)
-    np.testing.assert_allclose(folded.FoldedResNet(loaded)(rgb), logits, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(folding.FoldedModel(loaded)(rgb), logits, rtol=1e-3, atol=1e-3)
     checkpoints.save_model(loaded, tmp_path / "model.h5")  # from here on the file tells
     again = checkpoints.load_model(tmp_path / "model.h5", preprocessing="caffe")
     np.testing.assert_array_equal(again(rgb, training=False), logits)

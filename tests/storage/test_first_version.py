@@ -99,12 +99,12 @@ def test_accuracies_of_the_first_version_are_those_of_today(first):
     """Its evaluation, whose figures today's evaluator finds again: the same images, the same network."""
     from compress import metrics
     from compress.cli import configs
-    from compress.engine import folded
+    from compress.engine import folding
 
     rows = read(first / "results.json")["models"]
     images = dataset.load_data(configs.DataConfig(dataset="digits"), needs=("test",))
     assert len(rows) == 3
     for row in rows:
-        network = folded.FoldedResNet(checkpoints.load_model(first / row["path"]), "float32")
+        network = folding.FoldedModel(checkpoints.load_model(first / row["path"]), "float32")
         found = metrics.evaluate(network, images.test, 64)
         assert (found["acc"], found["loss"]) == (pytest.approx(row["acc"], abs=1e-9), pytest.approx(row["loss"], 1e-4))

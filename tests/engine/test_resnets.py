@@ -1,4 +1,4 @@
-"""fast.py, folded.py and optimizers.py against plain Keras: the same numbers by other operations."""
+"""The engine and the optimiser on ResNets, against plain Keras: the same numbers by other operations."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from compress.cli import flags
-from compress.engine import fast, folded
+from compress.engine import folding, operations, twin
 from compress.graph import resnet
 from compress.training import optimizers
 
@@ -73,7 +73,9 @@ def test_a_convolution_is_a_convolution_whatever_computes_it(height, width, side
     padded = np.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))[:, ::stride, ::stride]
     np.testing.assert_allclose(
-        np.asarray(fast.convolve(ops.convert_to_tensor(x), kernel, stride)),
+        np.asarray(
+            operations.convolve(ops.convert_to_tensor(x), kernel, (stride, stride), "same" if same else "valid")
+        ),
         np.einsum("nhwcij,ijcd->nhwd", windows, kernel),
         rtol=1e-4,
         atol=1e-4,
@@ -85,7 +87,7 @@ def test_batch_normalisation_is_numpys(dtype, limit):
     rng = np.random.default_rng(1)
     x = np.asarray(ops.cast(ops.cast(rng.normal(2, 3, (5, 4, 3, 6)), dtype), "float32"))
     gamma, beta = rng.uniform(0.5, 2, 6).astype("float32"), rng.normal(size=6).astype("float32")
-    y, mean, variance = fast.normalise_batch(ops.cast(x, dtype), gamma, beta, 1e-3)
+    y, mean, variance = operations.normalise_batch(ops.cast(x, dtype), gamma, beta, 1e-3)
     np.testing.assert_allclose(np.asarray(mean), x.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(np.asarray(variance), x.var((0, 1, 2)), rtol=1e-4)
     expected = gamma * (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-3) + beta
@@ -105,7 +107,7 @@ def batch_norm_gradients(gradient, dtype):
     weights = ops.cast(rng.normal(size=(32, 8, 8, 6)), dtype)
 
     def loss(x, gamma, beta):
-        y = fast.normalise_batch(x, gamma, beta, 1e-3)[0]
+        y = operations.normalise_batch(x, gamma, beta, 1e-3)[0]
         return ops.sum(ops.cast(y, "float32") * ops.cast(weights, "float32"))
 
     found = [gradient(loss, value, gamma, beta) for value in (x, ops.cast(x, "float32"))]
@@ -136,8 +138,9 @@ def test_inference_gives_keras_logits_and_features(kind):
     images = pixels(3, net).astype("float32")
     features = keras.Model(net.input, [net.get_layer(name).output for name in resnet.stage_outputs(net)])(images)
     expected = [net(images, training=False), *features]
-    for twin in (fast.FastResNet(net, features=True), folded.FoldedResNet(net, features=True)):
-        for ours, theirs in zip(twin(images, training=False), expected, strict=True):
+    paths = resnet.stage_outputs(net)
+    for fast in (twin.Twin(net, features=paths), folding.FoldedModel(net, features=paths)):
+        for ours, theirs in zip(fast(images, training=False), expected, strict=True):
             assert close(ours, theirs, 1e-5)
 
 
@@ -146,7 +149,7 @@ def test_a_training_pass_gives_keras_logits_and_statistics(kind):
     ours, theirs = twins(**BUILDS[kind])
     before, images = ours.get_weights(), pixels(16, ours).astype("float32")
     limit = 1e-2 if "101" in kind else 1e-3  # rounding grows with depth
-    assert close(fast.FastResNet(ours)(images, training=True), theirs(images, training=True), limit)
+    assert close(twin.Twin(ours)(images, training=True), theirs(images, training=True), limit)
     for mine, other, old in zip(ours.variables, theirs.variables, before, strict=True):
         assert close(mine, other, limit), mine.path
         assert mine.name.startswith("moving") != np.array_equal(mine, old)
@@ -157,12 +160,12 @@ def test_gradients_are_keras_and_biases_before_batch_norm_have_none():
 
     ours, theirs = twins()
     images, labels = pixels(64, ours).astype("float32"), np.arange(64) % 10
-    twin, found = fast.FastResNet(ours), []
+    fast, found = twin.Twin(ours), []
     variables = [
         {v.path.split("/", 1)[-1] if "resnet" in v.path else v.path: v for v in net.trainable_variables}
         for net in (ours, theirs)
     ]
-    for model, chosen in zip((twin, theirs), variables, strict=True):
+    for model, chosen in zip((fast, theirs), variables, strict=True):
         with tf.GradientTape() as tape:
             loss = ops.mean(
                 keras.losses.sparse_categorical_crossentropy(labels, model(images, training=True), from_logits=True)
@@ -182,34 +185,35 @@ def test_gradients_are_keras_and_biases_before_batch_norm_have_none():
 def test_what_trains_is_the_model_that_is_saved(tmp_path, pictures):
     images, labels = pictures
     net = build()
-    twin = fast.FastResNet(net)
-    twin.compile(optimizers.FusedSGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fast = twin.Twin(net)
+    fast.compile(optimizers.FusedSGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = net.get_weights()
-    twin.fit(images, labels, batch_size=12, epochs=1, verbose=0)
+    fast.fit(images, labels, batch_size=12, epochs=1, verbose=0)
     assert sum(not np.array_equal(a, b) for a, b in zip(before, net.get_weights(), strict=True)) == 20 * 5 + 2
     net.save(tmp_path / "model.h5")
     loaded = keras.models.load_model(tmp_path / "model.h5", compile=False)
-    assert close(twin.predict(images, verbose=0), loaded.predict(images, verbose=0), 1e-5)
+    assert close(fast.predict(images, verbose=0), loaded.predict(images, verbose=0), 1e-5)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("mixed_bfloat16", "bfloat16"), ("mixed_float16", "float16")])
 def test_low_precision_leaves_variables_and_logits_in_float32(precision, dtype, pictures, monkeypatch):
     net = build()
     expected = net.predict(pictures[0], verbose=0)
-    for twin in (fast.FastResNet(net, precision, features=True), folded.FoldedResNet(net, precision, features=True)):
-        logits, *features = twin(pictures[0], training=False)
+    paths = resnet.stage_outputs(net)
+    for fast in (twin.Twin(net, precision, paths), folding.FoldedModel(net, precision, paths)):
+        logits, *features = fast(pictures[0], training=False)
         assert logits.dtype == "float32" and {keras.backend.standardize_dtype(f.dtype) for f in features} == {dtype}
         assert close(logits, expected, 0.1) and not close(logits, expected, 1e-6)
     assert {v.dtype for v in net.variables} == {"float32"}
-    seen, normalise_batch = [], fast.normalise_batch
+    seen, normalise_batch = [], operations.normalise_batch
 
     def watched(x, gamma, beta, epsilon):
         y, mean, variance = normalise_batch(x, gamma, beta, epsilon)
         seen.append(tuple(keras.backend.standardize_dtype(part.dtype) for part in (x, y, gamma, beta, mean, variance)))
         return y, mean, variance
 
-    monkeypatch.setattr(fast, "normalise_batch", watched)
-    fast.FastResNet(net, precision)(pictures[0], training=True)
+    monkeypatch.setattr(operations, "normalise_batch", watched)
+    twin.Twin(net, precision)(pictures[0], training=True)
     assert set(seen) == {(dtype,) * 2 + ("float32",) * 4}
 
 
@@ -218,7 +222,7 @@ def test_low_precision_leaves_variables_and_logits_in_float32(precision, dtype, 
 
 def test_a_folded_copy_keeps_its_weights_until_it_is_refolded(tmp_path, pictures):
     net, other = build(0), build(1)
-    copy = folded.FoldedResNet(net)
+    copy = folding.FoldedModel(net)
     before = copy.predict_on_batch(pictures[0])
     net.set_weights(other.get_weights())
     np.testing.assert_array_equal(copy.predict_on_batch(pictures[0]), before)
@@ -230,7 +234,7 @@ def test_a_folded_copy_keeps_its_weights_until_it_is_refolded(tmp_path, pictures
 @pytest.mark.parametrize("kind", BUILDS)
 def test_a_frozen_function_gives_keras_logits_at_any_batch_size(kind):
     net = build(**BUILDS[kind])
-    images, function = pixels(5, net), folded.freeze(net)
+    images, function = pixels(5, net), folding.freeze(net)
     for batch in (images, images[:1], images[:3]):
         assert close(function(batch), net.predict_on_batch(batch), 1e-5)
 

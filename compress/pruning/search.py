@@ -7,8 +7,8 @@ widths (`graph.cost`), so groups that no layer lies between are independent, and
   met (Everett 1963, Generalized Lagrange Multiplier Method, Operations Research 11(3); as for the bits of quantisers
   Shoham and Gersho 1988, IEEE Transactions on ASSP 36(9)).
 - For a multiplier, one or two groups that depend on no others (the inner layers of a ResNet's block) are minimised over
-  all their widths. More of them (a chain of convolutions, a DenseNet's block) by descent: one group after the other,
-  then one pair after the other, until nothing falls.
+  all their widths. More of them (a chain, a block of a DenseNet) by descent: one group after the other and,
+  for the last multiplier, one pair after the other, until nothing falls.
 - What the last jump of the multiplier left unspent goes back a step at a time, where the loss falls most a cost; or
   first to one pair of groups after the other, if the loss is less in the end.
 """
@@ -17,9 +17,11 @@ import itertools
 
 import numpy as np
 
+STEPS = 16  # of the bisection where groups are moved by descent
 SWEEPS = 20  # of a descent, at most
 PAIRS = 200  # of groups that depend on each other, which are moved together, at most
 GRID = 48  # widths of each group of such a pair that are tried
+FEW = 32  # pairs that every descent moves, not only the last one
 ROWS = 2**16  # networks whose cost is computed at once
 
 
@@ -61,8 +63,20 @@ class Search:
 
     def _column(self, places, group):
         """Costs (k,) of a network with each width of a group."""
-        rows = np.repeat([places], len(self.widths[group]), 0)
-        rows[:, group] = np.arange(len(rows))
+        widths, last = self.widths[group].astype(float), self.last[group]
+        # A product of lengths is a parabola in one width: three costs determine all, two more check it.
+        at = np.unique([0, last // 4, last // 2, last - 1, last]) if last > 8 else np.arange(last + 1)
+        rows = np.repeat([places], len(at), 0)
+        rows[:, group] = at
+        found = self._of(rows)
+        if last <= 8:
+            return found
+        column = _parabola(widths[at[::2]], found[::2], widths)
+        column = np.rint(column) if (found == np.rint(found)).all() else column
+        if np.allclose(column[at], found, rtol=1e-9):
+            return column
+        rows = np.repeat([places], last + 1, 0)
+        rows[:, group] = np.arange(last + 1)
         return self._of(rows)
 
     def _table(self, places, pair, grids=None):
@@ -133,8 +147,14 @@ class Search:
 
     # ---- for one multiplier
 
-    def least(self, multiplier, start):
-        """The network with the least rise + multiplier x cost; start: where a descent begins."""
+    def least(self, multiplier, start, together=False):
+        """The network with the least rise + multiplier x cost.
+
+        Args:
+            multiplier: at least 0.
+            start: where a descent begins.
+            together: whether a descent moves pairs of groups too, which takes longer.
+        """
         places = list(start)
         for part in self.parts:
             if len(part) == 1:
@@ -144,17 +164,17 @@ class Search:
                 best = np.unravel_index(np.argmin(loss + multiplier * self.tables[part]), loss.shape)
                 places[part[0]], places[part[1]] = map(int, best)
         several = [i for part in self.parts if len(part) > 2 for i in part]
-        return self._descent(multiplier, places, several) if several else places
+        return self._descent(multiplier, places, several, together) if several else places
 
-    def _descent(self, multiplier, places, groups):
-        """Moves single groups, then pairs, until rise + multiplier x cost falls no more."""
+    def _descent(self, multiplier, places, groups, together):
+        """Moves single groups, and then pairs, until rise + multiplier x cost falls no more."""
         for _ in range(SWEEPS):
             before = list(places)
             for group in groups:
                 places[group] = int(np.argmin(self.rise[group] + multiplier * self._column(places, group)))
             if places != before:
                 continue
-            for pair in self.pairs:
+            for pair in self.pairs if together or len(self.pairs) <= FEW else ():
                 grids, rise, price = self._together(places, pair)
                 value = rise + multiplier * price
                 best = np.unravel_index(np.argmin(value), value.shape)
@@ -190,10 +210,13 @@ class Search:
         while self.cost(best) > limit:
             low, high = high, 2 * high
             best = self.least(high, best)
-        for _ in range(40):
+        for _ in range(STEPS if self.pairs else 40):
             middle = (low + high) / 2
             found = self.least(middle, best)
             low, high, best = (low, middle, found) if self.cost(found) <= limit else (middle, high, best)
+        if self.pairs:
+            found = self.least(high, best, together=True)
+            best = found if self.cost(found) <= limit and self.loss(found) < self.loss(best) else best
         # Widths jump with the multiplier, so a part of the budget is left over: it is spent in two ways.
         ends = [self._spent(places, limit) for places in (best, self._exchanged(best, limit))]
         return {
@@ -240,6 +263,16 @@ class Search:
                 return places
             for group, place in zip(best[1], best[2], strict=True):
                 places[group] = place
+
+
+def _parabola(x, y, at):
+    """The parabola through three points (x, y), at other places; Lagrange's form, exact for whole numbers."""
+    (a, b, c), (p, q, r) = x, y
+    return (
+        p * (at - b) * (at - c) / ((a - b) * (a - c))
+        + q * (at - a) * (at - c) / ((b - a) * (b - c))
+        + r * (at - a) * (at - b) / ((c - a) * (c - b))
+    )
 
 
 def _quadratic(m, n):

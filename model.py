@@ -16,7 +16,7 @@ import keras
 from keras import layers
 
 from compress.cli import keras_config
-from compress.cli.architectures import KERAS, OWN
+from compress.cli.architectures import BASIC, BOTTLENECKS, KERAS
 from compress.errors import InputError
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # depth: blocks of the four stages
@@ -193,10 +193,11 @@ def build_model(name, classes=10, input_shape=(32, 32, 3)):
     Raises:
         InputError: the network takes no images of this size.
     """
-    if name not in OWN:
-        return keras_model(name, classes, input_shape)
-    build, depth = (resnet, OWN[name]) if name[0] == "R" else (cifar_resnet, OWN[name])
-    return build(depth, classes, input_shape)
+    if name in BOTTLENECKS:
+        return resnet(BOTTLENECKS[name], classes, input_shape)
+    if name in BASIC:
+        return cifar_resnet(BASIC[name], classes, input_shape)
+    return keras_model(name, classes, input_shape)
 
 
 def unpruned(net):

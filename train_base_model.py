@@ -77,7 +77,7 @@ def start_model(args, images):
 
         name = architecture(args)
         if args.stem:  # which the others don't have, see `check_flags`
-            return model.resnet(architectures.OWN[name], images.class_num, images.image_shape, args.stem)
+            return model.resnet(architectures.BOTTLENECKS[name], images.class_num, images.image_shape, args.stem)
         # ConvNeXt and MobileNetV3 have layers that .h5 can't hold
         return plain.in_public_layers(model.build_model(name, images.class_num, images.image_shape))
     with tempfile.TemporaryDirectory() as folder:
@@ -121,14 +121,14 @@ def check_flags(args):
     name = architecture(args)
     if args.depth and name != f"ResNet{args.depth}":
         raise InputError(f"--depth: received {args.depth} beside --architecture {name}; expected one of them")
-    if args.stem and not name.startswith("ResNet"):
+    if args.stem and name not in architectures.BOTTLENECKS:
         raise InputError(f"--stem: received {args.stem} for {name}; expected it for ResNet50, 101 or 152 only")
     if args.model_path is None:
         return None
     if args.model_path == "imagenet":
         if args.stem not in (None, "imagenet"):
             raise InputError(f"--stem: received {args.stem}, expected imagenet, the stem of the pretrained weights")
-        if name not in architectures.KERAS and not name.startswith("ResNet"):
+        if name in architectures.BASIC:
             raise InputError(f"--model_path: received imagenet for {name}, which has no such weights; expected none")
         return None
     from compress.storage import headers

@@ -107,3 +107,23 @@ def pictures():
     """(24, 32, 32, 3) uint8 noise and (24,) labels."""
     rng = np.random.default_rng(7)
     return rng.integers(0, 256, (24, 32, 32, 3)).astype("uint8"), rng.integers(0, 10, 24)
+
+
+def small_net(activation, classes=10, size=32, scale=True):
+    """A classifier with each kind of layer that can be counted; without `scale` its images are preprocessed outside."""
+    import keras
+    from keras import layers
+
+    return keras.Sequential(
+        [
+            keras.Input((size, size, 3)),
+            *[layers.Rescaling(1 / 255)] * scale,
+            layers.Conv2D(4, 3, strides=2, padding="same"),
+            layers.BatchNormalization(),
+            layers.DepthwiseConv2D(3, use_bias=False),
+            layers.SeparableConv2D(6, 3, padding="same"),
+            layers.Conv2D(8, 1, groups=2),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(classes, activation=activation),
+        ]
+    )

@@ -1,9 +1,7 @@
 """Names of the networks that can be built new. Imports no Keras."""
 
-OWN = {  # of model.py: its depth
-    **{f"ResNet{depth}": depth for depth in (50, 101, 152)},  # bottlenecks, as in keras.applications
-    **{f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)},  # basic blocks, for CIFAR
-}
+BOTTLENECKS = {f"ResNet{depth}": depth for depth in (50, 101, 152)}  # of model.resnet, as in keras.applications
+BASIC = {f"resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}  # of model.cifar_resnet
 KERAS = {  # constructors of keras.applications: what their preprocess_input does, 'inside' where a layer does it
     **{f"ConvNeXt{size}": "inside" for size in ("Tiny", "Small", "Base", "Large", "XLarge")},
     **{f"DenseNet{depth}": "torch" for depth in (121, 169, 201)},
@@ -15,4 +13,4 @@ KERAS = {  # constructors of keras.applications: what their preprocess_input doe
     **{f"ResNet{depth}V2": "tf" for depth in (50, 101, 152)},
     **dict.fromkeys(("VGG16", "VGG19"), "caffe"),
 }
-NAMES = (*OWN, *KERAS)
+NAMES = (*BOTTLENECKS, *BASIC, *KERAS)

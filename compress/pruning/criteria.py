@@ -50,8 +50,7 @@ def compute_apoz(model, images, batch_size=128, progress=iter):
 
 def _kernels(scope, name):
     """[Slice] of the kernels that are members of a group for criteria of weights, see the head of this file."""
-    slices = [piece for piece in scope.graph.slices(name) if len(piece.variable.shape) > 1]
-    return [piece for piece in slices if piece.role == "makes"]
+    return [piece for piece in _kernels_around(scope, name) if piece.role == "makes"]
 
 
 def _kernels_around(scope, name):

@@ -323,7 +323,7 @@ def open_checkpoint(checkpoint, classes=None, input_shape=None, preprocessing="a
     comparison = f"{NOT_COMPARED} (`verify_model=False`)"
     if verify or checkpoint.config is None:
         comparison = compare_with_keras(checkpoint, model, preprocessing)
-    if comparison and (checkpoint.config or checkpoint.path != "imagenet"):
+    if comparison:
         line = f"{checkpoint.path}: {pixels_of(checkpoint, preprocessing).summary}; {comparison}"
         # A wrong reading wouldn't be noticed. Of a whole model, `verify_model=False` says that this is known.
         if (verify or checkpoint.config is None) and comparison.startswith(NOT_COMPARED):
@@ -389,24 +389,3 @@ def check_fits(header, class_num=None, input_shape=None, dataset=None):
             f"{input_shape[1]}, as the data set has them",
             header.path,
         )
-
-
-def imagenet_checkpoint(depth):
-    """keras.applications' ImageNet weights of a depth, downloaded by Keras where its cache lacks them.
-
-    Raises:
-        InputError: there is no network and no copy in the cache.
-    """
-    import keras
-
-    constructor = getattr(keras.applications, f"ResNet{depth}")
-    try:
-        model = constructor(weights="imagenet")
-    except Exception as error:  # get_file raises a bare Exception for every network failure
-        raise InputError(
-            f"received imagenet, which needs a download ({error}); without a network give the path of "
-            f"resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5 instead",
-            "imagenet",
-        ) from None
-    weights = {(layer.name, v.name): np.asarray(v) for layer in model.layers for v in layer.variables}
-    return readers.Checkpoint("imagenet", weights, depth, "imagenet", resnet.full_widths(depth), 1000, None, None)

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 import model
-from compress.cli.architectures import KERAS, NAMES, OWN
+import train_base_model
+from compress.cli.architectures import BOTTLENECKS, KERAS, NAMES
 from compress.errors import InputError
 from compress.graph.network import Graph
 
 
 def test_the_names_are_those_of_keras_applications():
     constructors = {name for name in dir(keras.applications) if name[0].isupper()}
-    assert set(KERAS) | {name for name in OWN if name.startswith("ResNet")} == constructors
+    assert set(KERAS) | set(BOTTLENECKS) == constructors
     assert len(set(NAMES)) == len(NAMES)
 
 
@@ -43,6 +44,21 @@ def test_a_network_of_keras_has_its_parameters_logits_and_pixels_inside(name):
 def test_images_that_are_too_small_are_refused_in_a_line():
     with pytest.raises(InputError, match="received InceptionV3 for images of 32x32, which it doesn't take"):
         model.build_model("InceptionV3", 10, (32, 32, 3))
+
+
+@pytest.mark.parametrize("name", ["ResNet50V2", "resnet20", "VGG16"])
+def test_a_stem_is_for_the_resnets_that_have_one(name, tmp_path):
+    with pytest.raises(InputError, match=f"stem.*received half for {name}; expected it for ResNet50, 101 or 152"):
+        train_base_model.run(architecture=name, stem="half", dataset="digits", save_folder=str(tmp_path / "run"))
+
+
+def test_imagenet_without_a_network_says_what_to_give(monkeypatch):
+    def no_network(**_):
+        raise Exception("URL fetch failure")  # as keras.utils.get_file does
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", no_network)
+    with pytest.raises(InputError, match=r"received imagenet.*URL fetch failure.*MobileNetV2\(weights='imagenet'\)"):
+        train_base_model.pretrained("MobileNetV2")
 
 
 def test_the_drawing_of_groups_says_what_the_graph_says():

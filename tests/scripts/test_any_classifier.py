@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import small_net
 from keras import layers
 from PIL import Image
 
@@ -18,23 +19,6 @@ from compress import metrics
 from compress.cli import app, configs
 from compress.data import dataset
 from compress.storage import files, records
-
-
-def small_net(activation, classes=10, size=32, scale=True):
-    """A classifier with each kind of layer that can be counted; without `scale` its images are preprocessed outside."""
-    return keras.Sequential(
-        [
-            keras.Input((size, size, 3)),
-            *[layers.Rescaling(1 / 255)] * scale,
-            layers.Conv2D(4, 3, strides=2, padding="same"),
-            layers.BatchNormalization(),
-            layers.DepthwiseConv2D(3, use_bias=False),
-            layers.SeparableConv2D(6, 3, padding="same"),
-            layers.Conv2D(8, 1, groups=2),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(classes, activation=activation),
-        ]
-    )
 
 
 def test_evaluation_sets_any_classifier_beside_another(tmp_path, capsys):

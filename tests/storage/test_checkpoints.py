@@ -513,12 +513,3 @@ def test_a_failed_save_leaves_the_old_file(saved, tmp_path, monkeypatch):
         checkpoints.save_model(model, path)
     assert path.read_bytes() == good.read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
-
-
-def test_imagenet_without_a_network_says_what_to_give(monkeypatch):
-    def no_network(**_):
-        raise Exception("URL fetch failure")  # as keras.utils.get_file does
-
-    monkeypatch.setattr(keras.applications, "ResNet101", no_network)
-    with pytest.raises(InputError, match="received imagenet.*resnet101_weights"):
-        checkpoints.imagenet_checkpoint(101)

@@ -1,4 +1,4 @@
-"""Models that others made: any Keras classifier in evaluate_model.py, a plain ResNet101 through the whole chain."""
+"""opening.open_network of models that others made: what their pixels and outputs are."""
 
 import json
 
@@ -6,29 +6,13 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from conftest import small_net
 from keras import layers
 
 from compress.errors import InputError
-from compress.storage import foreign, opening
+from compress.storage import opening
 
 RGB = np.random.default_rng(8).integers(0, 256, (6, 32, 32, 3)).astype("float32")
-
-
-def small_net(activation, classes=10, size=32, scale=True):
-    """A classifier with each kind of layer that can be counted; without `scale` its images are preprocessed outside."""
-    return keras.Sequential(
-        [
-            keras.Input((size, size, 3)),
-            *[layers.Rescaling(1 / 255)] * scale,
-            layers.Conv2D(4, 3, strides=2, padding="same"),
-            layers.BatchNormalization(),
-            layers.DepthwiseConv2D(3, use_bias=False),
-            layers.SeparableConv2D(6, 3, padding="same"),
-            layers.Conv2D(8, 1, groups=2),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(classes, activation=activation),
-        ]
-    )
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
@@ -45,9 +29,7 @@ def test_probabilities_and_logits_are_both_told_and_pixels_preprocessed(activati
             for m in ("caffe", "tf", "torch")
         ),
     ):
-        loaded = foreign.load_classifier(path, mode)
-        answers, wanted = loaded.predict_on_batch(RGB), net.predict_on_batch(seen)
-        np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
+        wanted = net.predict_on_batch(seen)
         answers = opening.open_network(path, mode).model(RGB, training=False)
         np.testing.assert_allclose(keras.ops.softmax(answers) if activation else answers, wanted, rtol=1e-3, atol=1e-5)
 
@@ -65,9 +47,6 @@ def test_what_the_file_does_to_pixels_is_not_done_twice(tmp_path, capsys):
         next(layer for layer in config["config"]["layers"] if layer["name"] == "depthwise")["config"]["groups"] = 1
         file.attrs["model_config"] = json.dumps(config)
     for mode, told in (("auto", "0 to 255 through the file's own true_div"), ("tf", "without --preprocessing tf on")):
-        loaded = foreign.load_classifier(tmp_path / "net.h5", mode, verbose=1)
-        np.testing.assert_allclose(loaded.predict_on_batch(RGB), net.predict_on_batch(RGB), rtol=1e-4, atol=1e-5)
-        assert told in capsys.readouterr().out
         loaded = opening.open_network(tmp_path / "net.h5", mode, verbose=1).model
         np.testing.assert_allclose(loaded(RGB, training=False), net(RGB, training=False), rtol=1e-4, atol=1e-5)
         assert told in capsys.readouterr().out
@@ -83,7 +62,7 @@ def test_a_layer_of_its_authors_own_is_named(tmp_path):
         tmp_path / "net.keras"
     )
     with pytest.raises(InputError, match=r"twice \(Doubled\), a class of its author's own"):
-        foreign.load_classifier(tmp_path / "net.keras")
+        opening.open_network(tmp_path / "net.keras")
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
@@ -93,7 +72,7 @@ def test_probabilities_of_half_precision_are_told_too(kind, tmp_path):
     net = keras.Model(image, layers.Softmax(dtype=kind)(logits))
     net.save(tmp_path / "net.keras")
     pixels = np.random.default_rng(2).uniform(0, 255, (6, 8, 8, 3)).astype("float32")
-    found = np.asarray(foreign.load_classifier(tmp_path / "net.keras")(pixels))
+    found = np.asarray(keras.ops.log_softmax(opening.open_network(tmp_path / "net.keras").scores()(pixels)))
     wanted = np.asarray(keras.Model(image, logits)(pixels), np.float64)
     wanted -= np.log(np.exp(wanted - wanted.max(1, keepdims=True)).sum(1, keepdims=True)) + wanted.max(1, keepdims=True)
     assert found.dtype == np.float32 and np.isfinite(found).all()

@@ -3,7 +3,9 @@
 """Prune a network in iterations: score the channels, remove the idle ones for good, fine-tune what is left."""
 
 import argparse
+import contextlib
 import dataclasses
+import shutil
 import sys
 import typing
 from pathlib import Path
@@ -14,10 +16,15 @@ from compress.pruning import iterations
 from compress.storage import files, records, resuming
 
 BASE = "./model/base_model/model.h5"
+ITERATION = ("model.h5", "mask.npz", "history.json", "history.png")  # what iterK holds in the end
+BEST = ("model.h5", "history.json")  # what best/ holds of one
+TIMED = ("onnx", "litert", "litert-int8")
+CALIBRATION = 128  # images for the ranges of litert-int8, which matter little to its latency
 EXAMPLE = """example:
   python prune_model.py --prune_iter=15 --epoch_num 4
   python prune_model.py --prune_iter 3 --epoch_num 4 --criterion taylor --target_macs 4x --round_to 8
-  python prune_model.py --prune_iter 3 --epoch_num 4 --target_compression 2 --allocation threshold
+  python prune_model.py --prune_iter 3 --epoch_num 4 --target_latency 0.5x --round_to 8
+  python prune_model.py --prune_iter 10 --epoch_num 4 --criterion taylor --max_accuracy_drop 0.5
 """
 
 
@@ -52,9 +59,15 @@ def build_parser():
         help="keep each fine-tune's best validation epoch, else its last (default: on)",
     )
     group = parser.add_argument_group("pruning")
-    group.add_argument("--prune_iter", type=flags.whole(1, 1000), default=16, help="iterations (default: %(default)s)")
+    group.add_argument(
+        "--prune_iter",
+        type=flags.whole(1, 1000),
+        default=16,
+        help="iterations; with --max_accuracy_drop at most (default: %(default)s)",
+    )
     flags.add_criterion_flags(group)
     add_amount_flags(group)
+    add_bound_flags(group)
     flags.add_recalibrate_flag(group)
     group.add_argument(
         "--dry_run",
@@ -90,6 +103,13 @@ def add_amount_flags(group):
         metavar="MACS",
         help="likewise for MACs left after the last iteration (20M), or the reduction (4x) of the base's",
     )
+    rule.add_argument(
+        "--target_latency",
+        type=flags.latency,
+        metavar="LATENCY",
+        help="likewise for the latency of one image, in milliseconds (2ms) or as a share of the base's (0.5x): some "
+        "trimmed networks are exported and timed on this machine, and widths are chosen by what they took",
+    )
     group.add_argument(
         "--allocation",
         choices=["threshold", "sensitivity"],
@@ -111,6 +131,24 @@ def add_amount_flags(group):
         help="round the channels left up to a multiple of this; 8 makes a fine-tune up to a tenth "
         "faster, but where a rule removes fewer than 8 of a layer's channels all stay "
         "(default: %(default)s)",
+    )
+
+
+def add_bound_flags(group):
+    """--max_accuracy_drop, and what a latency is timed in."""
+    group.add_argument(
+        "--latency_format",
+        choices=TIMED,
+        default="litert",
+        help="the exported format that --target_latency is timed in, by its runtime (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max_accuracy_drop",
+        type=flags.real(0, 100),
+        metavar="POINTS",
+        help="of validation accuracy after fine-tuning, against the base's: an iteration that loses more is discarded "
+        f"and tried again with half its step, {iterations.HALVINGS} times at most; best/ holds the smallest model "
+        f"within the bound. Without a target each iteration leaves {100 * iterations.STEP:.0f} %% of the MACs",
     )
 
 
@@ -174,14 +212,19 @@ def begin(args, plan):
         return None, done
     result = iterations.start(plan.pruning, plan.record)
     app.start_keras(args)
+    if args.target_latency:
+        from compress.export import writers
+
+        writers.check_packages([args.latency_format], "latency_format")
     images = app.read_images(args, args.base_model_path, plan.header)
     plan.record.update(app.record_of_images(images))
     if done := finished():  # asked once more: images that lie elsewhere now are known by their checksum
         return None, done
     resuming.check_same_run(result["run"], plan.record, args.root_folder, length=iterations.length(plan.pruning))
     if not result["final_acc"]:  # a run that goes on has said so before
+        most = "at most " if args.max_accuracy_drop is not None else ""
         display.say(
-            f"{tables.counted(args.prune_iter, 'iteration')} of {tables.counted(args.epoch_num, 'epoch')}"
+            f"{most}{tables.counted(args.prune_iter, 'iteration')} of {tables.counted(args.epoch_num, 'epoch')}"
             f"{' each' if args.prune_iter > 1 else ''}",
             args.verbose,
         )
@@ -195,20 +238,20 @@ class Base:
     Attributes:
         model: the keras.Model.
         scope: the groups of it that may lose channels, a `pruning.scope.Scope`.
-        target: what is to be left of it, from `cut.budget`.
+        budget: what is to be left of it, a `budgets.Budget`, or None.
         keys: {key of result.json's channels: group}, from `iterations.meet`.
     """
 
     model: typing.Any
     scope: typing.Any
-    target: tuple | None
+    budget: typing.Any
     keys: dict
 
 
 def load_base(args, plan, images, result):
     """The Base of a run; says what of it may lose channels."""
     from compress.graph import plain
-    from compress.pruning import cut
+    from compress.pruning import budgets, cut
     from compress.storage import opening
     from compress.training import fit
 
@@ -220,8 +263,36 @@ def load_base(args, plan, images, result):
         fit.check_batch(model, args.recalibrate_images, "recalibrate_images")
     scope = cut.scope_of(plan.pruning, model)
     show_channels(args, model)
-    target = cut.budget(plan.pruning, scope)
-    return Base(model, scope, target, iterations.meet(result, scope, Path(args.root_folder)))
+    latency = time_networks(args, plan, scope, images, result) if args.target_latency else None
+    budget = budgets.of(plan.pruning, scope, latency)
+    return Base(model, scope, budget, iterations.meet(result, scope, Path(args.root_folder)))
+
+
+def time_networks(args, plan, scope, images, result):
+    """A LatencyModel of the base: it times some trimmed networks, or takes what a run that goes on has timed."""
+    from compress.data import dataset
+    from compress.pruning import latency
+
+    if None in scope.model.input_shape[1:]:
+        raise InputError(
+            f"`target_latency`: received it for {scope.model.name}, which takes images of any size; expected a model "
+            "with a size, or `target_compression`"
+        )
+    photos = dataset.sample(images.train, CALIBRATION)[0] if args.latency_format == "litert-int8" else None
+    found = latency.LatencyModel(scope.graph, latency.timer(args.latency_format, calibration=photos))
+    if "timed" in result:
+        try:
+            found.recall(result["timed"])
+        except (TypeError, ValueError):
+            raise InputError(
+                f"`resume`: received {Path(args.root_folder) / 'result.json'}, which timed other networks; expected "
+                'the record of a run on this base, or `resume="never"` to start over'
+            ) from None
+    else:
+        bar = display.track(f"timing in {args.latency_format}", args.verbose)
+        found.sample(scope, plan.pruning.round_to, progress=bar)
+    result["timed"] = found.seen  # the list itself: what is timed later is written with the next iteration
+    return found
 
 
 def show_channels(args, model):
@@ -243,14 +314,14 @@ def rehearse(args, plan):
     Returns:
         {"groups": rows, "parameters", "macs": now and at the target, None for what is not known}.
     """
-    from compress.pruning import cut, overview
+    from compress.pruning import budgets, cut, overview
     from compress.pruning.scope import Scope
     from compress.storage import opening
 
     app.start_keras(args)
     model = opening.load_network(args.base_model_path, None, None, args.preprocessing, args.verbose)
     scope = cut.scope_of(plan.pruning, model)
-    target, rows = cut.budget(plan.pruning, scope), overview.details(Scope.of(model, args.scope), args.criterion)
+    rows = overview.details(Scope.of(model, args.scope), args.criterion)
     display.print_table(
         f"Channels of {model.name}; scope {args.scope}, criterion {args.criterion}",
         [("group", tables.text), ("channels", tables.text), ("what", tables.text)],
@@ -258,8 +329,13 @@ def rehearse(args, plan):
         args.verbose,
     )
     left, how = {}, "not known: the criterion decides how many channels go, which takes images"
-    if target is not None:
-        left, how = overview.at_cost(scope, target[0], target[2], args.round_to), "if all groups lose the same share"
+    if args.target_latency:
+        how = "not known: networks are timed when the run begins"
+    elif args.max_accuracy_drop is not None and not plan.pruning.targeted:
+        how = "not known: the accuracy says when it is enough"
+    elif plan.pruning.targeted:
+        budget = budgets.of(plan.pruning, scope)
+        left, how = overview.at_cost(scope, budget, args.round_to), "if all groups lose the same share"
     elif args.prune_ratio:
         ratio = args.prune_ratio, args.prune_iter, args.round_to
         left, how = overview.after_iterations(scope, *ratio), f"after {tables.counted(args.prune_iter, 'iteration')}"
@@ -304,6 +380,9 @@ def go_on(args, plan, base, images, result):
         if "begun" not in result or folder.name != f"iter{done + 1}":  # the one that is trimmed already goes on
             recording.finish(folder)
             (folder / cut.TRIMMED).unlink(missing_ok=True)
+    if not done:
+        for name in BEST:  # of another run that is started over
+            (root / "best" / name).unlink(missing_ok=True)
     return (
         base
         if not done
@@ -322,9 +401,20 @@ def prune_all(args, plan, base, images, result):
         result: what result.json holds.
     """
     model = go_on(args, plan, base.model, images, result)
-    for _ in range(len(result["final_acc"]), args.prune_iter):
+    while model is not None and not is_over(plan.pruning, model, base.budget, result):
         model = prune_once(args, plan, model, base, images, result)
     conclude(args, result)
+
+
+def is_over(config, model, budget, result):
+    """Whether there is nothing left to do: enough iterations, or with `max_accuracy_drop` the target before that."""
+    from compress.pruning import cut
+
+    if iterations.is_over(config, result) or "begun" in result:
+        return iterations.is_over(config, result)
+    if config.max_accuracy_drop is None or budget is None:
+        return False
+    return budget.now(cut.scope_of(config, model)) <= budget.end
 
 
 def prune_once(args, plan, model, base, images, result):
@@ -349,32 +439,77 @@ def prune_once(args, plan, model, base, images, result):
     done = len(result["final_acc"])
     folder = Path(args.root_folder) / f"iter{done + 1}"
     if "begun" in result:
-        model, row = opening.load_network(folder / cut.TRIMMED), result["begun"]["row"]
+        pruned, row = opening.load_network(folder / cut.TRIMMED), result["begun"]["row"]
     else:
-        before = result["final_acc"][-1] if done else None
-        model, row = cut.trim_once(plan.pruning, model, base.model, images, base.target, done + 1, before)
+        step = cut.Step(base.budget, done + 1, len(iterations.discarded(result)))
+        before = result["final_acc"][-1] if done else iterations.base_accuracy(result)
+        pruned, row = cut.trim_once(plan.pruning, model, base.model, images, step, before)
+        if args.max_accuracy_drop is not None and pruned.count_params() == model.count_params():
+            display.say("no channel goes any more: the step is finer than a channel", args.verbose)
+            clear(folder)
+            return None
         result["begun"] = {"row": row, "sha256": files.sha256(folder / cut.TRIMMED)}
         records.write_json(Path(args.root_folder) / "result.json", result)
     title = f"iteration {done + 1}/{args.prune_iter}"
     # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
     run_record = result["run"] | {"flags": plan.record["flags"], "class_names": result["class_names"]}
-    row["final_acc"], row["seconds"] = fine_tune(args, model, images, folder, run_record, title)
-    size = metrics.size_of(model, folder / "model.h5")
-    row |= {
-        **size,
-        "compression_rate": base.model.count_params() / size["parameters"],
-        "sha256": files.sha256(folder / "model.h5"),
-    }
+    row["final_acc"], row["seconds"] = fine_tune(args, pruned, images, folder, run_record, title)
+    row |= metrics.size_of(pruned, folder / "model.h5")
+    row["compression_rate"] = base.model.count_params() / row["parameters"]
+    if args.max_accuracy_drop is not None:
+        lowest = iterations.lowest(plan.pruning, result, row)
+        if row["final_acc"] < lowest:
+            discard(args, plan, result, row, folder, lowest)
+            return model
+    row["sha256"] = files.sha256(folder / "model.h5")
     for key, value in row.items():
         result.setdefault(key, []).append(value)
-    groups = Graph(model).groups
+    groups = Graph(pruned).groups
     for key, name in base.keys.items():
         result["channels"][key].append(groups[name].width)
     del result["begun"]
     write(args, result)
     (folder / cut.TRIMMED).unlink()
     recording.finish(folder)
-    return model
+    if args.max_accuracy_drop is not None:
+        keep_best(args, result)
+    return pruned
+
+
+def discard(args, plan, result, row, folder, lowest):
+    """Takes note of an iteration that lost too much, and clears its folder; the next try has half the step.
+
+    Args:
+        args: the flags.
+        plan: the Plan.
+        result: what result.json holds.
+        row: the iteration's numbers.
+        folder: iterK.
+        lowest: the validation accuracy that it should have had, 0 to 1.
+    """
+    iteration = len(result["final_acc"]) + 1
+    result.setdefault("discarded", []).append({"iteration": iteration, **row})
+    del result["begun"]
+    display.say(
+        f"iteration {iteration}: {100 * row['final_acc']:.2f} % after fine-tuning, below the {100 * lowest:.2f} % that "
+        "`max_accuracy_drop` asks for; it is discarded"
+        + ("" if iterations.is_over(plan.pruning, result) else ", and tried again with half the step"),
+        args.verbose,
+    )
+    write(args, result)  # before the files go: a run that is killed between the two clears them when it goes on
+    clear(folder)
+
+
+def clear(folder):
+    """Removes what an iteration wrote."""
+    from compress.pruning import cut
+    from compress.storage import recording
+
+    recording.finish(folder)
+    for name in (cut.TRIMMED, *ITERATION):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else lies there
+        folder.rmdir()
 
 
 def fine_tune(args, model, images, folder, run_record, title):
@@ -394,12 +529,45 @@ def fine_tune(args, model, images, folder, run_record, title):
     return history["val_acc"][kept], sum(history["seconds"])
 
 
+def keep_best(args, result):
+    """Copies the last iteration, the smallest model within the bound, to best/, where it isn't there already."""
+    root, done = Path(args.root_folder), len(result["final_acc"])
+    best = root / "best" / "model.h5"
+    if best.is_file() and files.sha256(best) == result["sha256"][-1]:
+        return
+    best.parent.mkdir(exist_ok=True)
+    for name in reversed(BEST):  # the model last: it tells that all is there
+        with files.replacing(root / "best" / name) as temporary:
+            shutil.copyfile(root / f"iter{done}" / name, temporary)
+
+
 def conclude(args, result):
     """Marks the run as finished, and prints its table and the paths of its files."""
+    done = len(result["final_acc"])
+    if args.max_accuracy_drop is not None and done:
+        keep_best(args, result)
     result["finished"] = True  # last: a run that is killed before this has nothing but this to do again
     write(args, result)
     show(args, result)
+    if args.max_accuracy_drop is not None:
+        show_best(args, result)
     display.written(outputs(args), args.verbose)
+
+
+def show_best(args, result):
+    """Says what `max_accuracy_drop` led to."""
+    before, drop = iterations.base_accuracy(result), f"{args.max_accuracy_drop:g} points"
+    if not result["final_acc"]:
+        best = Path(args.root_folder) / "best" / "model.h5"
+        display.say(f"no iteration stayed within {drop} of {100 * before:.2f} %; there is no {best}", args.verbose)
+        return
+    after = result["final_acc"][-1]
+    display.say(
+        f"best/ holds iteration {len(result['final_acc'])}: {100 * after:.2f} %, {100 * (after - before):+.2f} points "
+        f"against the base's {100 * before:.2f} %, at most {drop} below it; compression rate "
+        f"{result['compression_rate'][-1]:.2f}x",
+        args.verbose,
+    )
 
 
 def write(args, result):
@@ -408,6 +576,8 @@ def write(args, result):
 
     folder = Path(args.root_folder)
     records.write_json(folder / "result.json", result)
+    if not result["final_acc"]:  # all that was tried so far lost too much
+        return
     style.save_figure(pruning.plot_pruning(result), folder / "pruning.png")
     layers = {name.removesuffix("_conv"): left for name, left in iterations.pruned(result).items()}
     style.save_figure(pruning.plot_channels(layers), folder / "channels.png")
@@ -441,13 +611,22 @@ def show(args, result):
         "bytes": ("file", tables.size),
         "compression_rate": ("compression rate", tables.ratio),
     }
-    done = len(result["final_acc"])
+    done, tried = len(result["final_acc"]), iterations.discarded(result)
+    if args.target_latency:
+        columns["latency_ms"] = (f"ms an image, {args.latency_format}", tables.milliseconds)
     result = result | {"kept": epochs_kept(args, done)}
-    rows = zip(range(1, done + 1), *(result[key] for key in columns), strict=True)
+    rows = []
+    for place in range(done + 1):  # what was discarded stands before what was kept of the same number
+        rows += [
+            (f"{row['iteration']}, discarded", *(row.get(key) for key in columns))
+            for row in tried
+            if row["iteration"] == place + 1
+        ]
+        rows += [(place + 1, *(result[key][place] for key in columns))] if place < done else []
     display.print_table(
         f"Pruning by {args.criterion}; accuracy on {result['images']:,} validation images before and after each step",
         [("iteration", tables.text), *columns.values()],
-        list(rows),
+        rows,
         args.verbose,
     )
 
@@ -455,11 +634,8 @@ def show(args, result):
 def outputs(args):
     """Paths of all that a run may write."""
     names = (
-        *(
-            f"iter{i + 1}/{name}"
-            for i in range(args.prune_iter)
-            for name in ("model.h5", "mask.npz", "history.json", "history.png")
-        ),
+        *(f"iter{i + 1}/{name}" for i in range(args.prune_iter) for name in ITERATION),
+        *(f"best/{name}" for name in BEST if args.max_accuracy_drop is not None),
         "result.json",
         "pruning.png",
         "channels.png",

@@ -179,6 +179,11 @@ class PruneConfig(CriterionConfig):
         prune_ratio: share of every layer's channels that an iteration removes; None for mean + 1 standard deviation.
         target_compression: base parameters / parameters left at the end; None for no such target.
         target_macs: (number, whether it is a reduction) of multiply-accumulates left at the end; None for no such.
+        target_latency: (number, whether it is a share of the base's) of the latency of one image at the end, else in
+            ms; None for no such.
+        latency_format: of `export.formats`, whose runtime that latency is timed in.
+        max_accuracy_drop: points of validation accuracy that the fine-tuned network may lose against the base; an
+            iteration that loses more is discarded and tried again with half its step. None for no bound.
         allocation: how a target is spread over the layers, 'threshold' or 'sensitivity'; None while that is not
             decided, see `with_allocation`.
         sensitivity_images: validation images on which that is measured.
@@ -191,6 +196,9 @@ class PruneConfig(CriterionConfig):
     prune_ratio: float | None = None
     target_compression: float | None = None
     target_macs: tuple | None = None
+    target_latency: tuple | None = None
+    latency_format: str = "litert"
+    max_accuracy_drop: float | None = None
     allocation: str | None = None
     sensitivity_images: int = 1000
     recalibrate_images: int = 2048
@@ -198,8 +206,13 @@ class PruneConfig(CriterionConfig):
 
     @property
     def targeted(self):
-        """Whether there is a budget."""
-        return self.target_compression is not None or self.target_macs is not None
+        """Whether a cost is named that shall be left."""
+        return {self.target_compression, self.target_macs, self.target_latency} != {None}
+
+    @property
+    def budgeted(self):
+        """Whether each iteration has a cost to reach; else a rule within each layer says what goes."""
+        return self.targeted or (self.max_accuracy_drop is not None and self.prune_ratio is None)
 
     def with_allocation(self):
         """This config with the allocation that holds where none was given.
@@ -207,12 +220,12 @@ class PruneConfig(CriterionConfig):
         Raises:
             InputError: there is nothing to be spread over the layers.
         """
-        if self.allocation == "sensitivity" and not self.targeted:
+        if self.allocation == "sensitivity" and not self.budgeted:
             raise InputError(
-                "`allocation`: received sensitivity without a budget, expected `target_compression` or "
-                "`target_macs` beside it"
+                "`allocation`: received sensitivity without a budget, expected `target_compression`, "
+                "`target_macs`, `target_latency` or `max_accuracy_drop` beside it"
             )
-        usual = "sensitivity" if self.targeted else "threshold"
+        usual = "sensitivity" if self.budgeted else "threshold"
         return dataclasses.replace(self, allocation=self.allocation or usual)
 
 

@@ -140,6 +140,26 @@ def macs(text):
     return float(match[1]) * scale, match[2] == "x"
 
 
+def latency(text):
+    """A type for add_argument: milliseconds, as '2ms' or '2', or a share of another latency, as '0.5x'.
+
+    Args:
+        text: such text, a number of ms, or a pair as it is returned.
+
+    Returns:
+        (number, is_share).
+    """
+    if isinstance(text, (list, tuple)):
+        text = f"{text[0]:.15g}{'x' * text[1]}"
+    text = text if isinstance(text, str) else f"{text:.15g}"
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]-?\d+)?) ?(ms|x|),?", text.strip())
+    if not match or not 0 < float(match[1]) < (1 if match[2] == "x" else math.inf):
+        raise argparse.ArgumentTypeError(
+            f"received {text!r}, expected milliseconds (2ms), or a share below 1 of the base's latency (0.5x)"
+        )
+    return float(match[1]), match[2] == "x"
+
+
 def macs_left(target, full):
     """Multiply-accumulates that a target of `macs` leaves of `full`."""
     number, is_ratio = target

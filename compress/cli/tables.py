@@ -77,6 +77,12 @@ def counted(number, noun, several=None):
     return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
+def amount(value):
+    """A budget of a record as it was typed: [2.0, true] is '2x', [2e7, false] '2e+07'; any other value as it is."""
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], bool)
+    return f"{value[0]:g}{'x' * value[1]}" if is_pair and isinstance(value[0], (int, float)) else value
+
+
 def count(values):
     """Whole numbers in the largest unit that the largest of them fills, with four significant digits."""
     return _scaled(values, {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12})

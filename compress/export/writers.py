@@ -18,8 +18,8 @@ from compress.export.formats import FORMATS
 from compress.storage import classes, files, records
 
 
-def check_packages(formats):
-    """Makes sure, before any work, that what the formats need is installed.
+def check_packages(formats, parameter="format"):
+    """Makes sure, before any work, that what the formats need is installed; parameter: that names them, for messages.
 
     Raises:
         InputError: a package is missing, or Keras runs on something else than TensorFlow, whose exporters these are.
@@ -32,7 +32,7 @@ def check_packages(formats):
         for package in FORMATS[name][2]:
             if importlib.util.find_spec(package) is None:
                 raise InputError(
-                    f"`format`: received {name}, which needs the package {package.replace('_', '-')}; "
+                    f"`{parameter}`: received {name}, which needs the package {package.replace('_', '-')}; "
                     "expected it installed: pip install -r requirements-export.txt"
                 )
 

@@ -1,1 +1,1 @@
-"""What network is this? Reading a file's structure, groups of channels, costs, surgery."""
+"""What network is this? Its layers as a graph, groups of channels, costs, trimmed networks."""

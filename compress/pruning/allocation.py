@@ -114,12 +114,13 @@ def predicted_rise(channels, whole, curve, widths):
     return np.interp(widths, kept[::-1], rise[::-1])
 
 
-def allocate(scope, which, whole, curves, limit, round_to=1):
+def allocate(scope, costs, whole, curves, limit, round_to=1):
     """Channels that each layer keeps so that the predicted rise of the loss, summed over layers, is least in a budget.
 
     Args:
         scope: a Scope.
-        which: 0 for a budget of parameters, 1 for one of MACs.
+        costs: function((n, groups of the scope) int table of widths) -> (n,) costs, as `Budget.costs` gives; each a sum
+            of products of widths.
         whole: the whole network's loss.
         curves: {layer: dict of 'kept' and 'loss'} from `measure_curves`, of every layer of the scope.
         limit: the cost allowed.
@@ -139,4 +140,4 @@ def allocate(scope, which, whole, curves, limit, round_to=1):
     rise = {
         name: predicted_rise(group.width, whole, curves[name], widths[name]) for name, group in scope.groups.items()
     }
-    return search.Search(widths, rise, lambda table: scope.costs(table)[:, which]).within(limit)
+    return search.Search(widths, rise, costs).within(limit)

@@ -1,18 +1,22 @@
-"""One pruning iteration up to its fine-tuning: the budget, the mask of channels, the smaller model."""
+"""One pruning iteration up to its fine-tuning: the mask of channels, the smaller model."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from compress import metrics
-from compress.cli import display, flags
+from compress.cli import display
 from compress.data import dataset
 from compress.engine import folding, measuring
 from compress.errors import InputError
+from compress.graph.network import Graph
 from compress.pruning import allocation, criteria, masks, removal
+from compress.pruning.budgets import Budget
 from compress.pruning.scope import Scope
 from compress.storage import files, saving
 
+WAYS = {"round_to": "less for this target", "target_latency": "more"}
 TRIMMED = "trimmed.h5"  # in iterK, until its fine-tuning is finished
 
 
@@ -30,50 +34,6 @@ def scope_of(config, model):
         InputError: there is none.
     """
     return criteria.scored_by(config.criterion, Scope.of(model, config.scope))
-
-
-def budget(config, scope):
-    """Turns target_compression or target_macs of a config into parameters or MACs.
-
-    Args:
-        config: a configs.PruneConfig.
-        scope: of the base, from `scope_of`.
-
-    Returns:
-        (0 for parameters or 1 for MACs, the base's cost, the cost after the last iteration); None without a target.
-
-    Raises:
-        InputError: the target is not below the base's cost, or the network costs more even with the fewest channels
-            allowed in every group (`masks.FLOOR`, rounded up to `round_to`); or its MACs are not known.
-    """
-    if not config.targeted:
-        return None
-    whole, narrowest = scope.graph.cost(), scope.graph.cost(scope.least(config.round_to))
-    if config.target_compression is not None:
-        which, name = 0, "target_compression"
-        costs, least = whole.parameters, narrowest.parameters
-        end = costs / config.target_compression
-    else:
-        which, name = 1, "target_macs"
-        costs, least = whole.macs, narrowest.macs
-        if not np.isfinite(costs):
-            raise InputError(
-                f"`{name}`: received it for {scope.model.name}, which takes images of any size, so that its MACs are "
-                "not known; expected `target_compression`, or a model with a size"
-            )
-        end = flags.macs_left(config.target_macs, costs)
-    if not least <= end < costs:
-        layers = "inner layer" if config.scope == "inner" else "layer"
-        raise InputError(
-            f"`{name}`: received a target of {end:,.0f} {('parameters', 'MACs')[which]}, expected one "
-            f"from {least:,.0f} (a reduction of {costs / least:.2f}x, every {layers} at its floor) "
-            f"to below {costs:,.0f}, the base's"
-        )
-    display.say(
-        f"`{name}`: {end:,.0f} {('parameters', 'MACs')[which]} shall be left of the base model's {costs:,.0f}",
-        config.verbose,
-    )
-    return which, costs, end
 
 
 def criterion_scores(config, model, images, seed, where):
@@ -131,15 +91,29 @@ def sensitivity_curves(config, model, scores, split, shares, title, where):
     return whole, curves
 
 
-def choose_mask(config, model, images, target, iteration):
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Where a run is.
+
+    Attributes:
+        budget: a budgets.Budget, or None.
+        iteration: from 1.
+        halvings: how often the step was halved, with `max_accuracy_drop`.
+    """
+
+    budget: Budget | None = None
+    iteration: int = 1
+    halvings: int = 0
+
+
+def choose_mask(config, model, images, step):
     """Chooses the channels that one iteration keeps.
 
     Args:
         config: a configs.PruneConfig.
         model: a keras.Model of logits, or a Scope from `scope_of`.
         images: a dataset.Data; its validation images are used.
-        target: from `budget`.
-        iteration: from 1.
+        step: a Step.
 
     Returns:
         {layer: bool (channels,)}, True for the channels that stay.
@@ -147,45 +121,55 @@ def choose_mask(config, model, images, target, iteration):
     Raises:
         InputError: a score or a loss is not finite, or `round_to` is too coarse for the target.
     """
-    title = f"iteration {iteration}"
+    title, budget = f"iteration {step.iteration}", step.budget
     scope = model if isinstance(model, Scope) else scope_of(config, model)
     multiple, floor = scope.permitted(config.round_to)
-    scores = criterion_scores(config, scope, images, config.seed + iteration, f"`base_model_path`, {title}")
-    if target is None:
-        return masks.create_mask(scores, config.prune_ratio, multiple, floor)
-    # Each of the n iterations reduces the cost by the same factor, the n-th root of the whole reduction. Equal steps in
-    # parameters or MACs would remove the largest share in the last iteration. The last limit is the target itself,
-    # which the power may miss by rounding.
-    which, start, end = target
-    limit = end if iteration == config.prune_iter else start * (end / start) ** (iteration / config.prune_iter)
-
-    def fits(left):
-        cost = scope.graph.cost(left)
-        return (cost.parameters, cost.macs)[which] <= limit
-
-    # 'threshold': one threshold for all layers, on scores that are standardised within each layer. 'sensitivity': each
-    # layer loses as many channels as its own measured curve of the loss allows.
-    measured = None
-    if config.allocation == "sensitivity":
-        measured = sensitivity_curves(
-            config,
-            scope,
-            scores,
-            dataset.sample(images.val, config.sensitivity_images),
-            (*allocation.SHARES, 1),
-            f"{title}: sensitivity",
-            f"`base_model_path`, {title}",
-        )
+    scores = criterion_scores(config, scope, images, config.seed + step.iteration, f"`base_model_path`, {title}")
+    if budget is None:
+        ratio = config.prune_ratio and config.prune_ratio / 2**step.halvings
+        return masks.create_mask(scores, ratio, multiple, floor)
+    if config.max_accuracy_drop is None:
+        limit = budget.limit(step.iteration, config.prune_iter)
+    else:
+        limit = budget.next_limit(scope, step.halvings)
+    bar = display.track(f"{title}: timing", config.verbose) if budget.latency else iter
     try:
-        if measured is None:
-            return masks.create_global_mask(scores, fits, multiple, floor)
-        kept = allocation.allocate(scope, which, measured[0]["loss"], measured[1], limit, config.round_to)
+        kept, _ = budget.search(scope, _finder(config, scope, scores, images, budget, title), limit, bar)
     except ValueError as error:
-        raise InputError(f"`round_to`: received {config.round_to}, expected less for this target: {error}") from None
+        name = "target_latency" if budget.latency else "round_to"
+        given = f"{limit:.3g} ms" if budget.latency else config.round_to
+        raise InputError(f"`{name}`: received {given}, expected {WAYS[name]}: {error}") from None
     return {name: masks.least_idle(scores[name], n) for name, n in kept.items()}
 
 
-def trim_once(config, model, base, images, target, iteration, before):
+def _finder(config, scope, scores, images, budget, title):
+    """function(limit) -> {layer: channels kept} within it; as of `choose_mask`."""
+    costs, (multiple, floor) = budget.costs(scope), scope.permitted(config.round_to)
+    # 'threshold': one threshold for all layers, on scores that are standardised within each layer. 'sensitivity': each
+    # layer loses as many channels as its own measured curve of the loss allows.
+    if config.allocation == "threshold":
+
+        def fits(left, limit):
+            return costs(np.array([[left[name] for name in scope.names]]))[0] <= limit
+
+        def by_threshold(limit):
+            found = masks.create_global_mask(scores, lambda left: fits(left, limit), multiple, floor)
+            return {name: int(keep.sum()) for name, keep in found.items()}
+
+        return by_threshold
+    whole, curves = sensitivity_curves(
+        config,
+        scope,
+        scores,
+        dataset.sample(images.val, config.sensitivity_images),
+        (*allocation.SHARES, 1),
+        f"{title}: sensitivity",
+        f"`base_model_path`, {title}",
+    )
+    return lambda limit: allocation.allocate(scope, costs, whole["loss"], curves, limit, config.round_to)
+
+
+def trim_once(config, model, base, images, step, before):
     """One iteration without its fine-tuning: mask, trim, BN recalibration. Writes iterK/mask.npz and iterK/trimmed.h5.
 
     Args:
@@ -193,15 +177,15 @@ def trim_once(config, model, base, images, target, iteration, before):
         model: the network at the start of this iteration.
         base: the network at the start of the first iteration.
         images: a dataset.Data.
-        target: from `budget`.
-        iteration: from 1.
+        step: a Step.
         before: validation accuracy of `model`, 0 to 1; None to measure it.
 
     Returns:
         (the trimmed model, dict of 'base_acc', validation accuracy before pruning; 'sparsity', of `base`; 'pruned_acc',
         after pruning; 'recalibrated_acc', after BN recalibration; each 0 to 1).
     """
-    folder, title = Path(config.root_folder) / f"iter{iteration}", f"iteration {iteration}/{config.prune_iter}"
+    folder = Path(config.root_folder) / f"iter{step.iteration}"
+    title = f"iteration {step.iteration}/{config.prune_iter}"
 
     def accuracy(evaluator):
         return metrics.evaluate(
@@ -209,7 +193,7 @@ def trim_once(config, model, base, images, target, iteration, before):
         )["acc"]
 
     row = {"base_acc": accuracy(folding.FoldedModel(model, config.precision)) if before is None else before}
-    mask = choose_mask(config, model, images, target, iteration)
+    mask = choose_mask(config, model, images, step)
     model = removal.trim_model(model, mask)
     evaluator = folding.FoldedModel(model, config.precision)
     row |= {"sparsity": removal.compute_sparsity(model, base), "pruned_acc": accuracy(evaluator)}
@@ -222,6 +206,9 @@ def trim_once(config, model, base, images, target, iteration, before):
         measuring.recalibrate_bn(model, sample, config.batch_size, bar)
         evaluator.refold(model)  # the same shapes: a new FoldedModel would be compiled once more
         row["recalibrated_acc"] = accuracy(evaluator)
+    if step.budget and step.budget.latency:
+        left = {name: group.width for name, group in Graph(model).groups.items()}
+        row["latency_ms"] = step.budget.latency.measured(left)
     # The caller's record names trimmed.h5 once both files are complete. A run that is killed before then trims again.
     folder.mkdir(exist_ok=True)
     with files.replacing(folder / "mask.npz") as temporary:

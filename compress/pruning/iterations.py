@@ -23,6 +23,11 @@ LISTS = (
     "bytes",
     "compression_rate",
 )
+# beside them, where a latency is the target
+MORE = ("latency_ms",)
+
+STEP = 0.8  # of the MACs are left by an iteration where only `max_accuracy_drop` says how far it goes
+HALVINGS = 3  # of the step with `max_accuracy_drop`; a fourth iteration that loses too much is the end
 
 
 def length(config):
@@ -66,6 +71,31 @@ def start(config, run_record):
         "final_acc": [],
         "channels": {},
     }
+
+
+def lowest(config, result, row):
+    """The validation accuracy, 0 to 1, that `max_accuracy_drop` asks for; row: of an iteration, the first or a later.
+
+    Accuracies are shares of whole images: what rounding leaves must not tell one on the bound from one within it.
+    """
+    first = base_accuracy(result)
+    return (row["base_acc"] if first is None else first) - config.max_accuracy_drop / 100 - 1e-9
+
+
+def base_accuracy(result):
+    """The base's validation accuracy, 0 to 1; None before the first iteration."""
+    tried = [*result.get("base_acc", ())[:1], *(row["base_acc"] for row in discarded(result)[:1])]
+    return tried[0] if tried else None
+
+
+def discarded(result):
+    """Rows of the iterations of a result.json that lost too much, in their order; the first is the base's first try."""
+    return result.get("discarded", [])
+
+
+def is_over(config, result):
+    """Whether no iteration is left that may be tried, whatever the network costs by now."""
+    return len(result["final_acc"]) >= config.prune_iter or len(discarded(result)) > HALVINGS
 
 
 def go_on(config, result, run_record):
@@ -132,7 +162,9 @@ def check_unfinished(result, root):
     try:
         done = len(result["final_acc"])
         lists = {key: result[key] for key in LISTS} if done else {"final_acc": result["final_acc"]}
+        lists |= {key: result[key] for key in MORE if key in result}
         sums, begun = result.get("sha256", []), result.get("begun", {"row": {}})
+        tried = [begun["row"], *discarded(result)]
         if not all(records.is_curve(values, done) for values in lists.values()) or len(sums) != done:
             raise ValueError(f"lists that have not {done} numbers")
         channels = result["channels"]
@@ -140,8 +172,9 @@ def check_unfinished(result, root):
             raise ValueError("channels")
         if (
             not isinstance(result["run"], dict)
-            or not set(begun["row"]) <= set(LISTS)
-            or not all(map(records.is_number, begun["row"].values()))
+            or not all(set(row) <= {*LISTS, *MORE, "iteration"} for row in tried)
+            or not all(map(records.is_number, (value for row in tried for value in row.values())))
+            or not all(records.is_number(row["base_acc"]) for row in discarded(result))
         ):
             raise ValueError("run or begun")
         wanted = {root / f"iter{done}" / "model.h5": sums[-1]} if done else {}

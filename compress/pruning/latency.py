@@ -68,6 +68,13 @@ class LatencyModel:
     def __init__(self, graph, measure):
         self.graph, self.measure, self.seen, self._rates = graph, measure, [], None
 
+    def recall(self, seen):
+        """Takes over what another process timed; seen: as the attribute, of any origin. ValueError where it isn't."""
+        names = set(self.graph.groups)
+        if not all(set(widths) == names and 0 < ms < 1e6 for widths, ms in seen):
+            raise ValueError("timed networks of other groups")
+        self.seen, self._rates = [(dict(widths), float(ms)) for widths, ms in seen], None
+
     def observe(self, widths):
         """Times the network of some widths, and learns from it.
 
@@ -80,36 +87,39 @@ class LatencyModel:
         trimmed = self.graph.trimmed(
             {name: np.arange(self.graph.groups[name].width) < width for name, width in widths.items()}
         )
-        self.seen.append((dict(widths), float(self.measure(trimmed))))
+        whole = {name: group.width for name, group in self.graph.groups.items()}
+        self.seen.append((whole | widths, float(self.measure(trimmed))))
         self._rates = None
         return self.seen[-1][1]
 
-    def sample(self, names, count=SAMPLES, seed=0, round_to=1, floor=masks.FLOOR, progress=iter):
-        """Times the whole network and some of random widths: half of them of one share in all groups, about.
+    def measured(self, widths):
+        """The latency in ms of a network of all these widths, as it was timed last; None for one that wasn't."""
+        return next((ms for known, ms in reversed(self.seen) if known == widths), None)
+
+    def sample(self, scope, round_to=1, count=SAMPLES, seed=0, progress=iter):
+        """Times the whole network, the narrowest, and some of random widths: half of them of about one share.
 
         Args:
-            names: of the groups whose widths may change.
-            count: networks besides the whole one.
+            scope: the Scope of the groups whose widths may change.
+            round_to: channels are multiples of this.
+            count: networks of random widths.
             seed: of their widths.
-            round_to: widths are multiples of this.
-            floor: the least width.
-            progress: wraps the list of networks.
+            progress: wraps the range of networks.
         """
-        rng, sets = np.random.default_rng(seed), [{}]
+        rng, sets = np.random.default_rng(seed), [{}, scope.least(round_to)]
+        multiple, floor = scope.permitted(round_to)
         for number in range(count):
             # widths that differ a lot tell the layers apart, those that are alike what small networks cost
             share, spread = rng.uniform(0.25, 0.9), (0.1, 0.5)[number % 2]
-            shares = np.clip(share + rng.uniform(-spread, spread, len(names)), 0, 1)
+            shares = np.clip(share + rng.uniform(-spread, spread, len(scope.names)), 0, 1)
             sets.append(
                 {
-                    name: masks.rounded(
-                        round(part * self.graph.groups[name].width), self.graph.groups[name].width, *(round_to, floor)
-                    )
-                    for name, part in zip(names, shares, strict=True)
+                    name: masks.rounded(round(part * group.width), group.width, multiple[name], floor[name])
+                    for part, (name, group) in zip(shares, scope.groups.items(), strict=True)
                 }
             )
-        for widths in progress(sets):
-            self.observe(widths)
+        for place in progress(range(0, len(sets), 1)):
+            self.observe(sets[place])
 
     def _work(self, several):
         """(n, terms): MACs of the networks of some widths."""
@@ -139,12 +149,17 @@ class LatencyModel:
         base, rates = self._fit()
         return float(base + self._work([widths])[0] @ rates)
 
+    def predict_rows(self, rows):
+        """Latencies (n,) in ms of networks; rows: (n, groups) int, positions of all groups in the graph's order."""
+        base, rates = self._fit()
+        return base + self.graph.macs_by_term(rows) @ rates
+
     def choose(self, search, limit, progress=iter):
         """The widths that a search finds within a latency that is then measured, not only predicted.
 
         Args:
-            search: function(cost, limit) -> widths, which finds the best widths of a cost({group: width}) of at most
-                the limit, such as `allocation.allocate`; ValueError where there are none.
+            search: function(limit) -> widths, as of `observe`, which finds the best widths that are predicted to take
+                at most the limit; ValueError where there are none.
             limit: ms.
             progress: wraps the range of rounds.
 
@@ -155,12 +170,12 @@ class LatencyModel:
             ValueError: none was.
         """
         asked, tried, within = limit, [], []
-        for _ in progress(range(ROUNDS)):
+        for _ in progress(range(0, ROUNDS, 1)):
             try:
-                widths = search(self.predict, asked)
+                widths = search(asked)
             except ValueError:  # no network is predicted to be so fast
                 break
-            if widths in tried:
+            if widths in tried:  # a prediction that doesn't move any more
                 break
             found = self.observe(widths)
             tried.append(widths)

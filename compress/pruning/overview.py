@@ -36,9 +36,9 @@ def parts(scope, criterion):
 
 
 def _widths(groups):
-    """The widths of some groups, as '64 to 512'."""
+    """The widths of some groups, as '64-512', which no table breaks."""
     low, high = min(width for _, width in groups), max(width for _, width in groups)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
 
 
 def summary(scope, criterion):
@@ -81,14 +81,11 @@ def at_share(scope, share, round_to=1):
     }
 
 
-def at_cost(scope, which, limit, round_to=1):
-    """The same with the least share that costs no more than a limit of parameters (which = 0) or MACs (1)."""
-    for share in np.linspace(0, 1, 401):
-        left = at_share(scope, share, round_to)
-        cost = scope.graph.cost(left)
-        if (cost.parameters, cost.macs)[which] <= limit:
-            break
-    return left
+def at_cost(scope, budget, round_to=1):
+    """The same with the least share that costs no more than a Budget leaves in the end."""
+    tried = [at_share(scope, share, round_to) for share in np.linspace(0, 1, 401)]
+    costs = budget.costs(scope)(np.array([[left[name] for name in scope.names] for left in tried]))
+    return tried[int(np.argmax(costs <= budget.end))]
 
 
 def after_iterations(scope, ratio, iterations, round_to=1):

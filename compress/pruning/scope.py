@@ -71,11 +71,15 @@ class Scope:
     def _places(self):
         return [list(self.graph.groups).index(name) for name in self.names]
 
-    def costs(self, table):
-        """(n, 2) parameters and MACs of networks; table: (n, len(names)) int, positions that stay."""
+    def rows(self, table):
+        """(n, all groups) int: positions of every group of networks; table: (n, len(names)) int, those of the scope."""
         rows = np.repeat([[group.width for group in self.graph.groups.values()]], len(table), 0)
         rows[:, self._places] = table
-        return self.graph.costs(rows)
+        return rows
+
+    def costs(self, table):
+        """(n, 2) parameters and MACs of networks; table: (n, len(names)) int, positions that stay."""
+        return self.graph.costs(self.rows(table))
 
 
 def names_of(graph, word):

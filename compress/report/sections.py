@@ -84,6 +84,10 @@ def pruning_section(tree):
         if len(several) > 1:
             parts.append(("heading", run.name))
         unfinished = "" if run.content.get("finished", True) else " The run is not finished."
+        tried = run.content.get("discarded")
+        if isinstance(tried, list) and tried:
+            lost = display_tables.counted(len(tried), "iteration")
+            unfinished += f" Discarded, since they lost more than the bound on the accuracy allows: {lost}."
         parts.append(
             (
                 "text",
@@ -239,7 +243,10 @@ def apoz_section(tree, images):
         )
         rule = [
             tables.as_flag(name, run.flags[name])
-            for name in ("criterion", "prune_ratio", "target_compression", "target_macs", "allocation")
+            for name in (
+                *("criterion", "prune_ratio", "target_compression", "target_macs", "target_latency"),
+                *("max_accuracy_drop", "allocation"),
+            )
             if run.flags.get(name) not in (None, "threshold")
         ]
         known = all(left is not None for _, left in layers.values())

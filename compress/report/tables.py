@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 
 from compress.cli import display
+from compress.cli import tables as display_tables
 from compress.report.tree import mapping, text
 from compress.storage import records
 
@@ -329,4 +330,4 @@ def details(tree, run):
 
 def as_flag(name, value, width=40):
     """A flag of a record as it was typed, such as '--val_split 0.1'."""
-    return f"--{name} {text(value, width)}"
+    return f"--{name} {text(display_tables.amount(value), width)}"

@@ -43,6 +43,8 @@ FIRST = (
     "criterion",
     "target_macs",
     "target_compression",
+    "target_latency",
+    "max_accuracy_drop",
     "prune_ratio",
     "subset",
     "val_split",
@@ -220,9 +222,8 @@ def _told(key, names, given):
     value = names.get(key)
     if value is None or value is False:
         return f"`{key}=False`" if f"no-{key}" in given else f"no `{key}`"
+    value = tables.amount(value)
     values = value if isinstance(value, (list, tuple)) else [value]
-    if key == "target_macs" and len(values) == 2 and records.is_number(values[0]):
-        values = [f"{values[0]:g}{'x' if values[1] is True else ''}"]
     text = f"{' '.join(map(str, values)):.200}".replace("`", "'")
     text = f'"{text}"' if isinstance(values[0], str) else text
     return f"`{key}={text}`" + (" (default)" if given and key not in given else "")

@@ -15,7 +15,7 @@ from compress.cli import configs
 from compress.errors import InputError
 from compress.graph import resnet
 from compress.graph.network import Graph
-from compress.pruning import allocation, criteria, cut, iterations, masks, overview, removal
+from compress.pruning import allocation, budgets, criteria, iterations, masks, overview, removal
 from compress.pruning.scope import Scope
 
 L = keras.layers
@@ -209,9 +209,10 @@ def test_a_target_out_of_reach_tells_what_is_in_reach():
     scope = Scope.of(built("inverted_residual"))
     config = configs.PruneConfig(target_macs=(100.0, True), verbose=0)
     with pytest.raises(InputError, match="every inner layer at its floor"):
-        cut.budget(config, scope)
-    which, whole, end = cut.budget(configs.PruneConfig(target_compression=1.1, verbose=0), scope)
-    assert which == 0 and whole == scope.model.count_params() and end == pytest.approx(whole / 1.1)
+        budgets.of(config, scope)
+    config, whole = configs.PruneConfig(target_compression=1.1, verbose=0), scope.model.count_params()
+    found = budgets.of(config, scope)
+    assert found.unit == "parameters" and found.start == whole and found.end == pytest.approx(whole / 1.1)
 
 
 # ---- records
@@ -254,9 +255,11 @@ def test_the_table_tells_every_channel_once():
 def test_costs_at_a_share_meet_the_limit():
     scope = Scope.of(built("plain_cnn"), "all")
     whole = scope.graph.cost()
-    for which, limit in ((0, 0.8 * whole.parameters), (1, 0.8 * whole.macs)):
-        cost = scope.graph.cost(overview.at_cost(scope, which, limit))
-        assert 0.5 * limit < (cost.parameters, cost.macs)[which] <= limit
+    for unit in ("parameters", "macs"):
+        limit = 0.8 * getattr(whole, unit)
+        budget = budgets.Budget(unit.replace("macs", "MACs"), limit / 0.8, limit, 0.8)
+        cost = scope.graph.cost(overview.at_cost(scope, budget))
+        assert 0.5 * limit < getattr(cost, unit) <= limit
     assert overview.after_iterations(scope, 0.3, 2) == {"one": 4, "two": 4}
     assert overview.after_iterations(scope, 0.15, 1) == {"one": 5, "two": 6}
 

@@ -8,6 +8,7 @@ import pytest
 
 from compress.graph.network import Graph
 from compress.pruning import latency
+from compress.pruning.scope import Scope
 
 WIDTHS = range(4, 17, 4)
 
@@ -43,7 +44,7 @@ def exhaustive(cost, limit):
 def model():
     graph = Graph(network())
     found = latency.LatencyModel(graph, milliseconds)
-    found.sample(list(graph.groups), count=8, round_to=4)
+    found.sample(Scope.of(graph, "all"), round_to=4)
     return found
 
 
@@ -63,7 +64,7 @@ def test_latencies_of_other_networks_are_predicted(model):
 @pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
 def test_what_is_chosen_was_timed_within_the_limit_and_is_near_it(model, share):
     limit = share * model.seen[0][1]
-    widths, found = model.choose(exhaustive, limit)
+    widths, found = model.choose(lambda asked: exhaustive(model.predict, asked), limit)
     masks = {name: np.arange(16) < width for name, width in widths.items()}
     assert found == pytest.approx(milliseconds(model.graph.trimmed(masks))) and found <= limit
 
@@ -76,7 +77,7 @@ def test_what_is_chosen_was_timed_within_the_limit_and_is_near_it(model, share):
 
 def test_a_limit_that_no_network_keeps_is_refused(model):
     with pytest.raises(ValueError, match="no network within 0.1 ms"):
-        model.choose(exhaustive, 0.1)
+        model.choose(lambda asked: exhaustive(model.predict, asked), 0.1)
 
 
 def test_a_runtime_times_a_network():

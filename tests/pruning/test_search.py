@@ -111,6 +111,6 @@ def test_on_a_resnet_it_finds_what_the_search_of_earlier_versions_found(which):
         curves[name] = {"kept": kept, "loss": list(2 + np.cumsum(rng.exponential(0.05, len(kept))))}
     for share, wanted in zip((0.75, 0.85, 0.95), EARLIER[which], strict=True):
         limit = share * resnet.cost_of(whole, 10, (32, 32, 3))[which]
-        found = allocation.allocate(target, which, 2.0, curves, limit)
+        found = allocation.allocate(target, lambda table: target.costs(table)[:, which], 2.0, curves, limit)
         assert list(found.values()) == wanted
         assert resnet.cost_of(whole | found, 10, (32, 32, 3))[which] <= limit

@@ -21,7 +21,7 @@ from compress.engine import folding
 from compress.errors import InputError
 from compress.graph import resnet
 from compress.plots import comparison
-from compress.pruning import allocation, criteria, cut, masks, removal, scope, search
+from compress.pruning import allocation, budgets, criteria, cut, masks, removal, scope, search
 from compress.storage import checkpoints
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, 32, 32, 3)).astype("uint8")
@@ -54,9 +54,6 @@ def network(request):
 
 def pictures(net):
     return np.random.default_rng(2).integers(0, 256, (10, *net.input_shape[1:])).astype("uint8")
-
-
-# ---- the measurement ----
 
 
 def test_curves_are_the_metrics_of_trimmed_networks(network, monkeypatch):
@@ -198,13 +195,15 @@ def test_a_networks_budget_is_met_with_permitted_widths_and_nothing_to_give_back
         return resnet.cost_of(widths | left)[which]
 
     limit = cost(floors) * (1 - share) + cost(channels) * share
-    found = allocation.allocate(twenty, which, 1.0, curves, limit, round_to)
+    by = (lambda table: twenty.costs(table)[:, which]), 1.0, curves
+    found = allocation.allocate(twenty, *by, limit, round_to)
+    # , curves, limit, round_to)
     assert cost(found) <= limit and set(found) == set(names)
     for name, n in found.items():
         assert n in (20, masks.rounded(n, 20, round_to)) and n >= floors[name]
         assert n == 20 or cost(found | {name: masks.rounded(n + 1, 20, round_to)}) > limit
     with pytest.raises(ValueError, match="out of reach"):
-        allocation.allocate(twenty, which, 1.0, curves, cost(floors) - 1, round_to)
+        allocation.allocate(twenty, *by, cost(floors) - 1, round_to)
 
 
 # ---- prune_model.py ----
@@ -291,15 +290,17 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     images = dataset.load_data(configs.DataConfig.of(args), (32, 32))
     widths, scores = resnet.widths_of(model), criteria.compute_scores("l2", model, None, None)
     config = configs.PruneConfig.of(args)
-    target = cut.budget(config, scope.Scope.of(model))
+    whole_net = scope.Scope.of(model)
+    budget = budgets.of(config, whole_net)
+    step = cut.Step(budget)
 
     def cost(left):
         return resnet.cost_of(widths | left)[1]
 
-    for name, keep in masks.create_global_mask(scores, lambda left: cost(left) <= target[2], 4).items():
-        np.testing.assert_array_equal(cut.choose_mask(config, model, images, target, 1)[name], keep)
+    for name, keep in masks.create_global_mask(scores, lambda left: cost(left) <= budget.end, 4).items():
+        np.testing.assert_array_equal(cut.choose_mask(config, model, images, step)[name], keep)
     config = dataclasses.replace(config, allocation="sensitivity")
-    mask = cut.choose_mask(config, model, images, target, 1)
+    mask = cut.choose_mask(config, model, images, step)
     whole, curves = allocation.measure_curves(
         model,
         scores,
@@ -307,7 +308,7 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
         (*allocation.SHARES, 1),
         configs.CriterionConfig(round_to=4, batch_size=32),
     )
-    kept = allocation.allocate(scope.Scope.of(model), 1, whole["loss"], curves, target[2], 4)
+    kept = allocation.allocate(whole_net, budget.costs(whole_net), whole["loss"], curves, budget.end, 4)
     assert {name: int(keep.sum()) for name, keep in mask.items()} == kept
     for name, keep in mask.items():
         np.testing.assert_array_equal(keep, masks.least_idle(scores[name], kept[name]))

@@ -10,9 +10,8 @@ import sys
 import typing
 from pathlib import Path
 
-from compress.cli import app, configs, display, flags, keywords, tables, values
+from compress.cli import app, architectures, configs, display, flags, keywords, tables, values
 from compress.errors import InputError
-from compress.graph import resnet
 from compress.plots import roles
 from compress.storage import files, records, resuming, shipped
 
@@ -295,7 +294,7 @@ def add_student_flags(parser):
     add_size_flags(group)
     group.add_argument(
         "--student_stem",
-        choices=resnet.STEMS,
+        choices=architectures.STEMS,
         help="of a ResNet, as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
         "channels under --target_macs (default: the teacher's)",
     )

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from compress.errors import InputError
-from compress.graph import kinds, nodes
+from compress.graph import nodes, rules
 from compress.graph.network import Graph
 
 PRODUCTS = ("Matmul", "Dot", "Einsum", "Tensordot", "Attention", "AdditiveAttention", "Conv")  # of two tensors
@@ -125,7 +125,7 @@ def count_macs(model):
         layer = node.operation
         if nodes.is_model(layer):
             continue
-        is_unknown = isinstance(layer, keras.Layer) and kinds.rule_of(layer) is kinds.unknown
+        is_unknown = isinstance(layer, keras.Layer) and rules.rule_of(layer) is rules.unknown
         if type(layer).__name__ in PRODUCTS or (is_unknown and any(len(weight.shape) > 1 for weight in layer.weights)):
             return None
     macs = Graph(model).cost().macs

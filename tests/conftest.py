@@ -68,7 +68,7 @@ def narrow_widths(inner=6, stream=8, stem=5, depth=50, blocks=(2, 1, 1, 1)):
 
     Few blocks, since tracing 50 layers is what a test would wait for; None for all blocks that the depth has.
     """
-    from compress.graph import resnet
+    from compress.storage import resnet
 
     return {
         name: stem if name == "conv1_conv" else stream if name.endswith("_stream") else inner
@@ -97,7 +97,7 @@ def randomised(model, seed=0):
 @pytest.fixture
 def narrow_model():
     """A narrow ResNet50 of 32x32 images and 10 classes with random weights."""
-    from compress.graph import resnet
+    from compress.storage import resnet
 
     return randomised(resnet.build_resnet(widths=narrow_widths()))
 

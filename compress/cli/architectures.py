@@ -14,3 +14,5 @@ KERAS = {  # constructors of keras.applications: what their preprocess_input doe
     **dict.fromkeys(("VGG16", "VGG19"), "caffe"),
 }
 NAMES = (*BOTTLENECKS, *BASIC, *KERAS)
+# kernel and stride of the first convolution of ResNet50, 101 and 152, the largest first; a max-pool follows the first
+STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}

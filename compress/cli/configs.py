@@ -5,8 +5,8 @@ Each is frozen: what a run is to do does not change while it runs. Fields are ca
 
 import dataclasses
 
+from compress.cli import architectures
 from compress.errors import InputError
-from compress.graph import resnet
 
 
 class Config:
@@ -279,7 +279,7 @@ class StudentConfig(Config):
         target_macs: (number, whether it is a reduction) of multiply-accumulates at most; None leaves them free.
         stage_tilt: width factor of a stage / that of the stage before.
         round_to: widths under targets are multiples of this.
-        student_stem: of `resnet.STEMS`; None for the teacher's.
+        student_stem: of `architectures.STEMS`; None for the teacher's.
         student_blocks: blocks of the four stages; None for the teacher's.
         student_init: 'inherit' for the teacher's most important channels, or 'random'.
         student_path: file of a student of another architecture; None for one that is made from the teacher.
@@ -360,7 +360,7 @@ class StudentConfig(Config):
         """This config with the teacher's stem and blocks where none were given.
 
         Args:
-            teacher_stem: of `resnet.STEMS`; None where the teacher is no ResNet of `model.py`.
+            teacher_stem: of `architectures.STEMS`; None where the teacher is no ResNet of `model.py`.
             teacher_blocks: of the four stages; None likewise.
 
         Raises:
@@ -378,7 +378,7 @@ class StudentConfig(Config):
                         "only ones whose stem and blocks are known; expected it left out, or `student_path`"
                     )
             return self
-        stems = list(resnet.STEMS)  # from the largest kernel to the smallest
+        stems = list(architectures.STEMS)  # from the largest kernel to the smallest
         stems = stems[stems.index(teacher_stem) :]
         if self.student_stem not in (None, *stems):
             raise InputError(

@@ -233,11 +233,6 @@ def add_data_flags(parser):
     add_batch_size_flag(group)
 
 
-def opening(args):
-    """The last arguments of `checkpoints.load_model`, as the flags say: preprocessing, verify, verbose."""
-    return args.preprocessing, args.verify_model, args.verbose
-
-
 def add_data_dir_flag(group):
     """--data_dir, for scripts that read a stock data set."""
     group.add_argument(

@@ -6,8 +6,7 @@ Of any other network nobody knows what can be left out but channels.
 import numpy as np
 
 from compress.errors import InputError
-from compress.graph import resnet
-from compress.storage import archives
+from compress.storage import archives, resnet
 
 
 def form_in(path):

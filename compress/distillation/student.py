@@ -15,9 +15,10 @@ import numpy as np
 from compress.cli import display, flags, tables
 from compress.distillation import features, resnets
 from compress.errors import InputError
-from compress.graph import nodes, resnet
+from compress.graph import nodes
 from compress.graph.network import Graph
 from compress.pruning import masks
+from compress.storage import resnet
 
 SCALE = 1024  # steps in which a width factor is searched
 

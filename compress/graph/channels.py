@@ -4,7 +4,7 @@ Every channel of every tensor has a number. A layer that makes channels hands ou
 reads them, one that moves data moves the numbers along, and one that pairs tensors element by element ties the numbers
 of both. What is tied can only go together. What a layer can't do without is pinned: it has to stay.
 
-`read_channels` walks over a model and asks a rule of `kinds` at each operation. A rule is a function of a `Call`.
+`read_channels` walks over a model and asks a rule of `rules` at each operation. A rule is a function of a `Call`.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ import functools
 import numpy as np
 
 from compress.errors import InputError
-from compress.graph import folds, kinds, trimming
+from compress.graph import folds, rules, trimming
 from compress.graph.channels import read_channels
 from compress.graph.cost import Cost, CostModel
 from compress.graph.nodes import check, walk
@@ -107,7 +107,7 @@ class Graph:
 
     def __init__(self, model):
         check(model)
-        self.model, self.reading = model, read_channels(model, kinds.rule_of)
+        self.model, self.reading = model, read_channels(model, rules.rule_of)
         self._label = self.reading.numbers.classes()
         self._makers = [(w, ids) for w in self.reading.wirings.values() for ids in _made_by(w)]
         self._fixed = np.zeros(len(self._label), bool)
@@ -373,7 +373,7 @@ class Graph:
         """
         found = {name: [] for name in self.groups}
         for _, node in walk(self.model):
-            if kinds.makes_zeros(node.operation):
+            if rules.makes_zeros(node.operation):
                 for name in self.places(node.outputs[0])[1]:
                     found[name].append((node, node.operation))
         return found

@@ -9,8 +9,8 @@ import random
 import keras
 
 from compress.errors import InputError
+from compress.graph import registered
 
-REGISTERED = {}  # {class: rule} of layers that `kinds.register` was given; Keras' own need no entry
 ELSEWHERE = {  # what can't be read, and the way out
     "Lambda": "expected layers that say what they compute; put Keras' own layer or operation in place of the Lambda",
     "TFSMLayer": "expected the model itself, saved by `model.save`, not an export of it",
@@ -130,10 +130,10 @@ def _check_part(part, path):
     kind = type(part)
     if kind.__name__ in ELSEWHERE and is_of_keras(kind):
         raise InputError(f"{path}: received a layer {kind.__name__}; {ELSEWHERE[kind.__name__]}")
-    if kind not in REGISTERED and not is_of_keras(kind):
+    if kind not in registered.RULES and not is_of_keras(kind):
         raise InputError(
             f"{path}: received a layer of a class of its own, {kind.__name__}; expected Keras' own layers, or a class "
-            "that compress.graph.kinds.register was given a rule for"
+            "that compress.graph.rules.register was given a rule for"
         )
     if part.quantization_mode is not None:
         raise InputError(

@@ -19,7 +19,7 @@ import numpy as np
 from keras import layers
 
 from compress.errors import InputError
-from compress.graph import nodes
+from compress.graph import nodes, registered
 
 MOST_PIECES = 64  # into which a tensor is cut to turn its order
 LAYERS = vars(layers)
@@ -86,7 +86,7 @@ def _has_namesakes(model):
 
 
 def _is_public(operation):
-    if nodes.is_model(operation) or type(operation) in nodes.REGISTERED:
+    if nodes.is_model(operation) or type(operation) in registered.RULES:
         return True
     return isinstance(operation, keras.Layer) and LAYERS.get(type(operation).__name__) is type(operation)
 

@@ -12,7 +12,6 @@ import zipfile
 import h5py
 
 from compress.errors import InputError
-from compress.graph.reader import Unread
 
 BYTES = 4 * 2**30
 MOST_COMPRESSED = 20  # bytes of weights a byte of file: Keras writes them as they are, zeros that swell are a trap
@@ -219,79 +218,6 @@ def groups(file):
 def by_layer(found):
     """{(layer, weight): array} of what `arrays` gives for a file whose groups are called as its layers."""
     return {key[-2:]: item for key, item in found.items()}
-
-
-class Weights:
-    """The arrays of a file, found by the steps of its config.
-
-    Args:
-        found: from `arrays`.
-        is_archive: a .keras file, which keeps weights by the classes of their layers and by number.
-    """
-
-    def __init__(self, found, is_archive):
-        self.is_archive, self.places, self.left = is_archive, {}, {item.name for item in found.values()}
-        for key, item in found.items():
-            inner = tuple(part for part in key if part not in CONTAINERS)
-            place = inner if is_archive else (key[0], key[-2], key[-1])
-            self.places.setdefault(place, []).append(item)
-
-    def find(self, part, weight):
-        """The h5py.Dataset of a weight of a layer.
-
-        Args:
-            part: a rules.Part.
-            weight: 'kernel', 'bias', 'gamma', 'beta', 'moving_mean', 'moving_variance', 'mean' or 'variance'.
-
-        Raises:
-            Unread: it is missing, or there are two of its name.
-        """
-        step = part.step
-        if self.is_archive:
-            names = [name for name in ORDER[part.what] if part.values.get(name, True) is not False]
-            found = self.places.get((*step.group, str(names.index(weight))), [])
-        else:
-            found = self.places.get((step.layers[0], step.layers[-1], weight), [])
-            if not found and len(step.layers) == 1:  # TensorFlow of old gave the layer of a second graph another name
-                found = [
-                    item
-                    for (top, _, name), items in self.places.items()
-                    for item in items
-                    if (top, name) == (step.layers[0], weight)
-                ]
-        if len(found) != 1:
-            raise Unread(f"{step.layers[-1]}/{weight} is {'missing' if not found else 'there twice'}")
-        self.left -= {found[0].name}
-        return found[0]
-
-    def check_all_read(self):
-        """Raises Unread where the file has weights that `find` was never asked for: its config is another model's."""
-        if self.left:
-            raise Unread(f"the weights {min(self.left).strip('/')}, which no layer of the file's own config has")
-
-    def shape(self, part, weight):
-        """The shape of a weight; raises as `find`."""
-        return self.find(part, weight).shape
-
-    def read(self, part, weight, shape):
-        """The h5py.Dataset of a weight whose shape is this; a None in it is any length.
-
-        Raises:
-            Unread: as `find`; or it is of another shape.
-        """
-        item = self.find(part, weight)
-        if len(item.shape) != len(shape) or any(w not in (None, n) for w, n in zip(shape, item.shape, strict=True)):
-            raise Unread(f"{part.step.layers[-1]}/{weight} is {item.shape}, expected {tuple(shape)}")
-        return item
-
-
-# the order in which a .keras file numbers a layer's weights, by what graph/rules.py calls it
-ORDER = {
-    "conv": ("kernel", "bias"),
-    "dense": ("kernel", "bias"),
-    "normalization": ("mean", "variance"),
-    "norm": ("gamma", "beta", "moving_mean", "moving_variance"),
-}
 
 
 def input_shape(shape):

@@ -3,13 +3,19 @@
 Nothing but names and shapes says what the network is, so every array has to have its place in a ResNet.
 """
 
+import dataclasses
+import math
 import re
 
-from compress.errors import one_line
-from compress.graph import resnet, rules
-from compress.graph.reader import Unread, snake_case
-from compress.storage.archives import CONTAINERS
+import numpy as np
 
+from compress.errors import InputError, one_line
+from compress.storage import preprocess, resnet, vocabulary
+from compress.storage.archives import CONTAINERS
+from compress.storage.entries import Unread, snake_case
+
+EXPECTED = "a whole model, as model.save('model.keras') writes it, or the weights of a ResNet50, 101 or 152"
+NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 OLD_NORM = 1e-3  # epsilon of the ResNets whose layers are called res2a_branch2a: Keras' default of then
 KERAS_1 = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}  # it said std
 BRANCHES = {"1": "0", "2a": "1", "2b": "2", "2c": "3"}
@@ -29,8 +35,135 @@ GROUPS = {
     "softmax",
     "flatten",
     "seed_generator",
-    *map(snake_case, rules.IDLE),
+    *map(snake_case, vocabulary.IDLE),
 }
+
+
+@dataclasses.dataclass
+class Weights:
+    """The weights of a ResNet50, 101 or 152, perhaps without its last blocks, and of any widths.
+
+    Attributes:
+        path: the file, for messages.
+        arrays: {(layer, weight): array}, such as ('conv1_conv', 'kernel'): (7, 7, 3, 64) float32.
+        depth, stem, widths: as `resnet.build_resnet` takes them.
+        classes: number of logits, or None where the file has no classifier.
+        rescaling: the Rescaling of the network, whose numbers aren't among the weights, 'rescaling (Rescaling)'; or
+            None.
+        old: whether the names are those of Keras before 2.2.5.
+    """
+
+    path: str
+    arrays: dict
+    depth: int
+    stem: str
+    widths: dict
+    classes: int | None
+    rescaling: str | None = None
+    old: bool = False
+
+    def pixels(self, asked="auto"):
+        """The preprocess.Pixels, for what is asked, of flags.PREPROCESSING. InputError where only the user can know."""
+        return preprocess.decide(self.path, (), self.rescaling, asked)
+
+    @property
+    def assumed(self):
+        """What to say of them: networks of the same shapes may have other strides, activations or epsilons."""
+        epsilon = OLD_NORM if self.old else resnet.BN["epsilon"]
+        return (
+            "not compared with plain Keras: weights alone don't say strides (assumed: as in version 1, in the first "
+            f"1x1 convolution of a stage), activation (ReLU), epsilon ({epsilon:g}) and pooling (average); expected "
+            "the whole model, as model.save('model.keras') writes it"
+        )
+
+
+def read(path, found, groups, arrays=True):
+    """The Weights of a file without a config.
+
+    Args:
+        path: the file, for messages.
+        found: from `archives.arrays`.
+        groups: from `archives.groups`.
+        arrays: False leaves them in the file, for a quick look.
+
+    Raises:
+        Unread: no ResNet50, 101 or 152, nor a part of one.
+        LookupError, ValueError, TypeError: likewise, of names that no file of Keras has.
+    """
+    named_arrays, old, rescaling = named(found, groups)
+    depth, stem, widths, classes, head = architecture({key: item.shape for key, item in named_arrays.items()})
+    weights = Weights(str(path), {}, depth, stem, widths, classes, rescaling and f"{rescaling} (Rescaling)", old)
+    if arrays:
+        weights.arrays = {
+            ("predictions" if key[0] == head else key[0], key[1]): np.asarray(item)
+            for key, item in named_arrays.items()
+        }
+        if head:
+            weights.arrays.setdefault(("predictions", "bias"), np.zeros(classes, "float32"))
+        for name, *_ in _convolutions(widths, stem) if old else ():
+            weights.arrays |= _with_our_epsilon(f"{name}_bn", weights.arrays)
+    return weights
+
+
+def _with_our_epsilon(layer, arrays):
+    """Weights of a batch-normalisation of the old epsilon for one of ours: what it answers is the same."""
+    gamma, beta, mean, variance = (arrays[layer, weight] for weight in NORM)
+    wide = np.asarray(variance, np.float64) + OLD_NORM
+    left = np.maximum(wide - resnet.BN["epsilon"], 0)  # of a variance below the epsilon, gamma takes the rest
+    gamma = np.asarray(gamma * np.sqrt((left + resnet.BN["epsilon"]) / wide), "float32")
+    values = gamma, beta, mean, np.asarray(left, "float32")
+    return {(layer, weight): value for weight, value in zip(NORM, values, strict=True)}
+
+
+def build(weights, mode, input_shape=None, classes=None):
+    """The ResNet of some weights. It takes RGB from 0 to 255: what it was trained with comes as a normalisation inside.
+
+    Of 'caffe' mode the swap of the colours and the scale of that normalisation go into the first convolution.
+
+    Args:
+        weights: the Weights.
+        mode: the preprocessing that they were trained with, of flags.PREPROCESSING, but not 'auto'.
+        input_shape: (height, width, 3); None takes (32, 32, 3).
+        classes: number of logits of a new classifier of random weights; None keeps the file's.
+
+    Returns:
+        An uncompiled keras.Model of logits.
+
+    Raises:
+        InputError: there is no classifier and no number of classes, or weights aren't finite.
+    """
+    if weights.classes is None and classes is None:
+        raise InputError(f"{weights.path} has no classifier; expected a number of classes (`class_num`)")
+    arrays, kernel = dict(weights.arrays), weights.arrays["conv1_conv", "kernel"]
+    if mode == "caffe":  # the kernel is scaled, so that it reads numbers of about 1
+        normalization = preprocess.MEAN, resnet.STD
+        kernel = kernel[:, :, ::-1] * np.reshape(resnet.STD, (1, 1, 3, 1)).astype(kernel.dtype)  # BGR -> RGB
+        arrays["conv1_conv", "kernel"] = kernel
+    else:
+        normalization = preprocess.PREPROCESSING[mode]
+    model = resnet.build_resnet(
+        weights.depth,
+        classes or weights.classes,
+        input_shape or (32, 32, 3),
+        weights.stem,
+        weights.widths,
+        normalization,
+    )
+    # A network with NaN would train, prune and evaluate without an error, and every number would be wrong.
+    for layer in model.layers:
+        if layer.name == "predictions" and classes is not None:
+            continue
+        for variable in layer.variables:
+            value, where = arrays[layer.name, variable.name], f"{weights.path}: {layer.name}/{variable.name}"
+            if not math.isfinite(float(np.sum(value, dtype=np.float64))):
+                raise InputError(f"{where} holds NaN or infinity, expected finite weights")
+            if variable.name == "moving_variance" and np.min(value) < 0:
+                raise InputError(f"{where} is negative, expected variances")
+            variable.assign(value)
+    return model
+
+
+# ---- names ----
 
 
 def new_name(layer):
@@ -152,6 +285,9 @@ def _order(layers, mine, kind):
     return names
 
 
+# ---- shapes ----
+
+
 def architecture(shapes):
     """The network that the shapes of a file's arrays are of; every array has its place in it.
 
@@ -193,11 +329,29 @@ def _shape(shapes, layer, weight):
     return shape
 
 
+def _convolutions(widths, stem):
+    """Yields (name, height and width of the kernel, group read, group written) of a ResNet's convolutions.
+
+    The layers are called name + '_conv' and name + '_bn', the groups as in `resnet`; the image's channels are 'rgb'.
+    """
+    yield "conv1", resnet.STEMS[stem][0], "rgb", "conv1_conv"
+    before = "conv1_conv"
+    for stage, count in zip((2, 3, 4, 5), resnet.blocks_of(widths), strict=True):
+        stream = f"conv{stage}_stream"
+        yield f"conv{stage}_block1_0", 1, before, stream
+        for block in range(1, count + 1):
+            name = f"conv{stage}_block{block}"
+            yield f"{name}_1", 1, before, f"{name}_1_conv"
+            yield f"{name}_2", 3, f"{name}_1_conv", f"{name}_2_conv"
+            yield f"{name}_3", 1, f"{name}_2_conv", stream
+            before = stream  # the Add keeps the channels of the stream
+
+
 def _check_shapes(stem, widths, heads, shapes):
     if min(widths.values()) < 1:
         raise Unread("a layer without channels")
     wanted, optional, channels = {}, set(), widths | {"rgb": 3}
-    for name, kernel, read, written in resnet.wiring(resnet.blocks_of(widths), stem):
+    for name, kernel, read, written in _convolutions(widths, stem):
         if gap := {read, written} - set(channels):
             raise Unread(f"{min(gap)}/kernel is missing")
         channels_in, channels_out = channels[read], channels[written]

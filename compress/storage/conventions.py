@@ -12,8 +12,7 @@ import keras
 import numpy as np
 
 from compress.errors import InputError, one_line
-from compress.graph import rules
-from compress.storage import preprocess
+from compress.storage import preprocess, vocabulary
 
 # (keras.applications' name of a kind of network, mode of its preprocess_input, patterns of which each has to be the
 # name of one of its layers). None: these have their preprocessing inside, unless include_preprocessing=False.
@@ -42,7 +41,7 @@ NAMES = (
 
 # These move pixels, choose some or average them: numbers from 0 to 255 stay such numbers. So do all Random* layers.
 MOVING = (
-    *rules.IDLE,
+    *vocabulary.IDLE,
     "Resizing",
     "CenterCrop",
     "Cropping2D",

@@ -7,13 +7,11 @@ import dataclasses
 import functools
 
 from compress.errors import InputError
-from compress.graph import operations, reader, rules
-from compress.graph.reader import Unread
-from compress.storage import archives, checkpoints, classes, readers, vocabulary
+from compress.storage import archives, bare, checkpoints, classes, entries, functions, vocabulary
+from compress.storage.entries import Unread
 
 EXPECTED = "a classifier of Keras' own layers with a graph (functional or Sequential), one input and one output"
-BARE = "a whole model, as model.save('model.keras') writes it, or the weights of a ResNet50, 101 or 152"
-BEHIND = (*rules.IDLE, "Softmax", "LogSoftmax", "Sigmoid", "Cast")  # an output behind these has as many numbers
+BEHIND = (*vocabulary.IDLE, "Softmax", "LogSoftmax", "Sigmoid", "Cast")  # an output behind these has as many numbers
 POOLING = ("GlobalAveragePooling2D", "GlobalMaxPooling2D", "GlobalAvgPool2D", "GlobalMaxPool2D")
 OF_NUMBERS = ("linear", "softmax", "log_softmax", "sigmoid")  # activations that a classifier ends in
 
@@ -53,12 +51,17 @@ def read_header(path, preprocessing="auto"):
     with checkpoints.errors_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, _):
         found = archives.arrays(file, path)
         if config is not None:
-            return _of_model(path, config, preprocessing != "auto")
-        with checkpoints.errors_in_a_line(path, BARE):
-            return Header(str(path), readers.read_bare(path, found, archives.groups(file), False).classes or 0, None)
+            return of_model(path, config, preprocessing != "auto")
+        with checkpoints.errors_in_a_line(path, bare.EXPECTED):
+            return of_weights(bare.read(path, found, archives.groups(file), arrays=False))
 
 
-def _of_model(path, config, without_code):
+def of_weights(weights):
+    """The Header of a bare.Weights."""
+    return Header(weights.path, weights.classes or 0, None)
+
+
+def of_model(path, config, without_code):
     """The Header of a model's config. Raises Unread where no network is rebuilt from it."""
     for layer in _layers(config):
         vocabulary.check_known(layer, without_code)
@@ -73,36 +76,36 @@ def _of_model(path, config, without_code):
 
 
 def _layers(model):
-    """Yields the reader.Layers of a model's config, those of models inside it and of wrappers too."""
+    """Yields the entries.Layers of a model's config, those of models inside it and of wrappers too."""
     pending = [model]
     while pending:
         entry = pending.pop()
-        reader.check_own(entry)
-        if entry["class_name"] not in reader.MODELS:
+        entries.check_own(entry)
+        if entry["class_name"] not in entries.MODELS:
             raise Unread(f"{entry['class_name']}, a model that is defined by code, which no file holds")
         for layer in _inside(entry):
             yield layer
-            if layer.kind in reader.MODELS:
+            if layer.kind in entries.MODELS:
                 pending.append(layer.data)
 
 
 def _inside(entry):
-    """The reader.Layers of a model."""
+    """The entries.Layers of a model."""
     config = entry["config"]
     layers = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
     if not layers:
         raise Unread("a model without layers")
-    return [reader.Layer(vocabulary.as_own(layer)) for layer in layers]
+    return [entries.Layer(vocabulary.as_own(layer)) for layer in layers]
 
 
 def _shape(model):
     """The batch shape of a model's images as its config has it, a list, or None."""
     layers = _inside(model)
     if model["class_name"] == "Sequential":
-        image = layers[0] if layers[0].kind == "InputLayer" else reader.first_input(model)
+        image = layers[0] if layers[0].kind == "InputLayer" else entries.first_input(model)
     else:
-        inputs, outputs = (reader.ends(model["config"][key]) for key in ("input_layers", "output_layers"))
-        reader.check_one_each(inputs, outputs)
+        inputs, outputs = (entries.ends(model["config"][key]) for key in ("input_layers", "output_layers"))
+        entries.check_one_each(inputs, outputs)
         image = next((layer for layer in layers if layer.name == inputs[0][0]), None)
         if image is None:
             raise Unread(f"no layer {inputs[0][0]}, its input")
@@ -120,12 +123,12 @@ def _classes(model):
     else:
         named = {layer.name: layer for layer in layers}
         behind = lambda layer: named.get(_read_by(layer))  # noqa: E731
-        layer = named.get(reader.ends(model["config"]["output_layers"])[0][0])
+        layer = named.get(entries.ends(model["config"]["output_layers"])[0][0])
     pooled = False
     for _ in range(len(layers)):  # a hostile file may have a circle
         if layer is None:
             return None
-        if layer.kind in reader.MODELS and not pooled:
+        if layer.kind in entries.MODELS and not pooled:
             return _classes(layer.data)
         count = _count(layer, pooled)
         if count is not None:
@@ -151,13 +154,13 @@ def _count(layer, pooled):
 
 def _keeps_count(layer):
     if layer.kind == "Activation":
-        return rules.activation_name(layer.config.get("activation")) in OF_NUMBERS
+        return vocabulary.activation_name(layer.config.get("activation")) in OF_NUMBERS
     return layer.kind in BEHIND or layer.kind in POOLING
 
 
 def _read_by(layer):
     """The name of the only layer that a layer reads; None for several, or where it is called more than once."""
     names = []
-    if len(layer.nodes) == 1 and layer.kind not in operations.TENSORFLOW:
-        reader.arguments(layer.nodes[0], lambda name, *_: names.append(name))
+    if len(layer.nodes) == 1 and layer.kind not in functions.TENSORFLOW:
+        entries.arguments(layer.nodes[0], lambda name, *_: names.append(name))
     return names[0] if len(names) == 1 else None

@@ -20,18 +20,28 @@ import numpy as np
 
 from compress.cli import display
 from compress.errors import InputError, one_line
-from compress.graph import nodes, plain, resnet, rules
-from compress.graph.reader import Unread
-from compress.storage import archives, checkpoints, classes, conventions, headers, preprocess, rebuilding, vocabulary
+from compress.graph import nodes, plain
+from compress.storage import (
+    archives,
+    bare,
+    checkpoints,
+    classes,
+    conventions,
+    headers,
+    preprocess,
+    rebuilding,
+    vocabulary,
+)
+from compress.storage.entries import Unread
 from compress.storage.headers import EXPECTED
 
 WEIGHTS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")  # that are called so in every version
 # These leave every channel where it is, so that the order of the colours can change behind them as well as in front.
-IN_PLACE = (*rules.IDLE, "Resizing", "CenterCrop", "Cropping2D", "ZeroPadding2D", "UpSampling2D", "Cast")
+IN_PLACE = (*vocabulary.IDLE, "Resizing", "CenterCrop", "Cropping2D", "ZeroPadding2D", "UpSampling2D", "Cast")
 # Of a classifier's end: kinds whose outputs may be the classes, with the setting that says how many, and kinds behind.
 MAKE_CLASSES = {"Dense": "units", "Conv2D": "filters"}
-KEEP_CLASSES = (*rules.IDLE, "Activation", "Softmax", "Cast", "BatchNormalization", "Flatten", *headers.POOLING)
-BEHIND_SOFTMAX = (*rules.IDLE, "Reshape", "Flatten", "Squeeze", "Cast")  # which move probabilities, or nothing
+KEEP_CLASSES = (*vocabulary.IDLE, "Activation", "Softmax", "Cast", "BatchNormalization", "Flatten", *headers.POOLING)
+BEHIND_SOFTMAX = (*vocabulary.IDLE, "Reshape", "Flatten", "Squeeze", "Cast")  # which move probabilities, or nothing
 RUNNABLE = 2**26  # numbers of all maps of an image, up to which a network is run to see what it answers
 
 
@@ -113,17 +123,26 @@ def open_network(path, preprocessing="auto", input_shape=None, verbose=0, new_he
         random.setstate(start)
 
 
-def _open(path, preprocessing, input_shape, verbose, new_head=None):
-    """`open_network`, which draws as many random seeds as building the network once takes."""
+def _open(path, preprocessing, input_shape, verbose, new_head=None, check=lambda header: None):
+    """`open_network`, which draws as many random seeds as building the network once takes.
+
+    `check`: function(headers.Header) that raises InputError for a file that doesn't fit, before anything is built.
+    """
     path = checkpoints.existing(path)
     with checkpoints.errors_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, is_archive):
+        found = archives.arrays(file, path)
+        if config is None:
+            with checkpoints.errors_in_a_line(path, bare.EXPECTED):
+                weights = bare.read(path, found, archives.groups(file))
+            check(headers.of_weights(weights))
+        else:
+            check(headers.of_model(path, config, preprocessing != "auto"))
+        checkpoints.check_digest(file, found, path)
         if config is not None:
-            found = archives.arrays(file, path)
-            checkpoints.check_digest(file, found, path)
             source = _Source(path, file, config, found, is_archive, _halves(config))
             opened = _opened(source, preprocessing, input_shape, new_head)
     if config is None:
-        return _of_weights(path, preprocessing, input_shape, verbose, new_head)
+        return _of_weights(weights, preprocessing, input_shape, new_head)
     if opened.assumed or opened.outputs == "labels":
         display.warn(opened.summary)
     elif opened.summary:
@@ -151,10 +170,12 @@ def load_network(path, class_num=None, input_shape=None, preprocessing="auto", v
         InputError: as `open_network`; the class count or the image size is another; of its outputs no logits can be
             had; or no public layer does what an operation of it does.
     """
-    header = headers.read_header(path, preprocessing)
-    checkpoints.check_fits(header, class_num if new_head == "never" else None, input_shape)
+
+    def check(header):
+        checkpoints.check_fits(header, class_num if new_head == "never" else None, input_shape)
+
     head = None if new_head == "never" else NewHead(class_num, new_head == "always")
-    opened = _open(path, preprocessing, input_shape, verbose, head)  # later draws are those of earlier versions
+    opened = _open(path, preprocessing, input_shape, verbose, head, check)  # later draws are those of earlier versions
     if opened.replaced not in (None, class_num):
         line = f"{path} has {opened.replaced} classes, the data {class_num}: the classifier starts from random weights"
         display.say(line, verbose)
@@ -244,16 +265,15 @@ def _is_due(new_head, classes):
     return new_head is not None and (new_head.always or new_head.classes != classes)
 
 
-def _of_weights(path, preprocessing, input_shape, verbose, new_head):
-    """The Opened of a file without a config, of a ResNet's weights."""
-    checkpoint = checkpoints.read_checkpoint(path)
-    replaced, class_num = None, checkpoint.classes
-    if checkpoint.classes is None or _is_due(new_head, checkpoint.classes):
-        replaced, checkpoint.classes = checkpoint.classes, None
-        class_num = new_head and new_head.classes
-    model = checkpoints.open_checkpoint(checkpoint, class_num, input_shape, preprocessing, verbose=verbose)
-    pixels, names = checkpoints.pixels_of(checkpoint, preprocessing), classes.of_model(path)
-    return Opened(path, model, pixels, "logits", model.output_shape[-1], names, "", replaced=replaced)
+def _of_weights(weights, asked, input_shape, new_head):
+    """The Opened of a bare.Weights, a ResNet's; says what had to be assumed."""
+    has_new = weights.classes is None or _is_due(new_head, weights.classes)
+    pixels = weights.pixels(asked)
+    model = bare.build(weights, pixels.mode, input_shape, new_head.classes if has_new and new_head else None)
+    display.warn(f"{weights.path}: {pixels.summary}; {weights.assumed}")
+    replaced = weights.classes if has_new else None
+    names = classes.of_model(weights.path)
+    return Opened(Path(weights.path), model, pixels, "logits", model.output_shape[-1], names, "", replaced=replaced)
 
 
 def _check_classifier(path, model, input_shape):
@@ -441,11 +461,11 @@ def _in_front(mode, turned, taken):
     while {name, f"{name}_bgr"} & taken:
         name += "_"
     if mode == "caffe":
-        mean = [-float(value) for value in resnet.MEAN]
+        mean = [-float(value) for value in preprocess.MEAN]
         if turned:
             return [keras.layers.Rescaling(1.0, mean, name=name)]
         return [colours_turned(f"{name}_bgr"), keras.layers.Rescaling(1.0, mean[::-1], name=name)]
-    mean, deviation = (np.asarray(numbers, np.float64) for numbers in resnet.PREPROCESSING[mode])
+    mean, deviation = (np.asarray(numbers, np.float64) for numbers in preprocess.PREPROCESSING[mode])
     scale, offset = (1 / deviation).tolist(), (-mean / deviation).tolist()
     if len({*zip(scale, offset, strict=True)}) == 1:
         scale, offset = scale[0], offset[0]

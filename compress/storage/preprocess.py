@@ -2,11 +2,17 @@
 
 import dataclasses
 
-import numpy as np
-
 from compress.errors import InputError
-from compress.graph import resnet
 
+# The RGB means that keras.applications subtracts ("caffe" mode), from 0 to 255
+MEAN = (123.68, 116.779, 103.939)
+# (mean, standard deviation) of R, G and B in the other modes of keras.applications' preprocess_input, and two more
+PREPROCESSING = {
+    "tf": ((127.5,) * 3, (127.5,) * 3),
+    "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "unit": ((0.0,) * 3, (255.0,) * 3),
+    "none": ((0.0,) * 3, (1.0,) * 3),
+}
 STATISTICS = ("BatchNormalization", "SyncBatchNormalization", "Normalization")
 
 
@@ -65,29 +71,3 @@ def decide(path, layers, unread, asked, otherwise="caffe", why="as keras.applica
     if all(layer.split(" (")[-1].rstrip(")") in STATISTICS for layer in layers):
         return Pixels(asked, f"pixels by `preprocessing={asked}`, then through the file's own {own}")
     return Pixels("none", f"pixels 0 to 255 through the file's own {own}, without `preprocessing={asked}` on top")
-
-
-def apply(image, mode):
-    """RGB pixels of 0 to 255, a tensor or float32 array, as a mode of flags.PREPROCESSING but 'auto' has them."""
-    if mode == "caffe":
-        return image[..., ::-1] - np.float32(resnet.MEAN[::-1])
-    mean, deviation = resnet.PREPROCESSING[mode]
-    return (image - np.float32(mean)) / np.float32(deviation)
-
-
-def folded_in(mode, inner):
-    """((mean, deviation) of R, G and B, whether the first kernel is to be reversed) of a mode and what comes behind it.
-
-    Args:
-        mode: of flags.PREPROCESSING, but not 'auto'.
-        inner: (mean, deviation) of the network's own normalisation of its three channels, None for none.
-    """
-    # (x - mean) / deviation, twice in a row, is one such step: (x - (mean + deviation m)) / (deviation d)
-    mean, deviation = (resnet.MEAN, (1.0,) * 3) if mode == "caffe" else resnet.PREPROCESSING[mode]
-    inner_mean, inner_deviation = inner or ((0.0,) * 3, (1.0,) * 3)
-    if mode == "caffe":
-        inner_mean, inner_deviation = inner_mean[::-1], inner_deviation[::-1]
-    return (
-        tuple(m + d * i for m, d, i in zip(mean, deviation, inner_mean, strict=True)),
-        tuple(d * i for d, i in zip(deviation, inner_deviation, strict=True)),
-    ), mode == "caffe"

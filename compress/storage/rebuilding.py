@@ -22,9 +22,9 @@ from keras.src.ops import math as of_math
 from keras.src.ops import numpy as of_numpy
 
 from compress.errors import one_line
-from compress.graph import nodes, operations, reader, rules
-from compress.graph.reader import Step, Unread
-from compress.storage import vocabulary
+from compress.graph import registered
+from compress.storage import entries, functions, vocabulary
+from compress.storage.entries import Unread
 
 MOST_NESTED = 16  # models inside models
 LARGEST = 2**27  # elements of one image's tensor: a map of 1024x1024 with 128 channels
@@ -46,6 +46,10 @@ OPERATIONS = {
     if hasattr(module, name)
 }
 
+LORA = (
+    "a LoRA adapter; expected it merged: the same model built without enable_lora, its kernel set to this layer's "
+    "layer.kernel in Keras, which has the adapter in it"
+)
 ARITHMETIC = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum")
 
 ACTIVATIONS = (
@@ -158,9 +162,9 @@ class _Rebuilding:
 
     def model(self, entry, path):
         """The keras.Model of a config's entry; `path` are the names of the models around it and its own."""
-        reader.check_own(entry)
+        entries.check_own(entry)
         kind, config = str(entry["class_name"]), entry["config"]
-        if kind not in reader.MODELS:
+        if kind not in entries.MODELS:
             raise Unread(f"{kind}, a model that is defined by code, which no file holds")
         if len(path) > MOST_NESTED:
             raise Unread(f"more than {MOST_NESTED} models inside each other")
@@ -168,7 +172,7 @@ class _Rebuilding:
         layers = config if isinstance(config, list) else config["layers"]  # a list: Sequential of Keras 1 and 2.0
         if not layers:
             raise Unread("a model without layers")
-        named = [reader.Layer(vocabulary.as_own(layer)) for layer in layers]
+        named = [entries.Layer(vocabulary.as_own(layer)) for layer in layers]
         self._count(sum(len(layer.nodes) for layer in named))
         settings = {} if isinstance(config, list) else config
         name = path[-1] if path else self._name(settings.get("name") or kind.lower())
@@ -183,8 +187,8 @@ class _Rebuilding:
 
     def _count(self, more):
         self.calls += more
-        if self.calls > reader.MOST_STEPS:
-            raise Unread(f"more than {reader.MOST_STEPS:,} calls of layers")
+        if self.calls > entries.MOST_CALLS:
+            raise Unread(f"more than {entries.MOST_CALLS:,} calls of layers")
 
     def _sequential(self, entry, named, name, path):
         """A Sequential; outside, it needs the shape of its images."""
@@ -193,7 +197,7 @@ class _Rebuilding:
             made = []
         else:
             made = [
-                self._input(named[0] if named[0].kind == "InputLayer" else reader.first_input(entry)),
+                self._input(named[0] if named[0].kind == "InputLayer" else entries.first_input(entry)),
                 *self.wanted.front,
             ]
             named = named[named[0].kind == "InputLayer" :]
@@ -211,8 +215,8 @@ class _Rebuilding:
         """A functional model, its calls made in the order of their data."""
         inputs, outputs = (_flat(config[key]) for key in ("input_layers", "output_layers"))
         if not path:
-            reader.check_one_each(inputs, outputs)
-        first = reader.first_numbers(named)
+            entries.check_one_each(inputs, outputs)
+        first = entries.first_numbers(named)
         calls = {(layer.name, number): (layer, node) for layer in named for number, node in enumerate(layer.nodes)}
         if len({layer.name for layer in named}) != len(named):
             raise Unread("two layers of one name in one model")
@@ -234,7 +238,7 @@ class _Rebuilding:
             layer, _ = calls[next(iter(waiting.values()))[0]]
             raise Unread(f"{layer.name} ({layer.kind}), which reads what no layer writes")
         begin = [whole[item[0], 0] for item in inputs]
-        end = [made[reader.end_call(item, named, first)][item[2]] for item in outputs]
+        end = [made[entries.end_call(item, named, first)][item[2]] for item in outputs]
         return keras.Model(begin[0] if len(begin) == 1 else begin, end[0] if len(end) == 1 else end, name=name)
 
     def _fronted(self, tensor):
@@ -246,7 +250,7 @@ class _Rebuilding:
         """Makes one call of a layer; the call that has to come first where its input isn't there yet, else None.
 
         Args:
-            layer: a reader.Layer.
+            layer: a entries.Layer.
             node: one of its nodes.
             state: ({call: [tensors]} made so far, first numbers of nested models, {name: operation}).
             path: of the model around it.
@@ -264,10 +268,10 @@ class _Rebuilding:
             return found[place]
 
         node = _as_of_keras(layer, node)
-        args, kwargs = reader.arguments(node, tensor)
+        args, kwargs = entries.arguments(node, tensor)
         if missing:
             return missing
-        where = str(Step(layer.kind, layer.name, layer.config, [], {}))
+        where = str(layer)
         args = _value(args, where)
         kwargs = {str(key): _value(item, where) for key, item in kwargs.items() if item is not None}
         if isinstance(node, list):  # Keras 2: the tensors of a call are one argument
@@ -291,8 +295,8 @@ class _Rebuilding:
     # ---- layers
 
     def operation(self, layer, path):
-        """The Keras layer or operation of a reader.Layer."""
-        if layer.kind in reader.MODELS:
+        """The Keras layer or operation of a entries.Layer."""
+        if layer.kind in entries.MODELS:
             model = self.model(layer.data, self._inner(path, layer))
         elif vocabulary.is_operation(layer):
             model = self._raw(layer)
@@ -304,11 +308,11 @@ class _Rebuilding:
 
     def layer(self, entry, path=(), name=None):
         """A keras.layers.Layer of an entry: of a model, or inside another layer as what it wraps or its activation."""
-        reader.check_own(entry)
+        entries.check_own(entry)
         kind, config = str(entry["class_name"]), entry["config"]
         kind = vocabulary.OTHER_NAMES.get(kind, kind)
-        own = {cls.__name__: cls for cls in nodes.REGISTERED}
-        kind = reader.class_name(kind) if reader.class_name(kind) in own else kind
+        own = {cls.__name__: cls for cls in registered.RULES}
+        kind = entries.class_name(kind) if entries.class_name(kind) in own else kind
         name = one_line(name or config.get("name") or kind)[:200]
         known = LAYERS | WRAPPERS | own
         if kind == "Lambda" and self.wanted.without_code:
@@ -316,7 +320,7 @@ class _Rebuilding:
             return self.code[-1]
         if kind not in known:
             raise vocabulary.unknown_layer(name, kind)
-        rules.check_precision(Step(kind, name, config, [], {}))
+        vocabulary.check_precision(name, kind, config)
         change = self.wanted.changes.get(path)
         settings = self._settings(known[kind], kind, config | (change if isinstance(change, dict) else {}), name)
         if change == "linear":
@@ -360,13 +364,13 @@ class _Rebuilding:
     def _unknown(self, key, value, where):
         if value is None or value is False or (key == "groups" and value == 1):
             return
-        what = rules.LORA if key in ("lora_rank", "lora_alpha") else "a setting that is not known here"
+        what = LORA if key in ("lora_rank", "lora_alpha") else "a setting that is not known here"
         raise Unread(f"{where} with {one_line(key)[:60]}={one_line(value)[:60]}, {what}")
 
     def _activation(self, spec, where):
         """An activation's name, or a layer that is one."""
         if isinstance(spec, dict) and spec.get("class_name") == "function":
-            reader.check_own(spec)
+            entries.check_own(spec)
             spec = spec.get("config")
         if isinstance(spec, dict):
             return self.layer(spec)
@@ -381,10 +385,10 @@ class _Rebuilding:
     def _raw(self, layer):
         """A raw operation, of Keras 3 or a function of TensorFlow."""
         kind, settings = layer.kind, {key: item for key, item in layer.config.items() if key != "name"}
-        if kind in operations.TENSORFLOW:
+        if kind in functions.TENSORFLOW:
             kind, settings = _of_tensorflow(layer)
         cls = OPERATIONS.get(kind)
-        where = str(Step(kind, layer.name, layer.config, [], {}))
+        where = one_line(f"{layer.name} ({kind})")
         if cls is None:
             raise vocabulary.unknown_operation(layer)
         accepted = _parameters(cls)
@@ -396,7 +400,7 @@ class _Rebuilding:
             return cls(**settings, name=self._name(layer.name))
 
     def _input(self, layer):
-        """The InputLayer of a reader.Layer, for batches of any size."""
+        """The InputLayer of a entries.Layer, for batches of any size."""
         config = layer.config
         shape = config.get("batch_shape") or config.get("batch_input_shape") or [None, *(config.get("shape") or ())]
         shape = _value(shape, layer.name)
@@ -480,9 +484,9 @@ def _parameters(cls):
 
 def _as_of_keras(layer, node):
     """A call of a function of TensorFlow in the arguments that Keras 3's operation takes; any other call as it is."""
-    if layer.kind not in operations.TENSORFLOW:
+    if layer.kind not in functions.TENSORFLOW:
         return node
-    kind, _, arguments = operations.as_of_keras(_step_of(layer, node))
+    kind, _, arguments = functions.as_of_keras(layer, node)
     if kind in ARITHMETIC:  # a tensor of constants is a list of numbers there
         arguments = [
             {"class_name": "__numpy__", "config": {"value": item}} if isinstance(item, list) else item
@@ -493,28 +497,16 @@ def _as_of_keras(layer, node):
 
 def _of_tensorflow(layer):
     """(class, settings) of the operation of Keras 3 that does what a function of TensorFlow does."""
-    kind, settings, _ = operations.as_of_keras(_step_of(layer, layer.nodes[0]))
+    kind, settings, _ = functions.as_of_keras(layer, layer.nodes[0])
     for node in layer.nodes[1:]:  # Keras 3 has these with the operation, TensorFlow with its call
-        if operations.as_of_keras(_step_of(layer, node))[1] != settings:
+        if functions.as_of_keras(layer, node)[1] != settings:
             raise Unread(f"{layer.name} ({layer.kind}), which is called in two ways")
     return kind, settings
 
 
-def _step_of(layer, node):
-    """The Step of a call of a function of TensorFlow, its tensors as Keras 3 writes them."""
-    args, kwargs = reader.arguments(
-        node,
-        lambda *history: {
-            "class_name": "__keras_tensor__",
-            "config": {"shape": [], "dtype": "float32", "keras_history": list(history)},
-        },
-    )
-    return operations.plain(Step(layer.kind, layer.name, layer.config, args, kwargs))
-
-
 def _flat(spec):
     """Input or output layers of a config as [[name, number of the call, number of the output], ...]."""
-    ends = reader.ends(spec)
+    ends = entries.ends(spec)
     if not all(len(end) == 3 and isinstance(end[0], str) for end in ends):
         raise Unread("inputs or outputs in another form than a list")
     return ends
@@ -528,7 +520,7 @@ def _part(ending, spec, where):
         spec = {"class_name": spec, "config": {}}
     if spec.get("module") == "tensorflow.python.ops.init_ops_v2":  # as tf.keras has those that it takes from TensorFlow
         spec = spec | {"module": None}
-    reader.check_own(spec)
+    entries.check_own(spec)
     kind = str(spec["class_name"])
     known = {name.lower().replace("_", ""): name for name in PARTS[ending]}
     name = known.get(kind.lower().replace("_", ""))

@@ -4,9 +4,39 @@
 """
 
 from compress.errors import one_line
-from compress.graph import operations, reader, rules
-from compress.graph.reader import Step, Unread
+from compress.graph import registered
+from compress.storage import entries, functions
+from compress.storage.entries import Unread
 
+# layers that are the identity in inference
+IDLE = (
+    "Dropout",
+    "SpatialDropout2D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "AlphaDropout",
+    "ActivityRegularization",
+    "Identity",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomZoom",
+    "RandomTranslation",
+    "RandomContrast",
+    "RandomBrightness",
+    "RandomHue",
+    "RandomSaturation",
+    "RandomShear",
+    "RandomErasing",
+    "RandomGaussianBlur",
+    "RandomColorJitter",
+    "RandomColorDegeneration",
+    "RandomPerspective",
+    "RandomSharpness",
+    "RandAugment",
+    "MixUp",
+    "CutMix",
+    "AugMix",
+)
 LAYERS = (  # of keras.layers
     # with weights
     *("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "DepthwiseConv1D"),
@@ -23,10 +53,11 @@ LAYERS = (  # of keras.layers
     *("AdaptiveAveragePooling2D", "AdaptiveMaxPooling2D"),
     *("Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop", "RandomCrop"),
     # idle outside training
-    *rules.IDLE,
+    *IDLE,
     *("SpatialDropout1D", "SpatialDropout3D", "RandomInvert", "RandomGrayscale", "RandomPosterization"),
     *("AutoContrast", "Equalization", "Solarization", "RandomElasticTransform", "Masking"),
 )
+PRECISIONS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 PRIVATE = ("LayerScale", "StochasticDepth", "CustomScaleLayer")  # of keras.applications
 WRAPPERS = ("TimeDistributed", "Bidirectional")
 OTHER_NAMES = {  # of Keras, old and new
@@ -83,9 +114,9 @@ def as_own(entry):
 
 
 def is_operation(layer):
-    """Whether a reader.Layer is a raw operation; layers and operations share names, such as Add."""
+    """Whether a entries.Layer is a raw operation; layers and operations share names, such as Add."""
     module = str(layer.data.get("module") or "")
-    if layer.kind in operations.TENSORFLOW:
+    if layer.kind in functions.TENSORFLOW:
         return True
     if module:
         return module.startswith(("keras.src.ops", "keras.ops", "keras.operations"))
@@ -99,24 +130,55 @@ def unknown_layer(name, kind):
 
 
 def unknown_operation(layer):
-    """The Unread of a raw operation, a reader.Layer, that isn't read."""
-    return Unread(f"{Step(layer.kind, layer.name, layer.config, [], {})}, an operation that is not read here")
+    """The Unread of a raw operation, a entries.Layer, that isn't read."""
+    return Unread(f"{layer}, an operation that is not read here")
 
 
 def check_known(layer, without_code=False):
-    """Raises Unread for a reader.Layer of a kind that isn't read, or for a quantised one; models are passed over.
+    """Raises Unread for a entries.Layer of a kind that isn't read, or for a quantised one; models are passed over.
 
     Args:
-        layer: the reader.Layer.
+        layer: the entries.Layer.
         without_code: whether a Lambda may be left out.
     """
-    if layer.kind in reader.MODELS or (layer.kind == "Lambda" and without_code):
+    if layer.kind in entries.MODELS or (layer.kind == "Lambda" and without_code):
         return
     if is_operation(layer):
-        if layer.kind not in operations.TENSORFLOW and not any(layer.kind in names for names in OPERATIONS.values()):
+        if layer.kind not in functions.TENSORFLOW and not any(layer.kind in names for names in OPERATIONS.values()):
             raise unknown_operation(layer)
         return
-    known = layer.kind == "InputLayer" or reader.class_name(layer.kind) in reader.REGISTERED
+    known = layer.kind == "InputLayer" or entries.class_name(layer.kind) in registered.names()
     if not known and OTHER_NAMES.get(layer.kind, layer.kind) not in (*LAYERS, *PRIVATE, *WRAPPERS):
         raise unknown_layer(layer.name, layer.kind)
-    rules.check_precision(Step(layer.kind, layer.name, layer.config, [], {}))
+    check_precision(layer.name, layer.kind, layer.config)
+
+
+def check_precision(name, kind, config):
+    """Raises Unread for a quantised layer, by the precision in its config."""
+    spec = config.get("dtype")  # a name, or a dtype policy as a dict
+    found = spec if isinstance(spec, str) or spec is None else spec.get("config", {}).get("name")
+    quantised = isinstance(spec, dict) and spec.get("class_name") not in ("DTypePolicy", "Policy", None)
+    if quantised or (kind != "InputLayer" and found not in (None, *PRECISIONS)):
+        raise Unread(
+            one_line(f"{name} ({kind})")
+            + f" of precision {found or spec.get('class_name')}; a quantised network can't "
+            "be pruned, expected the one of floats that it was made from"
+        )
+
+
+def activation_name(spec):
+    """The name of an activation, such as 'relu'; None for one with settings.
+
+    Args:
+        spec: None (linear), a name, or a function or layer as a dict, as versions of Keras differ.
+
+    Raises:
+        Unread: a class that isn't Keras' own.
+    """
+    if isinstance(spec, dict) and spec.get("class_name") == "function":
+        spec = spec.get("config")
+    # A layer as an activation, such as ReLU(max_value=6), is more than its name where it has settings.
+    if isinstance(spec, dict) and not set(spec.get("config") or ()) - {"name", "dtype", "trainable"}:
+        entries.check_own({"class_name": None} | spec)
+        spec = {"ReLU": "relu", "Softmax": "softmax"}.get(spec.get("class_name"))
+    return "linear" if spec is None else spec if isinstance(spec, str) else None

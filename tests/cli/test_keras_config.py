@@ -9,7 +9,7 @@ import pytest
 
 from compress.cli import keras_config
 from compress.errors import InputError
-from compress.graph import resnet
+from compress.storage import resnet
 
 
 @pytest.fixture

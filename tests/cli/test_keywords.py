@@ -21,7 +21,7 @@ import plot_train_history
 import prune_model
 from compress.cli import configs, keywords
 from compress.errors import Diverged, InputError, Stopped
-from compress.graph import resnet
+from compress.storage import resnet
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,8 +14,7 @@ from compress.cli import configs
 from compress.distillation import discriminator as discriminators
 from compress.distillation import regressors as regressing
 from compress.distillation.distiller import Distiller, Loss, Outputs, optimizer_for
-from compress.graph import resnet
-from compress.storage import states
+from compress.storage import resnet, states
 from compress.training import fit
 from compress.training.recipe import Recipe, compile_trainer, optimizer_of
 

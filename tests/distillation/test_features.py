@@ -10,7 +10,8 @@ from keras import layers
 from compress.distillation import features
 from compress.distillation import regressors as regressing
 from compress.errors import InputError
-from compress.graph import nodes, resnet
+from compress.graph import nodes
+from compress.storage import resnet
 
 
 def paths(model):

@@ -15,9 +15,10 @@ from compress.cli import configs
 from compress.distillation import resnets
 from compress.distillation import student as students
 from compress.errors import InputError
-from compress.graph import nodes, resnet
+from compress.graph import nodes
 from compress.graph.network import Graph
 from compress.pruning import masks
+from compress.storage import resnet
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (6, 32, 32, 3)).astype("uint8")
 FULL = resnet.full_widths(50)

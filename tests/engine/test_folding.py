@@ -11,7 +11,7 @@ from keras import layers, ops, tree
 
 from compress.engine import folding, twin
 from compress.errors import InputError
-from compress.graph import folds, kinds, network, nodes
+from compress.graph import folds, network, nodes, rules
 
 # how many batch-norms fold: those behind a linear convolution or Dense that nothing else reads, both called once
 FOLDS = {"sequential": 4, "residual": 5, "mobile": 5, "dense": 1, "shared": 1, "kinds": 5, "several": 1, "transfer": 5}
@@ -114,8 +114,8 @@ def test_removed_channels_are_those_of_the_masked_model(name):
 
 
 def folds_by_rules(model):
-    """What `folds.pairs` gives, found graph by graph with the rules of `kinds`."""
-    makers_of_channels = (kinds.convolution, kinds.depthwise, kinds.separable, kinds.transposed, kinds.dense)
+    """What `folds.pairs` gives, found graph by graph with the rules of `rules`."""
+    makers_of_channels = (rules.convolution, rules.depthwise, rules.separable, rules.transposed, rules.dense)
     walked = [node for _, node in nodes.walk(model)]
     inner_models = {node.operation: None for node in walked if nodes.is_model(node.operation)}
     calls, found = {}, {}
@@ -132,10 +132,10 @@ def folds_by_rules(model):
             tensor = node.input_tensors[0]
             maker = makers.get(id(tensor))
             if (
-                kinds.rule_of(maker) in makers_of_channels
-                and kinds.rule_of(norm) is kinds.batch_norm
+                rules.rule_of(maker) in makers_of_channels
+                and rules.rule_of(norm) is rules.batch_norm
                 and maker.activation in (None, keras.activations.linear)
-                and norm.axis % len(tensor.shape) == kinds.channel_axis(maker, len(tensor.shape))
+                and norm.axis % len(tensor.shape) == rules.channel_axis(maker, len(tensor.shape))
                 and calls[id(maker)] == calls[id(norm)] == 1 == readers.count(id(tensor))
             ):
                 found[norm] = maker

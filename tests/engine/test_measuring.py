@@ -11,8 +11,9 @@ from keras import layers
 
 from compress.engine import measuring
 from compress.errors import InputError
-from compress.graph import network, nodes, resnet
+from compress.graph import network, nodes
 from compress.pruning import criteria
+from compress.storage import resnet
 
 
 def named(model, chosen):

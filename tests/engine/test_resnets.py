@@ -16,7 +16,7 @@ from keras import ops
 
 from compress.cli import flags
 from compress.engine import folding, operations, twin
-from compress.graph import resnet
+from compress.storage import resnet
 from compress.training import optimizers
 
 BUILDS = {

@@ -19,10 +19,9 @@ from compress import metrics
 from compress.cli import configs
 from compress.errors import InputError
 from compress.export import measuring, metadata, writers
-from compress.graph import resnet
 from compress.report import records
 from compress.report.tree import Run
-from compress.storage import checkpoints
+from compress.storage import checkpoints, resnet
 
 NAMES = ["hot dog", "not, a dog", "Füchse 🦊", "0", 'quoted "d"', *"fghij"]
 IMAGES = np.random.default_rng(5).integers(0, 256, (40, 32, 32, 3)).astype("uint8")

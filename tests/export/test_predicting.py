@@ -9,8 +9,7 @@ from PIL import Image
 
 import evaluate_model
 from compress.cli import photographs
-from compress.graph import resnet
-from compress.storage import checkpoints
+from compress.storage import checkpoints, resnet
 
 NAMES = ["cat", "dog", "fox", "hen", "owl", "pig", "rat"]
 

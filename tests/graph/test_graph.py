@@ -12,8 +12,9 @@ from conftest import ROOT, narrow_widths, randomised
 
 from compress import metrics
 from compress.errors import InputError
-from compress.graph import kinds, nodes, resnet
+from compress.graph import nodes, rules
 from compress.graph.network import Graph
+from compress.storage import resnet
 
 EXACT = 1e-5  # of the largest output: float32 adds up in another order
 
@@ -466,7 +467,7 @@ def test_the_page_on_own_layers_runs(capsys):
     namesake = type("Dense", (keras.layers.Layer,), {})
     for kind in (keras.layers.Dense, dict, namesake):
         with pytest.raises(InputError, match="`kind`: received"):
-            kinds.register(kind, names["project"])
+            rules.register(kind, names["project"])
 
 
 def test_reading_leaves_the_state_that_keras_draws_seeds_from():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import model
 from compress import metrics
 from compress.data import dataset
-from compress.graph import resnet
+from compress.storage import resnet
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 CONSTRUCTORS = {50: "ResNet50", 101: "ResNet101", 152: "ResNet152"}
@@ -275,7 +275,7 @@ def test_every_block_starts_as_the_identity(pictures):
     ("depth", "stem", "shape"), [(50, "imagenet", (32, 32, 3)), (101, "half", (40, 24, 3)), (50, "cifar", (32, 32, 3))]
 )
 def test_the_readable_network_is_the_one_that_is_pruned(depth, stem, shape):
-    """model.py and graph.resnet describe the same layers, and draw the same weights."""
+    """model.py and storage/resnet.py build the same layers, and draw the same weights."""
     keras.utils.set_random_seed(3)
     ours = model.resnet(depth, 7, shape, stem)
     keras.utils.set_random_seed(3)

@@ -8,7 +8,7 @@ import pytest
 import worker
 from conftest import narrow_widths
 
-from compress.graph import resnet
+from compress.storage import resnet
 
 
 @pytest.fixture

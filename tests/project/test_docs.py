@@ -150,7 +150,7 @@ def test_the_example_of_an_own_loss_trains_a_student(tmp_path, monkeypatch):
     from conftest import narrow_widths
 
     from compress.distillation.distiller import Outputs
-    from compress.graph import resnet
+    from compress.storage import resnet
 
     page = (DOCS / "how-to" / "python.md").read_text(encoding="utf-8")
     (code,) = re.findall(

@@ -13,10 +13,10 @@ import prune_model
 from compress import metrics
 from compress.cli import configs
 from compress.errors import InputError
-from compress.graph import resnet
 from compress.graph.network import Graph
 from compress.pruning import allocation, budgets, criteria, iterations, masks, overview, removal
 from compress.pruning.scope import Scope
+from compress.storage import resnet
 
 L = keras.layers
 

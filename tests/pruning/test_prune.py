@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 import prune
 from compress import metrics
 from compress.engine import measuring
-from compress.graph import resnet
 from compress.pruning import criteria, masks
-from compress.storage import checkpoints
+from compress.storage import checkpoints, resnet
 
 SEEDS = st.integers(0, 2**32 - 1)
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, 32, 32, 3)).astype("uint8")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import narrow_widths
 
-from compress.graph import resnet
 from compress.graph.network import Graph
 from compress.pruning import allocation, masks, scope, search
+from compress.storage import resnet
 
 L = keras.layers
 

@@ -19,10 +19,9 @@ from compress.cli import configs
 from compress.data import dataset
 from compress.engine import folding
 from compress.errors import InputError
-from compress.graph import resnet
 from compress.plots import comparison
 from compress.pruning import allocation, budgets, criteria, cut, masks, removal, scope, search
-from compress.storage import checkpoints
+from compress.storage import checkpoints, opening, resnet
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, 32, 32, 3)).astype("uint8")
 LABELS = np.random.default_rng(6).integers(0, 10, 10)
@@ -271,7 +270,7 @@ def test_pruning_by_sensitivity_meets_its_budget_in_equal_steps_and_goes_on_as_t
 
 
 def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
-    model = checkpoints.load_model(base)
+    model = opening.load_network(base)
     args = prune_model.build_parser().parse_args(
         [
             *DIGITS,
@@ -393,7 +392,7 @@ def test_the_script_shows_and_records_what_trimmed_networks_do(base, tmp_path, c
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     args = sensitivity.build_parser().parse_args(argv)
     part = dataset.sample(dataset.load_data(configs.DataConfig.of(args), (32, 32)).val, 12)
-    model = checkpoints.load_model(base)
+    model = opening.load_network(base)
     judge = folding.FoldedModel(model)
     assert result["acc"] == metrics.evaluate(judge, dataset.Split(*part, "validation"))["acc"]
     row = result["layers"][9]

@@ -772,7 +772,7 @@ def test_labels_hold_no_control_characters():
 def whole(tmp_path_factory):
     """(folder, models, images): base, pruned twice by APoZ, and a student, with the records that tell of them."""
     import prune
-    from compress.graph import resnet
+    from compress.storage import resnet
 
     folder = tmp_path_factory.mktemp("whole")
     images = dataset.load_data(configs.DataConfig(**DATA, data_dir="./data", class_num=10))

@@ -26,10 +26,9 @@ import train_base_model
 from compress.cli import configs
 from compress.data import dataset
 from compress.errors import Stopped
-from compress.graph import resnet
 from compress.graph.network import Graph
 from compress.pruning import masks
-from compress.storage import checkpoints, files, records
+from compress.storage import checkpoints, files, opening, records, resnet
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_size", "32", "--epoch_num", "1"]
@@ -174,12 +173,12 @@ def test_the_chain_of_a_whole_resnet50_by_its_defaults(tmp_path):
 
 def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
     result = json.loads((chain / "pruned" / "result.json").read_text())
-    base = checkpoints.load_model(chain / "base" / "model.h5")
+    base = opening.load_network(chain / "base" / "model.h5")
     assert result["finished"] is True and result["images"] == 16 and result["split"] == "validation"
     assert result["parent_sha256"] == files.sha256(chain / "base" / "model.h5")
     for i in (0, 1):
         path = chain / "pruned" / f"iter{i + 1}" / "model.h5"
-        small = checkpoints.load_model(path)
+        small = opening.load_network(path)
         assert result["parameters"][i] == small.count_params() and result["bytes"][i] == path.stat().st_size
         assert result["sparsity"][i] == pytest.approx(prune.compute_sparsity(small, base))
         assert result["compression_rate"][i] == pytest.approx(base.count_params() / small.count_params())

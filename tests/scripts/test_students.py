@@ -12,9 +12,8 @@ from keras import layers
 import evaluate_model
 import knowledge_distillation
 from compress.errors import InputError
-from compress.graph import resnet
 from compress.graph.network import Graph
-from compress.storage import files, saving
+from compress.storage import files, resnet, saving
 
 TINY = {
     "dataset": "digits",

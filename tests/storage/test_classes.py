@@ -16,8 +16,7 @@ import train_base_model
 from compress.cli import configs
 from compress.data import dataset as data
 from compress.errors import InputError
-from compress.graph import resnet
-from compress.storage import checkpoints, classes
+from compress.storage import checkpoints, classes, opening, resnet
 
 
 def images(*names, name="pictures"):
@@ -71,7 +70,7 @@ def test_plain_keras_opens_a_file_with_names(three):
     import keras
 
     x = np.full((1, 32, 32, 3), 100, "float32")
-    plain, ours = keras.models.load_model(three, compile=False), checkpoints.load_model(three)
+    plain, ours = keras.models.load_model(three, compile=False), opening.load_network(three)
     np.testing.assert_allclose(plain.predict_on_batch(x), ours.predict_on_batch(x), rtol=1e-6)
     assert classes.of_model(three) == ("cat", "dog", "fox")
 
@@ -215,7 +214,7 @@ def test_a_fine_tune_keeps_the_head_only_for_the_same_names(three, tmp_path, cap
     )
     np.testing.assert_array_equal(first, second)
     assert np.abs(kept - anew).min() > 0
-    np.testing.assert_array_equal(kept, np.asarray(checkpoints.load_model(three).get_layer("predictions").kernel))
+    np.testing.assert_array_equal(kept, np.asarray(opening.load_network(three).get_layer("predictions").kernel))
 
 
 def test_a_model_of_plain_keras_with_labels_beside_gets_a_new_head_for_others(three, tmp_path):
@@ -230,7 +229,7 @@ def test_a_model_of_plain_keras_with_labels_beside_gets_a_new_head_for_others(th
         found = train_base_model.start_model(args, data.Data("unread", split, split, split, names, ""))
         return np.asarray(found.get_layer("predictions").kernel)
 
-    theirs = np.asarray(checkpoints.load_model(three).get_layer("predictions").kernel)
+    theirs = np.asarray(opening.load_network(three).get_layer("predictions").kernel)
     np.testing.assert_array_equal(head_of("cat", "dog", "fox"), theirs)
     assert np.abs(head_of("cat", "dog", "wolf") - theirs).min() > 0
 

@@ -14,8 +14,7 @@ import pytest
 from conftest import narrow_widths, randomised
 
 from compress.errors import InputError
-from compress.graph import resnet
-from compress.storage import checkpoints, files, records
+from compress.storage import checkpoints, files, headers, opening, records, resnet
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +59,7 @@ sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from compress.cli import app, configs, flags
 app.start_keras(configs.MachineConfig(gpu=False, seed=1, verbose=0))
 import keras
-from compress.graph import resnet
+from compress.storage import resnet
 from compress.plots import curves, style
 from compress.storage import checkpoints, records, states
 from conftest import narrow_widths
@@ -125,7 +124,7 @@ def test_a_flipped_bit_in_a_weight_is_an_error_that_names_the_file(model, tmp_pa
     place = good.index(needle)
     path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
     with pytest.raises(InputError, match=r"^received .*moved_away\.h5, whose weights are damaged"):
-        checkpoints.load_model(path)
+        opening.load_network(path)
 
 
 @pytest.mark.parametrize(
@@ -136,12 +135,12 @@ def test_every_flipped_bit_is_found_where_a_record_lies_beside(model, tmp_path, 
     checkpoints.save_model(model, path)
     entry = {"checkpoint": {key: files.sha256(path) for key in record["checkpoint"]}}
     records.write_json(tmp_path / "history.json", entry)
-    checkpoints.read_checkpoint(path)
+    headers.read_header(path)
     good = path.read_bytes()
     for place in np.random.default_rng(0).integers(0, len(good), 50):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
         with pytest.raises(InputError, match=r"^received .*model\.h5, which is damaged or was replaced: its"):
-            checkpoints.read_checkpoint(path, weights=False)
+            headers.read_header(path)
 
 
 @pytest.mark.parametrize("change", ["scalar", "empty", "negative"])
@@ -162,7 +161,7 @@ def test_shapes_and_numbers_that_no_network_has_are_refused(model, tmp_path, cha
         if change == "negative":
             file["model_weights/conv1_bn/conv1_bn/moving_variance"][0] = -1
     with pytest.raises(InputError, match=r"x\.h5"):
-        checkpoints.load_model(path)
+        opening.load_network(path)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +172,11 @@ def test_a_record_that_names_no_checksum_forbids_nothing(model, tmp_path, text):
     checkpoints.save_model(model, tmp_path / "model.h5")
     (tmp_path / "history.json").write_text(text)
     assert records.recorded_sha256(tmp_path / "model.h5") == set()
-    checkpoints.read_checkpoint(tmp_path / "model.h5")
+    headers.read_header(tmp_path / "model.h5")
 
 
 def test_the_result_speaks_where_no_history_does(model, tmp_path):
     checkpoints.save_model(model, tmp_path / "model.h5")
     records.write_json(tmp_path / "result.json", {"sha256": "0" * 64})
     with pytest.raises(InputError, match="expected 00000000"):
-        checkpoints.read_checkpoint(tmp_path / "model.h5")
+        headers.read_header(tmp_path / "model.h5")

@@ -19,7 +19,7 @@ import prune_model
 import train_base_model
 from compress.data import dataset
 from compress.report import records
-from compress.storage import checkpoints
+from compress.storage import opening
 
 MODELS = ("base_model", "pruned_model/iter1", "pruned_model/iter2", "kd_model")
 RUNS = {"base_model": train_base_model, "pruned_model": prune_model, "kd_model": knowledge_distillation}
@@ -47,7 +47,7 @@ def test_a_model_of_the_first_version_is_read_as_plain_keras_reads_it(first, pic
     path = first / "kd_model/model.h5"
     plain = keras.models.load_model(path, compile=False)
     np.testing.assert_allclose(
-        checkpoints.load_model(path).predict(pictures[0], verbose=0),
+        opening.load_network(path).predict(pictures[0], verbose=0),
         plain.predict(pictures[0], verbose=0),
         rtol=1e-5,
         atol=1e-5,
@@ -105,6 +105,6 @@ def test_accuracies_of_the_first_version_are_those_of_today(first):
     images = dataset.load_data(configs.DataConfig(dataset="digits"), needs=("test",))
     assert len(rows) == 3
     for row in rows:
-        network = folding.FoldedModel(checkpoints.load_model(first / row["path"]), "float32")
+        network = folding.FoldedModel(opening.load_network(first / row["path"]), "float32")
         found = metrics.evaluate(network, images.test, 64)
         assert (found["acc"], found["loss"]) == (pytest.approx(row["acc"], abs=1e-9), pytest.approx(row["loss"], 1e-4))

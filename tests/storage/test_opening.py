@@ -3,6 +3,7 @@
 The oracle is the network that was saved, asked directly. All are tiny.
 """
 
+import inspect
 import json
 import resource
 import time
@@ -16,8 +17,8 @@ import pytest
 from keras import layers, ops
 
 from compress.errors import InputError
-from compress.graph import kinds, nodes, reader, resnet
-from compress.storage import checkpoints, opening
+from compress.graph import registered, rules
+from compress.storage import checkpoints, entries, opening, rebuilding, resnet, vocabulary
 
 SIZE = 16
 RGB = np.random.default_rng(5).integers(0, 256, (4, SIZE, SIZE, 3)).astype("float32")
@@ -157,6 +158,104 @@ def test_any_network_answers_as_keras_does(name, tmp_path):
 STATISTICS = ("moving_mean", "moving_variance", "mean", "variance")
 
 
+def pool(x):
+    return layers.GlobalAveragePooling2D()(x)
+
+
+# what others put in front of a network and behind it: of each line other arithmetic on pixels and another end
+AROUND = {
+    "x / 127.5 - 1, two norms": (
+        keras.applications.mobilenet_v2.preprocess_input,
+        lambda x: layers.Dense(4)(
+            layers.BatchNormalization()(
+                layers.Dense(7, use_bias=False)(layers.BatchNormalization(epsilon=0.03, center=False)(pool(x)))
+            )
+        ),
+    ),
+    "caffe": (keras.applications.resnet.preprocess_input, lambda x: head(layers.Dropout(0.3)(x), 5, "softmax")),
+    "torch, no bias": (
+        lambda x: keras.applications.imagenet_utils.preprocess_input(x, mode="torch"),
+        lambda x: layers.Dense(4, use_bias=False)(pool(x)),
+    ),
+    "odd arithmetic, norm on the map": (
+        lambda x: 1 - (x - np.array([9.0, 5, 2], "float32")) * 2 / np.array([60.0, 70, 80], "float32"),
+        lambda x: head(layers.BatchNormalization()(x), 3, "softmax"),
+    ),
+    "flipped, two linear layers": (
+        lambda x: ops.flip(layers.Rescaling([0.01, 0.02, 0.03], [-1, 0.5, 0.2])(x), axis=-1) / 2,
+        lambda x: layers.Dense(4)(layers.Dense(6)(pool(x))),
+    ),
+    "a slice, a softmax of its own": (
+        lambda x: layers.Normalization()(x[..., ::-1] / 9),
+        lambda x: layers.Softmax()(layers.Dense(4)(layers.Dropout(0.2)(pool(x)))),
+    ),
+    "a norm on pixels, a temperature": (
+        lambda x: layers.BatchNormalization(epsilon=0.01, scale=False)(layers.Rescaling(0.02)(x)),
+        lambda x: layers.Activation("softmax")(layers.Rescaling(0.5, 0.1)(layers.Dense(4)(pool(x)))),
+    ),
+    "augmented in one graph": (
+        lambda x: layers.GaussianNoise(0.5)(layers.RandomFlip()(x)) / 127.5 - 1,
+        lambda x: head(x, 3, "softmax"),
+    ),
+    "two layers with a ReLU": (
+        lambda x: x,
+        lambda x: layers.Dense(4, activation="softmax")(
+            layers.Dropout(0.5)(layers.BatchNormalization()(layers.Dense(9, activation="relu")(pool(x))))
+        ),
+    ),
+    "a pool as large as the map": (
+        layers.Rescaling(1 / 99, offset=-1),
+        lambda x: layers.Dense(4)(layers.Flatten()(layers.AveragePooling2D(SIZE)(x))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_what_others_put_around_a_network_is_read(name, tmp_path):
+    front, end = AROUND[name]
+    model = functional(lambda x: end(base()(front(x), training=False)))
+    path = tmp_path / f"net.{('h5', 'keras')[list(AROUND).index(name) % 2]}"
+    model.save(path)
+    opened = opening.open_network(path, "none")
+    wanted, found = (np.asarray(net(RGB, training=False)) for net in (model, opened.model))
+    if np.allclose(wanted.sum(1), 1, atol=1e-4):
+        found = np.asarray(ops.softmax(found))
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5 * max(1, np.abs(wanted).max()))
+    assert opened.outputs == "logits"
+
+
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("kind", ["Functional", "Sequential"])
+def test_the_calls_of_a_nested_model_keep_their_order(kind, old, tmp_path):
+    """Called twice, in a row: a number too many or too few would swap the calls, or close a circle."""
+
+    def build(x):
+        inside = keras.Input((SIZE, SIZE, 3))
+        turn = layers.Rescaling(-3.0, 1.0)
+        twice = keras.Model(inside, turn(inside), name="twice")
+        if kind == "Sequential":
+            twice = keras.Sequential([inside, turn], name="twice")
+        x = twice(layers.ReLU(name="a")(layers.Rescaling(0.01, -1.0)(x)))
+        return head(twice(layers.ReLU(name="b")(x)))
+
+    model = functional(build)
+    model.save(tmp_path / "net.h5")
+    if old:
+        rewrite_config(tmp_path / "net.h5", lambda config: as_of_old(config, "twice"))
+    opened = opening.open_network(tmp_path / "net.h5", "none")
+    np.testing.assert_allclose(opened.model(RGB), model(RGB), rtol=1e-5, atol=1e-5)
+
+
+def test_idle_layers_do_nothing_once_training_is_over():
+    values = {"rate": 0.5, "stddev": 1.0, "factor": 0.5, "height_factor": 0.5, "width_factor": 0.5, "x_factor": 0.5}
+    for name in vocabulary.IDLE:
+        kind = getattr(layers, name)
+        wanted = inspect.signature(kind.__init__).parameters
+        given = {key for key in values if key in wanted and wanted[key].default is inspect.Parameter.empty}
+        layer = kind(**{key: values[key] for key in given})
+        np.testing.assert_array_equal(layer(RGB, training=False), RGB, err_msg=name)
+
+
 def test_a_sequential_stays_one_and_regularisers_stay(tmp_path):
     transferred().save(tmp_path / "net.keras")
     assert isinstance(opening.open_network(tmp_path / "net.keras").model, keras.Sequential)
@@ -294,8 +393,11 @@ def test_an_end_of_unknown_meaning_is_refused(tmp_path):
 # ---- files of other times ----
 
 
-def as_of_old(config):
-    """A config as tf.keras 2.15 writes it: lists for calls, functions of TensorFlow, short settings."""
+def as_of_old(config, nested=None):
+    """A config as tf.keras 2.15 writes it: lists for calls, functions of TensorFlow, short settings.
+
+    `nested` is the name of a model inside, whose calls are counted from 1 there.
+    """
     functions = {"TrueDivide": "math.truediv", "Subtract": "math.subtract", "Add": "__operators__.add"}
     for layer in config["config"]["layers"]:
         layer.pop("module", None), layer.pop("registered_name", None), layer.pop("build_config", None)
@@ -313,6 +415,7 @@ def as_of_old(config):
         for node in layer["inbound_nodes"]:
             args = node["args"][0] if isinstance(node["args"][0], list) else node["args"]
             histories = [item["config"]["keras_history"] for item in args if isinstance(item, dict)]
+            histories = [[name, number + (name == nested), place] for name, number, place in histories]
             given = {"y": next(item for item in args if not isinstance(item, dict))} if is_operation else {}
             call = [[*history, given] for history in histories]
             calls += call if is_operation else [call]
@@ -409,12 +512,12 @@ def test_half_precision_is_computed_in_float32_and_told(tmp_path):
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("base_model", "pruned_model/iter1", "kd_model")),
     ],
 )
-def test_files_of_the_first_version_open_as_through_the_old_reader(name, tmp_path, pictures, capsys):
+def test_files_of_the_first_version_open_as_plain_keras_has_them(name, tmp_path, pictures, capsys):
     with zipfile.ZipFile(Path(__file__).with_name("first_version.zip")) as archive:
         archive.extractall(tmp_path)
     path = tmp_path / name / "model.h5"
     opened = opening.open_network(path)
-    wanted = np.asarray(checkpoints.load_model(path, verify=False)(pictures[0][:4], training=False))
+    wanted = np.asarray(keras.models.load_model(path, compile=False)(pictures[0][:4], training=False))
     np.testing.assert_allclose(opened.model(pictures[0][:4], training=False), wanted, rtol=1e-5, atol=1e-5)
     assert opened.pixels.mode == "none" and opened.summary == ""
     assert not capsys.readouterr().err
@@ -423,8 +526,9 @@ def test_files_of_the_first_version_open_as_through_the_old_reader(name, tmp_pat
 def test_weights_alone_open_where_their_shapes_tell(narrow_model, tmp_path, pictures):
     narrow_model.save_weights(tmp_path / "net.weights.h5")
     opened = opening.open_network(tmp_path / "net.weights.h5", "none", (32, 32, 3))
-    wanted = checkpoints.load_model(tmp_path / "net.weights.h5", None, (32, 32, 3), "none")
-    np.testing.assert_array_equal(opened.model(pictures[0]), wanted(pictures[0]))
+    bare = keras.Model(narrow_model.get_layer("conv1_pad").input, narrow_model.output)  # without what pixels go through
+    wanted = bare(pictures[0].astype("float32"), training=False)
+    np.testing.assert_allclose(opened.model(pictures[0], training=False), wanted, rtol=1e-4, atol=1e-4)
     functional(adapted).save_weights(tmp_path / "other.weights.h5")
     with pytest.raises(InputError, match=r"other.weights.h5.*the whole model"):
         opening.open_network(tmp_path / "other.weights.h5")
@@ -463,14 +567,12 @@ class Doubled(layers.Layer):
 
 def test_a_layer_that_the_user_registered_opens(tmp_path, monkeypatch):
     model = functional(lambda x: head(Doubled(name="twice")(layers.Rescaling(0.01)(x))))
-    monkeypatch.setattr(nodes, "REGISTERED", {})
-    monkeypatch.setattr(reader, "REGISTERED", set())
-    monkeypatch.setattr(kinds, "REGISTERED", nodes.REGISTERED)
+    monkeypatch.setattr(registered, "RULES", {})
     for suffix in ("h5", "keras"):
         model.save(tmp_path / f"net.{suffix}")
         with pytest.raises(InputError, match="class of its author's own"):
             opening.open_network(tmp_path / f"net.{suffix}")
-    kinds.register(Doubled, lambda call: None)
+    rules.register(Doubled, lambda call: None)
     for suffix in ("h5", "keras"):
         opened = opening.open_network(tmp_path / f"net.{suffix}")
         np.testing.assert_allclose(opened.model(RGB), model(RGB), rtol=1e-5)
@@ -673,6 +775,46 @@ HOSTILE = {
     "a path": replaced_layer(class_name="StringLookup", config={"name": "first", "vocabulary": "/etc/passwd"}),
     "long name": replaced_layer(name="first\n" * 10_000, class_name="x\x1b[31m" * 1000),
 }
+
+
+SAID = {  # settings that aren't taken over, with what is said of them
+    "adapter": (changed_layer(lora_rank=4, lora_alpha=4), "lora_rank=4, a LoRA adapter; expected it merged"),
+    "surplus": (changed_layer(use_bias=False), "first with 2 weights, expected 1"),
+    "surplus layer": (
+        replaced_layer(class_name="ReLU", config={"name": "first"}),
+        "the weights .*first.*, which no layer of the file's own config has",
+    ),
+    "not stripped": (replaced_layer(class_name="PruneLowMagnitude"), "strip_pruning"),
+    "activation": (
+        changed_layer(activation={"class_name": "ReLU", "config": {}, "registered_name": "mine>ReLU"}),
+        "author's own",
+    ),
+    "circle": (circle, "reads what no layer writes"),
+    "namesakes": (replaced_layer(name="base"), "two layers of one name"),
+    "escapes": (replaced_layer(name="\x1b[31m", class_name="Evil"), r"Evil"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_config_asks_for_in_vain_is_said(name, good, tmp_path):
+    change, words = SAID[name]
+    path = tmp_path / "net.h5"
+    path.write_bytes(good)
+    rewrite_config(path, change)
+    with pytest.raises(InputError, match=words) as caught:
+        opening.open_network(path, "unit")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_more_calls_than_any_network_has_are_refused():
+    names = [f"l{k}" for k in range(20_001)]
+    calls = [
+        {"class_name": "Dropout", "name": name, "config": {}, "inbound_nodes": [[["i", 0, 0, {}]]]} for name in names
+    ]
+    image = {"class_name": "InputLayer", "name": "i", "config": {"batch_shape": [None, 8, 8, 3]}, "inbound_nodes": []}
+    config = {"layers": [image, *calls], "input_layers": [["i", 0, 0]], "output_layers": [["l0", 0, 0]]}
+    with pytest.raises(entries.Unread, match="more than 20,000 calls"):
+        rebuilding.rebuild({"class_name": "Functional", "config": config}, rebuilding.Wanted(0))
 
 
 @pytest.fixture(scope="module")

@@ -224,10 +224,10 @@ def fuzz_binary(fuzz, count, seed):
 
 
 def fuzz_h5(fuzz, count, seed):
-    """checkpoints.read_checkpoint: structure made up, and bytes changed in the first part, where the structure lies."""
+    """Files of .h5: structure made up, and bytes changed in the first part, where the structure lies."""
     from torture import write_base
 
-    from compress.storage import checkpoints
+    from compress.storage import headers, opening
 
     path = fuzz.folder / "x.h5"
     write_base(path)
@@ -243,7 +243,7 @@ def fuzz_h5(fuzz, count, seed):
         else:
             path.write_bytes(good)
             _distorted(path, names, fuzz.rng)
-        fuzz.attempt("h5", lambda whole=bool(i % 2): checkpoints.read_checkpoint(path, weights=whole), None)
+        fuzz.attempt("h5", lambda read=(headers.read_header, opening.open_network)[i % 2]: read(path), None)
 
 
 def _distorted(path, names, rng):
@@ -283,11 +283,11 @@ def _distorted(path, names, rng):
 
 
 def fuzz_keras(fuzz, count, seed):
-    """checkpoints.read_checkpoint on zip files: bytes changed anywhere and in the directory, members made up."""
+    """Files of .keras: bytes changed anywhere and in the directory, members made up."""
     import keras
     from torture import write_base
 
-    from compress.storage import checkpoints
+    from compress.storage import headers, opening
 
     path, inner = fuzz.folder / "x.keras", fuzz.folder / "inner.h5"
     write_base(inner)
@@ -305,7 +305,7 @@ def fuzz_keras(fuzz, count, seed):
             path.write_bytes(good[:place] + fuzz.mutated(good[place : place + 4096]) + good[place + 4096 :])
         else:
             _packed(path, members, inner, names, fuzz)
-        fuzz.attempt("keras", lambda whole=bool(i % 2): checkpoints.read_checkpoint(path, weights=whole), None)
+        fuzz.attempt("keras", lambda read=(headers.read_header, opening.open_network)[i % 2]: read(path), None)
 
 
 def _packed(path, members, inner, names, fuzz):

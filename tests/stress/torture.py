@@ -65,8 +65,7 @@ def write_base(path):
     """A narrow ResNet50 with random weights."""
     from conftest import narrow_widths
 
-    from compress.graph import resnet
-    from compress.storage import checkpoints
+    from compress.storage import checkpoints, resnet
 
     checkpoints.save_model(resnet.build_resnet(widths=narrow_widths(20, 24, 8)), path)
 
@@ -110,7 +109,7 @@ def contents(folder):
 
 def readable(folder):
     """Opens every file that a killed run left under its final name; returns how many there were."""
-    from compress.storage import checkpoints, records
+    from compress.storage import opening, records
 
     count = 0
     for path in Path(folder).rglob("*"):
@@ -118,7 +117,7 @@ def readable(folder):
             continue
         count += 1
         if path.suffix == ".h5":
-            checkpoints.read_checkpoint(path)
+            opening.load_network(path)
         elif path.suffix == ".json":
             records.read_json(path)
         elif path.suffix == ".npz":

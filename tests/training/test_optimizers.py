@@ -7,7 +7,7 @@ from conftest import narrow_widths, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.graph import resnet
+from compress.storage import resnet
 from compress.training import optimizers
 
 RNG = np.random.default_rng(11)

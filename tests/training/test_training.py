@@ -815,7 +815,7 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
     import knowledge_distillation
     from compress.cli.configs import DistilConfig
     from compress.distillation.distiller import Distiller, optimizer_for
-    from compress.graph import resnet
+    from compress.storage import resnet
 
     images = dataset.Data(
         "toy",

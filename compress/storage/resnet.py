@@ -18,23 +18,16 @@ import math
 import re
 
 from compress.cli import keras_config
+from compress.cli.architectures import STEMS
+from compress.storage.preprocess import MEAN
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}  # kernel, stride of conv1; a max-pool follows the first
 # Epsilon as in keras.applications. With Keras' default momentum of 0.99 the moving statistics lag behind by some
 # hundred steps, and a short training would be evaluated with statistics of its beginning.
 BN = {"epsilon": 1.001e-5, "momentum": 0.9}
-# The RGB means that keras.applications subtracts ("caffe" mode), and ImageNet's standard deviations. With the same
-# means, zeros in the padding of the first convolution are the same colour in both, so its weights can be used here.
-MEAN = (123.68, 116.779, 103.939)
+# ImageNet's standard deviations. The means are those of "caffe" mode: zeros in the padding of the first convolution are
+# then the same colour in keras.applications' networks and here, so its weights can be used.
 STD = (58.393, 57.12, 57.375)
-# (mean, standard deviation) of R, G and B in the other modes of keras.applications' preprocess_input, and two more
-PREPROCESSING = {
-    "tf": ((127.5,) * 3, (127.5,) * 3),
-    "torch": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "unit": ((0.0,) * 3, (255.0,) * 3),
-    "none": ((0.0,) * 3, (1.0,) * 3),
-}
 
 
 def stage_of(name):

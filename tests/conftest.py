@@ -76,6 +76,14 @@ def narrow_widths(inner=6, stream=8, stem=5, depth=50, blocks=(2, 1, 1, 1)):
     }
 
 
+def stage_outputs(model):
+    """Names of the last layers of a ResNet's four stages."""
+    from compress.storage import resnet
+
+    blocks = resnet.blocks_of([layer.name for layer in model.layers])
+    return [f"conv{s}_block{n}_out" for s, n in zip((2, 3, 4, 5), blocks, strict=True)]
+
+
 def randomised(model, seed=0):
     """The model with lively random weights: no batch-norm at its start values, so that nothing cancels by chance."""
     rng = np.random.default_rng(seed)

@@ -8,6 +8,7 @@ import os
 import re
 
 from compress.cli import architectures
+from compress.errors import InputError
 from compress.export import formats
 
 STOCK = ("cifar10", "cifar100", "digits")  # data sets that have a name
@@ -66,6 +67,23 @@ def real(low=0.0, high=MOST, strict=False):
     start = f"above {low:g}" if strict else f"of at least {low:g}"
     wanted = f"a number {start} and at most {high:g}"
     return lambda text: _number(text, float, wanted, low, high, strict)
+
+
+def checked(value, check, where):
+    """A value that comes from a file and not from the command line, as one of these types takes it.
+
+    Args:
+        value: a number or a text.
+        check: the type, such as `real(0, 1)`.
+        where: it comes from, for the message.
+
+    Raises:
+        InputError: it is another.
+    """
+    try:
+        return check(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def precision(text, cpuinfo="/proc/cpuinfo"):

@@ -3,7 +3,6 @@
 Only files below the report's folder and the data set that the user names are read, whatever a record says of places.
 """
 
-import argparse
 import os
 import zipfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from compress import metrics
-from compress.cli import configs, display, flags
+from compress.cli import configs, display, flags, values
 from compress.data import dataset, pixels, stock
 from compress.engine import folding, measuring
 from compress.errors import InputError
@@ -47,14 +46,12 @@ def data_config(config, recorded):
         "subset": flags.whole(1),
         "image_size": flags.whole(16, 1024),
     }
-    values = {}
+    found = {}
     for name, check in limits.items():
         value = recorded.get(name)
-        try:
-            values[name] = None if value is None and name != "val_split" else check(str(value))
-        except argparse.ArgumentTypeError as error:
-            raise InputError(f"its record's `{name}`: {error}") from None
-    return configs.DataConfig(dataset=dataset, data_dir=config.data_dir, class_num=None, num_worker=0, **values)
+        missing = value is None and name != "val_split"
+        found[name] = None if missing else values.checked(value, check, f"its record's `{name}`")
+    return configs.DataConfig(dataset=dataset, data_dir=config.data_dir, class_num=None, num_worker=0, **found)
 
 
 class Images:

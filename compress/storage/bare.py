@@ -100,7 +100,7 @@ def read(path, found, groups, arrays=True):
         }
         if head:
             weights.arrays.setdefault(("predictions", "bias"), np.zeros(classes, "float32"))
-        for name, *_ in _convolutions(widths, stem) if old else ():
+        for name, *_ in resnet.wiring(resnet.blocks_of(widths), stem) if old else ():
             weights.arrays |= _with_our_epsilon(f"{name}_bn", weights.arrays)
     return weights
 
@@ -329,29 +329,11 @@ def _shape(shapes, layer, weight):
     return shape
 
 
-def _convolutions(widths, stem):
-    """Yields (name, height and width of the kernel, group read, group written) of a ResNet's convolutions.
-
-    The layers are called name + '_conv' and name + '_bn', the groups as in `resnet`; the image's channels are 'rgb'.
-    """
-    yield "conv1", resnet.STEMS[stem][0], "rgb", "conv1_conv"
-    before = "conv1_conv"
-    for stage, count in zip((2, 3, 4, 5), resnet.blocks_of(widths), strict=True):
-        stream = f"conv{stage}_stream"
-        yield f"conv{stage}_block1_0", 1, before, stream
-        for block in range(1, count + 1):
-            name = f"conv{stage}_block{block}"
-            yield f"{name}_1", 1, before, f"{name}_1_conv"
-            yield f"{name}_2", 3, f"{name}_1_conv", f"{name}_2_conv"
-            yield f"{name}_3", 1, f"{name}_2_conv", stream
-            before = stream  # the Add keeps the channels of the stream
-
-
 def _check_shapes(stem, widths, heads, shapes):
     if min(widths.values()) < 1:
         raise Unread("a layer without channels")
     wanted, optional, channels = {}, set(), widths | {"rgb": 3}
-    for name, kernel, read, written in _convolutions(widths, stem):
+    for name, kernel, read, written in resnet.wiring(resnet.blocks_of(widths), stem):
         if gap := {read, written} - set(channels):
             raise Unread(f"{min(gap)}/kernel is missing")
         channels_in, channels_out = channels[read], channels[written]

@@ -291,16 +291,10 @@ def normalization_of(scale, offset):
     return mean, deviation
 
 
-def stage_outputs(model):
-    """Names of the last layers of the four stages, whose feature maps distillation compares."""
-    blocks = blocks_of([layer.name for layer in model.layers])
-    return [f"conv{s}_block{n}_out" for s, n in zip((2, 3, 4, 5), blocks, strict=True)]
-
-
 def wiring(blocks, stem="imagenet"):
     """The convolutions of a network, with the groups of channels that each reads and writes.
 
-    This one list is what masks, trimming, costs and the engine go by.
+    Files of weights alone and costs of widths of which no network is built yet go by it; a network's graph does not.
 
     Args:
         blocks: number of blocks in the four stages, such as (3, 4, 6, 3).
@@ -321,19 +315,6 @@ def wiring(blocks, stem="imagenet"):
             yield f"{name}_2", 3, f"{name}_1_conv", f"{name}_2_conv"
             yield f"{name}_3", 1, f"{name}_2_conv", stream
             before = stream  # the Add keeps the channels of the stream
-
-
-def wiring_of(model):
-    """`wiring` of a model, as a list.
-
-    Args:
-        model: of `build_resnet`, or loaded from a file of the suite.
-
-    Raises:
-        ValueError: the model is no ResNet of this suite.
-    """
-    architecture = architecture_of(model)
-    return list(wiring(blocks_of(architecture["widths"]), architecture["stem"]))
 
 
 def map_sizes(input_shape, stem):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from conftest import narrow_widths
+from conftest import narrow_widths, stage_outputs
 from keras import layers
 
 from compress.distillation import features
@@ -28,16 +28,16 @@ def conv(x, filters, name, **more):
 )
 def test_points_of_a_resnet_are_the_ends_of_its_stages(depth, stem):
     model = resnet.build_resnet(depth, widths=narrow_widths(3, 4, 3, depth, None), stem=stem)
-    assert paths(model) == resnet.stage_outputs(model)
+    assert paths(model) == stage_outputs(model)
     shapes = [point.shape for point in features.feature_points(model)]
-    assert shapes == [tuple(model.get_layer(name).output.shape) for name in resnet.stage_outputs(model)]
+    assert shapes == [tuple(model.get_layer(name).output.shape) for name in stage_outputs(model)]
 
 
 @pytest.mark.parametrize("size", [16, 45])
 def test_points_of_a_resnet_don_t_depend_on_the_size_of_its_images(size):
     """Of 16x16 the last two stages have one position each."""
     model = resnet.build_resnet(widths=narrow_widths(), input_shape=(size, size, 3))
-    assert paths(model) == resnet.stage_outputs(model)
+    assert paths(model) == stage_outputs(model)
 
 
 def jumped_over(model):

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import narrow_widths, randomised
+from conftest import narrow_widths, randomised, stage_outputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -136,9 +136,9 @@ def test_gradients_of_a_half_precision_batch_norm_are_those_of_float32(dtype):
 def test_inference_gives_keras_logits_and_features(kind):
     net = build(**BUILDS[kind])
     images = pixels(3, net).astype("float32")
-    features = keras.Model(net.input, [net.get_layer(name).output for name in resnet.stage_outputs(net)])(images)
+    features = keras.Model(net.input, [net.get_layer(name).output for name in stage_outputs(net)])(images)
     expected = [net(images, training=False), *features]
-    paths = resnet.stage_outputs(net)
+    paths = stage_outputs(net)
     for fast in (twin.Twin(net, features=paths), folding.FoldedModel(net, features=paths)):
         for ours, theirs in zip(fast(images, training=False), expected, strict=True):
             assert close(ours, theirs, 1e-5)
@@ -199,7 +199,7 @@ def test_what_trains_is_the_model_that_is_saved(tmp_path, pictures):
 def test_low_precision_leaves_variables_and_logits_in_float32(precision, dtype, pictures, monkeypatch):
     net = build()
     expected = net.predict(pictures[0], verbose=0)
-    paths = resnet.stage_outputs(net)
+    paths = stage_outputs(net)
     for fast in (twin.Twin(net, precision, paths), folding.FoldedModel(net, precision, paths)):
         logits, *features = fast(pictures[0], training=False)
         assert logits.dtype == "float32" and {keras.backend.standardize_dtype(f.dtype) for f in features} == {dtype}

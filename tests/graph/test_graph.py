@@ -231,6 +231,12 @@ def named_as_before(graph):
     return {name: f"{name[:5]}_stream" if len(group.makers) > 1 else name for name, group in graph.groups.items()}
 
 
+def wiring_of(model):
+    """[(name, kernel, group read, group written)] of a ResNet's convolutions, by the names of its layers."""
+    form = resnet.architecture_of(model)
+    return list(resnet.wiring(resnet.blocks_of(form["widths"]), form["stem"]))
+
+
 def check_against_names(model, rng):
     """Groups, costs, makers and readers."""
     graph, widths = Graph(model), resnet.widths_of(model)
@@ -239,7 +245,7 @@ def check_against_names(model, rng):
     blocks = resnet.blocks_of(widths)
     assert [name for name, group in graph.groups.items() if group.inner] == resnet.inner_names(blocks)
     for name, group in graph.groups.items():  # who reads and makes it, by the old list of convolutions
-        wiring = resnet.wiring_of(model)
+        wiring = wiring_of(model)
         assert set(group.makers) == {f"{conv}_conv" for conv, _, _, written in wiring if written == names[name]}
         readers = {f"{conv}_conv" for conv, _, read, _ in wiring if read == names[name]}
         assert set(group.readers) == readers | ({"predictions"} if names[name] == "conv5_stream" else set())
@@ -255,7 +261,7 @@ def check_against_names(model, rng):
         now = widths | {names[name]: width for name, width in kept.items()}
         assert (cost.parameters, cost.macs) == resnet.cost_of(now, *shape)
     assert graph.cost(left).macs == metrics.count_macs(small)
-    norms = [(f"{name}_conv", f"{name}_bn") for name, *_ in resnet.wiring_of(model)]
+    norms = [(f"{name}_conv", f"{name}_bn") for name, *_ in wiring_of(model)]
     assert sorted((one.name, norm.name) for one, norm in graph.folds) == sorted(norms)
     watched = {name: [op.name for _, op in found] for name, found in graph.activations.items()}
     assert all(watched[name] == [name.replace("_conv", "_relu")] for name in resnet.inner_names(blocks))

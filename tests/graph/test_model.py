@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import narrow_widths, randomised
+from conftest import narrow_widths, randomised, stage_outputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -217,7 +217,7 @@ def test_widths_and_architecture_are_read_back(depth, blocks, stem, shape, class
 
 
 def test_stage_outputs_are_the_last_of_each_stage(small):
-    assert resnet.stage_outputs(small) == [
+    assert stage_outputs(small) == [
         "conv2_block2_out",
         "conv3_block1_out",
         "conv4_block1_out",

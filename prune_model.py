@@ -279,16 +279,18 @@ def time_networks(args, plan, scope, images, result):
             "with a size, or `target_compression`"
         )
     photos = dataset.sample(images.train, CALIBRATION)[0] if args.latency_format == "litert-int8" else None
-    found = latency.LatencyModel(scope.graph, latency.timer(args.latency_format, calibration=photos))
+    found = latency.LatencyModel(scope.graph, None)
     if "timed" in result:
         try:
             found.recall(result["timed"])
-        except (TypeError, ValueError):
+        except (IndexError, TypeError, ValueError):
             raise InputError(
                 f"`resume`: received {Path(args.root_folder) / 'result.json'}, which timed other networks; expected "
                 'the record of a run on this base, or `resume="never"` to start over'
             ) from None
-    else:
+    known = found.seen[0][1] if found.seen else None
+    found.measure = latency.Timer(args.latency_format, scope.model, photos, reference_ms=known)
+    if not found.seen:
         bar = display.track(f"timing in {args.latency_format}", args.verbose)
         found.sample(scope, plan.pruning.round_to, progress=bar)
     result["timed"] = found.seen  # the list itself: what is timed later is written with the next iteration

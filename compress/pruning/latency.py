@@ -6,7 +6,9 @@ times. Channels are then chosen by that sum, as by parameters or MACs, and what 
 2018, NetAdapt, arXiv 1804.03230, section 3, adapts widths to latencies measured on the device likewise.
 """
 
+import shutil
 import tempfile
+import weakref
 
 import numpy as np
 from sklearn import linear_model
@@ -16,34 +18,51 @@ from compress.export import writers
 from compress.pruning import masks
 
 SAMPLES = 8  # networks of random widths that are timed besides the whole one
-ROUNDS = 5  # of choosing and timing again, at most
-REPEATS = 3  # of a timing; the fastest counts, since other programs of the machine can only make it slower
+ROUNDS = 8  # of choosing and timing again, at most
+REPEATS = 3  # of a timing
 CLOSE = 0.97  # of the limit: what is this near isn't chosen anew
 
 
-def timer(name, runs=30, calibration=None):
-    """What times a network in the runtime of an exported format.
+class Timer:
+    """Times networks in the runtime of an exported format, each in turns with one reference.
+
+    A machine's speed drifts with what else it has to do. The reference, timed just behind, drifts alike: the ratio of
+    the two is what is measured.
 
     Args:
         name: of `export.formats.FORMATS`.
-        runs: timed calls of one image.
+        reference: a keras.Model of fixed input size.
         calibration: (N, h, w, 3) uint8 images, which 'litert-int8' needs.
-
-    Returns:
-        function(keras.Model of fixed input size) -> median latency of one image in ms, by the number of threads that is
-        fastest.
+        runs: timed calls of one image.
+        reference_ms: the latency of the reference, where it was timed before; None to time it now.
     """
 
-    def measure(model):
-        with tempfile.TemporaryDirectory() as folder:
-            path, found = writers.write(model, name, folder, calibration), []
-            for threads in writers.thread_counts(name):
-                run = writers.runner(path, name, threads)
-                found += [metrics.latency_ms(run, model.input_shape[1:], 1, runs, warmup=10)[0] for _ in range(REPEATS)]
-                del run  # on some systems an open file can't be removed
-        return min(found)
+    def __init__(self, name, reference, calibration=None, runs=30, reference_ms=None):
+        self.name, self.calibration, self.runs = name, calibration, runs
+        folder = tempfile.mkdtemp()  # for the reference's file, which stays as long as this
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.beside = self._runners(reference, folder)
+        found = [min(self._ms(run, reference) for _ in range(REPEATS)) for run in self.beside]
+        scale = reference_ms / min(found) if reference_ms else 1
+        self.reference_ms, self.reference = [ms * scale for ms in found], reference
 
-    return measure
+    def _runners(self, model, folder):
+        """What runs a model's file, for each number of threads."""
+        path = writers.write(model, self.name, folder, self.calibration)
+        return [writers.runner(path, self.name, threads) for threads in writers.thread_counts(self.name)]
+
+    def _ms(self, run, model):
+        return metrics.latency_ms(run, model.input_shape[1:], 1, self.runs, warmup=10)[0]
+
+    def __call__(self, model):
+        """The median latency of one image in ms, by the number of threads that is fastest."""
+        with tempfile.TemporaryDirectory() as folder:
+            found, several = [], self._runners(model, folder)
+            for run, beside, known in zip(several, self.beside, self.reference_ms, strict=True):
+                ratios = [self._ms(run, model) / self._ms(beside, self.reference) for _ in range(REPEATS)]
+                found.append(float(np.median(ratios)) * known)
+            del several, run  # on some systems an open file can't be removed
+        return min(found)
 
 
 class LatencyModel:
@@ -55,15 +74,17 @@ class LatencyModel:
 
     Args:
         graph: a Graph with an input of fixed size.
-        measure: function(keras.Model) -> ms, such as `timer` gives.
+        measure: function(keras.Model) -> ms, such as a Timer.
 
     Attributes:
         seen: list of (widths {group: positions that stay}, ms), in the order of their measurement.
     """
 
-    # Of a squared difference of a rate from the common one, against a squared relative error of a latency: timings are
-    # right to some 5 %, rates of layers alike within a factor of 2.
-    PENALTY = 0.003
+    # Of a squared difference of a rate from the common one, as a share of it, against a squared relative error of a
+    # latency: timings are right to some 5 to 10 %, rates of layers alike within a factor of 2.
+    PENALTY = 0.002
+    # No rate is less than this share of the common one: of rates that noise made 0, a search would make free use.
+    LEAST = 0.3
 
     def __init__(self, graph, measure):
         self.graph, self.measure, self.seen, self._rates = graph, measure, [], None
@@ -136,12 +157,15 @@ class LatencyModel:
             rows = (
                 np.column_stack([np.ones(len(times)), np.zeros(len(times)), work / unit]) * (times[0] / times)[:, None]
             )
-            # unknown: the base, the common rate, the rate of each term; a term of little work may differ more
-            weights = np.sqrt(self.PENALTY * work[0] / unit)
-            rows = np.vstack([rows, np.column_stack([np.zeros(terms), -weights, np.diag(weights)])])
+            # unknown: the base, the common rate, and what each term's rate is above LEAST x the common one; a term of
+            # little work may differ more
+            rows[:, 1] = self.LEAST * rows[:, 2:].sum(1)
+            weights = np.sqrt(self.PENALTY * terms * work[0] / unit)
+            rows = np.vstack([rows, np.column_stack([np.zeros(terms), (self.LEAST - 1) * weights, np.diag(weights)])])
             goal = np.concatenate([np.ones(len(times)), np.zeros(terms)])
             fitted = linear_model.LinearRegression(fit_intercept=False, positive=True).fit(rows, goal).coef_
-            self._rates = fitted[0] * times[0], fitted[2:] * times[0] / unit
+            rates = self.LEAST * fitted[1] + fitted[2:]
+            self._rates = fitted[0] * times[0], rates * times[0] / unit
         return self._rates
 
     def predict(self, widths):
@@ -169,22 +193,31 @@ class LatencyModel:
         Raises:
             ValueError: none was.
         """
-        asked, tried, within = limit, [], []
+        # The prediction stays as it is meanwhile. So what is asked of it is one number, and the latency that is
+        # measured grows with it, but for noise: a root between `low`, within the limit, and `high`, which wasn't.
+        rates, asked, low, high, within = self._fit(), limit, 0.0, None, []
         for _ in progress(range(0, ROUNDS, 1)):
             try:
                 widths = search(asked)
             except ValueError:  # no network is predicted to be so fast
-                break
-            if widths in tried:  # a prediction that doesn't move any more
-                break
+                if high is None:
+                    break
+                low, asked = asked, (asked + high) / 2
+                continue
             found = self.observe(widths)
-            tried.append(widths)
+            self._rates = rates
             if found <= limit:
+                low = asked
                 within.append((widths, found))
                 if found >= CLOSE * limit:
                     break
-            # The prediction was off by found / predicted, and near here it still is.
-            asked = limit * self.predict(widths) / found * (0.98 if found > limit else 1)
+            else:
+                high = asked
+            # The prediction was off by found / asked, and near here it still is.
+            asked *= limit / found * (0.98 if found > limit else 1)
+            if high is not None:  # a tenth of the way to either end, and without a lower end a tenth down
+                asked = min(max(asked, low + (high - low) / 10), high - (high - low) / 10)
+        self._rates = None
         if not within:
             least = min(ms for _, ms in self.seen)
             raise ValueError(

@@ -235,7 +235,8 @@ class Search:
             rows[np.arange(len(wider)), wider] += 1
             prices = self._of(rows)
             falls = np.array([self.rise[i][places[i]] - self.rise[i][places[i] + 1] for i in wider])
-            gains = np.where(prices <= limit, falls / (prices - spent), -np.inf)
+            # by a latency that was fitted a step may cost nothing
+            gains = np.where(prices <= limit, falls / np.maximum(prices - spent, 1e-12 * limit), -np.inf)
             at = int(np.argmax(gains))
             if prices[at] > limit:
                 return places

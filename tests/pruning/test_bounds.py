@@ -139,7 +139,7 @@ def test_widths_are_chosen_by_latencies_that_were_timed(words, answers, monkeypa
     pytest.importorskip("ai_edge_litert")
     timed = []
     monkeypatch.setattr(
-        latency, "timer", lambda *args, **more: lambda net: timed.append(net.count_params()) or milliseconds(net)
+        latency, "Timer", lambda *args, **more: lambda net: timed.append(net.count_params()) or milliseconds(net)
     )
     command = [*words, "--target_latency", "0.5x", "--prune_iter", "2", "--allocation", allocation]
     answers += [None, 0, 0]
@@ -157,7 +157,7 @@ def test_widths_are_chosen_by_latencies_that_were_timed(words, answers, monkeypa
 
 def test_a_latency_out_of_reach_tells_what_is_in_reach(words, answers, monkeypatch, capsys):
     pytest.importorskip("ai_edge_litert")
-    monkeypatch.setattr(latency, "timer", lambda *args, **more: milliseconds)
+    monkeypatch.setattr(latency, "Timer", lambda *args, **more: milliseconds)
     assert prune_model.main([*words, "--target_latency", "0.01ms"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 2 and "--target_latency: received a target of 0.01 ms, expected one from 0." in error

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
-"""Distil a pruned teacher into a small student: soft labels, intermediate features, adversarial loss, hard labels."""
+"""Distil a teacher into a small student: soft labels, intermediate features, adversarial loss, hard labels."""
 
 import argparse
 import dataclasses

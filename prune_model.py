@@ -188,6 +188,7 @@ def check(args):
         )
     for iteration in range(1, args.prune_iter + 1):
         files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
+    files.check_apart(args.base_model_path, Path(args.root_folder) / "best")
     header = headers.read_header(args.base_model_path, args.preprocessing)
     if not args.dry_run:  # which reads no images
         checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
@@ -250,14 +251,12 @@ class Base:
 
 def load_base(args, plan, images, result):
     """The Base of a run; says what of it may lose channels."""
-    from compress.graph import plain
     from compress.pruning import budgets, cut
     from compress.storage import opening
     from compress.training import fit
 
     size = images.class_num, images.image_shape
     model = opening.load_network(args.base_model_path, *size, args.preprocessing, args.verbose)
-    model = plain.in_public_layers(model)  # every iteration is written as .h5, and goes on from there
     fit.check_batch(model, min(args.batch_size, len(images.train)))
     if args.recalibrate_images:
         fit.check_batch(model, args.recalibrate_images, "recalibrate_images")
@@ -382,6 +381,8 @@ def go_on(args, plan, base, images, result):
         if "begun" not in result or folder.name != f"iter{done + 1}":  # the one that is trimmed already goes on
             recording.finish(folder)
             (folder / cut.TRIMMED).unlink(missing_ok=True)
+    if "begun" not in result:  # what a run left that was killed while it discarded an iteration
+        clear(root / f"iter{done + 1}")
     if not done:
         for name in BEST:  # of another run that is started over
             (root / "best" / name).unlink(missing_ok=True)
@@ -456,7 +457,8 @@ def prune_once(args, plan, model, base, images, result):
     # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
     run_record = result["run"] | {"flags": plan.record["flags"], "class_names": result["class_names"]}
     row["final_acc"], row["seconds"] = fine_tune(args, pruned, images, folder, run_record, title)
-    row |= metrics.size_of(pruned, folder / "model.h5")
+    size = metrics.size_of(pruned, folder / "model.h5")
+    row |= {key: value for key, value in size.items() if value is not None}  # MACs aren't known of every network
     row["compression_rate"] = base.model.count_params() / row["parameters"]
     if args.max_accuracy_drop is not None:
         lowest = iterations.lowest(plan.pruning, result, row)
@@ -624,7 +626,8 @@ def show(args, result):
             for row in tried
             if row["iteration"] == place + 1
         ]
-        rows += [(place + 1, *(result[key][place] for key in columns))] if place < done else []
+        if place < done:
+            rows.append((place + 1, *(result[key][place] if key in result else None for key in columns)))
     display.print_table(
         f"Pruning by {args.criterion}; accuracy on {result['images']:,} validation images before and after each step",
         [("iteration", tables.text), *columns.values()],

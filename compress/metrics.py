@@ -136,7 +136,7 @@ def latency_ms(function, image_shape, batch_size=1, runs=30, warmup=3):
     """Latency of one call, from a numpy array of pixels to a numpy array of logits.
 
     Args:
-        function: images uint8 (batch_size, h, w, 3) -> numpy array, such as `folded.freeze` gives.
+        function: images uint8 (batch_size, h, w, 3) -> numpy array, such as `folding.freeze` gives.
         image_shape: (h, w, 3).
         batch_size: images a call.
         runs: number of calls that are timed.

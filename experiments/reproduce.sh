@@ -8,7 +8,7 @@
 #   curve 826               the original's 15 iterations, one epoch of fine-tuning each; one seed, the last given
 #   exports 827             base and students of a finished yardstick in each format (needs requirements-export.txt);
 #                           one seed, the last given
-#   families 826            six networks of other kinds on 5,000 images: base, half its MACs, a student of a quarter, int8
+#   families 826            six networks of other kinds: base, half its MACs, a student of a quarter, int8
 #   long 826                60 epochs of base, 35 pruned, 30 of assistant, 40 of student
 #   demo                    `make demo`
 # Models go to runs/TABLE, small records to experiments/records/TABLE; `make results` then rebuilds the tables.
@@ -187,14 +187,14 @@ exports() {
 
 family() {  # family SEED ARCHITECTURE RATE: a network of keras.applications or of the CIFAR kind, all the way
     seed=$1 name=$2 rate=$3 at=runs/families/seed$1/$2
-    $PYTHON train_base_model.py --architecture "$name" --learning_rate "$rate" --subset 5000 --epoch_num 8 \
+    $PYTHON train_base_model.py --architecture "$name" --learning_rate "$rate" --epoch_num 12 \
         --batch_size 64 --seed "$seed" --save_folder "$at/base"
     keep "$at/base" "experiments/records/families/${name}_base/seed$seed"
     $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --criterion taylor \
-        --target_macs 2x --prune_iter 1 --learning_rate 0.01 --subset 5000 --epoch_num 4 --batch_size 64 --seed "$seed"
+        --target_macs 2x --prune_iter 1 --learning_rate 0.01 --epoch_num 4 --batch_size 64 --seed "$seed"
     keep "$at/pruned" "experiments/records/families/${name}_pruned/seed$seed"
-    $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --target_macs 4x \
-        --student_learning_rate 0.02 --subset 5000 --epoch_num 6 --batch_size 64 --seed "$seed"
+    $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --target_macs 4x --target_compression 1 \
+        --student_learning_rate 0.02 --epoch_num 10 --batch_size 64 --seed "$seed"
     keep "$at/student" "experiments/records/families/${name}_student/seed$seed"
     $PYTHON export_model.py --model_path "$at/student/model.h5" --format litert-int8
     mkdir -p "experiments/records/families/${name}_int8/seed$seed"

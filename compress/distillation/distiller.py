@@ -147,7 +147,8 @@ class Distiller(keras.Model):
             step = ops.convert_to_tensor(self.steps_done)
             weights = {name: weight(step) if callable(weight) else weight for name, weight in weights.items()}
             self.steps_done.assign_add(1.0)
-        return sum(weights[name] * part for name, part in parts.items())
+        # regularisers of the student's own layers, which Keras would add
+        return sum(weights[name] * part for name, part in parts.items()) + sum(map(ops.sum, self.losses))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Keras' hook: metrics look at the logits alone."""

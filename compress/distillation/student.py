@@ -53,7 +53,7 @@ class Layout:
                 widths[name] = width
                 continue
             step = self.steps[name]
-            multiple, floor = max(1, round_to // step), max(-(-masks.FLOOR // step), self.floors[name])
+            multiple, floor = round_to // math.gcd(round_to, step), max(-(-masks.FLOOR // step), self.floors[name])
             wanted = factor * tilt ** self.stages[name] * self.full[name]
             most = width // multiple * multiple or width
             widths[name] = masks.rounded(round(wanted / multiple) * multiple, most, multiple, floor)

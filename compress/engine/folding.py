@@ -1,4 +1,4 @@
-"""Inference with every batch-normalisation folded into the convolution or Dense layer before it, of any graph.
+"""Inference of any graph, with each batch-normalisation folded into the convolution or Dense layer in front of it.
 
 Saved models are not folded. The suite folds a copy to evaluate a model, as one does to deploy it.
 """

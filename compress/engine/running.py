@@ -144,3 +144,13 @@ def arithmetic(layers, precision):
     finally:
         for layer, before in zip(layers, own, strict=True):
             layer._dtype_policy = before
+
+
+def in_inference(graph, training=True):
+    """Yields the operations of a graph that some call of a model around them keeps in inference mode."""
+    for node in nodes.nodes_of(graph):
+        mode = mode_of(node, training)
+        if not mode:
+            yield node.operation
+        if nodes.is_model(node.operation):
+            yield from in_inference(nodes.graph_of(node.operation), mode)

@@ -33,7 +33,7 @@ class Substitutes:
         self.convolutions = [
             op for op in called if folding.is_plain_convolution(op) and op.activity_regularizer is None
         ]
-        fixed = set(_in_inference(nodes.graph_of(model)))
+        fixed = set(running.in_inference(nodes.graph_of(model)))
         self.resting = {
             norm: layer
             for norm, layer in folds.pairs(model).items()
@@ -57,16 +57,6 @@ def _is_fusible(norm):
     """Whether `operations.normalise_batch` computes what this batch-normalisation does in training."""
     rank = norm.input_spec.ndim
     return norm.axis % rank == rank - 1 and not (norm.renorm or norm.synchronized or norm.activity_regularizer)
-
-
-def _in_inference(graph, training=True):
-    """Yields the operations of a graph that some call of a model around them keeps in inference mode."""
-    for node in nodes.nodes_of(graph):
-        mode = running.mode_of(node, training)
-        if not mode:
-            yield node.operation
-        if nodes.is_model(node.operation):
-            yield from _in_inference(nodes.graph_of(node.operation), mode)
 
 
 def scale_of(norm):

@@ -319,9 +319,9 @@ def _named(graph):
 def _run(graph, inputs, path, reading, rule_of):
     """Spans of a graph's outputs from those of its inputs."""
     known = {id(tensor): span for tensor, span in zip(graph.inputs, inputs, strict=True)}
-    for tensor, span in known.items():
+    for key, span in known.items():
         if span is not None:
-            reading.spans.setdefault(tensor, span)
+            reading.spans.setdefault(key, span)
     for node in nodes_of(graph):
         here = f"{path}{node.operation.name}"
         call = Call(node, here, [known[id(tensor)] for tensor in node.input_tensors], reading)

@@ -306,10 +306,10 @@ class Graph:
         """
         row = {name: group.width for name, group in self.groups.items()}
         for name, width in (widths or {}).items():
-            if not row.get(name, 0) >= width >= 1:
-                raise InputError(
-                    f"`widths`: received {width} for {str(name)!r:.100}, expected 1 to {row.get(name, 'none')}"
-                )
+            if name not in row:
+                raise InputError(f"`widths`: received the group {str(name)!r:.100}, expected groups of this model")
+            if not row[name] >= width >= 1:
+                raise InputError(f"`widths`: received {width} for {str(name)!r:.100}, expected 1 to {row[name]}")
         row |= widths or {}
         parameters, macs = self.costs(np.array([[row[name] for name in self.groups]]))[0]
         return Cost(parameters, macs)

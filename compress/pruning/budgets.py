@@ -64,8 +64,8 @@ class Budget:
 
         Args:
             scope: a Scope of the network as it is.
-            find: function(limit) -> {group: positions that stay}, within the limit by `costs`; ValueError where there
-                are none.
+            find: function(limit) -> {group: positions that stay}, within the limit by `costs`; masks.OutOfReach
+                where there are none.
             limit: the cost allowed.
             progress: wraps the range of rounds of timing.
 
@@ -73,7 +73,7 @@ class Budget:
             ({group: positions that stay}, their cost).
 
         Raises:
-            ValueError: none was found.
+            masks.OutOfReach: none was found.
         """
         if not self.latency:
             widths = find(limit)

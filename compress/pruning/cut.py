@@ -16,7 +16,6 @@ from compress.pruning.budgets import Budget
 from compress.pruning.scope import Scope
 from compress.storage import files, saving
 
-WAYS = {"round_to": "less for this target", "target_latency": "more"}
 TRIMMED = "trimmed.h5"  # in iterK, until its fine-tuning is finished
 
 
@@ -133,12 +132,15 @@ def choose_mask(config, model, images, step):
     else:
         limit = budget.next_limit(scope, step.halvings)
     bar = display.track(f"{title}: timing", config.verbose) if budget.latency else iter
+    find = _finder(config, scope, scores, images, budget, title)
     try:
-        kept, _ = budget.search(scope, _finder(config, scope, scores, images, budget, title), limit, bar)
-    except ValueError as error:
-        name = "target_latency" if budget.latency else "round_to"
-        given = f"{limit:.3g} ms" if budget.latency else config.round_to
-        raise InputError(f"`{name}`: received {given}, expected {WAYS[name]}: {error}") from None
+        kept, _ = budget.search(scope, find, limit, bar)
+    except masks.OutOfReach as error:
+        if budget.latency:
+            raise InputError(f"`target_latency`: received {limit:.3g} ms, expected more: {error}") from None
+        raise InputError(
+            f"`round_to`: received {config.round_to}, expected less for a target of {limit:,.0f} {budget.unit}: {error}"
+        ) from None
     return {name: masks.least_idle(scores[name], n) for name, n in kept.items()}
 
 

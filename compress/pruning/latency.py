@@ -183,7 +183,7 @@ class LatencyModel:
 
         Args:
             search: function(limit) -> widths, as of `observe`, which finds the best widths that are predicted to take
-                at most the limit; ValueError where there are none.
+                at most the limit; masks.OutOfReach where there are none.
             limit: ms.
             progress: wraps the range of rounds.
 
@@ -191,7 +191,7 @@ class LatencyModel:
             (widths, ms): of those that were measured within the limit the slowest.
 
         Raises:
-            ValueError: none was.
+            masks.OutOfReach: none was.
         """
         # The prediction stays as it is meanwhile. So what is asked of it is one number, and the latency that is
         # measured grows with it, but for noise: a root between `low`, within the limit, and `high`, which wasn't.
@@ -199,7 +199,7 @@ class LatencyModel:
         for _ in progress(range(0, ROUNDS, 1)):
             try:
                 widths = search(asked)
-            except ValueError:  # no network is predicted to be so fast
+            except masks.OutOfReach:  # no network is predicted to be so fast
                 if high is None:
                     break
                 low, asked = asked, (asked + high) / 2
@@ -220,7 +220,7 @@ class LatencyModel:
         self._rates = None
         if not within:
             least = min(ms for _, ms in self.seen)
-            raise ValueError(
+            raise masks.OutOfReach(
                 f"no network within {limit:.3g} ms was found; the fastest that was timed takes {least:.3g} ms"
             )
         return max(within, key=lambda pair: pair[1])

@@ -10,6 +10,10 @@ import numpy as np
 FLOOR = 4  # channels that a layer keeps whatever its scores say
 
 
+class OutOfReach(ValueError):
+    """No network that may be chosen is within the limit."""
+
+
 def least_idle(scores, keep):
     """A mask of one layer, (channels,) bool, True for the `keep` lowest scores; of equal ones the first."""
     mask = np.zeros(len(scores), bool)
@@ -108,7 +112,7 @@ def create_global_mask(scores, fits, round_to=1, floor=FLOOR):
 
     low, high = 0, len(ranked)
     if not fits(kept(high)):
-        raise ValueError("the budget is out of reach: it isn't met with every layer at its floor")
+        raise OutOfReach("the budget is out of reach: it isn't met with every layer at its floor")
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(kept(middle)) else (middle + 1, high)

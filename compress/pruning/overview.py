@@ -14,8 +14,8 @@ def parts(scope, criterion):
         criterion: one of flags.CRITERIA.
 
     Returns:
-        [(words, [Group])], each group once and no list empty. 'no apoz': the criterion can't score them; 'not inner':
-        the scope 'all' takes them; 'not exact': a LayerNormalization mixes them.
+        [(words, [Group])], each group once and no list empty. Groups outside the inner scope go by the
+        scope 'all'; those that a LayerNormalization normalises over all channels stay in any.
 
     Raises:
         InputError: no group may lose channels, see `criteria.scored_by`.
@@ -26,8 +26,8 @@ def parts(scope, criterion):
         if name in scored:
             return "may go"
         if name in scope.names:
-            return f"stay: no {criterion}"
-        return "stay: not inner" if name in everything else "stay: not exact"
+            return f"stay: {criterion} can't score them"
+        return "stay: outside the inner scope" if name in everything else "stay: normalised over all channels"
 
     found = {}
     for name, group in scope.graph.groups.items():

@@ -87,10 +87,10 @@ def names_of(graph, word):
 
     Args:
         graph: a Graph.
-        word: 'inner' for channels that only one block reads; 'all' also for those that additions join, as of residual
-            streams, and those that are made straight from the image. Neither takes groups behind a LayerNormalization,
-            where a trimmed network isn't the masked one. 'inner' leaves out hidden Dense layers behind a global
-            pooling: they are a new classifier's, and cost next to nothing.
+        word: 'inner' for channels that no addition joins and that aren't made straight from the image; 'all' also for
+            those, as of residual streams and stems. Neither takes groups behind a LayerNormalization, where a trimmed
+            network isn't the masked one. 'inner' leaves out hidden Dense layers behind a global pooling: they are a new
+            classifier's, and cost next to nothing.
 
     Returns:
         Tuple in the graph's order.

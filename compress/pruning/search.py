@@ -17,6 +17,8 @@ import itertools
 
 import numpy as np
 
+from compress.pruning.masks import OutOfReach
+
 STEPS = 16  # of the bisection where groups are moved by descent
 SWEEPS = 20  # of a descent, at most
 PAIRS = 200  # of groups that depend on each other, which are moved together, at most
@@ -202,7 +204,7 @@ class Search:
         """
         narrow = [0] * len(self.names)
         if self.cost(narrow) > limit:
-            raise ValueError("the budget is out of reach: it isn't met with every layer at its floor")
+            raise OutOfReach("the budget is out of reach: it isn't met with every layer at its floor")
         # A multiplier is doubled until its network fits, and bisected down from there: the smaller the multiplier, the
         # less loss, the higher the cost.
         low, high = 0.0, 1 / self.cost(self.last)  # a nat for the whole network; doubled until it is enough

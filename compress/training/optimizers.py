@@ -3,7 +3,8 @@
 import keras
 from keras import layers, ops
 
-from compress.graph import folds
+from compress.engine import running
+from compress.graph import folds, nodes
 
 
 class FusedSGD(keras.optimizers.SGD):
@@ -99,7 +100,8 @@ class Muon(FusedSGD):
 def normalised_kernels(network):
     """Kernels that `Muon` trains: of convolutions and Dense layers whose outputs a batch-normalisation normalises.
 
-    A depthwise kernel is none of them: each of its channels reads one channel, so that it is no matrix.
+    Depthwise and grouped kernels are none of them: they are several matrices side by side. Nor are those in front of a
+    batch-normalisation that stays in inference mode, which lets their norm through.
 
     Args:
         network: a keras.Model that `nodes.graph_of` takes.
@@ -108,7 +110,12 @@ def normalised_kernels(network):
         list of keras.Variable.
     """
     kinds = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Dense)
-    return [layer.kernel for layer in folds.pairs(network).values() if isinstance(layer, kinds)]
+    fixed = set(running.in_inference(nodes.graph_of(network)))
+    return [
+        layer.kernel
+        for norm, layer in folds.pairs(network).items()
+        if isinstance(layer, kinds) and getattr(layer, "groups", 1) == 1 and norm.trainable and norm not in fixed
+    ]
 
 
 def _length(x):

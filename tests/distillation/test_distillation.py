@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from conftest import narrow_widths, randomised
+from conftest import narrow_widths, randomised, small_net
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -275,6 +275,19 @@ def test_a_mirrored_teacher_answers_the_mean_of_both_images():
         Outputs(None, features), Outputs(None, outputs[1:]), None, regressors_of(distiller)
     )
     np.testing.assert_allclose(parts["intermediate"], wanted, rtol=1e-5)
+
+
+def test_regularisers_of_the_students_layers_are_part_of_the_loss_and_the_teachers_are_not():
+    teacher, student = small_net(None), small_net(None)
+    for model, strength in ((teacher, 1.0), (student, 0.25)):
+        model.layers[1].kernel.regularizer = keras.regularizers.L2(strength)
+    config = configs.DistilConfig(lambda1=0.5, hard_label_weight=HARD)
+    distiller = Distiller(teacher, student, script.losses_of(config, teacher, student, 1), "float32")
+    x = pixels()
+    outputs = distiller(x, training=False)
+    parts = {name: float(part) for name, part in distiller.compute_parts(x, LABELS, outputs).items()}
+    wanted = 0.5 * parts["backbone"] + HARD * parts["hard_label"] + 0.25 * np.square(student.layers[1].kernel).sum()
+    assert float(distiller.compute_loss(x, LABELS, outputs)) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_an_annealed_teacher_falls_silent_step_by_step():

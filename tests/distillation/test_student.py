@@ -161,6 +161,8 @@ def test_positions_of_several_channels_are_counted_in_channels():
     assert found == {"one": 16, "two": 20}  # of 20 channels the nearest multiple of 16; 160 channels are one
     assert layout.narrowed(0, round_to=16) == {"one": 16, "two": 4}  # 3 positions of 8 channels aren't a multiple
     assert dataclasses.replace(layout, resting=frozenset({"one"})).narrowed(0)["one"] == 40
+    by_24 = dataclasses.replace(layout, steps={"one": 3, "two": 24}).narrowed(0.5, round_to=16)
+    assert by_24 == {"one": 16, "two": 20}  # 48 and 480 channels
 
 
 SHAPE = configs.StudentConfig(

@@ -243,7 +243,7 @@ def test_the_table_tells_every_channel_once():
     rows, groups = overview.details(scope, "l1"), scope.graph.groups
     assert [(name, words) for name, _, words in rows[: len(groups)]] == [
         ("expand", "may go"),
-        ("stem", "stay: not inner"),
+        ("stem", "stay: outside the inner scope"),
     ]
     assert rows[len(groups) :] == [("logits", "3", "held by logits: they are an output of the model")]
     short = overview.summary(scope, "l1")

@@ -181,3 +181,45 @@ def test_half_a_step_twice_is_a_step():
     budget = budgets.Budget("MACs", scope.graph.cost().macs, 0, 0.64)
     assert budget.next_limit(scope, 0) == pytest.approx(0.64 * budget.start)
     assert budget.next_limit(scope, 1) == pytest.approx(0.8 * budget.start)
+
+
+def test_a_base_in_the_folder_of_the_best_is_not_written_over(words, tmp_path, capsys):
+    (tmp_path / "run" / "best").mkdir(parents=True)
+    saving.save_network(network(), tmp_path / "run" / "best" / "model.h5")
+    words[words.index("base.h5")] = "run/best/model.h5"
+    assert prune_model.main([*words, "--max_accuracy_drop", "1", "--resume", "never"]) == 2
+    assert "would overwrite" in capsys.readouterr().err and (tmp_path / "run" / "best" / "model.h5").is_file()
+
+
+def test_networks_whose_macs_are_not_known_are_pruned_and_go_on(words, answers, tmp_path):
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    for name in ("one", "two", "three"):
+        x = keras.layers.Conv2D(24, 3, strides=2, padding="same", activation="relu", name=name)(x)
+    x = keras.layers.LSTM(8)(keras.layers.Reshape((16, 24))(x))
+    saving.save_network(keras.Model(image, keras.layers.Dense(10, name="logits")(x)), tmp_path / "base.h5")
+    command = [*words, "--prune_ratio", "0.25", "--prune_iter", "2"]
+    answers += [0, None, 0]
+    assert prune_model.main(command) == 130
+    assert prune_model.main(command) == 0
+    result = outcome()
+    assert len(result["final_acc"]) == 2 and "macs" not in result and result["channels"]["two"] == [24, 18, 14]
+
+
+def test_what_a_killed_run_left_of_a_discarded_iteration_goes(words, answers, tmp_path, monkeypatch):
+    command = [*words, "--max_accuracy_drop", "1", "--prune_iter", "1"]
+    answers += [-5, -5, -5, -5]
+
+    clear = prune_model.clear
+
+    def killed(folder):
+        if (folder / "model.h5").exists():
+            raise KeyboardInterrupt
+        clear(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prune_model, "clear", killed)
+        assert prune_model.main(command) == 130
+    assert (tmp_path / "run" / "iter1" / "model.h5").is_file() and len(answers) == 3
+    assert prune_model.main(command) == 0
+    assert not answers and not (tmp_path / "run" / "iter1").exists()

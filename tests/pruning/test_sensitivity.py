@@ -196,7 +196,6 @@ def test_a_networks_budget_is_met_with_permitted_widths_and_nothing_to_give_back
     limit = cost(floors) * (1 - share) + cost(channels) * share
     by = (lambda table: twenty.costs(table)[:, which]), 1.0, curves
     found = allocation.allocate(twenty, *by, limit, round_to)
-    # , curves, limit, round_to)
     assert cost(found) <= limit and set(found) == set(names)
     for name, n in found.items():
         assert n in (20, masks.rounded(n, 20, round_to)) and n >= floors[name]

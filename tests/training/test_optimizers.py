@@ -84,6 +84,16 @@ def test_muon_takes_what_a_batch_norm_normalises_of_any_network():
     assert [v.shape for v in found] == [(3, 3, 3, 4), (5, 6)]
 
 
+def test_muon_leaves_grouped_kernels_and_those_whose_batch_norm_rests():
+    image = keras.Input((8, 8, 4))
+    inner = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(6, 3), keras.layers.BatchNormalization()])
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, groups=2)(inner(image, training=False)))
+    x = keras.layers.BatchNormalization(name="frozen", trainable=False)(keras.layers.Conv2D(5, 1)(x))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(7, 1)(x))
+    net = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    assert [v.shape for v in optimizers.normalised_kernels(net)] == [(1, 1, 5, 7)]
+
+
 def test_a_kernel_without_gradient_stays():
     net = randomised(resnet.build_resnet(widths=narrow_widths()))
     before = net.get_weights()

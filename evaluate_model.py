@@ -128,7 +128,7 @@ def check_flags(args):
                 "expected it left out"
             )
         if len(args.model_path) != 1:
-            raise InputError(f"--model_path: received {len(args.model_path)} models beside --predict, expected one")
+            raise InputError(f"`model_path`: received {len(args.model_path)} models beside --predict, expected one")
 
 
 def read_header(args, path):
@@ -137,7 +137,7 @@ def read_header(args, path):
 
     if Path(path).suffix.lower() in EXPORTED:
         raise InputError(
-            f"--model_path: received {path}, an exported file, which is not evaluated here: "
+            f"`model_path`: received {path}, an exported file, which is not evaluated here: "
             "export_model.py measured it when it wrote it; expected an .h5 or .keras file, or --predict "
             "PHOTO ... to try it on photographs"
         )
@@ -249,7 +249,7 @@ def evaluate(args, images, split):
         row |= metrics.evaluate(evaluator, split, args.batch_size, bar) | metrics.size_of(model, path)
         row["optimizer_bytes"] = archives.optimizer_bytes(path)  # what a file is larger by than its network
         if not np.isfinite(row["loss"]):
-            raise InputError(f"--model_path: {path} outputs NaN or infinity, expected a network with finite logits")
+            raise InputError(f"`model_path`: {path} outputs NaN or infinity, expected a network with finite logits")
         if base is None:  # the first model is what the others are compared with
             alone = len(args.model_path) == 1
             against, known, base = base_of(path, model, row["sha256"]) if alone else (name, {}, model)

@@ -146,7 +146,7 @@ def shape_asked(args, header):
     if header.input_shape or args.image_size:
         return (args.image_size, args.image_size, 3) if args.image_size else header.input_shape
     raise InputError(
-        f"--image_size: {args.model_path} takes images of any size; expected the side in pixels of those "
+        f"`image_size`: {args.model_path} takes images of any size; expected the side in pixels of those "
         "that the files shall take"
     )
 

@@ -179,7 +179,7 @@ def inputs(args):
         InputError: a flag or a file can't be used.
     """
     if args.show and not can_show():
-        raise InputError("--show: received it where no window can be opened; expected a display, or --no-show")
+        raise InputError("`show`: received it where no window can be opened; expected a display, or --no-show")
     try:
         paths = [find_history(Path(path), args.verbose) for path in args.history_path]
         paths = list({path.resolve(): path for path in paths}.values())  # the same file twice is one history

@@ -110,7 +110,7 @@ def pretrained(name):
         return constructor(weights="imagenet")
     except Exception as error:  # get_file raises a bare Exception for every network failure
         raise InputError(
-            f"--model_path: received imagenet, which needs a download ({error}); without a network give the file of "
+            f"`model_path`: received imagenet, which needs a download ({error}); without a network give the file of "
             f"keras.applications.{name}(weights='imagenet').save('{name}.keras') from elsewhere instead"
         ) from None
 
@@ -120,16 +120,16 @@ def check_flags(args):
     files.check_writable(args.save_folder)
     name = architecture(args)
     if args.depth and name != f"ResNet{args.depth}":
-        raise InputError(f"--depth: received {args.depth} beside --architecture {name}; expected one of them")
+        raise InputError(f"`depth`: received {args.depth} beside `architecture={name}`; expected one of them")
     if args.stem and name not in architectures.BOTTLENECKS:
-        raise InputError(f"--stem: received {args.stem} for {name}; expected it for ResNet50, 101 or 152 only")
+        raise InputError(f"`stem`: received {args.stem} for {name}; expected it for ResNet50, 101 or 152 only")
     if args.model_path is None:
         return None
     if args.model_path == "imagenet":
         if args.stem not in (None, "imagenet"):
-            raise InputError(f"--stem: received {args.stem}, expected imagenet, the stem of the pretrained weights")
+            raise InputError(f"`stem`: received {args.stem}, expected imagenet, the stem of the pretrained weights")
         if name in architectures.BASIC:
-            raise InputError(f"--model_path: received imagenet for {name}, which has no such weights; expected none")
+            raise InputError(f"`model_path`: received imagenet for {name}, which has no such weights; expected none")
         return None
     from compress.storage import headers
 

@@ -238,7 +238,8 @@ def compute_taylor(model, images, labels, batch_size=128, progress=iter):
         {group: (width,) float64, at most 0}.
 
     Raises:
-        ValueError: no images, frozen layers, or a backend without gradients here.
+        InputError: no images, or frozen layers.
+        ValueError: a backend without gradients here.
     """
     scope, batch_size = Scope.of(model), min(batch_size, len(images))
     gates = _gates(scope)
@@ -246,9 +247,9 @@ def compute_taylor(model, images, labels, batch_size=128, progress=iter):
     # jax takes variables in the model's own order, so keep that order for both
     variables = [v for v in scope.model.trainable_variables if id(v) in chosen]
     if len(variables) < len(chosen) or batch_size == 0:
-        raise ValueError(
-            f"taylor needs images and trainable layers. Received: {len(images)} images, "
-            f"{len(chosen) - len(variables)} frozen weights"
+        raise InputError(
+            f"`criterion`: received taylor for {len(images)} images and {len(chosen) - len(variables)} frozen weights; "
+            "expected images and trainable layers (`layer.trainable = True`), or l1, l2, bn or fpgm, which need neither"
         )
     gradients = _gradient_function(scope.model, variables)
     batches = range(0, len(images) - batch_size + 1, batch_size)

@@ -89,11 +89,12 @@ def check_batch(model, batch_size, name="batch_size"):
         name: of the parameter to blame.
     """
     # what a batch-normalisation is given, without the images of the batch and the channels: places of a map, if any
-    maps = [
-        node.input_tensors[0].shape[1:-1]
+    read = [
+        (list(node.input_tensors[0].shape), node.operation.axis)
         for _, node in nodes.walk(model)
         if isinstance(node.operation, keras.layers.BatchNormalization)
     ]
+    maps = [[n for place, n in enumerate(shape) if place not in (0, axis % len(shape))] for shape, axis in read]
     known = [sides for sides in maps if None not in sides]
     if known and batch_size * math.prod(least := min(known, key=math.prod)) < 2:
         size = f"its smallest feature maps have {'x'.join(map(str, least))}" if least else "it has no maps"

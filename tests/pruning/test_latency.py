@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from compress.graph.network import Graph
-from compress.pruning import latency
+from compress.pruning import latency, masks
 from compress.pruning.scope import Scope
 
 WIDTHS = range(4, 17, 4)
@@ -37,6 +37,8 @@ def exhaustive(cost, limit):
         dict(zip(("first", "second", "third"), widths, strict=True)) for widths in itertools.product(WIDTHS, repeat=3)
     )
     within = [widths for widths in sets if cost(widths) <= limit]
+    if not within:
+        raise masks.OutOfReach
     return max(within, key=lambda widths: np.prod(list(widths.values()), dtype=float))
 
 

@@ -73,7 +73,7 @@ def in_public_layers(model):
         InputError: it has no graph, or an operation that no public layer expresses.
     """
     is_held = all(_is_public(node.operation) for _, node in nodes.walk(model)) and not _has_namesakes(model)
-    return model if is_held else _rewritten(model, "")
+    return model if is_held else _rewritten(model, "", {})
 
 
 def _has_namesakes(model):
@@ -91,14 +91,21 @@ def _is_public(operation):
     return isinstance(operation, keras.Layer) and LAYERS.get(type(operation).__name__) is type(operation)
 
 
-def _rewritten(model, path):
-    """A new functional model; `path` is that of the model itself, ending in '/', or ''."""
+def _rewritten(model, path, clones):
+    """A new functional model.
+
+    Args:
+        model: the old one.
+        path: of the model itself, ending in '/', or ''.
+        clones: {id of an operation: (it, what stands for it)} of all models so far, which grows: a layer that two
+            models share stays one.
+    """
     graph = nodes.graph_of(model)
     values = {
         id(tensor): keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
         for tensor in graph.inputs
     }
-    clones, taken = {}, {node.operation.name for node in nodes.nodes_of(graph)}
+    taken = {node.operation.name for node in nodes.nodes_of(graph)}
     # Within the scope the weights of a model inside have its name in front of their own.
     with keras.name_scope(model.name) if path else contextlib.nullcontext():
         for node in nodes.nodes_of(graph):
@@ -106,7 +113,7 @@ def _rewritten(model, path):
             args, kwargs = node.arguments.fill_in(values)
             if _is_public(operation):
                 if id(operation) not in clones:
-                    clones[id(operation)] = operation, _clone(operation, path)
+                    clones[id(operation)] = operation, _clone(operation, path, clones)
                 made = clones[id(operation)][1](*args, **kwargs)
             else:
                 made = _in_layers(node, [*args, *kwargs.values()], taken, path)
@@ -123,10 +130,10 @@ def _rewritten(model, path):
     return new
 
 
-def _clone(operation, path):
+def _clone(operation, path, clones):
     """A layer like another, or a model rewritten; its weights follow once it is built."""
     if nodes.is_model(operation):
-        return _rewritten(operation, f"{path}{operation.name}/")
+        return _rewritten(operation, f"{path}{operation.name}/", clones)
     return type(operation).from_config(operation.get_config())
 
 

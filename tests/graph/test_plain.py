@@ -304,3 +304,19 @@ def test_every_constructor_is_saved_and_opens_equal(name, tmp_path):
 
 def test_there_are_forty_constructors():
     assert len(CONSTRUCTORS) == 40
+
+
+def test_a_layer_that_two_models_inside_share_stays_one():
+    image, map_ = keras.Input((8, 8, 3)), keras.Input((8, 8, 4))
+    shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
+    first = keras.Model(map_, shared(map_), name="first")
+    other = keras.Input((8, 8, 4))
+    second = keras.Model(other, shared(keras.layers.ReLU()(other)), name="second")
+    x = keras.layers.Conv2D(4, 1, name="stem")(image / 127.5 - 1.0)  # an operation, so that the model is rewritten
+    x = keras.layers.GlobalAveragePooling2D()(second(first(x)))
+    net = lively(keras.Model(image, keras.layers.Dense(3, name="logits")(x)))
+    new = plain.in_public_layers(net)
+    assert new is not net and new.count_params() == net.count_params()
+    assert new.get_layer("first").get_layer("shared") is new.get_layer("second").get_layer("shared")
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(new(images), net(images), rtol=1e-5, atol=1e-5)

@@ -16,11 +16,10 @@ import keras
 from keras import layers
 
 from compress.cli import keras_config
-from compress.cli.architectures import BASIC, BOTTLENECKS, KERAS
+from compress.cli.architectures import BASIC, BOTTLENECKS, KERAS, STEMS
 from compress.errors import InputError
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # depth: blocks of the four stages
-STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}  # kernel and stride of the first convolution
 # mean and standard deviation of R, G and B over ImageNet, from 0 to 255; keras.applications' weights expect this mean
 MEAN = (123.68, 116.779, 103.939)
 STD = (58.393, 57.12, 57.375)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from compress.cli import app, configs, display, flags, keywords, tables, values
 from compress.errors import InputError, command
+from compress.export import formats
 from compress.pruning import iterations
 from compress.storage import files, records, resuming
 
 BASE = "./model/base_model/model.h5"
 ITERATION = ("model.h5", "mask.npz", "history.json", "history.png")  # what iterK holds in the end
 BEST = ("model.h5", "history.json")  # what best/ holds of one
-TIMED = ("onnx", "litert", "litert-int8")
+TIMED = tuple(name for name in formats.FORMATS if name != "savedmodel")  # what runs elsewhere than in TensorFlow
 CALIBRATION = 128  # images for the ranges of litert-int8, which matter little to its latency
 EXAMPLE = """example:
   python prune_model.py --prune_iter=15 --epoch_num 4
@@ -282,7 +283,7 @@ def time_networks(args, plan, scope, images, result):
     if "timed" in result:
         try:
             found.recall(result["timed"])
-        except (IndexError, TypeError, ValueError):
+        except (TypeError, ValueError):
             raise InputError(
                 f"`resume`: received {Path(args.root_folder) / 'result.json'}, which timed other networks; expected "
                 'the record of a run on this base, or `resume="never"` to start over'
@@ -381,8 +382,8 @@ def go_on(args, plan, base, images, result):
         if "begun" not in result or folder.name != f"iter{done + 1}":  # the one that is trimmed already goes on
             recording.finish(folder)
             (folder / cut.TRIMMED).unlink(missing_ok=True)
-    if "begun" not in result:  # what a run left that was killed while it discarded an iteration
-        clear(root / f"iter{done + 1}")
+    if "begun" not in result and any(row["iteration"] == done + 1 for row in iterations.discarded(result)):
+        clear(root / f"iter{done + 1}")  # a run may have been killed while it discarded this one
     if not done:
         for name in BEST:  # of another run that is started over
             (root / "best" / name).unlink(missing_ok=True)
@@ -413,9 +414,9 @@ def is_over(config, model, budget, result):
     """Whether there is nothing left to do: enough iterations, or with `max_accuracy_drop` the target before that."""
     from compress.pruning import cut
 
-    if iterations.is_over(config, result) or "begun" in result:
-        return iterations.is_over(config, result)
-    if config.max_accuracy_drop is None or budget is None:
+    if iterations.is_over(config, result):
+        return True
+    if config.max_accuracy_drop is None or budget is None or "begun" in result:
         return False
     return budget.now(cut.scope_of(config, model)) <= budget.end
 
@@ -617,7 +618,7 @@ def show(args, result):
     }
     done, tried = len(result["final_acc"]), iterations.discarded(result)
     if args.target_latency:
-        columns["latency_ms"] = (f"ms an image, {args.latency_format}", tables.milliseconds)
+        columns["latency_ms"] = (f"latency, {args.latency_format}", tables.milliseconds)
     result = result | {"kept": epochs_kept(args, done)}
     rows = []
     for place in range(done + 1):  # what was discarded stands before what was kept of the same number

@@ -121,6 +121,13 @@ def named(error, args):
     return str(error)
 
 
+def _typed(amount):
+    """An amount as it would be typed: text as it is, a number, or (number, whether an x follows it)."""
+    if isinstance(amount, (list, tuple)):
+        return f"{amount[0]:.15g}{'x' * amount[1]}"
+    return amount if isinstance(amount, str) else f"{amount:.15g}"
+
+
 def macs(text):
     """A type for add_argument: multiply-accumulates left, as '20M', '1.3G', '20000000', or a reduction, as '4x'.
 
@@ -130,9 +137,7 @@ def macs(text):
     Returns:
         (number, is_ratio).
     """
-    if isinstance(text, (list, tuple)):
-        text = f"{text[0]:.15g}{'x' * text[1]}"
-    text = text if isinstance(text, str) else f"{text:.15g}"
+    text = _typed(text)
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)([kKMGx]?),?", text.strip())
     if not match or not 0 < float(match[1]) < math.inf or (match[2] == "x" and float(match[1]) < 1):
         raise argparse.ArgumentTypeError(f"received {text!r}, expected MACs left (20M, 1.3G) or a reduction (4x)")
@@ -149,9 +154,7 @@ def latency(text):
     Returns:
         (number, is_share).
     """
-    if isinstance(text, (list, tuple)):
-        text = f"{text[0]:.15g}{'x' * text[1]}"
-    text = text if isinstance(text, str) else f"{text:.15g}"
+    text = _typed(text)
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]-?\d+)?) ?(ms|x|),?", text.strip())
     if not match or not 0 < float(match[1]) < (1 if match[2] == "x" else math.inf):
         raise argparse.ArgumentTypeError(

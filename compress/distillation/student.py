@@ -233,7 +233,7 @@ def choose_widths(config, pattern):
     # it is the MACs where the parameters alone can be reached
     name, value = "target_compression", config.target_compression
     if least[0] <= parameters:
-        name, value = "target_macs", f"{config.target_macs[0]:g}{'x' * config.target_macs[1]}"
+        name, value = "target_macs", tables.amount(config.target_macs)
     other = "; a smaller `round_to` allows less" if config.round_to > 1 and pattern.architecture is None else ""
     if pattern.architecture is not None and pattern.architecture["stem"] != pattern.stem:
         other = (
@@ -396,7 +396,6 @@ def goal(config, whole, teacher, student):
         )
     if not config.target_macs:
         return None
-    number, is_ratio = config.target_macs
     found = {
         "of": whole.name,
         "macs": whole.macs,
@@ -404,7 +403,7 @@ def goal(config, whole, teacher, student):
         "reached": sizes[0][1],
     }
     display.say(
-        f"`target_macs={number:g}{'x' * is_ratio}`: at most {found['left']:,.0f} MACs, of {whole.macs:,} that "
+        f"`target_macs={tables.amount(config.target_macs)}`: at most {found['left']:,.0f} MACs, of {whole.macs:,} that "
         f"{whole.name} has; the student has {found['reached']:,}",
         config.verbose,
     )

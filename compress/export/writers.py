@@ -45,14 +45,16 @@ def versions(formats):
 @contextlib.contextmanager
 def _no_chatter():
     """Holds back what converters warn of and print: none of it is about the model."""
-    level = logging.getLogger().level
+    loggers = [logging.getLogger(name) for name in (None, "absl", "tensorflow")]
+    levels = [logger.level for logger in loggers]
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), app.quiet_stderr():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logging.getLogger().setLevel(level)  # tf2onnx sets the root's
+            for logger, level in zip(loggers, levels, strict=True):  # converters set them
+                logger.setLevel(level)
 
 
 @contextlib.contextmanager

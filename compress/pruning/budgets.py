@@ -70,17 +70,16 @@ class Budget:
             progress: wraps the range of rounds of timing.
 
         Returns:
-            ({group: positions that stay}, their cost).
+            {group: positions that stay}.
 
         Raises:
             masks.OutOfReach: none was found.
         """
         if not self.latency:
-            widths = find(limit)
-            return widths, float(self.costs(scope)(np.array([[widths[name] for name in scope.names]]))[0])
+            return find(limit)
         whole = {name: group.width for name, group in scope.graph.groups.items()}
-        widths, ms = self.latency.choose(lambda asked: whole | find(asked), limit, progress)
-        return {name: widths[name] for name in scope.names}, ms
+        widths, _ = self.latency.choose(lambda asked: whole | find(asked), limit, progress)
+        return {name: widths[name] for name in scope.names}
 
 
 def of(config, scope, latency=None):

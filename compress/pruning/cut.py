@@ -134,7 +134,7 @@ def choose_mask(config, model, images, step):
     bar = display.track(f"{title}: timing", config.verbose) if budget.latency else iter
     find = _finder(config, scope, scores, images, budget, title)
     try:
-        kept, _ = budget.search(scope, find, limit, bar)
+        kept = budget.search(scope, find, limit, bar)
     except masks.OutOfReach as error:
         if budget.latency:
             raise InputError(f"`target_latency`: received {limit:.3g} ms, expected more: {error}") from None

@@ -17,7 +17,7 @@ from compress import metrics
 from compress.export import writers
 from compress.pruning import masks
 
-SAMPLES = 8  # networks of random widths that are timed besides the whole one
+SAMPLES = 8  # networks of random widths that are timed besides the whole one and the narrowest
 ROUNDS = 8  # of choosing and timing again, at most
 REPEATS = 3  # of a timing
 CLOSE = 0.97  # of the limit: what is this near isn't chosen anew
@@ -91,9 +91,10 @@ class LatencyModel:
 
     def recall(self, seen):
         """Takes over what another process timed; seen: as the attribute, of any origin. ValueError where it isn't."""
-        names = set(self.graph.groups)
-        if not all(set(widths) == names and 0 < ms < 1e6 for widths, ms in seen):
-            raise ValueError("timed networks of other groups")
+        for widths, ms in seen:
+            self.graph.cost(dict(widths))  # InputError, a ValueError, for other groups and widths out of range
+            if set(widths) != set(self.graph.groups) or not 0 < ms < 1e6:
+                raise ValueError("widths that aren't of all groups, or a time that can't be")
         self.seen, self._rates = [(dict(widths), float(ms)) for widths, ms in seen], None
 
     def observe(self, widths):
@@ -117,19 +118,17 @@ class LatencyModel:
         """The latency in ms of a network of all these widths, as it was timed last; None for one that wasn't."""
         return next((ms for known, ms in reversed(self.seen) if known == widths), None)
 
-    def sample(self, scope, round_to=1, count=SAMPLES, seed=0, progress=iter):
+    def sample(self, scope, round_to=1, progress=iter):
         """Times the whole network, the narrowest, and some of random widths: half of them of about one share.
 
         Args:
             scope: the Scope of the groups whose widths may change.
             round_to: channels are multiples of this.
-            count: networks of random widths.
-            seed: of their widths.
             progress: wraps the range of networks.
         """
-        rng, sets = np.random.default_rng(seed), [{}, scope.least(round_to)]
+        rng, sets = np.random.default_rng(0), [{}, scope.least(round_to)]
         multiple, floor = scope.permitted(round_to)
-        for number in range(count):
+        for number in range(SAMPLES):
             # widths that differ a lot tell the layers apart, those that are alike what small networks cost
             share, spread = rng.uniform(0.25, 0.9), (0.1, 0.5)[number % 2]
             shares = np.clip(share + rng.uniform(-spread, spread, len(scope.names)), 0, 1)

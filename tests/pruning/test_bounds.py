@@ -223,3 +223,19 @@ def test_what_a_killed_run_left_of_a_discarded_iteration_goes(words, answers, tm
     assert (tmp_path / "run" / "iter1" / "model.h5").is_file() and len(answers) == 3
     assert prune_model.main(command) == 0
     assert not answers and not (tmp_path / "run" / "iter1").exists()
+
+
+def test_a_run_that_goes_on_leaves_what_it_never_wrote(words, answers, tmp_path, monkeypatch):
+    command = [*words, "--prune_ratio", "0.25", "--prune_iter", "1"]
+    (tmp_path / "run" / "iter2").mkdir(parents=True)
+    saving.save_network(network(), tmp_path / "run" / "iter2" / "model.h5")
+    answers += [0]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prune_model, "conclude", killed)
+        assert prune_model.main(command) == 130
+    assert prune_model.main(command) == 0
+    assert (tmp_path / "run" / "iter2" / "model.h5").is_file() and len(outcome()["final_acc"]) == 1

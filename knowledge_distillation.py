@@ -330,15 +330,15 @@ def add_size_flags(group):
         metavar="RATE",
         help="parameters of the teacher / student's, at least; of a ResNet50, 101 or 152 they count from the whole one "
         "that the teacher is a part of "
-        f"(default: {configs.STUDENT_COMPRESSION}, unless --stream_divisor is given)",
+        f"(default: {configs.STUDENT_COMPRESSION}, unless --stream_divisor or --target_macs is given)",
     )
     group.add_argument(
         "--target_macs",
         type=flags.macs,
         metavar="MACS",
         help="MACs of the student at most (10M), or the reduction (8x) of the teacher's; of a ResNet50, 101 or 152 it "
-        "counts from the whole one that the teacher is a part of; alone of the two, "
-        "--target_compression leaves them free (default: 8x where neither is given)",
+        "counts from the whole one that the teacher is a part of; either target alone leaves the other free "
+        "(default: 8x where neither is given)",
     )
     group.add_argument(
         "--stage_tilt",

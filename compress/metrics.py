@@ -8,10 +8,7 @@ import keras
 import numpy as np
 
 from compress.errors import InputError
-from compress.graph import nodes, rules
 from compress.graph.network import Graph
-
-PRODUCTS = ("Matmul", "Dot", "Einsum", "Tensordot", "Attention", "AdditiveAttention", "Conv")  # of two tensors
 
 
 def predict_logits(model, images, batch_size=128, progress=iter):
@@ -108,7 +105,7 @@ def evaluate(model, split, batch_size=128, progress=iter):
 
 
 def count_macs(model):
-    """Multiply-accumulate operations (MACs) of all convolutions, Dense layers and attention for one image.
+    """Multiply-accumulate operations (MACs) of a network for one image; see `graph.cost.Cost`.
 
     A convolution of kernel (k, k, C_in, C_out) has k k C_in C_out MACs at each position of its output map; positions
     of the padding count too, and every call of a shared layer. Batch-normalisation, activations and pooling are not
@@ -119,15 +116,8 @@ def count_macs(model):
 
     Returns:
         A whole number; None where it can't be counted: images of any size, a layer with a kernel whose work isn't
-        known, products of tensors.
+        known.
     """
-    for _, node in nodes.walk(model):
-        layer = node.operation
-        if nodes.is_model(layer):
-            continue
-        is_unknown = isinstance(layer, keras.Layer) and rules.rule_of(layer) is rules.unknown
-        if type(layer).__name__ in PRODUCTS or (is_unknown and any(len(weight.shape) > 1 for weight in layer.weights)):
-            return None
     macs = Graph(model).cost().macs
     return int(macs) if math.isfinite(macs) else None
 

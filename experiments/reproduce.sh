@@ -23,7 +23,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 STUDENT="--optimizer muon --student_learning_rate 0.05 --lambda1 0.5 --hard_label_weight 0.6"
 # a teacher's assistant with maps twice as wide and fewer MACs than the base, and a student of an eighth of the base's MACs
 WIDE="--student_stem half --target_compression 1 --target_macs 78.7M --stage_tilt 0.85 --round_to 16"
-NARROW="--student_stem half --target_macs 9.83M --stage_tilt 0.85 --round_to 8 --lambda1 0.3 --hard_label_weight 1"
+NARROW="--student_stem half --target_compression 12.82 --target_macs 9.83M --stage_tilt 0.85 --round_to 8 --lambda1 0.3 --hard_label_weight 1"
 FEWER="--student_blocks 2 2 2 2 --crop_padding 2"
 ASSISTANT="$WIDE --lambda1 0.1 --hard_label_weight 1"
 SMALL="$NARROW $FEWER --mirror_teacher --lambda1 2 --teacher_annealing"
@@ -193,7 +193,7 @@ family() {  # family SEED ARCHITECTURE RATE: a network of keras.applications or 
     $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --criterion taylor \
         --target_macs 2x --prune_iter 1 --learning_rate 0.01 --epoch_num 4 --batch_size 64 --seed "$seed"
     keep "$at/pruned" "experiments/records/families/${name}_pruned/seed$seed"
-    $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --target_macs 4x --target_compression 1 \
+    $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --target_macs 4x \
         --student_learning_rate 0.02 --epoch_num 10 --batch_size 64 --seed "$seed"
     keep "$at/student" "experiments/records/families/${name}_student/seed$seed"
     $PYTHON export_model.py --model_path "$at/student/model.h5" --format litert-int8

@@ -275,7 +275,8 @@ class StudentConfig(Config):
 
     Attributes:
         stream_divisor: the stream widths are divided by this and the inner widths stay; None for the targets below.
-        target_compression: parameters of the teacher's network unpruned / the student's, at least.
+        target_compression: parameters of the teacher's network unpruned / the student's, at least; None leaves them
+            free.
         target_macs: (number, whether it is a reduction) of multiply-accumulates at most; None leaves them free.
         stage_tilt: width factor of a stage / that of the stage before.
         round_to: widths under targets are multiples of this.
@@ -331,11 +332,12 @@ class StudentConfig(Config):
                         "fixes all widths; expected one of them"
                     )
             return self
-        # parameters alone leave the MACs free
-        macs = self.target_macs or (None if self.target_compression else STUDENT_MACS)
+        # either alone leaves the other free
+        free = not (self.target_compression or self.target_macs)
+        macs = STUDENT_MACS if free else self.target_macs
         return dataclasses.replace(
             self,
-            target_compression=self.target_compression or STUDENT_COMPRESSION,
+            target_compression=STUDENT_COMPRESSION if free else self.target_compression,
             target_macs=macs,
             stage_tilt=self.stage_tilt or (STUDENT_TILT if macs else 1.0),
         )

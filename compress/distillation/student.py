@@ -12,6 +12,7 @@ import math
 import keras
 import numpy as np
 
+from compress import metrics
 from compress.cli import display, flags, tables
 from compress.distillation import features, resnets
 from compress.errors import InputError
@@ -74,7 +75,7 @@ def student_widths(layout, cost, limits, round_to=1, tilt=1.0):
     Args:
         layout: a Layout.
         cost: function({group: positions}) -> (parameters, macs).
-        limits: (parameters, macs) of the student, at most.
+        limits: (parameters, macs) of the student, at most; None leaves the MACs free, known or not.
         round_to: channels are multiples of this where the teacher's are no fewer.
         tilt: a stage's factor of width / that of the stage before, above 0; below 1 late stages are narrowed more.
 
@@ -87,7 +88,8 @@ def student_widths(layout, cost, limits, round_to=1, tilt=1.0):
         return layout.narrowed(step / SCALE, round_to, tilt)
 
     def fits(step):
-        return all(used <= limit for used, limit in zip(cost(narrowed(step)), limits, strict=True))
+        used = cost(narrowed(step))
+        return used[0] <= limits[0] and (limits[1] is None or used[1] <= limits[1])
 
     if not fits(low):
         return None
@@ -107,12 +109,12 @@ class Whole:
     Attributes:
         name: for the user, such as "the whole ResNet50".
         parameters: its own.
-        macs: its own, for one image.
+        macs: its own, for one image; None where they aren't known.
     """
 
     name: str
     parameters: int
-    macs: int
+    macs: int | None
 
 
 class Pattern:
@@ -199,8 +201,7 @@ def whole_of(graph):
     """The Whole of a teacher, by its network.Graph."""
     architecture = resnets.architecture_of(graph)
     if architecture is None:
-        cost = graph.cost()
-        return Whole("the teacher", int(cost.parameters), int(cost.macs))
+        return Whole("the teacher", *sizes_of(graph.model))
     full = resnet.unpruned_widths(architecture["widths"])
     cost = resnet.cost_of(full, architecture["classes"], architecture["input_shape"], architecture["stem"])
     return Whole(f"the whole ResNet{architecture['depth']}", *cost)
@@ -221,18 +222,26 @@ def choose_widths(config, pattern):
     """
     if config.stream_divisor:
         return divided_streams(pattern.layout, config.stream_divisor)
-    parameters = pattern.whole.parameters / config.target_compression
-    macs = math.inf if config.target_macs is None else flags.macs_left(config.target_macs, pattern.whole.macs)
-    tilt, layout = config.stage_tilt, pattern.layout
+    whole, tilt, layout = pattern.whole, config.stage_tilt, pattern.layout
+    if config.target_macs and whole.macs is None:
+        raise InputError(
+            f"`target_macs`: received {tables.amount(config.target_macs)} (the default where no target is given), but "
+            f"{whole.name}'s MACs are not known: those of {pattern.graph.uncounted[0]} aren't; expected "
+            "`target_compression` alone"
+        )
+    limits = (
+        whole.parameters / config.target_compression if config.target_compression else math.inf,
+        flags.macs_left(config.target_macs, whole.macs) if config.target_macs else None,
+    )
     for start in layout, dataclasses.replace(layout, resting=frozenset()):
         # Hidden Dense layers stay as they are, unless they alone are more than the student may have.
-        widths = student_widths(start, pattern.cost, (parameters, macs), config.round_to, tilt)
+        widths = student_widths(start, pattern.cost, limits, config.round_to, tilt)
         if widths is not None:
             return widths
     least = pattern.cost(start.narrowed(0, config.round_to, tilt))
     # it is the MACs where the parameters alone can be reached
     name, value = "target_compression", config.target_compression
-    if least[0] <= parameters:
+    if least[0] <= limits[0]:
         name, value = "target_macs", tables.amount(config.target_macs)
     other = "; a smaller `round_to` allows less" if config.round_to > 1 and pattern.architecture is None else ""
     if pattern.architecture is not None and pattern.architecture["stem"] != pattern.stem:
@@ -358,9 +367,8 @@ def redrawn(model):
 
 
 def sizes_of(model):
-    """(parameters, MACs for one image) of a network."""
-    cost = Graph(model).cost()
-    return int(cost.parameters), int(cost.macs)
+    """(parameters, MACs for one image) of a network; None for MACs that aren't known."""
+    return model.count_params(), metrics.count_macs(model)
 
 
 def recorded_widths(student):
@@ -384,16 +392,11 @@ def goal(config, whole, teacher, student):
         most and what it has; None without a target of MACs.
     """
     sizes = [sizes_of(net) for net in (student, teacher)]
-    more = [
-        f"{tables.compared(its / mine)} in {name}"
-        for name, mine, its in zip(("parameters", "MACs"), *sizes, strict=True)
-        if mine >= its
-    ]
+    known = [(mine, its, name) for mine, its, name in zip(*sizes, ("parameters", "MACs"), strict=True) if mine and its]
+    more = [f"{tables.compared(its / mine)} in {name}" for mine, its, name in known if mine >= its]
     if more:
-        display.warn(
-            f"the student has {sizes[0][0]:,} parameters and {sizes[0][1]:,} MACs, its teacher "
-            f"{sizes[1][0]:,} and {sizes[1][1]:,}: {' and '.join(more)}"
-        )
+        mine, its = (" and ".join(f"{one[at]:,} {one[2]}" for one in known) for at in (0, 1))
+        display.warn(f"the student has {mine}, its teacher {its}: {' and '.join(more)}")
     if not config.target_macs:
         return None
     found = {

@@ -119,7 +119,7 @@ class Wiring:
         stem: whether it makes channels straight from an input of the model.
         variables: {position in layer.weights: Axes}.
         settings: {key of its config: Setting}.
-        work: [(MACs each, ids)], work of a layer that is no product with a variable.
+        work: [(MACs each, ids)], work that is no product with a variable; MACs at all where ids is None.
     """
 
     layer: object
@@ -282,6 +282,10 @@ class Call:
     def argument(self, ids, function):
         """Says that the arguments of this call follow some channels; see `Reading.arguments`."""
         self.reading.arguments[id(self.node)] = Setting(ids, function)
+
+    def work(self, macs, ids=None):
+        """Says that this call has MACs beside those of its variables, each channel of `ids` so many; see `Wiring`."""
+        self.wiring.work.append((macs, ids))
 
     def positions(self, axis, shape=None):
         """Number of positions of the output (or of a shape) apart from batch and channels; NaN where one is open."""

@@ -19,8 +19,10 @@ class Cost:
 
     Attributes:
         parameters: those of `model.count_params()`, biases and moving statistics among them.
-        macs: multiply-accumulates of convolutions, Dense layers and attention for one image; NaN where the size of the
-            images is open. A transposed convolution has them at the positions of its input.
+        macs: multiply-accumulates of convolutions, Dense and recurrent layers, attention and other products of tensors
+            for one image; NaN where they aren't known, as where the size of the images is open, or of a kind with a
+            kernel that has no entry in `rules` or `work`. A transposed convolution has them at the positions of its
+            input.
     """
 
     parameters: float
@@ -53,7 +55,7 @@ class CostModel:
                 counted += int(np.prod(weights[at].shape))
                 self._add(terms, lengths, size, size * axes.positions)
             for macs, ids in wiring.work:
-                self._add(terms, [self._axis(ids)], 0, macs)
+                self._add(terms, [] if ids is None else [self._axis(ids)], 0, macs)
         # what follows no channels, as the weights of a kind without a rule
         self._add(terms, [], total - counted, 0)
         self._matrix = np.stack(self._matrix, 1) if self._matrix else np.zeros((len(widths), 0))

@@ -314,6 +314,16 @@ class Graph:
         parameters, macs = self.costs(np.array([[row[name] for name in self.groups]]))[0]
         return Cost(parameters, macs)
 
+    @property
+    def uncounted(self):
+        """Paths of the layers whose MACs aren't known, which makes those of the whole network NaN."""
+        return [
+            wiring.path
+            for wiring in self.reading.wirings.values()
+            if np.isnan([axes.positions for axes in wiring.variables.values()]).any()
+            or np.isnan([macs for macs, _ in wiring.work]).any()
+        ]
+
     def costs(self, table):
         """Costs of many networks at once.
 

@@ -15,7 +15,7 @@ import numpy as np
 from keras import tree
 
 from compress.errors import InputError
-from compress.graph import registered
+from compress.graph import registered, work
 from compress.graph.channels import Span, counted, is_keras_tensor, picked
 from compress.graph.nodes import is_of_keras
 
@@ -56,7 +56,14 @@ def rule_of(operation):
 
 def unknown(call):
     """The rule of every kind without an entry."""
-    return call.refuse(f"{type(call.layer).__name__} has no rule")
+    return refused(call, f"{type(call.layer).__name__} has no rule")
+
+
+def refused(call, why):
+    """Refuses a call of a kind with MACs, which are counted all the same."""
+    if macs := work.macs_of(call):
+        call.work(macs)
+    return call.refuse(why)
 
 
 def is_elementwise(activation):
@@ -173,7 +180,7 @@ def einsum_dense(call):
     made = [letter for letter in kernel if letter in out and letter not in inputs]
     plain = len(kernel) == 2 and len(read) == len(made) == 1 and out.endswith(made[0]) and "." not in inputs + out
     if not plain or layer.bias_axes not in (None, made[0]):
-        return call.refuse("an EinsumDense has a rule only for a kernel of two axes, one read and the last one made")
+        return refused(call, "an EinsumDense has a rule only for a kernel of two axes, one read and the last one made")
     axis = inputs.index(read[0])
     ids = {read[0]: call.read(axis), made[0]: call.make(call.made[0][-1])}
     call.variable(layer.kernel, *(ids[letter] for letter in kernel), positions=call.positions(-1))
@@ -209,7 +216,7 @@ def attention(call):
         or layer._use_gate
         or layer._output_shape
     ):
-        return call.refuse("MultiHeadAttention has a rule only without mask, gate, output_shape and returned scores")
+        return refused(call, "MultiHeadAttention has a rule only without mask, gate, output_shape and returned scores")
     named.setdefault("key", named["value"])
     read = {name: call.read(-1, at[id(tensor)], name) for name, tensor in named.items()}
     heads = call.slot("heads", call.wiring.slots.get("heads", call.numbers.new(layer.num_heads)))
@@ -222,7 +229,8 @@ def attention(call):
     call.variable(layer.output_dense.kernel, heads, None, made, positions=tokens["query"])
     call.variable(layer.output_dense.bias, made)
     # scores of each query for each key, and the mean of the values by them
-    call.wiring.work.append((tokens["query"] * tokens["key"] * (layer.key_dim + layer.value_dim), heads))
+    keys = call.positions(-1, [1, *(named["key"].shape[axis] for axis in layer._attention_axes), 1])
+    call.work(tokens["query"] * keys * (layer.key_dim + layer.value_dim), heads)
     call.setting("num_heads", heads)
     return Span(len(call.made[0]) - 1, made)
 

@@ -97,7 +97,7 @@ def of(config, scope, latency=None):
     if not config.budgeted:
         return None
     whole, narrowest = scope.graph.cost(), scope.graph.cost(scope.least(config.round_to))
-    known = np.isfinite(whole.macs)  # they aren't where a network takes images of any size
+    known = np.isfinite(whole.macs)
     if config.target_latency is not None:
         unit, name = "ms", "target_latency"
         cost, least = latency.seen[0][1], min(ms for _, ms in latency.seen)
@@ -110,8 +110,8 @@ def of(config, scope, latency=None):
         unit, name, cost, least = "MACs", "target_macs", whole.macs, narrowest.macs
         if not known:
             raise InputError(
-                f"`{name}`: received it for {scope.model.name}, which takes images of any size, so that its MACs are "
-                "not known; expected `target_compression`, or a model with a size"
+                f"`{name}`: received it for {scope.model.name}, whose MACs are not known: those of "
+                f"{scope.graph.uncounted[0]} aren't; expected `target_compression`, or a model whose images have a size"
             )
         end = flags.macs_left(config.target_macs, cost) if config.targeted else least
     if not config.targeted:  # the accuracy alone says when it is enough

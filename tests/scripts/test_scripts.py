@@ -344,7 +344,7 @@ def test_absurd_values_get_one_line_with_flag_value_and_expectation(script, flag
     [
         ([], 12.82, (8.0, True), 0.7),
         (["--target_compression", "4"], 4, None, 1),
-        (["--target_macs", "3M"], 12.82, (3e6, False), 0.7),
+        (["--target_macs", "3M"], None, (3e6, False), 0.7),
         (["--stream_divisor", "32"], None, None, None),
         (["--target_compression", "4", "--target_macs", "3x", "--stage_tilt", "1"], 4, (3.0, True), 1),
     ],

@@ -240,7 +240,7 @@ def evaluate(args, images, split):
 
     rows, base = [], None
     for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
-        row = {"name": name, "path": str(path), "model_class_names": classes.meet(path, images)}
+        row = {"name": name, "path": str(path), "model_class_names": classes.compare(path, images)}
         row["sha256"] = files.sha256(path)  # of what is opened: a run may write the file while it is measured
         model, scores = open_model(args, path, images)
         bar = display.track(name, args.verbose, "compiling")

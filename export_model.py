@@ -169,7 +169,7 @@ def export(args, header, run_record):
     writers.check_packages(args.format)
     images, why_not = find_images(args, header)
     wanted = chosen_formats(args, images and images.train)
-    known = classes.meet(args.model_path, images) if images else classes.of_model(args.model_path)
+    known = classes.compare(args.model_path, images) if images else classes.of_model(args.model_path)
     names = list(known or (classes.of_data(images) if images else ()))
     shape = images.image_shape if images else shape_asked(args, header)
     split = images.val if images else measuring.made_up(shape)

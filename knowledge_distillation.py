@@ -464,7 +464,7 @@ def make_networks(args, plan, images):
     from compress.graph.network import Graph
     from compress.storage import classes, opening
 
-    parents = classes.meet(plan.path, images)
+    parents = classes.compare(plan.path, images)
     teacher = opening.load_network(plan.path, images.class_num, images.image_shape, args.preprocessing, args.verbose)
     whole = students.whole_of(Graph(teacher))
     student = make_student(plan.student, teacher, images)

@@ -241,7 +241,7 @@ class Base:
         model: the keras.Model.
         scope: the groups of it that may lose channels, a `pruning.scope.Scope`.
         budget: what is to be left of it, a `budgets.Budget`, or None.
-        keys: {key of result.json's channels: group}, from `iterations.meet`.
+        keys: {key of result.json's channels: group}, from `iterations.group_of_keys`.
     """
 
     model: typing.Any
@@ -265,7 +265,7 @@ def load_base(args, plan, images, result):
     show_channels(args, model)
     latency = time_networks(args, plan, scope, images, result) if args.target_latency else None
     budget = budgets.of(plan.pruning, scope, latency)
-    return Base(model, scope, budget, iterations.meet(result, scope, Path(args.root_folder)))
+    return Base(model, scope, budget, iterations.group_of_keys(result, scope, Path(args.root_folder)))
 
 
 def time_networks(args, plan, scope, images, result):
@@ -367,7 +367,7 @@ def go_on(args, plan, base, images, result):
     from compress.pruning import cut
     from compress.storage import classes, opening, recording
 
-    parents = classes.meet(args.base_model_path, images)
+    parents = classes.compare(args.base_model_path, images)
     iterations.go_on(plan.pruning, result, plan.record)
     result |= {
         "finished": False,

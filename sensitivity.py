@@ -105,7 +105,7 @@ def measure(args, images):
     from compress.pruning import cut
     from compress.storage import classes, opening
 
-    known = classes.meet(args.model_path, images)
+    known = classes.compare(args.model_path, images)
     size = images.class_num, images.image_shape
     model = opening.load_network(args.model_path, *size, args.preprocessing, args.verbose)
     config, shares = configs.CriterionConfig.of(args), sorted(set(args.shares))

@@ -33,28 +33,26 @@ class Layout:
         full: {group: positions that a factor of 1 stands for}; more than `widths` where pruning took some.
         stages: {group: its stage, counted from the middle one}, a stage being what lies at one resolution.
         steps: {group: channels that a position stands for}.
-        floors: {group: positions that have to stay}.
         streams: names of the groups whose channels an addition joins, the residual streams.
-        resting: names of groups that stay as they are.
+        unchanged: names of groups that stay as they are.
     """
 
     widths: dict
     full: dict
     stages: dict
     steps: dict
-    floors: dict
     streams: tuple = ()
-    resting: frozenset = frozenset()
+    unchanged: frozenset = frozenset()
 
     def narrowed(self, factor, round_to=1, tilt=1.0):
         """{group: positions} at a factor of width; arguments as of `student_widths`."""
         widths = {}
         for name, width in self.widths.items():
-            if name in self.resting:
+            if name in self.unchanged:
                 widths[name] = width
                 continue
             step = self.steps[name]
-            multiple, floor = round_to // math.gcd(round_to, step), max(-(-masks.FLOOR // step), self.floors[name])
+            multiple, floor = round_to // math.gcd(round_to, step), -(-masks.FLOOR // step)
             wanted = factor * tilt ** self.stages[name] * self.full[name]
             most = width // multiple * multiple or width
             widths[name] = masks.rounded(round(wanted / multiple) * multiple, most, multiple, floor)
@@ -151,7 +149,7 @@ class Pattern:
     @functools.cached_property
     def layout(self):
         """The Layout of its groups."""
-        groups, stages, resting = self.graph.groups, *self._stages()
+        groups, stages, unchanged = self.graph.groups, *self._stages()
         widths = {name: group.width for name, group in groups.items()}
         full = {name: self._full[resnets.known_as(groups[name])] for name in groups} if self._full else widths
         return Layout(
@@ -159,9 +157,8 @@ class Pattern:
             full,
             stages,
             {name: group.step for name, group in groups.items()},
-            {name: group.floor for name, group in groups.items()},
             self._streams(),
-            resting,
+            unchanged,
         )
 
     def _stages(self):
@@ -233,7 +230,7 @@ def choose_widths(config, pattern):
         whole.parameters / config.target_compression if config.target_compression else math.inf,
         flags.macs_left(config.target_macs, whole.macs) if config.target_macs else None,
     )
-    for start in layout, dataclasses.replace(layout, resting=frozenset()):
+    for start in layout, dataclasses.replace(layout, unchanged=frozenset()):
         # Hidden Dense layers stay as they are, unless they alone are more than the student may have.
         widths = student_widths(start, pattern.cost, limits, config.round_to, tilt)
         if widths is not None:
@@ -273,7 +270,7 @@ def divided_streams(layout, divisor):
             f"`stream_divisor`: received {divisor}, but the teacher has no residual streams that could be divided; "
             "expected `target_compression` or `target_macs`"
         )
-    narrow = {name: max(layout.floors[name], int(layout.widths[name] // divisor)) for name in layout.streams}
+    narrow = {name: max(1, int(layout.widths[name] // divisor)) for name in layout.streams}
     return layout.widths | narrow
 
 

@@ -24,7 +24,7 @@ class Substitutes:
         model: a keras.Model that `nodes.graph_of` takes.
 
     Attributes:
-        resting: {batch-normalisation: convolution in front of it whose bias is not added in training}.
+        without_bias: {batch-normalisation: convolution in front of it whose bias is not added in training}.
     """
 
     def __init__(self, model):
@@ -34,7 +34,7 @@ class Substitutes:
             op for op in called if folding.is_plain_convolution(op) and op.activity_regularizer is None
         ]
         fixed = set(running.in_inference(nodes.graph_of(model)))
-        self.resting = {
+        self.without_bias = {
             norm: layer
             for norm, layer in folds.pairs(model).items()
             if norm in self.norms and norm.trainable and norm not in fixed
@@ -44,12 +44,12 @@ class Substitutes:
 
     def table(self):
         """{layer: function} for one run, see `running.run`."""
-        picked, followed = {}, {layer: norm for norm, layer in self.resting.items()}
+        picked, followed = {}, {layer: norm for norm, layer in self.without_bias.items()}
         convolutions = {
             layer: functools.partial(_convolved, layer, followed.get(layer), picked) for layer in self.convolutions
         }
         return convolutions | {
-            norm: functools.partial(_normalised, norm, self.resting.get(norm)) for norm in self.norms
+            norm: functools.partial(_normalised, norm, self.without_bias.get(norm)) for norm in self.norms
         }
 
 
@@ -116,7 +116,7 @@ class Twin(keras.Model):
         # as gamma and beta, in half precision.
         super().__init__(name=f"fast_{model.name}", dtype="float32")
         self.net, self.plan = model, _Plan(model, precision, features)
-        for convolution in self.plan.substitutes.resting.values():
+        for convolution in self.plan.substitutes.without_bias.values():
             convolution.bias.trainable = False
         self.built = True  # there are no variables of its own for Keras to create
 

@@ -36,7 +36,7 @@ class Pin:
     Attributes:
         ids: int (channels,), their numbers.
         layer: path of the layer that holds them.
-        why: it does, a few words.
+        why: the reason, a few words.
     """
 
     ids: np.ndarray

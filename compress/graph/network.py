@@ -34,7 +34,6 @@ class Group:
         exact: whether the trimmed model computes what the masked one does; it doesn't behind a LayerNormalization,
             whose statistics change when channels go.
         inner: whether no addition joins several layers' channels in it, and none is made straight from the input.
-        floor: positions that have to stay.
         step: channels of the first maker that a position stands for, as the channels of a group of a grouped
             convolution, which go together.
     """
@@ -45,7 +44,6 @@ class Group:
     readers: tuple
     exact: bool
     inner: bool
-    floor: int = 1
     step: int = 1
 
 
@@ -56,7 +54,7 @@ class Pinned:
     Attributes:
         layer: path of the layer that holds them.
         width: their number.
-        why: the layer holds them.
+        why: the reason, a few words.
         makers: paths of the layers that make them.
     """
 

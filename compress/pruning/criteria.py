@@ -56,7 +56,7 @@ def _kernels(scope, name):
 def _kernels_around(scope, name):
     """The same, and the kernels that read the group if the scope is 'all'."""
     slices = [piece for piece in scope.graph.slices(name) if len(piece.variable.shape) > 1]
-    roles = ("makes", "reads") if scope.word == "all" else ("makes",)
+    roles = ("makes", "reads") if scope.kind == "all" else ("makes",)
     return [piece for piece in slices if piece.role in roles]
 
 
@@ -331,9 +331,9 @@ def scored_by(criterion, scope):
     """
     if not scope.names:
         raise InputError(
-            f"{scope.model.name}: received a network without channels that may go (scope {scope.word}); expected a "
+            f"{scope.model.name}: received a network without channels that may go (scope {scope.kind}); expected a "
             "layer between others whose channels no addition joins"
-            + (', or `scope="all"`, which takes those too' if scope.word == "inner" else "")
+            + (', or `scope="all"`, which takes those too' if scope.kind == "inner" else "")
         )
     names = [name for name in scope.names if _has_score(criterion, scope, name)]
     if not names:

@@ -116,7 +116,7 @@ def go_on(config, result, run_record):
         result["run"] = run_record
 
 
-def meet(result, scope, root):
+def group_of_keys(result, scope, root):
     """Which group of the base each key of a result's `channels` stands for; a new result gets its keys.
 
     Args:

@@ -21,20 +21,20 @@ class Scope:
     Attributes:
         graph: its Graph.
         names: of the groups, in the graph's order.
-        word: 'inner' or 'all', see `names_of`.
+        kind: 'inner' or 'all', see `names_of`.
     """
 
     graph: Graph
     names: tuple
-    word: str = "inner"
+    kind: str = "inner"
 
     @classmethod
-    def of(cls, model, word="inner"):
+    def of(cls, model, kind="inner"):
         """The scope of a keras.Model or of its Graph; a Scope as it is."""
         if isinstance(model, Scope):
             return model
         graph = model if isinstance(model, Graph) else Graph(model)
-        return cls(graph, names_of(graph, word), word)
+        return cls(graph, names_of(graph, kind), kind)
 
     @property
     def groups(self):
@@ -59,7 +59,7 @@ class Scope:
         steps = {name: group.step for name, group in self.groups.items()}
         return (
             {name: round_to // math.gcd(round_to, step) for name, step in steps.items()},
-            {name: max(self.groups[name].floor, -(-masks.FLOOR // step)) for name, step in steps.items()},
+            {name: -(-masks.FLOOR // step) for name, step in steps.items()},
         )
 
     def least(self, round_to=1):
@@ -82,12 +82,12 @@ class Scope:
         return self.graph.costs(self.rows(table))
 
 
-def names_of(graph, word):
+def names_of(graph, kind):
     """Names of the groups that may lose channels.
 
     Args:
         graph: a Graph.
-        word: 'inner' for channels that no addition joins and that aren't made straight from the image; 'all' also for
+        kind: 'inner' for channels that no addition joins and that aren't made straight from the image; 'all' also for
             those, as of residual streams and stems. Neither takes groups behind a LayerNormalization, where a trimmed
             network isn't the masked one. 'inner' leaves out hidden Dense layers behind a global pooling: they are a new
             classifier's, and cost next to nothing.
@@ -95,11 +95,11 @@ def names_of(graph, word):
     Returns:
         Tuple in the graph's order.
     """
-    head = set() if word == "all" else _behind_pooling(graph)
+    head = set() if kind == "all" else _behind_pooling(graph)
     return tuple(
         name
         for name, group in graph.groups.items()
-        if group.exact and (word == "all" or (group.inner and not set(group.makers) <= head))
+        if group.exact and (kind == "all" or (group.inner and not set(group.makers) <= head))
     )
 
 

@@ -166,7 +166,7 @@ def apoz_of_cut_layers(images, run, path):
     if not names:
         raise InputError("no layer lost a channel")
     found = images.of(run, path)
-    classes.meet(path, found)
+    classes.compare(path, found)
     graph = Graph(opening.load_network(path, found.class_num, found.image_shape, _preprocessing(run)))
     cut = [name for name in names if graph.activations.get(name)]
     if not cut:
@@ -204,7 +204,7 @@ def confusion(images, run, paths):
     found, matrices, config = images.of(run, paths[0]), [], images.config
     for path in paths:
         records.check_source(path, found.val)
-        classes.meet(path, found)
+        classes.compare(path, found)
         model = opening.load_network(path, found.class_num, found.image_shape, _preprocessing(run))
         logits = metrics.predict_logits(
             folding.FoldedModel(model, config.precision),

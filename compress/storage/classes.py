@@ -180,7 +180,7 @@ def _warn_unnamed(path, data, names, trained_on):
         )
 
 
-def meet(path, images):
+def compare(path, images):
     """Compares a model's classes with those of data that it meets, and warns where they may be others.
 
     Args:

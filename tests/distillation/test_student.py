@@ -37,7 +37,6 @@ def layout_of(widths, full=None):
         {name: full[name] for name in widths},
         {name: 0 if name.startswith("hidden") else resnet.stage_of(name) - 3 for name in widths},
         dict.fromkeys(widths, 1),
-        dict.fromkeys(widths, 1),
         tuple(name for name in widths if name.endswith("_stream")),
     )
 
@@ -154,13 +153,11 @@ def test_layers_that_pruning_left_narrower_stay():
 
 
 def test_positions_of_several_channels_are_counted_in_channels():
-    layout = students.Layout(
-        {"one": 40, "two": 40}, {"one": 40, "two": 40}, {"one": 0, "two": 0}, {"one": 1, "two": 8}, {"one": 1, "two": 3}
-    )
+    layout = students.Layout({"one": 40, "two": 40}, {"one": 40, "two": 40}, {"one": 0, "two": 0}, {"one": 1, "two": 8})
     found = layout.narrowed(0.5, round_to=16)
     assert found == {"one": 16, "two": 20}  # of 20 channels the nearest multiple of 16; 160 channels are one
-    assert layout.narrowed(0, round_to=16) == {"one": 16, "two": 4}  # 3 positions of 8 channels aren't a multiple
-    assert dataclasses.replace(layout, resting=frozenset({"one"})).narrowed(0)["one"] == 40
+    assert layout.narrowed(0, round_to=16) == {"one": 16, "two": 2}  # 1 position of 8 channels isn't a multiple
+    assert dataclasses.replace(layout, unchanged=frozenset({"one"})).narrowed(0)["one"] == 40
     by_24 = dataclasses.replace(layout, steps={"one": 3, "two": 24}).narrowed(0.5, round_to=16)
     assert by_24 == {"one": 16, "two": 20}  # 48 and 480 channels
 
@@ -197,7 +194,7 @@ def test_groups_of_a_resnet_have_its_stages_streams_and_whole_widths(stem):
         found["hidden1"] = value["hidden1"] if value is wanted.stages else found["hidden1"]  # which has no stage
         assert found == value
     assert {resnets.known_as(pattern.graph.groups[name]) for name in layout.streams} == set(wanted.streams)
-    assert layout.resting == {"hidden1"}
+    assert layout.unchanged == {"hidden1"}
     full = FULL | {"hidden1": 7}
     assert (pattern.whole.parameters, pattern.whole.macs) == resnet.cost_of(full, 4, (32, 32, 3), stem)
     assert pattern.cost(layout.widths) == resnet.cost_of(widths, 4, (32, 32, 3), stem)

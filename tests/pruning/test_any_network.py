@@ -222,16 +222,16 @@ def test_a_record_of_an_earlier_version_keeps_the_meaning_of_its_keys(tmp_path):
     widths = narrow_widths(7, 9, 5)
     scope = Scope.of(resnet.build_resnet(widths=widths))
     record = {"channels": {name: [width] for name, width in widths.items()}}
-    found = iterations.meet(record, scope, tmp_path)
+    found = iterations.group_of_keys(record, scope, tmp_path)
     assert set(found) == set(widths) and len(set(found.values())) == len(widths) == len(scope.graph.groups)
     assert "conv3_block1_3_conv" in scope.graph.groups[found["conv3_stream"]].makers
     assert found["conv4_block1_2_conv"] == "conv4_block1_2_conv"
     assert list(iterations.pruned(record)) == list(scope.names)
     new = {"channels": {}}
-    assert list(iterations.meet(new, scope, tmp_path)) == list(scope.graph.groups)
+    assert list(iterations.group_of_keys(new, scope, tmp_path)) == list(scope.graph.groups)
     assert iterations.pruned(json.loads(json.dumps(new))) == {name: [7] for name in scope.names}
     with pytest.raises(InputError, match=r"result\.json"):
-        iterations.meet({"channels": {"conv3_stream": [10]}}, scope, tmp_path)
+        iterations.group_of_keys({"channels": {"conv3_stream": [10]}}, scope, tmp_path)
 
 
 # ---- the table before work starts

@@ -128,37 +128,37 @@ def test_an_older_record_of_a_stock_data_set_tells_them(tmp_path):
     assert classes.of_model(a_record(tmp_path, "cifar10"))[3] == "cat"
     assert classes.of_model(a_record(tmp_path, "./animals/")) is None
     with pytest.raises(InputError, match=r"class 1 of pictures is car, of .* automobile"):
-        classes.meet(a_record(tmp_path, "cifar10"), images("airplane", "car", *map(str, range(8))))
+        classes.compare(a_record(tmp_path, "cifar10"), images("airplane", "car", *map(str, range(8))))
 
 
 @pytest.mark.parametrize("ours", [("Cat", "DOG", "red fox"), ("cat", "dog", "red_fox"), ("cat", "dog", "Red-Fox")])
 def test_the_same_names_pass_in_any_spelling_without_a_word(ours, tmp_path, capsys):
     path = an_h5(tmp_path / "a.h5", "cat", "dog", "red_fox")
-    assert classes.meet(path, images(*ours)) == ["cat", "dog", "red_fox"]
-    assert classes.meet(tmp_path / "none.h5", images(*ours)) is None
+    assert classes.compare(path, images(*ours)) == ["cat", "dog", "red_fox"]
+    assert classes.compare(tmp_path / "none.h5", images(*ours)) is None
     assert not "".join(capsys.readouterr())
 
 
 def test_another_order_and_names_in_part_are_refused_by_name(tmp_path):
     path = an_h5(tmp_path / "a.h5", "Dog", "cat", "fox")
     with pytest.raises(InputError, match="another order: class 0 of pictures is cat, of .*a.h5 Dog; expected"):
-        classes.meet(path, images("cat", "dog", "fox"))
+        classes.compare(path, images("cat", "dog", "fox"))
     with pytest.raises(InputError, match=r"class 2 of pictures is wolf, of .*a.h5 fox; .*train_base_model.py --model"):
-        classes.meet(path, images("Dog", "cat", "wolf"))
+        classes.compare(path, images("Dog", "cat", "wolf"))
 
 
 def test_data_with_a_part_of_the_classes_are_refused_with_both_lists(tmp_path, capsys):
     path = a_record(tmp_path, "digits", list("0123456789"))
     with pytest.raises(InputError, match=r"whose classes are 0, 1, .*8, 9; expected images of each .* 2 alone: 3, 7$"):
-        classes.meet(path, images("3", "7"))
+        classes.compare(path, images("3", "7"))
     assert (
-        classes.meet(path, images("cat", "dog")) is None and not capsys.readouterr().err
+        classes.compare(path, images("cat", "dog")) is None and not capsys.readouterr().err
     )  # refused where it is loaded
 
 
 def test_wholly_other_names_are_a_warning_with_the_pairing(tmp_path, capsys):
     path = an_h5(tmp_path / "a.h5", "cat", "dog", "fox")
-    assert classes.meet(path, images("Fuchs", "Hund", "Katze")) == ["cat", "dog", "fox"]
+    assert classes.compare(path, images("Fuchs", "Hund", "Katze")) == ["cat", "dog", "fox"]
     out, error = capsys.readouterr()
     assert not out and error.count("\n") == 1
     assert "trained on cat, dog, fox; read as Fuchs, Hund, Katze, in this order" in error
@@ -166,11 +166,11 @@ def test_wholly_other_names_are_a_warning_with_the_pairing(tmp_path, capsys):
 
 def test_another_data_set_is_a_warning(tmp_path, capsys):
     path = a_record(tmp_path, "/data/digits of mine", list("0123456789"))
-    assert classes.meet(path, images(*"0123456789", name="digits of mine")) and not capsys.readouterr().err
-    assert classes.meet(path, images(*"0123456789", name="digits"))
+    assert classes.compare(path, images(*"0123456789", name="digits of mine")) and not capsys.readouterr().err
+    assert classes.compare(path, images(*"0123456789", name="digits"))
     assert "trained on digits of mine, the images are those of digits;" in capsys.readouterr().err
     path = a_record(tmp_path, "/data/animals")
-    assert classes.meet(path, images("a", "b")) is None
+    assert classes.compare(path, images("a", "b")) is None
     assert "trained on animals, whose class names its record doesn't have" in capsys.readouterr().err
 
 
@@ -266,10 +266,10 @@ def test_a_report_measures_no_model_on_images_of_other_classes(three, tmp_path, 
 
 def test_a_model_without_names_meets_numbers_that_count_as_text(tmp_path, capsys):
     numbers = images(*sorted(map(str, range(12))))
-    assert classes.meet(tmp_path / "m.h5", numbers) is None
+    assert classes.compare(tmp_path / "m.h5", numbers) is None
     assert "read as 0, 1, 10, 11, 2, 3, 4, 5, 6, 7 and 2 more, in this order; if" in capsys.readouterr().err
     (tmp_path / "labels.txt").write_text("\n".join(map(str, range(12))))
     with pytest.raises(InputError, match="in another order"):
-        classes.meet(tmp_path / "m.h5", numbers)
+        classes.compare(tmp_path / "m.h5", numbers)
     padded = images(*(f"{i:02d}" for i in range(12)))
-    assert len(classes.meet(tmp_path / "m.h5", padded)) == 12 and capsys.readouterr().err == ""
+    assert len(classes.compare(tmp_path / "m.h5", padded)) == 12 and capsys.readouterr().err == ""

@@ -128,6 +128,17 @@ def rescaled_channels():
 
 
 @network
+def rescaled_positions():
+    """Constants that broadcast from a shape of their own: as raw operations, once written for .h5, become."""
+    x = keras.Input((8, 8, 3))
+    y = _conv(x, 4, "one")
+    y = layers.Rescaling(np.full((1, 1, 1, 4), 0.5).tolist(), np.arange(8.0).reshape(8, 1).tolist())(y)
+    y = layers.Reshape((64, 5))(_conv(y, 5, "two"))
+    y = layers.Rescaling(1.0, np.arange(320.0).reshape(1, 64, 5).tolist())(y)  # an embedding of positions
+    return _model(x, layers.Dense(2)(layers.Flatten()(layers.Dense(6, activation="relu")(y))), "rescaled_positions")
+
+
+@network
 def open_image_size():
     x = keras.Input((None, None, 3))
     y = _conv(_conv(x, 6, "one"), 7, "two")

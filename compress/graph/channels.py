@@ -165,11 +165,6 @@ def counted(kept, old):
     return int(kept.sum())
 
 
-def picked(kept, old):
-    """The new value of a setting that has one entry a channel."""
-    return np.asarray(old)[kept].tolist()
-
-
 class Call:
     """One call of a layer or raw operation, as its rule sees it.
 

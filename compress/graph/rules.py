@@ -16,7 +16,7 @@ from keras import tree
 
 from compress.errors import InputError
 from compress.graph import registered, work
-from compress.graph.channels import Span, counted, is_keras_tensor, picked
+from compress.graph.channels import Span, counted, is_keras_tensor
 from compress.graph.nodes import is_of_keras
 
 ELEMENTWISE = (  # functions of keras.activations that compute each output from the one input at its place
@@ -372,14 +372,15 @@ def prelu(call):
 
 @follows
 def rescaled(call):
-    """Rescaling: one scale and offset for all, or one a channel of the last axis."""
+    """Rescaling: scale and offset are constants that broadcast, one for all, one a channel, or one an element."""
     span = call.inputs[0]
     for key in ("scale", "offset"):
-        size = np.size(getattr(call.layer, key))
-        if size > 1 and span.axis != len(call.shapes[0]) - 1:
-            return call.refuse("it has one number a channel on another axis")
-        if size > 1:
-            call.setting(key, call.follow(span.axis), picked)
+        shape = np.shape(getattr(call.layer, key))
+        axis = span.axis - len(call.shapes[0])  # of the channels, counted from the end as broadcasting does
+        if len(shape) >= -axis and shape[axis] > 1:
+            call.setting(
+                key, call.follow(span.axis), lambda kept, old, axis=axis: np.compress(kept, old, axis).tolist()
+            )
     return span
 
 

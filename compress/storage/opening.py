@@ -18,7 +18,7 @@ import h5py
 import keras
 import numpy as np
 
-from compress.cli import display
+from compress.cli import display, tables
 from compress.errors import InputError, one_line
 from compress.graph import nodes, plain
 from compress.storage import (
@@ -75,6 +75,7 @@ class Opened:
         summary: a line on how the file was read; empty for a file that the suite wrote.
         assumed: whether nothing in the file says what its pixels are.
         replaced: number of classes of the file's classifier where a new one took its place, else None.
+        frozen: number of layers with weights that the file has frozen.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Opened:
     summary: str
     assumed: bool = False
     replaced: int | None = None
+    frozen: int = 0
 
     def scores(self):
         """A keras.Model of RGB images -> what classifiers are compared by: logits, or logarithms of probabilities."""
@@ -179,6 +181,9 @@ def load_network(path, class_num=None, input_shape=None, preprocessing="auto", v
     if opened.replaced not in (None, class_num):
         line = f"{path} has {opened.replaced} classes, the data {class_num}: the classifier starts from random weights"
         display.say(line, verbose)
+    if opened.frozen:
+        line = f"{path} has {tables.counted(opened.frozen, 'frozen layer')}; training here trains all layers"
+        display.say(line, verbose)
     checkpoints.check_fits(headers.Header(str(path), opened.classes, None), class_num)
     if opened.outputs != "logits":
         what = {
@@ -245,6 +250,7 @@ def _opened(source, asked, input_shape, new_head):
         _copy_weights(first.model, model, new)
         for kernel in [layer.kernel for layer in conventions.front_of(model).readers if turned]:
             kernel.assign(kernel[:, :, ::-1])
+    frozen = _count_frozen(model)
     for layer in model._flatten_layers():  # what the file froze would stay as pruning leaves it
         layer.trainable = True
     return Opened(
@@ -257,7 +263,15 @@ def _opened(source, asked, input_shape, new_head):
         line,
         assumed,
         replaced,
+        frozen,
     )
+
+
+def _count_frozen(model):
+    """Number of layers with weights that training would change if they weren't frozen."""
+    layers = {id(node.operation): node.operation for _, node in nodes.walk(model) if not nodes.is_model(node.operation)}
+    parts = (layer._flatten_layers() if isinstance(layer, keras.Layer) else () for layer in layers.values())
+    return sum(any(part._trainable_variables and not part.trainable for part in own) for own in parts)
 
 
 def _is_due(new_head, classes):

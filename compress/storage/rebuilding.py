@@ -143,6 +143,9 @@ def rebuild(config, wanted):
         raise
     with keras.StatelessScope():
         pass
+    # TensorFlow has no gradients of a variable that was frozen when its value was made, whatever `trainable` says later
+    for frozen, trainable in building.trainable:
+        frozen.trainable = trainable
     return Rebuilt(model, building.names, building.code)
 
 
@@ -157,6 +160,7 @@ class _Rebuilding:
         self.wanted, self.left = wanted, wanted.elements + SPARE  # numbers that weights may still have
         self.calls, self.counted, self.names, self.code = 0, set(), {}, []
         self.inside = {}  # {id(model): calls of layers in it}
+        self.trainable = []  # (layer or model, whether the file has it trainable), those inside before those around
 
     # ---- models
 
@@ -181,7 +185,7 @@ class _Rebuilding:
         else:
             model = self._functional(config, named, name, path)
         if type(settings.get("trainable")) is bool and not settings["trainable"]:
-            model.trainable = False
+            self.trainable.append((model, False))
         self.inside[id(model)] = self.calls - before
         return model
 
@@ -328,7 +332,7 @@ class _Rebuilding:
         with self._errors_of(name, kind):
             trainable = settings.pop("trainable", True)  # which some classes don't take
             made = known[kind](**settings)
-            made.trainable = trainable
+            self.trainable.append((made, trainable))
             return made
 
     def _settings(self, cls, kind, config, name):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
-"""Export a model for another runtime, and run each file there: accuracy, agreement with the .h5, size, latency."""
+"""Export a model for another runtime, and run each file there: accuracy, agreement with the model, size, latency."""
 
 import argparse
 import functools
@@ -227,7 +227,8 @@ def write_and_measure(args, model, wanted, split, calibration, names):
 
     config = configs.ExportConfig.of(args)
     answer = folding.freeze(model, args.precision)
-    row, reference = measuring.measure("h5", args.model_path, lambda threads: answer, split, config)
+    kind = Path(args.model_path).suffix[1:]
+    row, reference = measuring.measure(kind, args.model_path, lambda threads: answer, split, config)
     rows, is_asked = [row], any(word.split("=")[0] == "--format" for word in args.argv)
     for name in wanted:
         try:
@@ -257,7 +258,7 @@ def show(args, result):
         ("validation accuracy", tables.percent),
         ("agreement", tables.percent),
         ("file", tables.size),
-        ("than the .h5", tables.against),
+        ("than the model", tables.against),
         ("latency", tables.milliseconds),
         ("threads", tables.text),
     ]
@@ -305,7 +306,7 @@ def run(args):
         args: the namespace of `build_parser`, or its flags as keywords.
 
     Returns:
-        What export.json holds: {"files": list of rows, the .h5 first, "split", "images", "class_names", "sha256",
+        What export.json holds: {"files": list of rows, the model first, "split", "images", "class_names", "sha256",
         "not_measured": why there are no accuracies, or None, "run"}.
     """
     run_record = records.run_record(vars(args))

@@ -17,14 +17,16 @@ from compress.storage import files
 
 @contextlib.contextmanager
 def quiet_stderr():
-    """Holds back what native libraries print on file descriptor 2; gives it out after all if the body fails, but for a
-    signal, which nothing there explains."""
+    """Holds back what native libraries print on file descriptor 2; gives it out after all if the body fails, but for an
+    InputError, which says itself what is wrong, and a signal, which nothing there explains."""
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         real_stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:
             yield
+        except InputError:
+            raise
         except Exception:
             held.seek(0)
             os.write(real_stderr, held.read())

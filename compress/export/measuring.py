@@ -55,7 +55,7 @@ def measure(name, path, start, split, config):
     """One row of the table: what a file does in its runtime.
 
     Args:
-        name: of formats.FORMATS, or 'h5' for the model itself under Keras.
+        name: of formats.FORMATS, or 'h5' or 'keras' for the model itself under Keras.
         path: the file or folder.
         start: function(threads) -> function(images uint8) -> logits, such as `writers.runner`.
         split: a dataset.Split; without labels no accuracy is measured.

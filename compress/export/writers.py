@@ -3,9 +3,11 @@
 import contextlib
 import importlib.util
 import logging
+import math
 import os
 import re
 import tempfile
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from compress.cli import app
 from compress.errors import InputError, one_line
 from compress.export import metadata
 from compress.export.formats import FORMATS
-from compress.storage import classes, files, records
+from compress.storage import classes, files, records, vocabulary
 
 
 def check_packages(formats, parameter="format"):
@@ -47,7 +49,7 @@ def _no_chatter():
     """Holds back what converters warn of and print: none of it is about the model."""
     loggers = [logging.getLogger(name) for name in (None, "absl", "tensorflow")]
     levels = [logger.level for logger in loggers]
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     with warnings.catch_warnings(), app.quiet_stderr():
         warnings.simplefilter("ignore")
         try:
@@ -65,12 +67,20 @@ def _errors_in_a_line(name):
     except (OSError, MemoryError, InputError):
         raise
     except Exception as error:
-        said = [line.strip() for line in str(error).splitlines() if re.search("error:|not supported", line)]
-        why = one_line((said or [str(error)])[0])
         raise InputError(
-            f"`format`: received {name}, which this network can't be written in ({type(error).__name__}: {why:.200}); "
+            f"`format`: received {name}, which this network can't be written in: {_why(error)}; "
             "expected another format, or a network without that layer"
         ) from None
+
+
+def _why(error):
+    """The operation that a converter or a runtime has none for, by its error; else the start of what it says."""
+    text = str(error)
+    # 'tf.TensorListReserve' op requires ... ; In Node, ("block/Gelu/Erfc", Erfc, "", -1)
+    if found := re.search(r"'(?:tf|tfl)\.(\w+)' op|In Node, \(\"[^\"]*?\", *(\w+)", text):
+        return f"it has no operation like TensorFlow's {found[1] or found[2]}"
+    said = [line.strip() for line in text.splitlines() if re.search("error:|not supported", line)]
+    return f"{type(error).__name__}: {textwrap.shorten(one_line((said or [text])[0]), 160, placeholder=' ...')}"
 
 
 @contextlib.contextmanager
@@ -87,6 +97,42 @@ def _statistics_as_arrays(model):
     finally:
         for layer, (mean, variance) in zip(parts, before, strict=True):
             layer.mean, layer.variance = mean, variance
+
+
+@contextlib.contextmanager
+def _without_idle_layers(model):
+    """Has layers that do nothing outside training, such as RandomContrast, make no operations meanwhile."""
+    parts = [layer for layer in model._flatten_layers() if type(layer).__name__ in vocabulary.IDLE]
+    for layer in parts:
+        layer.call = lambda inputs, **_: inputs
+    try:
+        yield
+    finally:
+        for layer in parts:
+            del layer.call
+
+
+@contextlib.contextmanager
+def _operations_of_onnx():
+    """Has Keras build networks meanwhile from the operations that tf2onnx knows.
+
+    It doesn't know Erfc, which TensorFlow computes GELU with, nor functions that are compiled by themselves, in which
+    Keras wraps a grouped convolution, since only compiled ones run on a processor. ONNX Runtime has both.
+    """
+    import tensorflow as tf
+
+    def gelu(x, approximate=False, name=None):
+        return before[0](x, True, name) if approximate else 0.5 * x * (1 + tf.math.erf(x / math.sqrt(2)))
+
+    def function(*args, jit_compile=None, **kwargs):
+        return (lambda inner: inner) if jit_compile else before[1](*args, **kwargs)
+
+    before = tf.nn.gelu, tf.function
+    tf.nn.gelu, tf.function = gelu, function
+    try:
+        yield
+    finally:
+        tf.nn.gelu, tf.function = before
 
 
 def write(model, name, folder, calibration=None, names=None):
@@ -118,7 +164,7 @@ def write(model, name, folder, calibration=None, names=None):
             if name == "savedmodel":
                 _save_constant(model, made)
             elif name == "onnx":
-                with _statistics_as_arrays(model):
+                with _statistics_as_arrays(model), _without_idle_layers(model), _operations_of_onnx():
                     model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports no model that never ran
                     model.export(made, format="onnx", verbose=False)
             else:
@@ -199,7 +245,7 @@ def thread_counts(name):
     fixes its threads when a process first computes.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [cores] if name in ("h5", "savedmodel") else sorted({1, cores})
+    return sorted({1, cores}) if name in ("onnx", "litert", "litert-int8") else [cores]
 
 
 def probabilities(logits):

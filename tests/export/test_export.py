@@ -65,12 +65,40 @@ def test_statistics_of_a_normalization_are_constants_of_an_onnx_file(tmp_path):
     np.testing.assert_allclose(writers.runner(path, "onnx", 1)(pixels), plain(net, pixels), rtol=1e-3, atol=1e-3)
 
 
-def test_what_a_converter_cannot_take_is_one_line(network, tmp_path, monkeypatch):
+def test_what_tf2onnx_has_no_operation_for_is_written_as_onnx_by_others(tmp_path):
+    """GELU, of which TensorFlow makes Erfc, grouped convolutions, and augmentation."""
+    layers, image = keras.layers, keras.Input((8, 8, 3))
+    x = layers.RandomContrast(0.5, value_range=(0, 255))(image)
+    x = keras.ops.gelu(layers.Conv2D(4, 3, activation="gelu")(layers.Rescaling(1 / 255)(x)), approximate=False)
+    x = layers.Conv2D(6, 3, groups=2)(x)
+    net = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    path, pixels = writers.write(net, "onnx", tmp_path), IMAGES[:2, :8, :8]
+    np.testing.assert_allclose(writers.runner(path, "onnx", 1)(pixels), plain(net, pixels), rtol=1e-3, atol=1e-4)
+    # what was put in their place is gone again: the network trains with its augmentation
+    assert not np.allclose(net(pixels, training=True), plain(net, pixels), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (
+            "many\nlines\nerror: op Strange is not supported\nand",
+            r"ValueError: error: op Strange is not supported; exp",
+        ),
+        (
+            'failed: invalid model. In Node, ("a/b/Erfc", Erfc, "", -1)',
+            "no operation like TensorFlow's Erfc; e",
+        ),
+        ("loc(x): error: 'tf.TensorListReserve' op requires", "no operation like TensorFlow's TensorListReserve; exp"),
+        ("word " * 100, r"word \.\.\.; exp"),
+    ],
+)
+def test_what_a_converter_cannot_take_is_one_line(said, why, network, tmp_path, monkeypatch):
     def fail(*_, **__):
-        raise ValueError("many\nlines\nerror: op Strange is not supported\nand more")
+        raise ValueError(said)
 
     monkeypatch.setattr(type(network), "export", fail)
-    with pytest.raises(InputError, match=r"`format`: received onnx.*error: op Strange is not supported\); expected"):
+    with pytest.raises(InputError, match=f"`format`: received onnx, which this network can't be written in: .*{why}"):
         writers.write(network, "onnx", tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -316,11 +316,11 @@ def rehearse(args, plan):
     Returns:
         {"groups": rows, "parameters", "macs": now and at the target, None for what is not known}.
     """
+    app.start_keras(args)
     from compress.pruning import budgets, cut, overview
     from compress.pruning.scope import Scope
     from compress.storage import opening
 
-    app.start_keras(args)
     model = opening.load_network(args.base_model_path, None, None, args.preprocessing, args.verbose)
     scope = cut.scope_of(plan.pruning, model)
     rows = overview.details(Scope.of(model, args.scope), args.criterion)

@@ -160,18 +160,32 @@ def _pointed(column):
 
 def _narrowed(columns, width):
     """The columns with headings and other text over several lines."""
-    # A column is as wide as its widest number and its longest word: neither is ever broken. What is left of the line
-    # goes to the first column, whose names break behind "/".
+    # A column is at least as wide as its widest number and its longest word: neither is ever broken. The first column,
+    # whose names break behind "/", gets a third of the line; what is left then goes to the others.
     first, *others = columns
-    narrow, least = [], 8  # cells of the first column, on any terminal
+    rooms, least = [], 8  # cells of the first column, on any terminal
     for column in others:
-        numbers = [cell for cell in column[1:] if NUMBER.fullmatch(cell.rstrip(" "))]
+        numbers = [cell for cell in column[1:] if _is_number(cell)]
         words = max((_longest_word(cell) for cell in column if cell not in numbers), default=0)
-        room = max(min(words, width - len(GAP) - least), _width([*numbers, "-"]))
-        narrow.append([cell if cell in numbers else "\n".join(wrap(cell, room)) for cell in column])
-    room = width - len(GAP) - max(map(_width, narrow), default=0)
-    room = max(min(max(width // 3, *map(_longest_word, first)), room), least)
-    return [["\n".join(wrap(cell, room)) for cell in first], *narrow]
+        rooms.append(max(min(words, width - len(GAP) - least), _width([*numbers, "-"])))
+    room = width - len(GAP) - max(rooms, default=0)
+    head = _wrapped(first, max(min(max(width // 3, *map(_longest_word, first)), room), least))
+    spare = width - _width(head) - sum(rooms) - len(GAP) * len(rooms)
+    wanted = {at: _width(column) - rooms[at] for at, column in enumerate(others)}
+    for place, at in enumerate(sorted(wanted, key=wanted.get)):
+        more = max(0, min(wanted[at], spare // (len(wanted) - place)))  # an equal share, or less where it needs less
+        rooms[at], spare = rooms[at] + more, spare - more
+    return [head, *map(_wrapped, others, rooms)]
+
+
+def _is_number(cell):
+    return NUMBER.fullmatch(cell.rstrip(" ")) is not None
+
+
+def _wrapped(column, room):
+    """A column with its heading and what is no number over several lines of at most `room` cells."""
+    heading, *cells = column
+    return ["\n".join(wrap(heading, room)), *(c if _is_number(c) else "\n".join(wrap(c, room)) for c in cells)]
 
 
 def _drawn(columns):

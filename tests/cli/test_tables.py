@@ -100,17 +100,23 @@ def test_a_table_in_each_of_its_forms():
             "runs/学生                  -  1.234        2.754"
         ]
     )
-    assert (
-        drawn(SMALL, 47)
-        == drawn(SMALL, 36)
-        == [
-            "               test\n"
-            "           accuracy             file\n"
-            "model           (%)     loss    (MB)\n"
-            "base          98.89  0.04020  95.03\n"
-            "runs/学生         -  1.234     2.754"
-        ]
-    )
+    # what is left of a line goes to headings and text, in equal shares
+    assert drawn(SMALL, 47) == [
+        "           test accuracy\n"
+        "model                (%)     loss  file (MB)\n"
+        "base               98.89  0.04020     95.03\n"
+        "runs/学生              -  1.234        2.754"
+    ]
+    assert drawn(SMALL, 36) == [
+        "               test\n"
+        "           accuracy             file\n"
+        "model           (%)     loss    (MB)\n"
+        "base          98.89  0.04020  95.03\n"
+        "runs/学生         -  1.234     2.754"
+    ]
+    assert drawn([["group", "conv"], ["channels", "10"], ["what", "held by add: it has no rule"]], 34) == [
+        "group  channels  what\nconv         10  held by add: it\n                 has no rule"
+    ]
     assert drawn([*SMALL, ["latency (ms)", "9.3", "12"]], 40) == [
         "model                  base  runs/学生\n"
         "test accuracy (%)  98.89             -\n"

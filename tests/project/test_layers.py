@@ -82,6 +82,27 @@ def test_help_is_quick_and_has_an_example(script):
     assert time.monotonic() - start < 3  # 0.1 s where nothing else runs
 
 
+def imports_before_keras(function):
+    """The imports of a function in front of its call that starts Keras with its settings, and holds back its chatter."""
+    calls = [n for n in ast.walk(function) if isinstance(n, ast.Call) and ast.unparse(n.func) == "app.start_keras"]
+    found = [node for node in ast.walk(function) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return [ast.unparse(node) for node in found if calls and node.lineno < calls[0].lineno]
+
+
+def test_nothing_starts_keras_before_its_settings_are_made():
+    functions = [
+        node
+        for script in SCRIPTS
+        for node in ast.walk(ast.parse((ROOT / f"{script}.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert imports_before_keras(ast.parse("def f():\n    import keras\n    app.start_keras(args)").body[0])
+    early = dict.fromkeys(line for function in functions for line in imports_before_keras(function))
+    code = "\n".join([*early, "import sys", "assert 'keras' not in sys.modules"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert early and done.returncode == 0, done.stderr
+
+
 # ---- the command line ends in cli: nothing else takes a namespace or knows how a flag is spelled ----
 
 LIBRARY = {

@@ -143,7 +143,7 @@ def read_header(args, path):
         )
     header = headers.read_header(path, args.preprocessing)
     if not args.predict:
-        checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
+        checkpoints.check_fits(header, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
         if args.split == "validation":
             records.check_split(path, args.dataset, args.val_split)
     return header
@@ -188,7 +188,7 @@ def open_model(args, path, images):
 
     opened = opening.open_network(path, args.preprocessing, images.image_shape, args.verbose)
     header = headers.Header(str(path), opened.classes, opened.model.input_shape[1:])
-    checkpoints.check_fits(header, images.class_num, images.image_shape, args.dataset)
+    checkpoints.check_fits(header, images.class_num, images.image_shape, args.dataset, flags.of_reading(args))
     return opened.model, opened.scores()
 
 

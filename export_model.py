@@ -76,7 +76,7 @@ def read_header(args):
 
     header = headers.read_header(args.model_path, args.preprocessing)
     if args.measure or (args.measure is None and has_data_set(args)):
-        checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
+        checkpoints.check_fits(header, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
     return header
 
 
@@ -177,7 +177,7 @@ def export(args, header, run_record):
     digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
     opened = opening.open_network(args.model_path, args.preprocessing, shape, args.verbose)
     found = headers.Header(str(args.model_path), opened.classes, None)
-    checkpoints.check_fits(found, images and images.class_num, dataset=args.dataset)
+    checkpoints.check_fits(found, images and images.class_num, dataset=args.dataset, also=flags.of_reading(args))
     calibration = calibration_images(args, images)
     rows = write_and_measure(args, opened.scores(), wanted, split, calibration, names)
     writers.write_labels(args.output, names)

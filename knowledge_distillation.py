@@ -427,7 +427,7 @@ def check(args):
             files.check_apart(source, folder)
     header = headers.read_header(path, args.preprocessing)
     for found in (header, *(headers.read_header(other, args.preprocessing) for other in others)):
-        checkpoints.check_fits(found, args.class_num, dataset=args.dataset)
+        checkpoints.check_fits(found, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
     records.check_split(path, args.dataset, args.val_split)
     student = student.behind(*(resnets.form_in(path) or (None, None)))
     # a run is repeated with the shape that it had, whatever the defaults are by then

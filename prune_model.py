@@ -192,7 +192,7 @@ def check(args):
     files.check_apart(args.base_model_path, Path(args.root_folder) / "best")
     header = headers.read_header(args.base_model_path, args.preprocessing)
     if not args.dry_run:  # which reads no images
-        checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
+        checkpoints.check_fits(header, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
         records.check_split(args.base_model_path, args.dataset, args.val_split)
     given = vars(args) | {"allocation": pruning.allocation}  # its default was another in earlier versions
     return Plan(header, pruning, records.run_record(given, files.sha256(args.base_model_path)))

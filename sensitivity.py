@@ -73,7 +73,7 @@ def check_flags(args):
     if args.output:
         files.check_file(args.output, ".json")
     header = headers.read_header(args.model_path, args.preprocessing)
-    checkpoints.check_fits(header, args.class_num, dataset=args.dataset)
+    checkpoints.check_fits(header, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
     records.check_split(args.model_path, args.dataset, args.val_split)
     digest = files.sha256(args.model_path)  # of what is measured: a run may write the file meanwhile
     return header, {"criterion": args.criterion, "sha256": digest, "run": records.run_record(vars(args))}

@@ -4,10 +4,11 @@
 
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from compress.cli import app, architectures, configs, display, flags, keywords, tables, values
-from compress.errors import InputError
+from compress.errors import InputError, one_line
 from compress.storage import files, records, resuming
 
 EXAMPLE = """example:
@@ -84,7 +85,7 @@ def start_model(args, images):
         path, new_head = args.model_path, "if needed"
         if path == "imagenet":
             path = Path(folder) / "imagenet.keras"
-            pretrained(architecture(args)).save(path)
+            pretrained(architecture(args), images.image_shape).save(path)
         known, names = classes.of_model(path), classes.of_data(images)
         if classes.are_others(known, names):  # as many, but others
             display.say(
@@ -97,17 +98,31 @@ def start_model(args, images):
         return opening.load_network(path, *size, args.preprocessing, args.verbose, new_head)
 
 
-def pretrained(name):
+def pretrained(name, image_shape=None):
     """A network of keras.applications with its ImageNet weights, downloaded by Keras where its cache lacks them.
 
+    Args:
+        name: of its constructor.
+        image_shape: (height, width, 3). For images of another size than its own only the layers in front of its
+            classifier have the weights: Keras gives no others. None for its own.
+
     Raises:
-        InputError: there is no network and no copy in the cache.
+        InputError: there is no network and no copy in the cache, or it doesn't take such images.
     """
     import keras
 
     constructor = getattr(keras.applications, name)
     try:
-        return constructor(weights="imagenet")
+        if image_shape in (None, constructor(weights=None).input_shape[1:]):
+            return constructor(weights="imagenet")
+        with warnings.catch_warnings(action="ignore"):  # MobileNets: that their weights are those for 224x224
+            features = constructor(weights="imagenet", include_top=False, input_shape=image_shape, pooling="avg")
+        return keras.Model(features.input, keras.layers.Dense(1000, name="predictions")(features.output))
+    except ValueError as error:
+        size = "x".join(map(str, image_shape[:2]))
+        raise InputError(
+            f"`architecture`: received {name} for images of {size}, which it doesn't take ({one_line(error):.200})"
+        ) from None
     except Exception as error:  # get_file raises a bare Exception for every network failure
         raise InputError(
             f"`model_path`: received imagenet, which needs a download ({error}); without a network give the file of "
@@ -131,7 +146,7 @@ def check_flags(args):
         if name in architectures.BASIC:
             raise InputError(f"`model_path`: received imagenet for {name}, which has no such weights; expected none")
         return None
-    from compress.storage import headers
+    from compress.storage import checkpoints, headers
 
     if odd := [flag for flag in ("architecture", "depth", "stem") if getattr(args, flag)]:
         raise InputError(
@@ -141,6 +156,7 @@ def check_flags(args):
     files.check_apart(args.model_path, args.save_folder)
     records.check_split(args.model_path, args.dataset, args.val_split)
     header = headers.read_header(args.model_path, args.preprocessing)
+    checkpoints.check_fits(header, None, None, args.dataset, flags.of_reading(args))  # of any classes: a head is new
     return header.input_shape and header.input_shape[:2]
 
 

@@ -118,7 +118,7 @@ def read_images(args, path, header):
     )
     display.show_images(images, args.batch_size, args.verbose)
     records.check_source(path, images.val, args.val_split)
-    checkpoints.check_fits(header, images.class_num, dataset=args.dataset)
+    checkpoints.check_fits(header, images.class_num, images.image_shape, args.dataset, flags.of_reading(args))
     return images
 
 

@@ -16,6 +16,7 @@ from compress.errors import OutputError, one_line
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 PREPROCESSING = ("auto", "caffe", "tf", "torch", "unit", "none")
 OUTPUTS = ("output", "save_folder", "root_folder", "tensorboard")  # flags that say where to write
+OF_READING = ("data_dir", "val_split", "image_size", "preprocessing")
 CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "fpgm", "random")
 
 
@@ -119,6 +120,12 @@ def named(error, args):
         if names:
             return f"`{names[0]}`: {error}"
     return str(error)
+
+
+def of_reading(args):
+    """{name: value} of the flags that were given and say how data and a model are read, for a command in a message."""
+    given = {str(word).split("=")[0].removeprefix("--") for word in args.argv}
+    return {name: getattr(args, name) for name in OF_READING if name in given and hasattr(args, name)}
 
 
 def _typed(amount):

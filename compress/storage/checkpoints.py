@@ -5,6 +5,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 import zipfile
 import zlib
@@ -13,12 +14,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from compress.cli.values import STOCK
 from compress.errors import InputError, command, one_line
 from compress.storage import archives, classes
 from compress.storage.entries import Unread
 from compress.storage.files import replacing, reserve, suggestion
 from compress.storage.records import check_record
 
+STOCK_SIZE = (32, 32)  # of the images of every data set of STOCK
+RESIZED = "resized.keras"  # what a message calls a network that the user is to build for another size
 DIGEST = "weights_sha256"  # attribute of the suite's files
 
 
@@ -156,32 +160,55 @@ def errors_in_a_line(path, expected):
         ) from None
 
 
-def check_fits(header, class_num=None, input_shape=None, dataset=None):
+def check_fits(header, class_num=None, input_shape=None, dataset=None, also=None):
     """Raises InputError where a file has another class count or another image size than the data.
 
     Args:
         header: a headers.Header, whose classes are None where only the network itself tells them.
         class_num: classes of the data, or None.
-        input_shape: (height, width, 3) of their images, or None.
+        input_shape: (height, width, 3) of their images, or None; a stock data set's are known.
         dataset: where the data lie, for the message.
+        also: {parameter: value} that were given and say how data and model are read, for the command in the message.
     """
-    if class_num is not None and header.classes not in (None, class_num):
-        head = command(
-            "train_base_model.py",
-            model_path=header.path,
-            dataset=dataset or "IMAGES",
-            save_folder=f"./model/of_{class_num}_classes",
-        )
-        raise InputError(
-            f"received {header.path} with {header.classes or 'no'} classes, expected {class_num}, "
-            f"as {dataset or 'the data'} has them; a model with a new head of {class_num} classes is "
-            f"trained by: {head}",
-            header.path,
-        )
-    have = header.input_shape
-    if input_shape is not None and have is not None and tuple(have) != tuple(input_shape):
-        raise InputError(
-            f"received {header.path} for images of {have[0]}x{have[1]}, expected {input_shape[0]}x"
-            f"{input_shape[1]}, as the data set has them",
-            header.path,
-        )
+    also, have = dict(also or {}), header.input_shape and tuple(header.input_shape[:2])
+    asked = also.pop("image_size", None) if have or dataset in STOCK else also.get("image_size")
+    size = STOCK_SIZE if dataset in STOCK else tuple(input_shape[:2]) if input_shape else asked and (asked, asked)
+    classes_fit = class_num is None or header.classes in (None, class_num)
+    size_fits = None in (have, size) or have == size
+    if classes_fit and size_fits:
+        return
+    of_data = f"as {dataset or 'the data set'} has them"
+    ours, wanted, train = [], [], ""
+    if not classes_fit:
+        ours, wanted = [f"with {header.classes or 'no'} classes"], [f"{class_num}"]
+        source = header.path if size_fits or dataset not in STOCK else RESIZED
+        # what is asked of its pixels goes with the file: an operation of code that stood for it is refused without
+        flags = {"model_path": source, "dataset": dataset or "IMAGES"} | also
+        train = command("train_base_model.py", **flags, save_folder=_free(f"./model/of_{class_num}_classes"))
+        train = f"a model with a new head of {class_num} classes is trained by: {train}"
+    if not size_fits:
+        ours.append(f"for images of {have[0]}x{have[1]}")
+        wanted = [*(f"{text} classes" for text in wanted), f"{'images of ' * bool(wanted)}{size[0]}x{size[1]}"]
+        train = f"{_way_to_size(have, size, dataset, asked)}{'; ' * bool(train)}{train}"
+    raise InputError(
+        f"received {header.path} {' '.join(ours)}, expected {' and '.join(wanted)}, {of_data}"
+        f"{'; ' * bool(train)}{train}",
+        header.path,
+    )
+
+
+def _way_to_size(have, size, dataset, asked):
+    """What to do where a network takes images of `have` and the data are of `size`, both (height, width)."""
+    if dataset not in STOCK and asked:
+        return f"without `image_size` the images of a folder are resized to {have[0]}x{have[1]}"
+    return (
+        f"the photographs of a folder, given as `dataset`, are resized to {have[0]}x{have[1]}; for images of "
+        f"{size[0]}x{size[1]} build the same network in Keras with input_shape=({size[0]}, {size[1]}, 3), or with "
+        f"(None, None, 3), which takes any size, give it these weights by set_weights, and save it as {RESIZED}"
+    )
+
+
+def _free(folder):
+    """The name of a folder that isn't there: this one, or with a number behind it."""
+    names = (f"{folder}_{number}" if number > 1 else folder for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))

@@ -300,12 +300,7 @@ def _check_classifier(path, model, input_shape):
             "input of RGB images and one output of two classes or more",
             path,
         )
-    if input_shape is not None and tuple(shape[1:]) != tuple(input_shape):
-        raise InputError(
-            f"received {path} for images of {shape[1]}x{shape[2]}, expected {input_shape[0]}x{input_shape[1]}, as the "
-            "data set has them",
-            path,
-        )
+    checkpoints.check_fits(headers.Header(str(path), None, shape[1:]), None, input_shape)
 
 
 def _halves(config):

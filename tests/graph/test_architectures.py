@@ -61,6 +61,26 @@ def test_imagenet_without_a_network_says_what_to_give(monkeypatch):
         train_base_model.pretrained("MobileNetV2")
 
 
+def test_imagenet_weights_for_images_of_another_size_keep_all_but_the_classifier(monkeypatch):
+    def downloaded(weights=None, include_top=True, input_shape=None, pooling=None):  # as those of keras.applications
+        shape = input_shape or (224, 224, 3)
+        if shape[0] < 32 or (weights and include_top and shape[0] != 224):
+            raise ValueError("Input size must be at least 32x32")
+        image = keras.Input(shape)
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, name="Conv1")(image))
+        made = keras.Model(image, keras.layers.Dense(1000, name="predictions")(x) if include_top else x)
+        made.get_layer("Conv1").kernel.assign(keras.ops.full((3, 3, 3, 4), 1.0 if weights else 0.0))
+        return made
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", downloaded)
+    network = train_base_model.pretrained("MobileNetV2", (32, 32, 3))
+    assert (network.input_shape, network.output_shape) == ((None, 32, 32, 3), (None, 1000))
+    assert np.asarray(network.get_layer("Conv1").kernel).min() == 1
+    assert train_base_model.pretrained("MobileNetV2").input_shape == (None, 224, 224, 3)
+    with pytest.raises(InputError, match="`architecture`: received MobileNetV2 for images of 8x8, .*at least 32x32"):
+        train_base_model.pretrained("MobileNetV2", (8, 8, 3))
+
+
 def test_the_drawing_of_groups_says_what_the_graph_says():
     groups = Graph(model.build_model("MobileNetV2")).groups
     inner, stream = groups["block_2_expand"], groups["block_1_project"]

@@ -1,9 +1,15 @@
 """opening.load_network with a new head: other classes, all else as the file has it."""
 
+import shlex
+
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
+import prune_model
+import sensitivity
+import train_base_model
 from compress.errors import InputError
 from compress.storage import opening
 
@@ -64,3 +70,52 @@ def test_what_has_no_head_gets_none(tmp_path):
     ).save(path)
     with pytest.raises(InputError, match="whose 50 classes are not the outputs of a Dense layer or a convolution"):
         opening.load_network(path, 7, new_head="if needed")
+
+
+def test_the_command_for_a_new_head_passes_the_checks_that_it_meets(tmp_path, monkeypatch):
+    """What the message says is done, and its command parsed and checked, for stock data and for a folder."""
+    monkeypatch.chdir(tmp_path)
+    ended(POOL(), keras.layers.Dense(5), size=(24, 24, 3)).save("theirs.keras")
+    (tmp_path / "model" / "of_10_classes").mkdir(parents=True)  # of another run
+
+    def message(script, **flags):
+        with pytest.raises(InputError) as error:
+            script.run(**flags)
+        return str(error.value)
+
+    def command_of(text):
+        return shlex.split(text.partition("is trained by: ")[2])[2:]
+
+    text = message(prune_model, base_model_path="theirs.keras", dataset="digits", val_split=0.2)
+    assert "5 classes for images of 24x24, expected 10 classes and images of 32x32, as digits has them" in text
+    again = message(train_base_model, model_path="theirs.keras", dataset="digits", save_folder="x")
+    assert "for images of 24x24, expected 32x32" in again and "set_weights" in again
+    built = ended(POOL(), keras.layers.Dense(5), size=(32, 32, 3))
+    built.set_weights(keras.models.load_model("theirs.keras").get_weights())
+    built.save("resized.keras")
+    args = train_base_model.build_parser().parse_args(command_of(text))
+    assert train_base_model.check_flags(args) == (32, 32)
+    assert (args.save_folder, args.val_split, args.dataset) == ("./model/of_10_classes_2", 0.2, "digits")
+
+    for label in "ab":  # a folder is resized to the model's size, but where it is asked for another
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(9):
+            Image.new("RGB", (30, 20), (9 * i, i, 0)).save(tmp_path / "photos" / label / f"{i}.png")
+    text = message(prune_model, base_model_path="theirs.keras", dataset="./photos", image_size=64)
+    assert "expected 64x64" in text and "without `image_size` the images of a folder are resized to 24x24" in text
+    text = message(sensitivity, model_path="theirs.keras", dataset="./photos", class_num=2)
+    args = train_base_model.build_parser().parse_args(command_of(text))
+    assert train_base_model.check_flags(args) == (24, 24)
+
+
+def test_the_command_for_a_new_head_says_what_pixels_the_model_takes(tmp_path, monkeypatch):
+    """A network with code in front is only read beside a word on what it does."""
+    monkeypatch.chdir(tmp_path)
+    front = keras.layers.Lambda(lambda x: x / 255)
+    keras.Sequential([keras.Input((32, 32, 3)), front, ended(POOL(), keras.layers.Dense(5), size=(32, 32, 3))]).save(
+        "theirs.keras"
+    )
+    with pytest.raises(InputError, match="is trained by") as error:
+        prune_model.run(base_model_path="theirs.keras", dataset="digits", preprocessing="unit")
+    words = shlex.split(str(error.value).partition("is trained by: ")[2])[2:]
+    train_base_model.check_flags(train_base_model.build_parser().parse_args(words))

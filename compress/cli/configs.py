@@ -314,6 +314,11 @@ class StudentConfig(Config):
         other = self.student_path or self.student_architecture
         return {"from": other} if other else {"from": "teacher", "init": self.student_init}
 
+    @property
+    def by_default(self):
+        """Whether both targets are the ones that hold where none was given."""
+        return (self.target_compression, self.target_macs) == (STUDENT_COMPRESSION, STUDENT_MACS)
+
     def with_targets(self):
         """This config with the targets that hold where none was given.
 

@@ -237,18 +237,19 @@ def choose_widths(config, pattern):
             return widths
     least = pattern.cost(start.narrowed(0, config.round_to, tilt))
     # it is the MACs where the parameters alone can be reached
-    name, value = "target_compression", config.target_compression
+    name, value, least_share = "target_compression", config.target_compression, whole.parameters / least[0]
     if least[0] <= limits[0]:
-        name, value = "target_macs", tables.amount(config.target_macs)
-    other = "; a smaller `round_to` allows less" if config.round_to > 1 and pattern.architecture is None else ""
+        name, value, least_share = "target_macs", tables.amount(config.target_macs), whole.macs / least[1]
+    more = f"{least[0]:,.0f} parameters" + (f" and {least[1]:,.0f} MACs" if math.isfinite(least[1]) else "")
+    other = f", or fewer channels a layer than `round_to={config.round_to}` allows" if config.round_to > 1 else ""
     if pattern.architecture is not None and pattern.architecture["stem"] != pattern.stem:
-        other = (
-            f" behind the stem {config.student_stem}; `student_stem={pattern.stem}`, fewer `student_blocks` or a "
-            "smaller `round_to` allow less"
+        other += (
+            f"; the stem {config.student_stem} makes it large: `student_stem={pattern.stem}` or fewer `student_blocks` "
+            "allow less"
         )
     raise InputError(
-        f"`{name}`: received {value}, expected a larger student: the narrowest student still has {least[0]:,.0f} "
-        f"parameters, a compression of {pattern.whole.parameters / least[0]:.1f}x, and {least[1]:,.0f} MACs{other}"
+        f"`{name}`: received {value}{' by default' if config.by_default else ''}, but the narrowest student has "
+        f"{more}; expected at most {math.floor(100 * least_share) / 100:.2f}x{other}"
     )
 
 

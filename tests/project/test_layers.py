@@ -83,7 +83,7 @@ def test_help_is_quick_and_has_an_example(script):
 
 
 def imports_before_keras(function):
-    """The imports of a function in front of its call that starts Keras with its settings, and holds back its chatter."""
+    """The imports of a function in front of its call that starts Keras with its settings and holds back its chatter."""
     calls = [n for n in ast.walk(function) if isinstance(n, ast.Call) and ast.unparse(n.func) == "app.start_keras"]
     found = [node for node in ast.walk(function) if isinstance(node, (ast.Import, ast.ImportFrom))]
     return [ast.unparse(node) for node in found if calls and node.lineno < calls[0].lineno]

@@ -124,8 +124,8 @@ def _operations_of_onnx():
     def gelu(x, approximate=False, name=None):
         return before[0](x, True, name) if approximate else 0.5 * x * (1 + tf.math.erf(x / math.sqrt(2)))
 
-    def function(*args, jit_compile=None, **kwargs):
-        return (lambda inner: inner) if jit_compile else before[1](*args, **kwargs)
+    def function(*inner, jit_compile=None, **kwargs):
+        return (lambda inside: inside) if jit_compile else before[1](*inner, **kwargs)
 
     before = tf.nn.gelu, tf.function
     tf.nn.gelu, tf.function = gelu, function

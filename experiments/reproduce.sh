@@ -185,16 +185,17 @@ exports() {
     done
 }
 
-family() {  # family SEED ARCHITECTURE RATE: a network of keras.applications or of the CIFAR kind, all the way
-    seed=$1 name=$2 rate=$3 at=runs/families/seed$1/$2
-    $PYTHON train_base_model.py --architecture "$name" --learning_rate "$rate" --epoch_num 12 \
-        --batch_size 64 --seed "$seed" --save_folder "$at/base"
+family() {  # family SEED ARCHITECTURE FLAG ...: a network all the way on 10,000 images; the flags are the base's
+    seed=$1 name=$2 at=runs/families/seed$1/$2
+    shift 2
+    $PYTHON train_base_model.py --architecture "$name" --subset 10000 --epoch_num 12 --batch_size 64 --seed "$seed" \
+        --save_folder "$at/base" "$@"
     keep "$at/base" "experiments/records/families/${name}_base/seed$seed"
     $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --criterion taylor \
-        --target_macs 2x --prune_iter 1 --learning_rate 0.01 --epoch_num 4 --batch_size 64 --seed "$seed"
+        --target_macs 2x --prune_iter 1 --learning_rate 0.01 --subset 10000 --epoch_num 4 --batch_size 64 --seed "$seed"
     keep "$at/pruned" "experiments/records/families/${name}_pruned/seed$seed"
     $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --target_macs 4x \
-        --student_learning_rate 0.02 --epoch_num 10 --batch_size 64 --seed "$seed"
+        --student_learning_rate 0.02 --subset 10000 --epoch_num 8 --batch_size 64 --seed "$seed"
     keep "$at/student" "experiments/records/families/${name}_student/seed$seed"
     $PYTHON export_model.py --model_path "$at/student/model.h5" --format litert-int8
     mkdir -p "experiments/records/families/${name}_int8/seed$seed"
@@ -204,9 +205,9 @@ family() {  # family SEED ARCHITECTURE RATE: a network of keras.applications or 
     mv "experiments/records/families/seed$seed/evaluation.json" "experiments/records/families/${name}_test/seed$seed/"
 }
 
-families() {  # networks without batch-norm take a smaller rate
-    for name in MobileNetV2 EfficientNetB0 DenseNet121 resnet56; do family "$1" $name 0.05; done
-    for name in VGG16 ConvNeXtTiny; do family "$1" $name 0.01; done
+families() {
+    for name in MobileNetV2 EfficientNetB0 VGG16 ConvNeXtTiny; do family "$1" $name --learning_rate 0.01; done
+    for name in DenseNet121 resnet56; do family "$1" $name --learning_rate 0.05; done
     $PYTHON report.py --root_folder "runs/families/seed$1" --output "runs/families/seed$1/report.html"
 }
 

@@ -70,7 +70,6 @@ def architecture(args):
 
 def start_model(args, images):
     """The model to train: from --model_path, or new."""
-    from compress.graph import plain
     from compress.storage import classes, opening
 
     if args.model_path is None:
@@ -79,8 +78,7 @@ def start_model(args, images):
         name = architecture(args)
         if args.stem:  # which the others don't have, see `check_flags`
             return model.resnet(architectures.BOTTLENECKS[name], images.class_num, images.image_shape, args.stem)
-        # ConvNeXt and MobileNetV3 have layers that .h5 can't hold
-        return plain.in_public_layers(model.build_model(name, images.class_num, images.image_shape))
+        return model.build_model(name, images.class_num, images.image_shape)
     with tempfile.TemporaryDirectory() as folder:
         path, new_head = args.model_path, "if needed"
         if path == "imagenet":

@@ -37,11 +37,13 @@ def save_model(model, path, class_names=None):
     Raises:
         InputError: the file can't be written.
     """
+    from compress.storage import hdf5  # which imports Keras
+
     with replacing(path) as temporary:
         reserve(temporary, 4 * model.count_params() + 2**21)  # HDF5 crashes where the disk fills up under it
         try:
             with in_the_order_of_files(model):
-                model.save(temporary, include_optimizer=False)  # a run resumes from its state.npz, not from this file
+                hdf5.write(model, temporary)  # a run resumes from its state.npz, not from this file
             # Checksum and class names lie inside: the records beside a file may not travel with it.
             with h5py.File(temporary, "r+") as file:
                 file.attrs[DIGEST] = digest_of(archives.arrays(file, temporary))

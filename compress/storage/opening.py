@@ -20,13 +20,14 @@ import numpy as np
 
 from compress.cli import display, tables
 from compress.errors import InputError, one_line
-from compress.graph import nodes, plain
+from compress.graph import nodes
 from compress.storage import (
     archives,
     bare,
     checkpoints,
     classes,
     conventions,
+    hdf5,
     headers,
     preprocess,
     rebuilding,
@@ -165,12 +166,12 @@ def load_network(path, class_num=None, input_shape=None, preprocessing="auto", v
             the file has another number; or 'always'.
 
     Returns:
-        An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes), all layers trainable, all
-        of them public layers of Keras, so that .h5 holds it.
+        An uncompiled keras.Model, RGB images (N, h, w, 3) of 0 to 255 -> logits (N, classes), all layers trainable,
+        which plain Keras opens from what is written of it.
 
     Raises:
         InputError: as `open_network`; the class count or the image size is another; of its outputs no logits can be
-            had; or no public layer does what an operation of it does.
+            had; or plain Keras couldn't open it from a file, see `hdf5.check`.
     """
 
     def check(header):
@@ -196,7 +197,8 @@ def load_network(path, class_num=None, input_shape=None, preprocessing="auto", v
             "this one as well, training and pruning don't",
             path,
         )
-    return plain.in_public_layers(opened.model)  # every run writes .h5, which can't hold others
+    hdf5.check(opened.model)  # before a run begins: each of them writes the network
+    return opened.model
 
 
 @dataclasses.dataclass

@@ -8,7 +8,7 @@ import h5py
 import keras
 
 from compress.errors import InputError
-from compress.graph import nodes, plain
+from compress.graph import nodes
 from compress.storage import archives, checkpoints, classes
 from compress.storage.files import replacing
 
@@ -18,22 +18,19 @@ SUFFIXES = (".h5", ".keras")
 def save_network(model, path, class_names=None):
     """Writes a model atomically, without the state of its optimiser, with a checksum of its weights.
 
-    In .h5 raw operations and private layers are replaced by public layers, see `plain.in_public_layers`; .keras holds
-    them as they are.
-
     Args:
-        model: a keras.Model with a graph.
+        model: a keras.Model with a graph, which `hdf5.check` lets pass.
         path: of the file, which ends in .h5 or .keras.
         class_names: list of the classes' names, which then lie in the file too, see `classes`.
 
     Raises:
-        InputError: another ending; the file can't be written; or .h5 can't hold an operation of the model.
+        InputError: another ending, or the file can't be written.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise InputError(f"received {path}, expected a file that ends in {' or '.join(SUFFIXES)}", path)
     if path.suffix == ".h5":
-        checkpoints.save_model(plain.in_public_layers(model), path, class_names)
+        checkpoints.save_model(model, path, class_names)
         return
     graph = nodes.graph_of(model)
     if model.compiled:  # what a run trained with is no part of the network, and may be of classes of the suite

@@ -214,7 +214,7 @@ def test_a_nested_network_is_saved_while_it_is_trained_as_others_read_it(tmp_pat
         np.testing.assert_array_equal(weight, value)
 
 
-def test_a_network_is_loaded_in_layers_that_h5_holds(tmp_path):
+def test_a_network_of_operations_goes_on_from_its_h5(tmp_path):
     image = keras.Input((16, 16, 3))
     x = ops.relu(layers.Conv2D(4, 3, padding="same")(image / 255.0))
     x = layers.GlobalAveragePooling2D()(x * x + 1.0)

@@ -1,8 +1,9 @@
-"""plain.py, saving.py: what .h5 can't hold is rewritten into public layers, equal to the original.
+"""hdf5.py, saving.py: whatever a network is made of is written so that plain Keras opens it.
 
 The oracle is the network itself, and plain Keras, which has to open the file without custom objects.
 """
 
+import random
 import zipfile
 
 import h5py
@@ -12,10 +13,12 @@ import pytest
 import zoo
 from keras import layers, ops
 from keras.src.applications import convnext, inception_resnet_v2, mobilenet_v3
+from keras.src.backend.common import global_state
 
 from compress.errors import InputError
-from compress.graph import nodes, plain
-from compress.storage import classes, opening, saving
+from compress.graph import nodes, registered
+from compress.graph.network import Graph
+from compress.storage import classes, hdf5, opening, saving
 
 SIZE = 12
 IMAGES = np.random.default_rng(3).normal(size=(3, SIZE, SIZE, 6)).astype("float32")
@@ -42,7 +45,7 @@ def flat(x):
     return layers.GlobalAveragePooling2D()(x)
 
 
-EXACT = {
+OPERATIONS = {
     "sum": lambda x: x + layers.Conv2D(6, 1)(x),
     "difference": lambda x: 1.0 - (x - 2.0) - layers.ReLU()(x),
     "product": lambda x: x * flat(x)[:, None, None, :] * 0.25,
@@ -75,62 +78,188 @@ EXACT = {
     "whole numbers": lambda x: ops.cast(layers.Rescaling(2.0, dtype="float32")(x), "float32") * 2,
     "scaled layer": lambda x: convnext.StochasticDepth(0.3)(convnext.LayerScale(1e-6, 6)(x)),
     "residual block": lambda x: inception_resnet_v2.CustomScaleLayer(0.17)([x, layers.Conv2D(6, 1)(x)]),
-}
-CLOSE = {
     "division": lambda x: x / 127.5 - np.array([0.5, 0.4, 0.3, 0.2, 0.1, 0], "float32") / 3,
     "power": lambda x: x**2 + 1,
     "mean of channels": lambda x: ops.mean(x, axis=-1, keepdims=True) * x,
+    "sums and spreads": lambda x: (
+        ops.sum(x, axis=(1, 2)) / 144.0 + ops.std(x, axis=[1, 2]) + ops.sqrt(ops.var(x, axis=(1, 2)))
+    ),
+    "generalised mean": lambda x: ops.power(ops.mean(ops.power(ops.maximum(x, 1e-6), 3.0), axis=(1, 2)), 1 / 3),
+    "products of tensors": lambda x: ops.matmul(t := layers.Reshape((144, 6))(x), ops.transpose(t, (0, 2, 1)))[..., :5],
+    "shifted": lambda x: ops.roll(x, 1, axis=1) / (1.0 + ops.exp(-x)) + ops.clip(x, -1, 1) + ops.cumsum(x, axis=1),
+    "ellipses": lambda x: x[..., 1:3][:, 0, ..., None] + x[:, 1, ..., 2:4][:, None, ..., None][:, 0],
+    "grey": lambda x: ops.image.rgb_to_grayscale(x[..., :3]),
 }
 
 
-def is_public(model):
-    return all(
-        nodes.is_model(node.operation)
-        or (isinstance(node.operation, keras.Layer) and hasattr(layers, type(node.operation).__name__))
-        for _, node in nodes.walk(model)
-    )
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_are_written_as_they_are(name, tmp_path):
+    model = functional(OPERATIONS[name])
+    hdf5.check(model)
+    saving.save_network(model, tmp_path / "net.h5")
+    again = keras.models.load_model(tmp_path / "net.h5", compile=False)
+    np.testing.assert_array_equal(again(IMAGES, training=False), model(IMAGES, training=False))
+    assert kinds(again) == kinds(model)
 
 
-@pytest.mark.parametrize("name", [*EXACT, *CLOSE])
-def test_operations_become_public_layers(name, tmp_path):
-    model = functional(EXACT.get(name) or CLOSE[name])
-    rewritten = plain.in_public_layers(model)
-    assert is_public(rewritten) and not is_public(model)
-    wanted = np.asarray(model(IMAGES, training=False))
-    rewritten.save(tmp_path / "net.h5")
-    for found in (rewritten, keras.models.load_model(tmp_path / "net.h5", compile=False)):
-        answers = np.asarray(found(IMAGES, training=False))
-        if name in EXACT:
-            np.testing.assert_array_equal(answers, wanted)
-        else:
-            np.testing.assert_allclose(answers, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+def kinds(model):
+    return [type(node.operation) for _, node in nodes.walk(model)]
 
 
-def test_new_layers_take_no_name_that_another_has():
-    def build(x):
-        x = inception_resnet_v2.CustomScaleLayer(0.17, name="scaled")([x, layers.ReLU(name="scaled_2")(x)])
-        return inception_resnet_v2.CustomScaleLayer(0.5, name="scaled_1")([x, layers.ReLU()(x)])
-
-    model = functional(build)
-    rewritten = plain.in_public_layers(model)
-    np.testing.assert_array_equal(rewritten(IMAGES), model(IMAGES))
-    assert {"scaled", "scaled_1", "scaled_2"} < {layer.name for layer in rewritten.layers}
+LOST = {  # what `model.save` writes as .h5 so that Keras can't open it, or opens another layer
+    "attention": lambda x: layers.Attention(score_mode="concat", use_scale=True)([t := layers.Reshape((144, 6))(x), t]),
+    "axes": layers.LayerNormalization(axis=[1, 2, 3]),
+    "axes without weights": layers.LayerNormalization(axis=[1, 2], center=False, scale=False),
+    "all axes": lambda x: layers.Normalization(axis=None, mean=0.5, variance=2.0)(layers.Softmax(axis=[1, 2])(x)),
+    "length": layers.UnitNormalization(axis=[1, 3]),
+}
 
 
-def test_a_public_model_stays_itself():
-    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(2)])
-    assert plain.in_public_layers(model) is model
+@pytest.mark.parametrize("name", LOST)
+def test_what_keras_loses_in_h5_is_kept(name, tmp_path):
+    model = functional(LOST[name])
+    hdf5.check(model)
+    saving.save_network(model, tmp_path / "net.h5")
+    again = keras.models.load_model(tmp_path / "net.h5", compile=False)
+    np.testing.assert_array_equal(again(IMAGES, training=False), model(IMAGES, training=False))
+
+
+AUGMENTATION = [  # which Keras can't write as .h5 once they come from a file
+    *(getattr(layers, f"Random{kind}")(0.5) for kind in ("Contrast", "Brightness", "Hue", "Saturation", "Sharpness")),
+    *(
+        layers.RandomErasing(),
+        layers.RandomInvert(),
+        layers.RandomPosterization(2),
+        layers.RandomColorDegeneration(0.9),
+    ),
+]
+SLOW_AUGMENTATION = [
+    *(layers.RandomGaussianBlur(), layers.RandomElasticTransform(), layers.RandAugment(), layers.AugMix()),
+]
 
 
 @pytest.mark.parametrize(
-    "operation",
-    [ops.sqrt, lambda x: 1 / x, lambda x: ops.clip(x, -1, 1), lambda x: ops.cumsum(x, axis=1), lambda x: x / x],
+    "layer",
+    [*AUGMENTATION, *(pytest.param(layer, marks=pytest.mark.slow) for layer in SLOW_AUGMENTATION)],
+    ids=lambda layer: layer.name,
 )
-def test_what_no_layer_stands_for_is_named_with_the_way_out(operation, tmp_path):
-    inner = keras.Model(image := keras.Input(IMAGES.shape[1:]), operation(image), name="inner")
-    with pytest.raises(InputError, match=r"inner/\w+: received the operation .* expected a file that ends in \.keras"):
-        saving.save_network(functional(inner), tmp_path / "net.h5")
-    assert not list(tmp_path.iterdir())
+def test_augmentation_goes_on_in_a_file_that_is_written(layer, tmp_path):
+    image = keras.Input((32, 32, 3))
+    x = layers.Rescaling(1 / 255)(
+        keras.Sequential([type(layer).from_config(layer.get_config())], name="augment")(image)
+    )
+    given = lively(keras.Model(image, layers.Dense(3)(layers.Flatten()(x))))
+    given.save(tmp_path / "net.keras")
+    model = opening.load_network(tmp_path / "net.keras")
+    saving.save_network(model, tmp_path / "net.h5")
+    again = keras.models.load_model(tmp_path / "net.h5", compile=False)
+    wanted = np.asarray(given(PIXELS, training=False))
+    np.testing.assert_allclose(again(PIXELS, training=False), wanted, rtol=1e-5, atol=1e-4)
+    keras.utils.set_random_seed(2)
+    assert any(np.abs(np.asarray(again(PIXELS, training=True)) - wanted).max() > 1e-3 for _ in range(8))
+
+
+def test_a_written_file_trains_in_plain_keras(tmp_path):
+    image = keras.Input((32, 32, 3))
+    x = layers.RandomContrast(0.5)(image) / 255.0
+    model = lively(keras.Model(image, layers.Dense(3)(ops.sum(x, axis=(1, 2)) / 1024.0)))
+    saving.save_network(model, tmp_path / "net.h5")
+    again = keras.models.load_model(tmp_path / "net.h5", compile=False)
+    again.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    again.fit(PIXELS, np.arange(3), verbose=0)
+    assert not np.array_equal(again.get_weights()[0], model.get_weights()[0])
+
+
+class Own(layers.Layer):
+    """A layer that says of itself what it is told to."""
+
+    told = ()  # what it says beside or in place of that
+
+    def __init__(self, factor=1.0, units=3, **more):
+        super().__init__(**more)
+        self.factor, self.units = factor, units
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], self.units))
+
+    def call(self, x):
+        return self.factor * (x @ self.kernel)
+
+    def get_config(self):
+        return super().get_config() | {"factor": self.factor, "units": self.units} | dict(self.told)
+
+
+@pytest.fixture
+def own(monkeypatch):
+    monkeypatch.setitem(registered.RULES, Own, lambda call: None)
+    return Own
+
+
+@pytest.mark.parametrize(
+    ("told", "what"),
+    [
+        ({"power": 2}, "can't open again from a file"),
+        ({"factor": object()}, "can't open again from a file"),
+    ],
+)
+def test_a_layer_that_keras_cannot_open_is_refused_by_name(own, monkeypatch, told, what):
+    inner = keras.Model(image := keras.Input(IMAGES.shape[1:]), own(name="mine")(image), name="inner")
+    model = functional(inner)
+    hdf5.check(model)
+    monkeypatch.setattr(own, "told", told)
+    with pytest.raises(InputError, match=f"^inner/mine: received a layer Own that plain Keras .* {what}"):
+        hdf5.check(model)
+
+
+def test_a_layer_that_opens_as_another_is_refused(own, monkeypatch):
+    model = functional(own(2.0, 3, name="mine"))
+    hdf5.check(model)
+    monkeypatch.setattr(own, "from_config", classmethod(lambda cls, config: cls(1.0, config["units"], name="mine")))
+    with pytest.raises(InputError, match="^mine: received a layer Own .* opens as another one"):
+        hdf5.check(model)
+    monkeypatch.setattr(own, "from_config", classmethod(lambda cls, config: cls(2.0, 4, name="mine")))
+    monkeypatch.setattr(own, "told", {"units": 3})
+    with pytest.raises(InputError, match="^mine: received a layer Own .* opens with weights of other shapes"):
+        hdf5.check(model)
+
+
+def test_a_check_draws_no_random_numbers_and_makes_no_weights():
+    model = functional(layers.Conv2D(4, 3))
+    keras.utils.set_random_seed(3)
+    before, weights = random.getstate(), model.get_weights()
+    hdf5.check(model)
+    assert random.getstate() == before and not global_state.get_global_attribute("uninitialized_variables")
+    for weight, other in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def given_channels():
+    """A shortcut padded with channels, and halves that go different ways: rules for operations."""
+    image = keras.Input((16, 16, 3))
+    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same", name="stem")(image / 255.0))
+    y = layers.Conv2D(12, 3, 2, padding="same", name="wide")(x)
+    x = ops.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (2, 2))) + y
+    first, second = ops.split(layers.Conv2D(12, 3, name="halves")(ops.relu(x)), 2, axis=-1)
+    x = layers.Conv2D(6, 3, name="last")(first * ops.sigmoid(second))
+    return lively(keras.Model(image, layers.Dense(3, name="logits")(ops.sum(ops.relu(x), axis=(1, 2)) / 100.0)))
+
+
+def test_a_network_is_pruned_as_it_was_given_and_written_so(tmp_path):
+    given = given_channels()
+    saving.save_network(given, tmp_path / "net.keras")
+    graph, wanted = Graph(opening.load_network(tmp_path / "net.keras")), Graph(given).groups
+    assert {name: group.width for name, group in graph.groups.items()} == {n: g.width for n, g in wanted.items()}
+    assert [pin.layer for pin in graph.pinned] == ["logits"]
+    keep = {name: np.arange(group.width) % 3 > 0 for name, group in graph.groups.items()}
+    small = graph.trimmed(keep)
+    saving.save_network(small, tmp_path / "small.h5")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype("float32")
+    answers = np.asarray(small(pixels))
+    np.testing.assert_allclose(answers, graph.masked(keep)(pixels), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "small.h5", compile=False)(pixels), answers)
+    again = opening.load_network(tmp_path / "small.h5")
+    np.testing.assert_array_equal(again(pixels), answers)
+    assert sum(group.width for group in Graph(again).groups.values()) == sum(mask.sum() for mask in keep.values())
 
 
 def small_convnext():
@@ -222,9 +351,6 @@ def test_weights_of_one_name_in_two_models_inside_a_third_keep_apart_in_h5(tmp_p
         np.testing.assert_array_equal(found(PIXELS), model(PIXELS))
 
 
-NOT_IN_H5 = {"reduced": "Max", "divided": "Std"}  # operations over groups of channels and over channels
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:(?s).*The structure of `inputs` doesn't match")  # of a network of named inputs
 @pytest.mark.parametrize("name", zoo.NETWORKS)
@@ -234,10 +360,6 @@ def test_networks_of_every_shape_are_saved_and_open_equal(name, tmp_path):
     images = images[0] if len(images) == 1 else images
     wanted = keras.tree.flatten(model(images, training=False))
     for path in (tmp_path / "net.h5", tmp_path / "net.keras"):
-        if name in NOT_IN_H5 and path.suffix == ".h5":
-            with pytest.raises(InputError, match=f"the operation {NOT_IN_H5[name]} of .* no layer of Keras stands for"):
-                saving.save_network(model, path)
-            continue
         saving.save_network(model, path)
         reopened = keras.models.load_model(path, compile=False)
         for found, expected in zip(keras.tree.flatten(reopened(images, training=False)), wanted, strict=True):
@@ -304,19 +426,3 @@ def test_every_constructor_is_saved_and_opens_equal(name, tmp_path):
 
 def test_there_are_forty_constructors():
     assert len(CONSTRUCTORS) == 40
-
-
-def test_a_layer_that_two_models_inside_share_stays_one():
-    image, map_ = keras.Input((8, 8, 3)), keras.Input((8, 8, 4))
-    shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
-    first = keras.Model(map_, shared(map_), name="first")
-    other = keras.Input((8, 8, 4))
-    second = keras.Model(other, shared(keras.layers.ReLU()(other)), name="second")
-    x = keras.layers.Conv2D(4, 1, name="stem")(image / 127.5 - 1.0)  # an operation, so that the model is rewritten
-    x = keras.layers.GlobalAveragePooling2D()(second(first(x)))
-    net = lively(keras.Model(image, keras.layers.Dense(3, name="logits")(x)))
-    new = plain.in_public_layers(net)
-    assert new is not net and new.count_params() == net.count_params()
-    assert new.get_layer("first").get_layer("shared") is new.get_layer("second").get_layer("shared")
-    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype("float32")
-    np.testing.assert_allclose(new(images), net(images), rtol=1e-5, atol=1e-5)

@@ -11,6 +11,14 @@ from compress.graph import registered
 
 MOST_CALLS = 20_000  # a model that calls a model twice, which calls another twice, ... doubles the calls each time
 MODELS = ("Functional", "Model", "Sequential")
+WAY_OF_A_CLASS = (  # what can be done with a layer that is code of its author's
+    "expected Keras' own layers in its place, given its weights by set_weights; or call the script's run() from "
+    "Python, behind compress.graph.rules.register(the class, a rule): docs/how-to/own-layer.md"
+)
+WAY_OF_CODE = (
+    "expected its layers as a graph: with its class at hand, image = keras.Input((height, width, 3)), then "
+    "keras.Model(image, model.call(image)).save('functional.keras'), which has the same layers and weights"
+)
 
 
 class Unread(ValueError):
@@ -43,8 +51,13 @@ def check_own(layer):
         name = layer["config"].get("name", kind) if isinstance(layer.get("config"), dict) else kind
         raise Unread(
             f"{name} ({kind}), a class of its author's own (registered as {package or kind}), which is "
-            "code that isn't in the file"
+            f"code that isn't in the file; {WAY_OF_A_CLASS}"
         )
+
+
+def unknown_model(kind):
+    """The Unread of a model that is defined by code."""
+    return Unread(f"{one_line(kind)[:80]}, a model that is defined by code, which no file holds; {WAY_OF_CODE}")
 
 
 class Layer:

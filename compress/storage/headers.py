@@ -6,7 +6,7 @@ No kind of network is refused here; what no network can be rebuilt from is, in t
 import dataclasses
 import functools
 
-from compress.errors import InputError
+from compress.errors import InputError, one_line
 from compress.storage import archives, bare, checkpoints, classes, entries, functions, vocabulary
 from compress.storage.entries import Unread
 
@@ -63,16 +63,53 @@ def of_weights(weights):
 
 def of_model(path, config, without_code):
     """The Header of a model's config. Raises Unread where no network is rebuilt from it."""
+    _check_no_copies(config)
     for layer in _layers(config):
         vocabulary.check_known(layer, without_code)
     shape = _shape(config)
     if shape is not None and (len(shape) != 4 or shape[-1] != 3):
-        grey = ", of grey images" if len(shape) == 4 and shape[-1] == 1 else ""
+        what, way = _other_images(shape)
         raise InputError(
-            f"received {path}, whose input is {tuple(shape)}{grey}; expected a classifier of one input of RGB images",
+            f"received {path}, whose input is {tuple(shape)}{what}; expected a classifier of one input of RGB "
+            f"images{way}",
             path,
         )
     return Header(str(path), _classes(config), archives.input_shape(shape))
+
+
+def _other_images(shape):
+    """What a shape that isn't that of RGB images is of, and what can be done, as the ends of two clauses."""
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[-1] not in (1, 3):
+        return f", channels_first{', of grey images' * (shape[1] == 1)}", (
+            f" as channels_last, (None, {shape[2]}, {shape[3]}, 3): build the same network with "
+            "data_format='channels_last' (axis=-1 where a layer had axis=1), give it these weights by set_weights, and "
+            "save it; kernels have one layout in both, only a Dense behind a Flatten has its rows in another order"
+        )
+    return ", of grey images" if len(shape) == 4 and shape[-1] == 1 else "", ""
+
+
+def _check_no_copies(model):
+    """Raises Unread for what keras.utils.multi_gpu_model of Keras 2 made: copies of one network, each on a part of the
+    batch that code cuts for it, joined again.
+
+    Args:
+        model: the config of a model.
+    """
+    if model["class_name"] not in ("Functional", "Model"):
+        return
+    named, read = {layer.name: layer for layer in _inside(model)}, []
+    end = named.get(entries.ends(model["config"]["output_layers"])[0][0])
+    if end is None or end.kind != "Concatenate" or end.config.get("axis") != 0:  # axis 0 counts the images of a batch
+        return
+    for node in end.nodes:
+        entries.arguments(node, lambda name, *_: read.append(name))
+    network = named.get(read[0]) if len({*read}) == 1 else None
+    if network is not None and network.kind in entries.MODELS:
+        name = one_line(network.name)[:200]
+        raise Unread(
+            f"a multi-GPU save (keras.utils.multi_gpu_model) of {len(read)} copies of {name}; expected that network "
+            f"alone, as model.get_layer('{name}').save('{name}.h5') in the Keras that made this file writes it"
+        )
 
 
 def _layers(model):
@@ -80,9 +117,9 @@ def _layers(model):
     pending = [model]
     while pending:
         entry = pending.pop()
-        entries.check_own(entry)
         if entry["class_name"] not in entries.MODELS:
-            raise Unread(f"{entry['class_name']}, a model that is defined by code, which no file holds")
+            raise entries.unknown_model(entry["class_name"])
+        entries.check_own(entry)
         for layer in _inside(entry):
             yield layer
             if layer.kind in entries.MODELS:

@@ -169,7 +169,7 @@ class _Rebuilding:
         entries.check_own(entry)
         kind, config = str(entry["class_name"]), entry["config"]
         if kind not in entries.MODELS:
-            raise Unread(f"{kind}, a model that is defined by code, which no file holds")
+            raise entries.unknown_model(kind)
         if len(path) > MOST_NESTED:
             raise Unread(f"more than {MOST_NESTED} models inside each other")
         before = self.calls

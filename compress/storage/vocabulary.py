@@ -125,7 +125,7 @@ def is_operation(layer):
 
 def unknown_layer(name, kind):
     """The Unread of a layer of a kind that isn't read."""
-    hint = HINTS.get(kind, "a kind of layer that is not read here")
+    hint = HINTS.get(kind, f"a kind of layer that is not read here; {entries.WAY_OF_A_CLASS}")
     return Unread(f"{one_line(name)[:200]} ({one_line(kind)[:80]}), {hint}")
 
 

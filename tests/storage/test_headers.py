@@ -130,6 +130,58 @@ def test_models_of_code_of_grey_images_and_of_two_inputs_are_refused(tmp_path):
         headers.read_header(tmp_path / "net.weights.h5")
 
 
+def test_a_model_of_code_becomes_a_graph_as_its_message_says(tmp_path):
+    class Code(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = layers.Conv2D(4, 3, activation="relu"), layers.Dense(3)
+
+        def call(self, inputs):
+            return self.last(layers.GlobalAveragePooling2D()(self.first(layers.Rescaling(1 / 255)(inputs))))
+
+    model, pixels = Code(), np.random.default_rng(0).uniform(0, 255, (2, 9, 9, 3)).astype("float32")
+    wanted = np.asarray(model(pixels))
+    model.save(tmp_path / "code.keras")
+    with pytest.raises(InputError, match=r"Code, a model that is defined by code.*keras.Model\(image, model.call"):
+        headers.read_header(tmp_path / "code.keras")
+    image = keras.Input((9, 9, 3))
+    keras.Model(image, model.call(image)).save(tmp_path / "functional.keras")
+    np.testing.assert_allclose(opening.load_network(tmp_path / "functional.keras")(pixels), wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_copies_on_several_gpus_are_refused_with_the_network_inside(suffix, tmp_path):
+    """As keras.utils.multi_gpu_model made them: each copy gets a part of the batch, and the parts are joined."""
+    network = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2)], name="inside")
+    image, path = keras.Input((8, 8, 3)), tmp_path / f"net.{suffix}"
+    halves = [network(layers.Lambda(lambda x, i=i: x[i::2])(image)) for i in range(2)]
+    model = keras.Model(image, layers.Concatenate(axis=0)(halves))
+    model.save(path)
+    for preprocessing in ("auto", "caffe"):
+        with pytest.raises(InputError, match=r"a multi-GPU save .* of 2 copies of inside; .*get_layer\('inside'\)"):
+            headers.read_header(path, preprocessing)
+    model.get_layer("inside").save(path)
+    assert headers.read_header(path).classes == 2
+
+
+def test_channels_first_is_said_and_its_weights_fit_the_network_as_channels_last(tmp_path):
+    def network(form, shape, axis):
+        image = keras.Input(shape)
+        x = layers.BatchNormalization(axis)(layers.Conv2D(4, 3, data_format=form)(image))
+        return keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D(data_format=form)(x)))
+
+    first = network("channels_first", (3, 9, 8), 1)
+    for suffix in ("h5", "keras"):
+        first.save(tmp_path / f"net.{suffix}")
+        with pytest.raises(InputError, match=r"channels_first; .*as channels_last, \(None, 9, 8, 3\): .*set_weights"):
+            headers.read_header(tmp_path / f"net.{suffix}")
+    zoo.lively(first)
+    last = network("channels_last", (9, 8, 3), -1)
+    last.set_weights(first.get_weights())
+    pixels = np.random.default_rng(0).uniform(0, 1, (2, 9, 8, 3)).astype("float32")
+    np.testing.assert_allclose(last(pixels), first(pixels.transpose(0, 3, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
 def test_headers_import_no_keras():
     code = "import sys; from compress.storage import headers; print({'keras', 'tensorflow'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

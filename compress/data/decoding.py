@@ -1,6 +1,7 @@
 """Decodes one image file to 8-bit RGB as a viewer shows it: any bit depth, transparency, EXIF orientation."""
 
 import contextlib
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 DEPTHS = (1, 15, 255, 1023, 4095, 16383, 65535)  # the largest numbers of 1, 4, 8, 10, 12, 14 and 16 bits
 GROUNDS = {"white": 255, "black": 0}
 WHITE_INK = 230  # mean lightness, 0 to 255, from which a drawing can't be seen on a white background
+# Pillow's raw modes of 16 bits a channel end in the order of a value's two bytes: big-endian, little-endian, native.
+OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 FAINT = 16  # alpha, 0 to 255, below which everywhere a picture would be blank: such an alpha says nothing
 _LIMITS = (
     "at most 89 are read, of JPEGs 178, as a small file could fill the memory: make it smaller, such as by "
@@ -30,11 +33,13 @@ class Look:
     Attributes:
         whole: the integer that becomes 255 in images of more than 8 bits, one of DEPTHS.
         floating: the number that becomes 255 in images of floating point, 1.0 or 255.0.
+        colour: the integer that becomes 255 in several channels of 16 bits, one of DEPTHS.
         ground: background of transparent pixels, 'white' or 'black'.
     """
 
     whole: int | None = None
     floating: float | None = None
+    colour: int | None = None
     ground: str | None = None
 
 
@@ -63,9 +68,10 @@ class Extremes:
     Attributes:
         path: of the file.
         depth: as in Header.
-        low, high: the smallest and the largest value, NaN where a value is NaN; of 16-bit colour the upper 8 bits.
+        low, high: the smallest and the largest value, NaN where a value is NaN; alpha is none.
         ink: mean lightness, 0 to 255, weighted by alpha; None for an image without transparent pixels.
         faint: whether alpha hides the whole picture, so that its colours are shown without it.
+        is_exact: whether all bits are read; of some files of 16 bits a channel only the upper 8 are.
     """
 
     path: str
@@ -74,6 +80,7 @@ class Extremes:
     high: float = 0
     ink: float | None = None
     faint: bool = False
+    is_exact: bool = True
 
 
 def natural_scale(depth, low, high):
@@ -83,7 +90,7 @@ def natural_scale(depth, low, high):
     in brightness between images, so all images of a data set share one.
 
     Args:
-        depth: 'whole' or 'floating'.
+        depth: 'whole', 'floating' or 'colour'.
         low: smallest value of the data set.
         high: largest value.
 
@@ -93,7 +100,7 @@ def natural_scale(depth, low, high):
     """
     if not low >= 0:  # so that NaN is refused too
         return None
-    if depth == "whole":
+    if depth != "floating":
         return next((scale for scale in DEPTHS if high <= scale), None) if high else 255
     return next((scale for scale in (1.0, 255.0) if scale / 16 <= high <= 1.001 * scale), None) if high else 1.0
 
@@ -115,14 +122,19 @@ def examine(path):
         if depth in ("whole", "floating"):
             numbers = np.asarray(file)
             return Extremes(path, depth, numbers.min().item(), numbers.max().item())
-        high = max(high for _, high in file.convert("RGB").getextrema()) if depth else 0
+        low, high, is_exact, image = 0, 0, True, file
+        if depth:
+            numbers, is_exact = _channels(file)
+            colours = numbers[..., : 3 if numbers.shape[-1] > 2 else 1]
+            low, high = colours.min().item(), colours.max().item()
+            image = _of_channels(file, numbers, natural_scale(depth, low, high), is_exact)
         # An alpha channel that is 255 everywhere hides nothing.
-        pixels, ink, faint = file.convert("RGBA") if _is_transparent(file) else None, None, False
+        pixels, ink, faint = image.convert("RGBA") if _is_transparent(image) else None, None, False
         if pixels and pixels.getextrema()[3][0] < 255:
             faint = _is_faint(pixels)
             if not faint and pixels.getextrema()[3][1]:
                 ink = float(np.average(np.asarray(pixels.convert("L")), weights=np.asarray(pixels.getchannel("A"))))
-        return Extremes(path, depth, 0, high, ink, faint)
+        return Extremes(path, depth, low, high, ink, faint, is_exact)
 
 
 def decode(path, size, look=None):
@@ -156,7 +168,7 @@ def decode(path, size, look=None):
             inverse = file.format == "TIFF" and file.tag_v2.get(262) == 0
             image = Image.fromarray(_eight_bits(np.asarray(_turned(file)), scale, inverse))
         else:
-            image = _turned(file)
+            image = _turned(file, _shown(file, look.colour) if depth else None)
             if _is_transparent(image):
                 pixels = image.convert("RGBA")
                 # The conversion divides premultiplied colours by alpha. If that says nothing, they are as they stand.
@@ -238,8 +250,58 @@ def _orientation(file):
     return 1
 
 
-def _turned(file):
-    """The image with its pixels loaded and its EXIF orientation applied."""
+def _channels(file):
+    """The values of an open file of several channels of 16 bits.
+
+    Returns:
+        (uint16 (h, w, channels): grey or RGB, then alpha where there is one; whether all their bits are the file's).
+    """
+    from PIL import Image
+
+    file.load()
+    upper = np.asarray(file if file.mode in ("RGB", "RGBA") else file.convert("RGB"), np.uint16)
+    with Image.open(file.filename, formats=FORMATS) as again:
+        words = again.tile[0].args if again.tile else ""
+        mode = words if isinstance(words, str) else words[0]
+        if mode == "LA;16B":  # four bytes a pixel, which are read as if they were four channels
+            again.tile = [tile._replace(args="RGBA") for tile in again.tile]
+            pairs = np.asarray(again, np.uint16)
+            return pairs[..., ::2] << 8 | pairs[..., 1::2], True
+        if mode in {f"{kind};16{order}" for kind in ("RGB", "RGBA", "RGBX") for order in OTHER_ORDER}:
+            # Pillow keeps the upper byte of each value; told that the bytes lie the other way round, the lower one.
+            other = mode[:-1] + OTHER_ORDER[mode[-1]]
+            again.tile = [
+                tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:]))
+                for tile in again.tile
+            ]
+            return upper << 8 | np.asarray(again, np.uint16), True
+    return upper * np.uint16(257), False
+
+
+def _shown(file, scale):
+    """The 8-bit image of an open file of several channels of 16 bits, of which `scale` becomes 255; None for 65535."""
+    numbers, is_exact = _channels(file)
+    return _of_channels(file, numbers, scale or DEPTHS[-1], is_exact)
+
+
+def _of_channels(file, numbers, scale, is_exact):
+    """`_shown` of what `_channels` gave."""
+    from PIL import Image
+
+    if not is_exact and scale == DEPTHS[-1]:
+        return file  # as Pillow reads it
+    count = 3 if numbers.shape[-1] > 2 else 1
+    colours, alpha = _eight_bits(numbers[..., :count], scale, False), numbers[..., count:]
+    clear = file.info.get("transparency")  # the colour that stands for transparent pixels
+    if isinstance(clear, tuple) and len(clear) == count and not alpha.size:
+        alpha = np.where((numbers == clear).all(-1, keepdims=True), 0, DEPTHS[-1]).astype(np.uint16)
+    if alpha.size:  # whose full value is that of the colours, or that of its 16 bits
+        colours = np.dstack([colours, _eight_bits(alpha, scale if alpha.max() <= scale else DEPTHS[-1], False)])
+    return Image.fromarray(colours[..., 0] if colours.shape[-1] == 1 else colours)
+
+
+def _turned(file, shown=None):
+    """The image with its pixels loaded, or `shown` that was made of them, with its EXIF orientation applied."""
     from PIL import Image
 
     # Cameras store the sensor's rows as they are, and the way they were held in the orientation tag. Viewers apply
@@ -247,9 +309,10 @@ def _turned(file):
     turns = Image.Transpose
     file.load()
     number = _orientation(file)  # after loading, since a PNG may have its EXIF data behind its pixels
+    shown = shown or file
     if number == 1:
-        return file
-    return file.transpose(
+        return shown
+    return shown.transpose(
         (
             turns.FLIP_LEFT_RIGHT,
             turns.ROTATE_180,

@@ -7,7 +7,12 @@ from compress.data import decoding
 from compress.errors import InputError
 from compress.storage import records
 
-ALLOWED = {"whole": decoding.DEPTHS, "floating": (1.0, 255.0), "ground": tuple(decoding.GROUNDS)}
+ALLOWED = {
+    "whole": decoding.DEPTHS,
+    "floating": (1.0, 255.0),
+    "colour": decoding.DEPTHS,
+    "ground": tuple(decoding.GROUNDS),
+}
 
 
 def of_models(*paths):
@@ -20,7 +25,7 @@ def of_models(*paths):
         paths: of model files; a model without a history.json beside it is ignored.
 
     Returns:
-        dict with some of the keys 'whole', 'floating' and 'ground', see decoding.Look; empty without such records.
+        dict with some of the keys of ALLOWED, see decoding.Look; empty without such records.
 
     Raises:
         InputError: the models were trained on images that were converted in different ways.

@@ -26,11 +26,15 @@ BEGINNINGS = {  # what a file is that can't be decoded: a test of its first 64 b
         head[:4] in (b"ii*\0", b"mm\0*")
     ),
 }
-DIM = 64  # 16-bit colour whose upper 8 bits stay below this is too dark without the lower ones, which Pillow drops
+DIM = 16383  # scales of 16-bit colour up to this need the lower 8 bits too, which aren't read of every kind of file
 SCALE_GAP = 4  # times brighter than the dark images are all others, where these are of another scale
 MOST_DIM = 20  # one in so many images may be dark by itself
 DARKEST = 16  # of 255: where no image has a larger value, something is missing
-NAMED = {"whole": "images of more than 8 bits", "floating": "images of floating point"}
+NAMED = {
+    "whole": "images of more than 8 bits",
+    "floating": "images of floating point",
+    "colour": "images of 16 bits a channel",
+}
 
 
 class Reader:
@@ -183,7 +187,8 @@ class Reader:
             fixed = kind in given
             if not fixed:
                 given |= self._scale(kind, found)
-            self._check_one_scale(kind, found, given.get(kind, 255), fixed)  # of 16-bit colour 8 bits are known
+            self._check_exact(found, given.get(kind, 0))
+            self._check_one_scale(kind, found, given.get(kind, 255), fixed)
         if through and "ground" not in given:
             given |= self._ground([it for it in self._found if it.ink is not None])
         self.look = decoding.Look(**given)
@@ -202,14 +207,6 @@ class Reader:
             return {}
         lowest = min(found, key=lambda it: it.low if it.low == it.low else -math.inf)  # NaN counts as the lowest
         highest = max(found, key=lambda it: it.high)
-        if kind == "colour":  # Pillow has dropped the lower 8 bits: there is no scale to choose, only a loss to notice
-            if highest.high < DIM:
-                raise InputError(
-                    f"`{self.named_by}`: images of 16 bits a channel, such as {highest.path}, hold values "
-                    f"of at most {256 * highest.high + 255:,}, of which 8 bits would keep too little; "
-                    "expected values up to 65,535, or images of 8 bits a channel"
-                )
-            return {}
         scale = decoding.natural_scale(kind, lowest.low, highest.high)
         if scale is None:
             worst = highest if lowest.low >= 0 else lowest
@@ -225,6 +222,22 @@ class Reader:
         self._report_once(f"{NAMED[kind]} hold values up to {highest.high:,g}: scaled by {scale:,g}")
         return {kind: scale}
 
+    def _check_exact(self, found, scale):
+        """Raises InputError where images of a small scale are of a kind whose lower 8 bits aren't read.
+
+        Args:
+            found: list of the Extremes of all images of one depth.
+            scale: the value that becomes 255.
+        """
+        coarse = [it for it in found if not it.is_exact and it.high]
+        if coarse and 0 < scale <= DIM:
+            high = max(it.high for it in found)
+            raise InputError(
+                f"`{self.named_by}`: {NAMED['colour']} hold values up to about {high:,}, and of files such as "
+                f"{coarse[0].path} only the upper 8 bits are read, which is too little; expected 16-bit PNG, which is "
+                f"read in full, or all values multiplied by {65535 // high}"
+            )
+
     def _check_one_scale(self, kind, found, scale, fixed):
         """Tells which images are nearly black by the common scale, as 12 bits in a file of 16 are.
 
@@ -239,25 +252,23 @@ class Reader:
         """
         # A sixteenth is the step from 12 to 16 bits; floating point knows the scales 1 and 255 alone.
         limit = 1.001 if kind == "floating" and scale > 1 else 0 if kind == "floating" else (scale + 1) / 16
-        # What is 0 throughout is black by every scale; but of 16-bit colour only the upper 8 bits are known.
-        dim = [it for it in found if (0 if kind != "colour" else -1) < it.high <= limit]
+        dim = [it for it in found if 0 < it.high <= limit]  # what is 0 throughout is black by every scale
         others = [it for it in found if it.high > limit]
         if not dim:
             return
         brightest, darkest = max(dim, key=lambda it: it.high), min(others, key=lambda it: it.high, default=None)
-        unit, name = (256, "images of 16 bits a channel") if kind == "colour" else (1, NAMED[kind])
-        shown = lambda it: f"{unit * (it.high + 1) - 1:,g}"  # noqa: E731 (the largest value; Pillow drops 8 bits)
+        name = NAMED[kind]
         # One dark photograph among others, or dark ones of every degree, are dark; a gap says that the scales differ.
         if not fixed and darkest and darkest.high >= SCALE_GAP * brightest.high and len(dim) >= len(found) / MOST_DIM:
             raise InputError(
                 f"`{self.named_by}`: {name} are of different scales: {len(dim):,}, such as "
-                f"{brightest.path}, hold at most {shown(brightest)}, and {len(others):,}, such as "
-                f"{darkest.path}, at least {shown(darkest)}; by one scale the former would be "
+                f"{brightest.path}, hold at most {brightest.high:,g}, and {len(others):,}, such as "
+                f"{darkest.path}, at least {darkest.high:,g}; by one scale the former would be "
                 "nearly black: convert both kinds to 8 bits, each by its own factor"
             )
         self._report_once(
-            f"{len(dim):,} of {len(found):,} {name} hold at most {shown(brightest)} (such as "
-            f"{brightest.path}): scaled by {unit * (scale + 1) - 1:,g} they are nearly black"
+            f"{len(dim):,} of {len(found):,} {name} hold at most {brightest.high:,g} (such as "
+            f"{brightest.path}): scaled by {scale:,g} they are nearly black"
         )
 
     def _ground(self, found):

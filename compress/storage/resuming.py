@@ -148,9 +148,10 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
         free |= {"dataset"}  # wherever they lie now
     elif _may_have_moved(before, run):
         free |= {"dataset"}
-    if None not in (shown := (before.get("pixels"), run.get("pixels"))) and shown[0] != shown[1]:
+    shown = [_pixels(record) for record in (before, run)]
+    if None not in shown and shown[0] != shown[1]:
         raise InputError(
-            f"`resume`: {folder} holds {kind} run on images shown with {shown[0]}, now {shown[1]}; "
+            f"`resume`: {folder} holds {kind} run on images shown with {before['pixels']}, now {run['pixels']}; "
             f"expected the same, another folder to write to, {NEVER}"
         )
     if kind == "an unfinished":
@@ -169,6 +170,12 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
             f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
             f"expected what that run had to go on with it, another folder to write to, {NEVER}"
         )
+
+
+def _pixels(record):
+    """How images were converted, as a record says; older ones don't name the scale of 16-bit colour, which was this."""
+    pixels = record.get("pixels")
+    return {"colour": 65535} | pixels if isinstance(pixels, dict) else pixels
 
 
 def _student_of(record):

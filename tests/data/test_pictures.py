@@ -115,7 +115,7 @@ def test_the_scale_that_a_model_was_trained_with_is_kept_and_a_brighter_image_re
         (GREY.astype(np.uint16), GREY.astype(np.uint16) * 16, "at most 255, .*, at least 4,080"),
         (np.float32(GREY) / 255, np.float32(GREY), "at most 1, .*, at least 255"),
         (1, 257, "at most 255, .*, at least 65,535"),
-        (16, 257, "at most 4,095, .*, at least 65,535"),
+        (16, 257, "at most 4,080, .*, at least 65,535"),
     ],
 )  # colour
 def test_images_of_two_scales_are_refused_with_one_of_each(tmp_path, dark, bright, words):
@@ -144,11 +144,17 @@ def test_an_inverted_scale_of_grey_is_shown_as_a_viewer_does(tmp_path):
     np.testing.assert_array_equal(read(tmp_path)[0][0, ..., 1], 255 - GREY)
 
 
-def colour_of_16_bits(path, factor):
-    """A PNG of 16-bit RGB, which Pillow writes none of: row by row, without filters."""
-    rows = (np.repeat(GREY[..., None], 3, -1).astype(int) * factor).astype(">u2").reshape(8, -1)
+def png_of_16_bits(path, values):
+    """A PNG of 16 bits a channel, which Pillow writes none of: row by row, without filters.
+
+    Args:
+        path: of the file.
+        values: (h, w, channels): 2 for grey and alpha, 3 for RGB, 4 for RGBA.
+    """
+    h, w, kind = *values.shape[:2], {2: 4, 3: 2, 4: 6}[values.shape[-1]]
+    rows = values.astype(">u2").reshape(h, -1)
     parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", 12, 8, 16, 2, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", w, h, 16, kind, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))),
         (b"IEND", b""),
     )
@@ -159,12 +165,78 @@ def colour_of_16_bits(path, factor):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
-def test_colour_of_16_bits_is_read_where_its_upper_8_are_enough(tmp_path):
-    colour_of_16_bits(tmp_path / "a" / "0.png", 257)
-    np.testing.assert_array_equal(read(tmp_path)[0][0, ..., 2], GREY)
-    colour_of_16_bits(tmp_path / "b" / "0.png", 16)
-    with pytest.raises(InputError, match=r"16 bits a channel, such as .*0\.png, hold values of at most 4,095"):
-        read(tmp_path / "b")
+def tiff_of_16_bits(path, values, order):
+    """An uncompressed TIFF of 16-bit RGB (h, w, 3) in a byte order, '<' or '>'."""
+    (h, w, _), pixels = values.shape, values.astype(f"{order}u2").tobytes()
+    # tag, value: width, height, bits of each channel (at 8), no compression, RGB, place, channels, rows, bytes
+    tags = {256: w, 257: h, 258: 8, 259: 1, 262: 2, 273: 14, 277: 3, 278: h, 279: len(pixels)}
+    directory = struct.pack(f"{order}H", len(tags))
+    for tag, value in tags.items():
+        directory += struct.pack(f"{order}HHII", tag, *((3, 3, 8) if tag == 258 else (4, 1, value)))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 14 + len(pixels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(head + struct.pack(f"{order}3H", 16, 16, 16) + pixels + directory + b"\0" * 4)
+
+
+def colour_of_16_bits(path, factor):
+    png_of_16_bits(path, np.repeat(GREY[..., None], 3, -1).astype(int) * factor)
+
+
+KINDS = {  # of files of 16 bits a channel
+    "rgb.png": lambda path, grey: png_of_16_bits(path, np.dstack([grey, grey // 2, grey])),
+    "rgba.png": lambda path, grey: png_of_16_bits(path, np.dstack([grey, grey // 2, grey, 0 * grey + 65535])),
+    "rgba_too.png": lambda path, grey: png_of_16_bits(path, np.dstack([grey, grey // 2, grey, 0 * grey + grey.max()])),
+    "grey_alpha.png": lambda path, grey: png_of_16_bits(path, np.dstack([grey, 0 * grey + 65535])),
+    "little.tif": lambda path, grey: tiff_of_16_bits(path, np.dstack([grey, grey // 2, grey]), "<"),
+    "big.tif": lambda path, grey: tiff_of_16_bits(path, np.dstack([grey, grey // 2, grey]), ">"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "scale"),
+    [
+        (kind, bits, scale)
+        for kind in KINDS
+        for bits, scale in ((8, 8), (10, 10), (12, 12), (13, 14), (14, 14), (15, 16), (16, 16))
+        if bits == scale or kind != "rgba_too.png"  # an opaque alpha is that of the scale
+    ],
+)
+def test_colour_of_16_bits_is_scaled_as_grey_is(tmp_path, kind, bits, scale):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (8, 12))
+    values[0, 0] = 2**bits - 1
+    KINDS[kind](tmp_path / "colour" / f"0{kind}", values)
+    put(tmp_path / "grey" / "0.png", values.astype(np.uint16))
+    (colour, said), (grey, _) = read(tmp_path / "colour"), read(tmp_path / "grey")
+    np.testing.assert_array_equal(colour[..., 0], values[None] >> scale - 8)
+    np.testing.assert_array_equal(colour[..., 0], grey[..., 0])
+    green = values if kind == "grey_alpha.png" else values // 2
+    np.testing.assert_array_equal(colour[..., 1], green[None] >> scale - 8)
+    assert said == [f"images of 16 bits a channel hold values up to {2**bits - 1:,}: scaled by {2**scale - 1:,}"]
+    same_scale = decoding.Look(colour=2**scale - 1)  # as of a model that was trained on such images
+    np.testing.assert_array_equal(read(tmp_path / "colour", look=same_scale)[0], colour)
+
+
+def test_colour_is_scaled_as_the_training_images_of_a_model_were(tmp_path):
+    colour_of_16_bits(tmp_path / "a" / "0.png", 16)
+    images, lines = read(tmp_path, look=decoding.Look(colour=65535))
+    assert int(images.max()) == 15 and lines[0] == "images of 16 bits a channel are scaled by 65,535"
+    assert "nearly black" in lines[1]
+    colour_of_16_bits(tmp_path / "a" / "1.png", 257)
+    with pytest.raises(InputError, match=r"1\.png, with values from 0 to 65,535, expected 0 to 4,095, by which"):
+        read(tmp_path, look=decoding.Look(colour=4095))
+
+
+def test_colour_of_which_only_the_upper_bits_are_read_needs_a_large_scale(tmp_path):
+    for name, factor in (("full", 257), ("half", 128), ("twelve", 16)):  # 16, 15 and 12 bits in a PPM of 16
+        (tmp_path / name).mkdir()
+        values = np.repeat(GREY[..., None], 3, -1).astype(int) * factor
+        (tmp_path / name / "0.ppm").write_bytes(b"P6 12 8 65535 " + values.astype(">u2").tobytes())
+    np.testing.assert_allclose(read(tmp_path / "full")[0][0, ..., 1], GREY, atol=1)
+    images, lines = read(tmp_path / "half")
+    np.testing.assert_allclose(images[0, ..., 1], GREY / 2, atol=1)
+    assert lines[0].startswith("images of 16 bits a channel hold values up to") and "scaled by" in lines[0]
+    with pytest.raises(InputError, match=r"0\.ppm only the upper 8 bits are read.*16-bit PNG.*multiplied by 15$"):
+        read(tmp_path / "twelve")
 
 
 @pytest.mark.parametrize("ink", [0, 120, 255])
@@ -689,7 +761,9 @@ def test_a_large_jpeg_is_read_in_part_and_other_large_images_are_refused_togethe
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
     found, loaded = drafted.read(drafted.paths)[0], []
     np.testing.assert_allclose(found.astype(int), wanted, atol=3)
-    monkeypatch.setattr(decoding, "_turned", lambda file, turn=decoding._turned: loaded.append(file.size) or turn(file))
+    monkeypatch.setattr(
+        decoding, "_turned", lambda file, shown=None, turn=decoding._turned: loaded.append(file.size) or turn(file)
+    )
     drafted.read(drafted.paths)
     assert sorted(loaded) == [(100, 150), (150, 100)]  # two threads
     put(tmp_path / "other" / "a.png", picture)

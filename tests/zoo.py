@@ -211,6 +211,18 @@ def block_called_twice():
 
 
 @network
+def open_block_called_at_two_sizes():
+    """A nested model that leaves the sizes open, which its calls give it: residual at 6x6, then at 3x3."""
+    x = keras.Input((None, None, 6))
+    block = _model(x, layers.Add()([x, _conv(_conv(x, 5, "one"), 6, "two")]), "block")
+    tail = [keras.Input((None, None, 6)), layers.Conv2D(6, 3, padding="same", name="conv"), layers.ReLU()]
+    tail = keras.Sequential(tail, name="tail")
+    x = keras.Input((8, 8, 3))
+    y = tail(block(layers.Resizing(6, 6)(_conv(x, 6, "stem"))))
+    return _model(x, _head(block(tail(layers.MaxPooling2D()(y)))), "open_block_called_at_two_sizes")
+
+
+@network
 def activations_called_twice():
     """A nested model without weights, called on channels of two layers."""
     x = keras.Input((8, 8, 6))

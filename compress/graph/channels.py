@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+from keras import tree
 
 from compress.graph.nodes import graph_of, is_model, nodes_of
 
@@ -176,13 +177,19 @@ class Call:
         spans: those of them that aren't None.
         shapes: of the tensors that it reads, the batch included; None for what is open.
         made: shapes of its outputs.
+        sizes: {id(KerasTensor): shape}, of those that have another shape at this call, see `_sizes_at`.
     """
 
-    def __init__(self, node, path, inputs, reading):
+    def __init__(self, node, path, inputs, reading, sizes):
         self.layer, self.path, self.node, self.inputs, self.reading = node.operation, path, node, inputs, reading
-        self.numbers, self.spans = reading.numbers, [span for span in inputs if span is not None]
-        self.shapes = [tensor.shape for tensor in node.input_tensors]
-        self.made = [tensor.shape for tensor in node.outputs]
+        self.numbers, self.spans, self.sizes = reading.numbers, [span for span in inputs if span is not None], sizes
+        self.shapes = [self.shape_of(tensor) for tensor in node.input_tensors]
+        self.made = [self.shape_of(tensor) for tensor in node.outputs]
+
+    def shape_of(self, tensor):
+        """The shape of a tensor or array; of one inside a model of open sizes that of this call of the model."""
+        shape = tensor.shape if hasattr(tensor, "shape") else np.shape(tensor)
+        return self.sizes.get(id(tensor), tuple(shape))
 
     @property
     def wiring(self):
@@ -301,7 +308,7 @@ def read_channels(model, rule_of):
     """
     reading, graph = Reading(), graph_of(model)
     reading.image |= {id(tensor) for tensor in graph.inputs}
-    outputs = _run(graph, [None] * len(graph.inputs), "", reading, rule_of)
+    outputs = _run(graph, [None] * len(graph.inputs), "", reading, rule_of, {})
     makers = {id(tensor): path for path, tensor in _named(graph)}
     for tensor, span in zip(graph.outputs, outputs, strict=True):
         if span is not None:
@@ -315,15 +322,15 @@ def _named(graph):
         yield from ((node.operation.name, tensor) for tensor in node.outputs)
 
 
-def _run(graph, inputs, path, reading, rule_of):
-    """Spans of a graph's outputs from those of its inputs."""
+def _run(graph, inputs, path, reading, rule_of, sizes):
+    """Spans of a graph's outputs from those of its inputs; sizes: see `_sizes_at`."""
     known = {id(tensor): span for tensor, span in zip(graph.inputs, inputs, strict=True)}
     for key, span in known.items():
         if span is not None:
             reading.spans.setdefault(key, span)
     for node in nodes_of(graph):
         here = f"{path}{node.operation.name}"
-        call = Call(node, here, [known[id(tensor)] for tensor in node.input_tensors], reading)
+        call = Call(node, here, [known[id(tensor)] for tensor in node.input_tensors], reading, sizes)
         if is_model(node.operation):
             spans = _entered(call, rule_of)
         else:
@@ -360,7 +367,33 @@ def _entered(call, rule_of):
     for outer, tensor in zip(call.node.input_tensors, inner.inputs, strict=True):
         if id(outer) in reading.image:
             reading.image.add(id(tensor))
-    return _run(inner, first, f"{call.path}/", reading, rule_of)
+    return _run(inner, first, f"{call.path}/", reading, rule_of, _sizes_at(inner, call.shapes))
+
+
+def _sizes_at(graph, shapes):
+    """Shapes of a graph's tensors at one call: a model inside may leave sizes open, which each of its calls gives it.
+
+    Args:
+        graph: of the model inside.
+        shapes: of the tensors that it is called with.
+
+    Returns:
+        {id(KerasTensor): shape}, empty where the graph's own shapes say as much.
+    """
+    own = [tensor.shape for tensor in graph.inputs]
+    if own == shapes or not any(None in shape[1:] for shape in own):
+        return {}
+    specs = {
+        id(tensor): keras.KerasTensor(shape, tensor.dtype) for tensor, shape in zip(graph.inputs, shapes, strict=True)
+    }
+    for node in nodes_of(graph):
+        args, kwargs = node.arguments.fill_in(specs)
+        try:
+            outputs = tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
+        except Exception:  # whatever a layer raises that can't tell
+            outputs = node.outputs
+        specs |= {id(tensor): spec for tensor, spec in zip(node.outputs, outputs, strict=True)}
+    return {key: tuple(spec.shape) for key, spec in specs.items()}
 
 
 def is_keras_tensor(value):

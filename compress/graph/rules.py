@@ -222,14 +222,14 @@ def attention(call):
     heads = call.slot("heads", call.wiring.slots.get("heads", call.numbers.new(layer.num_heads)))
     made = call.make(len(read["query"]))
     call.numbers.tie(made, read["query"])
-    tokens = {name: call.positions(-1, tensor.shape) for name, tensor in named.items()}
+    tokens = {name: call.positions(-1, call.shape_of(tensor)) for name, tensor in named.items()}
     for name, part in (("query", layer.query_dense), ("key", layer.key_dense), ("value", layer.value_dense)):
         call.variable(part.kernel, read[name], heads, None, positions=tokens[name])
         call.variable(part.bias, heads, None)
     call.variable(layer.output_dense.kernel, heads, None, made, positions=tokens["query"])
     call.variable(layer.output_dense.bias, made)
     # scores of each query for each key, and the mean of the values by them
-    keys = call.positions(-1, [1, *(named["key"].shape[axis] for axis in layer._attention_axes), 1])
+    keys = call.positions(-1, [1, *(call.shape_of(named["key"])[axis] for axis in layer._attention_axes), 1])
     call.work(tokens["query"] * keys * (layer.key_dim + layer.value_dim), heads)
     call.setting("num_heads", heads)
     return Span(len(call.made[0]) - 1, made)

@@ -107,9 +107,10 @@ class _Copies:
         return self._models[id(model)]
 
     def _inputs(self, graph, shapes):
-        """{id(input of a graph): input of its copy}."""
+        """{id(input of a graph): input of its copy}; what is open stays so, since calls may differ in it."""
         fresh = {}
-        for tensor, shape in zip(graph.inputs, shapes, strict=True):
+        for tensor, given in zip(graph.inputs, shapes, strict=True):
+            shape = tuple(None if size is None else new for size, new in zip(tensor.shape, given, strict=True))
             layer = tensor._keras_history.operation
             fresh[id(tensor)] = type(layer).from_config(layer.get_config() | {"batch_shape": shape}).output
         return fresh

@@ -92,7 +92,7 @@ def _einsum_of_tensors(call):
     # of more tensors the order decides; without an arrow the result is one of the alphabet's order
     if len(operands) != 2 or "->" not in call.layer.subscripts:
         return NAN
-    return _einsum(call.layer.subscripts, [_shape(one) for one in operands], call.made[0])
+    return _einsum(call.layer.subscripts, [call.shape_of(one) for one in operands], call.made[0])
 
 
 def _dot(call):
@@ -112,11 +112,7 @@ def _convolution(call):
 def _given(call, *names):
     """Shapes of the first arguments of a call, tensors and constants alike; None for what isn't given."""
     given = dict(zip(names, call.node.arguments.args, strict=False)) | call.node.arguments.kwargs
-    return [None if given.get(name) is None else _shape(given[name]) for name in names]
-
-
-def _shape(value):
-    return tuple(value.shape) if hasattr(value, "shape") else np.shape(value)
+    return [None if given.get(name) is None else call.shape_of(given[name]) for name in names]
 
 
 LAYERS = (

@@ -9,6 +9,7 @@ No memory is taken before the sizes are known to be those of the file: variables
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import math
 import warnings
@@ -101,6 +102,11 @@ class Wanted:
     changes: dict = dataclasses.field(default_factory=dict)
     front: tuple = ()
 
+    @property
+    def sides(self):
+        """Sides of the images, None for what the config says itself; None where it says all."""
+        return self.size and (*self.size, None)
+
 
 @dataclasses.dataclass
 class Rebuilt:
@@ -164,8 +170,15 @@ class _Rebuilding:
 
     # ---- models
 
-    def model(self, entry, path):
-        """The keras.Model of a config's entry; `path` are the names of the models around it and its own."""
+    def model(self, entry, path, shape=None):
+        """The keras.Model of a config's entry.
+
+        Args:
+            entry: {'class_name', 'config'}.
+            path: the names of the models around it and its own; empty for the outermost.
+            shape: of what it is called on, where that is one tensor and one call. Its own input may have open sizes,
+                which then are these: features and costs of its layers are known by them.
+        """
         entries.check_own(entry)
         kind, config = str(entry["class_name"]), entry["config"]
         if kind not in entries.MODELS:
@@ -181,9 +194,9 @@ class _Rebuilding:
         settings = {} if isinstance(config, list) else config
         name = path[-1] if path else self._name(settings.get("name") or kind.lower())
         if kind == "Sequential":
-            model = self._sequential(entry, named, name, path)
+            model = self._sequential(entry, named, name, path, shape)
         else:
-            model = self._functional(config, named, name, path)
+            model = self._functional(config, named, name, path, shape)
         if type(settings.get("trainable")) is bool and not settings["trainable"]:
             self.trainable.append((model, False))
         self.inside[id(model)] = self.calls - before
@@ -194,20 +207,23 @@ class _Rebuilding:
         if self.calls > entries.MOST_CALLS:
             raise Unread(f"more than {entries.MOST_CALLS:,} calls of layers")
 
-    def _sequential(self, entry, named, name, path):
+    def _sequential(self, entry, named, name, path, shape):
         """A Sequential; outside, it needs the shape of its images."""
-        if path:  # a nested one is given its shape by what it is called on
+        first = named[0] if named[0].kind == "InputLayer" else None
+        if path:  # a nested one is given its shape by its only call; for several its own may have open sizes
+            made = [] if shape or first is None else [self._input(first)]
             named = [layer for layer in named if layer.kind != "InputLayer"]
-            made = []
         else:
-            made = [
-                self._input(named[0] if named[0].kind == "InputLayer" else entries.first_input(entry)),
-                *self.wanted.front,
-            ]
-            named = named[named[0].kind == "InputLayer" :]
+            made = [self._input(first or entries.first_input(entry), self.wanted.sides), *self.wanted.front]
+            named = named[first is not None :]
+            shape = made[0].output.shape
+        behind = made[1:]  # whose shapes are needed where a model follows
         for layer in named:
             if self.wanted.changes.get(self._inner(path, layer)) != "without":
-                made.append(self.operation(layer, path))
+                if layer.kind in entries.MODELS:
+                    shape, behind = functools.reduce(_shape_behind, behind, shape), []
+                made.append(self.operation(layer, path, shape))
+                behind.append(made[-1])
         if not made or (len(made) == 1 and not path):
             made.append(keras.layers.Identity())
         with self._errors_of(name, "Sequential"):
@@ -215,11 +231,12 @@ class _Rebuilding:
             self._check(model, model._functional.outputs if model._functional else ())
         return model
 
-    def _functional(self, config, named, name, path):
+    def _functional(self, config, named, name, path, shape):
         """A functional model, its calls made in the order of their data."""
         inputs, outputs = (_flat(config[key]) for key in ("input_layers", "output_layers"))
         if not path:
             entries.check_one_each(inputs, outputs)
+        sizes = (shape[1:] if len(inputs) == 1 and shape else None) if path else self.wanted.sides
         first = entries.first_numbers(named)
         calls = {(layer.name, number): (layer, node) for layer in named for number, node in enumerate(layer.nodes)}
         if len({layer.name for layer in named}) != len(named):
@@ -232,7 +249,7 @@ class _Rebuilding:
             call = pending.pop()
             layer, node = calls[call]
             if layer.kind == "InputLayer":
-                whole[call] = self._input(layer).output
+                whole[call] = self._input(layer, sizes).output
                 made[call] = [self._fronted(whole[call]) if not path else whole[call]]
             elif missing := self._call(layer, node, (made, first, built), path, call):
                 waiting.setdefault(missing, []).append(call)
@@ -281,7 +298,9 @@ class _Rebuilding:
         if isinstance(node, list):  # Keras 2: the tensors of a call are one argument
             args = [args] if len(args) > 1 else args
         if layer.name not in built:
-            built[layer.name] = self.operation(layer, path)
+            only = keras.tree.flatten(args) if len(layer.nodes) == 1 else ()
+            shape = only[0].shape if len(only) == 1 and isinstance(only[0], keras.KerasTensor) else None
+            built[layer.name] = self.operation(layer, path, shape)
         operation = built[layer.name]
         if self.wanted.changes.get(self._inner(path, layer)) == "without":
             made[call] = keras.tree.flatten(args)
@@ -298,10 +317,10 @@ class _Rebuilding:
 
     # ---- layers
 
-    def operation(self, layer, path):
-        """The Keras layer or operation of a entries.Layer."""
+    def operation(self, layer, path, shape=None):
+        """The Keras layer or operation of a entries.Layer; shape: as of `model`."""
         if layer.kind in entries.MODELS:
-            model = self.model(layer.data, self._inner(path, layer))
+            model = self.model(layer.data, self._inner(path, layer), shape)
         elif vocabulary.is_operation(layer):
             model = self._raw(layer)
         else:
@@ -403,16 +422,16 @@ class _Rebuilding:
         with self._errors_of(layer.name, kind):
             return cls(**settings, name=self._name(layer.name))
 
-    def _input(self, layer):
-        """The InputLayer of a entries.Layer, for batches of any size."""
+    def _input(self, layer, sizes=None):
+        """The InputLayer of a entries.Layer, for batches of any size; sizes: for those that it leaves open, or None."""
         config = layer.config
         shape = config.get("batch_shape") or config.get("batch_input_shape") or [None, *(config.get("shape") or ())]
         shape = _value(shape, layer.name)
         if not isinstance(shape, list) or not 1 < len(shape) <= 6:
             raise Unread(f"{layer} of {one_line(shape)[:60]}, which is no shape")
         sides = list(shape[1:])
-        if self.wanted.size and len(sides) == 3:
-            sides[:2] = [side or given for side, given in zip(sides[:2], self.wanted.size, strict=True)]
+        if sizes and len(sides) == len(sizes):
+            sides = [side or given for side, given in zip(sides, sizes, strict=True)]
         if not all(side is None or (type(side) is int and 0 < side <= LARGEST) for side in sides):
             raise Unread(f"{layer} of {one_line(sides)[:60]}, which is no shape")
         dtype = config.get("dtype")
@@ -467,6 +486,14 @@ class _Rebuilding:
             raise Unread(f"{where}, which needs {error}") from None
         except Exception as error:  # whatever layers raise
             raise Unread(f"{where}, which Keras {keras.__version__} doesn't take: {_words(error)}") from None
+
+
+def _shape_behind(shape, layer):
+    """The shape of what a layer, perhaps not built yet, makes of a tensor of a shape; None where it can't tell."""
+    try:
+        return layer.compute_output_spec(keras.KerasTensor(shape)).shape
+    except Exception:  # whatever layers raise: Keras says it where the layer is called
+        return None
 
 
 def _words(error):

@@ -87,6 +87,9 @@ def work(model):
     for node in nodes.nodes_of(nodes.graph_of(model)):
         layer, kind = node.operation, type(node.operation).__name__
         if nodes.is_model(layer):
+            if None in layer.inputs[0].shape[1:]:  # which has the size of this call
+                image = keras.Input(batch_shape=node.input_tensors[0].shape)
+                layer = keras.models.clone_model(layer, input_tensors=image)
             total += work(layer)
             continue
         if kind == "EinsumDense":
@@ -94,11 +97,13 @@ def work(model):
             summed = [size for letter, size in zip(kernel, layer.kernel.shape, strict=True) if letter not in out]
             total += int(np.prod(node.outputs[0].shape[1:]) * np.prod(summed))
             continue
-        if "Conv" not in kind and kind not in ("Dense", "MultiHeadAttention"):
+        if "Conv" not in kind and kind not in ("Dense", "MultiHeadAttention", "LSTM"):
             continue
         read, made = node.input_tensors[0].shape, node.outputs[0].shape
         window = int(np.prod(getattr(layer, "kernel_size", 1)))
-        if "Transpose" in kind:
+        if kind == "LSTM":
+            total += read[1] * 4 * layer.units * (read[2] + layer.units)
+        elif "Transpose" in kind:
             total += int(np.prod(read[1:])) * window * made[-1]
         elif "Depthwise" in kind:
             total += int(np.prod(made[1:])) * window

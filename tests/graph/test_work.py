@@ -92,6 +92,18 @@ def test_each_call_of_a_shared_layer_counts():
     assert metrics.count_macs(recurrent(lambda x: layer(layer(x)))) == 2 * 7 * 4 * (6 * 6 + 6 * 6)
 
 
+def test_a_model_inside_of_open_sizes_works_at_those_of_its_calls():
+    tokens = keras.Input((None, 8))
+    attended = layers.Reshape((-1, 8))(layers.MultiHeadAttention(2, 3)(tokens, tokens) @ np.ones((8, 8), "float32"))
+    inner = keras.Model(tokens, layers.Conv1D(8, 3, padding="same")(attended))
+    outer = keras.Sequential([keras.Input((None, 8)), inner])
+    x = rows(5, 8)
+    y = outer(layers.Concatenate(axis=1)([inner(x), x]))  # at 5 and at 10 positions
+    by_hand = [4 * n * 8 * 6 + 2 * n * n * (3 + 3) + n * 8 * 8 + n * 3 * 8 * 8 for n in (5, 10)]
+    assert metrics.count_macs(keras.Model(x, y)) == sum(by_hand)
+    assert metrics.count_macs(outer) is None  # alone it has no sizes
+
+
 def unknown():
     """A network with a layer whose work isn't known, behind a convolution."""
     image = keras.Input((8, 8, 3))

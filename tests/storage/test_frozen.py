@@ -50,7 +50,7 @@ NETWORKS = {  # (what stands between image and head, layers of it that hold froz
     "flat": (lambda x: body(layers.Rescaling(1 / 255)(x), {"trainable": False}), 4),
     "nested": (lambda x: base()(layers.Rescaling(1 / 255)(x)), 4),
     "nested twice": (lambda x: base("middle", "outer")(layers.Rescaling(1 / 255)(x)), 4),
-    "rewritten": (lambda x: base()(x / 255.0), 4),  # of public layers, since .h5 can't hold a raw operation
+    "operation": (lambda x: base()(x / 255.0), 4),
     "wrapped": (lambda x: wrapped(layers.Rescaling(1 / 255)(x)), 1),
     "normalised": (normalised, 1),
 }
@@ -70,7 +70,7 @@ def after_a_step(net, trainer=None):
     return [np.array(weight) for weight in net.weights if "float" in weight.dtype]
 
 
-FILES = [(name, suffix) for name in NETWORKS for suffix in ("keras", "h5") if (name, suffix) != ("rewritten", "h5")]
+FILES = [(name, suffix) for name in NETWORKS for suffix in ("keras", "h5") if (name, suffix) != ("operation", "h5")]
 
 
 @pytest.mark.parametrize(("name", "suffix"), FILES)
@@ -90,7 +90,7 @@ def test_frozen_layers_train_as_those_that_keras_unfroze(name, suffix, tmp_path,
     assert all((np.asarray(weight) != old).any() for weight, old in kernels)
 
 
-@pytest.mark.parametrize("name", ["flat", "nested", "rewritten"])
+@pytest.mark.parametrize("name", ["flat", "nested", "operation"])
 def test_what_is_pruned_of_a_frozen_base_is_trained_and_written_trainable(name, tmp_path):
     network(name).save(tmp_path / "frozen.keras")
     graph = Graph(opening.load_network(tmp_path / "frozen.keras"))

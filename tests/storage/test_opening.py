@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from compress import metrics
 from compress.errors import InputError
 from compress.graph import registered, rules
 from compress.storage import checkpoints, entries, opening, rebuilding, resnet, vocabulary
@@ -127,7 +128,29 @@ def adapted(x):
     return head(layers.Conv2D(4, 3)(layers.Normalization()(x)))
 
 
+def resized_in_front(x):
+    """Models inside that leave their sizes open, as those of keras.applications do, not called at the image's."""
+    nested = keras.Sequential([keras.Input((None, None, 3)), base("inner", None)], name="outer")
+    return head(nested(layers.Resizing(24, 20)(layers.Rescaling(1 / 255)(x))))
+
+
+def of_two_sizes(x):
+    """Blocks of open sizes, a functional one and a Sequential, each called at two sizes."""
+    block = base("block", None)
+    more = keras.Sequential([keras.Input((None, None, 4)), layers.Conv2D(3, 3)], name="more")
+    once = more(block(layers.Rescaling(1 / 255)(x)))
+    return head(more(block(layers.AveragePooling2D(2)(once))))
+
+
+def open_in_a_sequence():
+    inner = base("inner", None)
+    first = [keras.Input((SIZE, SIZE, 3)), layers.RandomFlip(), layers.Resizing(24, 20), layers.Rescaling(1 / 255)]
+    return lively(keras.Sequential([*first, inner, layers.GlobalAveragePooling2D(), layers.Dense(3)]))
+
+
 NETWORKS = {
+    "resized in front": resized_in_front,
+    "of two sizes": of_two_sizes,
     "shared": shared,
     "two ended": two_ended,
     "shuffled": shuffled,
@@ -136,19 +159,20 @@ NETWORKS = {
     "many kinds": many_kinds,
     "augmented": augmented,
     "adapted": adapted,
-    "transferred": None,
 }
+SEQUENCES = {"transferred": transferred, "open in a sequence": open_in_a_sequence}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, *SEQUENCES])
 def test_any_network_answers_as_keras_does(name, tmp_path):
-    model = functional(NETWORKS[name]) if NETWORKS[name] else transferred()
+    model = SEQUENCES[name]() if name in SEQUENCES else functional(NETWORKS[name])
     wanted = np.asarray(model(RGB, training=False))
     for suffix in ("h5", "keras"):
         model.save(tmp_path / f"net.{suffix}")
         opened = opening.open_network(tmp_path / f"net.{suffix}", "none")
         np.testing.assert_allclose(opened.model(RGB, training=False), wanted, rtol=1e-5, atol=1e-5)
         assert (opened.outputs, opened.classes) == ("logits", 3)
+        assert metrics.count_macs(opened.model) == metrics.count_macs(model) > 0
         assert [layer.name for layer in opened.model.layers] == [layer.name for layer in model.layers]
         assert len(opened.model.trainable_weights) == len(
             [w for w in model.weights if w.name.split("/")[-1] not in (*STATISTICS, "count")]

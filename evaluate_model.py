@@ -117,18 +117,18 @@ def short_names(paths):
 def check_flags(args):
     """Raises InputError for flags that don't go together, and where the output can't be written."""
     if args.any_model:
-        display.warn("--any_model: deprecated, does nothing: every classifier is taken")
+        display.warn("`any_model`: deprecated, does nothing: every classifier is taken")
     if args.output:
         files.check_file(args.output, ".json")
     if args.predict:
         default = build_parser().get_default
         if odd := [name for name in OF_DATA_SETS if getattr(args, name) != default(name)]:
             raise InputError(
-                f"--{odd[0]}: received it beside --predict, which reads photographs and no data set; "
+                f"`{odd[0]}`: received it beside `predict`, which reads photographs and no data set; "
                 "expected it left out"
             )
         if len(args.model_path) != 1:
-            raise InputError(f"`model_path`: received {len(args.model_path)} models beside --predict, expected one")
+            raise InputError(f"`model_path`: received {len(args.model_path)} models beside `predict`, expected one")
 
 
 def read_header(args, path):
@@ -138,8 +138,8 @@ def read_header(args, path):
     if Path(path).suffix.lower() in EXPORTED:
         raise InputError(
             f"`model_path`: received {path}, an exported file, which is not evaluated here: "
-            "export_model.py measured it when it wrote it; expected an .h5 or .keras file, or --predict "
-            "PHOTO ... to try it on photographs"
+            "export_model.py measured it when it wrote it; expected an .h5 or .keras file, or `predict=PHOTO ...` "
+            "to try it on photographs"
         )
     header = headers.read_header(path, args.preprocessing)
     if not args.predict:

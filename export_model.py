@@ -7,9 +7,8 @@ import functools
 import sys
 from pathlib import Path
 
-from compress.cli import app, configs, display, flags, keywords, tables, values
+from compress.cli import app, configs, display, flags, formats, keywords, tables, values
 from compress.errors import InputError, one_line
-from compress.export import formats
 from compress.storage import files, records
 
 EXAMPLE = """example:
@@ -33,7 +32,6 @@ def build_parser():
         nargs="+",
         type=values.export_format,
         choices=formats.FORMATS,
-        default=list(formats.FORMATS),
         metavar="FORMAT",
         help="one or several of %(choices)s; litert-int8 is quantised to whole numbers (default: all)",
     )
@@ -65,7 +63,7 @@ def build_parser():
         "model on made-up images, and litert-int8, which needs images, isn't written (default: on, "
         "but off where no --dataset is given and cifar10 can't be had or isn't the model's)",
     )
-    flags.add_data_flags(parser)
+    flags.add_data_flags(parser, needed=False)
     flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
     return parser
 
@@ -75,14 +73,14 @@ def read_header(args):
     from compress.storage import checkpoints, headers
 
     header = headers.read_header(args.model_path, args.preprocessing)
-    if args.measure or (args.measure is None and has_data_set(args)):
-        checkpoints.check_fits(header, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
+    if args.measure or (args.measure is None and args.dataset):
+        checkpoints.check_fits(header, args.class_num, dataset=data_set(args), also=flags.of_reading(args))
     return header
 
 
-def has_data_set(args):
-    """Whether the command line names a data set."""
-    return any(word.split("=")[0] == "--dataset" for word in args.argv)
+def data_set(args):
+    """The data set that is measured on: the one that was named, else the stock set that the scripts train on."""
+    return args.dataset or flags.STOCK_SET
 
 
 def find_images(args, header):
@@ -92,25 +90,25 @@ def find_images(args, header):
         (a dataset.Data or None, why there is none).
 
     Raises:
-        InputError: a data set that the command line asks for can't be had.
+        InputError: a data set that was asked for can't be had.
     """
     from compress.data import dataset, pixels
     from compress.storage import classes
 
-    asked = args.measure or has_data_set(args)
+    asked, dataset_name = args.measure or args.dataset, data_set(args)
     if args.measure is False:
-        return None, "--no-measure"
+        return None, "not asked for"
     names = classes.of_model(args.model_path)
     if not asked and (
         header.classes != args.class_num
         or header.input_shape not in (None, (32, 32, 3))
-        or (names and names != classes.of_stock(args.dataset))
+        or (names and names != classes.of_stock(dataset_name))
     ):
-        return None, f"no --dataset, and {args.model_path} is no model of {args.dataset}"
+        return None, f"no data set was named, and {args.model_path} is no model of {dataset_name}"
     try:
-        records.check_split(args.model_path, args.dataset, args.val_split)
+        records.check_split(args.model_path, dataset_name, args.val_split)
         images = dataset.load_data(
-            configs.DataConfig.of(args),
+            configs.DataConfig.of(args, dataset=dataset_name),
             header.input_shape and header.input_shape[:2],
             display.track("reading images", args.verbose),
             needs=("validation",),
@@ -119,7 +117,7 @@ def find_images(args, header):
     except InputError as error:
         if asked:
             raise
-        return None, f"no --dataset, and no {args.dataset}: {one_line(error):.200}"
+        return None, f"no data set was named, and there is no {dataset_name}: {one_line(error):.200}"
     display.say(images.description, args.verbose)
     records.check_source(args.model_path, images.val, args.val_split)
     return images, None
@@ -127,10 +125,10 @@ def find_images(args, header):
 
 def chosen_formats(args, has_images):
     """The formats to write: those asked for, without images not litert-int8."""
-    wanted = list(dict.fromkeys(args.format))
+    wanted = list(dict.fromkeys(args.format or formats.FORMATS))
     if not has_images and "litert-int8" in wanted:
         wanted.remove("litert-int8")
-        line = "--format: litert-int8 needs images to measure its ranges on, expected --dataset and no --no-measure"
+        line = "`format`: litert-int8 needs images to measure its ranges on, expected `dataset` and no `measure=False`"
         if not wanted:
             raise InputError(line)
         display.warn(f"{line}; it is not written")
@@ -166,7 +164,7 @@ def export(args, header, run_record):
     from compress.export import measuring, writers
     from compress.storage import checkpoints, classes, headers, opening
 
-    writers.check_packages(args.format)
+    writers.check_packages(args.format or formats.FORMATS)
     images, why_not = find_images(args, header)
     wanted = chosen_formats(args, images and images.train)
     known = classes.compare(args.model_path, images) if images else classes.of_model(args.model_path)
@@ -177,13 +175,16 @@ def export(args, header, run_record):
     digest = files.sha256(args.model_path)  # of what is opened: a run may write the file while it is measured
     opened = opening.open_network(args.model_path, args.preprocessing, shape, args.verbose)
     found = headers.Header(str(args.model_path), opened.classes, None)
-    checkpoints.check_fits(found, images and images.class_num, dataset=args.dataset, also=flags.of_reading(args))
+    checkpoints.check_fits(found, images and images.class_num, dataset=data_set(args), also=flags.of_reading(args))
     calibration = calibration_images(args, images)
     rows = write_and_measure(args, opened.scores(), wanted, split, calibration, names)
     writers.write_labels(args.output, names)
 
     run_record["versions"] |= writers.versions(wanted)
-    run_record["flags"]["measure"] = images is not None  # so that the record's flags do the same again
+    run_record["flags"] |= {
+        "measure": images is not None,
+        "dataset": data_set(args),
+    }  # so that the record's flags do the same again
     return report(
         args,
         {
@@ -229,13 +230,13 @@ def write_and_measure(args, model, wanted, split, calibration, names):
     answer = folding.freeze(model, args.precision)
     kind = Path(args.model_path).suffix[1:]
     row, reference = measuring.measure(kind, args.model_path, lambda threads: answer, split, config)
-    rows, is_asked = [row], any(word.split("=")[0] == "--format" for word in args.argv)
+    rows = [row]
     for name in wanted:
         try:
             with display.waiting(f"writing {name}", args.verbose):
                 path = writers.write(model, name, args.output, calibration, names)
         except InputError as error:
-            if is_asked or (name == wanted[-1] and len(rows) == 1):
+            if args.format or (name == wanted[-1] and len(rows) == 1):
                 raise
             display.warn(f"{error}; it is not written")
             continue

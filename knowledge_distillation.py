@@ -557,7 +557,7 @@ def train(args, plan, networks, images):
 
     teacher, student, _ = networks
     clear(args)
-    run = recording.Run(args.save_folder, plan.record, student, configs.RunConfig.of(args))
+    run = recording.Run(args.save_folder, plan.record, student, configs.RunConfig.of(args, home=args.save_folder))
     return distil(args, configs.DistilConfig.of(args), teacher, run, images, "student")
 
 
@@ -735,7 +735,8 @@ def ablation(args, plan, teacher, images, full):
             lambda3=lambda3,
             hard_label_weight=args.hard_label_weight if any(parts) else 1.0,
         )
-        run = recording.Run(folder, dict(plan.record), student, configs.RunConfig.of(args))
+        kept = configs.RunConfig.of(args, home=args.save_folder)
+        run = recording.Run(folder, dict(plan.record), student, kept)
         history = distil(args, config, teacher, run, images, name)
         rows.append({"name": name, "val_acc": max(history["val_acc"]), "sha256": history["checkpoint"]["sha256"]})
     if full["sha256"] not in [row["sha256"] for row in rows]:

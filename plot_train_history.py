@@ -13,7 +13,6 @@ from compress.plots import curves, roles, style
 from compress.plots.pruning import plot_pruning
 from compress.storage import files, histories, records
 
-FLAG = "--history_path"
 EXAMPLE = """example:
   python plot_train_history.py --history_path model/base_model/history.json
   python plot_train_history.py --history_path model/pruned_model/iter1 model/pruned_model/iter2 --output iters.pdf
@@ -25,7 +24,7 @@ def build_parser():
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("figure")
     group.add_argument(
-        FLAG,
+        "--history_path",
         nargs="+",
         required=True,
         type=flags.path,
@@ -67,12 +66,14 @@ def find_history(path, verbose=1):
     corrected = Path(*("pruned_model" if part == "prued_model" else part for part in path.parts))
     if not path.exists() and corrected.exists():
         if verbose:
-            messages.print_error(f"{FLAG}: there is no {path}; reading {corrected}")
+            messages.print_error(messages.spelled(f"`history_path`: there is no {path}; reading {corrected}"))
         path = corrected
     if path.is_dir():
         inside = [path / "history.json", path / "result.json"]
         if not any(file.is_file() for file in inside):
-            raise InputError(f"{FLAG}: received {path}, a folder without history.json{files.suggestion(inside[0])}")
+            raise InputError(
+                f"`history_path`: received {path}, a folder without history.json{files.suggestion(inside[0])}"
+            )
         path = next(file for file in inside if file.is_file())
     return path
 
@@ -157,7 +158,7 @@ def read_all(paths):
         content = histories.load(path)
         if is_pruning_result(content) and len(paths) > 1:
             raise InputError(
-                f"{FLAG}: received {path}, a pruning result, among {len(paths)} files; "
+                f"`history_path`: received {path}, a pruning result, among {len(paths)} files; "
                 "expected it alone, or histories only"
             )
         if is_pruning_result(content):
@@ -179,7 +180,7 @@ def inputs(args):
         InputError: a flag or a file can't be used.
     """
     if args.show and not can_show():
-        raise InputError("`show`: received it where no window can be opened; expected a display, or --no-show")
+        raise InputError("`show`: received it where no window can be opened; expected a display, or `show=False`")
     try:
         paths = [find_history(Path(path), args.verbose) for path in args.history_path]
         paths = list({path.resolve(): path for path in paths}.values())  # the same file twice is one history
@@ -188,7 +189,7 @@ def inputs(args):
         args.output = args.output or str(paths[0].parent / default)
         files.check_file(args.output, *(f".{name}" for name in style.FORMATS))
     except OSError as error:  # a name too long, a folder that may not be entered
-        raise InputError(f"{FLAG}, --output: received {error.filename}: {error.strerror}") from None
+        raise InputError(f"`history_path`, `output`: received {error.filename}: {error.strerror}") from None
     return paths, pruning, curves_of
 
 
@@ -199,7 +200,7 @@ def draw(paths, pruning, curves_of):
             return plot_pruning(pruning)
         return curves.plot_history(curves_of, dict(zip(curves_of, roles.of_files(paths), strict=True)))
     except InputError as error:  # it knows the curve, not the file
-        raise InputError(f"{FLAG}: received {', '.join(map(str, paths))}: {error}") from None
+        raise InputError(f"`history_path`: received {', '.join(map(str, paths))}: {error}") from None
 
 
 def write(args, figure):

@@ -10,9 +10,8 @@ import sys
 import typing
 from pathlib import Path
 
-from compress.cli import app, configs, display, flags, keywords, tables, values
+from compress.cli import app, configs, display, flags, formats, keywords, tables, values
 from compress.errors import InputError, command
-from compress.export import formats
 from compress.pruning import iterations
 from compress.storage import files, records, resuming
 
@@ -528,7 +527,8 @@ def fine_tune(args, model, images, folder, run_record, title):
     recipe = Recipe.of(args, epochs=args.epoch_num)
     trainer = twin.Twin(model, args.precision)
     compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
-    run = recording.Run(folder, run_record, model, configs.RunConfig.of(args), args.save_best_model)
+    config = configs.RunConfig.of(args, home=args.root_folder)
+    run = recording.Run(folder, run_record, model, config, args.save_best_model)
     history = runs.train(trainer, images, recipe, run, title)
     kept = records.best_epoch(history) if args.save_best_model else -1
     return history["val_acc"][kept], sum(history["seconds"])

@@ -130,7 +130,7 @@ def report(args, result):
     if args.output:
         display.written(write(args, result), args.verbose)
     else:
-        display.say("nothing is written; --output FILE.json keeps the table, with a figure beside it", args.verbose)
+        display.say("nothing is written; `output=FILE.json` keeps the table, with a figure beside it", args.verbose)
     return result
 
 

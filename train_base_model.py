@@ -4,6 +4,7 @@
 
 import sys
 import tempfile
+import typing
 import warnings
 from pathlib import Path
 
@@ -63,9 +64,104 @@ def build_parser():
     return parser
 
 
+# ---- what is to be done ------------------------------------------------------------------------------------------
+
+
+class Plan(typing.NamedTuple):
+    """What a run is to do, as far as that is known before Keras is started.
+
+    Attributes:
+        size: (h, w) of the images that a model file asks for, in pixels; None for any.
+        parent: sha256 of the file that the run starts from; None for a new network.
+        record: what makes the result, see `records.run_record`; what the images say of themselves is added to it.
+    """
+
+    size: tuple | None
+    parent: str | None
+    record: dict
+
+
 def architecture(args):
     """The name of the network that is built new."""
     return args.architecture or f"ResNet{args.depth or 50}"
+
+
+def check_flags(args):
+    """Raises InputError where flags contradict each other or the network that they are about."""
+    name = architecture(args)
+    if args.depth and name != f"ResNet{args.depth}":
+        raise InputError(f"`depth`: received {args.depth} beside `architecture={name}`; expected one of them")
+    if args.stem and name not in architectures.BOTTLENECKS:
+        raise InputError(f"`stem`: received {args.stem} for {name}; expected it for ResNet50, 101 or 152 only")
+    if args.model_path == "imagenet":
+        if args.stem not in (None, "imagenet"):
+            raise InputError(f"`stem`: received {args.stem}, expected imagenet, the stem of the pretrained weights")
+        if name in architectures.BASIC:
+            raise InputError(f"`model_path`: received imagenet for {name}, which has no such weights; expected none")
+    elif args.model_path and (odd := [flag for flag in ("architecture", "depth", "stem") if getattr(args, flag)]):
+        raise InputError(
+            f"`{odd[0]}`: received {getattr(args, odd[0])} beside `model_path={args.model_path}`; expected it left "
+            "out: the file says what its network is"
+        )
+
+
+def check(args):
+    """The Plan of a run, after all that can be checked without Keras.
+
+    Raises:
+        InputError: flags that contradict each other, a model that can't be used, a folder that can't be written to.
+    """
+    from compress.storage import checkpoints, headers
+
+    files.check_writable(args.save_folder)
+    check_flags(args)
+    size = None
+    if args.model_path not in (None, "imagenet"):
+        files.check_apart(args.model_path, args.save_folder)
+        records.check_split(args.model_path, args.dataset, args.val_split)
+        header = headers.read_header(args.model_path, args.preprocessing)
+        # of any classes: a head is new
+        checkpoints.check_fits(header, None, None, args.dataset, flags.of_reading(args))
+        size = header.input_shape and header.input_shape[:2]
+    parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
+    return Plan(size, parent, records.run_record(vars(args), parent))
+
+
+# ---- the steps ---------------------------------------------------------------------------------------------------
+
+
+def begin(args, plan):
+    """Starts Keras and reads the images.
+
+    Returns:
+        (a dataset.Data, None); or (None, what result.json holds) where this very run was finished before.
+    """
+    kept = configs.RunConfig.of(args)
+    if done := resuming.finished(args.save_folder, plan.record, kept, outputs(args)):
+        return None, done
+    app.start_keras(configs.MachineConfig.of(args))
+    images = load_images(args, plan.size)
+    plan.record.update(app.record_of_images(images))
+    # asked once more: images that lie elsewhere now are known by their checksum
+    done = resuming.finished(args.save_folder, plan.record, kept, outputs(args))
+    return (None, done) if done else (images, None)
+
+
+def load_images(args, size):
+    """The dataset.Data to train and validate on, of `size` (h, w) where a model file asks for one."""
+    from compress.data import dataset, pixels
+
+    config = configs.DataConfig.of(args, instead="digits need no download: `dataset=digits`, or make demo")
+    images = dataset.load_data(
+        config,
+        size,
+        display.track("reading images", args.verbose),
+        needs=("train", "validation"),
+        pixels=pixels.of_models(*filter(None, [args.model_path])),
+    )
+    display.show_images(images, args.batch_size, args.verbose)
+    records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
+    return images
 
 
 def start_model(args, images):
@@ -128,111 +224,48 @@ def pretrained(name, image_shape=None):
         ) from None
 
 
-def check_flags(args):
-    """Finds what can't work before anything heavy is imported; returns the image size (h, w) that a file asks for."""
-    files.check_writable(args.save_folder)
-    name = architecture(args)
-    if args.depth and name != f"ResNet{args.depth}":
-        raise InputError(f"`depth`: received {args.depth} beside `architecture={name}`; expected one of them")
-    if args.stem and name not in architectures.BOTTLENECKS:
-        raise InputError(f"`stem`: received {args.stem} for {name}; expected it for ResNet50, 101 or 152 only")
-    if args.model_path is None:
-        return None
-    if args.model_path == "imagenet":
-        if args.stem not in (None, "imagenet"):
-            raise InputError(f"`stem`: received {args.stem}, expected imagenet, the stem of the pretrained weights")
-        if name in architectures.BASIC:
-            raise InputError(f"`model_path`: received imagenet for {name}, which has no such weights; expected none")
-        return None
-    from compress.storage import checkpoints, headers
-
-    if odd := [flag for flag in ("architecture", "depth", "stem") if getattr(args, flag)]:
-        raise InputError(
-            f"--{odd[0]}: received {getattr(args, odd[0])} beside --model_path {args.model_path}; expected it left "
-            "out: the file says what its network is"
-        )
-    files.check_apart(args.model_path, args.save_folder)
-    records.check_split(args.model_path, args.dataset, args.val_split)
-    header = headers.read_header(args.model_path, args.preprocessing)
-    checkpoints.check_fits(header, None, None, args.dataset, flags.of_reading(args))  # of any classes: a head is new
-    return header.input_shape and header.input_shape[:2]
-
-
-def load_images(args, size):
-    """The dataset.Data to train and validate on, of `size` (h, w) where a model file asks for one."""
-    from compress.data import dataset, pixels
-
-    config = configs.DataConfig.of(args, instead="digits need no download: `dataset=digits`, or make demo")
-    images = dataset.load_data(
-        config,
-        size,
-        display.track("reading images", args.verbose),
-        needs=("train", "validation"),
-        pixels=pixels.of_models(*filter(None, [args.model_path])),
-    )
-    display.show_images(images, args.batch_size, args.verbose)
-    records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
-    return images
-
-
-def outputs(args):
-    """Paths of all that a run may write."""
-    names = ("model.h5", "result.json", "history.json", "history.png")
-    return [*(Path(args.save_folder) / name for name in names), args.tensorboard or ""]
-
-
-def train(args, size):
-    """Trains, in a folder that is this process' alone, or finds that the run is finished; returns as `run` does."""
-    parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
-    folder, kept = Path(args.save_folder), configs.RunConfig.of(args)
-    run_record = records.run_record(vars(args), parent)
-    if result := resuming.finished(folder, run_record, kept, outputs(args)):
-        return result
-    app.start_keras(configs.MachineConfig.of(args))
+def train(args, plan, model, images):
+    """Trains the model in place, as the best epoch leaves it; returns the history."""
     from compress.data import dataset
     from compress.engine import twin
-    from compress.storage import classes, recording
+    from compress.storage import recording
     from compress.training import runs
     from compress.training.recipe import Recipe, compile_classifier
 
-    images = load_images(args, size)
-    run_record |= {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
-    if result := resuming.finished(folder, run_record, kept, outputs(args)):  # on images that lie elsewhere now
-        return result
-    model = start_model(args, images)
     rate = args.learning_rate or (0.01 if args.model_path else 0.1)
-    run = recording.Run(folder, run_record, model, kept)
+    run = recording.Run(args.save_folder, plan.record, model, configs.RunConfig.of(args))
     recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=rate), run)
     trainer = twin.Twin(model, args.precision)  # the same variables, in a form that trains faster
     compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
-    history = runs.train(trainer, images, recipe, run, "base model")
-    result = {
-        "train_images": len(images.train),
-        "images": len(images.val),
-        "split": "validation",
-        "epochs": recipe.epochs,
-        "parent_sha256": parent,
-        "class_names": run_record["class_names"],
-        "run": run_record,
-    }
-    return report(args, model, history, result)
+    return runs.train(trainer, images, recipe, run, "base model")
 
 
-def report(args, model, history, result):
-    """Writes result.json, which ends the run, prints the table, and returns the result.
+def write_results(args, plan, model, images, history):
+    """Writes result.json, which ends the run, and prints the table.
 
     Args:
         args: the flags.
+        plan: the Plan.
         model: the keras.Model of the best epoch.
+        images: a dataset.Data.
         history: of the training.
-        result: the part of `run`'s result that was known before.
+
+    Returns:
+        What result.json holds.
     """
     from compress import metrics
     from compress.storage import recording
 
     folder, best = Path(args.save_folder), records.best_epoch(history)
     file = folder / "model.h5"
-    result |= {
+    result = {
+        "train_images": len(images.train),
+        "images": len(images.val),
+        "split": "validation",
+        "epochs": args.epoch_num,
+        "parent_sha256": plan.parent,
+        "class_names": plan.record["class_names"],
+        "run": plan.record,
         "val_acc": history["val_acc"][best],
         "val_loss": history["val_loss"][best],
         "best_epoch": best + 1,
@@ -264,6 +297,15 @@ def show(args, result):
     )
 
 
+def outputs(args):
+    """Paths of all that a run may write."""
+    names = ("model.h5", "result.json", "history.json", "history.png")
+    return [*(Path(args.save_folder) / name for name in names), args.tensorboard or ""]
+
+
+# ---- the run -----------------------------------------------------------------------------------------------------
+
+
 @keywords.callable_with(build_parser)
 def run(args):
     """Trains the base model.
@@ -274,9 +316,14 @@ def run(args):
     Returns:
         What result.json holds: accuracies, sizes, split, run.
     """
-    size = check_flags(args)
-    with files.exclusive(args.save_folder):
-        return train(args, size)
+    plan = check(args)
+    with files.exclusive(args.save_folder):  # no other process writes there meanwhile
+        images, result = begin(args, plan)
+        if result is None:
+            model = start_model(args, images)
+            history = train(args, plan, model, images)
+            result = write_results(args, plan, model, images, history)
+    return result
 
 
 def main(argv=None):

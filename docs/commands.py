@@ -63,7 +63,7 @@ def row_of(parser, action):
     # The default is read from the help, which says it in words ("the file's, else 50") where the parser has None.
     found = re.search(r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)$", text)
     words = " ".join((text[: found.start()] if found else text).split())
-    default = " ".join(found[1].split()) if found else "off" if action.nargs == 0 else ""
+    default = " ".join(found[1].split()) if found else ("on" if action.default else "off") if action.nargs == 0 else ""
     flags = ", ".join(f"`{flag}`" for flag in action.option_strings)
     return flags, _values(action), _escaped("required" if action.required else default), _escaped(words)
 

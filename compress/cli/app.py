@@ -67,7 +67,7 @@ def start_keras(config):
         files.check_writable(config.tensorboard)
         if importlib.util.find_spec("tensorflow") is None:
             raise InputError(
-                f"--tensorboard: received {config.tensorboard} where there is no TensorFlow, which writes "
+                f"`tensorboard`: received {config.tensorboard} where there is no TensorFlow, which writes "
                 "the events; expected it installed, under any backend"
             )
     native.prepare(config.gpu)

@@ -136,12 +136,15 @@ class RunConfig(Config):
         save_minutes: between two states within an epoch.
         tensorboard: folder of event files, or None.
         verbose: 0 for nothing, 1 for bars, 2 for a line an epoch.
+        home: folder of all that belongs to the run, which its events are named after: an iteration of a pruning and a
+            row of an ablation are trained in folders of their own. None where the training has no other.
     """
 
     resume: str = "auto"
     save_minutes: float = 10.0
     tensorboard: str | None = None
     verbose: int = 1
+    home: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +184,7 @@ class PruneConfig(CriterionConfig):
         target_macs: (number, whether it is a reduction) of multiply-accumulates left at the end; None for no such.
         target_latency: (number, whether it is a share of the base's) of the latency of one image at the end, else in
             ms; None for no such.
-        latency_format: of `export.formats`, whose runtime that latency is timed in.
+        latency_format: of `cli.formats`, whose runtime that latency is timed in.
         max_accuracy_drop: points of validation accuracy that the fine-tuned network may lose against the base; an
             iteration that loses more is discarded and tried again with half its step. None for no bound.
         allocation: how a target is spread over the layers, 'threshold' or 'sensitivity'; None while that is not

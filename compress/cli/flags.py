@@ -13,6 +13,7 @@ from compress.cli import completion, messages
 from compress.cli.values import PRECISIONS, data_set, path, precision, real, whole
 from compress.errors import OutputError, one_line
 
+STOCK_SET = "cifar10"  # the data set where none is named
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 PREPROCESSING = ("auto", "caffe", "tf", "torch", "unit", "none")
 OUTPUTS = ("output", "save_folder", "root_folder", "tensorboard")  # flags that say where to write
@@ -65,7 +66,7 @@ class Parser(argparse.ArgumentParser):
     def complete(parsed, given):
         """What a flag means that isn't among the names given, where that depends on others."""
         if hasattr(parsed, "class_num") and "class_num" not in given:
-            parsed.class_num = CLASS_NUM.get(parsed.dataset)  # None: as many as the folder has
+            parsed.class_num = CLASS_NUM.get(parsed.dataset or STOCK_SET)  # None: as many as the folder has
 
     def parse_args(self, args=None, namespace=None):
         completion.answer(self)
@@ -191,20 +192,25 @@ def add_model_file_flags(group):
         "--verify_model",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="deprecated, does nothing: the network of a file is rebuilt of Keras' own layers",
+        help="deprecated, does nothing: the network of a file is rebuilt of Keras' own layers (default: on)",
     )
 
 
-def add_data_flags(parser):
-    """--dataset and all that says which images there are, how they are read and what a model wants of them."""
+def add_data_flags(parser, needed=True):
+    """--dataset and all that says which images there are, how they are read and what a model wants of them.
+
+    Args:
+        parser: a Parser.
+        needed: False where a script can do without images: its `dataset` is then None where none is named.
+    """
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset",
         type=data_set,
-        default="cifar10",
+        default=STOCK_SET if needed else None,
         metavar="{cifar10,cifar100,digits,FOLDER}",
-        help="stock data set, or a folder with one subfolder of images per class, "
-        "with or without train/ and test/ above them (default: %(default)s)",
+        help="stock data set, or a folder with one subfolder of images per class, with or without train/ and test/ "
+        f"above them (default: {STOCK_SET})",
     )
     add_data_dir_flag(group)
     group.add_argument(

@@ -21,9 +21,9 @@ def _one(action, value):
     try:
         value = action.type(value) if action.type else value
     except argparse.ArgumentTypeError as error:
-        raise InputError(f"{action.dest}: {error}") from None
+        raise InputError(f"`{action.dest}`: {error}") from None
     if action.choices is not None and value not in action.choices:
-        raise InputError(f"{action.dest}: received {value!r}, expected one of {', '.join(map(str, action.choices))}")
+        raise InputError(f"`{action.dest}`: received {value!r}, expected one of {', '.join(map(str, action.choices))}")
     return value
 
 
@@ -32,16 +32,16 @@ def _value(action, value):
     several = isinstance(value, (list, tuple))
     if action.nargs == 0:
         if str(value) not in ("True", "False"):  # numpy's too
-            raise InputError(f"{action.dest}: received {value!r}, expected True or False")
+            raise InputError(f"`{action.dest}`: received {value!r}, expected True or False")
         return str(value) == "True"
     if action.nargs is None or action.nargs == "?":
         if several and not (len(value) == 2 and isinstance(value[1], bool)):  # MACs as a record holds them
-            raise InputError(f"{action.dest}: received {value!r}, expected one value")
+            raise InputError(f"`{action.dest}`: received {value!r}, expected one value")
         return _one(action, value)
     values = list(value) if several else [value]
     if not values or (isinstance(action.nargs, int) and len(values) != action.nargs):
         wanted = "at least one value" if action.nargs == "+" else f"{action.nargs} values"
-        raise InputError(f"{action.dest}: received {value!r}, expected {wanted}")
+        raise InputError(f"`{action.dest}`: received {value!r}, expected {wanted}")
     return [_one(action, one) for one in values]
 
 
@@ -66,17 +66,17 @@ def arguments(parser, given):
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             raise InputError(
-                f"{name}: no such flag"
-                + (f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(sorted(known))}")
+                f"`{name}`: no such keyword; "
+                + (f"did you mean `{near[0]}`?" if near else f"expected one of {', '.join(sorted(known))}")
             )
     for name, action in known.items():
         value = given.get(name, parser.get_default(name))
         if value is None and action.required:
-            raise InputError(f"{name}: not given; expected {action.help.split('; ')[0]}")
+            raise InputError(f"`{name}`: not given; expected {action.help.split('; ')[0]}")
         setattr(found, name, None if value is None else _value(action, value))
     for group in parser._mutually_exclusive_groups:
         if len(both := [action.dest for action in group._group_actions if action.dest in given]) > 1:
-            raise InputError(f"{both[1]}: received it beside {both[0]}, expected one of them")
+            raise InputError(f"`{both[1]}`: received it beside `{both[0]}`, expected one of them")
     parser.complete(found, given)
     found.argv = [parser.prog, *(word for name in given for word in _words(known[name], getattr(found, name)))]
     return found

@@ -7,9 +7,8 @@ import math
 import os
 import re
 
-from compress.cli import architectures
+from compress.cli import architectures, formats
 from compress.errors import InputError
-from compress.export import formats
 
 STOCK = ("cifar10", "cifar100", "digits")  # data sets that have a name
 MOST = 10**9  # the highest number where a flag has no limit of its own

@@ -3,10 +3,10 @@
 import numpy as np
 
 from compress import metrics
-from compress.cli import display
+from compress.cli import display, formats
 from compress.data import dataset
 from compress.errors import InputError
-from compress.export import formats, writers
+from compress.export import writers
 
 SOUND = 0.01  # a difference of probabilities that rounding leaves, at most
 MADE_UP = 64  # images

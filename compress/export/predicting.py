@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.cli import display
+from compress.cli import display, formats
 from compress.data import decoding, scanning
 from compress.errors import InputError, one_line
-from compress.export import formats, metadata, writers
+from compress.export import metadata, writers
 from compress.storage import archives, classes, files
 
 TOP = 5  # classes shown of each photograph

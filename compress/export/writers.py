@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from compress.cli import app
+from compress.cli.formats import FORMATS
 from compress.errors import InputError, one_line
 from compress.export import metadata
-from compress.export.formats import FORMATS
 from compress.storage import classes, files, records, vocabulary
 
 

@@ -30,7 +30,7 @@ class Timer:
     the two is what is measured.
 
     Args:
-        name: of `export.formats.FORMATS`.
+        name: of `cli.formats.FORMATS`.
         reference: a keras.Model of fixed input size.
         calibration: (N, h, w, 3) uint8 images, which 'litert-int8' needs.
         runs: timed calls of one image.

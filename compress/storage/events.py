@@ -28,18 +28,19 @@ def tag_of(curve):
     return TAGS.get(curve) or (f"losses/{curve[6:]}" if curve.startswith("train_") else curve)
 
 
-def run_folder(directory, folder, given):
+def run_folder(directory, folder, home=None):
     """Where the events of a run go, and the mark in the names of its files, which no other run there has.
 
     Args:
         directory: of the events of all runs.
         folder: where `training.fit` writes.
-        given: dict of the script's flags; the place is named after its save folder, and parts of `folder` below that.
+        home: folder of all that belongs to the run, as of an ablation; the place is named after it, and after the parts
+            of `folder` below it. None where that is `folder` itself.
 
     Returns:
         (Path such as directory/base_model or directory/pruned_model/iter1, mark).
     """
-    home = Path(os.path.abspath(given.get("save_folder") or given["root_folder"]))
+    home = Path(os.path.abspath(home or folder))
     place = Path(directory) / os.path.relpath(os.path.abspath(folder), home.parent)
     way = os.path.relpath(os.path.realpath(folder), os.path.realpath(directory))  # the same after both were moved
     return place, f".{hashlib.sha256(way.encode(errors='surrogateescape')).hexdigest()[:10]}"

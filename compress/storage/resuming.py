@@ -1,4 +1,8 @@
-"""Whether a run may go on where another stopped or ended, and what to say where it may not."""
+"""Whether a run may go on where another stopped or ended, and what to say where it may not.
+
+A record holds the parameters of its run by name, under `flags`; two runs are the same where these are, but for those
+that leave the result alone.
+"""
 
 import json
 import os
@@ -14,7 +18,7 @@ NEVER = 'or `resume="never"` to start over'
 # how a finished run was made longer, in records of format 2 and 1
 RESTARTED = ("restarted", "anew")
 
-# flags that leave the result alone, and names of places: what lies there is compared by its checksum
+# parameters that leave the result alone, and names of places: what lies there is compared by its checksum
 IGNORED = {
     "argv",
     "resume",
@@ -30,7 +34,7 @@ IGNORED = {
     "json",
     "verify_model",
 }
-# flags that tell most of how two runs differ, in this order; behind them those that were given
+# parameters that say most of how two runs differ, in this order; behind them those that were given
 FIRST = (
     "dataset",
     "model_path",
@@ -49,12 +53,12 @@ FIRST = (
     "subset",
     "val_split",
 )
-MOST = 4  # differing flags that are named
+MOST = 4  # differing parameters that are named
 LENGTHS = {"epoch_num": "epoch", "prune_iter": "iteration"}  # how much is to be done; may differ from what was
 
 
 def finished_result(folder, run, resume, length="epoch_num"):
-    """What result.json holds of a finished run with the same flags, which has nothing left to do, or None.
+    """What result.json holds of a finished run with the same parameters, which has nothing left to do, or None.
 
     A record with a true 'shipped' belongs to a model that came with the suite: any run may write there.
 
@@ -62,11 +66,11 @@ def finished_result(folder, run, resume, length="epoch_num"):
         folder: where a run writes.
         run: what `records.run_record` gives now.
         resume: 'auto' or 'never'; with 'never' the answer is None.
-        length: the flag of LENGTHS that may be larger than it was: the run then goes on, and the answer is None. None
-            for no flag.
+        length: key of LENGTHS, the parameter that may be larger than it was: the run then goes on, and the answer is
+            None. None for no parameter.
 
     Raises:
-        InputError: a finished run of other flags, or a longer one, lies there, which must not be lost.
+        InputError: a finished run of other parameters, or a longer one, lies there, which must not be lost.
     """
     folder = Path(folder)
     if resume == "never" or not (folder / "result.json").is_file() or (folder / records.STATE).exists():
@@ -113,17 +117,17 @@ def finished(folder, run, config, paths, length="epoch_num"):
 
 
 def check_same_run(before, run, folder, kind="an unfinished", length=None):
-    """Makes sure that a run had the flags that this one has, and the same images and model.
+    """Makes sure that a run had the parameters that this one has, and the same images and model.
 
     Args:
         before: what `records.run_record` gave then.
         run: what it gives now.
         folder: where the run of then lies, for the message.
         kind: of run, for the message.
-        length: a flag of LENGTHS that may differ, or None.
+        length: key of LENGTHS, a parameter that may differ, or None.
 
     Raises:
-        InputError: a flag that bears on the result differs, or the model that the run started from.
+        InputError: a parameter that bears on the result differs, or the model that the run started from.
     """
     if not isinstance(before, dict) or not isinstance(before.get("flags"), dict):
         raise InputError(f"`resume`: {folder} holds {kind} run that names no flags; expected them, {NEVER}")
@@ -135,7 +139,7 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     if "allocation" in now:
         then.setdefault("allocation", "threshold")
     given = _given(run)
-    free = {key for key in set(now) - set(then) if key not in given}  # flags that the run of then didn't know
+    free = {key for key in set(now) - set(then) if key not in given}  # parameters that the run of then didn't know
     if now.get("target_macs"):
         free -= {"stage_tilt"}  # before it, such a student had other widths
     # Images and the model that the run started from are known by their checksums, wherever they lie now.
@@ -159,13 +163,13 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     sums = [record.get("parent_sha256") for record in (before, run)]
     other_model = sums[0] != sums[1]
     if other_model or sums[0] is not None:
-        free |= {_model_flag(now)}  # told by its checksum
+        free |= {_model_parameter(now)}  # known by its checksum
     if then.get("dataset") != now.get("dataset") and "class_num" not in given | _given(before):
         free |= {"class_num"}  # the data set's own
     keys = [key for key in (set(then) | set(now)) - IGNORED - free - {length} if then.get(key) != now.get(key)]
     keys.sort(key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), key not in given, key))
     if keys or other_model:
-        was, wanted = _both_told(keys, (then, now), (before, run), other_model)
+        was, wanted = _both_shown(keys, (then, now), (before, run), other_model)
         raise InputError(
             f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
             f"expected what that run had to go on with it, another folder to write to, {NEVER}"
@@ -193,16 +197,16 @@ def _check_same_backend(before, run, folder):
         )
 
 
-def _both_told(keys, flags, recorded, other_model):
-    """The differing flags of two runs, and their models where they are others, as two texts; what tells most first."""
+def _both_shown(keys, flags, recorded, other_model):
+    """The differing parameters of two runs, and their models where they are others, as two texts."""
     if flags[0]["dataset"] != flags[1]["dataset"]:  # even where it alone would be free
         keys = ["dataset", *(key for key in keys if key != "dataset")]
     found = []
     for resolved, run in zip(flags, recorded, strict=True):
         names = resolved | {"dataset": run.get("flags", {}).get("dataset")}  # as it was spelt
-        words = [_told(key, names, _given(run)) for key in keys]
+        words = [_shown(key, names, _given(run)) for key in keys]
         if other_model:
-            words.insert(keys[:1] == ["dataset"], _model_told(names, run))
+            words.insert(keys[:1] == ["dataset"], _model_shown(names, run))
         found.append(", ".join(words[:MOST]) + (f" and {len(words) - MOST} more" if len(words) > MOST else ""))
     return found
 
@@ -218,13 +222,13 @@ def _why_not(keys, now):
 
 
 def _given(run):
-    """Names of the flags on a record's command line, 'no-' in front of a switch that is off; empty without one."""
+    """Names of the parameters that a record's command line gives, 'no-' in front of a switch that is off."""
     words = run.get("argv")
     words = map(str, words) if isinstance(words, list) else ()
     return {word.split("=")[0].removeprefix("--") for word in words if word.startswith("--")}
 
 
-def _told(key, names, given):
+def _shown(key, names, given):
     """A parameter with its value among `names`, and whether that was a default, by what was given."""
     value = names.get(key)
     if value is None or value is False:
@@ -236,14 +240,14 @@ def _told(key, names, given):
     return f"`{key}={text}`" + (" (default)" if given and key not in given else "")
 
 
-def _model_flag(names):
-    """The flag, of those of a run, that names the model that it started from."""
+def _model_parameter(names):
+    """The parameter, of those of a run, that names the model that it started from."""
     return "base_model_path" if "base_model_path" in names else "root_folder" if "lambda1" in names else "model_path"
 
 
-def _model_told(names, run):
+def _model_shown(names, run):
     """The model that a run started from, with the beginning of its checksum."""
-    words, digest = _told(_model_flag(names), names, _given(run)), run.get("parent_sha256")
+    words, digest = _shown(_model_parameter(names), names, _given(run)), run.get("parent_sha256")
     return words if digest is None else f"{words} (sha256 {digest!s:.8}...)"
 
 

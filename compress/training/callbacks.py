@@ -216,9 +216,8 @@ class WriteEvents(keras.callbacks.Callback):
         self.run, self.log = run, None
 
     def __enter__(self):
-        self.log = events.EventLog(
-            *events.run_folder(self.run.config.tensorboard, self.run.folder, self.run.record["flags"])
-        )
+        config = self.run.config
+        self.log = events.EventLog(*events.run_folder(config.tensorboard, self.run.folder, config.home))
         try:
             self.log.follow(self.run.progress.history)  # what earlier processes trained
         except BaseException:

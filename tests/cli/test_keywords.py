@@ -62,27 +62,26 @@ def test_keywords_are_the_command_line(script, given, words):
 @pytest.mark.parametrize(
     ("script", "given", "message"),
     [
-        (prune_model, {"prune_iters": 3}, r"prune_iters: no such flag; did you mean prune_iter\?"),
+        (prune_model, {"prune_iters": 3}, r"`prune_iters`: no such keyword; did you mean `prune_iter`\?"),
         (
             plot_train_history,
             {"zzz": 3},
-            "zzz: no such flag; expected one of history_path, json, output, show, verbose",
+            "`zzz`: no such keyword; expected one of history_path, json, output, show, verbose",
         ),
-        (prune_model, {"help": True}, "help: no such flag; expected one of allocation, apoz_images, .*"),
-        (prune_model, {"help": True}, "help: no such flag.*"),
-        (prune_model, {"prune_iter": 0}, "prune_iter: received 0, expected a whole number from 1 to 1000"),
-        (prune_model, {"prune_iter": True}, "prune_iter: received True, expected a whole number from 1 to 1000"),
-        (prune_model, {"prune_iter": [1, 2]}, r"prune_iter: received \[1, 2\], expected one value"),
-        (prune_model, {"gpu": "no"}, "gpu: received 'no', expected True or False"),
-        (prune_model, {"deterministic": 1}, "deterministic: received 1, expected True or False"),
-        (prune_model, {"criterion": "best"}, "criterion: received 'best', expected one of apoz, .*"),
+        (prune_model, {"help": True}, "`help`: no such keyword; expected one of allocation, apoz_images, .*"),
+        (prune_model, {"prune_iter": 0}, "`prune_iter`: received 0, expected a whole number from 1 to 1000"),
+        (prune_model, {"prune_iter": True}, "`prune_iter`: received True, expected a whole number from 1 to 1000"),
+        (prune_model, {"prune_iter": [1, 2]}, r"`prune_iter`: received \[1, 2\], expected one value"),
+        (prune_model, {"gpu": "no"}, "`gpu`: received 'no', expected True or False"),
+        (prune_model, {"deterministic": 1}, "`deterministic`: received 1, expected True or False"),
+        (prune_model, {"criterion": "best"}, "`criterion`: received 'best', expected one of apoz, .*"),
         (
             prune_model,
             {"prune_ratio": 0.5, "target_macs": "4x"},
-            "target_macs: received it beside prune_ratio, expected one of them",
+            "`target_macs`: received it beside `prune_ratio`, expected one of them",
         ),
-        (evaluate_model, {}, "model_path: not given; expected one or more .*"),
-        (evaluate_model, {"model_path": []}, r"model_path: received \[\], expected at least one value"),
+        (evaluate_model, {}, "`model_path`: not given; expected one or more .*"),
+        (evaluate_model, {"model_path": []}, r"`model_path`: received \[\], expected at least one value"),
     ],
 )
 def test_what_can_not_be_used_is_an_input_error(script, given, message, capfd):
@@ -151,7 +150,7 @@ def test_every_script_takes_a_namespace_or_keywords_but_not_both(script):
     module = importlib.import_module(script)
     with pytest.raises(TypeError, match=f"^{script}.run takes a namespace or keywords, not both"):
         module.run(object(), seed=3)
-    with pytest.raises(InputError, match="^no_flag: no such flag"):
+    with pytest.raises(InputError, match="^`no_flag`: no such keyword"):
         module.run(no_flag=1)
     assert module.run.__doc__ and module.run.__name__ == "run"
 

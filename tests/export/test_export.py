@@ -303,9 +303,9 @@ def test_without_images_files_are_written_compared_and_said_not_to_be_measured(n
         == 0
     )
     out, error = capsys.readouterr()
-    assert "accuracy not measured: no --dataset, and" in " ".join(out.split()) and "is no model of cifar10" in (
-        " ".join(out.split())
-    )
+    assert "accuracy not measured: no data set was named, and" in " ".join(
+        out.split()
+    ) and "is no model of cifar10" in (" ".join(out.split()))
     assert error == (
         "warning: --format: litert-int8 needs images to measure its ranges on, expected --dataset and no "
         "--no-measure; it is not written\n"

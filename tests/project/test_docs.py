@@ -44,6 +44,14 @@ def test_the_page_of_commands_has_every_flag_with_default_and_choices(script, co
             )
 
 
+def test_the_default_of_a_switch_is_the_parsers(commands):
+    for script in SCRIPTS:
+        parser = importlib.import_module(script).build_parser()
+        for action in parser._actions:
+            if action.nargs == 0 and action.dest != "help" and action.default is not None:
+                assert commands.row_of(parser, action)[2] == ("on" if action.default else "off"), action.dest
+
+
 def test_a_flag_stands_once_where_scripts_declare_it_alike(commands):
     one, other = (importlib.import_module(f"{name}") for name in ("sensitivity", "report"))
     text = commands.page({"sensitivity": one.build_parser(), "report": other.build_parser()})

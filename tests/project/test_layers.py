@@ -11,20 +11,22 @@ from conftest import ROOT, SCRIPTS
 
 from compress.errors import InputError
 
-# Folders of compress/, each of which needs only those before it. A module of the top belongs to none.
+# Folders of compress/, each of which needs only those before it, but for TOGETHER: records and images are shown on the
+# command line, which names them in its errors. A module of the top belongs to none.
 FOLDERS = [
-    "cli",
     "graph",
     "engine",
+    "cli",
     "data",
     "storage",
+    "plots",
+    "export",
     "pruning",
     "distillation",
-    "plots",
     "training",
-    "export",
     "report",
 ]
+TOGETHER = {"cli", "data", "storage"}
 MODULES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
     for path in [*ROOT.glob("*.py"), *ROOT.glob("compress/**/*.py")]
@@ -50,6 +52,14 @@ def test_no_module_imports_itself_by_any_way():
     assert not needs
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_needs_only_those_before_it(folder):
+    modules = [path for name, path in MODULES.items() if name.startswith(f"compress.{folder}.")]
+    needed = {name.split(".")[1] for path in modules for name in imported(path)} & {*FOLDERS}
+    allowed = {*FOLDERS[: FOLDERS.index(folder) + 1]} | (TOGETHER if folder in TOGETHER else set())
+    assert modules and needed <= allowed
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("compress.")])
 def test_the_package_imports_no_script(name):
     assert all(other.startswith("compress.") for other in imported(MODULES[name]))
@@ -63,8 +73,8 @@ def test_functions_are_short(path):
 
 
 def test_an_error_is_one_line_whatever_a_library_says():
-    assert str(InputError("--data_dir: received a  b (no such\n  file\n), expected\x0ba folder")) == (
-        "--data_dir: received a  b (no such file ), expected a folder"
+    assert str(InputError("`data_dir`: received a  b (no such\n  file\n), expected\x0ba folder")) == (
+        "`data_dir`: received a  b (no such file ), expected a folder"
     )
 
 
@@ -132,6 +142,16 @@ def told_of_the_command_line(path):
 @pytest.mark.parametrize("name", LIBRARY)
 def test_the_library_knows_no_command_line(name):
     assert not list(told_of_the_command_line(LIBRARY[name]))
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)
+def test_messages_name_parameters(path):
+    """`run` is called from Python too: the command line makes flags of the parameters that stand between backticks."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        name = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+        if name in ("InputError", "OutputError", "Diverged", "warn", "say"):
+            texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            assert not [text for text in texts if re.search(r"--[a-z]\w", text)], node.lineno
 
 
 @pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)

@@ -21,7 +21,7 @@ def told(tmp_path, name="base_model", resume="auto"):
     """The arguments of a run in tmp_path/name with events under tmp_path/logs."""
     return {
         "record": {"flags": RUN["flags"] | {"save_folder": str(tmp_path / name)}},
-        "config": RunConfig(resume, tensorboard=str(tmp_path / "logs"), verbose=0),
+        "config": RunConfig(resume, tensorboard=str(tmp_path / "logs"), verbose=0, home=str(tmp_path / name)),
     }
 
 
@@ -118,17 +118,18 @@ def test_a_run_may_be_moved_together_with_its_log(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "given", "place"),
+    ("folder", "home", "place"),
     [
-        ("model/base_model", {"save_folder": "./model/base_model"}, "base_model"),
-        ("model/pruned_model/iter3", {"root_folder": "model/pruned_model/"}, "pruned_model/iter3"),
-        ("kd/ablation/backbone", {"root_folder": "model/pruned_model", "save_folder": "kd"}, "kd/ablation/backbone"),
-        ("../b/c", {"save_folder": "../b/c"}, "c"),
-        (".", {"save_folder": "."}, Path.cwd().name),
+        ("model/base_model", "./model/base_model", "base_model"),
+        ("model/pruned_model/iter3", "model/pruned_model/", "pruned_model/iter3"),
+        ("kd/ablation/backbone", "kd", "kd/ablation/backbone"),
+        ("../b/c", "../b/c", "c"),
+        ("../b/c", None, "c"),
+        (".", ".", Path.cwd().name),
     ],
 )
-def test_a_run_is_named_after_its_save_folder(folder, given, place):
-    assert events.run_folder("logs", Path(folder), given)[0] == Path("logs") / place
+def test_a_run_is_named_after_its_home(folder, home, place):
+    assert events.run_folder("logs", Path(folder), home)[0] == Path("logs") / place
 
 
 def test_losses_of_a_distillation_have_tags_of_their_own():
@@ -165,6 +166,6 @@ def test_what_takes_no_events_is_told_before_any_work(tmp_path, monkeypatch):
         app.start_keras(MachineConfig(gpu=False, tensorboard=str(tmp_path / "a")))
     assert str(caught.value.path) == str(tmp_path / "a")  # by which the command line finds the flag
     monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"^--tensorboard: received \S+ where there is no TensorFlow"):
+    with pytest.raises(InputError, match=r"^`tensorboard`: received \S+ where there is no TensorFlow"):
         app.start_keras(MachineConfig(gpu=False, tensorboard=str(tmp_path / "b")))
     assert not (tmp_path / "b").exists()

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import test_events
-from test_training import IMAGES, RECIPE, RUN, STEPS, compiled, recorded, same, schedule, small_model, weights_of
+from test_training import IMAGES, RECIPE, STEPS, compiled, recorded, same, schedule, small_model, weights_of
 
 from compress.cli import display
 from compress.cli.configs import RunConfig
@@ -171,7 +171,6 @@ def test_published_is_the_kept_model_and_the_result_of_an_older_one_goes(run):
 
 def test_events_follow_the_history(run):
     run.config = RunConfig(tensorboard=str(run.folder / "logs"))
-    run.record = {"flags": RUN["flags"] | {"save_folder": str(run.folder)}}
     history = fit.fit(run.saved, IMAGES, ONE, [callbacks.WriteEvents(run)], run.progress)
     assert test_events.scalars(run.folder / "logs" / run.folder.name)[0] == test_events.wanted(history)
 

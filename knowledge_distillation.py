@@ -529,7 +529,7 @@ def make_student(config, teacher, images):
     if config.recalibrate_images and measuring.norms_of(student):  # they still have those of the teacher's wider layers
         fit.check_batch(student, config.recalibrate_images, "recalibrate_images")
         sample = dataset.sample(images.train, config.recalibrate_images)[0]
-        bar = display.track("student: batch-norm", config.verbose, "compiling")
+        bar = display.track("student: BN recalibration", config.verbose, "compiling")
         measuring.recalibrate_bn(student, sample, config.batch_size, bar)
     return student
 

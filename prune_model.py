@@ -113,9 +113,9 @@ def add_amount_flags(group):
     group.add_argument(
         "--allocation",
         choices=["threshold", "sensitivity"],
-        help="how a target is spread over the layers: one threshold over all of them, or the shares "
-        "that the loss of one layer pruned alone, as sensitivity.py measures it, predicts to cost "
-        "least (default: sensitivity)",
+        help="how a target is spread over the layers. threshold: one threshold over all of them; sensitivity: prune "
+        "one layer at a time, measure the loss, and choose the shares with the smallest predicted rise (see "
+        "sensitivity.py) (default: sensitivity)",
     )
     group.add_argument(
         "--sensitivity_images",

@@ -399,6 +399,6 @@ def add_recalibrate_flag(group):
         type=whole(0),
         default=2048,
         metavar="N",
-        help="training images on which batch-norm is measured again after channels went, 0 for none "
-        "(default: %(default)s)",
+        help="training images for BN recalibration, which measures the statistics of batch-norm once channels are "
+        "gone; 0 for none (default: %(default)s)",
     )

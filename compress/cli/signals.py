@@ -84,18 +84,18 @@ def _answering(numbers, patience, words):
 
 def _listen(ours, numbers, patience, words, say):
     """What the thread does: reads signals until the other end is closed, and tells the time of each as it comes."""
-    first, again, told = None, None, False  # (when, number) of the first and of another; if it was told
+    first, again, reported = None, None, False  # (when, number) of the first and of another; whether a line said so
     while True:
-        due = first[0] + patience if first and not told else again[0] + PATIENCE if again else None
+        due = first[0] + patience if first and not reported else again[0] + PATIENCE if again else None
         ours.settimeout(None if due is None else max(due - time.monotonic(), 1e-3))
         try:
             received = ours.recv(1)
         except TimeoutError:
-            if told:
+            if reported:
                 say(f"{signal.Signals(again[1]).name} once more: ended at once")
                 os._exit(128 + again[1])
             say(f"{signal.Signals(first[1]).name}: {words}")
-            told = True
+            reported = True
             continue
         if not received:
             return

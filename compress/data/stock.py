@@ -243,7 +243,7 @@ def _unpacked(archive, wanted):
 
 
 class _Repickled(ValueError):
-    """A batch isn't pickled as the official files are: another program read it and wrote it anew."""
+    """A batch isn't pickled as the official files are: another program read it and wrote it again."""
 
 
 class _StandIn:

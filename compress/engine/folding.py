@@ -228,7 +228,7 @@ class FoldedModel(keras.Model):
         self.built = True
 
     def refold(self, model=None):
-        """Folds the model anew, or another one of the same layers and shapes; a compiled function stays valid."""
+        """Folds the model again, or another one of the same layers and shapes; a compiled function stays valid."""
         plan = self.folding if model is None else Folding(model, self.folding.precision)
         for variables, arrays in zip(self.folded.values(), plan.weights().values(), strict=True):
             for variable, array in zip(variables, arrays, strict=True):

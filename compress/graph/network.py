@@ -178,7 +178,7 @@ class Graph:
         """The list `pinned`."""
         made, found = np.zeros(len(self._label), bool), []
         for _, ids in self._makers:
-            made[self._label[ids]] = True  # and not told yet
+            made[self._label[ids]] = True  # and not counted yet
         for pin in self.reading.numbers.pins:
             here = self._label[pin.ids]
             here = np.unique(here[made[here]])

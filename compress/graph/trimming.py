@@ -1,7 +1,7 @@
 """Models without some channels: smaller ones, and ones of the same size in which nothing reads them.
 
-Both are made anew, layer by layer, from the layers' own configs: a copy of a whole model's config holds shapes that no
-longer fit.
+Both are built layer by layer from the layers' own configs: a copy of a whole model's config holds shapes that no longer
+fit.
 """
 
 import contextlib

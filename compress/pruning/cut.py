@@ -201,9 +201,9 @@ def trim_once(config, model, base, images, step, before):
     row |= {"sparsity": removal.compute_sparsity(model, base), "pruned_acc": accuracy(evaluator)}
     row["recalibrated_acc"] = row["pruned_acc"]
     # Layers behind a removed channel get another input, so the stored means and variances of their batch-normalisations
-    # are wrong. Measuring them again costs a forward pass and gives back much of the accuracy before any fine-tuning.
+    # are wrong. BN recalibration costs a forward pass and gives back much of the accuracy before any fine-tuning.
     if config.recalibrate_images:
-        bar = display.track(f"{title}: batch-norm", config.verbose, "compiling")
+        bar = display.track(f"{title}: BN recalibration", config.verbose, "compiling")
         sample = dataset.sample(images.train, config.recalibrate_images)[0]
         measuring.recalibrate_bn(model, sample, config.batch_size, bar)
         evaluator.refold(model)  # the same shapes: a new FoldedModel would be compiled once more

@@ -20,7 +20,7 @@ from compress.pruning import masks
 SAMPLES = 8  # networks of random widths that are timed besides the whole one and the narrowest
 ROUNDS = 8  # of choosing and timing again, at most
 REPEATS = 3  # of a timing
-CLOSE = 0.97  # of the limit: what is this near isn't chosen anew
+CLOSE = 0.97  # of the limit: what is this near isn't chosen again
 
 
 class Timer:

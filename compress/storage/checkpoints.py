@@ -64,7 +64,7 @@ def in_the_order_of_files(model):
     """Has a model's weights meanwhile in the order in which plain Keras reads them from an .h5 file.
 
     An .h5 lists those of a model inside, trainable ones first. A training twin leaves some biases out of training, and
-    no config says so: whoever builds the model anew has them in another place.
+    no config says so: whoever builds the model again has them in another place.
     """
     changed = []
     for layer in model._flatten_layers():

@@ -1,6 +1,6 @@
 """What a classifier of others expects of its pixels and means by its outputs, as far as its own layers say.
 
-Read from the graph of the opened network. What isn't known here is refused by name, or the user is told what is
+Read from the graph of the opened network. What isn't known here is refused by name, or a warning says what is
 assumed: a wrong guess would run without an error and give wrong numbers.
 """
 

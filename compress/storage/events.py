@@ -47,7 +47,7 @@ def run_folder(directory, folder, home=None):
 
 
 @contextlib.contextmanager
-def _told(place):
+def _as_one_line(place):
     """Turns errors of the disk, as TensorFlow and Python raise them, into one line."""
     import tensorflow as tf
 
@@ -78,7 +78,7 @@ class EventLog:
         with app.quiet_stderr():  # under JAX this is where TensorFlow is loaded
             import tensorflow as tf
         self.place, self.written, self.messages = place, 0, tf.compat.v1
-        with _told(place):
+        with _as_one_line(place):
             place.mkdir(parents=True, exist_ok=True)
             before = sorted(place.glob("*tfevents*"))
             if foreign := [path.name for path in before if not path.name.endswith(mark)]:
@@ -89,7 +89,7 @@ class EventLog:
             path = place / f"events.out.tfevents.{time.time():.6f}{mark}"
             self.writer = tf.io.TFRecordWriter(str(path))
             self._write(file_version="brain.Event:2")
-            # a TensorBoard that looks on forgets what the earlier files told
+            # a TensorBoard that looks on forgets what the earlier files said
             self._write(step=0, session_log=tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START))
             self.writer.flush()
             for old in before:
@@ -107,7 +107,7 @@ class EventLog:
         """
         curves = {name: values for name, values in history.items() if isinstance(values, list)}
         epochs, now = len(curves["val_acc"]), time.time()
-        with _told(self.place):
+        with _as_one_line(self.place):
             for epoch in range(self.written, epochs):
                 summary = self.messages.Summary(
                     value=[
@@ -120,6 +120,6 @@ class EventLog:
         self.written = epochs
 
     def close(self):
-        """Ends the file; what can't be written at this point was flushed before, or has been told."""
+        """Ends the file; what can't be written at this point was flushed before, or has been reported."""
         with contextlib.suppress(Exception):
             self.writer.close()

@@ -1,4 +1,4 @@
-"""A quick look into a model file, before Keras starts: a slip is told at once, and not after ten seconds.
+"""A quick look into a model file, before Keras starts: a slip is reported at once, and not after ten seconds.
 
 No kind of network is refused here; what no network can be rebuilt from is, in the words of `opening`.
 """

@@ -264,7 +264,7 @@ def _by_epoch(columns):
         return columns, []
     known = [epoch for epoch in epochs if epoch is not None]
     if any(b < a for a, b in itertools.pairwise(known)):
-        return columns, []  # told by `_epochs_again`
+        return columns, []  # reported by `_epochs_again`
     distinct = list(dict.fromkeys(known))
     steps = [b - a for a, b in itertools.pairwise(distinct)]
     how = 'expected one record an epoch (Lightning: on_epoch=True; Hugging Face: logging_strategy="epoch")'
@@ -333,18 +333,18 @@ def _spread(curves, keys):
     count = next(iter(short.values()))
     every = [k for k in range(2, epochs + 1) if epochs // k == count]
     if len(every) != 1 or len({lengths[name] for name in lengths if name.startswith("val_")}) != 1:
-        told = ", ".join(f"{keys[name]} has {n}" for name, n in short.items())
+        counts = ", ".join(f"{keys[name]} has {n}" for name, n in short.items())
         raise ValueError(
-            f"whose lists don't fit each other: {told} numbers, the others {epochs}, which tells no "
+            f"whose lists don't fit each other: {counts} numbers, the others {epochs}, which tells no "
             "validation_freq; expected one number an epoch, or null where there is none"
         )
     for name in short:
         values = iter(curves[name])
         curves[name] = [next(values) if epoch % every[0] == 0 else None for epoch in range(1, epochs + 1)]
-    told = " and ".join(keys[name] for name in short)
+    names = " and ".join(keys[name] for name in short)
     return [
         f"assumed to be validated every {every[0]} epochs: the file doesn't say at which epochs the {count} "
-        f"numbers of {told} were measured"
+        f"numbers of {names} were measured"
     ]
 
 
@@ -361,8 +361,8 @@ def _shares(curves, keys):
     if not highest or max(highest.values()) <= 1:
         return []
     if max(highest.values()) > 100 or min(highest.values()) <= 1:
-        told = ", ".join(f"{keys[name]} goes up to {value:g}" for name, value in highest.items())
-        raise ValueError(f"in which {told}; expected accuracies from 0 to 1, or all in per cent")
+        highs = ", ".join(f"{keys[name]} goes up to {value:g}" for name, value in highest.items())
+        raise ValueError(f"in which {highs}; expected accuracies from 0 to 1, or all in per cent")
     for name in highest:
         curves[name] = [None if value is None else value / 100 for value in curves[name]]
     return [f"{' and '.join(keys[name] for name in highest)} read as per cent"]

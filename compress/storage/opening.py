@@ -109,7 +109,7 @@ def open_network(path, preprocessing="auto", input_shape=None, verbose=0, new_he
         preprocessing: what the model was trained with, one of flags.PREPROCESSING; 'auto' reads it from the file's
             layers, see `conventions.pixels_of`. With another one a Lambda in front of the network is left out.
         input_shape: (height, width, 3) for a model that takes images of any size; None leaves that open.
-        verbose: 0 doesn't say how the file was read; what is assumed is always told.
+        verbose: 0 doesn't say how the file was read; what is assumed is always printed.
         new_head: a NewHead in the place of the file's classifier; None keeps that.
 
     Returns:

@@ -9,7 +9,7 @@ An epoch ends with these steps; the second is what counts. A run that goes on do
 
 Why not keras.callbacks.BackupAndRestore and ModelCheckpoint: a run that goes on here equals one that nobody stopped, to
 the last bit and wherever it was killed. Theirs can't: the backup knows neither the history nor the metrics of an epoch
-that was begun, it replaces its files one by one, and a ModelCheckpoint made anew forgets which epoch was the best.
+that was begun, it replaces its files one by one, and a new ModelCheckpoint forgets which epoch was the best.
 """
 
 import dataclasses

@@ -276,8 +276,8 @@ def check_split(path, dataset, val_split):
         val_split: its share for validation.
     """
     run = _run_beside(path)
-    told = run.get("flags")
-    if isinstance(told, dict) and place(told.get("dataset")) == place(dataset):
+    flags = run.get("flags")
+    if isinstance(flags, dict) and place(flags.get("dataset")) == place(dataset):
         _check_share(path, run, val_split)
 
 

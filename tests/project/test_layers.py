@@ -122,7 +122,7 @@ LIBRARY = {
 }
 
 
-def told_of_the_command_line(path):
+def traces_of_the_command_line(path):
     """What a file says of namespaces and flags outside its docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documented = [n for n in ast.walk(tree) if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef))]
@@ -141,7 +141,7 @@ def told_of_the_command_line(path):
 
 @pytest.mark.parametrize("name", LIBRARY)
 def test_the_library_knows_no_command_line(name):
-    assert not list(told_of_the_command_line(LIBRARY[name]))
+    assert not list(traces_of_the_command_line(LIBRARY[name]))
 
 
 @pytest.mark.parametrize("path", MODULES.values(), ids=MODULES)

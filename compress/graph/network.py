@@ -136,8 +136,11 @@ class Graph:
 
     def _named(self):
         """{name: Group}."""
+        # Layers are kept as keys of a dict, each once and in Keras' order: a group is named after its first maker.
         makers, readers, steps = ([{} for _ in self._members] for _ in range(3))
         stem = np.zeros(len(self._members), bool)
+        # One layer may make channels of several groups, where its output is split later. Where it makes more channels
+        # of a group than the mask has positions, whole runs of channels are tied, as those of a grouped convolution.
         for wiring, ids in self._makers:
             groups, counts = np.unique(self.group_at(ids), return_counts=True)
             for group, count in zip(groups, counts, strict=True):
@@ -145,6 +148,7 @@ class Graph:
                     makers[group][wiring.path] = None
                     steps[group].setdefault("first", count // len(self._members[group]))
                     stem[group] |= wiring.stem
+        # A layer may read several groups too, behind a concatenation.
         for wiring in self.reading.wirings.values():
             for slot in wiring.reads:
                 for group in np.unique(self.group_at(wiring.slots[slot])):
@@ -154,6 +158,7 @@ class Graph:
         found = {}
         for group, members in enumerate(self._members):
             first = next(iter(makers[group]))
+            # the second group of a layer gets a number behind its name
             taken = sum(name.rpartition(":")[0] == first or name == first for name in found)
             name = f"{first}:{taken}" if taken else first
             found[name] = Group(
@@ -176,6 +181,8 @@ class Graph:
 
     def _held(self):
         """The list `pinned`."""
+        # Several layers may hold the same channels, and a pin may name numbers that no layer makes, as the colours of
+        # the input. So what is made is ticked off at its first pin, and no channel is reported twice.
         made, found = np.zeros(len(self._label), bool), []
         for _, ids in self._makers:
             made[self._label[ids]] = True  # and not counted yet
@@ -183,6 +190,7 @@ class Graph:
             here = self._label[pin.ids]
             here = np.unique(here[made[here]])
             made[here] = False
+            # Tied channels, as of a stream that many layers add to, have many makers and count once.
             width, makers, counted = 0, [], []
             for wiring, ids in self._makers if len(here) else ():
                 labels = self._label[ids]
@@ -266,6 +274,7 @@ class Graph:
 
     def alive(self, masks):
         """Which numbers of the reading stay, bool (numbers,); masks and errors as of `trimmed`."""
+        # A position of a mask is a class of tied channels; each number of the reading goes or stays as its class does.
         keep, unknown = np.ones(len(self._label), bool), [name for name in masks if name not in self.groups]
         if unknown:
             raise InputError(

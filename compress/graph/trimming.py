@@ -26,6 +26,7 @@ def trimmed(model, reading, alive):
     """
     copies = _Copies(reading, alive)
 
+    # A kernel loses slices along the axis that it reads channels on and along the one that it makes them on.
     def left(value, axes):
         for axis, ids in enumerate(axes.ids if axes else ()):
             value = value if ids is None else value.compress(alive[ids], axis)
@@ -49,8 +50,10 @@ def masked(model, reading, alive):
     Returns:
         A new keras.Model.
     """
+    # the layers keep their widths: for the copies no channel is gone
     copies = _Copies(reading, np.ones(len(alive), bool))
 
+    # What a layer divides by, as a moving variance, stays as it is.
     def zeroed(value, axes):
         value = value.copy()
         for axis, ids in enumerate(axes.ids if axes and not axes.divides else ()):
@@ -64,6 +67,7 @@ def masked(model, reading, alive):
 def _filled(copies, model, changed):
     """The copy of a model, each variable with function(old values, its Axes or None) -> new values."""
     copy_of_model = copies.model(model, [tensor.shape for tensor in graph_of(model).inputs])
+    # Keras makes a layer's variables at its first call: they exist by now.
     for layer, copy in copies.layers.values():
         wiring = copies.reading.wirings.get(id(layer))
         variables = wiring.variables if wiring else {}
@@ -94,6 +98,7 @@ class _Copies:
         """The copy of a layer or raw operation, not yet built."""
         if id(operation) not in self.layers:
             config, wiring = operation.get_config(), self.reading.wirings.get(id(operation))
+            # Some settings count channels, as `filters`, `units` or `groups`, and shrink with them.
             for key, setting in (wiring.settings if wiring else {}).items():
                 config[key] = setting.function(self.alive[setting.ids], config[key])
             self.layers[id(operation)] = operation, type(operation).from_config(config)
@@ -108,6 +113,7 @@ class _Copies:
 
     def _inputs(self, graph, shapes):
         """{id(input of a graph): input of its copy}; what is open stays so, since calls may differ in it."""
+        # A model inside the network is entered by channels too, fewer than its own input says.
         fresh = {}
         for tensor, given in zip(graph.inputs, shapes, strict=True):
             shape = tuple(None if size is None else new for size, new in zip(tensor.shape, given, strict=True))
@@ -116,6 +122,7 @@ class _Copies:
         return fresh
 
     def _functional(self, model, graph, shapes):
+        # Every call is made once more on the copies, in the order of the first time: Keras then infers all shapes.
         tensors = self._inputs(graph, shapes)
         for node in nodes_of(graph):
             outputs = tree.flatten(self._called(node, tensors))
@@ -127,7 +134,8 @@ class _Copies:
         return keras.Model(inputs, outputs, name=model.name, trainable=model.trainable)
 
     def _sequential(self, model, graph, shapes):
-        # Sequential calls its layers itself
+        # Sequential calls its layers itself, so they are stacked uncalled. A model inside it has no tensor to read its
+        # input's shape from: it is the recorded shape less the channels that go.
         first, *_ = self._inputs(graph, shapes).values()
         stack = []
         for node in nodes_of(graph):
@@ -150,6 +158,7 @@ class _Copies:
 
     def _arguments(self, node, tensors):
         args, kwargs = node.arguments.fill_in(tensors)
+        # The arguments of some operations count channels, as the shape of a reshape.
         setting = self.reading.arguments.get(id(node))
         return (setting.function(self.alive[setting.ids], args), {}) if setting else (args, kwargs)
 

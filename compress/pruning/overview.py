@@ -20,6 +20,7 @@ def parts(scope, criterion):
     Raises:
         InputError: no group may lose channels, see `criteria.scored_by`.
     """
+    # Each a part of the next: what this criterion scores, what the scope takes, what the scope 'all' takes.
     scored, everything = criteria.scored_by(criterion, scope).names, names_of(scope.graph, "all")
 
     def kind(name):
@@ -47,9 +48,11 @@ def summary(scope, criterion):
     What has to stay is summed up by its reason, with the first layer that holds some.
     """
     rows = []
+    # A position of a mask may stand for several channels, as of a grouped convolution; a reader counts channels.
     for words, groups in parts(scope, criterion):
         sizes = [(group.name, group.width * group.step) for group in groups]
         rows.append((words, len(sizes), _widths(sizes), f"{sum(width for _, width in sizes):,}"))
+    # Of a large network dozens of layers hold channels, most for the same reason: one row a reason.
     reasons = {}
     for pin in scope.graph.pinned:
         reasons.setdefault(pin.why, []).append((pin.layer, pin.width))
@@ -83,6 +86,8 @@ def at_share(scope, share, round_to=1):
 
 def at_cost(scope, budget, round_to=1):
     """The same with the least share that costs no more than a Budget leaves in the end."""
+    # Costs fall as the share rises, so the first of 401 shares within the budget is the least. They are costed at once,
+    # in closed form, which is quicker than a bisection with a call a step.
     tried = [at_share(scope, share, round_to) for share in np.linspace(0, 1, 401)]
     costs = budget.costs(scope)(np.array([[left[name] for name in scope.names] for left in tried]))
     return tried[int(np.argmax(costs <= budget.end))]
@@ -90,6 +95,7 @@ def at_cost(scope, budget, round_to=1):
 
 def after_iterations(scope, ratio, iterations, round_to=1):
     """The same after some iterations, each of which takes a share of the channels that are left in every group."""
+    # Step by step, since every iteration rounds.
     multiple, floor = scope.permitted(round_to)
     left = {name: group.width for name, group in scope.groups.items()}
     for _ in range(iterations):

@@ -85,17 +85,20 @@ class Search:
         """Costs (k, l) of a network with each pair of widths of two groups, or of some places of each."""
         first, second = pair
         grids = grids or [np.arange(self.last[group] + 1) for group in pair]
+        # All pairs of two groups of 512 channels would be 262,144 networks to cost: six are costed, the rest follows.
         rows, ends = np.repeat([places], 6, 0), [self.last[group] for group in pair]
         rows[:, first] = 0, ends[0], 0, ends[0], ends[0] // 2, 0
         rows[:, second] = 0, 0, ends[1], ends[1], 0, ends[1] // 2
         # Products of two lengths, each linear in both widths: six costs determine all.
         m, n = (self.widths[group][rows[:, group]].astype(float) for group in pair)
+        # The widths are scaled to at most 1, or the squares of 2048 channels would cost the fit its digits.
         scale = max(m.max(), n.max())
         every = np.meshgrid(*(self.widths[g][grid] / scale for g, grid in zip(pair, grids, strict=True)), indexing="ij")
         corners = self._of(rows)
         table = _quadratic(*every) @ np.linalg.lstsq(_quadratic(m / scale, n / scale), corners, rcond=None)[0]
         if (corners == np.rint(corners)).all():  # parameters or MACs: a budget may be met exactly
             table = np.rint(table)
+        # The form is only assumed: four pairs elsewhere are costed and compared, and where it fails, all of them.
         probe, rng = np.repeat([places], 4, 0), np.random.default_rng(0)
         at = [rng.integers(0, len(grid), 4) for grid in grids]
         probe[:, first], probe[:, second] = (grid[place] for grid, place in zip(grids, at, strict=True))
@@ -124,6 +127,7 @@ class Search:
 
     def _dependent(self):
         """(list of tuples of groups that depend on each other, list of the pairs among three or more of them)."""
+        # Which groups share a layer shows in the costs: each group alone, and each pair, is put at its narrowest.
         count = len(self.names)
         pairs = list(itertools.combinations(range(count), 2))
         rows = np.repeat([self.last], count + len(pairs), 0)
@@ -132,17 +136,20 @@ class Search:
             row[list(pair)] = 0
         costs, whole = self._of(rows), self.cost(self.last)
         alone = whole - costs[:count]
-        # what two groups save together, and not each alone
+        # Two groups without a common layer save together what each saves alone; the difference is what they share. Less
+        # than rounding is none.
         shared = {
             pair: abs(alone[pair[0]] + alone[pair[1]] - (whole - cost))
             for pair, cost in zip(pairs, costs[count:], strict=True)
         }
         shared = {pair: size for pair, size in shared.items() if size > 1e-9 * whole}
+        # Connected components: of every pair that shares something the two parts become one.
         part = list(range(count))
         for first, second in shared:
             old, new = part[second], part[first]
             part = [new if number == old else number for number in part]
         parts = [tuple(i for i in range(count) if part[i] == number) for number in dict.fromkeys(part)]
+        # Parts of one or two groups are tabulated whole. In larger ones the pairs that share most are moved together.
         of_more = {i for members in parts if len(members) > 2 for i in members}
         kept = sorted((pair for pair in shared if pair[0] in of_more), key=shared.get, reverse=True)
         return parts, kept[:PAIRS]

@@ -23,6 +23,8 @@ def continued(recipe, run):
     folder, verbose = run.folder, run.config.verbose
     if run.config.resume == "never":
         return recipe
+    # A finished run starts another cycle of its schedule, an unfinished one takes the schedule of the new length. The
+    # curves show either as a jump of the learning rate, so a line says what happens.
     begun = resuming.continuation(folder, run.record)
     last = run.record.get("continued", [{}])[-1]
     if last.get("schedule") in resuming.RESTARTED and not (folder / STATE).exists():
@@ -60,12 +62,15 @@ def train(trainer, images, recipe, run, title):
         errors.Diverged: the loss is not finite.
         errors.Stopped: a signal asked the run to end; its state is saved.
     """
+    # A batch is no larger than the training set. All variables are made here, those of the optimiser among them: the
+    # state of an earlier process can only be read into variables that exist.
     recipe = fit.recipe_for(recipe, images)
     steps = dataset.steps_per_epoch(len(images.train), recipe.batch_size)
     fit.check_batch(run.saved, recipe.batch_size)
     fit.build(trainer, images.class_num)
     run.begin(trainer, recipe, steps)
     begun = run.progress.epoch
+    # The figure comes last: model.h5 and history.json, from which it can be drawn again, are complete by then.
     history = fit.fit(trainer, images, recipe, callbacks.of_run(run, recipe, steps, title), run.progress)
     run.end(trainer)
     tell_end(run, title, begun, images.class_num)
@@ -86,6 +91,7 @@ def tell_end(run, title, begun, classes):
     """
     history = run.progress.history
     kept, last = records.checkpoint_epoch(history), run.progress.epoch
+    # All epochs of this process were worse than one before it: it trained, and model.h5 stayed as it was.
     if run.keep_best and kept < begun < last:
         which = f"epoch {last} was not" if last == begun + 1 else f"none of epochs {begun + 1} to {last} was"
         display.say(

@@ -78,7 +78,7 @@ def network(kind):
 
     Args:
         kind: of ResNet50 'base', the unpruned network; 'teacher', with 0.6 of the channels in the inner layers;
-            'student', with 12.82 times fewer parameters than the teacher. Or one of FAMILIES.
+            'student', made from the teacher with 12.82 times fewer parameters than ResNet50. Or one of FAMILIES.
     """
     import numpy as np
 
@@ -132,7 +132,7 @@ def train_step(args):
 
 
 def distillation_step(args):
-    """A step of distillation with all losses, from a pruned teacher to a 12.82 times smaller student."""
+    """A step of distillation with all losses, from a pruned teacher to a student 12.82 times smaller than ResNet50."""
     import knowledge_distillation
     from compress.cli.configs import DistilConfig
     from compress.distillation.distiller import Distiller, optimizer_for

@@ -1,13 +1,20 @@
-"""benchmarks/: every part runs, on a narrow network and few images or with workers replaced: none rots unseen."""
+"""benchmarks/: the suite's and Keras' parts run, on small networks and few images, and the whole networks are built.
 
+What is measured of torch, onnxruntime and LiteRT runs with `make bench` alone: the tests don't ask for torch.
+"""
+
+import io
 import json
 
 import bench
 import contest
+import numpy as np
 import pytest
 import worker
 from conftest import narrow_widths
 
+from compress.cli import display
+from compress.graph.network import Graph
 from compress.storage import resnet
 
 
@@ -33,6 +40,67 @@ def test_every_part_of_the_benchmark_runs(work, library, tiny):
     args = worker.build_parser().parse_args([work, "--library", library, "--images", "4", "--trims", "1"])
     worker.WORKS[work](args)()
     assert tiny == [True] * (work == "deterministic")
+
+
+def in_a_chain():
+    """A classifier that compiles quickly and has channels to prune."""
+    import keras
+    from keras import layers
+
+    x = inputs = keras.Input((32, 32, 3))
+    for _ in range(3):
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, 2)(x)))
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
+class Ended(Exception):
+    """The worker would end its process here."""
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """A worker's arguments with the folder of a CIFAR-10 of 200 images; what ends a process raises Ended."""
+    import model
+
+    def end(*args):
+        raise Ended
+
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        rows = np.random.default_rng(len(name)).integers(0, 256, (40, 3073), np.uint8)
+        rows[:, 0] = np.arange(40) % 10  # the label, in front of the pixels
+        rows.tofile(tmp_path / "cifar-10-batches-bin" / f"{name}.bin")
+    monkeypatch.setattr(display, "EpochBar", display.EpochBar)  # the worker replaces it
+    monkeypatch.setattr(worker, "network", lambda kind: in_a_chain())
+    monkeypatch.setattr(model, "build_model", lambda *args: in_a_chain())
+    monkeypatch.setattr(worker.os, "_exit", end)
+    return worker.build_parser().parse_args(["epoch", "--data_dir", str(tmp_path)])
+
+
+def test_whole_epochs_are_timed_on_request(cifar, monkeypatch, capsys):
+    monkeypatch.setattr(worker.sys, "stdin", io.StringIO("1\n1\n"))
+    with pytest.raises(Ended):
+        worker.whole_epochs(cifar, worker.Orders())
+    ready, *answers = capsys.readouterr().out.splitlines()  # the first epoch compiles and isn't timed
+    assert ready == "ready" and len(answers) == 2 and all(json.loads(line)["seconds"] > 0 for line in answers)
+
+
+def test_the_time_between_iterations_is_printed(cifar, capsys):
+    with pytest.raises(Ended):
+        worker.between_iterations(cifar)
+    seconds, ready = capsys.readouterr().out.splitlines()
+    assert json.loads(seconds)["between"] > 0 and ready == "ready"
+
+
+def test_the_student_is_as_small_as_the_benchmark_says():
+    whole = 23_608_202  # parameters of a ResNet50 for ten classes
+    assert 0.9 * whole / 12.82 < worker.network("student").count_params() <= whole / 12.82
+
+
+@pytest.mark.parametrize("family", worker.FAMILIES)
+def test_a_family_is_built_and_its_graph_is_read(family):
+    net = worker.network(family)
+    assert net.output_shape == (None, 10) and Graph(net).groups
 
 
 class Replaced(contest.Contestant):

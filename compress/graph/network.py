@@ -390,7 +390,7 @@ class Graph:
         """
         found = {name: [] for name in self.groups}
         for _, node in walk(self.model):
-            if rules.makes_zeros(node.operation):
+            if rules.makes_zeros(node.operation, node.arguments):
                 for name in self.places(node.outputs[0])[1]:
                     found[name].append((node, node.operation))
         return found

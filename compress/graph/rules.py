@@ -73,12 +73,20 @@ def is_elementwise(activation):
     return activation is None or any(activation is getattr(keras.activations, name, 0) for name in ELEMENTWISE)
 
 
-def makes_zeros(operation):
-    """Whether what an operation puts out is zero wherever its input is below a threshold, as behind a ReLU."""
+def makes_zeros(operation, arguments=None):
+    """Whether what an operation puts out is zero wherever its input is below a threshold, as behind a ReLU.
+
+    Args:
+        operation: a layer or raw operation.
+        arguments: of its call, which of max(x, 0) say that it is a ReLU.
+    """
     if isinstance(operation, keras.layers.ReLU):
         return not operation.negative_slope
     if not isinstance(operation, keras.Layer):
-        return type(operation).__name__ in ("Relu", "Relu6") and is_of_keras(type(operation))
+        kind, given = type(operation).__name__, tree.flatten((arguments.args, arguments.kwargs)) if arguments else ()
+        limits = [operation.x_min] if kind == "Clip" else [x for x in given if not is_keras_tensor(x)]
+        at_zero = len(limits) == 1 and np.size(limits[0]) == 1 and not np.any(limits[0])
+        return is_of_keras(type(operation)) and (kind in ("Relu", "Relu6") or (kind in ("Maximum", "Clip") and at_zero))
     activation = getattr(operation, "activation", None)
     if isinstance(activation, keras.Layer):
         return makes_zeros(activation)

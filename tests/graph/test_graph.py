@@ -380,6 +380,24 @@ def test_zeros_are_counted_behind_relus_of_the_channels():
     assert graph_of("mlp").activations["one"] == []
 
 
+def test_zeros_are_counted_behind_whatever_computes_a_relu():
+    ops = keras.ops
+    gates = {
+        "first": ops.relu,
+        "largest": lambda x: ops.maximum(x, 0.0),
+        "turned": lambda x: ops.maximum(np.float32(0), x),
+        "cut": lambda x: ops.clip(x, 0, 6),
+        "above": lambda x: ops.maximum(x, 1e-6),
+        "between": lambda x: ops.clip(x, -1, 1),
+        "two": lambda x: ops.maximum(x, x * 0.5),
+    }
+    x = image = keras.Input((8, 8, 3))
+    for name, gate in gates.items():
+        x = gate(keras.layers.Conv2D(4, 1, name=name)(x))
+    found = Graph(keras.Model(image, keras.layers.Dense(2)(x))).activations
+    assert [name for name in gates if found[name]] == ["first", "largest", "turned", "cut"]
+
+
 def test_folds_are_linear_layers_that_only_a_norm_reads():
     assert [one.name for one, _ in graph_of("inverted_residual").folds] == ["stem", "expand", "depthwise", "project"]
     assert [one.name for one, _ in graph_of("separable_convolutions").folds] == ["two"]

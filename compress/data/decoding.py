@@ -268,7 +268,7 @@ def _channels(file):
             pairs = np.asarray(again, np.uint16)
             return pairs[..., ::2] << 8 | pairs[..., 1::2], True
         if mode in {f"{kind};16{order}" for kind in ("RGB", "RGBA", "RGBX") for order in OTHER_ORDER}:
-            # Pillow keeps the upper byte of each value; told that the bytes lie the other way round, the lower one.
+            # Pillow keeps the upper byte of each value; with the other byte order, the lower one.
             other = mode[:-1] + OTHER_ORDER[mode[-1]]
             again.tile = [
                 tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:]))

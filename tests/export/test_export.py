@@ -314,7 +314,9 @@ def test_without_images_files_are_written_compared_and_said_not_to_be_measured(n
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "labels.txt", "export.json"}
     assert (folder / "labels.txt").read_text("utf-8").splitlines() == NAMES
     record = json.loads((folder / "export.json").read_text())
-    assert record["not_measured"] and record["run"]["flags"]["measure"] is False
+    flags = record["run"]["flags"]
+    assert record["not_measured"] and flags["measure"] is False
+    assert (flags["dataset"], flags["class_num"]) == ("cifar10", 10)  # none was named, so that it was no error
     assert record["class_names"] == NAMES and record["split"] is None
     with pytest.raises(InputError, match="written without images"):  # a report has nothing to show of it
         records.READERS["export"](Run("exported", "export", folder, record, []))

@@ -241,7 +241,7 @@ def choose_widths(config, pattern):
     if least[0] <= limits[0]:
         name, value, least_share = "target_macs", tables.amount(config.target_macs), whole.macs / least[1]
     more = f"{least[0]:,.0f} parameters" + (f" and {least[1]:,.0f} MACs" if math.isfinite(least[1]) else "")
-    other = f", or fewer channels a layer than `round_to={config.round_to}` allows" if config.round_to > 1 else ""
+    other = f", or a smaller `round_to` than {config.round_to}" if config.round_to > 1 else ""
     if pattern.architecture is not None and pattern.architecture["stem"] != pattern.stem:
         other += (
             f"; the stem {config.student_stem} makes it large: `student_stem={pattern.stem}` or fewer `student_blocks` "

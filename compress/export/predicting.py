@@ -120,10 +120,10 @@ def open_exported(path, config, paths, reader):
             "installed: pip install -r requirements-export.txt",
             path,
         )
-    if not path.is_file() or path.stat().st_size > archives.BYTES:
-        raise InputError(
-            f"received {path}, expected a file of at most {archives.BYTES} bytes{files.suggestion(path)}", path
-        )
+    if not path.is_file():
+        raise InputError(f"received {path}, which is not a file{files.suggestion(path)}", path)
+    if path.stat().st_size > archives.BYTES:
+        raise InputError(f"received {path}, expected a file of at most {archives.BYTES / 2**30:g} GiB", path)
     try:
         source, targets, answer, (names, is_ours) = (_onnx if name == "onnx" else _litert)(
             path, writers.thread_counts(name)[-1]

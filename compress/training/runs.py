@@ -106,8 +106,8 @@ MORE_STEPS = "what helps are more steps (a smaller `batch_size`, a larger `epoch
 
 def warn_of_guessing(title, loss, classes, helps=MORE_STEPS):
     """Warns where a validation loss is above ln(classes), that of the same probability for every class."""
-    if loss > (guessed := math.log(classes)):
-        display.warn(
-            f"{title}: validation loss {tables.significant(loss)}, above {tables.significant(guessed)}, the "
-            f"loss of guessing among {classes} classes; {helps}"
-        )
+    guessed = tables.significant(math.log(classes))
+    if loss > math.log(classes):
+        shown = tables.significant(loss)
+        than = f"above {guessed}," if shown != guessed else "no better than"
+        display.warn(f"{title}: validation loss {shown}, {than} the loss of guessing among {classes} classes; {helps}")

@@ -309,6 +309,17 @@ def show_channels(args, model):
     )
 
 
+def image_shape(args, header):
+    """(height, width, 3) that the images of a run will have, as far as that is known before they are read, or None."""
+    from compress.storage import checkpoints
+
+    if header.input_shape:  # that of the file, which the run checks
+        return None
+    if args.dataset in values.STOCK:
+        return (*checkpoints.STOCK_SIZE, 3)
+    return args.image_size and (args.image_size, args.image_size, 3)
+
+
 def rehearse(args, plan):
     """--dry_run: prints all groups, and what the network costs now and at the target.
 
@@ -320,7 +331,8 @@ def rehearse(args, plan):
     from compress.pruning.scope import Scope
     from compress.storage import opening
 
-    model = opening.load_network(args.base_model_path, None, None, args.preprocessing, args.verbose)
+    size = image_shape(args, plan.header)
+    model = opening.load_network(args.base_model_path, None, size, args.preprocessing, args.verbose)
     scope = cut.scope_of(plan.pruning, model)
     rows = overview.details(Scope.of(model, args.scope), args.criterion)
     display.print_table(

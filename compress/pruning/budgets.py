@@ -109,9 +109,12 @@ def of(config, scope, latency=None):
     else:
         unit, name, cost, least = "MACs", "target_macs", whole.macs, narrowest.macs
         if not known:
+            is_open = None in scope.model.input_shape[1:]
+            way = "`image_size`, the side in pixels of its images, or `target_compression`"
             raise InputError(
-                f"`{name}`: received it for {scope.model.name}, whose MACs are not known: those of "
-                f"{scope.graph.uncounted[0]} aren't; expected `target_compression`, or a model whose images have a size"
+                f"`{name}`: received it for {scope.model.name}, whose MACs are not known: "
+                + ("it takes images of any size" if is_open else f"those of {scope.graph.uncounted[0]} aren't")
+                + f"; expected {way if is_open else '`target_compression`'}"
             )
         end = flags.macs_left(config.target_macs, cost) if config.targeted else least
     if not config.targeted:  # the accuracy alone says when it is enough

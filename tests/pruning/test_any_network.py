@@ -272,3 +272,26 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "may go" in printed and "held by" in printed and "nothing is written" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["net.keras"]
+
+
+def test_a_dry_run_of_open_sizes_takes_those_of_the_data(tmp_path, capsys, monkeypatch):
+    built("open_image_size").save(tmp_path / "net.keras")
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--base_model_path",
+        "net.keras",
+        "--dry_run",
+        "--criterion",
+        "l1",
+        "--target_macs",
+        "1.2x",
+        "--scope",
+        "all",
+    ]
+    (tmp_path / "photos" / "cat").mkdir(parents=True)  # empty: no image is read
+    fixed = keras.models.clone_model(built("open_image_size"), input_tensors=keras.Input((32, 32, 3)))
+    for size in (["--dataset", "digits"], ["--dataset", "photos", "--image_size", "32"]):
+        assert prune_model.main([*words, *size, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["macs"][0] == metrics.count_macs(fixed)
+    assert prune_model.main([*words, "--dataset", "photos"]) == 2
+    assert "images of any size; expected --image_size" in capsys.readouterr().err

@@ -182,7 +182,7 @@ def check_fits(header, class_num=None, input_shape=None, dataset=None, also=None
     of_data = f"as {dataset or 'the data set'} has them"
     ours, wanted, train = [], [], ""
     if not classes_fit:
-        ours, wanted = [f"with {header.classes or 'no'} classes"], [f"{class_num}"]
+        ours, wanted = [f"with {header.classes or 'no'} class{'es' * (header.classes != 1)}"], [f"{class_num}"]
         source = header.path if size_fits or dataset not in STOCK else RESIZED
         # what is asked of its pixels goes with the file: an operation of code that stood for it is refused without
         flags = {"model_path": source, "dataset": dataset or "IMAGES"} | also

@@ -141,11 +141,23 @@ def first_numbers(named):
 
 def check_one_each(inputs, outputs):
     """Raises Unread for a model of several inputs or outputs, of which lists from `ends` are given."""
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise Unread(
-            f"{len(inputs)} input{'s' * (len(inputs) != 1)} and {len(outputs)} output{'s' * (len(outputs) != 1)}; "
-            "expected one each, as keras.Model(model.inputs[0], model.outputs[0]) has them"
+    if len(inputs) == len(outputs) == 1:
+        return
+    ways = []
+    if len(outputs) != 1:
+        inside = "model.inputs" if len(inputs) != 1 else "model.inputs[0]"
+        ways.append(f"as model = keras.Model({inside}, model.outputs[0]) has it")
+    if len(inputs) != 1:  # arrays of one row follow the number of images by a sum with a zero of each
+        others = "".join(f", zero + v{number}" for number in range(1, len(inputs)))
+        ways.append(
+            "with the other inputs held at arrays v1, ... of shape (1, n) that is: image = "
+            "keras.Input(model.inputs[0].shape[1:]); zero = image[:, 0, 0, :1] * 0; "
+            f"model = keras.Model(image, model([image{others}]))"
         )
+    raise Unread(
+        f"{len(inputs)} input{'s' * (len(inputs) != 1)} and {len(outputs)} output{'s' * (len(outputs) != 1)}; "
+        f"expected one each, {'; '.join(ways)}"
+    )
 
 
 def end_call(end, named, first):

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from compress.cli import display, tables
-from compress.errors import InputError, one_line
+from compress.errors import InputError, command, one_line
 from compress.graph import nodes
 from compress.storage import (
     archives,
@@ -180,7 +180,8 @@ def load_network(path, class_num=None, input_shape=None, preprocessing="auto", v
     head = None if new_head == "never" else NewHead(class_num, new_head == "always")
     opened = _open(path, preprocessing, input_shape, verbose, head, check)  # later draws are those of earlier versions
     if opened.replaced not in (None, class_num):
-        line = f"{path} has {opened.replaced} classes, the data {class_num}: the classifier starts from random weights"
+        had = tables.counted(opened.replaced, "class", "classes")
+        line = f"{path} has {had}, the data {class_num}: the classifier starts from random weights"
         display.say(line, verbose)
     if opened.frozen:
         line = f"{path} has {tables.counted(opened.frozen, 'frozen layer')}; training here trains all layers"
@@ -229,15 +230,17 @@ def _opened(source, asked, input_shape, new_head):
     """The Opened of a file with a config; arguments as of `open_network`."""
     size = None if input_shape is None else tuple(input_shape[:2])
     first = source.rebuilt(size=size, without_code=asked != "auto")
-    _check_classifier(source.path, first.model, input_shape)
+    _check_classifier(source.path, first.model, input_shape, new_head)
     _read_weights(source, first)
     pixels, front, assumed = _pixels(source, first.model, asked)
     for layer in first.code:
         if layer not in front.passed:
             raise vocabulary.unknown_layer(layer.name, "Lambda")
     outputs, changes = _outputs(source.path, first.model)
+    replaced = first.model.output_shape[-1] if _is_due(new_head, first.model.output_shape[-1]) else None
+    if replaced and outputs == "labels":
+        outputs = "logits"  # the sigmoid goes with the old head
     model, new, line = first.model, (), _line(source, pixels, outputs, bool(changes))
-    replaced = model.output_shape[-1] if _is_due(new_head, model.output_shape[-1]) else None
     if replaced:
         head, new = _head_of(source.path, model, new_head.classes)
         changes |= head
@@ -292,10 +295,17 @@ def _of_weights(weights, asked, input_shape, new_head):
     return Opened(Path(weights.path), model, pixels, "logits", model.output_shape[-1], names, "", replaced=replaced)
 
 
-def _check_classifier(path, model, input_shape):
+def _check_classifier(path, model, input_shape, new_head):
     """Raises InputError for what is no classifier of RGB images, or of another size than is asked for."""
     shape, out = model.input_shape, model.output_shape
-    if len(shape) != 4 or shape[-1] != 3 or len(out) != 2 or (out[-1] or 0) < 2:
+    if out == (None, 1) and new_head is None:
+        head = command("train_base_model.py", model_path=path, dataset="...")
+        raise InputError(
+            f"received {path}, which has one output for two classes; expected an output for each class: a new head is "
+            f"trained by: {head}",
+            path,
+        )
+    if len(shape) != 4 or shape[-1] != 3 or len(out) != 2 or (out[-1] or 0) < (2 if new_head is None else 1):
         grey = len(shape) == 4 and shape[-1] == 1
         raise InputError(
             f"received {path}, {shape} -> {out}{', of grey images' * grey}; expected a classifier of one "
@@ -591,7 +601,10 @@ def _head_of(path, model, class_num):
     """
     changes, new, have = {}, [], model.output_shape[-1]
     for place, operation, _ in _back(model):
-        new += [id(variable) for variable in operation.weights]
+        new += [id(variable) for variable in getattr(operation, "weights", ())]
+        if _is_sigmoid(operation):
+            changes[place] = "without"
+            continue
         for kind, setting in MAKE_CLASSES.items():
             if type(operation).__name__ == kind and getattr(operation, setting) == have:
                 return changes | {place: {setting: class_num, "activation": "linear"}}, new
@@ -605,6 +618,12 @@ def _head_of(path, model, class_num):
         f"expected a network with one, so that it can be replaced by one of {class_num}",
         path,
     )
+
+
+def _is_sigmoid(operation):
+    """Whether an operation is nothing but a sigmoid."""
+    activation = getattr(getattr(operation, "activation", None), "__name__", None)
+    return type(operation).__name__ == "Sigmoid" or (type(operation).__name__, activation) == ("Activation", "sigmoid")
 
 
 def _adds_up(model):

@@ -40,7 +40,7 @@ IDLE = (
 LAYERS = (  # of keras.layers
     # with weights
     *("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "DepthwiseConv1D"),
-    *("DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "PReLU"),
+    *("DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "PReLU", "Embedding"),
     *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization"),
     *("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention", "LSTM", "GRU", "SimpleRNN"),
     # that treat every number alone
@@ -50,7 +50,9 @@ LAYERS = (  # of keras.layers
     # that pool or move numbers
     *(f"{kind}Pooling{rank}D" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in (1, 2, 3)),
     *(f"{kind}{rank}D" for kind in ("ZeroPadding", "Cropping", "UpSampling") for rank in (1, 2, 3)),
-    *("AdaptiveAveragePooling2D", "AdaptiveMaxPooling2D"),
+    # without AdaptiveMaxPooling3D, which ends Python itself on some sizes (Keras 3.15)
+    *(f"AdaptiveAveragePooling{rank}D" for rank in (1, 2, 3)),
+    *("AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D"),
     *("Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop", "RandomCrop"),
     # idle outside training
     *IDLE,
@@ -92,6 +94,11 @@ OPERATIONS = {
 }
 # modules of a class that tf.keras 2 registers as if it were its user's; an .h5 names none
 SCALE_OF_OLD = (None, "tf_keras.src.applications.inception_resnet_v2", "keras.src.applications.inception_resnet_v2")
+WAY_OF_A_KIND = (
+    "expected kinds that compress/storage/vocabulary.py lists; or a class of your own, derived from this one under "
+    "another name, and the script's run() called from Python, behind compress.graph.rules.register(the class, a rule): "
+    "docs/how-to/own-layer.md"
+)
 HINTS = {
     "Lambda": "a layer of code, which this suite runs from no file; expected Keras' own layers in its place, such as "
     "Rescaling, Resizing or Permute, and the model saved again; of a layer that prepares pixels `preprocessing` says "
@@ -99,7 +106,11 @@ HINTS = {
     "TFSMLayer": "a model that lies in another place; expected its layers themselves",
     "PruneLowMagnitude": "expected the model behind tfmot.sparsity.keras.strip_pruning",
     "QuantizeWrapperV2": "expected the network before quantize_model",
+    "ExtractPatches": "expected a Conv2D without bias of the patches' size and strides in its place, its kernel "
+    "numpy.eye(size * size * 3).reshape(size, size, 3, -1)",
     "QuantizeLayer": "expected the network before quantize_model",
+    "SpectralNormalization": "expected the layer in it, its `layer`, in its place, which answers the same once trained",
+    "Pipeline": "expected its `layers` one behind the other, as keras.Sequential(pipeline.layers) has them",
     "ModuleWrapper": "expected Keras' own layers in its place",
 }
 
@@ -125,13 +136,17 @@ def is_operation(layer):
 
 def unknown_layer(name, kind):
     """The Unread of a layer of a kind that isn't read."""
-    hint = HINTS.get(kind, f"a kind of layer that is not read here; {entries.WAY_OF_A_CLASS}")
+    # what is of no module of its author's is Keras' own, whose class itself has to keep its meaning in files
+    hint = HINTS.get(kind, "a kind of layer that is not read here; " + WAY_OF_A_KIND)
     return Unread(f"{one_line(name)[:200]} ({one_line(kind)[:80]}), {hint}")
 
 
 def unknown_operation(layer):
     """The Unread of a raw operation, a entries.Layer, that isn't read."""
-    return Unread(f"{layer}, an operation that is not read here")
+    hint = HINTS.get(
+        layer.kind, "an operation that is not read here; expected operations of compress/storage/vocabulary.py instead"
+    )
+    return Unread(f"{layer}, {hint}")
 
 
 def check_known(layer, without_code=False):

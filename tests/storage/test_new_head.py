@@ -119,3 +119,38 @@ def test_the_command_for_a_new_head_says_what_pixels_the_model_takes(tmp_path, m
         prune_model.run(base_model_path="theirs.keras", dataset="digits", preprocessing="unit")
     words = shlex.split(str(error.value).partition("is trained by: ")[2])[2:]
     train_base_model.check_flags(train_base_model.build_parser().parse_args(words))
+
+
+ONE_OUTPUT = {  # of two classes, as tutorials have cats and dogs
+    "sigmoid": (1, "sigmoid"),
+    "sigmoid behind": lambda x: keras.layers.Activation("sigmoid")(keras.layers.Dense(1)(x)),
+    "operation behind": lambda x: keras.ops.sigmoid(keras.layers.Dense(1)(x)),
+    "logit": (1, None),
+    "labels of five": (5, "sigmoid"),
+}
+
+
+@pytest.mark.parametrize("name", ONE_OUTPUT)
+def test_a_head_of_two_classes_takes_the_place_of_a_sigmoid(name, tmp_path, capsys):
+    image = keras.Input((12, 10, 3))
+    features = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(image))
+    end = ONE_OUTPUT[name]
+    end = keras.layers.Dense(end[0], activation=end[1]) if isinstance(end, tuple) else end
+    theirs = keras.Model(image, end(POOL()(features)))
+    theirs.save(tmp_path / "model.keras")
+    net = opening.load_network(tmp_path / "model.keras", 2, new_head="if needed", verbose=1)
+    assert "sigmoid" not in "".join(capsys.readouterr())
+    pixels = np.random.default_rng(0).uniform(0, 255, (3, 12, 10, 3)).astype("float32")
+    kernel, bias = net.layers[-1].get_weights()  # the last layer, linear
+    wanted = np.asarray(keras.Model(image, features)(pixels)).mean((1, 2)) @ kernel + bias
+    np.testing.assert_allclose(net(pixels, training=False), wanted, rtol=1e-4, atol=1e-5)
+    assert wanted.shape == (3, 2)
+
+
+def test_one_output_is_refused_with_the_way_to_two(tmp_path):
+    path = tmp_path / "model.keras"
+    ended(POOL(), keras.layers.Dense(1, activation="sigmoid")).save(path)
+    with pytest.raises(
+        InputError, match="one output for two classes; .* trained by: .*train_base_model.py --model_path"
+    ):
+        opening.open_network(path)

@@ -94,7 +94,7 @@ def test_the_command_for_a_new_head_passes_the_checks_that_it_meets(tmp_path, mo
     built.set_weights(keras.models.load_model("theirs.keras").get_weights())
     built.save("resized.keras")
     args = train_base_model.build_parser().parse_args(command_of(text))
-    assert train_base_model.check_flags(args) == (32, 32)
+    assert train_base_model.check(args).size == (32, 32)
     assert (args.save_folder, args.val_split, args.dataset) == ("./model/of_10_classes_2", 0.2, "digits")
 
     for label in "ab":  # a folder is resized to the model's size, but where it is asked for another
@@ -105,7 +105,7 @@ def test_the_command_for_a_new_head_passes_the_checks_that_it_meets(tmp_path, mo
     assert "expected 64x64" in text and "without `image_size` the images of a folder are resized to 24x24" in text
     text = message(sensitivity, model_path="theirs.keras", dataset="./photos", class_num=2)
     args = train_base_model.build_parser().parse_args(command_of(text))
-    assert train_base_model.check_flags(args) == (24, 24)
+    assert train_base_model.check(args).size == (24, 24)
 
 
 def test_the_command_for_a_new_head_says_what_pixels_the_model_takes(tmp_path, monkeypatch):
@@ -118,7 +118,7 @@ def test_the_command_for_a_new_head_says_what_pixels_the_model_takes(tmp_path, m
     with pytest.raises(InputError, match="is trained by") as error:
         prune_model.run(base_model_path="theirs.keras", dataset="digits", preprocessing="unit")
     words = shlex.split(str(error.value).partition("is trained by: ")[2])[2:]
-    train_base_model.check_flags(train_base_model.build_parser().parse_args(words))
+    train_base_model.check(train_base_model.build_parser().parse_args(words))
 
 
 ONE_OUTPUT = {  # of two classes, as tutorials have cats and dogs

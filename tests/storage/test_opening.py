@@ -637,10 +637,10 @@ REFUSED = {
         lambda p: functional(lambda x: head(Doubled(name="twice")(x))).save(p),
         r"twice \(Doubled\), a class of",
     ),
-    "subclassed": (write_subclassed, r"Subclassed \(Subclassed\), a class of its author's own"),
+    "subclassed": (write_subclassed, "Subclassed, a model that is defined by code"),
     "quantised": (write_quantised, "quantised network can't be pruned"),
     "grey": (lambda p: keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(2)]).save(p), "grey"),
-    "one class": (lambda p: functional(lambda x: head(x, 1, "sigmoid")).save(p), "two classes or more"),
+    "one class": (lambda p: functional(lambda x: head(x, 1, "sigmoid")).save(p), "one output for two classes"),
     "unbuilt": (lambda p: keras.Sequential([layers.Flatten(), layers.Dense(2)]).save(p), "without the shape of its im"),
     "two outputs": (
         lambda p: keras.Model(i := keras.Input((8, 8, 3)), [head(i), head(i)]).save(p),

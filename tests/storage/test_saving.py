@@ -107,7 +107,8 @@ def kinds(model):
 
 
 LOST = {  # what `model.save` writes as .h5 so that Keras can't open it, or opens another layer
-    "attention": lambda x: layers.Attention(score_mode="concat", use_scale=True)([t := layers.Reshape((144, 6))(x), t]),
+    "attention": lambda x: layers.Attention()([t := layers.Reshape((144, 6))(x), t]),
+    "attention by sums": lambda x: layers.Attention(score_mode="concat")([t := layers.Reshape((144, 6))(x), t]),
     "axes": layers.LayerNormalization(axis=[1, 2, 3]),
     "axes without weights": layers.LayerNormalization(axis=[1, 2], center=False, scale=False),
     "all axes": lambda x: layers.Normalization(axis=None, mean=0.5, variance=2.0)(layers.Softmax(axis=[1, 2])(x)),
@@ -337,9 +338,10 @@ def test_weights_of_one_name_in_two_models_inside_a_third_keep_apart_in_h5(tmp_p
         image = keras.Input((32, 32, 3))
         return keras.Model(image, inner(image))
 
+    images = [keras.Input((32, 32, 3)) for _ in "ab"]
     ground = [
-        keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(3, 3, padding="same", name="conv")], name=name)
-        for name in "ab"
+        keras.Model(image, layers.Conv2D(3, 3, padding="same", name="conv")(image), name=name)
+        for image, name in zip(images, "ab", strict=True)
     ]
     model = lively(
         keras.Sequential(

@@ -332,8 +332,8 @@ def scored_by(criterion, scope):
     if not scope.names:
         held = "; ".join(dict.fromkeys(f"{pinned.layer}: {pinned.why}" for pinned in scope.graph.pinned[:3]))
         raise InputError(
-            f"{scope.model.name}: received a network without channels that may go (scope {scope.kind}; they stay by {held}); "
-            "expected a layer between others whose channels no addition joins"
+            f"{scope.model.name}: received a network without channels that may go (scope {scope.kind}; they stay "
+            f"by {held}); expected a layer between others whose channels no addition joins"
             + (', or `scope="all"`, which takes those too' if scope.kind == "inner" else "")
         )
     names = [name for name in scope.names if _has_score(criterion, scope, name)]

@@ -111,7 +111,7 @@ def short_names(paths):
     common = 0
     while len(parts) > 1 and all(len(part) > common + 1 for part in parts) and len({p[common] for p in parts}) == 1:
         common += 1
-    return ["/".join(part[common:]) if len(parts) > 1 else part[-1] for part in parts]
+    return [str(Path(*part[common:])) if len(parts) > 1 else part[-1] for part in parts]
 
 
 def check_flags(args):
@@ -161,7 +161,7 @@ def load_images(args, header):
     """
     from compress.data import dataset, pixels
 
-    config = configs.DataConfig.of(args, instead="photographs need no data set: `predict=PHOTO`")
+    config = configs.DataConfig.of(args, instead=f"{configs.INSTEAD}; photographs need no data set: `predict=PHOTO`")
     images = dataset.load_data(
         config,
         header.input_shape and header.input_shape[:2],
@@ -272,7 +272,8 @@ def predict(args):
     from compress.data import decoding, pixels, reading
     from compress.export import predicting
 
-    path, paths, run_record = args.model_path[0], predicting.photographs(args.predict), records.run_record(vars(args))
+    path, run_record = args.model_path[0], records.run_record(vars(args))
+    paths = predicting.photographs(args.predict, display.warn)
     config = configs.PredictConfig.of(args)
     reader = reading.Reader(
         paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), note=display.warn, named_by="predict"

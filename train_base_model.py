@@ -151,7 +151,7 @@ def load_images(args, size):
     """The dataset.Data to train and validate on, of `size` (h, w) where a model file asks for one."""
     from compress.data import dataset, pixels
 
-    config = configs.DataConfig.of(args, instead="digits need no download: `dataset=digits`, or make demo")
+    config = configs.DataConfig.of(args, instead=configs.INSTEAD)
     images = dataset.load_data(
         config,
         size,

@@ -1,6 +1,7 @@
 """The command line: flags, what a person sees, how a run begins and ends."""
 
 import os
+import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
@@ -8,10 +9,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__
 
 def _without_traceback(kind, error, trace, other=sys.excepthook):
     """Python's last word on an exception: one line for Ctrl-C, whatever it was before for all else."""
-    if kind is not KeyboardInterrupt:
+    if not issubclass(kind, KeyboardInterrupt):
         other(kind, error, trace)
     elif sys.stderr is not None:
-        print(f"{os.path.basename(sys.argv[0])}: stopped by SIGINT", file=sys.stderr)
+        number = getattr(error, "number", signal.SIGINT)  # of an errors.Stopped
+        print(f"{os.path.basename(sys.argv[0])}: stopped by {signal.Signals(number).name}", file=sys.stderr)
 
 
 # A script needs a moment for its own imports, before `signals.raising` can answer a Ctrl-C. This package is the first

@@ -167,8 +167,11 @@ def _status(parser, run, argv):
     as_json = getattr(args, "json", False)
     with contextlib.suppress(AttributeError):  # a caller's own stream
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder may have a name that the terminal can't show
-    with signals.raising():  # the message too: a signal may come twice
-        return _ended(parser, run, args, as_json)
+    try:
+        with signals.raising():  # the message too: a signal may come twice
+            return _ended(parser, run, args, as_json)
+    except KeyboardInterrupt as error:  # as the handlers are put in place or taken away
+        return _stopped(parser, args, error, _saved(args))
 
 
 def _ended(parser, run, args, as_json):
@@ -192,10 +195,15 @@ def _ended(parser, run, args, as_json):
             raise
         return _end(f"{parser.prog}: {messages.spelled(line)}", 2)
     except KeyboardInterrupt as error:
-        number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
-        how = _way_on(args, saved, before) if hasattr(args, "resume") else ""
-        return _end(f"{parser.prog}: stopped by {signal.Signals(number).name}{how}", 128 + number)
+        return _stopped(parser, args, error, before)
     return 0
+
+
+def _stopped(parser, args, error, before):
+    """The exit status of a script that a signal ended, which is said; `before` as of `_way_on`."""
+    number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
+    how = _way_on(args, saved, before) if hasattr(args, "resume") else ""
+    return _end(f"{parser.prog}: stopped by {signal.Signals(number).name}{how}", 128 + number)
 
 
 def _saved(args):

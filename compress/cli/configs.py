@@ -8,6 +8,9 @@ import dataclasses
 from compress.cli import architectures
 from compress.errors import InputError
 
+# what can be done without CIFAR
+INSTEAD = "digits need no download: `dataset=digits`, or make demo, which trains models of them"
+
 
 class Config:
     """Base of all: `of` picks from a namespace what the dataclass has fields for."""

@@ -64,7 +64,7 @@ def progress_bar(shown=True, transient=False):
 
     class Speed(progress.ProgressColumn):
         def render(self, task):
-            return f"{task.speed:,.0f} images/s" if task.speed else "  - images/s"
+            return per_second(task.speed) if task.speed else "  - images/s"
 
     console = _console()
     return progress.Progress(
@@ -178,6 +178,11 @@ def millions(number):
     return f"{number / 1e6:,.2f} M" if number >= 1e7 else f"{tables.significant(number / 1e6)} M"
 
 
+def per_second(number):
+    """A speed, such as '1,240 images/s', or '0.47 images/s' of a slow one."""
+    return f"{number:,.0f} images/s" if number >= 9.95 else f"{number:.2g} images/s"
+
+
 def percent(share):
     """A share of 1 as per cent with two decimals, or '-' for None."""
     return "-" if share is None else f"{100 * share:.2f} %"
@@ -270,7 +275,7 @@ class EpochBar:
             f"{self.title}: epoch {epoch + 1}/{self.epochs}  train loss {values['train_loss']:.4f}, "
             f"accuracy {percent(values['train_acc'])}  validation loss {values['val_loss']:.4f}, "
             f"accuracy {percent(values['val_acc'])}  {values['seconds']:.1f} s, "
-            f"{self.images / values['seconds']:,.0f} images/s"
+            f"{per_second(self.images / values['seconds'])}"
         )
         if self.lines:
             say(line)

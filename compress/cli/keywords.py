@@ -1,6 +1,7 @@
 """The scripts' `run` called from Python, with typed keywords in place of a command line. Imports no Keras."""
 
 import argparse
+import contextlib
 import difflib
 import functools
 import inspect
@@ -133,14 +134,15 @@ def callable_with(build_parser):
         @functools.wraps(run)
         def either(args=None, /, **given):
             messages.open_streams()
-            if args is None:
+            if from_python := args is None:
                 args = arguments(build_parser(), given)
             elif given:
                 raise TypeError(f"{run.__module__}.run takes a namespace or keywords, not both")
             if not isinstance(args, argparse.Namespace):
                 raise InputError(f"run: received {args!r:.60}, expected flags as keywords, such as run(epoch_num=2)")
             try:
-                return run(args)
+                with messages.in_python() if from_python else contextlib.nullcontext():
+                    return run(args)
             except InputError as error:
                 error.args, error.path = (named(error, args),), None
                 raise

@@ -84,17 +84,33 @@ def print_error(text):
     print(wrapped(text, sys.stderr), file=sys.stderr, flush=True)
 
 
+_callers = []  # of `in_python`
+
+
+@contextlib.contextmanager
+def in_python():
+    """A context manager in which messages name parameters, as a caller from Python knows them, and no flags."""
+    _callers.append(None)
+    try:
+        yield
+    finally:
+        _callers.pop()
+
+
 QUOTES = "\"'"
 
 
 def spelled(text, names=None):
     """A message of the library as a command line has it: `epoch_num` is --epoch_num, `resume="never"` --resume never,
-    `verify_model=False` --no-verify_model.
+    `verify_model=False` --no-verify_model. Within `in_python` it stays as it is.
 
     Args:
         text: with names of parameters between backticks.
         names: those of the script's flags; None for any.
     """
+
+    if _callers:
+        return text
 
     def flag(found):
         name, value = found[1], found[2]

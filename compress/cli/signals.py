@@ -44,10 +44,12 @@ def _handling(handler, patience, words):
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {
-        number: signal.signal(number, handler) for number in NUMBERS if signal.getsignal(number) is not signal.SIG_IGN
-    }  # nohup
+    before = {}
     try:
+        for number in NUMBERS:  # one may come before the last of them is known
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                before[number] = signal.getsignal(number)
+                signal.signal(number, handler)
         with _answering(set(before), patience, words):
             yield
     finally:

@@ -73,7 +73,7 @@ class Skipped:
         return f"skipped: {', '.join(parts)}" if parts else ""
 
 
-def entries(folder, skipped=None):
+def entries(folder, skipped=None, named_by="dataset"):
     """(subfolders, image files) of a folder, two sorted lists of Path; everything else is counted in `skipped`.
 
     Links to folders are left out, since they may lead out of the data set or in a circle. Hidden folders and those of
@@ -82,6 +82,7 @@ def entries(folder, skipped=None):
     Args:
         folder: its path.
         skipped: a Skipped, or None.
+        named_by: the parameter that named the folder, for messages.
 
     Raises:
         InputError: the folder can't be read, or lies more than DEEPEST folders deep.
@@ -89,13 +90,13 @@ def entries(folder, skipped=None):
     folders, images, odd = [], [], []
     if len(Path(folder).parts) > DEEPEST:
         raise InputError(
-            f"`dataset`: {str(folder)[:60]}... lies more than {DEEPEST} folders deep; expected images "
+            f"`{named_by}`: {str(folder)[:60]}... lies more than {DEEPEST} folders deep; expected images "
             "in the folders of their classes"
         )
     try:
         found = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise InputError(f"`dataset`: {folder} cannot be read ({error.strerror})") from None
+        raise InputError(f"`{named_by}`: {folder} cannot be read ({error.strerror})") from None
     for entry in found:
         name, path = entry.name, Path(folder, entry.name)
         # os.path answers False for a link that leads in a circle, where the methods of the entry raise.

@@ -36,26 +36,25 @@ class Classifier:
     largest_batch: int | None = None
 
 
-def photographs(places):
+def photographs(places, note=print):
     """Paths of image files: those named, and those in and below the folders named, without hidden ones and links.
+
+    Args:
+        places: paths.
+        note: function of a line of text, called once where files of the folders are left out.
 
     Raises:
         InputError: some aren't there, or a folder has none.
     """
-    found, missing = [], []
+    found, missing, all_skipped = [], [], None
+    if folders := [os.path.abspath(place) for place in places if os.path.isdir(place)]:
+        all_skipped = scanning.Skipped(os.path.commonpath(folders))
     for place in map(Path, places):
-        inside = []
-        for folder, below, names in os.walk(place):
-            below[:] = sorted(name for name in below if name[0] != "." and name.lower() not in scanning.SYSTEM)
-            inside += [
-                Path(folder, name)
-                for name in sorted(names)
-                if name[0] != "."
-                and name.lower().endswith(decoding.SUFFIXES)
-                and not os.path.islink(os.path.join(folder, name))
-            ]
+        skipped = scanning.Skipped(place)
+        inside = list(_inside(place, skipped, all_skipped)) if place.is_dir() else []
         if place.is_dir() and not inside:
-            missing.append(f"{place} holds no images ({' '.join(decoding.SUFFIXES)}; links are not followed)")
+            line = f"; {skipped.line()}" if skipped.counts else ""
+            missing.append(f"{place} holds no images ({' '.join(decoding.SUFFIXES)}; links are not followed{line})")
         elif not place.exists():
             missing.append(f"{place} is not there")
         found += inside if place.is_dir() else [place]
@@ -65,7 +64,23 @@ def photographs(places):
             + (f"; and {len(missing) - 10} more" if len(missing) > 10 else "")
             + "; expected photographs, or folders of them"
         )
+    if all_skipped and (line := all_skipped.line()):
+        note(line)
     return list(map(str, found))
+
+
+def _inside(folder, *skipped):
+    """Yields the image files in and below a folder; what is left out is counted in each of `skipped`."""
+    for counts in skipped:
+        folders, images = scanning.entries(folder, counts, "predict")
+    for path in images:
+        if not path.is_symlink():
+            yield path
+            continue
+        for counts in skipped:
+            counts.add("linked file", path)
+    for below in folders:
+        yield from _inside(below, *skipped)
 
 
 def open_keras(header, config, paths, reader):

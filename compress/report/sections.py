@@ -35,12 +35,16 @@ def models_section(tree):
         for axes in entry.figure.axes
         for line in axes.lines
     )
+    drawn = [point for name in shown for point in groups[name] if report_plots.SIZES.keys() & point.sizes.keys()]
+    has_outlined = any(point.shipped for point in drawn)
     stepped = any(line.get_label() == "_front" for line in lines)
     text = (
         "A step joins the models that no smaller one beats. " * stepped
         + "Accuracies on different images can't be compared: each set of images has its own figures."
     )
-    notes = [("note", messages.spelled(note)) for note in _model_notes(tree, len(groups) - len(shown), stepped)]
+    notes = [
+        ("note", messages.spelled(note)) for note in _model_notes(tree, len(groups) - len(shown), stepped, has_outlined)
+    ]
     table = ("table", tables.models(tree))
     return Section("models", "Accuracy against size", [("text", text), *parts, *notes, table])
 
@@ -57,12 +61,13 @@ def _fronts(points, name, number):
     return figures
 
 
-def _model_notes(tree, unshown, stepped):
-    """What the figures leave out; `unshown` sets of images have none, `stepped`: a figure has a step."""
+def _model_notes(tree, unshown, stepped, has_outlined):
+    """What the figures leave out; `unshown` sets of images have none, `stepped`: a figure has a step, `has_outlined`:
+    one has the student that came with the suite."""
     if unshown > 0:
         more = f"{display_tables.counted(unshown, 'more set')} of images, on which one model or more was measured,"
         yield f"{more} {'is' if unshown == 1 else 'are'} in the table alone."
-    if any(point.shipped for point in tree.points):
+    if has_outlined:
         joins = ", and joins no step" if stepped else ""
         yield f"The student that came with the suite is outlined, to compare with{joins}."
     measured = {key for point in tree.points for key in point.sizes}

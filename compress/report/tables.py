@@ -40,13 +40,13 @@ def word(value, width=60):
 
 
 def count(number):
-    """A count, such as '23.61 M', or '4.712 k' of a small model."""
-    return f"{number / 1e6:,.2f} M" if number >= 1e5 else f"{number / 1e3:.4g} k"
+    """A count, such as '23.61 M', '0.1273 M' or, of a small model, '4.712 k'."""
+    return display.millions(number) if number >= 1e5 else f"{number / 1e3:.4g} k"
 
 
 def megabytes(number):
     """Bytes in units of 10^6, such as '95.03 MB', or '61.44 kB' of a small file."""
-    return f"{number / 1e6:,.2f} MB" if number >= 1e5 else f"{number / 1e3:.4g} kB"
+    return f"{display.millions(number)}B" if number >= 1e5 else f"{number / 1e3:.4g} kB"
 
 
 def times(number):

@@ -139,11 +139,14 @@ def sha256(path):
 
 
 def suggestion(path):
-    """'; did you mean X?' for the existing file nearest in spelling to `path`, or an empty string."""
+    """'; did you mean X?' for the existing file nearest in spelling to `path`, or an empty string.
+
+    Where its folder is there, one of that folder; else a folder is misspelt, or one is left out.
+    """
     path = Path(path)
     ancestor = next((p for p in path.parents if p.is_dir()), Path("."))
     found = []
-    for depth in range(4):  # a bounded look: an ancestor may be the root of a large disk
+    for depth in range(1 if ancestor == path.parent else 4):  # a bounded look: it may be the root of a large disk
         pattern = os.path.join(glob.escape(str(ancestor)), *["*"] * depth, f"*{glob.escape(path.suffix)}")
         found += itertools.islice(glob.iglob(pattern), 500)
     near = nearest(path, found)

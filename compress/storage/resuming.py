@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from compress.cli import display, tables
-from compress.errors import InputError
+from compress.errors import InputError, command
 from compress.storage import records
 from compress.storage.files import sha256
 
@@ -171,7 +171,7 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     if keys or other_model:
         was, wanted = _both_shown(keys, (then, now), (before, run), other_model)
         raise InputError(
-            f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, now)}; "
+            f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, run, folder)}; "
             f"expected what that run had to go on with it, another folder to write to, {NEVER}"
         )
 
@@ -211,14 +211,32 @@ def _both_shown(keys, flags, recorded, other_model):
     return found
 
 
-def _why_not(keys, now):
-    """Why a pruning can't be made longer."""
+def _why_not(keys, run, folder):
+    """Why a pruning can't be made longer, and the command that trains what it made further.
+
+    Args:
+        keys: names of the parameters that differ.
+        run: what `records.run_record` gives of the run that is asked for.
+        folder: where the pruning lies.
+    """
+    now = run["flags"]
     if "prune_iter" in keys:
         return (
             ", and what an iteration removes under a target depends on their number (prune the last iteration's "
             "model further: give it as `base_model_path`)"
         )
-    return ", and all iterations of a run have as many epochs" if "epoch_num" in keys and "prune_iter" in now else ""
+    if "epoch_num" not in keys or "prune_iter" not in now:
+        return ""
+    made = [path for path in Path(folder).glob("iter*/model.h5") if path.parent.name[4:].isdecimal()]
+    made.sort(key=lambda path: int(path.parent.name[4:]))
+    told = ("dataset", "epoch_num", *(name for name in ("data_dir", "val_split") if name in _given(run)))
+    words = {name: now[name] for name in told if name in now}
+    further = made and command(
+        "train_base_model.py", model_path=made[-1], **words, save_folder=f"{os.path.normpath(folder)}_trained"
+    )
+    return ", and all iterations of a run have as many epochs" + (
+        f"; its last model is trained further by: {further}" if further else ""
+    )
 
 
 def _given(run):

@@ -19,7 +19,7 @@ import evaluate_model
 import knowledge_distillation
 import plot_train_history
 import prune_model
-from compress.cli import configs, keywords
+from compress.cli import configs, display, keywords
 from compress.errors import Diverged, InputError, Stopped
 from compress.storage import resnet
 
@@ -125,6 +125,18 @@ def test_a_notebook_shows_one_line(error, shown):
         keywords.callable_with(plot_train_history.build_parser)(run)(history_path="x")
     (line,) = caught.value._render_traceback_()  # as IPython calls it, after all
     assert re.fullmatch(re.sub(r"([\[\]()])", r"\\\1", shown), line)
+
+
+def test_a_notebook_names_parameters_in_notes_and_warnings_as_in_errors(capsys):
+    def run(args):
+        display.say("`batch_size=8` makes 11")
+        display.warn("`preprocessing` says it")
+
+    call = keywords.callable_with(plot_train_history.build_parser)(run)
+    call(history_path="x")
+    assert capsys.readouterr() == ("`batch_size=8` makes 11\n", "warning: `preprocessing` says it\n")
+    call(plot_train_history.build_parser().parse_args(["--history_path", "x"]))  # of a command line
+    assert capsys.readouterr() == ("--batch_size 8 makes 11\n", "warning: --preprocessing says it\n")
 
 
 def test_a_notebook_shows_a_defect_in_full():

@@ -381,10 +381,18 @@ def test_a_disk_that_tensorflow_finds_full_is_one_line(capsys):
         (["net.h5", "net.keras"], ["net.h5", "net.keras"]),
         (["a/model.h5", "a/model.keras"], ["model.h5", "model.keras"]),
         (["x/1.h5", "x/1.h5"], ["1", "1"]),
+        (["/tmp/x/nb_base/model.h5", "model/kd_model/model.h5"], ["/tmp/x/nb_base", "model/kd_model"]),
     ],
 )
 def test_rows_have_names_that_tell_files_apart(paths, names):
     assert importlib.import_module("evaluate_model").short_names(paths) == names
+
+
+@pytest.mark.parametrize(
+    ("speed", "shown"), [(0.474, "0.47"), (0.0312, "0.031"), (9.94, "9.9"), (9.96, "10"), (1240.4, "1,240")]
+)
+def test_a_speed_is_never_nothing(speed, shown):
+    assert display.per_second(speed) == f"{shown} images/s"
 
 
 PIPED = """

@@ -75,6 +75,21 @@ def test_photographs_and_folders_of_them_are_told_by_name_and_probability(net, n
     assert f"{100 * best['probability']:.2f}" in text and best["class"] in text and "B b.jpg" in text
 
 
+def test_what_is_left_out_of_a_folder_is_named_in_a_line(named, photos, capsys):
+    (photos / "more" / "e.heic").write_text("of a phone")
+    (photos / "more" / "linked.png").symlink_to(photos / "a.png")
+    assert call(named, "--predict", photos / "a.png") == 0
+    assert "skipped" not in capsys.readouterr().err
+    assert call(named, "--predict", photos) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    for what in ("1 hidden folder (", "1 .txt (", "1 .heic (", "more/e.heic)", "1 linked file (", "more/linked.png)"):
+        assert what in line
+    (photos / "none").mkdir()
+    (photos / "none" / "f.heic").write_text("of a phone")
+    assert call(named, "--predict", photos / "none") == 2
+    assert "holds no images" in (err := capsys.readouterr().err) and "skipped: 1 .heic (f.heic)" in err
+
+
 def test_the_table_fits_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")
@@ -108,7 +123,7 @@ def test_what_can_not_be_read_is_named_in_one_line(named, photos, tmp_path, caps
         assert call(named, "--predict", photos, "--batch_size", size) == 2
         out, error = capsys.readouterr()
         assert error.count("broken.jpg cannot") == error.count("cut.png cannot") == 1, error
-        assert error.count("\n") == 1 and not out, error
+        assert error.count("\n") == 2 and error.startswith("warning: skipped: ") and not out, error
     (tmp_path / "README.md").write_text("# Title")
     assert call(named, "--predict", tmp_path / "README.md") == 2
     assert capsys.readouterr().err.endswith("README.md is no image; expected photographs\n")

@@ -268,6 +268,12 @@ def test_the_student_that_came_with_the_suite_is_a_row_and_never_the_headline(tm
     assert [card["name"] for card in sections.cards(tree)] == ["base_model", "pruned_model/iter2", "kd_model"]
     assert [run.name for run in tree.of_kind("student")] == ["kd_model", "a_shipped_student"]
     assert sections.models_section(tree).parts[-1][1].rows[4][3][0] == "shipped with the suite"
+    assert any("is outlined" in part for kind, part in sections.models_section(tree).parts if kind == "note")
+    theirs["run"] = run_of("knowledge_distillation", "8" * 64) | {"flags": {"dataset": "cifar10"}}
+    alone = records.read_tree(write_all(tmp_path / "b", records_of_a_tree() | {"theirs/result.json": theirs}))
+    notes = [part for kind, part in sections.models_section(alone).parts if kind == "note"]
+    assert not any("outlined" in note for note in notes)  # on images of its own, which no figure is of
+    shutil.rmtree(tmp_path / "b")
     points = [p for p in tree.points if "parameters" in p.sizes and p.split == "validation"]
     (line,) = [
         line for line in report_plots.plot_front(points, "parameters")[0].axes[0].lines if line.get_label() == "_front"
@@ -308,11 +314,14 @@ def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
             assert row["parameters"] == (
                 ("-", None)
                 if parameters is None
-                else ("90 k" if parameters == 90000 else f"{parameters / 1e6:.2f} M", str(parameters))
+                else ("90 k" if parameters == 90000 else f"{parameters / 1e6:#.4g} M", str(parameters))
             )
     assert rows["base_model"][0]["compression rate"] == ("1.00x", "1.0")
     assert rows["base_model"][1]["latency"] == ("7.50 ms", "7.5") and rows["base_model"][0]["latency"] == ("-", None)
-    assert rows["kd_model"][0]["file"] == ("0.40 MB", "401000") and rows["kd_model"][0]["MACs"] == ("0.30 M", "300000")
+    assert rows["kd_model"][0]["file"] == ("0.4010 MB", "401000") and rows["kd_model"][0]["MACs"] == (
+        "0.3000 M",
+        "300000",
+    )
     assert rows["m2"][0]["MACs"] == rows["m2"][0]["sparsity"] == ("-", None)
     assert rows["kd_model"][0]["sparsity"] == ("10.00 %", "0.1")  # of the evaluation that begins with its base
     assert [m["acc"] for m in result["models"]] == [0.95, 0.9, 0.85, 0.8, 0.7, 0.94, 0.79, 0.6, 0.8, 0.75, 0.95]
@@ -333,7 +342,7 @@ def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
         assert {key: row[key] for key in shares} == {
             key: (f"{100 * v[i]:.2f} %", str(v[i])) for key, v in shares.items()
         }
-        assert row["compression rate"][0] == ("1.25x", "2.00x")[i] and row["MACs"][0] == ("2.40 M", "1.50 M")[i]
+        assert row["compression rate"][0] == ("1.25x", "2.00x")[i] and row["MACs"][0] == ("2.400 M", "1.500 M")[i]
     ablation = made[2].rows("table-ablation-1")
     assert {
         name: [row["validation accuracy"][0], row["to the first row, points"][0]] for name, (row,) in ablation.items()
@@ -964,9 +973,10 @@ def test_in_a_browser(made, tmp_path, scheme):
       root.dataset.stacked = new Set(Array.from(figures).map(function (f) { return f.offsetLeft; })).size;
       root.dataset.cut = Array.from(document.querySelectorAll("main *")).filter(function (e) {
         return !e.closest(".scroll") && e.getBoundingClientRect().right > root.clientWidth; }).length;
-      root.dataset.broken = Array.from(document.querySelectorAll("td.number, .cards strong")).filter(function (e) {
+      root.dataset.broken = Array.from(document.querySelectorAll("td, .cards strong")).filter(function (e) {
         var range = document.createRange(); range.selectNodeContents(e);
-        return range.getClientRects().length > 1; }).length;
+        var words = e.classList.contains("number") ? 1 : e.textContent.trim().split(/[\\s-]+/).length;
+        return range.getClientRects().length > words; }).length;
       root.dataset.more = box.parentElement.hasAttribute("data-right") + "," + box.tabIndex;
       root.dataset.fade = getComputedStyle(box.parentElement, "::after").opacity;
       box.scrollLeft = 9999; box.dispatchEvent(new Event("scroll"));

@@ -173,6 +173,26 @@ def test_ctrl_c_is_answered_within_a_second_whatever_is_computed_and_twice_ends_
     assert time.monotonic() - sent < 4
 
 
+def test_ctrl_c_while_its_handlers_are_put_in_place_is_a_line(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(  # the signal comes between the handlers and what they are for
+        "import os, signal, socket\nreal = socket.socketpair\n"
+        "def pair(*given):\n    made = real(*given)\n    os.kill(os.getpid(), signal.SIGINT)\n    return made\n"
+        "socket.socketpair = pair\n"
+    )
+    words = [sys.executable, "train_base_model.py", "--dataset", "digits", "--save_folder", str(tmp_path / "run")]
+    done = subprocess.run(
+        words,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith("train_base_model.py: stopped by SIGINT; nothing new was saved; start it again with:")
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
 def test_a_signal_that_comes_twice_within_milliseconds_is_one_and_leaves_the_message_and_the_status():
     code = (
         f"import sys, time; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "

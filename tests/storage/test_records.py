@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 
 import numpy as np
 import pytest
 
+import train_base_model
 from compress.cli import messages
 from compress.cli.configs import RunConfig
 from compress.data import dataset
@@ -86,6 +88,46 @@ def test_missing_file_suggests_the_nearest(tmp_path):
     records.write_json(tmp_path / "pruned_model" / "iter1" / "history.json", {})
     with pytest.raises(InputError, match=r"did you mean .*pruned_model/iter1/history.json"):
         records.read_json(tmp_path / "prund_model" / "iter1" / "history.json")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("historie.json", "history.json"), ("x.json", None), ("p.json", None), ("files.json", None), ("old/p.json", None)],
+)
+def test_a_suggestion_lies_in_the_folder_that_was_typed(typed, meant, tmp_path):
+    for place in ("files/p.json", "history.json"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        records.write_json(tmp_path / place, {})
+    with pytest.raises(InputError) as error:
+        records.read_json(tmp_path / typed)
+    assert str(error.value).partition("did you mean ")[2] == (f"{tmp_path / meant}?" if meant else "")
+
+
+def test_a_pruning_that_is_to_be_longer_names_the_command_that_trains_its_model_further(tmp_path):
+    for number in (1, 2, 10):
+        (tmp_path / "run" / f"iter{number}").mkdir(parents=True)
+        (tmp_path / "run" / f"iter{number}" / "model.h5").write_bytes(b"")
+    then, now = (
+        records.run_record(
+            {"epoch_num": n, "prune_iter": 10, "dataset": "digits", "argv": ["p.py", f"--epoch_num={n}"]}
+        )
+        for n in (3, 5)
+    )
+    with pytest.raises(InputError, match="all iterations of a run have as many epochs") as error:
+        resuming.check_same_run(then, now, tmp_path / "run", "a finished")
+    words = shlex.split(messages.COMMAND.search(str(error.value))[1])
+    args = train_base_model.build_parser().parse_args(words[2:])
+    assert words[1].endswith("train_base_model.py") and (args.epoch_num, args.dataset) == (5, "digits")
+    assert (args.model_path, args.save_folder) == (str(tmp_path / "run/iter10/model.h5"), f"{tmp_path}/run_trained")
+
+
+def test_a_run_from_before_the_scale_of_16_bit_colour_goes_on_where_that_is_as_it_was():
+    then, now = records.run_record({"seed": 1}), records.run_record({"seed": 1})
+    then["pixels"], now["pixels"] = {}, {"colour": 65535}
+    resuming.check_same_run(then, now, "folder")
+    now["pixels"] = {"colour": 4095}
+    with pytest.raises(InputError, match="on images shown with {}, now {'colour': 4095}"):
+        resuming.check_same_run(then, now, "folder")
 
 
 def test_unwritable_places_are_found_and_nothing_is_left(tmp_path):

@@ -136,7 +136,9 @@ def open_exported(path, config, paths, reader):
             path,
         )
     if not path.is_file():
-        raise InputError(f"received {path}, which is not a file{files.suggestion(path)}", path)
+        raise InputError(
+            f"received {path}, which is not a file; expected a file of export_model.py{files.suggestion(path)}", path
+        )
     if path.stat().st_size > archives.BYTES:
         raise InputError(f"received {path}, expected a file of at most {archives.BYTES / 2**30:g} GiB", path)
     try:

@@ -45,7 +45,7 @@ def test_an_empty_path_is_not_the_current_folder(script, text, capsys):
 
 
 def test_an_empty_path_is_none_from_python_either():
-    with pytest.raises(InputError, match="^root_folder: received '', expected a path$"):
+    with pytest.raises(InputError, match="^`root_folder`: received '', expected a path$"):
         importlib.import_module("report").run(root_folder="")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from compress.cli import app, architectures, configs, display, flags, keywords, tables, values
 from compress.errors import InputError
 from compress.plots import roles
-from compress.storage import files, records, resuming, shipped
+from compress.storage import files, records, shipped
 
 EXAMPLE = """example:
   python knowledge_distillation.py --root_folder=./model/pruned_model/iter15 --epoch_num 14 --lambda2=0.3 --lambda3=0.2
@@ -443,15 +443,7 @@ def begin(args, plan):
     Returns:
         (a dataset.Data, None); or (None, what result.json holds) where this very run was finished before.
     """
-    kept = configs.RunConfig.of(args)
-    if done := resuming.finished(args.save_folder, plan.record, kept, outputs(args)):
-        return None, done
-    app.start_keras(args)
-    images = app.read_images(args, plan.path, plan.header)
-    plan.record.update(app.record_of_images(images))
-    # asked once more: images that lie elsewhere now are known by their checksum
-    done = resuming.finished(args.save_folder, plan.record, kept, outputs(args))
-    return (None, done) if done else (images, None)
+    return app.images_of_run(args, plan.record, outputs(args), lambda: app.read_images(args, plan.path, plan.header))
 
 
 def make_networks(args, plan, images):

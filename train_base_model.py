@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compress.cli import app, architectures, configs, display, flags, keywords, tables, values
 from compress.errors import InputError, one_line
-from compress.storage import files, records, resuming
+from compress.storage import files, records
 
 EXAMPLE = """example:
   python train_base_model.py --save_folder=./model/base_model --epoch_num 12
@@ -136,15 +136,7 @@ def begin(args, plan):
     Returns:
         (a dataset.Data, None); or (None, what result.json holds) where this very run was finished before.
     """
-    kept = configs.RunConfig.of(args)
-    if done := resuming.finished(args.save_folder, plan.record, kept, outputs(args)):
-        return None, done
-    app.start_keras(configs.MachineConfig.of(args))
-    images = load_images(args, plan.size)
-    plan.record.update(app.record_of_images(images))
-    # asked once more: images that lie elsewhere now are known by their checksum
-    done = resuming.finished(args.save_folder, plan.record, kept, outputs(args))
-    return (None, done) if done else (images, None)
+    return app.images_of_run(args, plan.record, outputs(args), lambda: load_images(args, plan.size))
 
 
 def load_images(args, size):

@@ -92,6 +92,31 @@ def start_keras(config):
         tf.config.experimental.enable_op_determinism()
 
 
+def images_of_run(args, record, outputs, read):
+    """Starts Keras and reads the images of a run, unless it was finished before; adds to its record what they are.
+
+    Args:
+        args: the script's namespace, with the flags of `flags.add_training_flags` and a save folder.
+        record: from `records.run_record`.
+        outputs: paths of what the run writes.
+        read: function() -> dataset.Data.
+
+    Returns:
+        (images, None); or (None, what result.json holds) where this very run was finished before.
+    """
+    from compress.storage import resuming
+
+    kept = configs.RunConfig.of(args)
+    if done := resuming.finished(args.save_folder, record, kept, outputs):
+        return None, done
+    start_keras(configs.MachineConfig.of(args))
+    images = read()
+    record.update(record_of_images(images))
+    # asked once more: images that lie elsewhere now are known by their checksum
+    done = resuming.finished(args.save_folder, record, kept, outputs)
+    return (None, done) if done else (images, None)
+
+
 def read_images(args, path, header):
     """The images that a script's flags name, for a run that starts from a model; says what they are.
 

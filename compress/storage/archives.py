@@ -18,6 +18,7 @@ MOST_COMPRESSED = 20  # bytes of weights a byte of file: Keras writes them as th
 CONFIG = 2**26  # bytes of a config, that of ResNet152 has 2**18
 SIDE = 4096  # of an image, at most
 WEIGHTS = "model.weights.h5"  # of a .keras file, which is a zip archive
+METADATA = "metadata.json"
 OPTIMIZER = ("optimizer_weights", "optimizer")  # groups of an .h5 and of a .keras file
 CONTAINERS = ("layers", "vars", "_layer_checkpoint_dependencies")  # groups of a .keras file that are no layers
 
@@ -101,6 +102,32 @@ def opened(path):
             parts.append(archive.read(name))
     with h5py.File(io.BytesIO(parts[1]), "r") as file:
         yield file, _config(parts[0], path), True
+
+
+def version(file, path):
+    """The version of Keras that wrote a file, its first number: 3, 2 or 1; None where the file doesn't say it.
+
+    Args:
+        file: from `opened`.
+        path: the file.
+
+    Raises:
+        ValueError, KeyError: its metadata are none of Keras.
+    """
+    # An .h5 has it as an attribute, a .keras file in a part of its own.
+    if not is_hdf5(path) and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if METADATA not in archive.namelist():
+                return None
+            if archive.getinfo(METADATA).file_size > CONFIG:
+                raise ValueError(f"{METADATA} of more than {CONFIG:,} bytes")
+            found = json.loads(archive.read(METADATA))
+            text = found.get("keras_version") if isinstance(found, dict) else None
+    else:
+        text = file.attrs.get("keras_version")
+    text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    number = re.match(r"([123])\.", text)
+    return int(number[1]) if number else None
 
 
 def _config(text, path):

@@ -220,9 +220,7 @@ class _Source:
         # depend on how often the network was rebuilt.
         random.setstate(self.start)
         elements = sum(math.prod(item.shape) for item in self.found.values()) + spare
-        version = self.file.attrs.get("keras_version", "3")
-        version = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
-        wanted = rebuilding.Wanted(elements, old=version[:2] in ("1.", "2."), **wanted)
+        wanted = rebuilding.Wanted(elements, version=archives.version(self.file, self.path), **wanted)
         return rebuilding.rebuild(self.config, wanted)
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 import warnings
 
 import keras
@@ -59,6 +60,13 @@ ACTIVATIONS = (
     *("hard_swish", "hard_tanh", "hard_shrink", "soft_shrink", "tanh_shrink", "log_sigmoid", "squareplus"),
     *("sparse_plus", "sparse_sigmoid", "sparsemax", "threshold"),
 )
+NEW_ACTIVATIONS = (  # which Keras 2 hasn't: in its files they are functions of an author's, who may mean another one
+    *("celu", "glu", "hard_silu", "hard_swish", "hard_tanh", "hard_shrink", "soft_shrink", "tanh_shrink"),
+    *("log_sigmoid", "squareplus", "sparse_plus", "sparse_sigmoid", "sparsemax", "threshold"),
+)
+OTHER_ACTIVATIONS = {"Addons>mish": "mish"}  # of TensorFlow Addons: x tanh(softplus(x)), as in Keras
+# kinds whose activation is the last thing that they compute
+ENDS_IN_ACTIVATION = r"Activation|Dense|EinsumDense|(Depthwise|Separable)?Conv(olution)?\dD(Transpose)?"
 PARTS = {  # settings that are objects, by the ending of their names
     "_initializer": (
         *("Zeros", "Ones", "Constant", "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling"),
@@ -88,7 +96,7 @@ class Wanted:
     Attributes:
         elements: numbers that all weights may have together, those of the file.
         size: (height, width) of the images, where the config leaves it open.
-        old: whether tf.keras 2 wrote the file.
+        version: 1, 2 or 3, of the Keras that wrote the file; None for one that doesn't say it.
         without_code: a Lambda becomes an Identity; `Rebuilt.code` says which did.
         changes: {path of a layer, as a tuple of names: 'linear' for one whose activation is left out, 'without' for
             one that is left out, or a dict of settings that take the place of its own}.
@@ -97,7 +105,7 @@ class Wanted:
 
     elements: int
     size: tuple | None = None
-    old: bool = False
+    version: int | None = 3
     without_code: bool = False
     changes: dict = dataclasses.field(default_factory=dict)
     front: tuple = ()
@@ -166,6 +174,7 @@ class _Rebuilding:
         self.wanted, self.left = wanted, wanted.elements + SPARE  # numbers that weights may still have
         self.calls, self.counted, self.names, self.code = 0, set(), {}, []
         self.inside = {}  # {id(model): calls of layers in it}
+        self.behind = {}  # {id(layer): layers that do the rest of what the file's layer does}
         self.trainable = []  # (layer or model, whether the file has it trainable), those inside before those around
 
     # ---- models
@@ -222,8 +231,10 @@ class _Rebuilding:
             if self.wanted.changes.get(self._inner(path, layer)) != "without":
                 if layer.kind in entries.MODELS:
                     shape, behind = functools.reduce(_shape_behind, behind, shape), []
-                made.append(self.operation(layer, path, shape))
-                behind.append(made[-1])
+                operation = self.operation(layer, path, shape)
+                both = [operation, *self.behind.get(id(operation), ())]
+                made += both
+                behind += both
         if not made or (len(made) == 1 and not path):
             made.append(keras.layers.Identity())
         with self._errors_of(name, "Sequential"):
@@ -313,6 +324,8 @@ class _Rebuilding:
             self._check_statistics(operation, args)
             made[call] = keras.tree.flatten(operation(*args, **kwargs))
             self._check(operation, made[call])
+            for rest in self.behind.get(id(operation), ()):
+                made[call] = [rest(tensor) for tensor in made[call]]
         return None
 
     # ---- layers
@@ -324,10 +337,31 @@ class _Rebuilding:
         elif vocabulary.is_operation(layer):
             model = self._raw(layer)
         else:
-            model = self.layer(layer.data, self._inner(path, layer), layer.name)
+            entry, behind = self._as_of_3(layer, self._inner(path, layer))
+            model = self.layer(entry, self._inner(path, layer), layer.name)
+            self.behind[id(model)] = behind
         if not path:
             self.names[model.name] = layer.name
         return model
+
+    def _as_of_3(self, layer, path):
+        """(entry, layers behind it) that are in Keras 3 what a entries.Layer was in the Keras that wrote it."""
+        change = self.wanted.changes.get(path, ())
+        if (
+            vocabulary.activation_name(layer.config.get("activation")) != "hard_sigmoid"
+            or self.wanted.version not in (1, 2)
+            or not re.fullmatch(ENDS_IN_ACTIVATION, layer.kind)
+            or change == "linear"
+            or "activation" in change
+        ):
+            return layer.data, ()
+        # Keras 2: clip(0.2 x + 0.5, 0, 1). Keras 3: clip(x / 6 + 0.5, 0, 1), so that of 1.2 x it is the same.
+        name, scaled = self._name(layer.name), {"scale": 1.2}
+        behind = [keras.layers.Activation("hard_sigmoid", name=f"{name}_hard_sigmoid", dtype="float32")]
+        if layer.kind == "Activation":
+            return {"class_name": "Rescaling", "config": scaled | {"name": layer.name}}, behind
+        behind.insert(0, keras.layers.Rescaling(**scaled, name=f"{name}_scaled", dtype="float32"))
+        return layer.data | {"config": layer.config | {"activation": "linear"}}, behind
 
     def layer(self, entry, path=(), name=None):
         """A keras.layers.Layer of an entry: of a model, or inside another layer as what it wraps or its activation."""
@@ -399,10 +433,23 @@ class _Rebuilding:
             return self.layer(spec)
         if spec is None:
             return None
+        spec = OTHER_ACTIVATIONS.get(str(spec), spec)
+        found, version = f"{where} with the activation {one_line(spec)[:60]}", self.wanted.version
         if spec not in ACTIVATIONS:
-            raise Unread(f"{where} with the activation {one_line(spec)[:60]}, which is none of Keras' own")
-        if spec == "hard_sigmoid" and self.wanted.old:  # 0.2 x + 0.5 became x / 6 + 0.5
-            raise Unread(f"{where} with the activation hard_sigmoid of Keras 2, which is another in Keras 3")
+            raise Unread(f"{found}, which is none of Keras' own; {_way_of_a_function(spec)}")
+        if spec in NEW_ACTIVATIONS and version != 3:
+            raise Unread(f"{found}, which Keras 2 hasn't: a function of its author's; {_way_of_a_function(spec)}")
+        if spec == "hard_sigmoid" and version in (1, 2):
+            raise Unread(
+                f"{found} of Keras 2, clip(0.2 x + 0.5, 0, 1), where that of Keras 3 is clip(x / 6 + 0.5, 0, 1); "
+                "expected the same network built in Keras 3, given these weights by set_weights, those in front of "
+                "this activation (in an LSTM or GRU those of the gates) times 1.2, and saved"
+            )
+        if spec == "hard_sigmoid" and version is None:
+            raise Unread(
+                f"{found}, which Keras 2 and 3 compute differently, in a file that doesn't say which one wrote it; "
+                "expected the model saved again by model.save in the Keras that made it"
+            )
         return spec
 
     def _raw(self, layer):
@@ -486,6 +533,19 @@ class _Rebuilding:
             raise Unread(f"{where}, which needs {error}") from None
         except Exception as error:  # whatever layers raise
             raise Unread(f"{where}, which Keras {keras.__version__} doesn't take: {_words(error)}") from None
+
+
+def _way_of_a_function(name):
+    """What can be done where a file has a function by its author's name for it."""
+    known = {"hswish": "hard_silu", "hardswish": "hard_silu", "hsigmoid": "hard_sigmoid"}
+    plain = re.sub(r"\W|_", "", str(name)).lower()
+    own = next((own for own in ACTIVATIONS if own.replace("_", "") == plain), "NAME")
+    name = one_line(name)[:60].replace("'", "")
+    return (
+        f"expected Keras' own: where keras.activations.{known.get(plain, own)} computes the same, "
+        f"keras.models.load_model('old.h5', custom_objects={{'{name}': keras.activations.{known.get(plain, own)}}})"
+        ".save('new.keras') writes the file with it"
+    )
 
 
 def _shape_behind(shape, layer):

@@ -53,7 +53,7 @@ LAYERS = (  # of keras.layers
     # without AdaptiveMaxPooling3D, which ends Python itself on some sizes (Keras 3.15)
     *(f"AdaptiveAveragePooling{rank}D" for rank in (1, 2, 3)),
     *("AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D"),
-    *("Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop", "RandomCrop"),
+    *("Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop"),
     # idle outside training
     *IDLE,
     *("SpatialDropout1D", "SpatialDropout3D", "RandomInvert", "RandomGrayscale", "RandomPosterization"),
@@ -111,6 +111,8 @@ HINTS = {
     "QuantizeLayer": "expected the network before quantize_model",
     "SpectralNormalization": "expected the layer in it, its `layer`, in its place, which answers the same once trained",
     "Pipeline": "expected its `layers` one behind the other, as keras.Sequential(pipeline.layers) has them",
+    "RandomCrop": "which versions of Keras compute differently outside training; expected Resizing(height, width, "
+    "crop_to_aspect_ratio=True) in its place, which is what Keras 2 computes there",
     "ModuleWrapper": "expected Keras' own layers in its place",
 }
 

@@ -510,15 +510,6 @@ def test_a_layer_called_as_one_of_keras_is_taken_for_it_from_no_other_module(cha
         opening.open_network(tmp_path / "nested.h5")
 
 
-def test_an_activation_that_meant_another_function_is_refused(tmp_path):
-    functional(lambda x: head(layers.Conv2D(2, 3, activation="hard_sigmoid")(x))).save(tmp_path / "net.h5")
-    opening.open_network(tmp_path / "net.h5", "unit")
-    with h5py.File(tmp_path / "net.h5", "r+") as file:
-        file.attrs["keras_version"] = "2.9.0"
-    with pytest.raises(InputError, match="hard_sigmoid of Keras 2, which is another in Keras 3"):
-        opening.open_network(tmp_path / "net.h5", "unit")
-
-
 def test_half_precision_is_computed_in_float32_and_told(tmp_path):
     with_halves = keras.DTypePolicy("mixed_float16")
     model = functional(lambda x: head(layers.Conv2D(3, 3, dtype=with_halves)(layers.Rescaling(1 / 255)(x))))

@@ -569,7 +569,7 @@ def _softmax_of(model):
     """{path of the softmax at the end: how it is left out}, empty where logits can't be had by leaving it out."""
     times, count = _times_called(model), math.prod(side or 0 for side in model.output_shape[1:])
     for path, operation, tensor in _back(model):
-        if times[id(operation)] > 1:  # of a shared one the softmax counts elsewhere, too
+        if times[id(operation)] > 1 or _is_masked(tensor):  # of a shared one the softmax counts elsewhere, too
             return {}
         kind = type(operation).__name__
         activation = getattr(getattr(operation, "activation", None), "__name__", None)
@@ -598,7 +598,9 @@ def _head_of(path, model, class_num):
         InputError: its classes are not the outputs of a Dense layer or a convolution.
     """
     changes, new, have = {}, [], model.output_shape[-1]
-    for place, operation, _ in _back(model):
+    for place, operation, tensor in _back(model):
+        if _is_masked(tensor):  # by one number a class
+            break
         new += [id(variable) for variable in getattr(operation, "weights", ())]
         if _is_sigmoid(operation):
             changes[place] = "without"
@@ -616,6 +618,13 @@ def _head_of(path, model, class_num):
         f"expected a network with one, so that it can be replaced by one of {class_num}",
         path,
     )
+
+
+def _is_masked(tensor):
+    """Whether the call that made a tensor has a mask, which says what counts."""
+    operation, index, _ = tensor._keras_history
+    arguments = operation._inbound_nodes[index].arguments
+    return isinstance(operation, keras.Layer) and (len(arguments.args) > 1 or arguments.kwargs.get("mask") is not None)
 
 
 def _is_sigmoid(operation):

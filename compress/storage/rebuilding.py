@@ -306,6 +306,8 @@ class _Rebuilding:
         where = str(layer)
         args = _value(args, where)
         kwargs = {str(key): _value(item, where) for key, item in kwargs.items() if item is not None}
+        if isinstance(kwargs.get("mask"), list):  # an array of constants, as Keras 2 writes it
+            kwargs["mask"] = _mask(kwargs["mask"], where)
         if isinstance(node, list):  # Keras 2: the tensors of a call are one argument
             args = [args] if len(args) > 1 else args
         if layer.name not in built:
@@ -313,6 +315,7 @@ class _Rebuilding:
             shape = only[0].shape if len(only) == 1 and isinstance(only[0], keras.KerasTensor) else None
             built[layer.name] = self.operation(layer, path, shape)
         operation = built[layer.name]
+        _check_training(operation, layer, kwargs.get("training", False), isinstance(node, list))
         if self.wanted.changes.get(self._inner(path, layer)) == "without":
             made[call] = keras.tree.flatten(args)
             return None
@@ -338,6 +341,10 @@ class _Rebuilding:
             model = self._raw(layer)
         else:
             entry, behind = self._as_of_3(layer, self._inner(path, layer))
+            if vocabulary.OTHER_NAMES.get(layer.kind, layer.kind) in vocabulary.IDLE and all(
+                map(_is_never_in_training, layer.nodes)
+            ):
+                entry = {"class_name": "Identity", "config": {}}
             model = self.layer(entry, self._inner(path, layer), layer.name)
             self.behind[id(model)] = behind
         if not path:
@@ -462,6 +469,9 @@ class _Rebuilding:
         if cls is None:
             raise vocabulary.unknown_operation(layer)
         accepted = _parameters(cls)
+        for key, value in settings.items():
+            if key not in (*accepted, "dtype", "trainable"):
+                self._unknown(key, value, where)
         settings = {key: _value(item, where) for key, item in settings.items() if key in accepted}
         parts = settings.get("indices_or_sections", 1)
         if (parts if isinstance(parts, int) else len(parts)) > MOST_PARTS:
@@ -533,6 +543,50 @@ class _Rebuilding:
             raise Unread(f"{where}, which needs {error}") from None
         except Exception as error:  # whatever layers raise
             raise Unread(f"{where}, which Keras {keras.__version__} doesn't take: {_words(error)}") from None
+
+
+def _check_training(operation, layer, training, is_old):
+    """Refuses a call that acts as in training at all times, which no number measured here is true for.
+
+    Args:
+        operation: what is called.
+        layer: its entries.Layer.
+        training: what the call says.
+        is_old: whether it is in Keras 2's form, which has what its author said. Keras 3 also writes down the default,
+            which is True for augmentation, and means nothing.
+    """
+    if training is False or (type(training) is int and not training):
+        return
+    parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else ()
+    for part in parts:
+        said = inspect.signature(type(part).call).parameters.get("training")
+        by_default = not is_old and part is operation and said is not None and said.default is training
+        if said is not None and not by_default and not isinstance(part, keras.Model):
+            who = "it" if part is operation else f"{one_line(part.name)} ({type(part).__name__}) in it"
+            raise Unread(
+                f"{layer}, called with training={one_line(training)[:20]}: {who} acts as in training at all times, so "
+                "that answers depend on the batch or on chance; expected the same network built with this call "
+                "without training=..., given these weights by set_weights, and saved"
+            )
+
+
+def _mask(value, where):
+    """The array of a mask that is written as a list; tf.keras writes its entries as words. One of several tensors, each
+    with a mask or None, stays a list."""
+    if any(item is None or isinstance(item, keras.KerasTensor) for item in value):
+        return value
+    found = np.array(value)
+    if found.dtype.kind == "b":
+        return found
+    if not np.isin(found, ["True", "False"]).all():
+        raise Unread(f"{where} with mask={one_line(value)[:60]}, which is no array of True and False")
+    return found == "True"
+
+
+def _is_never_in_training(node):
+    """Whether a call in Keras 2's form says training=False: such a Dropout is idle in training, too."""
+    said = [item[3] for item in node if isinstance(node, list) and len(item) > 3]
+    return bool(said) and all(isinstance(given, dict) and given.get("training") in (False, 0) for given in said)
 
 
 def _way_of_a_function(name):

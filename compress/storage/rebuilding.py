@@ -81,6 +81,7 @@ MODULES = {
     "_regularizer": keras.regularizers,
     "_constraint": keras.constraints,
 }
+OLD_SETTINGS = {("LeakyReLU", "alpha"): "negative_slope", ("ReLU", "theta"): "threshold"}  # as Keras 2 calls them
 # settings of other versions of Keras, without effect on what a layer answers
 IGNORED = {
     *("batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_length", "autocast", "sparse", "ragged"),
@@ -405,8 +406,8 @@ class _Rebuilding:
                 continue
             if key == "trainable":
                 made[key] = bool(value)
-            elif key == "alpha" and kind == "LeakyReLU":
-                made["negative_slope"] = _value(value, where)
+            elif (kind, key) in OLD_SETTINGS:
+                made[OLD_SETTINGS[kind, key]] = _value(value, where)
             elif ending and key not in accepted:  # of a weight that it hasn't: tf.keras' SeparableConv2D has no kernel
                 continue
             elif ending:

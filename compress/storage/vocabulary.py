@@ -62,7 +62,7 @@ LAYERS = (  # of keras.layers
 PRECISIONS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 PRIVATE = ("LayerScale", "StochasticDepth", "CustomScaleLayer")  # of keras.applications
 WRAPPERS = ("TimeDistributed", "Bidirectional")
-OTHER_NAMES = {  # of Keras, old and new
+OTHER_NAMES = {  # of Keras, old and new, and of others for what is exactly a layer of Keras
     **{f"MaxPool{rank}D": f"MaxPooling{rank}D" for rank in (1, 2, 3)},
     **{f"AvgPool{rank}D": f"AveragePooling{rank}D" for rank in (1, 2, 3)},
     **{f"GlobalMaxPool{rank}D": f"GlobalMaxPooling{rank}D" for rank in (1, 2, 3)},
@@ -71,6 +71,10 @@ OTHER_NAMES = {  # of Keras, old and new
     **{f"SeparableConvolution{rank}D": f"SeparableConv{rank}D" for rank in (1, 2)},
     **{f"Convolution{rank}DTranspose": f"Conv{rank}DTranspose" for rank in (1, 2, 3)},
     "SyncBatchNormalization": "BatchNormalization",  # of several devices in TensorFlow; the same on one
+    "BatchNormalizationV1": "BatchNormalization",  # so TensorFlow 1 calls it
+    "BatchNormalizationV2": "BatchNormalization",
+    "ThresholdedReLU": "ReLU",  # of Keras 2, whose theta is the threshold
+    "FixedDropout": "Dropout",  # of the packages efficientnet and segmentation_models
 }
 # raw operations, which a graph has where its author wrote x + y, by the module of keras.ops
 OPERATIONS = {
@@ -94,6 +98,13 @@ OPERATIONS = {
 }
 # modules of a class that tf.keras 2 registers as if it were its user's; an .h5 names none
 SCALE_OF_OLD = (None, "tf_keras.src.applications.inception_resnet_v2", "keras.src.applications.inception_resnet_v2")
+# packages whose class of a name of OTHER_NAMES is meant; an .h5 names none
+AUTHORS = {"FixedDropout": ("efficientnet", "segmentation_models", "classification_models")}
+IN_ITS_PLACE = "in its place, these weights given to it by set_weights, and the network saved"
+WAY_OF_A_REMOVED = (
+    "which Keras 3 hasn't; expected a class of your own of this name that computes it, and the script's run() called "
+    "from Python, behind compress.graph.rules.register(the class, a rule): docs/how-to/own-layer.md"
+)
 WAY_OF_A_KIND = (
     "expected kinds that compress/storage/vocabulary.py lists; or a class of your own, derived from this one under "
     "another name, and the script's run() called from Python, behind compress.graph.rules.register(the class, a rule): "
@@ -113,12 +124,36 @@ HINTS = {
     "Pipeline": "expected its `layers` one behind the other, as keras.Sequential(pipeline.layers) has them",
     "RandomCrop": "which versions of Keras compute differently outside training; expected Resizing(height, width, "
     "crop_to_aspect_ratio=True) in its place, which is what Keras 2 computes there",
+    "CuDNNLSTM": "which runs on GPUs alone; expected the same network with LSTM(units) in its place, saved by tf.keras "
+    "2, whose load_weights gives it those of this file",
+    "CuDNNGRU": "which runs on GPUs alone; expected the same network with GRU(units) in its place, saved by tf.keras "
+    "2, whose load_weights gives it those of this file",
+    "LocallyConnected1D": WAY_OF_A_REMOVED,
+    "LocallyConnected2D": WAY_OF_A_REMOVED,
+    **dict.fromkeys(
+        ("RandomHeight", "RandomWidth"),
+        "which Keras 3 hasn't, and which does nothing outside training; expected the network without it, these "
+        "weights given to it by set_weights, and saved",
+    ),
+    "TensorFlowOpLayer": "an operation as TensorFlow 2.0 to 2.3 wrote it; expected Keras' own layers, such as "
+    f"Rescaling, Activation, Add or Multiply, {IN_ITS_PLACE}",
+    "Swish": f"a class of its author's; expected Activation('silu'), if it is x * sigmoid(x), {IN_ITS_PLACE}",
+    **dict.fromkeys(
+        ("HSwish", "Hswish", "HardSwish"),
+        f"a class of its author's; expected Activation('hard_silu'), if it is x * relu6(x + 3) / 6, {IN_ITS_PLACE}",
+    ),
+    "DropConnect": "a class of its author's; expected Dropout(rate, noise_shape=(None, 1, 1, 1)), if it drops whole "
+    f"images of a batch in training, {IN_ITS_PLACE}",
     "ModuleWrapper": "expected Keras' own layers in its place",
 }
 
 
 def as_own(entry):
-    """The entry of a layer, that of InceptionResNetV2's scaled sum in a file of tf.keras 2 as Keras 3 writes it."""
+    """The entry of a layer; that of InceptionResNetV2's scaled sum in a file of tf.keras 2, and those of AUTHORS, as if
+    they were Keras' own."""
+    own = str(entry["class_name"])
+    if own in AUTHORS and str(entry.get("module")).split(".")[0] in AUTHORS[own]:
+        return entry | {"module": None, "registered_name": None}
     kind, package = "CustomScaleLayer", "Custom>CustomScaleLayer"
     is_ours = entry["class_name"] in (kind, package) and entry.get("registered_name", package) == package
     if is_ours and entry.get("module") in SCALE_OF_OLD:

@@ -176,3 +176,77 @@ def test_a_random_crop_is_refused_with_what_stands_for_it(tmp_path):
     model, config = network("relu", "RandomCrop", {"height": 3, "width": 3})
     with pytest.raises(InputError, match=r"RandomCrop\).*expected Resizing\(height, width, crop_to_aspect_ratio=True"):
         opening.open_network(write(tmp_path / "net.h5", model, config, "2.9.0"))
+
+
+def normalised(x, weights):
+    gamma, beta, mean, variance = (np.asarray(item, np.float64) for item in weights)
+    return (x - mean) / np.sqrt(variance + 0.01) * gamma + beta
+
+
+OTHERS = {  # what files of TensorFlow 1, of Keras 2 and of others call a layer: (settings, what it computes, weights)
+    "BatchNormalizationV1": ({"axis": [3], "epsilon": 0.01, "fused": True}, normalised),
+    "BatchNormalizationV2": ({"axis": [3], "epsilon": 0.01}, normalised),
+    "ThresholdedReLU": ({"theta": 1.5}, lambda x, _: np.where(x > 1.5, x, 0)),
+    "FixedDropout": ({"rate": 0.25, "noise_shape": [None, 1, 1, 1], "seed": None}, lambda x, _: x),
+}
+
+
+def of_another_name(name, path, **entries):
+    """Writes a file with a layer of OTHERS between two layers; gives what the network answers."""
+    settings, computes = OTHERS[name]
+    gate = layers.BatchNormalization(name="gate") if "Norm" in name else layers.ReLU(name="gate")
+    model = keras.Sequential([keras.Input((5, 5, 3)), layers.Conv2D(4, 1, name="one"), gate])
+    model.add(layers.GlobalAveragePooling2D(name="pool"))
+    model.add(layers.Dense(2, name="end"))
+    rng = np.random.default_rng(2)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.2, 2, weight.shape) if "var" in weight.name else rng.normal(0, 2, weight.shape))
+    config = [
+        entry("InputLayer", "image", {"batch_input_shape": [None, 5, 5, 3]}),
+        entry("Conv2D", "one", {"filters": 4, "kernel_size": [1, 1]}, ["image"]),
+        entry(name, "gate", settings, ["one"]) | entries,
+        entry("GlobalAveragePooling2D", "pool", {}, ["gate"]),
+        entry("Dense", "end", {"units": 2}, ["pool"]),
+    ]
+    config = {"name": "net", "layers": config, "input_layers": [["image", 0, 0]], "output_layers": [["end", 0, 0]]}
+    write(path, model, {"class_name": "Functional", "config": config}, "2.2.4-tf")
+    kernel, bias, *inner, end, shift = model.get_weights()
+
+    return computes(RGB.astype("float64") @ kernel[0, 0] + bias, inner).mean((1, 2)) @ end + shift
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_names_of_a_layer_of_keras_are_read_as_that_layer(name, suffix, tmp_path):
+    wanted = of_another_name(name, tmp_path / f"net.{suffix}")
+    opened = opening.load_network(tmp_path / f"net.{suffix}", preprocessing="none")
+    np.testing.assert_allclose(opened(RGB, training=False), wanted, rtol=1e-4, atol=1e-5)
+    if name == "FixedDropout":  # in training it drops whole images
+        kept = np.asarray(opened.get_layer("gate")(np.ones((64, 2, 2, 3), "float32"), training=True)).reshape(64, -1)
+        assert {*np.unique(kept.round(4))} == {0, np.float32(1.3333)} and (np.ptp(kept, 1) == 0).all()
+
+
+def test_a_class_of_another_author_of_the_same_name_is_refused(tmp_path):
+    of_another_name("FixedDropout", tmp_path / "net.h5", module="efficientnet.model", registered_name="FixedDropout")
+    opening.open_network(tmp_path / "net.h5", "none")
+    of_another_name("FixedDropout", tmp_path / "net.h5", module="mine", registered_name="FixedDropout")
+    with pytest.raises(InputError, match=r"gate \(FixedDropout\), a class of its author's own"):
+        opening.open_network(tmp_path / "net.h5", "none")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("CuDNNLSTM", r"expected the same network with LSTM\(units\)"),
+        ("LocallyConnected2D", "a class of your own of this name"),
+        ("RandomHeight", "expected the network without it"),
+        ("TensorFlowOpLayer", "expected Keras' own layers"),
+        ("Swish", r"expected Activation\('silu'\), if it is x \* sigmoid\(x\)"),
+        ("HSwish", r"expected Activation\('hard_silu'\), if it is x \* relu6\(x \+ 3\) / 6"),
+        ("DropConnect", r"expected Dropout\(rate, noise_shape=\(None, 1, 1, 1\)\)"),
+    ],
+)
+def test_kinds_that_keras_3_hasnt_are_refused_with_what_stands_for_them(kind, words, tmp_path):
+    model, config = network("relu", kind, {})
+    with pytest.raises(InputError, match=rf"gate \({kind}\), .*{words}"):
+        opening.open_network(write(tmp_path / "net.h5", model, config, "2.9.0"))

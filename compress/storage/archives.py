@@ -23,37 +23,6 @@ OPTIMIZER = ("optimizer_weights", "optimizer")  # groups of an .h5 and of a .ker
 CONTAINERS = ("layers", "vars", "_layer_checkpoint_dependencies")  # groups of a .keras file that are no layers
 
 
-OTHERS = (  # first bytes, or bytes among the first 512, of files that are given as models and are none
-    (r"version https://git-lfs", "a pointer of Git LFS in place of the file itself, which git lfs pull fetches"),
-    (r"\s*<(!doctype|html|\?xml)", "a web page in place of what was to be downloaded from it"),
-    (r".{4}TFL3", "a LiteRT (TFLite) file, which is made from a model and can't be trained"),
-    (r"PK.*(data\.pkl|\.data/|/version|byteorder)|\x80\x02(\x8a\nl\xfc|\})", "a file of PyTorch"),
-    (r"$", "an empty file"),
-)
-SUFFIXES = {
-    ".onnx": "an ONNX file, which is made from a model and can't be trained",
-    ".pb": "a part of TensorFlow's SavedModel, which is made from a model",
-    ".index": "a part of a TensorFlow checkpoint",
-}
-
-
-def other_kind(path):
-    """What a file or folder is that is no model of Keras; an empty string of any that may be one.
-
-    Args:
-        path: that exists.
-    """
-    if os.path.isdir(path):
-        inside = os.path.join(path, "model.h5")
-        if os.path.isfile(os.path.join(path, "saved_model.pb")):
-            return "a folder of TensorFlow's SavedModel, which is made from a model and can't be trained"
-        return "a folder" + (f" that holds {inside}" if os.path.isfile(inside) else "")
-    with open(path, "rb") as file:
-        begin = file.read(512).decode("latin-1")
-    found = [what for pattern, what in OTHERS if re.match(pattern, begin, re.IGNORECASE | re.DOTALL)]
-    return (found or [SUFFIXES.get(os.path.splitext(path)[1].lower(), "")])[0]
-
-
 def is_hdf5(path):
     """Whether a file begins as HDF5 does."""
     with open(path, "rb") as file:

@@ -16,7 +16,7 @@ import numpy as np
 
 from compress.cli.values import STOCK
 from compress.errors import InputError, command, one_line
-from compress.storage import archives, classes
+from compress.storage import archives, classes, kinds
 from compress.storage.entries import Unread
 from compress.storage.files import replacing, reserve, suggestion
 from compress.storage.records import check_record
@@ -112,6 +112,8 @@ def check_digest(file, arrays, path):
 def existing(path):
     """The Path of a file that may be a model; InputError for none, a folder, another kind or a broken record."""
     path = Path(path)
+    if other := kinds.of_other(path):
+        raise InputError(f"received {path}, which is {other[0]}; {other[1]}", path)
     if not path.exists():
         in_a_folder = path.name == "model.h5" and path.parent.is_dir()  # which was given in the model's place
         raise InputError(
@@ -119,9 +121,6 @@ def existing(path):
             f"{(in_a_folder and archives.models_below(path.parent)) or suggestion(path)}",
             path,
         )
-    if other := archives.other_kind(path):
-        below = archives.models_below(path) if other == "a folder" else ""
-        raise InputError(f"received {path}, which is {other}; expected an .h5 or .keras file of Keras{below}", path)
     check_record(path)
     return path
 

@@ -148,6 +148,9 @@ def nearest(name, others):
             while min(map(len, parts)) > 1 and parts[0][end] == parts[1][end]:
                 parts = [part[1:] if end == 0 else part[:-1] for part in parts]
         one, two = map("/".join, parts)
+        (stem, ending), (other_stem, other_ending) = map(os.path.splitext, (one, two))
+        if ending == other_ending:  # an ending that all models share makes no two of them alike
+            one, two = stem, other_stem
         # kd stands for kd_model, whose rest is a word of its own
         return 1.0 if re.match(rf"{re.escape(one)}[\W_]", two) else difflib.SequenceMatcher(None, one, two).ratio()
 

@@ -183,6 +183,8 @@ def test_no_command_is_made_of_labels_that_lead_elsewhere(label, tmp_path):
         ),
         ("m/kd/model.h5", ["m/kdx/model.h5", "m/kd_model/model.h5"], "m/kd_model/model.h5"),
         ("pets", [], None),
+        ("/tmp/nofile.h5", ["/tmp/nf.h5", "/tmp/x.h5"], None),  # nor does an ending
+        ("/tmp/modle.h5", ["/tmp/nf.h5", "/tmp/model.h5"], "/tmp/model.h5"),
         ("m/base_model/model.h5", ["m/demo/base_model/model.h5"], "m/demo/base_model/model.h5"),
     ],
 )

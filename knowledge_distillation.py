@@ -295,16 +295,16 @@ def add_student_flags(parser):
     group.add_argument(
         "--student_stem",
         choices=architectures.STEMS,
-        help="of a ResNet, as train_base_model.py --stem; maps 2 or 4 times as wide as the teacher's are paid for in "
-        "channels under --target_macs (default: the teacher's)",
+        help="where the teacher begins as a ResNet, as train_base_model.py --stem; maps 2 or 4 times as wide as the "
+        "teacher's are paid for in channels under --target_macs (default: the teacher's)",
     )
     group.add_argument(
         "--student_blocks",
-        type=flags.whole(1, 36),
-        nargs=4,
+        type=flags.whole(1, 100),
+        nargs="+",
         metavar="N",
-        help="blocks of a ResNet's four stages, the first of the teacher's; fewer leave wider ones under the "
-        "same targets (default: the teacher's, 3 4 6 3 of a ResNet50)",
+        help="residual blocks of each stage, the first of the teacher's; fewer leave wider ones under the same targets "
+        "(default: the teacher's, 3 4 6 3 of a ResNet50, 1 2 3 2 2 of a MobileNetV2)",
     )
     group.add_argument(
         "--student_init",
@@ -413,7 +413,6 @@ def check(args):
     Raises:
         InputError: flags that contradict each other, a teacher that can't be used, a folder that can't be written to.
     """
-    from compress.distillation import resnets
     from compress.storage import checkpoints, headers
 
     student = configs.StudentConfig.of(args).with_targets()
@@ -429,7 +428,6 @@ def check(args):
     for found in (header, *(headers.read_header(other, args.preprocessing) for other in others)):
         checkpoints.check_fits(found, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
     records.check_split(path, args.dataset, args.val_split)
-    student = student.behind(*(resnets.form_in(path) or (None, None)))
     # a run is repeated with the shape that it had, whatever the defaults are by then
     record = records.run_record(vars(args) | dataclasses.asdict(student), files.sha256(path))
     if args.student_path:
@@ -450,16 +448,16 @@ def make_networks(args, plan, images):
     """Teacher and student, before the first step.
 
     Returns:
-        (teacher, student, what result.json holds of both by now).
+        (teacher, student, the student.Whole that reductions are counted from, what result.json holds of them by now).
     """
     from compress.distillation import student as students
-    from compress.graph.network import Graph
     from compress.storage import classes, opening
+    from model import unpruned
 
     parents = classes.compare(plan.path, images)
     teacher = opening.load_network(plan.path, images.class_num, images.image_shape, args.preprocessing, args.verbose)
-    whole = students.whole_of(Graph(teacher))
-    student = make_student(plan.student, teacher, images)
+    whole = students.whole_of(teacher, unpruned(teacher))
+    student = make_student(plan.student, teacher, whole, images)
     known = {
         "teacher_acc": accuracy_of_teacher(args, plan.path, teacher, images),
         "parent_sha256": plan.record["parent_sha256"],
@@ -469,7 +467,7 @@ def make_networks(args, plan, images):
         "widths": students.recorded_widths(student),
         "goal": students.goal(plan.student, whole, teacher, student),
     }
-    return teacher, student, known
+    return teacher, student, whole, known
 
 
 def accuracy_of_teacher(args, path, teacher, images):
@@ -495,12 +493,13 @@ def accuracy_of_teacher(args, path, teacher, images):
     return found["acc"]
 
 
-def make_student(config, teacher, images):
+def make_student(config, teacher, whole, images):
     """The student before its first step, always the same for the same config.
 
     Args:
-        config: a configs.StudentConfig with targets and form.
+        config: a configs.StudentConfig with targets.
         teacher: a keras.Model of logits that `nodes.graph_of` takes.
+        whole: the student.Whole that reductions are counted from.
         images: a dataset.Data.
     """
     import keras
@@ -512,12 +511,12 @@ def make_student(config, teacher, images):
 
     if config.student_path or config.student_architecture:
         return other_student(config, images)
-    pattern = students.Pattern(teacher, config.student_stem, config.student_blocks)
+    pattern = students.Pattern(teacher, whole, config.student_stem, config.student_blocks)
     widths = students.choose_widths(config, pattern)
     keras.utils.set_random_seed(config.seed)
-    if config.student_init == "random":
-        return students.random_student(pattern, widths)
     student = students.inherit_student(pattern.graph, widths)
+    if config.student_init == "random":
+        return students.redrawn(student)
     if config.recalibrate_images and measuring.norms_of(student):  # they still have those of the teacher's wider layers
         fit.check_batch(student, config.recalibrate_images, "recalibrate_images")
         sample = dataset.sample(images.train, config.recalibrate_images)[0]
@@ -547,7 +546,7 @@ def train(args, plan, networks, images):
     """Trains the student by the losses that the flags weigh; returns its history."""
     from compress.storage import recording
 
-    teacher, student, _ = networks
+    teacher, student, *_ = networks
     clear(args)
     run = recording.Run(args.save_folder, plan.record, student, configs.RunConfig.of(args, home=args.save_folder))
     return distil(args, configs.DistilConfig.of(args), teacher, run, images, "student")
@@ -602,18 +601,15 @@ def write_results(args, plan, networks, images, history):
     Returns:
         What result.json holds.
     """
-    from compress.distillation.student import whole_of
-    from compress.graph.network import Graph
     from compress.storage import recording
 
-    teacher, student, known = networks
-    base_parameters = whole_of(Graph(teacher)).parameters  # what a compression rate is counted from
-    result = summary(args, history, student, base_parameters, images, args.save_folder, plan.record) | known
+    teacher, student, whole, known = networks
+    result = summary(args, history, student, whole.parameters, images, args.save_folder, plan.record) | known
     written = Path(args.save_folder) / "result.json"
     records.write_json(written, result | ({"finished": False} if args.ablation else {}))
-    show(args, teacher, base_parameters, result)
+    show(args, teacher, whole.parameters, result)
     if args.ablation:
-        result["ablation"] = ablation(args, plan, teacher, images, result)
+        result["ablation"] = ablation(args, plan, (teacher, whole), images, result)
         records.write_json(written, result)
     for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
         recording.finish(folder)  # the student itself last: the run counts as unfinished until then
@@ -694,13 +690,13 @@ def ablation_folder(args, name):
     return Path(args.save_folder) / "ablation" / name.replace(" + ", "_").replace(" ", "_")
 
 
-def ablation(args, plan, teacher, images, full):
+def ablation(args, plan, teachers, images, full):
     """Trains the same student with the combinations of losses of ABLATION; writes ablation.json and ablation.png.
 
     Args:
         args: the flags.
         plan: the Plan.
-        teacher: its network.
+        teachers: the teacher's network, and the student.Whole that reductions are counted from.
         images: a dataset.Data.
         full: what result.json holds of the student itself.
 
@@ -717,7 +713,7 @@ def ablation(args, plan, teacher, images, full):
         if parts == tuple(map(bool, own)) and (any(parts) or args.hard_label_weight == 1):
             rows.append({"name": name, "val_acc": full["val_acc"], "sha256": full["sha256"]})
             continue
-        student = make_student(plan.student, teacher, images)
+        student = make_student(plan.student, *teachers, images)
         folder = ablation_folder(args, name)
         lambda1, lambda2, lambda3 = (value * part for value, part in zip(lambdas, parts, strict=True))
         config = dataclasses.replace(
@@ -729,7 +725,7 @@ def ablation(args, plan, teacher, images, full):
         )
         kept = configs.RunConfig.of(args, home=args.save_folder)
         run = recording.Run(folder, dict(plan.record), student, kept)
-        history = distil(args, config, teacher, run, images, name)
+        history = distil(args, config, teachers[0], run, images, name)
         rows.append({"name": name, "val_acc": max(history["val_acc"]), "sha256": history["checkpoint"]["sha256"]})
     if full["sha256"] not in [row["sha256"] for row in rows]:
         rows.append({"name": "the student", "val_acc": full["val_acc"], "sha256": full["sha256"]})

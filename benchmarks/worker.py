@@ -94,7 +94,7 @@ def network(kind):
         inner = {name: group.width for name, group in graph.groups.items() if group.inner}
         net = graph.trimmed({name: np.arange(width) < round(0.6 * width) for name, width in inner.items()})
     if kind == "student":
-        pattern = student.Pattern(net)
+        pattern = student.Pattern(net, student.whole_of(net, model.unpruned(net)))
         widths = student.student_widths(
             pattern.layout,
             lambda widths: dataclasses.astuple(pattern.graph.cost(widths)),

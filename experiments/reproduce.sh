@@ -188,14 +188,14 @@ exports() {
 family() {  # family SEED ARCHITECTURE FLAG ...: a network all the way on 10,000 images; the flags are the base's
     seed=$1 name=$2 at=runs/families/seed$1/$2
     shift 2
-    $PYTHON train_base_model.py --architecture "$name" --subset 10000 --epoch_num 12 --batch_size 64 --seed "$seed" \
+    $PYTHON train_base_model.py --architecture "$name" --subset 10000 --epoch_num 8 --batch_size 64 --seed "$seed" \
         --save_folder "$at/base" "$@"
     keep "$at/base" "experiments/records/families/${name}_base/seed$seed"
     $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --criterion taylor \
-        --target_macs 2x --prune_iter 1 --learning_rate 0.01 --subset 10000 --epoch_num 4 --batch_size 64 --seed "$seed"
+        --target_macs 2x --prune_iter 1 --learning_rate 0.01 --subset 10000 --epoch_num 3 --batch_size 64 --seed "$seed"
     keep "$at/pruned" "experiments/records/families/${name}_pruned/seed$seed"
-    $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --target_macs 4x \
-        --student_learning_rate 0.02 --subset 10000 --epoch_num 8 --batch_size 64 --seed "$seed"
+    $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --target_macs 4x --round_to 4 \
+        --student_learning_rate 0.02 --subset 10000 --epoch_num 6 --batch_size 64 --seed "$seed"
     keep "$at/student" "experiments/records/families/${name}_student/seed$seed"
     $PYTHON export_model.py --model_path "$at/student/model.h5" --format litert-int8
     mkdir -p "experiments/records/families/${name}_int8/seed$seed"
@@ -206,8 +206,8 @@ family() {  # family SEED ARCHITECTURE FLAG ...: a network all the way on 10,000
 }
 
 families() {
-    for name in MobileNetV2 EfficientNetB0 VGG16 ConvNeXtTiny; do family "$1" $name --learning_rate 0.01; done
-    for name in DenseNet121 resnet56; do family "$1" $name --learning_rate 0.05; done
+    for name in resnet56 DenseNet121; do family "$1" $name --learning_rate 0.05; done
+    for name in MobileNetV2 VGG16 ConvNeXtTiny EfficientNetB0; do family "$1" $name --learning_rate 0.01; done
     $PYTHON report.py --root_folder "runs/families/seed$1" --output "runs/families/seed$1/report.html"
 }
 

@@ -68,19 +68,19 @@ def narrow_widths(inner=6, stream=8, stem=5, depth=50, blocks=(2, 1, 1, 1)):
 
     Few blocks, since tracing 50 layers is what a test would wait for; None for all blocks that the depth has.
     """
-    from compress.storage import resnet
+    import resnets
 
     return {
         name: stem if name == "conv1_conv" else stream if name.endswith("_stream") else inner
-        for name in resnet.full_widths(depth, blocks)
+        for name in resnets.full_widths(depth, blocks)
     }
 
 
 def stage_outputs(model):
     """Names of the last layers of a ResNet's four stages."""
-    from compress.storage import resnet
+    import resnets
 
-    blocks = resnet.blocks_of([layer.name for layer in model.layers])
+    blocks = resnets.blocks_of([layer.name for layer in model.layers])
     return [f"conv{s}_block{n}_out" for s, n in zip((2, 3, 4, 5), blocks, strict=True)]
 
 
@@ -105,9 +105,9 @@ def randomised(model, seed=0):
 @pytest.fixture
 def narrow_model():
     """A narrow ResNet50 of 32x32 images and 10 classes with random weights."""
-    from compress.storage import resnet
+    import resnets
 
-    return randomised(resnet.build_resnet(widths=narrow_widths()))
+    return randomised(resnets.build_resnet(widths=narrow_widths()))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ Each is frozen: what a run is to do does not change while it runs. Fields are ca
 
 import dataclasses
 
-from compress.cli import architectures
 from compress.errors import InputError
 
 # what can be done without CIFAR
@@ -287,7 +286,7 @@ class StudentConfig(Config):
         stage_tilt: width factor of a stage / that of the stage before.
         round_to: widths under targets are multiples of this.
         student_stem: of `architectures.STEMS`; None for the teacher's.
-        student_blocks: blocks of the four stages; None for the teacher's.
+        student_blocks: how many residual blocks of each stage stay; None for the teacher's.
         student_init: 'inherit' for the teacher's most important channels, or 'random'.
         student_path: file of a student of another architecture; None for one that is made from the teacher.
         student_architecture: name of an architecture that the student has instead, with random weights; None likewise.
@@ -368,40 +367,3 @@ class StudentConfig(Config):
                 f"`{name}`: received {getattr(self, name)} beside `student_path={self.student_path}`, whose weights "
                 "the student starts from; expected one of them"
             )
-
-    def behind(self, teacher_stem, teacher_blocks):
-        """This config with the teacher's stem and blocks where none were given.
-
-        Args:
-            teacher_stem: of `architectures.STEMS`; None where the teacher is no ResNet of `model.py`.
-            teacher_blocks: of the four stages; None likewise.
-
-        Raises:
-            InputError: the stem's kernel is larger than the teacher's, which it is cut from; there are more blocks; or
-                the teacher has no such stem and blocks.
-        """
-        if self.student_path or self.student_architecture:
-            return self
-        if teacher_stem is None:
-            for name in ("student_stem", "student_blocks"):
-                if value := getattr(self, name):
-                    value = value if isinstance(value, str) else " ".join(map(str, value))
-                    raise InputError(
-                        f"`{name}`: received {value}, but the teacher is no ResNet50, 101 or 152 of this suite, the "
-                        "only ones whose stem and blocks are known; expected it left out, or `student_path`"
-                    )
-            return self
-        stems = list(architectures.STEMS)  # from the largest kernel to the smallest
-        stems = stems[stems.index(teacher_stem) :]
-        if self.student_stem not in (None, *stems):
-            raise InputError(
-                f"`student_stem`: received {self.student_stem}, expected {' or '.join(stems)}, as the "
-                f"teacher's is {teacher_stem}"
-            )
-        blocks = self.student_blocks or teacher_blocks
-        if any(count > most for count, most in zip(blocks, teacher_blocks, strict=True)):
-            raise InputError(
-                f"`student_blocks`: received {' '.join(map(str, blocks))}, expected at most the teacher's "
-                f"{' '.join(map(str, teacher_blocks))}"
-            )
-        return dataclasses.replace(self, student_stem=self.student_stem or teacher_stem, student_blocks=list(blocks))

@@ -1,8 +1,7 @@
 """What a student looks like: how wide its layers are, and which of the teacher's channels it starts from.
 
 A student that is made from its teacher is the teacher with fewer channels in each group of its graph. One factor of
-width is searched for all groups. Where the teacher is a ResNet of `model.py` the student may also have another stem or
-fewer blocks, see `resnets`.
+width is searched for all groups. It may also have fewer residual blocks (`graph.residuals`) or another stem (`stems`).
 """
 
 import dataclasses
@@ -14,12 +13,11 @@ import numpy as np
 
 from compress import metrics
 from compress.cli import display, flags, tables
-from compress.distillation import features, resnets
+from compress.distillation import features, stems
 from compress.errors import InputError
-from compress.graph import nodes
+from compress.graph import nodes, residuals, trimming
 from compress.graph.network import Graph
 from compress.pruning import masks
-from compress.storage import resnet
 
 SCALE = 1024  # steps in which a width factor is searched
 
@@ -105,53 +103,63 @@ class Whole:
     """What reductions are counted from.
 
     Attributes:
-        name: for the user, such as "the whole ResNet50".
+        name: for the user, "the teacher" or "the unpruned network".
         parameters: its own.
         macs: its own, for one image; None where they aren't known.
+        widths: {group: positions of its mask}.
     """
 
     name: str
     parameters: int
     macs: int | None
+    widths: dict
+
+
+def whole_of(teacher, unpruned=None):
+    """The Whole of a teacher.
+
+    Args:
+        teacher: a keras.Model of logits that `nodes.graph_of` takes.
+        unpruned: the network that it is a pruned part of, where that is known; None to count from the teacher itself.
+    """
+    of, name = (teacher, "the teacher") if unpruned is None else (unpruned, "the unpruned network")
+    return Whole(name, *sizes_of(of), {name: group.width for name, group in Graph(of).groups.items()})
 
 
 class Pattern:
-    """The network that a student is narrowed from: its teacher, or a ResNet teacher as its flags change it.
+    """The network that a student is narrowed from: its teacher, or that with another stem or fewer blocks.
 
     Args:
         teacher: a keras.Model of logits that `nodes.graph_of` takes; it stays as it is.
-        stem: of a ResNet student, one of `resnet.STEMS`; None for the teacher's.
-        blocks: of its four stages, none more than the teacher's; None for the teacher's.
+        whole: the Whole that reductions are counted from; None for the teacher.
+        stem: name of one of `stems.smaller`; None for the teacher's.
+        blocks: how many residual blocks stay of each stage; None for the teacher's.
 
     Attributes:
         graph: a network.Graph, whose groups the student's widths are of.
-        whole: the Whole: of a ResNet teacher the smallest unpruned one that has its blocks, of any other the teacher.
-        architecture: of a ResNet of `model.py`, the arguments of `resnet.build_resnet`; None of any other.
-        stem: of a ResNet teacher; None of any other.
+        whole: the Whole.
+        stem: name of the teacher's stem where the student's is another; None where it isn't.
+
+    Raises:
+        InputError: the teacher has no such stem or blocks.
     """
 
-    def __init__(self, teacher, stem=None, blocks=None):
-        self.graph = Graph(teacher)
-        known = resnets.architecture_of(self.graph)
-        self.architecture, self.whole = known, whole_of(self.graph)
-        self.stem, self._full = known and known["stem"], None
-        if known is None:
-            return
-        blocks, stem = tuple(blocks or resnet.blocks_of(known["widths"])), stem or known["stem"]
-        # What a compression is counted from has the student's stem, which hardly has a part in the parameters.
-        self._full = resnet.unpruned_widths(known["widths"])
-        parameters = resnet.cost_of(self._full, known["classes"], known["input_shape"], stem)[0]
-        self.whole = dataclasses.replace(self.whole, parameters=parameters)
-        if (stem, blocks) != (known["stem"], resnet.blocks_of(known["widths"])):
-            self.graph = Graph(resnets.rebuilt(teacher, known, stem, blocks))
-            self.architecture = known | {"stem": stem, "widths": resnets.widths_left(known, blocks)}
+    def __init__(self, teacher, whole=None, stem=None, blocks=None):
+        self.graph, self.whole, self.stem = Graph(teacher), whole or whole_of(teacher), None
+        instead, settings = _fewer_blocks(teacher, blocks) if blocks else {}, {}
+        if stem and (found := _stem_of(teacher, stem)).name != stem:
+            self.stem = found.name
+            pooled, settings = stems.change(found, stem)
+            instead |= pooled
+        if instead or settings:
+            self.graph = Graph(trimming.altered(teacher, self.graph.reading, instead, settings))
 
     @functools.cached_property
     def layout(self):
         """The Layout of its groups."""
         groups, stages, unchanged = self.graph.groups, *self._stages()
         widths = {name: group.width for name, group in groups.items()}
-        full = {name: self._full[resnets.known_as(groups[name])] for name in groups} if self._full else widths
+        full = {name: max(width, self.whole.widths.get(name, width)) for name, width in widths.items()}
         return Layout(
             widths,
             full,
@@ -194,14 +202,39 @@ class Pattern:
         return tuple(names[index] for index in sorted(found))
 
 
-def whole_of(graph):
-    """The Whole of a teacher, by its network.Graph."""
-    architecture = resnets.architecture_of(graph)
-    if architecture is None:
-        return Whole("the teacher", *sizes_of(graph.model))
-    full = resnet.unpruned_widths(architecture["widths"])
-    cost = resnet.cost_of(full, architecture["classes"], architecture["input_shape"], architecture["stem"])
-    return Whole(f"the whole ResNet{architecture['depth']}", *cost)
+def _fewer_blocks(teacher, counts):
+    """What stands for the blocks that go, as `trimming.altered` takes it. Raises InputError where there are no such."""
+    stages = residuals.stages_of(teacher)
+    there, asked = (" ".join(map(str, numbers)) for numbers in ([len(stage) for stage in stages], counts))
+    if not stages:
+        raise InputError(
+            f"`student_blocks`: received {asked}, but the teacher has no residual blocks that could be left out; "
+            "expected it left out"
+        )
+    if len(counts) != len(stages):
+        raise InputError(
+            f"`student_blocks`: received {asked}, but the teacher has {tables.counted(len(stages), 'stage')} of "
+            f"residual blocks; expected at most {there}"
+        )
+    if any(count > len(stage) for count, stage in zip(counts, stages, strict=True)):
+        raise InputError(f"`student_blocks`: received {asked}, expected at most the teacher's {there}")
+    return residuals.left_out(stages, counts)
+
+
+def _stem_of(teacher, asked):
+    """The teacher's Stem. Raises InputError where it can't become the one that is asked for."""
+    found = stems.stem_of(teacher)
+    if found is None:
+        raise InputError(
+            f"`student_stem`: received {asked}, but the teacher begins with another stem than "
+            "7x7 of stride 2 and a max-pool, 5x5 of stride 2 or 3x3 of stride 1; expected it left out"
+        )
+    if asked not in stems.smaller(found):
+        raise InputError(
+            f"`student_stem`: received {asked}, expected {' or '.join(stems.smaller(found))}, as the teacher's is "
+            f"{found.name}"
+        )
+    return found
 
 
 def choose_widths(config, pattern):
@@ -242,7 +275,7 @@ def choose_widths(config, pattern):
         name, value, least_share = "target_macs", tables.amount(config.target_macs), whole.macs / least[1]
     more = f"{least[0]:,.0f} parameters" + (f" and {least[1]:,.0f} MACs" if math.isfinite(least[1]) else "")
     other = f", or a smaller `round_to` than {config.round_to}" if config.round_to > 1 else ""
-    if pattern.architecture is not None and pattern.architecture["stem"] != pattern.stem:
+    if pattern.stem:
         other += (
             f"; the stem {config.student_stem} makes it large: `student_stem={pattern.stem}` or fewer `student_blocks` "
             "allow less"
@@ -325,22 +358,6 @@ def inherit_student(graph, widths):
     return graph.trimmed({name: masks.least_idle(scores[name], width) for name, width in narrower.items()})
 
 
-def random_student(pattern, widths):
-    """A student of the given widths with random weights, drawn as its layers' own initialisers draw them.
-
-    Args:
-        pattern: a Pattern.
-        widths: {group: positions}.
-
-    Returns:
-        An uncompiled keras.Model.
-    """
-    if pattern.architecture is not None:
-        known = {resnets.known_as(group): widths[name] for name, group in pattern.graph.groups.items()}
-        return resnet.build_resnet(**(pattern.architecture | {"widths": known}))
-    return redrawn(inherit_student(pattern.graph, widths))
-
-
 def redrawn(model):
     """The model with weights as its layers' own initialisers draw them, in place.
 
@@ -370,10 +387,8 @@ def sizes_of(model):
 
 
 def recorded_widths(student):
-    """{group: channels} of a student for its record; a ResNet's streams are called 'conv3_stream' there."""
-    graph = Graph(student)
-    known = resnets.architecture_of(graph)
-    return known["widths"] if known else {name: group.width * group.step for name, group in graph.groups.items()}
+    """{group: channels} of a student, for its record."""
+    return {name: group.width * group.step for name, group in Graph(student).groups.items()}
 
 
 def goal(config, whole, teacher, student):

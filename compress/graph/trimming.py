@@ -1,6 +1,6 @@
-"""Models without some channels: smaller ones, and ones of the same size in which nothing reads them.
+"""Models without some channels, or without some layers: smaller ones, and ones of the same size that don't read them.
 
-Both are built layer by layer from the layers' own configs: a copy of a whole model's config holds shapes that no longer
+All are built layer by layer from the layers' own configs: a copy of a whole model's config holds shapes that no longer
 fit.
 """
 
@@ -64,6 +64,29 @@ def masked(model, reading, alive):
     return _filled(copies, model, zeroed)
 
 
+def altered(model, reading, instead, settings):
+    """The model without some of its layers, and with other settings of others.
+
+    Args:
+        model: a keras.Model.
+        reading: its channels.Reading.
+        instead: {id(tensor): the tensor that is read in its place}, which comes before it in the same graph and has its
+            channels. What is computed for the first alone is left out.
+        settings: {id(layer): {key of its config: value}}. Of a kernel that becomes smaller by it the middle is left.
+
+    Returns:
+        A new keras.Model; one that was a Sequential is functional.
+    """
+    copies = _Copies(reading, np.ones(reading.numbers.count, bool), instead, settings)
+    return _filled(copies, model, lambda value, _: value)
+
+
+def _middle(value, shape):
+    """The middle of an array as far as another shape reaches."""
+    cuts = [(old - new) // 2 for old, new in zip(value.shape, shape, strict=True)]
+    return value[tuple(slice(cut, cut + size) for cut, size in zip(cuts, shape, strict=True))]
+
+
 def _filled(copies, model, changed):
     """The copy of a model, each variable with function(old values, its Axes or None) -> new values."""
     copy_of_model = copies.model(model, [tensor.shape for tensor in graph_of(model).inputs])
@@ -72,7 +95,8 @@ def _filled(copies, model, changed):
         wiring = copies.reading.wirings.get(id(layer))
         variables = wiring.variables if wiring else {}
         for at, (old, new) in enumerate(zip(_weights(layer), _weights(copy), strict=True)):
-            new.assign(changed(np.asarray(old), variables.get(at)))
+            values = changed(np.asarray(old), variables.get(at))
+            new.assign(_middle(values, new.shape) if id(layer) in copies.settings else values)
         if isinstance(copy, keras.layers.Normalization):
             copy.finalize_state()  # it computes with what this derives from its variables
     return copy_of_model
@@ -89,10 +113,13 @@ class _Copies:
     Args:
         reading: a channels.Reading.
         alive: bool (numbers,), which channels stay.
+        instead: as of `altered`.
+        settings: as of `altered`.
     """
 
-    def __init__(self, reading, alive):
+    def __init__(self, reading, alive, instead=None, settings=None):
         self.reading, self.alive, self.layers, self._models = reading, alive, {}, {}
+        self._instead, self.settings = instead or {}, settings or {}
 
     def layer(self, operation):
         """The copy of a layer or raw operation, not yet built."""
@@ -101,13 +128,15 @@ class _Copies:
             # Some settings count channels, as `filters`, `units` or `groups`, and shrink with them.
             for key, setting in (wiring.settings if wiring else {}).items():
                 config[key] = setting.function(self.alive[setting.ids], config[key])
+            config |= self.settings.get(id(operation), {})
             self.layers[id(operation)] = operation, type(operation).from_config(config)
         return self.layers[id(operation)][1]
 
     def model(self, model, shapes):
         """The copy of a model whose inputs have the given shapes."""
         if id(model) not in self._models:
-            build = self._sequential if isinstance(model, keras.Sequential) else self._functional
+            stacked = isinstance(model, keras.Sequential) and not (self._instead or self.settings)
+            build = self._sequential if stacked else self._functional
             self._models[id(model)] = build(model, graph_of(model), shapes)
         return self._models[id(model)]
 
@@ -123,15 +152,34 @@ class _Copies:
 
     def _functional(self, model, graph, shapes):
         # Every call is made once more on the copies, in the order of the first time: Keras then infers all shapes.
-        tensors = self._inputs(graph, shapes)
+        tensors, read = self._inputs(graph, shapes), self._read(graph)
         for node in nodes_of(graph):
-            outputs = tree.flatten(self._called(node, tensors))
-            tensors |= {id(old): new for old, new in zip(node.outputs, outputs, strict=True)}
+            if read.isdisjoint(map(id, node.outputs)):
+                outputs = [None] * len(node.outputs)
+            else:
+                outputs = tree.flatten(self._called(node, tensors))
+            for old, new in zip(node.outputs, outputs, strict=True):
+                other = self._instead.get(id(old))
+                tensors[id(old)] = new if other is None else tensors[id(other)]
         inputs, outputs = (
             tree.map_structure(lambda tensor: tensors[id(tensor)], struct)
             for struct in (graph._inputs_struct, graph._outputs_struct)
         )
         return keras.Model(inputs, outputs, name=model.name, trainable=model.trainable)
+
+    def _read(self, graph):
+        """Ids of the tensors that have to be computed for the outputs of a graph."""
+        read = set()
+        wanted = list(graph.outputs)
+        maker = {id(tensor): node for node in nodes_of(graph) for tensor in node.outputs}
+        while wanted:
+            tensor = wanted.pop()
+            while id(tensor) in self._instead:
+                tensor = self._instead[id(tensor)]
+            if id(tensor) not in read:
+                read.add(id(tensor))
+                wanted += maker[id(tensor)].input_tensors if id(tensor) in maker else []
+        return read
 
     def _sequential(self, model, graph, shapes):
         # Sequential calls its layers itself, so they are stacked uncalled. A model inside it has no tensor to read its

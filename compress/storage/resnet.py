@@ -14,7 +14,6 @@ Widths are a dict {group: channels}. A group is a set of channels that are kept 
   its third convolutions and its shortcut have the same channels.
 """
 
-import math
 import re
 
 from compress.cli import keras_config
@@ -82,21 +81,6 @@ def hidden_names(widths):
         widths: dict, or another iterable of names.
     """
     return [f"hidden{i}" for i in range(1, sum(name.startswith("hidden") for name in widths) + 1)]
-
-
-def unpruned_widths(widths):
-    """The widths of the smallest unpruned network that has all blocks of a network, with the same hidden Dense layers.
-
-    Args:
-        widths: {group: channels} of the network.
-    """
-    return full_widths(depth_of(blocks_of(widths))) | {name: widths[name] for name in hidden_names(widths)}
-
-
-def head_of(widths):
-    """[(name, number of inputs)] of the Dense layers behind the pooling, the classifier last."""
-    hidden = hidden_names(widths)
-    return list(zip([*hidden, "predictions"], [widths[name] for name in ("conv5_stream", *hidden)], strict=True))
 
 
 def blocks_of(widths):
@@ -217,84 +201,10 @@ def build_resnet(
     return keras.Model(inputs, logits, name=f"resnet{3 * sum(blocks) + 2}")
 
 
-def widths_of(model):
-    """The widths of a model, as `build_resnet` takes them.
-
-    Args:
-        model: of `build_resnet`, or loaded from a file of the suite.
-
-    Returns:
-        {group: channels}.
-
-    Raises:
-        ValueError: the model lacks a layer that a ResNet of this suite has.
-    """
-    try:
-        blocks = blocks_of([layer.name for layer in model.layers])
-        widths = {"conv1_conv": model.get_layer("conv1_conv").filters}
-        widths |= {f"conv{s}_stream": model.get_layer(f"conv{s}_block1_3_conv").filters for s in (2, 3, 4, 5)}
-        widths |= {name: model.get_layer(name).filters for name in inner_names(blocks)}
-        hidden = hidden_names([layer.name for layer in model.layers])
-        return widths | {name: model.get_layer(name).units for name in hidden}
-    except ValueError as error:
-        raise ValueError(f"not a ResNet50, 101 or 152 of this suite: {error}") from None
-
-
-def architecture_of(model):
-    """The arguments of `build_resnet` for a model of the same shapes.
-
-    Args:
-        model: of `build_resnet`, or loaded from a file of the suite.
-
-    Returns:
-        dict of all keyword arguments.
-
-    Raises:
-        ValueError: the model is no ResNet of this suite.
-    """
-    widths = widths_of(model)
-    kernel, rescaling = model.get_layer("conv1_conv").kernel_size[0], model.get_layer("normalization")
-    stem = stem_of(kernel)
-    if stem is None:
-        raise ValueError(f"not a ResNet50, 101 or 152 of this suite: stem {kernel}")
-    return {
-        "depth": depth_of(blocks_of(widths)),
-        "classes": model.output_shape[-1],
-        "input_shape": tuple(model.input_shape[1:]),
-        "stem": stem,
-        "widths": widths,
-        "normalization": normalization_of(rescaling.scale, rescaling.offset),
-    }
-
-
-def normalization_of(scale, offset):
-    """The `normalization` of `build_resnet` from a Rescaling layer: mean = -offset / scale, deviation = 1 / scale.
-
-    Args:
-        scale: three numbers, for R, G and B.
-        offset: likewise.
-
-    Returns:
-        (mean, standard deviation), tuples of three numbers.
-
-    Raises:
-        ValueError: not three finite numbers each, or a scale is 0.
-    """
-    if len(scale) != 3 or len(offset) != 3 or not all(math.isfinite(v) for v in (*scale, *offset)) or not all(scale):
-        raise ValueError(f"a normalisation by {scale} and {offset}")
-    # Rounded to 12 digits: 1 / (1 / s) is not always s, and a model that is loaded and saved again and again must keep
-    # its normalisation to the last bit. Adding 0.0 turns -0.0 into 0.0.
-    mean = tuple(float(f"{-shift / factor + 0.0:.12g}") for factor, shift in zip(scale, offset, strict=True))
-    deviation = tuple(float(f"{1 / factor:.12g}") for factor in scale)
-    if not all(map(math.isfinite, mean + deviation)) or not all(deviation):
-        raise ValueError(f"a normalisation by {scale} and {offset}")
-    return mean, deviation
-
-
 def wiring(blocks, stem="imagenet"):
     """The convolutions of a network, with the groups of channels that each reads and writes.
 
-    Files of weights alone and costs of widths of which no network is built yet go by it; a network's graph does not.
+    Files of weights alone go by it; a network's graph does not.
 
     Args:
         blocks: number of blocks in the four stages, such as (3, 4, 6, 3).
@@ -315,44 +225,3 @@ def wiring(blocks, stem="imagenet"):
             yield f"{name}_2", 3, f"{name}_1_conv", f"{name}_2_conv"
             yield f"{name}_3", 1, f"{name}_2_conv", stream
             before = stream  # the Add keeps the channels of the stream
-
-
-def map_sizes(input_shape, stem):
-    """Sizes of the feature maps, {stage: (height, width)}; stage 1 is the output of the stem's convolution.
-
-    Args:
-        input_shape: (height, width, ...).
-        stem: one of STEMS.
-    """
-    sizes = {1: tuple(-(-n // STEMS[stem][1]) for n in input_shape[:2])}  # -(-a // b) rounds up
-    for stage in (2, 3, 4, 5):
-        by = 1 if stage == 2 and stem != "imagenet" else 2  # only the max-pool of the ImageNet stem halves stage 2
-        sizes[stage] = tuple(-(-n // by) for n in sizes[stage - 1])
-    return sizes
-
-
-def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
-    """Parameters and MACs of a network from its widths alone.
-
-    Nothing is built, since the search for a budget needs these numbers hundreds of times.
-
-    Args:
-        widths: {group: channels}.
-        classes: number of logits.
-        input_shape: (height, width, 3).
-        stem: one of STEMS.
-
-    Returns:
-        (parameters, multiply-accumulate operations of convolutions and Dense layers for one image). Parameters are
-        those of `model.count_params()`, biases and moving statistics among them.
-    """
-    parameters = macs = 0
-    channels = widths | {"rgb": input_shape[2]}
-    positions = {stage: height * width for stage, (height, width) in map_sizes(input_shape, stem).items()}
-    for name, kernel, read, written in wiring(blocks_of(widths), stem):
-        weights = kernel * kernel * channels[read] * channels[written]
-        parameters += weights + 5 * channels[written]  # bias, gamma, beta, moving mean, moving variance
-        macs += weights * positions[stage_of(name)]
-    head, units = head_of(widths), [*(widths[name] for name in hidden_names(widths)), classes]
-    weights = sum(read * written for (_, read), written in zip(head, units, strict=True))
-    return parameters + weights + sum(units), macs + weights

@@ -140,6 +140,8 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
         then.setdefault("allocation", "threshold")
     given = _given(run)
     free = {key for key in set(now) - set(then) if key not in given}  # parameters that the run of then didn't know
+    # Records of earlier versions hold the teacher's own stem and blocks where none were asked for.
+    free |= {key for key in ("student_stem", "student_blocks") if now.get(key) is None and key not in _given(before)}
     if now.get("target_macs"):
         free -= {"stage_tilt"}  # before it, such a student had other widths
     # Images and the model that the run started from are known by their checksums, wherever they lie now.

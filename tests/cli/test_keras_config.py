@@ -6,10 +6,10 @@ import sys
 
 import keras
 import pytest
+import resnets
 
 from compress.cli import keras_config
 from compress.errors import InputError
-from compress.storage import resnet
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_what_keras_is_set_to_is_named_by_who_builds_and_set_right_by_who_starts
     try:
         keras.config.set_image_data_format("channels_first")
         with pytest.raises(InputError, match=r"set to image_data_format channels_first, expected channels_last; call"):
-            resnet.build_resnet()
+            resnets.build_resnet()
         keras.config.set_floatx("float16")
         assert keras_config.settle() == [
             "floatx float16, where float32 is computed with",

@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import resnets
 import torture
 from conftest import SCRIPTS
 
@@ -21,7 +22,6 @@ import plot_train_history
 import prune_model
 from compress.cli import configs, display, keywords
 from compress.errors import Diverged, InputError, Stopped
-from compress.storage import resnet
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,7 +179,7 @@ def test_the_readmes_examples_run(tmp_path, monkeypatch, capsys):
     for block in blocks:
         names = {}
         exec(block, names)
-    assert resnet.widths_of(keras.models.load_model("small.h5"))
+    assert resnets.widths_of(keras.models.load_model("small.h5"))
     result, again = names["result"], names["again"]
     assert str(result["sparsity"]) in capsys.readouterr().out
     assert (len(result["final_acc"]), result["run"]["seed"], again["run"]["seed"]) == (1, 826, 3)

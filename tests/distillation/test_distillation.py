@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised, small_net
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from compress.cli import configs
 from compress.distillation import discriminator as discriminators
 from compress.distillation import regressors as regressing
 from compress.distillation.distiller import Distiller, Loss, Outputs, optimizer_for
-from compress.storage import resnet, states
+from compress.storage import states
 from compress.training import fit
 from compress.training.recipe import Recipe, compile_trainer, optimizer_of
 
@@ -235,8 +236,8 @@ def calm(model):
 
 def build_distiller(lambdas=LAMBDAS, hard=HARD, steps=1, **more):
     """A distiller between narrow networks whose streams differ, with lively weights."""
-    teacher = calm(randomised(resnet.build_resnet(widths=narrow_widths()), 1))
-    student = calm(randomised(resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), 2))
+    teacher = calm(randomised(resnets.build_resnet(widths=narrow_widths()), 1))
+    student = calm(randomised(resnets.build_resnet(widths=narrow_widths(inner=5, stream=4)), 2))
     weights = {f"lambda{i}": weight for i, weight in enumerate(lambdas, 1)}
     config = configs.DistilConfig(**weights, hard_label_weight=hard, **more)
     losses = script.losses_of(config, teacher, student, steps)
@@ -504,7 +505,7 @@ def test_a_weight_of_zero_leaves_its_part_out(lambdas, hard, names):
 
 
 def test_losses_without_a_name_of_their_own_are_refused():
-    net = resnet.build_resnet(widths=narrow_widths())
+    net = resnets.build_resnet(widths=narrow_widths())
     for losses in ([], [Loss("mine", None), Loss("mine", None)]):
         with pytest.raises(ValueError, match="losses must be at least one, each of a name of its own"):
             Distiller(None, net, losses)
@@ -573,8 +574,8 @@ def test_two_optimizers_variables_are_each_part_s_once():
 
 
 def test_a_state_holds_all_of_a_distiller_but_its_teacher(tmp_path):
-    teacher = resnet.build_resnet(widths=narrow_widths())
-    student = resnet.build_resnet(widths=narrow_widths(5, 4))
+    teacher = resnets.build_resnet(widths=narrow_widths())
+    student = resnets.build_resnet(widths=narrow_widths(5, 4))
     losses = script.losses_of(configs.DistilConfig(lambda2=0.3, lambda3=0.2), teacher, student, 1)
     distiller = Distiller(teacher, student, losses)
     compile_trainer(distiller, keras.optimizers.SGD(), Recipe(1, 2, 0.1))

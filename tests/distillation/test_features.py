@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import resnets
 import zoo
 from conftest import narrow_widths, stage_outputs
 from keras import layers
@@ -11,7 +12,6 @@ from compress.distillation import features
 from compress.distillation import regressors as regressing
 from compress.errors import InputError
 from compress.graph import nodes
-from compress.storage import resnet
 
 
 def paths(model):
@@ -22,12 +22,12 @@ def conv(x, filters, name, **more):
     return layers.Conv2D(filters, 3, padding="same", activation="relu", name=name, **more)(x)
 
 
-@pytest.mark.parametrize("stem", list(resnet.STEMS))
+@pytest.mark.parametrize("stem", list(resnets.STEMS))
 @pytest.mark.parametrize(
     "depth", [50, pytest.param(101, marks=pytest.mark.slow), pytest.param(152, marks=pytest.mark.slow)]
 )
 def test_points_of_a_resnet_are_the_ends_of_its_stages(depth, stem):
-    model = resnet.build_resnet(depth, widths=narrow_widths(3, 4, 3, depth, None), stem=stem)
+    model = resnets.build_resnet(depth, widths=narrow_widths(3, 4, 3, depth, None), stem=stem)
     assert paths(model) == stage_outputs(model)
     shapes = [point.shape for point in features.feature_points(model)]
     assert shapes == [tuple(model.get_layer(name).output.shape) for name in stage_outputs(model)]
@@ -36,7 +36,7 @@ def test_points_of_a_resnet_are_the_ends_of_its_stages(depth, stem):
 @pytest.mark.parametrize("size", [16, 45])
 def test_points_of_a_resnet_don_t_depend_on_the_size_of_its_images(size):
     """Of 16x16 the last two stages have one position each."""
-    model = resnet.build_resnet(widths=narrow_widths(), input_shape=(size, size, 3))
+    model = resnets.build_resnet(widths=narrow_widths(), input_shape=(size, size, 3))
     assert paths(model) == stage_outputs(model)
 
 

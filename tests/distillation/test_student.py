@@ -6,23 +6,23 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import resnets
 import zoo
 from conftest import narrow_widths, randomised
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compress.cli import configs
-from compress.distillation import resnets
 from compress.distillation import student as students
 from compress.errors import InputError
 from compress.graph import nodes
 from compress.graph.network import Graph
 from compress.pruning import masks
-from compress.storage import resnet
+from model import unpruned
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (6, 32, 32, 3)).astype("uint8")
-FULL = resnet.full_widths(50)
-WHOLE = resnet.cost_of(FULL)
+FULL = resnets.full_widths(50)
+WHOLE = resnets.cost_of(FULL)
 
 
 def arrays(variables):
@@ -35,7 +35,7 @@ def layout_of(widths, full=None):
     return students.Layout(
         widths,
         {name: full[name] for name in widths},
-        {name: 0 if name.startswith("hidden") else resnet.stage_of(name) - 3 for name in widths},
+        {name: 0 if name.startswith("hidden") else resnets.stage_of(name) - 3 for name in widths},
         dict.fromkeys(widths, 1),
         tuple(name for name in widths if name.endswith("_stream")),
     )
@@ -43,7 +43,7 @@ def layout_of(widths, full=None):
 
 def chosen(teacher, compression, macs=np.inf, **more):
     """Widths of a student of a ResNet50's part, for a compression of the whole and at most so many MACs."""
-    return students.student_widths(layout_of(teacher), resnet.cost_of, (WHOLE[0] / compression, macs), **more)
+    return students.student_widths(layout_of(teacher), resnets.cost_of, (WHOLE[0] / compression, macs), **more)
 
 
 def narrow_teacher(seed):
@@ -77,9 +77,9 @@ def test_target_compression_is_met_and_not_exceeded_by_a_step(target, seed):
     low, high = 1, 1025  # the widest that fits, by bisection: parameters only grow with the factor
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if resnet.cost_of(narrowed(middle))[0] <= limit else (low, middle)
+        low, high = (middle, high) if resnets.cost_of(narrowed(middle))[0] <= limit else (low, middle)
     assert widths == narrowed(low)
-    assert resnet.cost_of(widths)[0] <= limit
+    assert resnets.cost_of(widths)[0] <= limit
     assert all(widths[name] <= teacher[name] for name in FULL)
 
 
@@ -101,7 +101,7 @@ def test_rounded_widths_are_multiples_and_the_next_wider_ones_break_the_budget(t
     assert all(width % round_to == 0 or width == teacher[name] < round_to for name, width in widths.items())
     assert all(widths[name] <= teacher[name] for name in FULL)
     limit = WHOLE[0] / target
-    assert resnet.cost_of(widths)[0] <= limit
+    assert resnets.cost_of(widths)[0] <= limit
     counts = {name: width // round_to for name, width in widths.items()}  # 0: kept as the teacher has it
     wanted = {name: FULL[name] / round_to for name, count in counts.items() if 0 < count < teacher[name] // round_to}
     if wanted:  # the factor at which the first layer becomes a multiple wider, and all others that do with it
@@ -110,7 +110,7 @@ def test_rounded_widths_are_multiples_and_the_next_wider_ones_break_the_budget(t
             name: width + round_to * (name in wanted and (counts[name] + 0.5) / wanted[name] < first + 1 / 512)
             for name, width in widths.items()
         }
-        assert resnet.cost_of(wider)[0] > limit
+        assert resnets.cost_of(wider)[0] > limit
 
 
 @settings(max_examples=12, deadline=None)
@@ -119,17 +119,17 @@ def test_rounded_widths_are_multiples_and_the_next_wider_ones_break_the_budget(t
 def test_two_budgets_are_met_and_the_next_wider_student_breaks_one(target, ratio, tilt):
     limits = WHOLE[0] / target, WHOLE[1] / (target * ratio)
     widths = chosen(FULL, target, limits[1], tilt=tilt)
-    shares = [used / limit for used, limit in zip(resnet.cost_of(widths), limits, strict=True)]
+    shares = [used / limit for used, limit in zip(resnets.cost_of(widths), limits, strict=True)]
     assert max(shares) <= 1
 
     def narrowed(step):
         return {
-            name: min(width, max(masks.FLOOR, round(step / 1024 * tilt ** (resnet.stage_of(name) - 3) * width), 1))
+            name: min(width, max(masks.FLOOR, round(step / 1024 * tilt ** (resnets.stage_of(name) - 3) * width), 1))
             for name, width in FULL.items()
         }
 
     last = max(step for step in range(4 * 1024 + 1) if narrowed(step) == widths)
-    assert any(used > limit for used, limit in zip(resnet.cost_of(narrowed(last + 1)), limits, strict=True))
+    assert any(used > limit for used, limit in zip(resnets.cost_of(narrowed(last + 1)), limits, strict=True))
     factors = [widths[f"conv{s}_stream"] / FULL[f"conv{s}_stream"] for s in (2, 3, 4, 5)]
     if min(factors) > 0.02 and max(factors) < 1:
         steps = [late / early for early, late in itertools.pairwise(factors)]
@@ -138,8 +138,8 @@ def test_two_budgets_are_met_and_the_next_wider_student_breaks_one(target, ratio
 
 def test_a_tilt_below_1_widens_early_stages_and_leaves_fewer_parameters_at_the_same_macs():
     alike, tilted = (chosen(FULL, 12.82, WHOLE[1] / 14, tilt=tilt) for tilt in (1.0, 0.7))
-    assert resnet.cost_of(tilted)[1] == pytest.approx(resnet.cost_of(alike)[1], rel=0.03)
-    assert resnet.cost_of(tilted)[0] < 0.7 * resnet.cost_of(alike)[0]
+    assert resnets.cost_of(tilted)[1] == pytest.approx(resnets.cost_of(alike)[1], rel=0.03)
+    assert resnets.cost_of(tilted)[0] < 0.7 * resnets.cost_of(alike)[0]
     assert tilted["conv2_stream"] > alike["conv2_stream"] and tilted["conv5_stream"] < alike["conv5_stream"]
 
 
@@ -168,41 +168,38 @@ SHAPE = configs.StudentConfig(
 
 
 def named(pattern, widths):
-    """Widths of a ResNet's graph under the names of `resnet.full_widths`."""
+    """Widths of a ResNet's graph under the names of `resnets.full_widths`."""
     return {resnets.known_as(group): widths[name] for name, group in pattern.graph.groups.items()}
 
 
 def widths_for(shape, teacher):
-    pattern = students.Pattern(teacher, shape.student_stem, shape.student_blocks)
+    pattern = students.Pattern(teacher, None, shape.student_stem, shape.student_blocks)
     return named(pattern, students.choose_widths(shape, pattern))
 
 
 @pytest.fixture(scope="module")
 def whole():
     """A ResNet50."""
-    return resnet.build_resnet()
+    return resnets.build_resnet()
 
 
-@pytest.mark.parametrize("stem", list(resnet.STEMS))
+@pytest.mark.parametrize("stem", list(resnets.STEMS))
 def test_groups_of_a_resnet_have_its_stages_streams_and_whole_widths(stem):
-    widths = narrow_widths(inner=6, stream=8, blocks=(2, 1, 3, 2)) | {"hidden1": 7}
-    pattern = students.Pattern(resnet.build_resnet(widths=widths, stem=stem, classes=4))
-    wanted, layout = layout_of(widths, {"hidden1": 7}), pattern.layout
-    names = {name: resnets.known_as(group) for name, group in pattern.graph.groups.items()}
+    widths = narrow_widths(inner=6, stream=8, blocks=(2, 1, 3, 2))
+    teacher = resnets.build_resnet(widths=widths, stem=stem, classes=4)
+    pattern = students.Pattern(teacher, students.whole_of(teacher, unpruned(teacher)))
+    wanted, layout = layout_of(widths), pattern.layout
     for found, value in ((layout.widths, wanted.widths), (layout.full, wanted.full), (layout.stages, wanted.stages)):
-        found = {names[name]: number for name, number in found.items()}  # noqa: PLW2901
-        found["hidden1"] = value["hidden1"] if value is wanted.stages else found["hidden1"]  # which has no stage
-        assert found == value
+        assert named(pattern, found) == value
     assert {resnets.known_as(pattern.graph.groups[name]) for name in layout.streams} == set(wanted.streams)
-    assert layout.unchanged == {"hidden1"}
-    full = FULL | {"hidden1": 7}
-    assert (pattern.whole.parameters, pattern.whole.macs) == resnet.cost_of(full, 4, (32, 32, 3), stem)
-    assert pattern.cost(layout.widths) == resnet.cost_of(widths, 4, (32, 32, 3), stem)
+    assert pattern.whole.name == "the unpruned network"
+    assert (pattern.whole.parameters, pattern.whole.macs) == resnets.cost_of(FULL, 4, (32, 32, 3), stem)
+    assert pattern.cost(layout.widths) == resnets.cost_of(widths, 4, (32, 32, 3), stem)
 
 
 def test_an_unreachable_target_says_what_can_be_reached(whole):
     pattern = students.Pattern(whole)
-    least = resnet.cost_of(dict.fromkeys(FULL, masks.FLOOR))
+    least = resnets.cost_of(dict.fromkeys(FULL, masks.FLOOR))
     shape = configs.StudentConfig(target_compression=1e6, stage_tilt=1.0, round_to=1)
     with pytest.raises(InputError, match=f"`target_compression`: .*{least[0]:,} parameters and .*; expected at most"):
         students.choose_widths(shape, pattern)
@@ -215,41 +212,49 @@ def test_an_unreachable_target_says_what_can_be_reached(whole):
 
 
 def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refused(whole):
-    parameters, macs = resnet.cost_of(widths_for(SHAPE, whole), stem="half")
+    parameters, macs = resnets.cost_of(widths_for(SHAPE, whole), stem="half")
     assert parameters <= WHOLE[0] / 12.82 and 0.95 * WHOLE[1] / 8 < macs <= WHOLE[1] / 8
     with pytest.raises(InputError, match="`target_macs`: received 8x by default, .*stem cifar makes it large: `stu"):
         widths_for(dataclasses.replace(SHAPE, student_stem="cifar", round_to=16), whole)
-    with pytest.raises(InputError, match="`student_stem`: received imagenet, expected half or cifar, as the teacher's"):
-        configs.StudentConfig(student_stem="imagenet").behind("half", (3, 4, 6, 3))
-    for asked, stem in ((None, "half"), ("half", "half"), ("cifar", "cifar")):
-        made = configs.StudentConfig(student_stem=asked).behind("half", (3, 4, 6, 3))
-        assert made.student_stem == stem and made.student_blocks == [3, 4, 6, 3]
+
+
+@pytest.mark.parametrize("stem", list(resnets.STEMS))
+def test_a_stem_can_only_become_one_with_a_smaller_kernel(stem):
+    teacher, order = resnets.build_resnet(widths=narrow_widths(), stem=stem), ["imagenet", "half", "cifar"]
+    smaller = order[order.index(stem) :]
+    for asked in order:
+        if asked in smaller:
+            found = students.Pattern(teacher, stem=asked)
+            assert resnets.architecture_of(found.graph.model)["stem"] == asked
+            assert found.stem == (None if asked == stem else stem)
+        else:
+            expected = f"`student_stem`: received {asked}, expected {' or '.join(smaller)}, as the teacher's is {stem}"
+            with pytest.raises(InputError, match=expected):
+                students.Pattern(teacher, stem=asked)
 
 
 def test_more_blocks_than_the_teachers_are_refused_and_fewer_are_wider_within_the_same_targets(whole):
     shape = dataclasses.replace(SHAPE, student_blocks=[2, 2, 2, 2])
-    assert shape.behind("half", (3, 4, 6, 3)).student_blocks == [2, 2, 2, 2]
+    narrow = resnets.build_resnet(widths=narrow_widths(blocks=(2, 2, 1, 2)))
     with pytest.raises(InputError, match="`student_blocks`: received 2 2 2 2, expected at most the teacher's 2 2 1 2"):
-        shape.behind("half", (2, 2, 1, 2))
+        students.Pattern(narrow, blocks=[2, 2, 2, 2])
+    with pytest.raises(InputError, match="received 2 2, but the teacher has 4 stages of .*; expected at most 2 2 1 2"):
+        students.Pattern(narrow, blocks=[2, 2])
     few, all_of_them = widths_for(shape, whole), widths_for(SHAPE, whole)
-    assert resnet.blocks_of(few) == (2, 2, 2, 2) and resnet.blocks_of(all_of_them) == (3, 4, 6, 3)
+    assert resnets.blocks_of(few) == (2, 2, 2, 2) and resnets.blocks_of(all_of_them) == (3, 4, 6, 3)
     assert all(few[name] >= all_of_them[name] for name in few) and few["conv4_stream"] > all_of_them["conv4_stream"]
     for widths in few, all_of_them:
-        parameters, macs = resnet.cost_of(widths, stem="half")
+        parameters, macs = resnets.cost_of(widths, stem="half")
         assert parameters <= 23_608_202 / 12.82 and 0.9 * 78.71e6 / 8 < macs <= 78.71e6 / 8
 
 
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        ({"student_stem": "cifar"}, "`student_stem`: received cifar, but the teacher is no ResNet50"),
-        ({"student_blocks": [1, 1, 1, 1]}, "`student_blocks`: received 1 1 1 1, but the teacher is no ResNet50"),
-    ],
-)
-def test_stem_and_blocks_of_an_unknown_family_are_refused(flags, expected):
-    with pytest.raises(InputError, match=expected):
-        configs.StudentConfig(**flags).behind(None, None)
-    assert configs.StudentConfig().behind(None, None) == configs.StudentConfig()
+def test_a_stem_or_blocks_that_a_network_does_not_have_are_refused():
+    model = zoo.plain_cnn()
+    layers = [keras.Input((32, 32, 3)), keras.layers.Conv2D(8, 5, strides=2, name="valid"), keras.layers.Flatten()]
+    with pytest.raises(InputError, match="`student_stem`: received cifar, but the teacher begins with another stem"):
+        students.Pattern(keras.Sequential([*layers, keras.layers.Dense(4)]), stem="cifar")
+    with pytest.raises(InputError, match="`student_blocks`: received 1 1, but the teacher has no residual blocks"):
+        students.Pattern(model, blocks=[1, 1])
 
 
 # ---- any network ----
@@ -258,8 +263,8 @@ def test_stem_and_blocks_of_an_unknown_family_are_refused(flags, expected):
 def test_a_student_of_any_network_keeps_its_budgets_and_the_next_wider_one_breaks_one():
     model = zoo.inverted_residual()
     pattern = students.Pattern(model)
-    assert pattern.architecture is None
-    assert pattern.whole == students.Whole("the teacher", model.count_params(), int(Graph(model).cost().macs))
+    groups = {name: group.width for name, group in pattern.graph.groups.items()}
+    assert pattern.whole == students.Whole("the teacher", model.count_params(), int(Graph(model).cost().macs), groups)
     shape = configs.StudentConfig(target_compression=1.3, target_macs=(1.2, True), stage_tilt=1.0, round_to=1)
     widths = students.choose_widths(shape, pattern)
     student = students.inherit_student(pattern.graph, widths)
@@ -322,14 +327,15 @@ def test_scores_are_sums_over_all_that_makes_and_reads_a_channel():
 
 
 def test_an_inheriting_student_holds_slices_of_the_teacher():
-    teacher = randomised(resnet.build_resnet(widths=narrow_widths(blocks=None)), 5)
+    teacher = randomised(resnets.build_resnet(widths=narrow_widths(blocks=None)), 5)
     widths = narrow_widths(inner=5, stream=4, stem=3, blocks=None) | {"conv3_stream": 6, "conv4_block2_1_conv": 2}
     graph = Graph(teacher)
     student = students.inherit_student(
         graph, {name: widths[resnets.known_as(group)] for name, group in graph.groups.items()}
     )
-    assert resnet.widths_of(student) == widths == students.recorded_widths(student)
-    wiring = list(resnet.wiring((3, 4, 6, 3), "imagenet"))
+    assert resnets.widths_of(student) == widths
+    assert students.recorded_widths(student) == {name: widths[resnets.known_as(g)] for name, g in graph.groups.items()}
+    wiring = list(resnets.wiring((3, 4, 6, 3), "imagenet"))
     members = {group: [] for group in [*widths, "rgb"]}
     for name, _, read, written in wiring:
         members[written].append(np.array(teacher.get_layer(f"{name}_bn").gamma) ** 2)
@@ -357,9 +363,9 @@ def test_an_inheriting_student_holds_slices_of_the_teacher():
 )
 def test_another_stem_keeps_the_middle_of_the_first_kernel_and_all_other_weights(before, after):
     sides = {"imagenet": 7, "half": 5, "cifar": 3}
-    teacher = randomised(resnet.build_resnet(widths=narrow_widths(), stem=before), 7)
-    student = students.Pattern(teacher, after).graph.model
-    assert resnet.architecture_of(student) == resnet.architecture_of(teacher) | {"stem": after}
+    teacher = randomised(resnets.build_resnet(widths=narrow_widths(), stem=before), 7)
+    student = students.Pattern(teacher, stem=after).graph.model
+    assert resnets.architecture_of(student) == resnets.architecture_of(teacher) | {"stem": after}
     cut = (sides[before] - sides[after]) // 2
     for theirs, ours in zip(teacher.weights, student.weights, strict=True):
         theirs, ours = np.array(theirs), np.array(ours)  # noqa: PLW2901
@@ -371,32 +377,32 @@ def test_another_stem_keeps_the_middle_of_the_first_kernel_and_all_other_weights
         kernel = np.zeros_like(np.array(teacher.get_layer("conv1_conv").kernel))
         kernel[1:6, 1:6] = np.random.default_rng(0).normal(size=(5, 5, 3, kernel.shape[-1]))
         teacher.get_layer("conv1_conv").kernel.assign(kernel)
-        student = students.Pattern(teacher, after).graph.model
+        student = students.Pattern(teacher, stem=after).graph.model
         first = [keras.Model(net.inputs, net.get_layer("conv1_relu").output)([IMAGES]) for net in (teacher, student)]
         np.testing.assert_allclose(*map(np.asarray, first), rtol=1e-4, atol=1e-4)
 
 
 def test_a_student_of_fewer_blocks_is_the_teacher_whose_other_blocks_add_nothing():
-    teacher, blocks = randomised(resnet.build_resnet(widths=narrow_widths(blocks=None)), 8), (2, 4, 1, 2)
+    teacher, blocks = randomised(resnets.build_resnet(widths=narrow_widths(blocks=None)), 8), (2, 4, 1, 2)
     for stage, (count, kept) in enumerate(zip((3, 4, 6, 3), blocks, strict=True), 2):
         for block in range(kept + 1, count + 1):
             norm = teacher.get_layer(f"conv{stage}_block{block}_3_bn")
             for variable in norm.gamma, norm.beta:
                 variable.assign(np.zeros(variable.shape))
     widths = {
-        name: width for name, width in resnet.widths_of(teacher).items() if name in resnet.full_widths(50, blocks)
+        name: width for name, width in resnets.widths_of(teacher).items() if name in resnets.full_widths(50, blocks)
     }
-    pattern = students.Pattern(teacher, None, blocks)
+    pattern = students.Pattern(teacher, blocks=blocks)
     student = students.inherit_student(pattern.graph, {})
-    assert resnet.architecture_of(student) == resnet.architecture_of(teacher) | {"widths": widths}
+    assert resnets.architecture_of(student) == resnets.architecture_of(teacher) | {"widths": widths}
     np.testing.assert_array_equal(np.asarray(student(IMAGES)), np.asarray(teacher(IMAGES)))
     # and narrower at the same time: what is left of it has the widths asked for
     narrow = {name: max(1, group.width // 2) for name, group in pattern.graph.groups.items()}
-    assert resnet.widths_of(students.inherit_student(pattern.graph, narrow)) == named(pattern, narrow)
+    assert resnets.widths_of(students.inherit_student(pattern.graph, narrow)) == named(pattern, narrow)
 
 
 def test_a_student_of_full_widths_is_the_teacher():
-    teacher = randomised(resnet.build_resnet(widths=narrow_widths()), 6)
+    teacher = randomised(resnets.build_resnet(widths=narrow_widths()), 6)
     student = students.inherit_student(Graph(teacher), {})
     assert student is not teacher
     np.testing.assert_array_equal(np.asarray(student(IMAGES)), np.asarray(teacher(IMAGES)))
@@ -426,67 +432,26 @@ def test_random_weights_are_those_of_the_layers_initialisers(name):
         assert any(7 in np.array(variable) for variable in model.weights)
 
 
-def test_a_random_student_of_a_resnet_is_the_builders():
-    teacher = resnet.build_resnet(widths=narrow_widths(), stem="half", classes=4)
-    pattern = students.Pattern(teacher, "cifar", (1, 1, 1, 1))
-    widths = dict.fromkeys(pattern.graph.groups, 3)
-    known = dict.fromkeys(resnet.full_widths(50, (1, 1, 1, 1)), 3)
-    keras.utils.set_random_seed(5)
-    wanted = resnet.build_resnet(widths=known, stem="cifar", classes=4)
-    keras.utils.set_random_seed(5)
-    found = students.random_student(pattern, widths)
-    assert resnet.architecture_of(found) == resnet.architecture_of(wanted)
-    assert all(map(np.array_equal, arrays(found.weights), arrays(wanted.weights)))
-
-
-# ---- which family ----
-
-
-@pytest.mark.parametrize("stem", list(resnet.STEMS))
-def test_a_resnet_of_the_suite_is_known_in_its_file_and_as_a_network(stem, tmp_path):
-    widths = narrow_widths(blocks=(2, 1, 2, 1)) | {"hidden1": 4}
-    model = resnet.build_resnet(widths=widths, stem=stem)
-    for file in (tmp_path / "net.h5", tmp_path / "net.keras"):
-        model.save(file)
-        assert resnets.form_in(file) == (stem, (2, 1, 2, 1))
-    assert resnets.architecture_of(Graph(model)) == resnet.architecture_of(model)
-
-
-def test_other_networks_are_no_resnets_of_the_suite(tmp_path):
-    model = zoo.residual()
-    model.save(tmp_path / "net.h5")
-    assert resnets.form_in(tmp_path / "net.h5") is None and resnets.architecture_of(Graph(model)) is None
-    model.save_weights(tmp_path / "net.weights.h5")
-    assert resnets.form_in(tmp_path / "net.weights.h5") is None
-    # the names alone don't make one: here the stride of a block is in its 3x3 convolution, as in PyTorch's ResNet50
-    config = resnet.build_resnet(widths=narrow_widths()).get_config()
-    for layer in config["layers"]:
-        if layer["config"]["name"] in ("conv3_block1_1_conv", "conv3_block1_2_conv"):
-            layer["config"]["strides"] = 1 if "_1_conv" in layer["config"]["name"] else 2
-        layer.pop("build_config", None)
-    assert resnets.architecture_of(Graph(keras.Model.from_config(config))) is None
-
-
 # ---- what is said of it ----
 
 
 def test_a_student_no_smaller_than_its_teacher_is_a_warning_and_a_target_says_of_what(capsys):
-    teacher, macs = resnet.build_resnet(widths=narrow_widths()), WHOLE[1]
-    whole = students.whole_of(Graph(teacher))
+    teacher, macs = resnets.build_resnet(widths=narrow_widths()), WHOLE[1]
+    whole = students.whole_of(teacher, unpruned(teacher))
     for student, warned in (
-        (resnet.build_resnet(widths=narrow_widths(inner=5, stream=4)), False),
-        (resnet.build_resnet(widths=narrow_widths(inner=7)), True),
+        (resnets.build_resnet(widths=narrow_widths(inner=5, stream=4)), False),
+        (resnets.build_resnet(widths=narrow_widths(inner=7)), True),
         (teacher, True),
     ):
         found = students.goal(configs.StudentConfig(target_macs=(4.0, True)), whole, teacher, student)
         assert found == {
-            "of": "the whole ResNet50",
+            "of": "the unpruned network",
             "macs": macs,
             "left": macs / 4,
-            "reached": resnet.cost_of(resnet.widths_of(student))[1],
+            "reached": resnets.cost_of(resnets.widths_of(student))[1],
         }
         said, error = capsys.readouterr()
-        assert f"at most {macs / 4:,.0f} MACs, of {macs:,} that the whole ResNet50 has" in said
+        assert f"at most {macs / 4:,.0f} MACs, of {macs:,} that the unpruned network has" in said
         assert ("its teacher" in error and any(part in error for part in (": the same in", "x larger in"))) == warned
         assert (
             student is teacher

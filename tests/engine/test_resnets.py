@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised, stage_outputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,6 @@ from keras import ops
 
 from compress.cli import flags
 from compress.engine import folding, operations, twin
-from compress.storage import resnet
 from compress.training import optimizers
 
 BUILDS = {
@@ -32,7 +32,7 @@ BUILDS = {
 def build(seed=0, **more):
     """A narrow network with lively weights."""
     keras.utils.set_random_seed(seed)
-    return randomised(resnet.build_resnet(**({"widths": narrow_widths()} | more)), seed)
+    return randomised(resnets.build_resnet(**({"widths": narrow_widths()} | more)), seed)
 
 
 def twins(**more):

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised
 
 import evaluate_model
@@ -21,7 +22,7 @@ from compress.errors import InputError
 from compress.export import measuring, metadata, writers
 from compress.report import records
 from compress.report.tree import Run
-from compress.storage import checkpoints, resnet
+from compress.storage import checkpoints
 
 NAMES = ["hot dog", "not, a dog", "Füchse 🦊", "0", 'quoted "d"', *"fghij"]
 IMAGES = np.random.default_rng(5).integers(0, 256, (40, 32, 32, 3)).astype("uint8")
@@ -32,7 +33,7 @@ pytestmark = KERAS
 @pytest.fixture(scope="module")
 def network():
     """Narrow, with lively weights and a classifier that tells its classes apart."""
-    net = randomised(resnet.build_resnet(widths=narrow_widths(8, 16, 8)))
+    net = randomised(resnets.build_resnet(widths=narrow_widths(8, 16, 8)))
     net.get_layer("predictions").kernel.assign(np.random.default_rng(1).normal(0, 0.003, (16, 10)))
     return net
 

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised
 from PIL import Image
 
 import evaluate_model
 from compress.cli import photographs
-from compress.storage import checkpoints, resnet
+from compress.storage import checkpoints
 
 NAMES = ["cat", "dog", "fox", "hen", "owl", "pig", "rat"]
 
@@ -17,7 +18,7 @@ NAMES = ["cat", "dog", "fox", "hen", "owl", "pig", "rat"]
 @pytest.fixture(scope="module")
 def net():
     """A narrow network whose classes are told apart without certainty."""
-    model = randomised(resnet.build_resnet(classes=7, widths=narrow_widths()))
+    model = randomised(resnets.build_resnet(classes=7, widths=narrow_widths()))
     model.get_layer("predictions").kernel.assign(np.random.default_rng(1).normal(0, 0.003, (8, 7)))
     return model
 

@@ -7,6 +7,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import resnets
 import zoo
 from conftest import ROOT, narrow_widths, randomised
 
@@ -14,7 +15,6 @@ from compress import metrics
 from compress.errors import InputError
 from compress.graph import nodes, rules
 from compress.graph.network import Graph
-from compress.storage import resnet
 
 EXACT = 1e-5  # of the largest output: float32 adds up in another order
 
@@ -238,17 +238,17 @@ def named_as_before(graph):
 
 def wiring_of(model):
     """[(name, kernel, group read, group written)] of a ResNet's convolutions, by the names of its layers."""
-    form = resnet.architecture_of(model)
-    return list(resnet.wiring(resnet.blocks_of(form["widths"]), form["stem"]))
+    form = resnets.architecture_of(model)
+    return list(resnets.wiring(resnets.blocks_of(form["widths"]), form["stem"]))
 
 
 def check_against_names(model, rng):
     """Groups, costs, makers and readers."""
-    graph, widths = Graph(model), resnet.widths_of(model)
+    graph, widths = Graph(model), resnets.widths_of(model)
     names = named_as_before(graph)
     assert {names[name]: group.width for name, group in graph.groups.items()} == widths
-    blocks = resnet.blocks_of(widths)
-    assert [name for name, group in graph.groups.items() if group.inner] == resnet.inner_names(blocks)
+    blocks = resnets.blocks_of(widths)
+    assert [name for name, group in graph.groups.items() if group.inner] == resnets.inner_names(blocks)
     for name, group in graph.groups.items():  # who reads and makes it, by the old list of convolutions
         wiring = wiring_of(model)
         assert set(group.makers) == {f"{conv}_conv" for conv, _, _, written in wiring if written == names[name]}
@@ -260,28 +260,28 @@ def check_against_names(model, rng):
     masks = random_masks(graph, rng)
     small = graph.trimmed(masks)
     left = {name: int(mask.sum()) for name, mask in masks.items()}
-    shape = (model.output_shape[-1], model.input_shape[1:], resnet.architecture_of(model)["stem"])
+    shape = (model.output_shape[-1], model.input_shape[1:], resnets.architecture_of(model)["stem"])
     for kept in ({}, left):
         cost = graph.cost(kept)
         now = widths | {names[name]: width for name, width in kept.items()}
-        assert (cost.parameters, cost.macs) == resnet.cost_of(now, *shape)
+        assert (cost.parameters, cost.macs) == resnets.cost_of(now, *shape)
     assert graph.cost(left).macs == metrics.count_macs(small)
     norms = [(f"{name}_conv", f"{name}_bn") for name, *_ in wiring_of(model)]
     assert sorted((one.name, norm.name) for one, norm in graph.folds) == sorted(norms)
     watched = {name: [op.name for _, op in found] for name, found in graph.activations.items()}
-    assert all(watched[name] == [name.replace("_conv", "_relu")] for name in resnet.inner_names(blocks))
+    assert all(watched[name] == [name.replace("_conv", "_relu")] for name in resnets.inner_names(blocks))
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_a_resnet_is_read_as_by_its_names(stem):
-    model = randomised(resnet.build_resnet(widths=narrow_widths(), stem=stem))
+    model = randomised(resnets.build_resnet(widths=narrow_widths(), stem=stem))
     check_against_names(model, np.random.default_rng(1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [50, 101, 152])
 def test_whole_resnets_are_read_as_by_their_names(depth):
-    model = randomised(resnet.build_resnet(depth, input_shape=(64, 64, 3)))
+    model = randomised(resnets.build_resnet(depth, input_shape=(64, 64, 3)))
     check_against_names(model, np.random.default_rng(depth))
 
 

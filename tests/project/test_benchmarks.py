@@ -10,12 +10,12 @@ import bench
 import contest
 import numpy as np
 import pytest
+import resnets
 import worker
 from conftest import narrow_widths
 
 from compress.cli import display
 from compress.graph.network import Graph
-from compress.storage import resnet
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def tiny(monkeypatch):
 
     monkeypatch.setattr(worker, "BATCH", 4)
     monkeypatch.setattr(
-        worker, "network", lambda kind: resnet.build_resnet(widths=narrow_widths(stream=4 if kind == "student" else 8))
+        worker, "network", lambda kind: resnets.build_resnet(widths=narrow_widths(stream=4 if kind == "student" else 8))
     )
     full = worker.pixels
     monkeypatch.setattr(worker, "pixels", lambda count=4: full(min(count, 8)))

@@ -155,17 +155,17 @@ def test_the_example_of_jpeg_copies_writes_them(tmp_path, monkeypatch):
 def test_the_example_of_an_own_loss_trains_a_student(tmp_path, monkeypatch):
     import keras
     import numpy as np
+    import resnets
     from conftest import narrow_widths
 
     from compress.distillation.distiller import Outputs
-    from compress.storage import resnet
 
     page = (DOCS / "how-to" / "python.md").read_text(encoding="utf-8")
     (code,) = re.findall(
         r"```python\n(.*?)```", page.partition("## A loss of your own")[2].partition("\n## ")[0], re.DOTALL
     )
     (tmp_path / "model" / "base_model").mkdir(parents=True)
-    resnet.build_resnet(widths=narrow_widths(blocks=(1, 1, 1, 1))).save(tmp_path / "model" / "base_model" / "model.h5")
+    resnets.build_resnet(widths=narrow_widths(blocks=(1, 1, 1, 1))).save(tmp_path / "model" / "base_model" / "model.h5")
     rng = np.random.default_rng(0)
     np.save(tmp_path / "my_images.npy", rng.integers(0, 256, (4, 32, 32, 3)).astype("uint8"))
     np.save(tmp_path / "my_labels.npy", rng.integers(0, 10, 4))

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import resnets
 import zoo
 from conftest import narrow_widths
 
@@ -16,7 +17,6 @@ from compress.errors import InputError
 from compress.graph.network import Graph
 from compress.pruning import allocation, budgets, criteria, iterations, masks, overview, removal
 from compress.pruning.scope import Scope
-from compress.storage import resnet
 
 L = keras.layers
 
@@ -36,8 +36,8 @@ def vgg_like(flatten):
 
 
 def test_the_inner_scope_of_a_resnet_is_its_inner_convolutions():
-    model = resnet.build_resnet(widths=narrow_widths())
-    assert list(Scope.of(model).names) == resnet.inner_names((2, 1, 1, 1))
+    model = resnets.build_resnet(widths=narrow_widths())
+    assert list(Scope.of(model).names) == resnets.inner_names((2, 1, 1, 1))
     everything = Scope.of(model, "all")
     assert set(everything.names) == set(everything.graph.groups) and len(everything.names) == 10 + 5
 
@@ -220,7 +220,7 @@ def test_a_target_out_of_reach_tells_what_is_in_reach():
 
 def test_a_record_of_an_earlier_version_keeps_the_meaning_of_its_keys(tmp_path):
     widths = narrow_widths(7, 9, 5)
-    scope = Scope.of(resnet.build_resnet(widths=widths))
+    scope = Scope.of(resnets.build_resnet(widths=widths))
     record = {"channels": {name: [width] for name, width in widths.items()}}
     found = iterations.group_of_keys(record, scope, tmp_path)
     assert set(found) == set(widths) and len(set(found.values())) == len(widths) == len(scope.graph.groups)

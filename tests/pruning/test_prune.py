@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ import prune
 from compress import metrics
 from compress.engine import measuring
 from compress.pruning import criteria, masks
-from compress.storage import checkpoints, resnet
+from compress.storage import checkpoints
 
 SEEDS = st.integers(0, 2**32 - 1)
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, 32, 32, 3)).astype("uint8")
@@ -45,20 +46,20 @@ def pair(request):
     """A model that no test changes, and another of the same shapes to write on."""
     shape = (32, 32, 3) if request.param == "imagenet" else (9, 14, 3)
     build = {"input_shape": shape, "stem": request.param, "widths": narrow_widths()}
-    return calm(randomised(resnet.build_resnet(**build), 3)), resnet.build_resnet(**build)
+    return calm(randomised(resnets.build_resnet(**build), 3)), resnets.build_resnet(**build)
 
 
 @pytest.fixture(scope="module")
 def base():
     """A narrow ResNet50 that no test changes, the same one whatever ran before: a slope may lie on a ReLU's kink."""
     keras.utils.set_random_seed(1)
-    return calm(randomised(resnet.build_resnet(widths=narrow_widths()), 4))
+    return calm(randomised(resnets.build_resnet(widths=narrow_widths()), 4))
 
 
 @pytest.fixture(scope="module")
 def copy():
     """A model of the base's shapes to write on."""
-    return resnet.build_resnet(widths=narrow_widths())
+    return resnets.build_resnet(widths=narrow_widths())
 
 
 def inner(model):
@@ -159,7 +160,7 @@ def pooled(base):
     """A copy of the base up to its average pooling, in float64: (N, 32, 32, 3) -> (N, 8)."""
     keras.config.set_dtype_policy("float64")
     try:
-        model = resnet.build_resnet(widths=narrow_widths())
+        model = resnets.build_resnet(widths=narrow_widths())
     finally:
         keras.config.set_dtype_policy("float32")
     model.set_weights(base.get_weights())
@@ -373,14 +374,14 @@ def test_global_mask_out_of_reach():
 
 def test_pruning_nothing_is_the_identity(pair):
     parent, _ = pair
-    everything = {group: np.ones(width, bool) for group, width in resnet.widths_of(parent).items()}
+    everything = {group: np.ones(width, bool) for group, width in resnets.widths_of(parent).items()}
     images = images_for(parent)
     wanted = np.asarray(parent(images))
     for mask in ({}, everything):
         masked, trimmed = masked_and_trimmed(pair, mask)
         np.testing.assert_array_equal(masked(images), wanted)
         np.testing.assert_allclose(trimmed(images), wanted, atol=1e-6)
-        assert resnet.architecture_of(trimmed) == resnet.architecture_of(parent)
+        assert resnets.architecture_of(trimmed) == resnets.architecture_of(parent)
         assert prune.compute_sparsity(trimmed, parent) == 0
 
 
@@ -388,7 +389,7 @@ def test_pruning_nothing_is_the_identity(pair):
 def test_trimmed_equals_masked(pair, seed, share):
     parent, _ = pair
     rng = np.random.default_rng(seed)
-    mask = random_mask(resnet.widths_of(parent), rng, share)
+    mask = random_mask(resnets.widths_of(parent), rng, share)
     groups = {"stream" if name.endswith("stream") else "stem" if name == "conv1_conv" else "inner" for name in mask}
     assert {"stream", "inner"} <= groups
     before, images = parent.get_weights(), images_for(parent)
@@ -399,11 +400,11 @@ def test_trimmed_equals_masked(pair, seed, share):
         np.testing.assert_array_equal(new, old)
 
     widths = {
-        name: int(mask[name].sum()) if name in mask else width for name, width in resnet.widths_of(parent).items()
+        name: int(mask[name].sum()) if name in mask else width for name, width in resnets.widths_of(parent).items()
     }
-    assert resnet.widths_of(trimmed) == widths
-    architecture = resnet.architecture_of(parent)
-    assert (trimmed.count_params(), metrics.count_macs(trimmed)) == resnet.cost_of(
+    assert resnets.widths_of(trimmed) == widths
+    architecture = resnets.architecture_of(parent)
+    assert (trimmed.count_params(), metrics.count_macs(trimmed)) == resnets.cost_of(
         widths, 10, architecture["input_shape"], architecture["stem"]
     )
     sparsity = 1 - convolution_parameters(trimmed) / convolution_parameters(parent)
@@ -415,12 +416,12 @@ def test_trimmed_equals_masked(pair, seed, share):
 def test_trimmed_equals_masked_with_one_kind_of_group_at_one_channel(base, copy, kind):
     mask = {
         group: np.arange(width) == width - 1
-        for group, width in resnet.widths_of(base).items()
+        for group, width in resnets.widths_of(base).items()
         if re.fullmatch(kind, group)
     }
     masked, trimmed = masked_and_trimmed((base, copy), mask)
     np.testing.assert_allclose(trimmed(IMAGES), masked(IMAGES), atol=1e-4, rtol=0)
-    assert all(resnet.widths_of(trimmed)[group] == 1 for group in mask)
+    assert all(resnets.widths_of(trimmed)[group] == 1 for group in mask)
 
 
 def test_trimming_in_two_steps_is_trimming_once(base):
@@ -450,12 +451,12 @@ def test_masked_channels_are_zero_behind_their_relu(narrow_model):
 
 
 def test_a_trimmed_file_opens_in_bare_keras_with_equal_logits(base, tmp_path):
-    mask = random_mask(resnet.widths_of(base), np.random.default_rng(8), 0.5)
+    mask = random_mask(resnets.widths_of(base), np.random.default_rng(8), 0.5)
     trimmed = prune.trim_model(base, named(mask))
     checkpoints.save_model(trimmed, tmp_path / "model.h5")
     loaded = keras.models.load_model(tmp_path / "model.h5")  # no custom objects
     np.testing.assert_array_equal(loaded(IMAGES), trimmed(IMAGES))
-    assert resnet.widths_of(loaded) == resnet.widths_of(trimmed)
+    assert resnets.widths_of(loaded) == resnets.widths_of(trimmed)
 
 
 def test_sparsity_of_one_removed_filter_by_hand(base):

@@ -5,11 +5,11 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths
 
 from compress.graph.network import Graph
 from compress.pruning import allocation, masks, scope, search
-from compress.storage import resnet
 
 L = keras.layers
 
@@ -105,12 +105,12 @@ EARLIER = [
 @pytest.mark.parametrize("which", [0, 1])
 def test_on_a_resnet_it_finds_what_the_search_of_earlier_versions_found(which):
     whole, rng = narrow_widths(stream=16, inner=12), np.random.default_rng(which)
-    target, curves = scope.Scope.of(resnet.build_resnet(widths=whole)), {}
+    target, curves = scope.Scope.of(resnets.build_resnet(widths=whole)), {}
     for name in target.names:
         kept = [masks.rounded(12 - round(12 * share), 12) for share in (*allocation.SHARES, 1)]
         curves[name] = {"kept": kept, "loss": list(2 + np.cumsum(rng.exponential(0.05, len(kept))))}
     for share, wanted in zip((0.75, 0.85, 0.95), EARLIER[which], strict=True):
-        limit = share * resnet.cost_of(whole, 10, (32, 32, 3))[which]
+        limit = share * resnets.cost_of(whole, 10, (32, 32, 3))[which]
         found = allocation.allocate(target, lambda table: target.costs(table)[:, which], 2.0, curves, limit)
         assert list(found.values()) == wanted
-        assert resnet.cost_of(whole | found, 10, (32, 32, 3))[which] <= limit
+        assert resnets.cost_of(whole | found, 10, (32, 32, 3))[which] <= limit

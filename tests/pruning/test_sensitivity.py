@@ -7,6 +7,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ from compress.engine import folding
 from compress.errors import InputError
 from compress.plots import comparison
 from compress.pruning import allocation, budgets, criteria, cut, masks, removal, scope, search
-from compress.storage import checkpoints, opening, resnet
+from compress.storage import checkpoints, opening
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (10, 32, 32, 3)).astype("uint8")
 LABELS = np.random.default_rng(6).integers(0, 10, 10)
@@ -46,7 +47,7 @@ PAIR = ("conv2_block1_1_conv", "conv2_block1_2_conv")
 def network(request):
     """Narrow, its last maps of 1x1 (every kind of `operations.arranged`) or 2x4 positions."""
     shape = (32, 32, 3) if request.param == "imagenet" else (9, 26, 3)
-    net = randomised(resnet.build_resnet(widths=narrow_widths(12, 8, 6), stem=request.param, input_shape=shape), 3)
+    net = randomised(resnets.build_resnet(widths=narrow_widths(12, 8, 6), stem=request.param, input_shape=shape), 3)
     net.get_layer("predictions").kernel.assign(np.random.default_rng(1).normal(0, 1, (8, 10)))
     return net
 
@@ -178,20 +179,20 @@ def test_what_costs_nothing_goes_first_and_what_matters_stays():
 @pytest.fixture(scope="module")
 def twenty():
     """The scope of a ResNet with 20 channels in every inner layer."""
-    return scope.Scope.of(resnet.build_resnet(widths=narrow_widths(20, 16, 8)))
+    return scope.Scope.of(resnets.build_resnet(widths=narrow_widths(20, 16, 8)))
 
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), round_to=st.integers(1, 9), which=st.sampled_from([0, 1]))
 def test_a_networks_budget_is_met_with_permitted_widths_and_nothing_to_give_back(seed, share, round_to, which, twenty):
     rng, widths = np.random.default_rng(seed), narrow_widths(20, 16, 8)
-    names = resnet.inner_names((2, 1, 1, 1))
+    names = resnets.inner_names((2, 1, 1, 1))
     channels = dict.fromkeys(names, 20)
     curves = {name: {"kept": [15, 10, 4], "loss": 1 + rng.random(3)} for name in names}  # not even monotone
     floors = dict.fromkeys(names, masks.rounded(0, 20, round_to))
 
     def cost(left):
-        return resnet.cost_of(widths | left)[which]
+        return resnets.cost_of(widths | left)[which]
 
     limit = cost(floors) * (1 - share) + cost(channels) * share
     by = (lambda table: twenty.costs(table)[:, which]), 1.0, curves
@@ -210,7 +211,7 @@ def test_a_networks_budget_is_met_with_permitted_widths_and_nothing_to_give_back
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "base.h5"
-    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(20, 16, 8))), path)
+    checkpoints.save_model(randomised(resnets.build_resnet(widths=narrow_widths(20, 16, 8))), path)
     return path
 
 
@@ -251,7 +252,7 @@ def test_pruning_by_sensitivity_meets_its_budget_in_equal_steps_and_goes_on_as_t
         patch.setattr(fit, "fit", stop)
         assert pruned(base, tmp_path / "run", *words) == 130
     assert measured == [12]  # images
-    trimmed = resnet.widths_of(keras.models.load_model(tmp_path / "run" / "iter1" / cut.TRIMMED))
+    trimmed = resnets.widths_of(keras.models.load_model(tmp_path / "run" / "iter1" / cut.TRIMMED))
     assert pruned(base, tmp_path / "run", *words[:-1], "l2") == 2
     assert pruned(base, tmp_path / "run", *words[:1], "threshold", *words[2:]) == 2  # another run
     assert pruned(base, tmp_path / "run", *words) == 0
@@ -260,7 +261,7 @@ def test_pruning_by_sensitivity_meets_its_budget_in_equal_steps_and_goes_on_as_t
     # the graph calls a stream by the first convolution that writes it
     by_graph = {name.replace("_stream", "_block1_3_conv"): width for name, width in trimmed.items()}
     assert {name: left[1] for name, left in result["channels"].items()} == by_graph
-    whole = resnet.cost_of(narrow_widths(20, 16, 8))[1]
+    whole = resnets.cost_of(narrow_widths(20, 16, 8))[1]
     for step, macs in enumerate(result["macs"], 1):
         limit = whole / 1.5 ** (step / 2)
         assert 0.97 * limit < macs <= limit
@@ -286,14 +287,14 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
         ]
     )
     images = dataset.load_data(configs.DataConfig.of(args), (32, 32))
-    widths, scores = resnet.widths_of(model), criteria.compute_scores("l2", model, None, None)
+    widths, scores = resnets.widths_of(model), criteria.compute_scores("l2", model, None, None)
     config = configs.PruneConfig.of(args)
     whole_net = scope.Scope.of(model)
     budget = budgets.of(config, whole_net)
     step = cut.Step(budget)
 
     def cost(left):
-        return resnet.cost_of(widths | left)[1]
+        return resnets.cost_of(widths | left)[1]
 
     for name, keep in masks.create_global_mask(scores, lambda left: cost(left) <= budget.end, 4).items():
         np.testing.assert_array_equal(cut.choose_mask(config, model, images, step)[name], keep)
@@ -425,7 +426,7 @@ def test_what_cannot_be_used_is_one_line(words, named, base, capsys):
 
 
 def test_a_network_of_infinite_logits_is_refused_and_nothing_is_written(tmp_path, capsys):
-    net = randomised(resnet.build_resnet(widths=narrow_widths()))
+    net = randomised(resnets.build_resnet(widths=narrow_widths()))
     net.get_layer("predictions").kernel.assign(np.full((8, 10), 3e38, "float32"))
     checkpoints.save_model(net, tmp_path / "model.h5")
     assert (

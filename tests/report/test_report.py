@@ -780,17 +780,18 @@ def test_labels_hold_no_control_characters():
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """(folder, models, images): base, pruned twice by APoZ, and a student, with the records that tell of them."""
+    import resnets
+
     import prune
-    from compress.storage import resnet
 
     folder = tmp_path_factory.mktemp("whole")
     images = dataset.load_data(configs.DataConfig(**DATA, data_dir="./data", class_num=10))
-    base = randomised(resnet.build_resnet(widths=narrow_widths(inner=12)), 3)
+    base = randomised(resnets.build_resnet(widths=narrow_widths(inner=12)), 3)
     content, models, masks = records_of_a_tree(), [base], []
     for _ in range(2):
         masks.append(prune.create_mask(prune.compute_apoz(models[-1], images.val.images), prune_ratio=0.3))
         models.append(prune.trim_model(models[-1], masks[-1]))
-    models.append(randomised(resnet.build_resnet(widths=narrow_widths(inner=4)), 5))
+    models.append(randomised(resnets.build_resnet(widths=narrow_widths(inner=4)), 5))
     places = ["base_model", "pruned_model/iter1", "pruned_model/iter2", "kd_model"]
     sums = []
     for place, model in zip(places, models, strict=True):
@@ -799,8 +800,8 @@ def whole(tmp_path_factory):
         sums.append(files.sha256(folder / place / "model.h5"))
     for place, mask in zip(places[1:3], masks, strict=True):
         np.savez_compressed(folder / place / "mask.npz", **mask)
-    channels = {name: [12, *(int(resnet.widths_of(model)[name]) for model in models[1:3])] for name in masks[0]}
-    channels["conv2_block1_1_conv"][2] = resnet.widths_of(models[2])["conv2_block1_1_conv"]
+    channels = {name: [12, *(int(resnets.widths_of(model)[name]) for model in models[1:3])] for name in masks[0]}
+    channels["conv2_block1_1_conv"][2] = resnets.widths_of(models[2])["conv2_block1_1_conv"]
     text_of = json.dumps(content)
     for old, new in zip((BASE, FIRST, SECOND, STUDENT), sums, strict=True):
         text_of = text_of.replace(old, new)

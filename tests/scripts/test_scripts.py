@@ -11,6 +11,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised
 from PIL import Image
 
@@ -28,7 +29,7 @@ from compress.data import dataset
 from compress.errors import Stopped
 from compress.graph.network import Graph
 from compress.pruning import masks
-from compress.storage import checkpoints, files, opening, records, resnet
+from compress.storage import checkpoints, files, opening, records
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--dataset", "digits", "--subset", "80", "--val_split", "0.2", "--batch_size", "32", "--epoch_num", "1"]
@@ -53,7 +54,7 @@ def call(script, *words):
 def chain(tmp_path_factory):
     """A folder in which every script has run once, from a narrow network in first.h5 beside it."""
     folder = tmp_path_factory.mktemp("chain")
-    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(48, 64, 16))), folder / "first.h5")
+    checkpoints.save_model(randomised(resnets.build_resnet(widths=narrow_widths(48, 64, 16))), folder / "first.h5")
     (folder / "runs").mkdir()
     for script, words in chain_of(folder / "runs"):
         assert call(script, *words) == 0
@@ -187,7 +188,7 @@ def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
         assert result["seconds"][i] == sum(history["seconds"])
         widths = {name: group.width for name, group in Graph(small).groups.items()}
         assert {name: left[i + 1] for name, left in result["channels"].items()} == widths
-        assert sorted(widths.values()) == sorted(resnet.widths_of(small).values())
+        assert sorted(widths.values()) == sorted(resnets.widths_of(small).values())
         with np.load(path.with_name("mask.npz"), allow_pickle=False) as mask:
             assert {name: int(keep.sum()) for name, keep in mask.items()} == {
                 name: width for name, width in widths.items() if name in mask
@@ -395,7 +396,7 @@ def test_a_student_that_cannot_be_is_told(flags, named, bad_files, tmp_path, cap
 def bad_files(tmp_path_factory):
     """A folder with files that are no models, a narrow one that is, and a history that isn't one."""
     folder = tmp_path_factory.mktemp("bad")
-    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths())), folder / "good.h5")
+    checkpoints.save_model(randomised(resnets.build_resnet(widths=narrow_widths())), folder / "good.h5")
     (folder / "empty.h5").write_bytes(b"")
     (folder / "half.h5").write_bytes((folder / "good.h5").read_bytes()[:100_000])
     h5py.File(folder / "foreign.h5", "w").close()
@@ -501,7 +502,7 @@ def test_unknown_flags_name_the_nearest(capsys):
 def narrow(tmp_path_factory):
     """The file of a narrow network with lively weights."""
     path = tmp_path_factory.mktemp("narrow") / "narrow.h5"
-    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(12, 16, 8))), path)
+    checkpoints.save_model(randomised(resnets.build_resnet(widths=narrow_widths(12, 16, 8))), path)
     return path
 
 
@@ -660,7 +661,7 @@ def test_a_folder_of_other_images_than_the_parents_is_refused_where_splits_are_d
 
 
 def test_a_teacher_of_infinite_logits_is_refused(tmp_path, capsys):
-    net = randomised(resnet.build_resnet(widths=narrow_widths()))
+    net = randomised(resnets.build_resnet(widths=narrow_widths()))
     net.get_layer("predictions").kernel.assign(np.full((8, 10), 3e38, "float32"))
     checkpoints.save_model(net, tmp_path / "teacher.h5")
     assert (
@@ -696,7 +697,7 @@ def test_every_layer_keeps_its_floor_whatever_the_ratio(narrow, tmp_path):
         )
         == 0
     )
-    widths = resnet.widths_of(keras.models.load_model(tmp_path / "iter1" / "model.h5"))
+    widths = resnets.widths_of(keras.models.load_model(tmp_path / "iter1" / "model.h5"))
     assert {n for name, n in widths.items() if name.endswith(("_1_conv", "_2_conv"))} == {masks.FLOOR}
 
 
@@ -824,7 +825,7 @@ def test_the_defaults_of_a_student_are_those_that_the_tables_were_made_with():
 @pytest.mark.slow
 @pytest.mark.parametrize(("regressor", "stem"), [("constant", "imagenet"), ("constant", "half"), ("conv1x1", "half")])
 def test_ablation_trains_the_same_student_with_each_combination(regressor, stem, tmp_path):
-    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(20, 40, 10))), tmp_path / "teacher.h5")
+    checkpoints.save_model(randomised(resnets.build_resnet(widths=narrow_widths(20, 40, 10))), tmp_path / "teacher.h5")
     assert (
         call(
             knowledge_distillation,
@@ -847,7 +848,7 @@ def test_ablation_trains_the_same_student_with_each_combination(regressor, stem,
     )
     content = json.loads((tmp_path / "kd" / "ablation.json").read_text())
     assert [row["name"] for row in content["rows"]] == ["teacher", *knowledge_distillation.ABLATION]
-    shapes = [resnet.architecture_of(keras.models.load_model(path)) for path in (tmp_path / "kd").rglob("model.h5")]
+    shapes = [resnets.architecture_of(keras.models.load_model(path)) for path in (tmp_path / "kd").rglob("model.h5")]
     assert len(shapes) == 5 and all(shape == shapes[0] for shape in shapes) and shapes[0]["stem"] == stem
     assert (tmp_path / "kd" / "ablation.png").exists()
     again = knowledge_distillation.run(**json.loads((tmp_path / "kd" / "result.json").read_text())["run"]["flags"])
@@ -857,7 +858,7 @@ def test_ablation_trains_the_same_student_with_each_combination(regressor, stem,
 @pytest.mark.slow
 def test_a_student_of_fewer_blocks_is_taught_pruned_taught_again_evaluated_and_exported(tmp_path, capsys):
     teacher = tmp_path / "teacher.h5"  # with all blocks of a ResNet50
-    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(12, 16, 8, blocks=None))), teacher)
+    checkpoints.save_model(randomised(resnets.build_resnet(widths=narrow_widths(12, 16, 8, blocks=None))), teacher)
     assert (
         call(
             knowledge_distillation,
@@ -883,7 +884,7 @@ def test_a_student_of_fewer_blocks_is_taught_pruned_taught_again_evaluated_and_e
         == 0
     )
     student = tmp_path / "kd" / "model.h5"
-    assert resnet.blocks_of(resnet.widths_of(keras.models.load_model(student))) == (1, 3, 2, 1)
+    assert resnets.blocks_of(resnets.widths_of(keras.models.load_model(student))) == (1, 3, 2, 1)
     record = json.loads((tmp_path / "kd" / "result.json").read_text())
     assert record["run"]["flags"]["student_blocks"] == [1, 3, 2, 1] and record["run"]["flags"]["crop_padding"] == 2
     assert (
@@ -936,9 +937,9 @@ def test_a_student_of_fewer_blocks_is_taught_pruned_taught_again_evaluated_and_e
         capsys.readouterr().err,
     )
     assert row["blocks"] == [1, 3, 2, 1] and row["depth"] == 50
-    whole = resnet.build_resnet()
+    whole = resnets.build_resnet()
     assert row["compression_rate"] == pytest.approx(whole.count_params() / row["parameters"])
-    assert row["macs"] == resnet.cost_of(resnet.widths_of(keras.models.load_model(tmp_path / "2" / "model.h5")))[1]
+    assert row["macs"] == resnets.cost_of(resnets.widths_of(keras.models.load_model(tmp_path / "2" / "model.h5")))[1]
 
 
 @pytest.mark.slow
@@ -983,7 +984,7 @@ def test_a_softmax_model_of_plain_keras_and_a_folder_of_images(tmp_path):
 def test_pruning_goes_on_in_the_iteration_where_it_stopped(tmp_path, monkeypatch):
     from compress.training import fit
 
-    checkpoints.save_model(randomised(resnet.build_resnet(widths=narrow_widths(20, 16, 8))), tmp_path / "base.h5")
+    checkpoints.save_model(randomised(resnets.build_resnet(widths=narrow_widths(20, 16, 8))), tmp_path / "base.h5")
     words = [*TINY, "--base_model_path", tmp_path / "base.h5", "--prune_iter", 2, "--deterministic"]
     assert call(prune_model, *words, "--root_folder", tmp_path / "whole") == 0
     original, calls = fit.fit, []

@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised
 
 import evaluate_model
@@ -16,7 +17,7 @@ import train_base_model
 from compress.cli import configs
 from compress.data import dataset as data
 from compress.errors import InputError
-from compress.storage import checkpoints, classes, opening, resnet
+from compress.storage import checkpoints, classes, opening
 
 
 def images(*names, name="pictures"):
@@ -53,7 +54,7 @@ def three(tmp_path_factory):
     """A narrow model of cat, dog and fox, alone in its folder."""
     path = tmp_path_factory.mktemp("three") / "net.h5"
     checkpoints.save_model(
-        randomised(resnet.build_resnet(classes=3, widths=narrow_widths())), path, ["cat", "dog", "fox"]
+        randomised(resnets.build_resnet(classes=3, widths=narrow_widths())), path, ["cat", "dog", "fox"]
     )
     return path
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised
 
 from compress.errors import InputError
-from compress.storage import checkpoints, files, headers, opening, records, resnet
+from compress.storage import checkpoints, files, headers, opening, records
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,11 +60,11 @@ sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from compress.cli import app, configs, flags
 app.start_keras(configs.MachineConfig(gpu=False, seed=1, verbose=0))
 import keras
-from compress.storage import resnet
+import resnets
 from compress.plots import curves, style
 from compress.storage import checkpoints, records, states
 from conftest import narrow_widths
-net = resnet.build_resnet(widths=narrow_widths())
+net = resnets.build_resnet(widths=narrow_widths())
 net.compile("sgd", "mse")
 figure = curves.plot_history({{"x": {{name: [0.5, 0.25] for name in records.CURVES}}}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -113,7 +114,7 @@ def test_folders_made_for_nothing_are_gone_again(tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    return randomised(resnet.build_resnet(widths=narrow_widths()))
+    return randomised(resnets.build_resnet(widths=narrow_widths()))
 
 
 def test_a_flipped_bit_in_a_weight_is_an_error_that_names_the_file(model, tmp_path):

@@ -9,11 +9,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import resnets
 from keras import layers, ops
 
 from compress.engine import twin
 from compress.errors import InputError
-from compress.storage import checkpoints, headers, opening, resnet, saving
+from compress.storage import checkpoints, headers, opening, saving
 from tests import zoo
 
 
@@ -196,7 +197,7 @@ def test_files_of_the_suite_are_loaded_as_before_to_the_bit(name, tmp_path, pict
     written = keras.models.load_model(path, compile=False)
 
     def built():
-        model = resnet.build_resnet(**resnet.architecture_of(written))
+        model = resnets.build_resnet(**resnets.architecture_of(written))
         model.set_weights(written.get_weights())
         return model
 

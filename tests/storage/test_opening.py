@@ -14,12 +14,13 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import resnets
 from keras import layers, ops
 
 from compress import metrics
 from compress.errors import InputError
 from compress.graph import registered, rules
-from compress.storage import checkpoints, entries, opening, rebuilding, resnet, vocabulary
+from compress.storage import checkpoints, entries, opening, rebuilding, vocabulary
 
 SIZE = 16
 RGB = np.random.default_rng(5).integers(0, 256, (4, SIZE, SIZE, 3)).astype("float32")
@@ -898,7 +899,7 @@ def test_a_damaged_weight_of_the_suites_own_file_is_found(narrow_model, tmp_path
     opened = opening.open_network(tmp_path / "model.h5", "caffe")
     np.testing.assert_array_equal(opened.model(RGB_32), narrow_model(RGB_32))
     assert "without" in opened.summary and opened.model.count_params() == narrow_model.count_params()
-    assert resnet.widths_of(opened.model) == resnet.widths_of(narrow_model)
+    assert resnets.widths_of(opened.model) == resnets.widths_of(narrow_model)
     with h5py.File(tmp_path / "model.h5", "r+") as file:
         file["model_weights/predictions/predictions/bias"][0] += 1
     with pytest.raises(InputError, match="weights are damaged"):

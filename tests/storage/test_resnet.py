@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised, stage_outputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 import model
 from compress import metrics
 from compress.data import dataset
-from compress.storage import resnet
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 CONSTRUCTORS = {50: "ResNet50", 101: "ResNet101", 152: "ResNet152"}
@@ -45,7 +45,7 @@ def application():
 @pytest.fixture(scope="module")
 def small():
     """A narrow ResNet50 with random weights and logits of order 1; no test changes it."""
-    model = randomised(resnet.build_resnet(widths=narrow_widths()))
+    model = randomised(resnets.build_resnet(widths=narrow_widths()))
     kernel = model.get_layer("predictions").kernel
     noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype("float32")
     kernel.assign(np.asarray(kernel) / np.std(np.asarray(model(noise))))
@@ -54,7 +54,7 @@ def small():
 
 def random_widths(depth, seed, most=9, blocks=None):
     rng = np.random.default_rng(seed)
-    return {name: int(rng.integers(1, most + 1)) for name in resnet.full_widths(depth, blocks)}
+    return {name: int(rng.integers(1, most + 1)) for name in resnets.full_widths(depth, blocks)}
 
 
 def summed_cost(widths, blocks, classes, height, width, stem):
@@ -88,7 +88,7 @@ def summed_cost(widths, blocks, classes, height, width, stem):
 
 
 def test_weights_of_50_layers_are_those_of_keras_applications(application):
-    ours = resnet.build_resnet(50, 1000, (224, 224, 3))
+    ours = resnets.build_resnet(50, 1000, (224, 224, 3))
     assert shapes(ours) == shapes(application)
     assert [geometry(layer) for layer in weighted(ours)] == [geometry(layer) for layer in weighted(application)]
     theirs = {layer.name: layer.output.shape for layer in application.layers}
@@ -101,15 +101,15 @@ def test_weights_of_50_layers_are_those_of_keras_applications(application):
 @pytest.mark.parametrize("depth", [101, 152])
 def test_names_and_geometry_of_deep_networks_are_those_of_keras_applications(depth):
     theirs = getattr(keras.applications, CONSTRUCTORS[depth])(weights=None, input_shape=(32, 32, 3), include_top=False)
-    ours = resnet.build_resnet(depth, widths=narrow_widths(depth=depth, blocks=None))
+    ours = resnets.build_resnet(depth, widths=narrow_widths(depth=depth, blocks=None))
     assert [geometry(layer) for layer in weighted(ours)][:-1] == [geometry(layer) for layer in weighted(theirs)]
-    full = resnet.full_widths(depth)
-    for name, _, read, written in resnet.wiring(BLOCKS[depth]):
+    full = resnets.full_widths(depth)
+    for name, _, read, written in resnets.wiring(BLOCKS[depth]):
         assert theirs.get_layer(f"{name}_conv").kernel.shape[2:] == (3 if read == "rgb" else full[read], full[written])
 
 
 def test_cost_of_the_full_network_is_that_of_keras_applications(application):
-    assert resnet.cost_of(resnet.full_widths(50), 1000, (224, 224, 3)) == (
+    assert resnets.cost_of(resnets.full_widths(50), 1000, (224, 224, 3)) == (
         application.count_params(),
         metrics.count_macs(application),
     )
@@ -130,8 +130,8 @@ def test_cost_of_the_full_network_is_that_of_keras_applications(application):
 )
 def test_cost_of_equals_the_built_model(stem, shape, depth, blocks, seed):
     widths = random_widths(depth, seed, blocks=blocks)
-    model = resnet.build_resnet(depth, 7, shape, stem, widths)
-    assert resnet.cost_of(widths, 7, shape, stem) == (model.count_params(), metrics.count_macs(model))
+    model = resnets.build_resnet(depth, 7, shape, stem, widths)
+    assert resnets.cost_of(widths, 7, shape, stem) == (model.count_params(), metrics.count_macs(model))
     assert metrics.size_of(model) == {"parameters": model.count_params(), "macs": metrics.count_macs(model)}
 
 
@@ -152,9 +152,9 @@ def test_count_macs_of_two_layers_by_hand():
     stem=st.sampled_from(["imagenet", "half", "cifar"]),
 )
 def test_cost_of_equals_a_walk_through_the_network(depth, values, classes, height, width, stem):
-    names = list(resnet.full_widths(depth))
+    names = list(resnets.full_widths(depth))
     widths = dict(zip(names, values.draw(st.lists(WIDTH, min_size=len(names), max_size=len(names))), strict=True))
-    assert resnet.cost_of(widths, classes, (height, width, 3), stem) == summed_cost(
+    assert resnets.cost_of(widths, classes, (height, width, 3), stem) == summed_cost(
         widths, BLOCKS[depth], classes, height, width, stem
     )
 
@@ -162,14 +162,14 @@ def test_cost_of_equals_a_walk_through_the_network(depth, values, classes, heigh
 @settings(deadline=None, max_examples=30)
 @given(values=st.data())
 def test_cost_grows_with_every_width(values):
-    widths = resnet.full_widths(50)
+    widths = resnets.full_widths(50)
     name = values.draw(st.sampled_from(sorted(widths)))
-    fewer, more = resnet.cost_of(widths), resnet.cost_of(widths | {name: widths[name] + 1})
+    fewer, more = resnets.cost_of(widths), resnets.cost_of(widths | {name: widths[name] + 1})
     assert more[0] > fewer[0] and more[1] > fewer[1]
 
 
 def test_full_widths_are_those_of_the_paper():
-    widths = resnet.full_widths(50)
+    widths = resnets.full_widths(50)
     assert len(widths) == 1 + 4 + 2 * 16
     assert [widths[f"conv{s}_stream"] for s in (2, 3, 4, 5)] == [256, 512, 1024, 2048]
     assert [widths[f"conv{s}_block1_{i}_conv"] for s in (2, 3, 4, 5) for i in (1, 2)] == [
@@ -183,7 +183,7 @@ def test_full_widths_are_those_of_the_paper():
         512,
     ]
     for depth, blocks in BLOCKS.items():
-        assert resnet.blocks_of(resnet.full_widths(depth)) == blocks
+        assert resnets.blocks_of(resnets.full_widths(depth)) == blocks
 
 
 # ---- shapes read back ----
@@ -208,9 +208,9 @@ def test_widths_and_architecture_are_read_back(depth, blocks, stem, shape, class
         "widths": widths,
         "normalization": ((1.5, 0.0, -3.25), (255.0, 1.0, 58.395)),
     }
-    model = resnet.build_resnet(**wanted)
-    assert resnet.widths_of(model) == widths
-    assert resnet.architecture_of(model) == wanted
+    model = resnets.build_resnet(**wanted)
+    assert resnets.widths_of(model) == widths
+    assert resnets.architecture_of(model) == wanted
     # the layers that count in the name of a ResNet: convolutions outside of the shortcuts, and the classifier
     counted = [layer for layer in model.layers if layer.name.endswith("_conv") and not layer.name.endswith("_0_conv")]
     assert model.name == f"resnet{len(counted) + 1}"
@@ -225,7 +225,7 @@ def test_stage_outputs_are_the_last_of_each_stage(small):
     ]
     inputs = keras.Input((4,))
     with pytest.raises(ValueError, match="not a ResNet"):
-        resnet.widths_of(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
+        resnets.widths_of(keras.Model(inputs, keras.layers.Dense(2)(inputs)))
 
 
 def test_a_file_opens_in_bare_keras_with_equal_logits(small, pictures, tmp_path):
@@ -233,7 +233,7 @@ def test_a_file_opens_in_bare_keras_with_equal_logits(small, pictures, tmp_path)
     small.save(path)
     loaded = keras.models.load_model(path)  # no custom objects
     np.testing.assert_array_equal(loaded(pictures[0]), small(pictures[0]))
-    assert resnet.architecture_of(loaded) == resnet.architecture_of(small)
+    assert resnets.architecture_of(loaded) == resnets.architecture_of(small)
     assert metrics.size_of(loaded, path)["bytes"] == path.stat().st_size
 
 
@@ -263,7 +263,7 @@ def test_output_is_logits(small, pictures):
 
 
 def test_every_block_starts_as_the_identity(pictures):
-    model = resnet.build_resnet(widths=narrow_widths(blocks=(1, 4, 1, 1)))
+    model = resnets.build_resnet(widths=narrow_widths(blocks=(1, 4, 1, 1)))
     ends = keras.Model(model.input, [model.get_layer(f"conv3_block{b}_out").output for b in (1, 2, 3, 4)])
     first, *later = ends(pictures[0][:2])
     assert np.ptp(first) > 0
@@ -279,14 +279,14 @@ def test_the_readable_network_is_the_one_that_is_pruned(depth, stem, shape):
     keras.utils.set_random_seed(3)
     ours = model.resnet(depth, 7, shape, stem)
     keras.utils.set_random_seed(3)
-    theirs = resnet.build_resnet(depth, 7, shape, stem)
+    theirs = resnets.build_resnet(depth, 7, shape, stem)
     assert ours.get_config() == theirs.get_config()
     assert all(np.array_equal(a, b) for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True))
 
 
 # ---- errors ----
 
-NARROW = dict.fromkeys(resnet.full_widths(50), 4)
+NARROW = dict.fromkeys(resnets.full_widths(50), 4)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ NARROW = dict.fromkeys(resnet.full_widths(50), 4)
 )
 def test_wrong_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
-        resnet.build_resnet(**arguments)
+        resnets.build_resnet(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -328,14 +328,14 @@ def test_wrong_arguments(arguments, words):
 def test_depth_of_blocks_is_that_of_the_smallest_network_that_holds_them(blocks, depth):
     if depth is None:
         with pytest.raises(ValueError, match="blocks"):
-            resnet.depth_of(blocks)
+            resnets.depth_of(blocks)
     else:
-        assert resnet.depth_of(blocks) == depth
+        assert resnets.depth_of(blocks) == depth
 
 
 def test_full_widths_wants_a_known_depth():
     with pytest.raises(ValueError, match="depth=18"):
-        resnet.full_widths(18)
+        resnets.full_widths(18)
 
 
 # ---- metrics ----

@@ -63,11 +63,12 @@ def command(script, folder, base):
 
 def write_base(path):
     """A narrow ResNet50 with random weights."""
+    import resnets
     from conftest import narrow_widths
 
-    from compress.storage import checkpoints, resnet
+    from compress.storage import checkpoints
 
-    checkpoints.save_model(resnet.build_resnet(widths=narrow_widths(20, 24, 8)), path)
+    checkpoints.save_model(resnets.build_resnet(widths=narrow_widths(20, 24, 8)), path)
 
 
 def without_times(value):

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import resnets
 from conftest import narrow_widths, randomised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.storage import resnet
 from compress.training import optimizers
 
 RNG = np.random.default_rng(11)
@@ -42,7 +42,7 @@ def test_three_iterations_by_numpy(shape):
 
 
 def test_a_step_turns_kernels_by_a_share_of_their_length_and_moves_the_rest_as_sgd():
-    net = randomised(resnet.build_resnet(widths=narrow_widths()))
+    net = randomised(resnets.build_resnet(widths=narrow_widths()))
     twin = keras.models.clone_model(net)
     twin.set_weights(net.get_weights())
     before = {v.path: np.array(v) for v in net.trainable_variables}
@@ -62,12 +62,12 @@ def test_a_step_turns_kernels_by_a_share_of_their_length_and_moves_the_rest_as_s
             np.testing.assert_allclose(now, wanted, atol=1e-4 * np.abs(old).max())
         else:
             np.testing.assert_allclose(now, np.array(other), rtol=1e-6)
-    assert kernels == len(list(resnet.wiring((2, 1, 1, 1))))
+    assert kernels == len(list(resnets.wiring((2, 1, 1, 1))))
 
 
 @pytest.mark.parametrize("depth", [50, 101])
 def test_muon_takes_the_convolutions_of_a_resnet_and_no_classifier(depth):
-    net = resnet.build_resnet(depth, widths=dict.fromkeys(resnet.full_widths(depth), 4))
+    net = resnets.build_resnet(depth, widths=dict.fromkeys(resnets.full_widths(depth), 4))
     wanted = {v.path for v in net.trainable_variables if v.path.endswith("_conv/kernel")}
     assert {v.path for v in optimizers.normalised_kernels(net)} == wanted
 
@@ -95,7 +95,7 @@ def test_muon_leaves_grouped_kernels_and_those_whose_batch_norm_rests():
 
 
 def test_a_kernel_without_gradient_stays():
-    net = randomised(resnet.build_resnet(widths=narrow_widths()))
+    net = randomised(resnets.build_resnet(widths=narrow_widths()))
     before = net.get_weights()
     zeros = [np.zeros(v.shape, "float32") for v in net.trainable_variables]
     optimizers.Muon(0.05, kernels=optimizers.normalised_kernels(net)).apply(zeros, net.trainable_variables)

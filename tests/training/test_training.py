@@ -812,10 +812,11 @@ def test_a_loss_that_turns_nan_leaves_the_epochs_before_it(tmp_path):
 
 @pytest.mark.slow
 def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
+    import resnets
+
     import knowledge_distillation
     from compress.cli.configs import DistilConfig
     from compress.distillation.distiller import Distiller, optimizer_for
-    from compress.storage import resnet
 
     images = dataset.Data(
         "toy",
@@ -829,9 +830,9 @@ def test_a_distillation_goes_on_with_discriminator_and_regressors(tmp_path):
 
     def distil(folder, seed, *more):
         keras.utils.set_random_seed(1)
-        teacher = randomised(resnet.build_resnet(classes=4, widths=narrow_widths()), 1)
+        teacher = randomised(resnets.build_resnet(classes=4, widths=narrow_widths()), 1)
         keras.utils.set_random_seed(seed)
-        student = resnet.build_resnet(classes=4, widths=narrow_widths(inner=5, stream=4))
+        student = resnets.build_resnet(classes=4, widths=narrow_widths(inner=5, stream=4))
         losses = knowledge_distillation.losses_of(
             DistilConfig(
                 lambda1=0.7, lambda2=1e-4, lambda3=0.2, hard_label_weight=0.3, discriminator_learning_rate=1e-3

@@ -1,0 +1,163 @@
+"""ResNets by the names of their layers: widths and costs without the graph, what tests compare the graph's with."""
+
+import math
+
+from compress.cli.architectures import STEMS
+from compress.storage.resnet import (
+    BLOCKS,
+    blocks_of,
+    build_resnet,
+    depth_of,
+    full_widths,
+    hidden_names,
+    inner_names,
+    stage_of,
+    stem_of,
+    wiring,
+)
+
+__all__ = [
+    "BLOCKS",
+    "STEMS",
+    "blocks_of",
+    "build_resnet",
+    "full_widths",
+    "inner_names",
+    "stage_of",
+    "wiring",
+]
+
+
+def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
+    """Parameters and MACs of a network from its widths alone.
+
+    Nothing is built, since the search for a budget needs these numbers hundreds of times.
+
+    Args:
+        widths: {group: channels}.
+        classes: number of logits.
+        input_shape: (height, width, 3).
+        stem: one of STEMS.
+
+    Returns:
+        (parameters, multiply-accumulate operations of convolutions and Dense layers for one image). Parameters are
+        those of `model.count_params()`, biases and moving statistics among them.
+    """
+    parameters = macs = 0
+    channels = widths | {"rgb": input_shape[2]}
+    positions = {stage: height * width for stage, (height, width) in map_sizes(input_shape, stem).items()}
+    for name, kernel, read, written in wiring(blocks_of(widths), stem):
+        weights = kernel * kernel * channels[read] * channels[written]
+        parameters += weights + 5 * channels[written]  # bias, gamma, beta, moving mean, moving variance
+        macs += weights * positions[stage_of(name)]
+    head, units = head_of(widths), [*(widths[name] for name in hidden_names(widths)), classes]
+    weights = sum(read * written for (_, read), written in zip(head, units, strict=True))
+    return parameters + weights + sum(units), macs + weights
+
+
+def map_sizes(input_shape, stem):
+    """Sizes of the feature maps, {stage: (height, width)}; stage 1 is the output of the stem's convolution.
+
+    Args:
+        input_shape: (height, width, ...).
+        stem: one of STEMS.
+    """
+    sizes = {1: tuple(-(-n // STEMS[stem][1]) for n in input_shape[:2])}  # -(-a // b) rounds up
+    for stage in (2, 3, 4, 5):
+        by = 1 if stage == 2 and stem != "imagenet" else 2  # only the max-pool of the ImageNet stem halves stage 2
+        sizes[stage] = tuple(-(-n // by) for n in sizes[stage - 1])
+    return sizes
+
+
+def normalization_of(scale, offset):
+    """The `normalization` of `build_resnet` from a Rescaling layer: mean = -offset / scale, deviation = 1 / scale.
+
+    Args:
+        scale: three numbers, for R, G and B.
+        offset: likewise.
+
+    Returns:
+        (mean, standard deviation), tuples of three numbers.
+
+    Raises:
+        ValueError: not three finite numbers each, or a scale is 0.
+    """
+    if len(scale) != 3 or len(offset) != 3 or not all(math.isfinite(v) for v in (*scale, *offset)) or not all(scale):
+        raise ValueError(f"a normalisation by {scale} and {offset}")
+    # Rounded to 12 digits: 1 / (1 / s) is not always s, and a model that is loaded and saved again and again must keep
+    # its normalisation to the last bit. Adding 0.0 turns -0.0 into 0.0.
+    mean = tuple(float(f"{-shift / factor + 0.0:.12g}") for factor, shift in zip(scale, offset, strict=True))
+    deviation = tuple(float(f"{1 / factor:.12g}") for factor in scale)
+    if not all(map(math.isfinite, mean + deviation)) or not all(deviation):
+        raise ValueError(f"a normalisation by {scale} and {offset}")
+    return mean, deviation
+
+
+def architecture_of(model):
+    """The arguments of `build_resnet` for a model of the same shapes.
+
+    Args:
+        model: of `build_resnet`, or loaded from a file of the suite.
+
+    Returns:
+        dict of all keyword arguments.
+
+    Raises:
+        ValueError: the model is no ResNet of this suite.
+    """
+    widths = widths_of(model)
+    kernel, rescaling = model.get_layer("conv1_conv").kernel_size[0], model.get_layer("normalization")
+    stem = stem_of(kernel)
+    if stem is None:
+        raise ValueError(f"not a ResNet50, 101 or 152 of this suite: stem {kernel}")
+    return {
+        "depth": depth_of(blocks_of(widths)),
+        "classes": model.output_shape[-1],
+        "input_shape": tuple(model.input_shape[1:]),
+        "stem": stem,
+        "widths": widths,
+        "normalization": normalization_of(rescaling.scale, rescaling.offset),
+    }
+
+
+def widths_of(model):
+    """The widths of a model, as `build_resnet` takes them.
+
+    Args:
+        model: of `build_resnet`, or loaded from a file of the suite.
+
+    Returns:
+        {group: channels}.
+
+    Raises:
+        ValueError: the model lacks a layer that a ResNet of this suite has.
+    """
+    try:
+        blocks = blocks_of([layer.name for layer in model.layers])
+        widths = {"conv1_conv": model.get_layer("conv1_conv").filters}
+        widths |= {f"conv{s}_stream": model.get_layer(f"conv{s}_block1_3_conv").filters for s in (2, 3, 4, 5)}
+        widths |= {name: model.get_layer(name).filters for name in inner_names(blocks)}
+        hidden = hidden_names([layer.name for layer in model.layers])
+        return widths | {name: model.get_layer(name).units for name in hidden}
+    except ValueError as error:
+        raise ValueError(f"not a ResNet50, 101 or 152 of this suite: {error}") from None
+
+
+def head_of(widths):
+    """[(name, number of inputs)] of the Dense layers behind the pooling, the classifier last."""
+    hidden = hidden_names(widths)
+    return list(zip([*hidden, "predictions"], [widths[name] for name in ("conv5_stream", *hidden)], strict=True))
+
+
+def unpruned_widths(widths):
+    """The widths of the smallest unpruned network that has all blocks of a network, with the same hidden Dense layers.
+
+    Args:
+        widths: {group: channels} of the network.
+    """
+    return full_widths(depth_of(blocks_of(widths))) | {name: widths[name] for name in hidden_names(widths)}
+
+
+def known_as(group):
+    """The name in `full_widths` of a group of a ResNet's graph: 'conv3_stream' for what an Add joins."""
+    return f"{group.name[:5]}_stream" if len(group.makers) > 1 else group.name

@@ -49,6 +49,19 @@ def seeded(seeded_file, request):
     _seed(request.node.name)
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Files in place of figures, which take longer to draw than small trainings take to run."""
+    from compress.plots import style
+    from compress.storage import files
+
+    def empty(figure, path):
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(b"a figure")
+
+    monkeypatch.setattr(style, "save_figure", empty)
+
+
 def luminance(colour):
     """WCAG 2's relative luminance of an opaque colour, 0 to 1, by its text."""
     from matplotlib.colors import to_rgb

@@ -19,7 +19,7 @@ def test_the_names_are_those_of_keras_applications():
     assert len(set(NAMES)) == len(NAMES)
 
 
-@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (56, 0.85)])
 def test_resnets_for_cifar_have_the_papers_parameters(depth, millions):
     # He et al. 2016, table 6; their shortcuts have none, here two projections have 16 x 32 + 32 x 64
     net = model.build_model(f"resnet{depth}", 10, (32, 32, 3))

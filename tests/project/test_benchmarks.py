@@ -10,9 +10,7 @@ import bench
 import contest
 import numpy as np
 import pytest
-import resnets
 import worker
-from conftest import narrow_widths
 
 from compress.cli import display
 from compress.graph.network import Graph
@@ -23,9 +21,7 @@ def tiny(monkeypatch):
     import tensorflow as tf
 
     monkeypatch.setattr(worker, "BATCH", 4)
-    monkeypatch.setattr(
-        worker, "network", lambda kind: resnets.build_resnet(widths=narrow_widths(stream=4 if kind == "student" else 8))
-    )
+    monkeypatch.setattr(worker, "network", lambda kind: in_a_chain())
     full = worker.pixels
     monkeypatch.setattr(worker, "pixels", lambda count=4: full(min(count, 8)))
     asked = []

@@ -14,6 +14,8 @@ from compress.pruning import budgets, latency
 from compress.pruning.scope import Scope
 from compress.storage import files, records, saving
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def network(width=24):
     """A chain of three convolutions, two groups of which are inner."""

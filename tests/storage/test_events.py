@@ -16,6 +16,8 @@ from compress.errors import InputError
 from compress.storage import events
 from compress.training import callbacks
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def told(tmp_path, name="base_model", resume="auto"):
     """The arguments of a run in tmp_path/name with events under tmp_path/logs."""

@@ -24,6 +24,7 @@ from compress.training import callbacks, fit, runs
 from compress.training.recipe import Recipe, compile_classifier, optimizer_of, schedule
 
 RNG = np.random.default_rng(11)
+pytestmark = pytest.mark.usefixtures("without_figures")
 RECIPE = Recipe(epochs=4, batch_size=8, learning_rate=0.05, weight_decay=1e-3, label_smoothing=0.1, warmup=0.25, seed=5)
 QUIET = RunConfig(verbose=0)
 NEVER = RunConfig(verbose=0, resume="never")
@@ -536,11 +537,11 @@ def test_a_state_that_describes_no_run_is_refused(unfinished, change):
 
 
 def test_every_flipped_bit_of_a_state_is_found_or_harmless(unfinished, whole):
-    """At 200 places all over the file."""
+    """At 100 places all over the file."""
     path, found, rng = unfinished / "state.npz", 0, np.random.default_rng(0)
     good = path.read_bytes()
     wanted = _loaded(path)
-    for place in rng.integers(0, len(good), 200):
+    for place in rng.integers(0, len(good), 100):
         bad = bytearray(good)
         bad[place] ^= 1 << rng.integers(8)
         path.write_bytes(bad)
@@ -549,7 +550,7 @@ def test_every_flipped_bit_of_a_state_is_found_or_harmless(unfinished, whole):
         except Exception as error:
             assert not isinstance(error, AssertionError), place
             found += 1
-    assert found > 150
+    assert found > 75
     path.write_bytes(bad)
 
 
@@ -604,8 +605,11 @@ class Signalled(keras.callbacks.Callback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("step", [1, 5, 8], ids=["in the first epoch", "at its last step", "in the second"])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [(signal.SIGINT, 1), (signal.SIGINT, 5), (signal.SIGINT, 8), (signal.SIGTERM, 8), (signal.SIGHUP, 8)],
+    ids=["in the first epoch", "at its last step", "in the second", "terminated", "without a terminal"],
+)
 def test_a_signal_ends_the_run_behind_the_step_and_all_is_saved(number, step, whole, tmp_path):
     sender = Signalled(number, step)
     with pytest.raises(Stopped, match="state.npz") as caught:

@@ -405,6 +405,11 @@ def check_flags(args):
             "`mirror_teacher`: received it for digits, whose mirror images are other signs; expected "
             "pictures that may be mirrored"
         )
+    if args.mirror_teacher and not args.hflip:
+        display.warn(
+            "`mirror_teacher`: the teacher is shown mirror images, which `hflip=0` keeps from the student; right only "
+            "where a mirror image is of the same class"
+        )
 
 
 def check(args):

@@ -39,6 +39,7 @@ class DataConfig(Config):
         class_num: number of classes that there must be; None for any.
         num_worker: threads that decode a folder's images; 0 for one a core.
         crop_padding: pixels by which training images are shifted at most; None for a part of their side.
+        hflip: probability with which a training image is mirrored left to right; None for `values.usual_hflip`.
         instead: what can be done without CIFAR, for the error where it can't be downloaded.
     """
 
@@ -50,6 +51,7 @@ class DataConfig(Config):
     class_num: int | None = None
     num_worker: int = 0
     crop_padding: int | None = None
+    hflip: float | None = None
     instead: str = ""
 
 

@@ -132,12 +132,35 @@ def show_images(images, batch_size, verbose=1):
         verbose: 0 for nothing.
     """
     say(images.description, verbose)
+    say(f"augmentation of the training images: {augmentation(images.train)}", verbose)
+    if images.train.hflip and (pair := mirror_twins(images.class_names)):
+        warn(
+            f"the training images are mirrored left to right, and two classes are called {pair[0]} and {pair[1]}: if "
+            "the mirror image of one is one of the other, the network can't learn them; `hflip=0` turns it off"
+        )
     count = len(images.train)
     batch_size = min(batch_size, count)
     if (steps := count // batch_size) < FEW_STEPS:
         smaller = max(2, 2 ** int(math.log2(max(1, count // 8))))  # of 8 steps or more, where there are 16 images
         more = f"; `batch_size={smaller}` makes {count // smaller}" if smaller < batch_size else ""
         say(f"an epoch is {tables.counted(steps, 'step')} of {tables.counted(batch_size, 'image')}{more}", verbose)
+
+
+def augmentation(split):
+    """How a dataset.Split's images are varied at random, such as 'shifts of up to 4 pixels', or 'none'."""
+    parts = []
+    if split.pad:
+        parts.append(f"shifts of up to {tables.counted(split.pad, 'pixel')}")
+    if split.hflip:
+        parts.append(f"mirrored left to right with probability {split.hflip:g} (`hflip=0` turns that off)")
+    return ", ".join(parts) or "none"
+
+
+def mirror_twins(names):
+    """The first two names of classes that are one but for 'left' and 'right', such as turn_left; None without."""
+    known = {name.casefold(): name for name in names}
+    twins = ((name, known.get(key.replace("left", "right"))) for key, name in known.items() if "left" in key)
+    return next((pair for pair in twins if pair[1]), None)
 
 
 def warn(text):

@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 from compress.cli import completion, messages
-from compress.cli.values import PRECISIONS, data_set, path, precision, real, whole
+from compress.cli.values import PRECISIONS, data_set, path, precision, real, usual_hflip, whole
 from compress.errors import OutputError, one_line
 
 STOCK_SET = "cifar10"  # the data set where none is named
@@ -49,7 +49,7 @@ def _fitting(line, width):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, and which knows each stock data set's class count."""
+    """An ArgumentParser whose errors are one line, and which knows what some flags mean by default for a data set."""
 
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("formatter_class", Help)
@@ -67,6 +67,8 @@ class Parser(argparse.ArgumentParser):
         """What a flag means that isn't among the names given, where that depends on others."""
         if hasattr(parsed, "class_num") and "class_num" not in given:
             parsed.class_num = CLASS_NUM.get(parsed.dataset or STOCK_SET)  # None: as many as the folder has
+        if hasattr(parsed, "hflip") and "hflip" not in given:  # the record of a run is to name what was done
+            parsed.hflip = usual_hflip(parsed.dataset)
 
     def parse_args(self, args=None, namespace=None):
         completion.answer(self)
@@ -335,13 +337,7 @@ def add_training_flags(parser):
         default=0.0,
         help="share of each label spread over all classes (default: %(default)s)",
     )
-    group.add_argument(
-        "--crop_padding",
-        type=whole(0),
-        metavar="PIXELS",
-        help="shift training images by up to this in every direction (default: an eighth of the side, 4 "
-        "at 32x32; of digits a sixteenth)",
-    )
+    add_augmentation_flags(group)
     group.add_argument(
         "--warmup",
         type=real(0, 1),
@@ -369,6 +365,24 @@ def add_training_flags(parser):
         metavar="DIR",
         help="also write losses, accuracies, learning rate and seconds of every epoch as TensorBoard "
         "events, in a folder of DIR named after the save folder (default: none)",
+    )
+
+
+def add_augmentation_flags(group):
+    """--crop_padding, --hflip: how training images are varied at random."""
+    group.add_argument(
+        "--crop_padding",
+        type=whole(0),
+        metavar="PIXELS",
+        help="shift training images by up to this in every direction (default: an eighth of the side, 4 "
+        "at 32x32; of digits a sixteenth)",
+    )
+    group.add_argument(
+        "--hflip",
+        type=real(0, 1),
+        metavar="PROB",
+        help="mirror each training image left to right with this probability; 0 where left and right matter, as of "
+        "arrows or letters (default: 0.5, of digits 0)",
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.cli import display
+from compress.cli import display, values
 from compress.data import decoding, duplicates, folders, reading, splits, stock
 from compress.errors import InputError
 
@@ -21,14 +21,14 @@ class Split:
         labels: int64 (N,), indices into the names of the classes.
         name: "train", "validation" or "test".
         pad: largest random shift in pixels that `batches` applies to an image; 0 for none.
-        flip: whether `batches` mirrors images left to right at random.
+        hflip: probability with which `batches` mirrors an image left to right; 0 for never.
         source: `folders.listing_checksum` of the images that the split was drawn from at random; None where the data
             set itself defines the split.
     """
 
-    def __init__(self, images, labels, name, pad=0, flip=False, source=None):
+    def __init__(self, images, labels, name, pad=0, hflip=0.0, source=None):
         self._images, self.labels, self.name = images, labels, name
-        self.pad, self.flip, self.source = pad, flip, source
+        self.pad, self.hflip, self.source = pad, hflip, source
 
     def __len__(self):
         return len(self.labels)
@@ -143,8 +143,8 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
     ]
     # Only training images are augmented: validation and test accuracies are those of the images as they are.
     if three[0]:
-        three[0].flip = config.dataset != "digits"  # a mirrored digit is no digit
-        three[0].pad = _padding(config, three[0].image_shape[:2], three[0].flip)
+        three[0].hflip = values.usual_hflip(config.dataset) if config.hflip is None else config.hflip
+        three[0].pad = _padding(config, three[0].image_shape[:2])
     if reader:
         _read([split for split in three if split and split.name in needs], reader)
     name = os.path.basename(os.path.abspath(config.dataset)) if listing else config.dataset
@@ -221,7 +221,7 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
         split: a Split.
         batch_size: images an item; fewer only where the split has fewer.
         seed: whole number, at least 0.
-        augment: shift and mirror the images as split.pad and split.flip say.
+        augment: shift and mirror the images as split.pad and split.hflip say.
         start_epoch: epoch of item 0, from 0; more than 0 for a resumed run.
         start_step: step of item 0 in that epoch, from 0.
 
@@ -254,16 +254,16 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
                 order = np.random.default_rng((seed, epoch)).permutation(len(split))
                 self.order = (epoch, order)
             chosen = order[step * size : (step + 1) * size]
-            if augment and (split.pad or split.flip):
+            if augment and (split.pad or split.hflip):
                 rng = np.random.default_rng((seed, epoch, step, 1))
-                return _varied(images, chosen, split.pad, split.flip, rng), split.labels[chosen]
+                return _varied(images, chosen, split.pad, split.hflip, rng), split.labels[chosen]
             return images[chosen], split.labels[chosen]
 
     return Batches()
 
 
-def _varied(images, chosen, pad, flip, rng):
-    """Augments a batch: each image is shifted by up to `pad` pixels, and mirrored with probability 1/2 if `flip`.
+def _varied(images, chosen, pad, hflip, rng):
+    """Augments a batch: each image is shifted by up to `pad` pixels, and mirrored with probability `hflip`.
 
     The augmentation of He et al. 2016, arXiv 1512.03385, section 4.2, for CIFAR: a random crop from the padded image.
     Here reflected pixels fill the padding.
@@ -272,7 +272,7 @@ def _varied(images, chosen, pad, flip, rng):
         images: uint8 (N, h, w, 3), contiguous.
         chosen: (n,) indices of the images of the batch.
         pad: 0 to min(h, w) - 1.
-        flip: whether images are mirrored.
+        hflip: 0 to 1.
         rng: a numpy Generator.
 
     Returns:
@@ -284,18 +284,19 @@ def _varied(images, chosen, pad, flip, rng):
     rows = np.abs(rng.integers(-pad, pad + 1, (n, 1)) + np.arange(h))
     cols = np.abs(rng.integers(-pad, pad + 1, (n, 1)) + np.arange(w))
     rows, cols = np.minimum(rows, 2 * (h - 1) - rows), np.minimum(cols, 2 * (w - 1) - cols)
-    if flip:
-        cols = np.where(rng.random((n, 1)) < 0.5, cols[:, ::-1], cols)
+    # Last: with another probability a run draws the same shifts, so that nothing else of it changes.
+    if hflip:
+        cols = np.where(rng.random((n, 1)) < hflip, cols[:, ::-1], cols)
     where = (chosen[:, None, None] * h + rows[:, :, None]) * w + cols[:, None, :]  # (n, h, w)
     pixels = images.view("V3").reshape(-1)  # RGB as one item of three bytes: 0.5 ms for 128 images of 32x32
     return pixels.take(where.reshape(-1)).view(np.uint8).reshape(n, h, w, 3)
 
 
-def _padding(config, sides, flip):
+def _padding(config, sides):
     """The largest shift of a training image in pixels: `crop_padding`, or a part of the shorter side."""
     padding, most = config.crop_padding, min(sides) - 1  # reflection has no pixels for a larger shift
     if padding is None:
-        return min(sides) // (8 if flip else 16)  # 4 at 32x32, as is usual for CIFAR
+        return min(sides) // (16 if config.dataset == "digits" else 8)  # 4 at 32x32, as is usual for CIFAR
     if padding > most:
         raise InputError(
             f"`crop_padding`: received {padding}, expected at most {most} for images of {sides[0]}x{sides[1]}"

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from compress.cli import display, tables
+from compress.cli import display, tables, values
 from compress.errors import InputError, command
 from compress.storage import records
 from compress.storage.files import sha256
@@ -136,8 +136,8 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     for record, flags in ((before, then), (run, now)):
         flags.update(_student_of(record), dataset=records.place(flags.get("dataset")))
     # What an older version did where it did not know a parameter: that was its value.
-    if "allocation" in now:
-        then.setdefault("allocation", "threshold")
+    old = {"allocation": "threshold", "hflip": values.usual_hflip(before["flags"].get("dataset"))}
+    then = {name: value for name, value in old.items() if name in now} | then
     given = _given(run)
     free = {key for key in set(now) - set(then) if key not in given}  # parameters that the run of then didn't know
     # Records of earlier versions hold the teacher's own stem and blocks where none were asked for.
@@ -166,8 +166,8 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     other_model = sums[0] != sums[1]
     if other_model or sums[0] is not None:
         free |= {_model_parameter(now)}  # known by its checksum
-    if then.get("dataset") != now.get("dataset") and "class_num" not in given | _given(before):
-        free |= {"class_num"}  # the data set's own
+    if then.get("dataset") != now.get("dataset"):
+        free |= {"class_num", "hflip"} - given - _given(before)  # the data set's own
     keys = [key for key in (set(then) | set(now)) - IGNORED - free - {length} if then.get(key) != now.get(key)]
     keys.sort(key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), key not in given, key))
     if keys or other_model:

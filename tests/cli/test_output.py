@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torture
 from conftest import SCRIPTS
 
 from compress.cli import app, display, flags, tables
+from compress.data import dataset as data
 from compress.storage import files
 
 ROOT = Path(__file__).parents[2]
@@ -523,5 +524,38 @@ def test_an_error_leaves_standard_output_empty(tmp_path, capfd):
     ],
 )
 def test_an_epoch_of_few_steps_is_told(count, batch, says, capsys):
-    display.show_images(SimpleNamespace(description="x: images", train=range(count)), batch)
-    assert capsys.readouterr().out.splitlines() == ["x: images", *([says] if says else [])]
+    train = data.Split(np.zeros((count, 8, 8, 3), "uint8"), np.zeros(count, int), "train")
+    display.show_images(data.Data("x", train, None, None, ("a", "b"), "x: images"), batch)
+    told = ["x: images", "augmentation of the training images: none"]
+    assert capsys.readouterr().out.splitlines() == [*told, *([says] if says else [])]
+
+
+@pytest.mark.parametrize(
+    ("pad", "hflip", "says"),
+    [
+        (4, 0.5, "shifts of up to 4 pixels, mirrored left to right with probability 0.5 (--hflip 0 turns that off)"),
+        (0, 0.25, "mirrored left to right with probability 0.25 (--hflip 0 turns that off)"),
+        (1, 0, "shifts of up to 1 pixel"),
+    ],
+)
+def test_the_augmentation_of_a_training_is_told(pad, hflip, says, capsys):
+    train = data.Split(np.zeros((640, 8, 8, 3), "uint8"), np.zeros(640, int), "train", pad, hflip)
+    display.show_images(data.Data("x", train, None, None, ("a", "b"), "x: images"), 8)
+    assert capsys.readouterr() == (f"x: images\naugmentation of the training images: {says}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "hflip", "pair"),
+    [
+        (("down", "left", "right", "up"), 0.5, "left and right"),
+        (("Turn Right", "park", "turn left"), 0.1, "turn left and Turn Right"),
+        (("left", "right"), 0, None),
+        (("leftover", "right"), 0.5, None),
+        (("bright", "left"), 0.5, None),
+    ],
+)
+def test_classes_called_left_and_right_are_a_warning(names, hflip, pair, capsys):
+    train = data.Split(np.zeros((640, 8, 8, 3), "uint8"), np.zeros(640, int), "train", 1, hflip)
+    display.show_images(data.Data("x", train, None, None, names, "x: images"), 8)
+    error = capsys.readouterr().err
+    assert (f"two classes are called {pair}: " in error and "--hflip 0 turns it off" in error) if pair else not error

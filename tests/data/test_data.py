@@ -18,6 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import knowledge_distillation
+import prune_model
+import train_base_model
 from compress.cli.configs import DataConfig
 from compress.data import dataset, decoding, folders, stock
 from compress.errors import InputError
@@ -458,7 +461,7 @@ def test_digits():
     loaded = dataset.load_data(asked(dataset="digits", class_num=10))
     assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (1294, 144, 359)
     assert loaded.image_shape == (32, 32, 3) and loaded.class_names == tuple("0123456789")
-    assert (loaded.train.pad, loaded.train.flip) == (2, False)
+    assert (loaded.train.pad, loaded.train.hflip) == (2, 0)
     images = loaded.test.images
     assert images.dtype == np.uint8 and images.min() == 0 and images.max() == 255
     assert np.array_equal(images[..., 0], images[..., 1]) and np.array_equal(images[..., 0], images[..., 2])
@@ -487,13 +490,13 @@ def test_splits_are_disjoint_stratified_and_do_not_know_the_seed(cifar, val_spli
         counts = np.bincount(split.labels, minlength=10)
         assert counts.max() - counts.min() <= 1
     assert [s.name for s in parts(loaded)] == ["train", "validation", "test"]
-    assert (loaded.train.pad, loaded.train.flip) == (4, True) and loaded.val.pad == 0 and not loaded.val.flip
+    assert (loaded.train.pad, loaded.train.hflip) == (4, 0.5) and loaded.val.pad == loaded.val.hflip == 0
 
 
 @pytest.mark.parametrize("padding", [0, 2, 31])
 def test_crop_padding_sets_the_largest_shift_of_training_images_alone(cifar, padding):
     loaded = dataset.load_data(asked(data_dir=str(cifar), crop_padding=padding))
-    assert (loaded.train.pad, loaded.val.pad, loaded.test.pad, loaded.train.flip) == (padding, 0, 0, True)
+    assert (loaded.train.pad, loaded.val.pad, loaded.test.pad, loaded.train.hflip) == (padding, 0, 0, 0.5)
     assert dataset.load_data(asked(data_dir=str(cifar), crop_padding=None)).train.pad == 4
     x, y = dataset.batches(loaded.train, 50, seed=1)[0]
     bordered = np.pad(loaded.train.images, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)), mode="reflect")
@@ -562,11 +565,11 @@ def test_flags_that_do_not_fit_are_named(cifar, flags, words):
     assert "\n" not in str(caught.value)
 
 
-def numbered(n, pad=0, flip=False, side=8):
+def numbered(n, pad=0, hflip=0, side=8):
     """A split whose image i is filled with i (two bytes), and whose label i is i."""
     images = np.zeros((n, side, side, 3), np.uint8)
     images[..., 0], images[..., 1] = (np.arange(n) % 256)[:, None, None], (np.arange(n) // 256)[:, None, None]
-    return dataset.Split(images, np.arange(n), "train", pad, flip)
+    return dataset.Split(images, np.arange(n), "train", pad, hflip)
 
 
 @pytest.mark.parametrize(("n", "size", "steps"), [(12, 4, 3), (12, 5, 2), (3, 8, 1), (8, 8, 1)])
@@ -587,7 +590,7 @@ def test_every_epoch_is_a_new_order_without_repeats(n, size, steps):
 
 def test_an_item_depends_on_seed_and_index_alone():
     rng = np.random.default_rng(0)
-    split = dataset.Split(rng.integers(0, 256, (50, 16, 16, 3), dtype=np.uint8), np.arange(50), "train", 2, True)
+    split = dataset.Split(rng.integers(0, 256, (50, 16, 16, 3), dtype=np.uint8), np.arange(50), "train", 2, 0.5)
     forward = dataset.batches(split, 8, seed=5)
     items = [forward[i] for i in range(18)]  # 6 an epoch
     other = dataset.batches(split, 8, seed=5)
@@ -601,17 +604,17 @@ def test_an_item_depends_on_seed_and_index_alone():
     assert np.array_equal(plain[1], items[0][1]) and np.array_equal(plain[0], split.images[plain[1]])
     assert not np.array_equal(plain[0], items[0][0])
     assert items[0][0].dtype == np.uint8 and items[0][1].dtype == np.int64
-    alike = dataset.Split(np.repeat(split.images[:1], 50, axis=0), np.arange(50), "train", 2, True)
+    alike = dataset.Split(np.repeat(split.images[:1], 50, axis=0), np.arange(50), "train", 2, 0.5)
     sources = [dataset.batches(alike, 8, seed=seed) for seed in (5, 6)]
     assert len({source[i][0].tobytes() for source in sources for i in range(18)}) == 36  # each varies in its own way
 
 
-@pytest.mark.parametrize(("h", "w", "pad", "flip"), [(16, 16, 2, True), (16, 12, 1, False), (8, 8, 0, True)])
-def test_augmentation_only_shifts_and_flips(h, w, pad, flip):
+@pytest.mark.parametrize(("h", "w", "pad", "hflip"), [(16, 16, 2, 0.5), (16, 12, 1, 0), (8, 8, 0, 0.5)])
+def test_augmentation_only_shifts_and_flips(h, w, pad, hflip):
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (64, h, w, 3), dtype=np.uint8)
     bordered = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    source, seen = dataset.batches(dataset.Split(images, np.arange(64), "train", pad, flip), 64, seed=0), []
+    source, seen = dataset.batches(dataset.Split(images, np.arange(64), "train", pad, hflip), 64, seed=0), []
     for x, y in (source[i] for i in range(4)):
         for image, i in zip(x, y, strict=True):
             moves = [
@@ -624,14 +627,79 @@ def test_augmentation_only_shifts_and_flips(h, w, pad, flip):
             assert len(moves) == 1
             seen += moves
     assert {m[:2] for m in seen} == set(itertools.product(range(2 * pad + 1), repeat=2))
-    assert 0.35 < np.mean([m[2] for m in seen]) < 0.65 if flip else not any(m[2] for m in seen)
+    assert 0.35 < np.mean([m[2] for m in seen]) < 0.65 if hflip else not any(m[2] for m in seen)
+
+
+def arrows(n, side=16):
+    """A split of bright triangles: label 0 points left, label 1 right."""
+    labels, width = np.arange(n) % 2, np.arange(1, side + 1)
+    mask = np.abs(np.arange(side)[:, None] - side / 2 + 0.5) * 2 <= width  # its tip lies left
+    images = np.where(labels[:, None, None] == 0, mask, mask[:, ::-1])[..., None] * np.uint8([200, 220, 240])
+    return images.astype("uint8"), labels
+
+
+def pointing(images):
+    """The label of each arrow by its pixels: most of them lie on the side opposite to its tip."""
+    columns = images[..., 0].sum(1, dtype=int)
+    half = columns.shape[1] // 2
+    return (columns[:, :half].sum(1) > columns[:, half:].sum(1)).astype(int)
+
+
+@pytest.mark.parametrize("hflip", [0, 0.2, 0.5, 1])
+def test_hflip_is_the_share_of_arrows_that_point_the_other_way(hflip):
+    images, labels = arrows(200)
+    assert np.array_equal(pointing(images), labels)
+    source = dataset.batches(dataset.Split(images, labels, "train", 2, hflip), 100, seed=4)
+    wrong = np.concatenate([pointing(x) != y for x, y in (source[i] for i in range(10))])
+    assert abs(wrong.mean() - hflip) <= 4 * np.sqrt(hflip * (1 - hflip) / 1000)  # binomial, 4 standard deviations
+
+
+def test_the_random_numbers_behind_a_batch_stay_the_same():
+    """A run that goes on under a later version sees the batches that it would have seen: the definition, by loops."""
+    rng, pad = np.random.default_rng(0), 3
+    images = rng.integers(0, 256, (20, 16, 12, 3), dtype=np.uint8)
+    bordered = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    found = {
+        hflip: dataset.batches(dataset.Split(images, np.arange(20), "train", pad, hflip), 8, 7)[3] for hflip in (0, 0.5)
+    }  # step 1 of epoch 1: 2 steps an epoch
+    order, draws = np.random.default_rng((7, 1)).permutation(20)[8:16], np.random.default_rng((7, 1, 1, 1))
+    down, right = draws.integers(-pad, pad + 1, (8, 1)), draws.integers(-pad, pad + 1, (8, 1))
+    mirrored = draws.random((8, 1)) < 0.5
+    for i, image in enumerate(order):
+        y, x = pad + down[i, 0], pad + right[i, 0]
+        shifted = bordered[image, y : y + 16, x : x + 12]
+        assert np.array_equal(found[0][0][i], shifted)  # without mirroring the shifts are the same
+        assert np.array_equal(found[0.5][0][i], shifted[:, ::-1] if mirrored[i, 0] else shifted)
+    assert 0 < mirrored.sum() < 8 and np.array_equal(found[0.5][1], order)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [("cifar10", (), 0.5), ("digits", (), 0), ("FOLDER", (), 0.5), ("FOLDER", (0,), 0), ("digits", (0.3,), 0.3)],
+)
+def test_hflip_reaches_the_training_images_from_every_script(name, given, wanted, cifar, tmp_path):
+    where = str(tmp_path / "pictures") if name == "FOLDER" else name
+    if name == "FOLDER":
+        for label, i in itertools.product("ab", range(6)):
+            (tmp_path / "pictures" / label).mkdir(exist_ok=True, parents=True)
+            Image.new("RGB", (20, 20), (i, 9, ord(label))).save(tmp_path / "pictures" / label / f"{i}.png")
+    for script in (train_base_model, prune_model, knowledge_distillation):
+        words = ["--dataset", where, "--data_dir", str(cifar), *(f"--hflip={value}" for value in given)]
+        words += ["--root_folder", "x"] if script is knowledge_distillation else []
+        args = script.build_parser().parse_args(words)
+        assert args.hflip == wanted  # what the record of a run names
+    loaded = dataset.load_data(DataConfig.of(args), (32, 32))
+    assert (loaded.train.hflip, loaded.val.hflip, loaded.test.hflip) == (wanted, 0, 0)
+    plain = dataset.load_data(DataConfig(dataset=where, data_dir=str(cifar)))
+    assert plain.train.hflip == (0 if name == "digits" else 0.5)
+    assert plain.train.pad == loaded.train.pad or name == "FOLDER"  # mirroring leaves the shifts alone
 
 
 def test_fit_resumed_equals_fit_in_one_go():
     import keras
 
     rng = np.random.default_rng(0)
-    split = dataset.Split(rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), rng.integers(0, 3, 40), "train", 1, True)
+    split = dataset.Split(rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), rng.integers(0, 3, 40), "train", 1, 0.5)
 
     def model(weights=None):
         made = keras.Sequential(
@@ -686,7 +754,7 @@ def test_a_folder_without_splits_is_divided(folder):
     loaded = dataset.load_data(asked(dataset=str(folder), val_split=0.2))
     assert loaded.class_names == ("blue", "red things") and loaded.name == "my images"
     assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (15, 4, 5)
-    assert loaded.image_shape == (20, 20, 3) and (loaded.train.pad, loaded.train.flip) == (2, True)
+    assert loaded.image_shape == (20, 20, 3) and (loaded.train.pad, loaded.train.hflip) == (2, 0.5)
     greens = []
     for split in parts(loaded):
         for image, label in zip(split.images, split.labels, strict=True):

@@ -392,6 +392,14 @@ def test_a_student_that_cannot_be_is_told(flags, named, bad_files, tmp_path, cap
     assert error.count("\n") == 1 and named in error and "expected" in error
 
 
+@pytest.mark.parametrize(("hflip", "told"), [(0, True), (0.1, False)])
+def test_a_mirrored_teacher_of_unmirrored_images_is_a_warning(hflip, told, capsys):
+    words = ["--root_folder", "x", "--mirror_teacher", "--hflip", str(hflip)]
+    knowledge_distillation.check_flags(knowledge_distillation.build_parser().parse_args(words))
+    error = capsys.readouterr().err
+    assert error.count("\n") == told and ("--hflip 0 keeps from the student" in error) == told
+
+
 @pytest.fixture(scope="module")
 def bad_files(tmp_path_factory):
     """A folder with files that are no models, a narrow one that is, and a history that isn't one."""

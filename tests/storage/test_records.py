@@ -180,6 +180,21 @@ def test_pruning_runs_from_before_the_flag_spread_their_targets_by_threshold():
         resuming.check_same_run(then, now["sensitivity"], "x")
 
 
+@pytest.mark.parametrize(("dataset", "usual"), [("./pictures", 0.5), ("cifar10", 0.5), ("digits", 0.0)])
+def test_runs_from_before_the_flag_mirrored_as_its_default_does(dataset, usual):
+    then = records.run_record({"dataset": dataset})
+    for now in (usual, 0, 0.5):
+        run = records.run_record({"dataset": dataset, "hflip": now, "argv": ["train.py", f"--hflip={now}"]})
+        if now == usual:
+            resuming.check_same_run(then, run, "x")
+            continue
+        with pytest.raises(InputError, match=f"run with `hflip={usual}`; received `hflip={now}`"):
+            resuming.check_same_run(then, run, "x")
+        run["argv"] = ["train.py"]  # a later version with another default
+        with pytest.raises(InputError, match=f"run with `hflip={usual}`"):
+            resuming.check_same_run(then, run, "x")
+
+
 def test_a_flag_newer_than_a_run_differs_only_where_it_is_given():
     then = records.run_record({"epoch_num": 3})
     now = records.run_record({"epoch_num": 3, "optimizer": "sgd", "argv": ["train.py", "--epoch_num=3"]})

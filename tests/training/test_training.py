@@ -36,7 +36,7 @@ def split(n, name, shape=(8, 8, 3), pad=0, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % 4)
     images = rng.integers(0, 120, (n, *shape)) + 30 * labels[:, None, None, None]
-    return dataset.Split(images.astype("uint8"), labels, name, pad, flip=pad > 0)
+    return dataset.Split(images.astype("uint8"), labels, name, pad, hflip=0.5 * (pad > 0))
 
 
 IMAGES = dataset.Data(

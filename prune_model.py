@@ -469,6 +469,7 @@ def prune_once(args, plan, model, base, images, result):
     # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
     run_record = result["run"] | {"flags": plan.record["flags"], "class_names": result["class_names"]}
     row["final_acc"], row["seconds"] = fine_tune(args, pruned, images, folder, run_record, title)
+    iterations.warn_of_worse(plan.pruning, row, title, args.learning_rate)
     size = metrics.size_of(pruned, folder / "model.h5")
     row |= {key: value for key, value in size.items() if value is not None}  # MACs aren't known of every network
     row["compression_rate"] = base.model.count_params() / row["parameters"]

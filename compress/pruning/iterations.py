@@ -81,6 +81,24 @@ def lowest(config, result, row):
     return (row["base_acc"] if first is None else first) - config.max_accuracy_drop / 100 - 1e-9
 
 
+def warn_of_worse(config, row, title, rate):
+    """Warns where a fine-tuning ended below the accuracy that the trimmed network had before it.
+
+    Args:
+        config: a configs.PruneConfig.
+        row: an iteration's numbers, `final_acc` among them.
+        title: of the iteration.
+        rate: the highest learning rate of the fine-tuning.
+    """
+    before, after = row["recalibrated_acc"], row["final_acc"]
+    if after < before:
+        start = "BN recalibration" if config.recalibrate_images else "trimming"
+        display.warn(
+            f"{title}: fine-tuning made the network worse, from {display.percent(before)} validation accuracy after "
+            f"{start} to {display.percent(after)}; try a lower `learning_rate` than {rate:g}, or a larger `epoch_num`"
+        )
+
+
 def base_accuracy(result):
     """The base's validation accuracy, 0 to 1; None before the first iteration."""
     tried = [*result.get("base_acc", ())[:1], *(row["base_acc"] for row in discarded(result)[:1])]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import prune_model
-from compress.cli import flags
+from compress.cli import configs, flags
 from compress.graph.network import Graph
-from compress.pruning import budgets, latency
+from compress.pruning import budgets, iterations, latency
 from compress.pruning.scope import Scope
 from compress.storage import files, records, saving
 
@@ -127,6 +127,38 @@ def test_a_target_is_the_end_also_with_a_bound(words, answers):
     assert prune_model.main([*words, "--max_accuracy_drop", "1", "--target_macs", "2x", "--prune_iter", "3"]) == 0
     result = outcome()
     assert answers == [1e9] and result["macs"][-1] <= macs_of("base.h5") / 2 < result["macs"][-2]
+
+
+def test_a_fine_tuning_that_made_it_worse_is_told(words, monkeypatch, capsys):
+    from compress.pruning import cut
+
+    trim, left = cut.trim_once, [0.6, 0.4375]
+
+    def fine_tune(args, model, images, folder, run_record, title):
+        saving.save_network(model, folder / "model.h5")
+        return left.pop(0), 1.0
+
+    def trim_once(*args):
+        model, row = trim(*args)
+        return model, row | {"recalibrated_acc": 0.6}
+
+    monkeypatch.setattr(prune_model, "fine_tune", fine_tune)
+    monkeypatch.setattr(cut, "trim_once", trim_once)
+    assert prune_model.main([*words, "--prune_ratio", "0.2", "--prune_iter", "2", "--learning_rate", "0.25"]) == 0
+    assert outcome()["final_acc"] == [0.6, 0.4375]
+    told = [line for line in capsys.readouterr().err.splitlines() if "worse" in line]
+    assert told == [  # of the second alone
+        "warning: iteration 2/2: fine-tuning made the network worse, from 60.00 % validation accuracy after trimming "
+        "to 43.75 %; try a lower --learning_rate than 0.25, or a larger --epoch_num"
+    ]
+
+
+def test_a_fine_tuning_that_changed_nothing_is_not_worse(capsys):
+    row = {"recalibrated_acc": 0.5, "final_acc": 0.5}
+    iterations.warn_of_worse(configs.PruneConfig(), row, "iteration 1/1", 0.01)
+    assert not capsys.readouterr().err
+    iterations.warn_of_worse(configs.PruneConfig(), row | {"final_acc": 0.4998}, "iteration 1/1", 0.01)
+    assert "from 50.00 % validation accuracy after BN recalibration to 49.98 %;" in capsys.readouterr().err
 
 
 def milliseconds(model):

@@ -153,10 +153,10 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
 
 
 def _warn(config, listing, parts, notes):
-    """Warns the user of the notes on a data set, and of images that lie in two of its splits."""
+    """Warns the user of the notes on a data set, and of images that lie in two of its splits or under two classes."""
     if listing:
-        there = {ADJECTIVES[name]: part[0] for name, part in zip(NAMES, parts, strict=True) if part}
-        notes = [*listing.notes, *notes, *duplicates.across(config.dataset, there)]
+        there = {ADJECTIVES[name]: part for name, part in zip(NAMES, parts, strict=True) if part}
+        notes = [*listing.notes, *notes, *duplicates.notes(config.dataset, there)]
     for note in notes:
         display.warn(note)
 

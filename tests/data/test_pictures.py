@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import struct
 import subprocess
 import zlib
@@ -675,7 +676,7 @@ def test_images_that_lie_in_two_splits_are_counted_with_an_example(tmp_path, cap
     data.load_data(asked(tmp_path / "d"))
     assert capsys.readouterr().err == ""
     for i in range(3):
-        put(tmp_path / "d" / "test" / "a" / f"t{i}.bmp", noise[20 + i])
+        put(tmp_path / "d" / "test" / "b" / f"t{i}.bmp", noise[20 + i])
     for needs in (("test",), data.NAMES):  # all in the training images, though some are validated on
         loaded = data.load_data(asked(tmp_path / "d", val_split=0.1), needs=needs)
         seen = {image.tobytes() for image in loaded.train.images}, {image.tobytes() for image in loaded.val.images}
@@ -684,8 +685,34 @@ def test_images_that_lie_in_two_splits_are_counted_with_an_example(tmp_path, cap
         told = capsys.readouterr().err
         assert told.startswith("warning: ") and told.count("\n") == 1
         for count, name in zip(counts, ("training", "validation"), strict=True):
-            assert (f"{count} of 20 test images are also {name} images (such as test/a/t" in told) == (count > 0)
+            assert (f"{count} of 20 test images are also {name} images (such as test/b/t" in told) == (count > 0)
         assert "which is train/b/" in told
+
+
+@pytest.mark.parametrize("split", ["", "train", "test"])
+def test_images_under_two_classes_are_counted_with_an_example(split, tmp_path, capsys):
+    rng = np.random.default_rng(5)
+    for part, label, i in itertools.product(("train", "test") if split else ("",), "abc", range(12)):
+        noise = rng.integers(0, 256, (8, 12), dtype=np.uint8)
+        put(tmp_path / part / label / f"{i}.bmp", noise)  # all of one size
+    place = tmp_path / split
+    (place / "a" / "again.bmp").write_bytes((place / "a" / "3.bmp").read_bytes())  # twice in one class: no wrong label
+    data.load_data(asked(tmp_path, val_split=0.5), needs=("test",) if split == "test" else data.NAMES)
+    assert "under two classes" not in capsys.readouterr().err
+    for source, target in (("a/1", "b/x"), ("a/2", "c/x"), ("a/2", "b/y"), ("b/7", "c/z")):
+        (place / f"{target}.bmp").write_bytes((place / f"{source}.bmp").read_bytes())
+    for needs in (("test",), ("train", "validation"), data.NAMES):
+        loaded = data.load_data(asked(tmp_path, val_split=0.5), needs=needs)
+        told = [line for line in capsys.readouterr().err.splitlines() if "two classes" in line]
+        assert len(told) == 1 and told[0].startswith("warning: 3 images lie under two classes")  # 1, 2 and 7
+        pair = re.search(r"such as (\S+), which is (\S+)\):", told[0]).groups()
+        one, other = (tmp_path / path for path in pair)
+        assert one.read_bytes() == other.read_bytes() and one.parent != other.parent
+    labels = {}  # the same count from the decoded pixels of all splits
+    for part in filter(None, (loaded.train, loaded.val, loaded.test)):
+        for image, label in zip(part.images, part.labels, strict=True):
+            labels.setdefault(image.tobytes(), set()).add(label)
+    assert sum(len(those) > 1 for those in labels.values()) == 3
 
 
 def test_twins_in_a_folder_without_splits_are_told_and_the_draw_stays(tmp_path, capsys):

@@ -239,8 +239,9 @@ def evaluate(args, images, split):
     from compress.storage import archives, classes
 
     rows, base = [], None
-    for name, path in zip(short_names(args.model_path), args.model_path, strict=True):
-        row = {"name": name, "path": str(path), "model_class_names": classes.compare(path, images)}
+    known_names = classes.compare_all(args.model_path, images)
+    for name, path, trained in zip(short_names(args.model_path), args.model_path, known_names, strict=True):
+        row = {"name": name, "path": str(path), "model_class_names": trained}
         row["sha256"] = files.sha256(path)  # of what is opened: a run may write the file while it is measured
         model, scores = open_model(args, path, images)
         bar = display.track(name, args.verbose, "compiling")

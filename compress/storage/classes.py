@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from compress.cli import display
-from compress.data import folders, stock
+from compress.data import doubts, folders, stock
 from compress.errors import InputError, command
 from compress.storage import archives, records
 
@@ -165,8 +165,12 @@ def _check_part(path, names, known):
         )
 
 
-def _warn_unnamed(path, data, names, trained_on):
-    """Warns where a model without class names meets data that it may not be of; data: their name."""
+def _warn_of_doubt(path, data, names, trained_on):
+    """Warns where a model without class names may not be of the data that it meets; data: their name.
+
+    Returns:
+        Whether it did.
+    """
     if trained_on not in (None, data):
         display.warn(
             f"{path} was trained on {trained_on}, whose class names its record doesn't have; its classes "
@@ -178,42 +182,71 @@ def _warn_unnamed(path, data, names, trained_on):
             "its labels were whole numbers, the accuracy is wrong: rename the folders to numbers of one "
             f"length (00, 01, ...), or give it a {LABELS} beside it, a name a line"
         )
+    else:
+        return False
+    return True
 
 
 def compare(path, images):
-    """Compares a model's classes with those of data that it meets, and warns where they may be others.
+    """What `compare_all` gives of one model."""
+    return compare_all([path], images)[0]
+
+
+def compare_all(paths, images):
+    """Compares the classes of models with those of data that they meet, and warns where they may be others.
 
     Args:
-        path: of the model, whose number of classes is that of the data.
+        paths: of the models, whose number of classes is that of the data.
         images: a dataset.Data.
 
     Returns:
-        List of the names that the model was trained on, for the record; None where they are known nowhere.
+        For each model the list of the names that it was trained on, for the record; None where they are known nowhere.
 
     Raises:
         InputError: a part of the names, the same ones in another order, or names of which some are the same: a table
             would be wrong.
     """
     # A class is a number to the network. Where its names are unknown, the data's are taken to be in the same order.
-    names, known, trained_on = of_data(images), of_model(path), data_set_of(path)
-    if known is not None and len(known) != len(names):
+    names, found, unnamed = of_data(images), [], []
+    for path in paths:
+        known, trained_on = of_model(path), data_set_of(path)
+        found.append(known and _compared(path, images.name, names, known, trained_on))
+        if known is None and not _warn_of_doubt(path, images.name, names, trained_on) and trained_on is None:
+            unnamed.append(str(path))
+    if unnamed and images.reader:  # labels of a stock data set have one order; those of a folder are somebody's choice
+        several = len(unnamed) > 1
+        display.warn(
+            f"{doubts.listed(unnamed)} {'have' if several else 'has'} no names of {'their' if several else 'its'} "
+            f"classes, which are read in the alphabetical order of the class folders: {shown(names)}; if the training "
+            f"labels had another order, every accuracy is wrong: a {LABELS} beside the model, a name a line, says it"
+        )
+    return found
+
+
+def _compared(path, data, names, known, trained_on):
+    """What `compare_all` gives of a model whose classes are known.
+
+    Args:
+        path: of the model.
+        data: name of the data set.
+        names: of its classes.
+        known: names of the model's.
+        trained_on: name of the data set that the record beside the model tells of, or None.
+    """
+    if len(known) != len(names):
         _check_part(path, names, known)
         return None
-    if known is None:
-        _warn_unnamed(path, images.name, names, trained_on)
-        return None
     if same(names, known):
-        if trained_on not in (None, images.name):
+        if trained_on not in (None, data):
             display.warn(
-                f"{path} was trained on {trained_on}, the images are those of {images.name}; their classes "
-                "have the same names"
+                f"{path} was trained on {trained_on}, the images are those of {data}; their classes have the same names"
             )
         return list(known)
     # Other names: in another order, or with some in common, they are surely other classes; wholly different ones may
     # be the same classes in another language.
     plain, ours = list(map(_plain, known)), list(map(_plain, names))
     first = next(i for i, name in enumerate(ours) if name != plain[i])
-    differ = f"class {first} of {images.name} is {shown([names[first]])}, of {path} {shown([known[first]])}"
+    differ = f"class {first} of {data} is {shown([names[first]])}, of {path} {shown([known[first]])}"
     if sorted(ours) == sorted(plain):
         raise InputError(
             f"`dataset`: received the classes of {path} in another order: {differ}; expected folders "

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import resnets
 from conftest import narrow_widths, randomised
+from PIL import Image
 
 import evaluate_model
 import export_model
@@ -39,8 +40,6 @@ def a_record(folder, dataset, names=None):
 
 def folder_of(root, names, count=4, side=32, seed=0):
     """A data set of noise, a folder a class."""
-    from PIL import Image
-
     rng = np.random.default_rng(seed)
     for label in names:
         (root / label).mkdir(parents=True)
@@ -263,6 +262,36 @@ def test_a_report_measures_no_model_on_images_of_other_classes(three, tmp_path, 
     found.of = lambda run, path: data.Data("mixed", split, split, split, names, "")
     with pytest.raises(InputError, match="class 2 of mixed is wolf"):
         measure.confusion(found, None, [three])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_order_that_a_model_without_names_is_read_in_is_told(count, tmp_path, capsys):
+    colours = {"dog": 10, "Zebra": 90, "cat": 170}
+    for label, colour in colours.items():
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for i in range(4):
+            pixels = np.full((8, 8, 3), colour + i, "uint8")
+            Image.fromarray(pixels).save(tmp_path / "pets" / label / f"{i}.png")
+    loaded = data.load_data(configs.DataConfig(dataset=str(tmp_path / "pets"), val_split=0.3))
+    capsys.readouterr()
+    paths = [tmp_path / f"net{i}.h5" for i in range(count)]
+    assert classes.compare_all(paths, loaded) == [None] * count
+    out, error = capsys.readouterr()
+    assert not out and error.count("\n") == 1 and all(str(path) in error for path in paths)
+    told = error.split("order of the class folders: ")[1].split(";")[0].split(", ")
+    for image, label in zip(loaded.train.images, loaded.train.labels, strict=True):  # what is told is what is done
+        assert 0 <= image[0, 0, 0] - colours[told[label]] < 4
+    a_record(tmp_path, "/data/pets")  # an older one of this suite, which read the folders in the same order
+    assert classes.compare(tmp_path / "model.h5", loaded) is None
+    an_h5(paths[0], "Zebra", "cat", "dog")
+    assert classes.compare(paths[0], loaded) == ["Zebra", "cat", "dog"] and not capsys.readouterr().err
+
+
+def test_many_classes_of_a_model_without_names_are_shortened(tmp_path, capsys):
+    names = tuple(f"class of length {i:03d}" for i in range(500))
+    classes.compare(tmp_path / "net.h5", data.Data("many", None, None, None, names, "", reader=object()))
+    error = capsys.readouterr().err
+    assert "000, class of length 001" in error and "009 and 490 more; if" in error and len(error) < 600
 
 
 def test_a_model_without_names_meets_numbers_that_count_as_text(tmp_path, capsys):

@@ -17,7 +17,7 @@ import numpy as np
 
 from compress.cli import tables
 from compress.cli.values import STOCK, no_data_set
-from compress.data import doubts, duplicates, label_tables
+from compress.data import doubts, duplicates, label_tables, named_files
 from compress.data.decoding import SUFFIXES
 from compress.data.naming import SPLITS, UNLABELLED, composed, hint_of, masks, split_of, suspects, words
 from compress.data.scanning import Skipped, entries, holds_images, shape
@@ -63,6 +63,8 @@ def list_folder(name):
     try:
         return _listed(name)
     except InputError as error:
+        if os.path.isdir(name) and (line := named_files.refusal(name)):
+            raise InputError(line) from None
         place = name if os.path.isdir(name) else os.path.dirname(name) or "."
         hint = label_tables.hint(place) if os.path.isdir(place) and (place == name or name.endswith(".csv")) else None
         raise (InputError(f"{error}; {hint}") if hint else error) from None

@@ -1,6 +1,7 @@
 """doubts.py, naming.py: what may be a split, a piece, a copy or a mask is never taken for a class in silence."""
 
 import itertools
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -218,6 +219,70 @@ def test_a_table_whose_labels_run_across_the_folders_is_told_with_the_command_th
     assert listing.class_names == ("bcc", "mel", "nv")
     for path, label in zip(*listing.splits["train"], strict=True):
         assert ("nv", "mel", "bcc")[Path(path).read_bytes()[0] % 3] == listing.class_names[label]
+
+
+LABEL_FIRST, NUMBER_FIRST = "{label}.{i}.jpg", "{i:04d}_{label}.jpg"
+
+
+@pytest.mark.parametrize(
+    ("folders_of", "names", "labelled"),
+    [
+        ({"train": LABEL_FIRST}, ("cat", "dog"), ["train"]),
+        ({"train": LABEL_FIRST, "test1": "{i}.jpg"}, ("cat", "dog"), ["train"]),
+        (
+            {"Training": "{label}_{i}.PNG", "test": "{label}_{i}.PNG"},
+            ("Persian", "great_pyrenees"),
+            ["Training", "test"],
+        ),
+        ({"pets' own": NUMBER_FIRST}, ("cat", "dog", "fox"), ["pets' own"]),
+        ({".": "{label} ({i}).jpg"}, ("hot dog", "pizza"), ["."]),
+    ],
+)
+def test_classes_in_file_names_are_told_with_the_command_that_sorts(folders_of, names, labelled, tmp_path):
+    root = tmp_path / "data"
+    for folder, pattern in folders_of.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(12):
+            label = names[i % len(names)]
+            (root / folder / pattern.format(label=label, i=i)).write_text(f"{folder} {label} {i}")
+    said = refused(root)
+    counts = [f"{name} ({12 // len(names)})" for name in names]
+    assert f"{', '.join(counts[:-1])} and {counts[-1]}; expected a folder for each class" in said
+    subprocess.run(["bash", "-c", said.split("has copied the images: ")[1]], check=True)
+    place = re.search("`dataset=(.*?)`", said)[1]
+    listing = folders.list_folder(place)
+    assert listing.class_names == names and len(listing.splits) == len(labelled)
+    for (paths, labels), folder in zip(listing.splits.values(), labelled, strict=True):
+        texts = [Path(path).read_text() for path in paths]
+        assert sorted(int(text.split()[-1]) for text in texts) == list(range(12))
+        assert all(text.startswith(f"{folder} {names[label]} ") for text, label in zip(texts, labels, strict=True))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["IMG_1.jpg", "IMG_2.jpg", "DSC_1.jpg", "DSC_2.jpg"],  # cameras
+        ["cat.1.jpg", "cat.2.jpg"],
+        ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg"],
+        ["a$(touch x).1.jpg", "a$(touch x).2.jpg", "b.1.jpg", "b.2.jpg"],
+        ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg", "dog.2.jpg", "5f3a.jpg", "noon.jpg"],
+    ],
+)
+def test_file_names_that_say_no_classes_are_not_sorted(files, tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in files:
+        (tmp_path / "train" / name).touch()
+    assert "train holds images itself" in refused(tmp_path) and "python3" not in refused(tmp_path)
+
+
+def test_file_names_within_class_folders_say_nothing(tmp_path):
+    for place, name in itertools.product(("one", "two"), ("cat.1.jpg", "cat.2.jpg", "dog.1.jpg", "dog.2.jpg")):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / name).touch()
+    assert folders.list_folder(str(tmp_path)).class_names == ("one", "two")
+    (tmp_path / "two - Copy").mkdir()
+    (tmp_path / "two - Copy" / "cat.1.jpg").touch()
+    assert "which is called a copy of it" in refused(tmp_path)
 
 
 def test_a_table_that_agrees_with_the_folders_or_is_finer_is_none_of_their_business(tmp_path):

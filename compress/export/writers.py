@@ -112,6 +112,18 @@ def _without_idle_layers(model):
             del layer.call
 
 
+def _outside_training(model):
+    """A model that calls another as outside training, whoever calls it.
+
+    Where nobody says which, Keras' augmentation layers take it for training, and with them all layers behind: a
+    batch-normalisation would normalise by the batch, and its moving statistics would follow.
+    """
+    import keras
+
+    image = keras.Input(model.input_shape[1:], name=model.inputs[0].name)
+    return keras.Model(image, model(image, training=False), name=model.name)
+
+
 @contextlib.contextmanager
 def _operations_of_onnx():
     """Has Keras build networks meanwhile from the operations that tf2onnx knows.
@@ -165,8 +177,9 @@ def write(model, name, folder, calibration=None, names=None):
                 _save_constant(model, made)
             elif name == "onnx":
                 with _statistics_as_arrays(model), _without_idle_layers(model), _operations_of_onnx():
-                    model(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports no model that never ran
-                    model.export(made, format="onnx", verbose=False)
+                    asked = _outside_training(model)
+                    asked(np.zeros((1, *model.input_shape[1:]), "float32"))  # Keras exports no model that never ran
+                    asked.export(made, format="onnx", verbose=False)
             else:
                 _save_constant(model, saved)
                 made.write_bytes(_flat_buffer(saved, calibration if name == "litert-int8" else None))

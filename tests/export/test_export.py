@@ -79,6 +79,26 @@ def test_what_tf2onnx_has_no_operation_for_is_written_as_onnx_by_others(tmp_path
     assert not np.allclose(net(pixels, training=True), plain(net, pixels), atol=1e-4)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_augmentation_in_front_of_batch_norm_leaves_it_as_outside_training(inside, tmp_path):
+    """As in the commonest transfer learning; Keras' augmentation takes a call that says nothing for training."""
+    layers = keras.layers
+    body = [layers.Conv2D(4, 3, strides=2), layers.BatchNormalization(), layers.ReLU(), layers.GlobalMaxPooling2D()]
+    body = [keras.Sequential([keras.Input((8, 8, 3)), *body])] if inside else body
+    net = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.RandomFlip(), layers.RandomRotation(0.1), layers.Rescaling(1 / 255), *body]
+    )
+    net.add(layers.Dense(3))
+    net.set_weights([w + np.linspace(0.1, 0.7, w.size).reshape(w.shape) for w in net.get_weights()])
+    before, pixels = [np.array(v) for v in net.variables], IMAGES[:5, :8, :8]
+    wanted = plain(net, pixels)
+    for name in writers.FORMATS:
+        path = writers.write(net, name, tmp_path, IMAGES[:, :8, :8])
+        assert all(np.array_equal(old, new) for old, new in zip(before, net.variables, strict=True)), name
+        if name != "litert-int8":
+            np.testing.assert_allclose(writers.runner(path, name, 1)(pixels), wanted, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [

@@ -63,7 +63,7 @@ def of_weights(weights):
 
 def of_model(path, config, without_code):
     """The Header of a model's config. Raises Unread where no network is rebuilt from it."""
-    _check_no_copies(config)
+    config, _ = one_copy(config, without_code)
     for layer in _layers(config):
         vocabulary.check_known(layer, without_code)
     shape = _shape(config)
@@ -88,28 +88,49 @@ def _other_images(shape):
     return ", of grey images" if len(shape) == 4 and shape[-1] == 1 else "", ""
 
 
-def _check_no_copies(model):
-    """Raises Unread for what keras.utils.multi_gpu_model of Keras 2 made: copies of one network, each on a part of the
-    batch that code cuts for it, joined again.
+def one_copy(model, without_code):
+    """The config of the network that keras.utils.multi_gpu_model of Keras 2 made copies of; any other as it is.
+
+    Each copy gets a part of the batch, which a Lambda cuts for it, and the parts are joined: what it answers is what
+    the network alone does, where the Lambdas do no more than that.
 
     Args:
         model: the config of a model.
+        without_code: whether a Lambda may be left out.
+
+    Returns:
+        (config, '' or what was left out, for the user).
+
+    Raises:
+        Unread: Lambdas may not be left out.
     """
     if model["class_name"] not in ("Functional", "Model"):
-        return
+        return model, ""
     named, read = {layer.name: layer for layer in _inside(model)}, []
     end = named.get(entries.ends(model["config"]["output_layers"])[0][0])
     if end is None or end.kind != "Concatenate" or end.config.get("axis") != 0:  # axis 0 counts the images of a batch
-        return
+        return model, ""
     for node in end.nodes:
         entries.arguments(node, lambda name, *_: read.append(name))
     network = named.get(read[0]) if len({*read}) == 1 else None
-    if network is not None and network.kind in entries.MODELS:
-        name = one_line(network.name)[:200]
+    others = [layer for layer in named.values() if layer not in (end, network)]
+    images = [layer for layer in others if layer.kind == "InputLayer"]
+    if (
+        network is None
+        or network.kind not in entries.MODELS
+        or len(images) != 1
+        or any(layer.kind not in ("InputLayer", "Lambda") for layer in others)
+    ):
+        return model, ""
+    what = f"a multi-GPU save (keras.utils.multi_gpu_model) of {len(read)} copies of {one_line(network.name)[:200]}"
+    if not without_code:
         raise Unread(
-            f"a multi-GPU save (keras.utils.multi_gpu_model) of {len(read)} copies of {name}; expected that network "
-            f"alone, as model.get_layer('{name}').save('{name}.h5') in the Keras that made this file writes it"
+            f"{what}, each behind a Lambda, code that isn't run; expected `preprocessing`, what that network takes: "
+            "it is then read alone"
         )
+    layers = [images[0].data, network.data | {"inbound_nodes": [[[images[0].name, 0, 0, {}]]]}]
+    config = model["config"] | {"layers": layers, "output_layers": [[network.name, 1, 0]]}
+    return model | {"config": config}, f"{what}: read as that network alone, the Lambdas taken to cut the batch"
 
 
 def _layers(model):

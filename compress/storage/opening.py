@@ -142,10 +142,13 @@ def _open(path, preprocessing, input_shape, verbose, new_head=None, check=lambda
             check(headers.of_model(path, config, preprocessing != "auto"))
         checkpoints.check_digest(file, found, path)
         if config is not None:
-            source = _Source(path, file, config, found, is_archive, _halves(config))
+            network, left_out = headers.one_copy(config, preprocessing != "auto")
+            source = _Source(path, file, network, found, is_archive, _halves(config))
             opened = _opened(source, preprocessing, input_shape, new_head)
     if config is None:
         return _of_weights(weights, preprocessing, input_shape, new_head)
+    if left_out:
+        display.warn(f"{path} is {left_out}")
     if opened.assumed or opened.outputs == "labels":
         display.warn(opened.summary)
     elif opened.summary:

@@ -151,18 +151,23 @@ def test_a_model_of_code_becomes_a_graph_as_its_message_says(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["h5", "keras"])
-def test_copies_on_several_gpus_are_refused_with_the_network_inside(suffix, tmp_path):
+@pytest.mark.parametrize("inner", ["functional", "sequential"])
+def test_copies_on_several_gpus_are_the_network_inside_where_its_pixels_are_told(inner, suffix, tmp_path, capsys):
     """As keras.utils.multi_gpu_model made them: each copy gets a part of the batch, and the parts are joined."""
-    network = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2)], name="inside")
+    network = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
+    if inner == "functional":
+        network = keras.Model(network.inputs[0], network.outputs[0], name="inside")
     image, path = keras.Input((8, 8, 3)), tmp_path / f"net.{suffix}"
     halves = [network(layers.Lambda(lambda x, i=i: x[i::2])(image)) for i in range(2)]
-    model = keras.Model(image, layers.Concatenate(axis=0)(halves))
-    model.save(path)
-    for preprocessing in ("auto", "caffe"):
-        with pytest.raises(InputError, match=r"a multi-GPU save .* of 2 copies of inside; .*get_layer\('inside'\)"):
-            headers.read_header(path, preprocessing)
-    model.get_layer("inside").save(path)
-    assert headers.read_header(path).classes == 2
+    zoo.lively(network)
+    keras.Model(image, layers.Concatenate(axis=0)(halves)).save(path)
+    with pytest.raises(InputError, match=f"a multi-GPU save .* of 2 copies of {network.name}, .*`preprocessing`"):
+        headers.read_header(path)
+    assert headers.read_header(path, "unit").classes == 2
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype("float32")
+    found = opening.load_network(path, preprocessing="unit")
+    np.testing.assert_allclose(found(pixels), network(pixels / 255), rtol=1e-4, atol=1e-4)
+    assert "read as that network alone, the Lambdas taken to cut the batch" in capsys.readouterr().err
 
 
 def test_channels_first_is_said_and_its_weights_fit_the_network_as_channels_last(tmp_path):

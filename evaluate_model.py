@@ -296,7 +296,7 @@ def predict(args):
     }
     write(args, result)
     if reader.resized:
-        display.say(f"{tables.counted(len(paths), 'photograph')} resized to {reader.how}", args.verbose)
+        display.say(f"photographs of other sizes resized to {reader.how}", args.verbose)
     photographs.show(path, result["photographs"], args.verbose)
     display.written([args.output] if args.output else [], args.verbose)
     return result

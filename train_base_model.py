@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compress.cli import app, architectures, configs, display, flags, keywords, tables, values
 from compress.errors import InputError, one_line
+from compress.plots import roles
 from compress.storage import files, records
 
 EXAMPLE = """example:
@@ -124,7 +125,10 @@ def check(args):
         checkpoints.check_fits(header, None, None, args.dataset, flags.of_reading(args))
         size = header.input_shape and header.input_shape[:2]
     parent = files.sha256(args.model_path) if Path(args.model_path or "").is_file() else None
-    return Plan(size, parent, records.run_record(vars(args), parent))
+    record = records.run_record(vars(args), parent)
+    if role := roles.of_files([args.model_path])[0] if args.model_path else None:
+        record["parent_role"] = role  # what is trained further stays what it was
+    return Plan(size, parent, record)
 
 
 # ---- the steps ---------------------------------------------------------------------------------------------------

@@ -258,5 +258,6 @@ def _way_on(args, saved, before):
 def _end(message, status):
     """Says why a script ends; the terminal may be gone."""
     with contextlib.suppress(OSError):
+        display.end_bars()
         messages.print_error(message)
     return status

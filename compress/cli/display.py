@@ -11,6 +11,7 @@ import time
 from compress.cli import messages, tables
 
 FEW_STEPS = 5  # an epoch, below which a smaller batch is suggested
+_walking = []  # bars of `track` that are on their way
 ROOMY = 100  # columns from which a bar also says how many images a second it does
 
 
@@ -64,7 +65,9 @@ def progress_bar(shown=True, transient=False):
 
     class Speed(progress.ProgressColumn):
         def render(self, task):
-            return per_second(task.speed) if task.speed else "  - images/s"
+            if not task.speed:  # a single batch has none
+                return "" if task.finished else "  - images/s"
+            return per_second(task.speed)
 
     console = _console()
     return progress.Progress(
@@ -103,12 +106,23 @@ def track(title, verbose=1, first=""):
 
     def walk(starts):
         with progress_bar(verbose > 0, transient=True) as bar:
+            _walking.append(bar)
             task = bar.add_task(title, total=starts.stop, note=first)
             for start in starts:
                 yield start
                 bar.update(task, completed=min(start + starts.step, starts.stop), note="")
+            _walking.remove(bar)
 
     return walk
+
+
+def end_bars():
+    """Takes away the bars that an error left open: one that stands there breaks what is printed into lines of its own.
+
+    An error in the loop over a generator doesn't end the generator, as long as the traceback holds it.
+    """
+    while _walking:
+        _walking.pop().stop()
 
 
 def encodable(text):

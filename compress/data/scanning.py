@@ -7,12 +7,11 @@ from pathlib import Path
 from compress.data.decoding import SUFFIXES
 from compress.errors import InputError
 
-# what systems and tools put beside the images; their names in lower case
+# what systems and tools put beside the images; their names in lower case. None is a word that a class may be called.
 SYSTEM = {
     "@eadir",
     "__macosx",
     "$recycle.bin",
-    "recycler",
     "system volume information",
     "lost+found",
     "#recycle",
@@ -102,10 +101,11 @@ def entries(folder, skipped=None, named_by="dataset"):
         # os.path answers False for a link that leads in a circle, where the methods of the entry raise.
         is_folder = os.path.isdir(path) if entry.is_symlink() else entry.is_dir()
         # '._x.png' is not an image: macOS keeps attributes of x.png under that name on foreign disks.
-        if name.lower() in SYSTEM | SYSTEM_FILES or name.startswith(("._", ".Trash")):
+        if name.lower() in SYSTEM_FILES or name.startswith("._"):
             continue
         if is_folder:
-            kind = "linked folder" if entry.is_symlink() else "hidden folder" if name[0] == "." else ""
+            hidden = "system folder" if name.lower() in SYSTEM else "hidden folder" if name[0] == "." else ""
+            kind = "linked folder" if entry.is_symlink() else hidden
         elif os.path.isfile(path) if entry.is_symlink() else entry.is_file():
             known = name.lower().endswith(SUFFIXES)
             kind = "hidden file" if name[0] == "." else "" if known else path.suffix.lower() or "file without suffix"

@@ -41,12 +41,15 @@ def of_run(run):
         run: what `records.run_record` wrote, or anything else that a file has in its place.
 
     Returns:
-        'base', 'pruned', 'student' or None where the flags are of no training script.
+        'base', 'pruned', 'student' or None where the flags are of no training script. A network that was trained
+        further stays what it was.
     """
     flags = run.get("flags") if isinstance(run, dict) else None
     if not isinstance(flags, dict) or "epoch_num" not in flags:
         return None
-    return "student" if "lambda1" in flags else "pruned" if "prune_iter" in flags else "base"
+    own = "student" if "lambda1" in flags else "pruned" if "prune_iter" in flags else "base"
+    # a pruned network or a student that is trained further stays one
+    return run["parent_role"] if own == "base" and run.get("parent_role") in ("pruned", "student") else own
 
 
 def of_files(paths):

@@ -231,8 +231,8 @@ def _why_not(keys, run, folder):
         return ""
     made = [path for path in Path(folder).glob("iter*/model.h5") if path.parent.name[4:].isdecimal()]
     made.sort(key=lambda path: int(path.parent.name[4:]))
-    told = ("dataset", "epoch_num", *(name for name in ("data_dir", "val_split") if name in _given(run)))
-    words = {name: now[name] for name in told if name in now}
+    told = {"dataset", "epoch_num"} | _given(run) & {"data_dir", "val_split", "subset", "batch_size"}
+    words = {name: now[name] for name in sorted(told) if name in now}
     further = made and command(
         "train_base_model.py", model_path=made[-1], **words, save_folder=f"{os.path.normpath(folder)}_trained"
     )

@@ -152,7 +152,7 @@ def test_a_notebook_shows_a_defect_in_full():
 def test_the_flags_of_a_record_are_keywords():
     words = ["--root_folder", "x", "--target_macs", "3.5x", "--no-gpu", "--lambda3", "0"]
     args = knowledge_distillation.build_parser().parse_args(words)
-    student = configs.StudentConfig.of(args).with_targets().behind("imagenet", (3, 4, 6, 3))
+    student = configs.StudentConfig.of(args).with_targets()
     flags = {key: value for key, value in vars(args).items() if key != "argv"} | dataclasses.asdict(student)
     again = vars(parsed(knowledge_distillation, **json.loads(json.dumps(flags))))
     assert {key: value for key, value in again.items() if key != "argv"} == flags

@@ -73,8 +73,20 @@ display.print_table("Models", columns, [["base", 0.9777, *[1.0] * 6]])
 """
 
 
-def on_a_terminal(columns=132, **environment):
-    """What SHOW writes to a terminal."""
+BROKEN = """
+import sys
+from compress.cli import display
+try:
+    for start in display.track("reading")(range(0, 4, 2)):
+        raise KeyError("x" * 300)
+except KeyError as error:  # which holds the loop, and with it the bar
+    display.end_bars()
+    print(error, file=sys.stderr)
+"""
+
+
+def on_a_terminal(columns=132, code=SHOW, **environment):
+    """What a program writes to a terminal."""
     import fcntl
     import struct
     import termios
@@ -87,7 +99,7 @@ def on_a_terminal(columns=132, **environment):
         if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "COLORTERM")
     }
     process = subprocess.Popen(
-        [sys.executable, "-c", SHOW], stdout=slave, stderr=slave, stdin=slave, cwd=ROOT, env=given | environment
+        [sys.executable, "-c", code], stdout=slave, stderr=slave, stdin=slave, cwd=ROOT, env=given | environment
     )
     os.close(slave)
     output, end = b"", time.monotonic() + 60
@@ -99,6 +111,10 @@ def on_a_terminal(columns=132, **environment):
     os.close(master)
     assert process.wait() == 0, output
     return output.decode()
+
+
+def test_an_error_behind_a_bar_is_printed_as_it_is():
+    assert "x" * 300 in on_a_terminal(80, BROKEN)
 
 
 LINE = (

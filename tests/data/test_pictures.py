@@ -516,10 +516,15 @@ def test_what_is_skipped_is_counted_and_named_in_one_line(tmp_path, capsys):
     assert loaded.class_names == ("green", "red")
     assert sum(map(len, (loaded.train, loaded.val, loaded.test))) == 4 + 4 + 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: skipped: 2 .heic (such as red/1.heic), ")
-    for part in ("1 .jpg_large (green/x.jpg_large)", "1 linked folder (cats2)", "1 hidden folder (.hidden)"):
+    assert line.startswith("warning: skipped: 5 system folders (such as $RECYCLE.BIN), 2 .heic (such as red/1.heic), ")
+    for part in ("1 linked folder (cats2)", "1 hidden folder (.hidden)", "1 file without suffix (green/README)"):
         assert part in line
-    assert line.endswith("2 of 2 other kinds")
+    assert line.endswith("3 of 3 other kinds")
+
+
+def test_a_class_may_be_called_like_a_folder_of_an_old_system(tmp_path):
+    fill(tmp_path / "waste", "glass", "paper", "recycler", count=4)
+    assert data.load_data(asked(tmp_path / "waste")).class_names == ("glass", "paper", "recycler")
 
 
 def test_a_split_is_decoded_when_it_is_asked_for_and_no_other_file(tmp_path, monkeypatch):

@@ -108,7 +108,7 @@ def test_without_names_classes_are_numbered_and_said_so(net, photos, tmp_path, c
     checkpoints.save_model(net, tmp_path / "bare.h5")
     assert call(tmp_path / "bare.h5", "--predict", photos / "a.png") == 0
     out, error = capsys.readouterr()
-    assert "1 photograph resized to 32x32: bilinear, antialiased" in out
+    assert "photographs of other sizes resized to 32x32: bilinear, antialiased" in out
     assert f"class {wanted(net, photos / 'a.png').argmax()} " in out and "classes and no class names" in error
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
     assert call(tmp_path / "bare.h5", "--predict", photos / "a.png") == 0

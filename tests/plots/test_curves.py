@@ -96,6 +96,14 @@ def flags_of(role):
     return {"epoch_num": 2} | {"base": {}, "pruned": {"prune_iter": 3}, "student": {"lambda1": 0.7}}[role]
 
 
+@pytest.mark.parametrize(
+    ("before", "role"), [("pruned", "pruned"), ("student", "student"), ("base", "base"), (3, "base")]
+)
+def test_a_network_that_is_trained_further_stays_what_it_was(before, role):
+    assert roles.of_run({"flags": flags_of("base"), "parent_role": before}) == role
+    assert roles.of_run({"flags": flags_of("student"), "parent_role": before}) == "student"
+
+
 def test_roles_are_read_from_the_records_beside(tmp_path, monkeypatch):
     chain = (
         ("base", "base", None),

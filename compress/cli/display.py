@@ -11,8 +11,8 @@ import time
 from compress.cli import messages, tables
 
 FEW_STEPS = 5  # an epoch, below which a smaller batch is suggested
-_walking = []  # bars of `track` that are on their way
 ROOMY = 100  # columns from which a bar also says how many images a second it does
+_walking = []  # bars of `track` that are on their way
 
 
 def _redraws():
@@ -108,10 +108,13 @@ def track(title, verbose=1, first=""):
         with progress_bar(verbose > 0, transient=True) as bar:
             _walking.append(bar)
             task = bar.add_task(title, total=starts.stop, note=first)
-            for start in starts:
-                yield start
-                bar.update(task, completed=min(start + starts.step, starts.stop), note="")
-            _walking.remove(bar)
+            try:
+                for start in starts:
+                    yield start
+                    bar.update(task, completed=min(start + starts.step, starts.stop), note="")
+            finally:
+                if bar in _walking:
+                    _walking.remove(bar)
 
     return walk
 
@@ -150,7 +153,7 @@ def show_images(images, batch_size, verbose=1):
     if images.train.hflip and (pair := mirror_twins(images.class_names)):
         warn(
             f"the training images are mirrored left to right, and two classes are called {pair[0]} and {pair[1]}: if "
-            "the mirror image of one is one of the other, the network can't learn them; `hflip=0` turns it off"
+            "a mirrored image of the one class shows the other, no network can tell them apart; `hflip=0` turns it off"
         )
     count = len(images.train)
     batch_size = min(batch_size, count)

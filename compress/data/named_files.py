@@ -5,6 +5,7 @@ Such names are not used as labels: classes are always folders.
 """
 
 import collections
+import itertools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import shlex
 from pathlib import Path
 
 from compress.data import doubts
-from compress.data.naming import split_of
+from compress.data.naming import masks, split_of
 from compress.data.scanning import entries, holds_images
 
 # a name in front of a number (cat.0, great_pyrenees_12, 'dog (3)') or behind it (0001_cat), without the suffix
@@ -34,7 +35,7 @@ TOOLS = {
     "scan",
     "screenshot",
 }
-LEAST, SHARE = 2, 0.95  # images of a class, and of all files those whose names say one
+LEAST = 2  # images of a class
 SORT = (
     "import os, re, shutil; [(os.makedirs(d := os.path.join(b, m[1]), exist_ok=True), "
     "shutil.copy(os.path.join(a, n), d)) for a, b in {pairs} for n in os.listdir(a) "
@@ -72,14 +73,19 @@ def _classes(folder, pattern):
     counts = collections.Counter(said)
     # The command is pasted into a shell and makes folders: names that need quotes or lead elsewhere are none.
     plain = all(re.fullmatch(r"\w[\w -]*", name) for name in counts)
-    if len(said) < SHARE * len(names) or len(counts) < 2 or min(counts.values()) < LEAST or not plain:
+    if len(said) < len(names) or len(counts) < 2 or min(counts.values()) < LEAST or not plain:
         return {}
-    return {} if {name.lower() for name in counts} & TOOLS else dict(counts)
+    lower = {name.lower() for name in counts}
+    # some systems take names that differ in capitals for one; splits and masks are no classes
+    others = len(lower) < len(counts) or any(map(split_of, counts)) or masks(list(counts))
+    return {} if others or lower & TOOLS else dict(counts)
 
 
 def _line(root, found, pattern):
     """The message of `refusal`; found: {folder: its `_classes`}."""
     to = f"{Path(root).resolve()}_by_class"
+    names = itertools.chain([to], (f"{to}_{number}" for number in itertools.count(2)))
+    to = next(name for name in names if not os.path.lexists(name))
     pairs = [(str(folder), to if len(found) == 1 else str(Path(to, folder.name))) for folder in found]
     folder, counts = next(iter(found.items()))
     suffixes = sorted({path.suffix for folder in found for path in entries(folder)[1]})

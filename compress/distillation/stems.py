@@ -4,6 +4,7 @@ A stem is what stands in front of the first block. ImageNet's, a 7x7 convolution
 2016, arXiv 1512.03385, table 1), leaves a sixteenth of the positions; of a small image little.
 """
 
+import collections
 import dataclasses
 import typing
 
@@ -33,41 +34,55 @@ class Stem:
 def stem_of(model):
     """The Stem of a network, or None where it begins otherwise.
 
+    It is a single way from the image: each layer alone reads what the one before makes, up to the pool.
+
     Args:
-        model: a keras.Model that `nodes.graph_of` takes, of images with the channels last.
+        model: a keras.Model that `nodes.graph_of` takes.
     """
-    convolution = padding = pool = None
-    before = None  # the node in front of the one at hand
-    for _, node in nodes.walk(model):
-        layer = node.operation
-        if nodes.is_model(layer):
-            continue
-        if convolution is None and isinstance(layer, keras.layers.Conv2D):
-            convolution, padding = layer, before and before.operation
-        elif isinstance(layer, keras.layers.MaxPooling2D):
-            pool = node, before
-            break
-        elif convolution is not None and any("kernel" in weight.name for weight in getattr(layer, "weights", ())):
-            break
-        before = node
-    if convolution is None or convolution.data_format != "channels_last":
+    walked = list(nodes.walk(model))
+    calls = collections.Counter(id(node.operation) for _, node in walked)
+    graphs = [nodes.graph_of(model), *(nodes.graph_of(n.operation) for _, n in walked if nodes.is_model(n.operation))]
+    first = next((node for _, node in walked if isinstance(node.operation, keras.layers.Conv2D)), None)
+    graph = next((graph for graph in graphs if first in nodes.nodes_of(graph)), None)
+    if graph is None or first.operation.data_format != "channels_last":
         return None
-    kernel, strides = convolution.kernel_size, convolution.strides
-    padding = padding if isinstance(padding, keras.layers.ZeroPadding2D) else None
-    side = kernel[0] // 2
+    maker, readers = {}, collections.defaultdict(list)
+    for node in nodes.nodes_of(graph):
+        maker |= {id(tensor): node for tensor in node.outputs}
+        for tensor in node.input_tensors:
+            readers[id(tensor)].append(node)
+
+    def alone(node):
+        """Whether a layer is called once, and nothing else reads what it does."""
+        return calls[id(node.operation)] == 1 and readers[id(node.input_tensors[0])] == [node]
+
+    before = maker.get(id(first.input_tensors[0]))
+    padded = before is not None and isinstance(before.operation, keras.layers.ZeroPadding2D)
+    if not alone(first) or (padded and not alone(before)):
+        return None
+    convolution, padding = first.operation, before.operation if padded else None
+    side = convolution.kernel_size[0] // 2
     if padding.padding != ((side, side), (side, side)) if padding else convolution.padding != "same":
         return None
+    pooled, found = _pool_behind(first, readers, alone), None
     for name, (size, stride) in STEMS.items():
         # a max-pool belongs to the first of STEMS alone
-        if kernel == (size, size) and strides == (stride, stride) and (pool is None) == (name != "imagenet"):
-            return Stem(name, convolution, padding, _without(*pool) if pool else {})
-    return None
+        if convolution.kernel_size == (size, size) and convolution.strides == (stride, stride):
+            found = Stem(name, convolution, padding, pooled) if bool(pooled) == (name == "imagenet") else None
+    return found
 
 
-def _without(pool, before):
-    """{id(output of a pool): what the pool or the padding in front of it reads}."""
-    first = before if isinstance(before.operation, keras.layers.ZeroPadding2D) else pool
-    return {id(pool.outputs[0]): first.input_tensors[0]}
+def _pool_behind(node, readers, alone):
+    """{id(output of the max-pool behind a convolution): what it, or the padding in front of it, reads}; {} for none."""
+    padding = None
+    while len(behind := readers[id(node.outputs[0])]) == 1 and alone(behind[0]):
+        node, layer = behind[0], behind[0].operation
+        if isinstance(layer, keras.layers.MaxPooling2D):
+            return {id(node.outputs[0]): (padding or node).input_tensors[0]}
+        padding = node if isinstance(layer, keras.layers.ZeroPadding2D) else None
+        if padding is None and tuple(node.outputs[0].shape) != tuple(node.input_tensors[0].shape):
+            break  # the first block begins
+    return {}
 
 
 def smaller(stem):

@@ -14,7 +14,7 @@ import numpy as np
 from compress import metrics
 from compress.cli import display, flags, tables
 from compress.distillation import features, stems
-from compress.errors import InputError
+from compress.errors import InputError, one_line
 from compress.graph import nodes, residuals, trimming
 from compress.graph.network import Graph
 from compress.pruning import masks
@@ -152,7 +152,13 @@ class Pattern:
             pooled, settings = stems.change(found, stem)
             instead |= pooled
         if instead or settings:
-            self.graph = Graph(trimming.altered(teacher, self.graph.reading, instead, settings))
+            try:
+                self.graph = Graph(trimming.altered(teacher, self.graph.reading, instead, settings))
+            except ValueError as error:  # of Keras, as for a Flatten, or a pool of a fixed size
+                raise InputError(
+                    f"`student_stem`: received {stem}, whose maps are larger, but a layer of the teacher takes maps of "
+                    f"its own size alone ({one_line(error):.200}); expected it left out"
+                ) from None
 
     @functools.cached_property
     def layout(self):
@@ -206,7 +212,7 @@ def _fewer_blocks(teacher, counts):
     """What stands for the blocks that go, as `trimming.altered` takes it. Raises InputError where there are no such."""
     stages = residuals.stages_of(teacher)
     there, asked = (" ".join(map(str, numbers)) for numbers in ([len(stage) for stage in stages], counts))
-    if not stages:
+    if all(len(stage) == 1 for stage in stages):
         raise InputError(
             f"`student_blocks`: received {asked}, but the teacher has no residual blocks that could be left out; "
             "expected it left out"
@@ -226,8 +232,8 @@ def _stem_of(teacher, asked):
     found = stems.stem_of(teacher)
     if found is None:
         raise InputError(
-            f"`student_stem`: received {asked}, but the teacher begins with another stem than "
-            "7x7 of stride 2 and a max-pool, 5x5 of stride 2 or 3x3 of stride 1; expected it left out"
+            f"`student_stem`: received {asked}, but the teacher's stem is none that can be changed: a single way with "
+            "a convolution of 7x7, stride 2, and a max-pool, or 5x5, stride 2; expected it left out"
         )
     if asked not in stems.smaller(found):
         raise InputError(

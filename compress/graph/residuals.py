@@ -16,9 +16,9 @@ class Block:
     """An addition of a residual stream.
 
     Attributes:
-        end: what the block gives: the output of the addition, or of the ReLU behind it.
-        outputs: the tensors that x takes the place of where the block is left out: the addition's output, and that of
-            the ReLU where x comes from such a ReLU as well.
+        end: its last tensor: the output of the addition, or of the ReLU behind it.
+        outputs: the tensors that are replaced by x where the block is left out: the addition's output, and that of the
+            ReLU where x comes from such a ReLU as well.
         stream: x, the tensor that the block's result is added to; None where the addition joins two branches, as where
             a shortcut has a convolution of its own: such a block begins a stream and has to stay.
     """
@@ -94,12 +94,13 @@ def _blocks(graph):
     # by tensor the set of all that it is computed from, itself included; a bit each
     bit = {id(tensor): 1 << place for place, tensor in enumerate(graph.inputs)}
     above = dict(bit)
-    for place, node in enumerate(inside, start=len(bit)):
-        reached = 1 << place
+    for node in inside:
+        reached = 0
         for tensor in node.input_tensors:
             reached |= above[id(tensor)]
         for tensor in node.outputs:
-            bit[id(tensor)], above[id(tensor)] = 1 << place, reached
+            bit[id(tensor)] = 1 << len(bit)
+            above[id(tensor)] = reached | bit[id(tensor)]
     for node in inside:
         terms = node.input_tensors
         if not _adds(node.operation) or len(terms) != 2 or tuple(terms[0].shape) != tuple(terms[1].shape):
@@ -116,10 +117,11 @@ def _blocks(graph):
 
 
 def _adds(operation):
-    raw = not isinstance(operation, keras.Layer)
-    return nodes.is_of_keras(type(operation)) and (
-        isinstance(operation, keras.layers.Add) or (raw and type(operation).__name__ == "Add")
-    )
+    kind = type(operation)
+    if not nodes.is_of_keras(kind):
+        return False
+    # CustomScaleLayer is InceptionResNetV2's x + scale * y
+    return isinstance(operation, keras.layers.Add) or kind.__name__ in ("CustomScaleLayer", "Add")
 
 
 def _is_relu(operation):

@@ -48,7 +48,6 @@ def of_run(run):
     if not isinstance(flags, dict) or "epoch_num" not in flags:
         return None
     own = "student" if "lambda1" in flags else "pruned" if "prune_iter" in flags else "base"
-    # a pruned network or a student that is trained further stays one
     return run["parent_role"] if own == "base" and run.get("parent_role") in ("pruned", "student") else own
 
 

@@ -3,6 +3,7 @@
 Told from names and the first bytes: nothing is run, and nothing unpacked.
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -111,13 +112,13 @@ def _of_folder(path):
         return "a folder of TensorFlow's SavedModel, which is made from a model and can't be trained", way
     if {"config.json", archives.WEIGHTS} <= inside:
         return "an unpacked .keras file", _packed(path, inside)
-    if "checkpoint" in inside or any(name.endswith(".index") for name in inside):
-        return "a folder of a TensorFlow checkpoint, which has no layers", _checkpoint(os.path.join(path, "checkpoint"))
-    if "model.json" in inside and (other := of_other(os.path.join(path, "model.json"))):
-        return f"a folder with {other[0]}", other[1]
     model = os.path.join(path, "model.h5")
     if os.path.isfile(model):
         return f"a folder that holds {model}", WHOLE
+    if any(name.endswith(".index") for name in inside):
+        return "a folder of a TensorFlow checkpoint, which has no layers", _checkpoint(os.path.join(path, "checkpoint"))
+    if "model.json" in inside and (other := of_other(os.path.join(path, "model.json"))):
+        return f"a folder with {other[0]}", other[1]
     return "a folder", WHOLE + archives.models_below(path)
 
 
@@ -150,19 +151,23 @@ def _packed(folder, inside):
     return f"expected its parts in one .keras file, as this writes it: {shlex.join(words)}"
 
 
+def _newest(folder):
+    """The checkpoint of a folder that its file 'checkpoint' names as the last, else the one of the highest number."""
+    made = [name.removesuffix(".index") for name in os.listdir(folder) if name.endswith(".index")]
+    with contextlib.suppress(OSError), open(os.path.join(folder, "checkpoint"), "rb") as file:
+        text = file.read(10_000).decode(errors="replace")
+        named = re.search(r'^model_checkpoint_path: "(?:[^"\n]*/)?([^"/\n]+)"', text, re.MULTILINE)
+        if named and named[1] in made:
+            return named[1]
+    return max(made, key=lambda name: [int(n) for n in re.findall(r"\d+", name)], default="checkpoint")
+
+
 def _checkpoint(part):
     """What to do with a checkpoint of which a file is given, or the file 'checkpoint' beside them, which is there."""
     prefix = re.sub(r"\.(index|data-\d{5}-of-\d{5}|meta)$", "", part)
     folder = os.path.dirname(part)
     if os.path.basename(part) == "checkpoint":
-        prefix = max(
-            (
-                os.path.join(folder, name.removesuffix(".index"))
-                for name in os.listdir(folder or ".")
-                if ".index" in name
-            ),
-            default=prefix,
-        )
+        prefix = os.path.join(folder, _newest(folder or "."))
     return (
         "expected the model, built by the code that trained it, with these weights: "
         f"model.load_weights({prefix!r}) in tf.keras 2 (pip install tf_keras), then model.save('model.h5')"

@@ -250,6 +250,7 @@ def test_classes_in_file_names_are_told_with_the_command_that_sorts(folders_of, 
     assert f"{', '.join(counts[:-1])} and {counts[-1]}; expected a folder for each class" in said
     subprocess.run(["bash", "-c", said.split("has copied the images: ")[1]], check=True)
     place = re.search("`dataset=(.*?)`", said)[1]
+    assert f"`dataset={place}_2`" in refused(root)  # nothing is copied into what is there
     listing = folders.list_folder(place)
     assert listing.class_names == names and len(listing.splits) == len(labelled)
     for (paths, labels), folder in zip(listing.splits.values(), labelled, strict=True):
@@ -266,6 +267,10 @@ def test_classes_in_file_names_are_told_with_the_command_that_sorts(folders_of, 
         ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg"],
         ["a$(touch x).1.jpg", "a$(touch x).2.jpg", "b.1.jpg", "b.2.jpg"],
         ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg", "dog.2.jpg", "5f3a.jpg", "noon.jpg"],
+        ["train_1.jpg", "train_2.jpg", "test_1.jpg", "test_2.jpg"],  # splits
+        ["image_1.jpg", "image_2.jpg", "mask_1.jpg", "mask_2.jpg"],
+        ["Cat_1.jpg", "Cat_2.jpg", "cat_1.jpg", "cat_2.jpg"],  # one folder on some systems
+        [*(f"{name}.{i}.jpg" for name in ("cat", "dog") for i in range(30)), "odd one.jpg"],  # it would be left out
     ],
 )
 def test_file_names_that_say_no_classes_are_not_sorted(files, tmp_path):

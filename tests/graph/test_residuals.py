@@ -9,6 +9,8 @@ from conftest import narrow_widths
 from keras import layers
 
 from compress.distillation import stems
+from compress.distillation import student as students
+from compress.errors import InputError
 from compress.graph import residuals, trimming
 from compress.graph.network import Graph
 
@@ -96,6 +98,16 @@ def test_whole_networks_have_the_blocks_of_their_papers():
     assert counts_of(zoo.plain_cnn()) == counts_of(zoo.unet()) == []
 
 
+def test_branches_that_are_joined_begin_a_stage_each():
+    """A shortcut that is pooled, as in ResNet50V2, and halves of a split, of which the branch reads one alone."""
+    x = keras.Input((8, 8, 6))
+    y = layers.Conv2D(6, 3, padding="same")(x) + x
+    y = layers.MaxPooling2D(1, strides=2)(y) + layers.Conv2D(6, 3, strides=2, padding="same")(y)
+    one, other = keras.ops.split(y, 2, axis=-1)
+    y = one + layers.Conv2D(3, 3, padding="same")(other)
+    assert counts_of(keras.Model(x, y)) == [1, 1, 1]
+
+
 def test_an_addition_of_other_shapes_or_of_a_constant_is_no_block():
     x = keras.Input((8, 8, 3))
     y = layers.Conv2D(4, 3, padding="same")(x)
@@ -126,3 +138,42 @@ def test_the_stem_of_any_network_that_has_one_is_changed(padding, inside):
         np.testing.assert_array_equal(ours["second"].kernel, theirs["second"].kernel)
         assert ours["second"].output.shape[1:3] == (positions, positions)
         assert stems.stem_of(found).name == name
+
+
+def behind_a_stem(kind):
+    """A network that begins as a ResNet does, but for what the name says of it."""
+    x = keras.Input((32, 32, 3))
+    padded = layers.ZeroPadding2D(3)(x)
+    y = layers.Conv2D(4, 7, strides=2, name="first")(padded)
+    pool, relu = layers.MaxPooling2D(3, strides=2), layers.ReLU()
+    pad = layers.ZeroPadding2D(1)
+    if kind == "padding of another branch":  # walked between the ReLU and the pool
+        other = pad(y)
+        y, more = pool(relu(y)), [layers.GlobalMaxPooling2D()(other)]
+    elif kind == "image read twice":
+        y, more = pool(pad(relu(y))), [layers.GlobalMaxPooling2D()(layers.Conv2D(4, 5, strides=2)(padded))]
+    elif kind == "skip from before the pool":
+        z = relu(y)
+        y, more = pool(pad(z)), [layers.GlobalMaxPooling2D()(z)]
+    else:
+        y, more = pool(pad(relu(y))), []
+    y = layers.Conv2D(5, 3, padding="same", name="second")(y)
+    if kind == "flattened":
+        y = layers.Flatten()(y)
+    elif kind == "pooled by a fixed size":
+        y = layers.Flatten()(layers.AveragePooling2D(8)(y))
+    else:
+        y = layers.GlobalMaxPooling2D()(y)
+    return keras.Model(x, layers.Dense(3)(layers.Concatenate()([y, *more]) if more else y))
+
+
+@pytest.mark.parametrize("kind", ["padding of another branch", "image read twice", "skip from before the pool"])
+def test_a_stem_with_branches_is_none(kind):
+    assert stems.stem_of(behind_a_stem(kind)) is None
+    assert stems.stem_of(behind_a_stem("")).name == "imagenet"
+
+
+@pytest.mark.parametrize("kind", ["flattened", "pooled by a fixed size"])
+def test_larger_maps_that_a_layer_does_not_take_are_refused_in_a_line(kind):
+    with pytest.raises(InputError, match="`student_stem`: received half, whose maps are larger, but a layer of the"):
+        students.Pattern(behind_a_stem(kind), stem="half")

@@ -117,6 +117,20 @@ def test_files_of_others_are_called_what_they_are(name, tmp_path):
     assert re.search(f"which is .*{re.escape(what)}.*; expected .*{re.escape(way)}", line)
 
 
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [("ckpt-9", "ckpt-9"), ("/elsewhere/ckpt-10", "ckpt-10"), ("x", "ckpt-12"), (None, "ckpt-12")],
+)
+def test_of_several_checkpoints_the_last_is_named(named, found, tmp_path):
+    for number in (9, 10, 12):
+        (tmp_path / f"ckpt-{number}.index").write_bytes(b"\0")
+    if named:
+        (tmp_path / "checkpoint").write_text(
+            f'model_checkpoint_path: "{named}"\nall_model_checkpoint_paths: "ckpt-9"\n'
+        )
+    assert f"load_weights({str(tmp_path / found)!r})" in refused(tmp_path)
+
+
 def test_every_part_and_the_name_of_a_checkpoint_lead_to_the_same_weights(tmp_path):
     for name in ("ckpt-1.index", "ckpt-1.data-00000-of-00001"):
         (tmp_path / name).write_bytes(b"\0")

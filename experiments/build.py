@@ -33,7 +33,7 @@ TABLES = json.loads((Path(__file__).with_name("tables.json")).read_text(encoding
 COLUMNS = {  # heading: (key of `measured`, format, factor)
     "validation": ("validation", "{:.2f}", 100),
     "test": ("test", "{:.2f}", 100),
-    "int8 test": ("int8", "{:.2f}", 100),
+    "int8 validation": ("int8", "{:.2f}", 100),
     "after fine-tuning": ("validation", "{:.2f}", 100),
     "after pruning": ("pruned_acc", "{:.2f}", 100),
     "after BN recalibration": ("recalibrated_acc", "{:.2f}", 100),

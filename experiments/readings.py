@@ -11,7 +11,7 @@ def read(folder):
 
     Returns:
         (results {path below the folder without '/result.json': content}, tested {sha256 of a model: its row in an
-        evaluation.json of the test split, with the accuracy of its int8 file where an export.json has one}).
+        evaluation.json of the test split, with the validation accuracy of its int8 file where an export.json has one}).
     """
     results, tested = {}, {}
     for path in sorted(folder.rglob("result.json")):
@@ -23,7 +23,7 @@ def read(folder):
     for path in sorted(folder.rglob("export.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         for file in content["files"]:
-            if file["format"] == "litert-int8" and content["split"] == "test" and content["sha256"] in tested:
+            if file["format"] == "litert-int8" and content["split"] == "validation" and content["sha256"] in tested:
                 tested[content["sha256"]]["int8_acc"] = file["acc"]
     return results, tested
 

@@ -197,7 +197,7 @@ family() {  # family SEED ARCHITECTURE FLAG ...: a network all the way on 10,000
     $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --target_macs 4x --round_to 4 \
         --student_learning_rate 0.02 --subset 10000 --epoch_num 6 --batch_size 64 --seed "$seed"
     keep "$at/student" "experiments/records/families/${name}_student/seed$seed"
-    $PYTHON export_model.py --model_path "$at/student/model.h5" --format litert-int8
+    $PYTHON export_model.py --model_path "$at/student/model.h5" --format litert-int8 --subset 10000
     mkdir -p "experiments/records/families/${name}_int8/seed$seed"
     cp "$at/student/exported/export.json" "experiments/records/families/${name}_int8/seed$seed/export.json"
     evaluate families "$seed" "$name/base" "$name/pruned/iter1" "$name/student"

@@ -18,6 +18,8 @@ from compress.graph.network import Graph
 from compress.pruning import allocation, budgets, criteria, iterations, masks, overview, removal
 from compress.pruning.scope import Scope
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 L = keras.layers
 
 

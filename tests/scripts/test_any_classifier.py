@@ -20,6 +20,8 @@ from compress.cli import app, configs
 from compress.data import dataset
 from compress.storage import files, records
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def test_evaluation_sets_any_classifier_beside_another(tmp_path, capsys):
     net = small_net("softmax")

@@ -16,6 +16,8 @@ from compress.errors import InputError
 from compress.graph.network import Graph
 from compress.storage import files, saving
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 TINY = {
     "dataset": "digits",
     "subset": 80,

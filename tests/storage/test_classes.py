@@ -20,6 +20,8 @@ from compress.data import dataset as data
 from compress.errors import InputError
 from compress.storage import checkpoints, classes, opening
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def images(*names, name="pictures"):
     return data.Data(name, None, None, None, names, "")

@@ -9,6 +9,8 @@ from compress.engine.twin import Twin
 from compress.graph.network import Graph
 from compress.storage import checkpoints, opening
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 SIZE = 8
 RGB = np.random.default_rng(3).uniform(0, 255, (12, SIZE, SIZE, 3)).astype("float32")
 LABELS = np.arange(12) % 3

@@ -13,6 +13,8 @@ import train_base_model
 from compress.errors import InputError
 from compress.storage import opening
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 def ended(*layers, size=(12, 10, 3)):
     return keras.Sequential([keras.Input(size), keras.layers.Conv2D(4, 3, activation="relu"), *layers])

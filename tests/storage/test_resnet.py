@@ -272,7 +272,12 @@ def test_every_block_starts_as_the_identity(pictures):
 
 
 @pytest.mark.parametrize(
-    ("depth", "stem", "shape"), [(50, "imagenet", (32, 32, 3)), (101, "half", (40, 24, 3)), (50, "cifar", (32, 32, 3))]
+    ("depth", "stem", "shape"),
+    [
+        (50, "imagenet", (32, 32, 3)),
+        pytest.param(101, "half", (40, 24, 3), marks=pytest.mark.slow),
+        (50, "cifar", (32, 32, 3)),
+    ],
 )
 def test_the_readable_network_is_the_one_that_is_pruned(depth, stem, shape):
     """model.py and storage/resnet.py build the same layers, and draw the same weights."""

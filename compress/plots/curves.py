@@ -12,12 +12,12 @@ from compress.storage import records
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# what a part of a distillation's loss is called in a figure, by its name in a history; each is unweighted
+# What a part of a distillation's loss is called in a figure, by its name in a history; each is unweighted. That of the
+# hard labels is missing: it is a cross-entropy, and stands among these.
 PARTS = {
     "train_backbone": "soft labels (KL x T²)",
     "train_intermediate": "feature maps (MSE)",
     "train_adversarial": "adversarial loss (BCE)",
-    "train_hard_label": "hard labels (cross-entropy)",
     "train_discriminator": "the discriminator's own (BCE)",
 }
 SUM = "weighted sum, which is trained"
@@ -104,8 +104,8 @@ def plot_history(
 
     Args:
         histories: label -> curves as `records.read_history` returns them: any of train_loss, train_acc, val_loss,
-            val_acc (accuracies 0 to 1), learning_rate and the keys of PARTS, each one number an epoch, or None where
-            there is none.
+            val_acc (accuracies 0 to 1), learning_rate, train_hard_label and the keys of PARTS, each one number an
+            epoch, or None where there is none.
         roles: label -> role of `roles.LOOKS`, whose colour and marker the history gets; None for all that have none.
         only: one of `panels_of`, to be drawn alone.
 

@@ -36,7 +36,6 @@ def test_a_distillation_s_sum_never_shares_an_axis_with_a_cross_entropy():
         (curves.SUM, KD["train_loss"]),
         ("soft labels (KL x T²)", KD["train_backbone"]),
         ("feature maps (MSE)", KD["train_intermediate"]),
-        ("hard labels (cross-entropy)", KD["train_hard_label"]),
     ]
     assert "distillation" in distillation.get_title(loc="left").lower() and accuracy.get_ylabel() == "accuracy (%)"
     told = {text.get_text() for text in figure.legends[0].get_texts()}

@@ -149,8 +149,10 @@ HINTS = {
 
 
 def as_own(entry):
-    """The entry of a layer; that of InceptionResNetV2's scaled sum in a file of tf.keras 2, and those of AUTHORS, as if
-    they were Keras' own."""
+    """The entry of a layer, as if it were Keras' own where it is exactly one of Keras.
+
+    These are the classes of AUTHORS, and InceptionResNetV2's scaled sum in a file of tf.keras 2.
+    """
     own = str(entry["class_name"])
     if own in AUTHORS and str(entry.get("module")).split(".")[0] in AUTHORS[own]:
         return entry | {"module": None, "registered_name": None}

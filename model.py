@@ -175,6 +175,12 @@ def keras_model(name, classes=10, input_shape=(32, 32, 3)):
     for layer in net.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.9
+    # Glorot's weights, which Keras gives, halve the variance behind every ReLU. Without a normalisation the logits of a
+    # VGG16 are then all alike, and it doesn't learn: He et al. 2015, arXiv 1502.01852, section 2.2.
+    if not any("Normalization" in type(layer).__name__ for layer in net.layers[2:]):
+        for layer in net.layers:
+            if getattr(layer, "activation", None) is keras.activations.relu and hasattr(layer, "kernel"):
+                layer.kernel.assign(keras.initializers.HeNormal()(layer.kernel.shape))
     return net
 
 

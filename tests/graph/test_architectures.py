@@ -41,6 +41,14 @@ def test_a_network_of_keras_has_its_parameters_logits_and_pixels_inside(name):
     assert {layer.momentum for layer in norms} <= {0.9}
 
 
+def test_the_logits_of_a_network_without_normalisation_are_not_all_alike():
+    """As large as those that He et al. 2015 want: the variance of what enters is kept."""
+    keras.utils.set_random_seed(1)
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3)).astype("uint8")
+    logits = model.build_model("VGG16", 10, (32, 32, 3)).predict_on_batch(images)
+    assert logits.std() > 0.1  # 0.0003 with Glorot's
+
+
 def test_images_that_are_too_small_are_refused_in_a_line():
     with pytest.raises(InputError, match="received InceptionV3 for images of 32x32, which it doesn't take"):
         model.build_model("InceptionV3", 10, (32, 32, 3))

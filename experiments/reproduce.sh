@@ -185,19 +185,18 @@ exports() {
     done
 }
 
-family() {  # family SEED ARCHITECTURE FLAG ...: a network all the way on 10,000 images; the flags are the base's
-    seed=$1 name=$2 at=runs/families/seed$1/$2
-    shift 2
-    $PYTHON train_base_model.py --architecture "$name" --subset 10000 --epoch_num 8 --batch_size 64 --seed "$seed" \
-        --save_folder "$at/base" "$@"
+family() {  # family SEED IMAGES RATE ARCHITECTURE: a network all the way on so many images, the base at this rate
+    seed=$1 images=$2 rate=$3 name=$4 at=runs/families/seed$1/$4
+    $PYTHON train_base_model.py --architecture "$name" --subset "$images" --epoch_num 8 --batch_size 64 --seed "$seed" \
+        --learning_rate "$rate" --save_folder "$at/base"
     keep "$at/base" "experiments/records/families/${name}_base/seed$seed"
     $PYTHON prune_model.py --base_model_path "$at/base/model.h5" --root_folder "$at/pruned" --criterion taylor \
-        --target_macs 2x --prune_iter 1 --learning_rate 0.01 --subset 10000 --epoch_num 3 --batch_size 64 --seed "$seed"
+        --target_macs 2x --prune_iter 1 --learning_rate 0.01 --subset "$images" --epoch_num 3 --batch_size 64 --seed "$seed"
     keep "$at/pruned" "experiments/records/families/${name}_pruned/seed$seed"
     $PYTHON knowledge_distillation.py --root_folder "$at/base" --save_folder "$at/student" --target_macs 4x --round_to 4 \
-        --student_learning_rate 0.02 --subset 10000 --epoch_num 6 --batch_size 64 --seed "$seed"
+        --student_learning_rate 0.02 --subset "$images" --epoch_num 6 --batch_size 64 --seed "$seed"
     keep "$at/student" "experiments/records/families/${name}_student/seed$seed"
-    $PYTHON export_model.py --model_path "$at/student/model.h5" --format litert-int8 --subset 10000
+    $PYTHON export_model.py --model_path "$at/student/model.h5" --format litert-int8 --subset "$images"
     mkdir -p "experiments/records/families/${name}_int8/seed$seed"
     cp "$at/student/exported/export.json" "experiments/records/families/${name}_int8/seed$seed/export.json"
     evaluate families "$seed" "$name/base" "$name/pruned/iter1" "$name/student"
@@ -205,9 +204,11 @@ family() {  # family SEED ARCHITECTURE FLAG ...: a network all the way on 10,000
     mv "experiments/records/families/seed$seed/evaluation.json" "experiments/records/families/${name}_test/seed$seed/"
 }
 
-families() {
-    for name in resnet56 DenseNet121; do family "$1" $name --learning_rate 0.05; done
-    for name in MobileNetV2 VGG16 ConvNeXtTiny EfficientNetB0; do family "$1" $name --learning_rate 0.01; done
+families() {  # the larger ones on half the images
+    family "$1" 10000 0.05 resnet56
+    for name in MobileNetV2 EfficientNetB0; do family "$1" 10000 0.01 $name; done
+    for name in VGG16 ConvNeXtTiny; do family "$1" 5000 0.01 $name; done
+    family "$1" 5000 0.05 DenseNet121
     $PYTHON report.py --root_folder "runs/families/seed$1" --output "runs/families/seed$1/report.html"
 }
 

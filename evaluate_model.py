@@ -276,9 +276,8 @@ def predict(args):
     path, run_record = args.model_path[0], records.run_record(vars(args))
     paths = predicting.photographs(args.predict, display.warn)
     config = configs.PredictConfig.of(args)
-    reader = reading.Reader(
-        paths, args.num_worker, look=decoding.Look(**pixels.of_models(path)), note=display.warn, named_by="predict"
-    )
+    look = decoding.Look(**pixels.of_models(path) or {})
+    reader = reading.Reader(paths, args.num_worker, look=look, note=display.warn, named_by="predict")
     if Path(path).suffix.lower() in EXPORTED:  # its own runtime opens it, without Keras
         classifier = predicting.open_exported(path, config, paths, reader)
     else:

@@ -578,13 +578,13 @@ def distil(args, config, teacher, run, images, title):
         images: a dataset.Data.
         title: for the progress bar.
     """
-    from compress.data import dataset
+    from compress.data import batches
     from compress.distillation.distiller import Distiller, optimizer_for
     from compress.training import runs
     from compress.training.recipe import Recipe, compile_trainer, optimizer_of
 
     recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=args.student_learning_rate), run)
-    steps = dataset.steps_per_epoch(len(images.train), recipe.batch_size)
+    steps = batches.steps_per_epoch(len(images.train), recipe.batch_size)
     losses = losses_of(config, teacher, run.saved, steps * (recipe.epochs - recipe.begun))
     distiller = Distiller(
         teacher if config.taught else None, run.saved, losses, config.precision, config.mirror_teacher

@@ -531,7 +531,7 @@ def clear(folder):
 
 def fine_tune(args, model, images, folder, run_record, title):
     """Trains a trimmed model in place; returns the validation accuracy of what is kept, and the seconds it took."""
-    from compress.data import dataset
+    from compress.data import batches
     from compress.engine import twin
     from compress.storage import recording
     from compress.training import runs
@@ -539,7 +539,7 @@ def fine_tune(args, model, images, folder, run_record, title):
 
     recipe = Recipe.of(args, epochs=args.epoch_num)
     trainer = twin.Twin(model, args.precision)
-    compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
+    compile_classifier(trainer, recipe, batches.steps_per_epoch(len(images.train), recipe.batch_size))
     config = configs.RunConfig.of(args, home=args.root_folder)
     run = recording.Run(folder, run_record, model, config, args.save_best_model)
     history = runs.train(trainer, images, recipe, run, title)

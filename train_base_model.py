@@ -222,7 +222,7 @@ def pretrained(name, image_shape=None):
 
 def train(args, plan, model, images):
     """Trains the model in place, as the best epoch leaves it; returns the history."""
-    from compress.data import dataset
+    from compress.data import batches
     from compress.engine import twin
     from compress.storage import recording
     from compress.training import runs
@@ -232,7 +232,7 @@ def train(args, plan, model, images):
     run = recording.Run(args.save_folder, plan.record, model, configs.RunConfig.of(args))
     recipe = runs.continued(Recipe.of(args, epochs=args.epoch_num, learning_rate=rate), run)
     trainer = twin.Twin(model, args.precision)  # the same variables, in a form that trains faster
-    compile_classifier(trainer, recipe, dataset.steps_per_epoch(len(images.train), recipe.batch_size))
+    compile_classifier(trainer, recipe, batches.steps_per_epoch(len(images.train), recipe.batch_size))
     return runs.train(trainer, images, recipe, run, "base model")
 
 

@@ -40,6 +40,10 @@ class DataConfig(Config):
         num_worker: threads that decode a folder's images; 0 for one a core.
         crop_padding: pixels by which training images are shifted at most; None for a part of their side.
         hflip: probability with which a training image is mirrored left to right; None for `values.usual_hflip`.
+        augment: how training images are varied, one of values.AUGMENTATIONS.
+        cache_dir: where decoded images are kept that memory doesn't hold.
+        cache: False to decode such images each time that they are needed.
+        verbose: 0 for no lines.
         instead: what can be done without CIFAR, for the error where it can't be downloaded.
     """
 
@@ -52,6 +56,10 @@ class DataConfig(Config):
     num_worker: int = 0
     crop_padding: int | None = None
     hflip: float | None = None
+    augment: str = "shift"
+    cache_dir: str = "./data/cache"
+    cache: bool = True
+    verbose: int = 1
     instead: str = ""
 
 

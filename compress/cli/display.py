@@ -150,7 +150,7 @@ def show_images(images, batch_size, verbose=1):
     """
     say(images.description, verbose)
     say(f"augmentation of the training images: {augmentation(images.train)}", verbose)
-    if images.train.hflip and (pair := mirror_twins(images.class_names)):
+    if images.train.augmentation.hflip and (pair := mirror_twins(images.class_names)):
         warn(
             f"the training images are mirrored left to right, and two classes are called {pair[0]} and {pair[1]}: if "
             "a mirrored image of the one class shows the other, no network can tell them apart; `hflip=0` turns it off"
@@ -165,11 +165,15 @@ def show_images(images, batch_size, verbose=1):
 
 def augmentation(split):
     """How a dataset.Split's images are varied at random, such as 'shifts of up to 4 pixels', or 'none'."""
-    parts = []
-    if split.pad:
-        parts.append(f"shifts of up to {tables.counted(split.pad, 'pixel')}")
-    if split.hflip:
-        parts.append(f"mirrored left to right with probability {split.hflip:g} (`hflip=0` turns that off)")
+    parts, done = [], split.augmentation
+    if done.crop:
+        parts.append("a random part of each at full size")
+    if done.pad:
+        parts.append(f"shifts of up to {tables.counted(done.pad, 'pixel')}")
+    if done.hflip:
+        parts.append(f"mirrored left to right with probability {done.hflip:g} (`hflip=0` turns that off)")
+    if done.operations:
+        parts.append(f"{done.operations} operations of RandAugment")
     return ", ".join(parts) or "none"
 
 

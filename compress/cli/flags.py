@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 from compress.cli import completion, messages
-from compress.cli.values import PRECISIONS, data_set, path, precision, real, usual_hflip, whole
+from compress.cli.values import AUGMENTATIONS, PRECISIONS, data_set, path, precision, real, usual_hflip, whole
 from compress.errors import OutputError, one_line
 
 STOCK_SET = "cifar10"  # the data set where none is named
@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         if hasattr(parsed, "class_num") and "class_num" not in given:
             parsed.class_num = CLASS_NUM.get(parsed.dataset or STOCK_SET)  # None: as many as the folder has
         if hasattr(parsed, "hflip") and "hflip" not in given:  # the record of a run is to name what was done
-            parsed.hflip = usual_hflip(parsed.dataset)
+            parsed.hflip = usual_hflip(parsed.dataset, parsed.augment)
 
     def parse_args(self, args=None, namespace=None):
         completion.answer(self)
@@ -248,7 +248,26 @@ def add_data_flags(parser, needed=True):
         help="threads that decode a FOLDER's images, 0: one a core; "
         "stock sets lie in memory and need none (default: %(default)s)",
     )
+    add_cache_flags(group)
     add_batch_size_flag(group)
+
+
+def add_cache_flags(group):
+    """--cache_dir, --cache: where images lie that memory doesn't hold."""
+    group.add_argument(
+        "--cache_dir",
+        type=path,
+        default="./data/cache",
+        metavar="DIR",
+        help="where a FOLDER's images are kept decoded if they need more than 1 GiB, once for all runs "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="--no-cache decodes such images each time that they are needed (default: on)",
+    )
 
 
 def add_data_dir_flag(group):
@@ -369,7 +388,15 @@ def add_training_flags(parser):
 
 
 def add_augmentation_flags(group):
-    """--crop_padding, --hflip: how training images are varied at random."""
+    """--augment, --crop_padding, --hflip: how training images are varied at random."""
+    group.add_argument(
+        "--augment",
+        choices=AUGMENTATIONS,
+        default="shift",
+        help="shift: training images are shifted by some pixels; crop: a random part of each is shown at full size, "
+        "and the middle of evaluated ones; randaugment: two random changes of colour or geometry follow, behind crops "
+        "of a FOLDER's images, behind shifts of others; none (default: %(default)s)",
+    )
     group.add_argument(
         "--crop_padding",
         type=whole(0),
@@ -382,7 +409,7 @@ def add_augmentation_flags(group):
         type=real(0, 1),
         metavar="PROB",
         help="mirror each training image left to right with this probability; 0 where left and right matter, as of "
-        "arrows or letters (default: 0.5, of digits 0)",
+        "arrows or letters (default: 0.5, of digits and with --augment none 0)",
     )
 
 

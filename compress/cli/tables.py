@@ -93,6 +93,12 @@ def size(values):
     return _scaled(values, {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9})
 
 
+def size_of(value):
+    """One number of bytes with its unit, such as '5.53 GB'."""
+    unit, (shown,) = size([value])
+    return f"{shown} {unit}"
+
+
 def _scaled(values, units):
     # of the value as rounded to four digits: 999,960 is 1.000 M, not 1,000 k
     largest = max((float(f"{value:.3e}") for value in values if value is not None), default=0)

@@ -174,10 +174,13 @@ def no_data_set(name):
     )
 
 
-def usual_hflip(dataset):
+AUGMENTATIONS = ("shift", "crop", "randaugment", "none")
+
+
+def usual_hflip(dataset, augment="shift"):
     """The probability with which a data set's training images are mirrored where nobody says it: that of He et al.
     2016, arXiv 1512.03385, section 4.2, for CIFAR, and usual for photographs; a mirrored digit is no digit."""
-    return 0.0 if dataset == "digits" else 0.5
+    return 0.0 if dataset == "digits" or augment == "none" else 0.5
 
 
 def data_set(text):

@@ -1,15 +1,19 @@
 """Images and labels in memory: their training, validation and test splits, and batches of them."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 
 import numpy as np
 
 from compress.cli import display, values
-from compress.data import decoding, duplicates, folders, reading, splits, stock
+from compress.data import decoding, duplicates, folders, keeping, lazily, reading, splits, stock
+from compress.data.augmentation import OPERATIONS, Augmentation, middle
 from compress.errors import InputError
 
 NAMES = ("train", "validation", "test")
+NONE = Augmentation()
+PHOTOGRAPHIC = ("crop", "randaugment")  # kinds of augmentation for which photographs keep their proportions
 ADJECTIVES = dict(zip(NAMES, ("training", "validation", "test"), strict=True))  # as messages call the images
 
 
@@ -17,37 +21,60 @@ class Split:
     """One split of a data set: images uint8 (N, H, W, 3), RGB 0 to 255, and labels int64 (N,).
 
     Args:
-        images: the array, or a reading.Pending, whose files are decoded when `images` is first read.
+        stored: the images as they are kept, which may be larger than what is shown of them: an array; a
+            `lazily.Lazy`, where they don't lie in memory; or a reading.Pending, whose files are decoded when they are
+            first read.
         labels: int64 (N,), indices into the names of the classes.
         name: "train", "validation" or "test".
-        pad: largest random shift in pixels that `batches` applies to an image; 0 for none.
-        hflip: probability with which `batches` mirrors an image left to right; 0 for never.
+        augmentation: how `batches` varies an image.
         source: `folders.listing_checksum` of the images that the split was drawn from at random; None where the data
             set itself defines the split.
+        size: (H, W) of the middle of each image that is shown; None for all of it.
     """
 
-    def __init__(self, images, labels, name, pad=0, hflip=0.0, source=None):
-        self._images, self.labels, self.name = images, labels, name
-        self.pad, self.hflip, self.source = pad, hflip, source
+    def __init__(self, stored, labels, name, augmentation=NONE, source=None, size=None):
+        self._stored, self.labels, self.name = stored, labels, name
+        self.augmentation, self.source, self._size = augmentation, source, size
 
     def __len__(self):
         return len(self.labels)
 
     @property
+    def stored(self):
+        """The images as they are kept, an array or a `lazily.Lazy`; decoded now if they were to be when needed."""
+        if isinstance(self._stored, reading.Pending):
+            self._stored = self._stored.held()
+        return self._stored
+
+    @property
     def images(self):
-        """All images, uint8 (N, H, W, 3); decoded now if they weren't before."""
-        if not isinstance(self._images, np.ndarray):
-            self._images = self._images[:]
-        return self._images
+        """All images as they are shown, uint8 (N, H, W, 3): an array, or a `lazily.Lazy` that is read in slices."""
+        return self._shown(self.stored)
 
     @property
     def image_shape(self):
         """(H, W, 3), known before the images are decoded."""
-        return tuple(self._images.shape[1:])
+        return (*self._size, 3) if self._size else tuple(self._stored.shape[1:])
+
+    @property
+    def paths(self):
+        """Files of the images that are still to be decoded."""
+        return self._stored.paths
+
+    def keep(self, stored):
+        """Sets `stored` of a split whose images were still to be decoded."""
+        self._stored = stored
 
     def take(self, chosen):
-        """The images with these indices, uint8 (len(chosen), H, W, 3); no others are decoded."""
-        return self._images[chosen]
+        """`images` of these indices alone; no others are decoded."""
+        of = self._stored
+        return self._shown(of.of(chosen) if isinstance(of, lazily.Lazy) else of[chosen])
+
+    def _shown(self, images):
+        size = self.image_shape[:2]
+        if not isinstance(images, lazily.Lazy):
+            return middle(images, size)
+        return images if size == images.shape[1:3] else lazily.Lazy(lazily.Middle(images.source, size), images.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +146,7 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
             f"`class_num`: received {config.class_num}, expected {len(names)} (the classes of {config.dataset})"
         )
     drawn = [listing and part is None for part in parts]
-    # A folder may gain or lose files between two runs. Splits drawn from it would then differ, and a training image of
-    # the first run could become a validation image of the second. The checksum of the list of files, kept in the
-    # record, lets the second run refuse that. It covers the training folder where splits are drawn from it, else all.
-    listed = [part for part in parts if part][: 1 if any(drawn) else None] if listing and parts[0] else []
-    source = folders.listing_checksum(config.dataset, [path for part in listed for path in part[0]]) if listed else None
+    source = _source(config, parts, any(drawn)) if listing and parts[0] else None
     parts, notes = splits.divide(config, names, parts, needs)
     _warn(config, listing, parts, notes)
     reader = None
@@ -138,18 +161,34 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
     # The training split always carries `source`, since the others may be drawn from what it was drawn from.
     three = [
         part
-        and Split(reader.pending(part[0]) if reader else part[0], part[1], name, source=source if is_drawn else None)
+        and Split(
+            reader.pending(part[0]) if reader else part[0],
+            part[1],
+            name,
+            source=source if is_drawn else None,
+            size=reader and reader.size,
+        )
         for part, name, is_drawn in zip(parts, NAMES, (True, *drawn[1:]), strict=True)
     ]
     # Only training images are augmented: validation and test accuracies are those of the images as they are.
     if three[0]:
-        three[0].hflip = values.usual_hflip(config.dataset) if config.hflip is None else config.hflip
-        three[0].pad = _padding(config, three[0].image_shape[:2])
+        three[0].augmentation = _augmentation(config, three[0].image_shape[:2], bool(listing))
     if reader:
-        _read([split for split in three if split and split.name in needs], reader)
+        keeping.keep([split for split in three if split and split.name in needs], reader, config, progress)
     name = os.path.basename(os.path.abspath(config.dataset)) if listing else config.dataset
     read, test_drawn = [split for split in three if split and split.name in needs], drawn[2] and three[0]
     return Data(name, *three, names, _described(name, read, {*needs} == {"test"} and test_drawn, reader), reader)
+
+
+def _source(config, parts, is_drawn):
+    """The checksum of the list of a folder's files, kept in the record.
+
+    A folder may gain or lose files between two runs. Splits drawn from it would then differ, and a training image of
+    the first run could become a validation image of the second. The checksum lets the second run refuse that. It covers
+    the training folder where splits are drawn from it, else all.
+    """
+    listed = [part for part in parts if part][: 1 if is_drawn else None]
+    return folders.listing_checksum(config.dataset, [path for part in listed for path in part[0]])
 
 
 def _warn(config, listing, parts, notes):
@@ -171,12 +210,6 @@ def _described(name, read, test_drawn, reader):
             f"yourself, put them into {name}/test and all others into {name}/train{how}"
         )
     return f"{name}: {', '.join(f'{len(split):,} {ADJECTIVES[split.name]}' for split in read)} images{how}"
-
-
-def _read(three, reader):
-    """Decodes the images of several splits in one call, so that one message names the damaged files of all."""
-    for split, images in zip(three, reader.read(*[split._images.paths for split in three]), strict=True):
-        split._images = images
 
 
 def _found(config, needs):
@@ -202,94 +235,29 @@ def _reader(config, listing, parts, image_size, progress, pixels):
     reader = reading.Reader(paths, config.num_worker, progress, decoding.Look(**pixels or {}), display.warn)
     size = (config.image_size,) * 2 if config.image_size else image_size
     reader.size = size or reader.common_size(np.concatenate([part[0] for part in parts if part]))
+    # What a model was trained on decides how images are decoded for it; only a first training chooses.
+    if pixels is None:
+        if config.augment in PHOTOGRAPHIC:
+            reader.look = dataclasses.replace(reader.look, fit="crop")
+        if keeping.bytes_of(len(paths), reader) > reading.HELD:
+            reader.look = dataclasses.replace(reader.look, jpeg="scaled")
     return reader
 
 
-def steps_per_epoch(n, batch_size):
-    """Number of whole batches in n images, at least 1: fewer images than a batch make one smaller batch."""
-    return max(1, n // batch_size)
-
-
-def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
-    """An endless keras.utils.PyDataset for fit(batches, steps_per_epoch=steps_per_epoch(len(split), batch_size)).
-
-    Item i depends only on (seed, start_epoch, start_step + i). With S steps an epoch, j = start_step + i is step j % S
-    of epoch start_epoch + j // S. Every epoch has its own random order, in which no image comes twice. A run that was
-    killed and resumed therefore sees the same batches as one that wasn't.
-
-    Args:
-        split: a Split.
-        batch_size: images an item; fewer only where the split has fewer.
-        seed: whole number, at least 0.
-        augment: shift and mirror the images as split.pad and split.hflip say.
-        start_epoch: epoch of item 0, from 0; more than 0 for a resumed run.
-        start_step: step of item 0 in that epoch, from 0.
-
-    Returns:
-        PyDataset of (uint8 (B, H, W, 3), int64 (B,)).
-    """
-    import keras
-
-    images = np.ascontiguousarray(split.images)
-    size = min(batch_size, len(split))
-    steps = steps_per_epoch(len(split), batch_size)
-
-    # Keras fetches batches ahead of the step that it trains on, and calls `on_epoch_end` ahead of time too. A random
-    # state that moves with each call would be ahead by an unknown number of batches when a run is resumed, so both
-    # random generators below are seeded from the epoch and the step themselves.
-    class Batches(keras.utils.PyDataset):
-        def __init__(self):
-            super().__init__(workers=1)  # more would start Keras' enqueuer, which drops batches fetched ahead
-            self.order = (None, None)  # the epoch whose permutation is kept, and the permutation
-
-        @property
-        def num_batches(self):
-            return None  # endless
-
-        def __getitem__(self, index):
-            ahead, step = divmod(start_step + index, steps)
-            epoch = start_epoch + ahead
-            known, order = self.order
-            if known != epoch:
-                order = np.random.default_rng((seed, epoch)).permutation(len(split))
-                self.order = (epoch, order)
-            chosen = order[step * size : (step + 1) * size]
-            if augment and (split.pad or split.hflip):
-                rng = np.random.default_rng((seed, epoch, step, 1))
-                return _varied(images, chosen, split.pad, split.hflip, rng), split.labels[chosen]
-            return images[chosen], split.labels[chosen]
-
-    return Batches()
-
-
-def _varied(images, chosen, pad, hflip, rng):
-    """Augments a batch: each image is shifted by up to `pad` pixels, and mirrored with probability `hflip`.
-
-    The augmentation of He et al. 2016, arXiv 1512.03385, section 4.2, for CIFAR: a random crop from the padded image.
-    Here reflected pixels fill the padding.
-
-    Args:
-        images: uint8 (N, h, w, 3), contiguous.
-        chosen: (n,) indices of the images of the batch.
-        pad: 0 to min(h, w) - 1.
-        hflip: 0 to 1.
-        rng: a numpy Generator.
-
-    Returns:
-        uint8 (n, h, w, 3).
-    """
-    (h, w), n = images.shape[1:3], len(chosen)
-    # Shift and mirror only choose which pixel is copied where, so the batch is one gather by index.
-    # rows (n, h): the source row of each output row; index -1 reflects to 1, index h to h - 2. cols (n, w): likewise.
-    rows = np.abs(rng.integers(-pad, pad + 1, (n, 1)) + np.arange(h))
-    cols = np.abs(rng.integers(-pad, pad + 1, (n, 1)) + np.arange(w))
-    rows, cols = np.minimum(rows, 2 * (h - 1) - rows), np.minimum(cols, 2 * (w - 1) - cols)
-    # Last: with another probability a run draws the same shifts, so that nothing else of it changes.
-    if hflip:
-        cols = np.where(rng.random((n, 1)) < hflip, cols[:, ::-1], cols)
-    where = (chosen[:, None, None] * h + rows[:, :, None]) * w + cols[:, None, :]  # (n, h, w)
-    pixels = images.view("V3").reshape(-1)  # RGB as one item of three bytes: 0.5 ms for 128 images of 32x32
-    return pixels.take(where.reshape(-1)).view(np.uint8).reshape(n, h, w, 3)
+def _augmentation(config, sides, of_folder):
+    """The Augmentation of training images of `sides` (h, w); of_folder: whether they are a folder's."""
+    kind, hflip = config.augment, config.hflip
+    if hflip is None:
+        hflip = values.usual_hflip(config.dataset, kind)
+    # RandAugment comes behind what the paper puts it behind: shifts of CIFAR's images, crops of photographs.
+    crop = kind == "crop" or (kind == "randaugment" and of_folder)
+    if config.crop_padding is not None and (crop or kind == "none"):
+        raise InputError(
+            f"`crop_padding`: received {config.crop_padding} beside `augment={kind}`, which shifts no images; expected "
+            "`augment=shift`, or none of it"
+        )
+    pad = 0 if crop or kind == "none" else _padding(config, sides)
+    return Augmentation(pad, hflip, crop, OPERATIONS if kind == "randaugment" else 0)
 
 
 def _padding(config, sides):

@@ -12,6 +12,8 @@ ALLOWED = {
     "floating": (1.0, 255.0),
     "colour": decoding.DEPTHS,
     "ground": tuple(decoding.GROUNDS),
+    "jpeg": ("scaled",),
+    "fit": ("crop",),
 }
 
 
@@ -25,14 +27,16 @@ def of_models(*paths):
         paths: of model files; a model without a history.json beside it is ignored.
 
     Returns:
-        dict with some of the keys of ALLOWED, see decoding.Look; empty without such records.
+        dict with some of the keys of ALLOWED, see decoding.Look; None where no model has a record.
 
     Raises:
         InputError: the models were trained on images that were converted in different ways.
     """
-    found, sources = {}, {}
+    found, sources, known = {}, {}, False
     for path in paths:
-        for name, value in _recorded(path).items():
+        recorded = _recorded(path)
+        known |= recorded is not None
+        for name, value in (recorded or {}).items():
             if found.setdefault(name, value) != value:
                 raise InputError(
                     f"{sources[name]} was trained on images shown with {name} "
@@ -40,15 +44,17 @@ def of_models(*paths):
                     path=path,
                 )
             sources.setdefault(name, path)
-    return found
+    return found if known else None
 
 
 def _recorded(path):
-    """The valid values of 'pixels' in the record beside a model; the file may be a stranger's."""
-    run = {}
+    """The valid values of 'pixels' in the record beside a model; the file may be a stranger's. None without one."""
+    run = None
     with contextlib.suppress(InputError):
         run = records.read_json(Path(path).with_name("history.json")).get("run")
-    found = run.get("pixels") if isinstance(run, dict) else None
+    if not isinstance(run, dict):
+        return None
+    found = run.get("pixels")
     # The type counts too: in Python True == 1 and 255 == 255.0, so `in` alone would let booleans through.
     return (
         {

@@ -1,5 +1,6 @@
 """Decodes the images of a data set consistently: one size, one scale of values, one background of transparency."""
 
+import collections
 import concurrent.futures
 import contextlib
 import math
@@ -10,9 +11,10 @@ import warnings
 import numpy as np
 
 from compress.cli import tables
-from compress.data import decoding
+from compress.data import decoding, lazily
 from compress.errors import InputError, one_line
 
+HELD = 2**30  # bytes of images that lie in memory; more are read when they are asked for
 LARGEST = 1024  # pixels a side that images may keep where no size is asked for: photographs would fill the memory
 MOST_NAMED = 10  # damaged files in one message
 BEGINNINGS = {  # what a file is that can't be decoded: a test of its first 64 bytes, in lower case
@@ -65,7 +67,7 @@ class Reader:
         )
         self.look = look or decoding.Look()
         self.resized = False
-        self._headers, self._reported, self._found = {}, set(), None
+        self._headers, self._alike, self._reported, self._found = {}, {}, set(), None
 
     @property
     def how(self):
@@ -82,9 +84,30 @@ class Reader:
         size = own.pop() if len(own) == 1 else (224, 224)
         return size if max(size) <= LARGEST else (224, 224)
 
+    @property
+    def stored(self):
+        """(h, w) of an image as it is decoded, of which `size` may be the middle; see `decoding.kept`."""
+        return decoding.kept(self.size, self.look)
+
     def pending(self, paths):
         """The images of these paths as a Pending, which decodes them on first use."""
         return Pending(self, np.asarray(paths, dtype=object))
+
+    def settle(self, paths):
+        """Finds how these images are converted to 8 bits, unless it is known; to be called before `decoded`."""
+        with self._pool() as pool:
+            self._settle(pool, self._known(pool, paths))
+
+    def decoded(self, path):
+        """One image, uint8 (h, w, 3), as `read` decodes it.
+
+        Raises:
+            InputError: it can't be decoded.
+        """
+        image = self._decoded(str(path))
+        if isinstance(image, Exception):
+            raise InputError(_broken(self.named_by, {str(path): image}))
+        return image
 
     def read(self, *parts):
         """Decodes images now.
@@ -96,41 +119,59 @@ class Reader:
             List of uint8 (N, h, w, 3), one for each part.
 
         Raises:
-            InputError: files can't be decoded (all of them in one message, decompression bombs too), or values have no
-                natural scale or lie outside that of `look`.
+            InputError: as `each`.
         """
-        paths, arrays, broken = [str(path) for part in parts for path in part], [], {}
+        arrays, bounds = [], np.cumsum([0, *map(len, parts)])
+        for i, image in self.each([str(path) for part in parts for path in part]):
+            if not arrays:  # by now it is known what is kept of an image
+                arrays = [np.empty((len(part), *image.shape), np.uint8) for part in parts]
+            part = np.searchsorted(bounds, i, "right") - 1
+            arrays[part][i - bounds[part]] = image
+        return arrays or [np.empty((0, *self.stored, 3), np.uint8) for _ in parts]
+
+    def each(self, paths, progress=None):
+        """Decodes images one after the other.
+
+        Args:
+            paths: of the images, a list of str.
+            progress: wraps the range of images; None for the reader's own.
+
+        Yields:
+            (place in paths, uint8 (h, w, 3)), in order; those that can't be decoded are left out.
+
+        Raises:
+            InputError: at the end, where files can't be decoded (all of them in one message, decompression bombs too),
+                or values have no natural scale or lie outside that of `look`.
+        """
+        broken, brightest = {}, 0
         with self._pool() as pool:
             headers = self._known(pool, paths)
             self._settle(pool, headers)
-            for part in parts:
-                array = np.empty((len(part), *self.size, 3), np.uint8)
-                # Pillow releases Python's lock while it decodes, so threads do it in parallel.
-                for i, image in zip(self.progress(range(len(part))), pool.map(self._decoded, part), strict=True):
-                    if isinstance(image, Exception):
-                        broken[part[i]] = image
-                    else:
-                        array[i] = image
-                arrays.append(array)
+            # Pillow releases Python's lock while it decodes, so threads do it in parallel.
+            found = in_order(pool, self._decoded, paths)
+            for i, image in zip((progress or self.progress)(range(len(paths))), found, strict=True):
+                if isinstance(image, Exception):
+                    broken[paths[i]] = image
+                    continue
+                brightest = max(brightest, int(image.max()))
+                yield i, image
             # One damaged file is a reason to try all the others: the user then repairs the data set once, not file by
             # file. Values outside the scale are no damage, and images that aren't needed may have them.
             if broken:
                 left = sorted({*self.paths} - {*paths})
                 broken |= {
                     path: found
-                    for path, found in zip(left, pool.map(self._decoded, left), strict=True)
+                    for path, found in zip(left, in_order(pool, self._decoded, left), strict=True)
                     if isinstance(found, Exception) and not isinstance(found, OverflowError)
                 }
         if broken:
             raise InputError(_broken(self.named_by, broken))
-        brightest = max((int(array.max()) for array in arrays if array.size), default=255)
         # of other depths `_settle` has said it
         if 0 < brightest < DARKEST and not any(header.depth for header in headers.values()):
             self._report_once(
                 f"no image holds a value above {brightest}, of 255: all are nearly black, as masks, label maps and "
                 "images of 0 to 1 are that were written without their factor"
             )
-        return arrays
 
     @contextlib.contextmanager
     def _pool(self):
@@ -145,7 +186,11 @@ class Reader:
     def _known(self, pool, paths):
         """{path: Header} of those files whose header can be read; each is read once."""
         left = [path for path in paths if path not in self._headers]
-        self._headers |= zip(left, pool.map(lambda path: _or_error(decoding.read_header, path), left), strict=True)
+        found = in_order(pool, lambda path: _or_error(decoding.read_header, path), left)
+        for path, header in zip(left, found, strict=True):
+            # Most headers of a data set are alike: one object stands for all that are.
+            known = isinstance(header, decoding.Header)
+            self._headers[path] = self._alike.setdefault(header, header) if known else header
         return {path: self._headers[path] for path in paths if isinstance(self._headers[path], decoding.Header)}
 
     def _settle(self, pool, headers):
@@ -174,7 +219,7 @@ class Reader:
             odd = [path for path, header in self._known(pool, self.paths).items() if header.depth or header.transparent]
             self._found = [
                 it
-                for it in pool.map(lambda path: _or_error(decoding.examine, path), odd)
+                for it in in_order(pool, lambda path: _or_error(decoding.examine, path), odd)
                 if isinstance(it, decoding.Extremes)
             ]  # `read` reports the damaged ones
         if faint := [it.path for it in self._found if it.faint]:
@@ -303,10 +348,59 @@ class Pending:
 
     @property
     def shape(self):
-        return len(self.paths), *self.reader.size, 3
+        return len(self.paths), *self.reader.stored, 3
 
     def __getitem__(self, chosen):
         return self.reader.read(self.paths[chosen])[0]
+
+    def held(self):
+        """All of them: an array, or a `lazily.Lazy` where they would fill the memory."""
+        if math.prod(self.shape) <= HELD:
+            return self[:]
+        return Decoded(self.reader, self.paths).all()
+
+
+class Decoded:
+    """A source of `lazily.Lazy` that decodes images each time that they are asked for.
+
+    Args:
+        reader: a Reader, which is settled for these images.
+        paths: their files, (N,) of str.
+    """
+
+    def __init__(self, reader, paths):
+        self.reader, self.paths, self.shape = reader, paths, (*reader.stored, 3)
+        reader.settle(list(paths))
+
+    def read(self, rows):
+        """The images of rows, uint8 (len(rows), h, w, 3).
+
+        Raises:
+            InputError: one can't be decoded.
+        """
+        return np.stack([*lazily.pool().map(self.reader.decoded, self.paths[rows])])
+
+    def all(self):
+        """All images, a `lazily.Lazy`."""
+        return lazily.Lazy(self, np.arange(len(self.paths)))
+
+
+def in_order(pool, function, items, ahead=64):
+    """Yields function(item) of items in their order, computed by the threads of a pool.
+
+    Args:
+        pool: a ThreadPoolExecutor, whose own `map` would keep a record of every item at once.
+        function: of an item.
+        items: a list.
+        ahead: items that are begun before their turn.
+    """
+    waiting, left = collections.deque(), iter(items)
+    for item in left:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _or_error(function, *arguments):

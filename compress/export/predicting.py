@@ -10,6 +10,7 @@ import numpy as np
 
 from compress.cli import display, formats
 from compress.data import decoding, scanning
+from compress.data.augmentation import middle
 from compress.errors import InputError, one_line
 from compress.export import metadata, writers
 from compress.storage import archives, classes, files
@@ -278,7 +279,7 @@ def classify(path, classifier, paths, reader, config):
     reader.size, answers = classifier.size, []
     step = classifier.largest_batch or config.batch_size
     for start in display.track("photographs", config.verbose)(range(0, len(paths), step)):
-        answers.append(classifier.probabilities(reader.read(paths[start : start + step])[0]))
+        answers.append(classifier.probabilities(middle(reader.read(paths[start : start + step])[0], reader.size)))
     found = np.concatenate(answers)
     if not np.isfinite(found).all():
         raise InputError(f"{path} outputs NaN or infinity, expected a network with finite logits", path)

@@ -30,6 +30,8 @@ IGNORED = {
     "root_folder",
     "base_model_path",
     "data_dir",
+    "cache_dir",
+    "cache",
     "tensorboard",
     "json",
     "verify_model",
@@ -116,6 +118,12 @@ def finished(folder, run, config, paths, length="epoch_num"):
     return result
 
 
+def _of_older(record):
+    """What an older version did where it did not know a parameter: that was its value."""
+    hflip = values.usual_hflip(record["flags"].get("dataset"))
+    return {"allocation": "threshold", "hflip": hflip, "augment": "shift"}
+
+
 def check_same_run(before, run, folder, kind="an unfinished", length=None):
     """Makes sure that a run had the parameters that this one has, and the same images and model.
 
@@ -135,9 +143,7 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
     then, now = (json.loads(json.dumps(record.get("flags", {}))) for record in (before, run))
     for record, flags in ((before, then), (run, now)):
         flags.update(_student_of(record), dataset=records.place(flags.get("dataset")))
-    # What an older version did where it did not know a parameter: that was its value.
-    old = {"allocation": "threshold", "hflip": values.usual_hflip(before["flags"].get("dataset"))}
-    then = {name: value for name, value in old.items() if name in now} | then
+    then = {name: value for name, value in _of_older(before).items() if name in now} | then
     given = _given(run)
     free = {key for key in set(now) - set(then) if key not in given}  # parameters that the run of then didn't know
     # Records of earlier versions hold the teacher's own stem and blocks where none were asked for.

@@ -7,7 +7,7 @@ import math
 import keras
 import numpy as np
 
-from compress.data import dataset
+from compress.data import batches
 from compress.errors import InputError
 from compress.graph import nodes
 from compress.storage.recording import Progress
@@ -32,7 +32,7 @@ def fit(model, images, recipe, callbacks=(), progress=None):
     """
     progress = progress or Progress()
     recipe = recipe_for(recipe, images)
-    steps = dataset.steps_per_epoch(len(images.train), recipe.batch_size)
+    steps = batches.steps_per_epoch(len(images.train), recipe.batch_size)
     build(model, images.class_num)
     with contextlib.ExitStack() as stack:
         for callback in callbacks:
@@ -42,9 +42,9 @@ def fit(model, images, recipe, callbacks=(), progress=None):
 
         def train(last):
             """Keras' fit from where the training is up to this epoch."""
-            batches = dataset.batches(images.train, recipe.batch_size, recipe.seed, True, progress.epoch, progress.step)
+            source = batches.batches(images.train, recipe.batch_size, recipe.seed, True, progress.epoch, progress.step)
             model.fit(
-                batches,
+                source,
                 steps_per_epoch=steps - progress.step,
                 initial_epoch=progress.epoch,
                 epochs=last,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from compress.cli import display, tables
-from compress.data import dataset
+from compress.data import batches
 from compress.plots import curves, roles, style
 from compress.storage import recording, records, resuming
 from compress.storage.records import STATE
@@ -65,7 +65,7 @@ def train(trainer, images, recipe, run, title):
     # A batch is no larger than the training set. All variables are made here, those of the optimiser among them: the
     # state of an earlier process can only be read into variables that exist.
     recipe = fit.recipe_for(recipe, images)
-    steps = dataset.steps_per_epoch(len(images.train), recipe.batch_size)
+    steps = batches.steps_per_epoch(len(images.train), recipe.batch_size)
     fit.check_batch(run.saved, recipe.batch_size)
     fit.build(trainer, images.class_num)
     run.begin(trainer, recipe, steps)

@@ -20,6 +20,7 @@ from conftest import SCRIPTS
 
 from compress.cli import app, display, flags, tables
 from compress.data import dataset as data
+from compress.data.augmentation import Augmentation
 from compress.storage import files
 
 ROOT = Path(__file__).parents[2]
@@ -555,7 +556,7 @@ def test_an_epoch_of_few_steps_is_told(count, batch, says, capsys):
     ],
 )
 def test_the_augmentation_of_a_training_is_told(pad, hflip, says, capsys):
-    train = data.Split(np.zeros((640, 8, 8, 3), "uint8"), np.zeros(640, int), "train", pad, hflip)
+    train = data.Split(np.zeros((640, 8, 8, 3), "uint8"), np.zeros(640, int), "train", Augmentation(pad, hflip))
     display.show_images(data.Data("x", train, None, None, ("a", "b"), "x: images"), 8)
     assert capsys.readouterr() == (f"x: images\naugmentation of the training images: {says}\n", "")
 
@@ -571,7 +572,7 @@ def test_the_augmentation_of_a_training_is_told(pad, hflip, says, capsys):
     ],
 )
 def test_classes_called_left_and_right_are_a_warning(names, hflip, pair, capsys):
-    train = data.Split(np.zeros((640, 8, 8, 3), "uint8"), np.zeros(640, int), "train", 1, hflip)
+    train = data.Split(np.zeros((640, 8, 8, 3), "uint8"), np.zeros(640, int), "train", Augmentation(1, hflip))
     display.show_images(data.Data("x", train, None, None, names, "x: images"), 8)
     error = capsys.readouterr().err
     assert (f"two classes are called {pair}: " in error and "--hflip 0 turns it off" in error) if pair else not error

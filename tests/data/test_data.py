@@ -22,7 +22,8 @@ import knowledge_distillation
 import prune_model
 import train_base_model
 from compress.cli.configs import DataConfig
-from compress.data import dataset, decoding, folders, stock
+from compress.data import batches, dataset, decoding, folders, stock
+from compress.data.augmentation import Augmentation
 from compress.errors import InputError
 from compress.storage import records, resuming
 
@@ -461,7 +462,7 @@ def test_digits():
     loaded = dataset.load_data(asked(dataset="digits", class_num=10))
     assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (1294, 144, 359)
     assert loaded.image_shape == (32, 32, 3) and loaded.class_names == tuple("0123456789")
-    assert (loaded.train.pad, loaded.train.hflip) == (2, 0)
+    assert loaded.train.augmentation == Augmentation(2, 0)
     images = loaded.test.images
     assert images.dtype == np.uint8 and images.min() == 0 and images.max() == 255
     assert np.array_equal(images[..., 0], images[..., 1]) and np.array_equal(images[..., 0], images[..., 2])
@@ -490,15 +491,16 @@ def test_splits_are_disjoint_stratified_and_do_not_know_the_seed(cifar, val_spli
         counts = np.bincount(split.labels, minlength=10)
         assert counts.max() - counts.min() <= 1
     assert [s.name for s in parts(loaded)] == ["train", "validation", "test"]
-    assert (loaded.train.pad, loaded.train.hflip) == (4, 0.5) and loaded.val.pad == loaded.val.hflip == 0
+    assert loaded.train.augmentation == Augmentation(4, 0.5) and not loaded.val.augmentation
 
 
 @pytest.mark.parametrize("padding", [0, 2, 31])
 def test_crop_padding_sets_the_largest_shift_of_training_images_alone(cifar, padding):
     loaded = dataset.load_data(asked(data_dir=str(cifar), crop_padding=padding))
-    assert (loaded.train.pad, loaded.val.pad, loaded.test.pad, loaded.train.hflip) == (padding, 0, 0, 0.5)
-    assert dataset.load_data(asked(data_dir=str(cifar), crop_padding=None)).train.pad == 4
-    x, y = dataset.batches(loaded.train, 50, seed=1)[0]
+    assert loaded.train.augmentation == Augmentation(padding, 0.5)
+    assert not loaded.val.augmentation and not loaded.test.augmentation
+    assert dataset.load_data(asked(data_dir=str(cifar), crop_padding=None)).train.augmentation.pad == 4
+    x, y = batches.batches(loaded.train, 50, seed=1)[0]
     bordered = np.pad(loaded.train.images, ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)), mode="reflect")
     assert y.shape == (50,) and all(
         any(
@@ -569,13 +571,13 @@ def numbered(n, pad=0, hflip=0, side=8):
     """A split whose image i is filled with i (two bytes), and whose label i is i."""
     images = np.zeros((n, side, side, 3), np.uint8)
     images[..., 0], images[..., 1] = (np.arange(n) % 256)[:, None, None], (np.arange(n) // 256)[:, None, None]
-    return dataset.Split(images, np.arange(n), "train", pad, hflip)
+    return dataset.Split(images, np.arange(n), "train", Augmentation(pad, hflip))
 
 
 @pytest.mark.parametrize(("n", "size", "steps"), [(12, 4, 3), (12, 5, 2), (3, 8, 1), (8, 8, 1)])
 def test_every_epoch_is_a_new_order_without_repeats(n, size, steps):
-    assert dataset.steps_per_epoch(n, size) == steps
-    source = dataset.batches(numbered(n), size, seed=3)
+    assert batches.steps_per_epoch(n, size) == steps
+    source = batches.batches(numbered(n), size, seed=3)
     assert source.num_batches is None
     epochs = []
     for epoch in range(4):
@@ -590,22 +592,24 @@ def test_every_epoch_is_a_new_order_without_repeats(n, size, steps):
 
 def test_an_item_depends_on_seed_and_index_alone():
     rng = np.random.default_rng(0)
-    split = dataset.Split(rng.integers(0, 256, (50, 16, 16, 3), dtype=np.uint8), np.arange(50), "train", 2, 0.5)
-    forward = dataset.batches(split, 8, seed=5)
+    split = dataset.Split(
+        rng.integers(0, 256, (50, 16, 16, 3), dtype=np.uint8), np.arange(50), "train", Augmentation(2, 0.5)
+    )
+    forward = batches.batches(split, 8, seed=5)
     items = [forward[i] for i in range(18)]  # 6 an epoch
-    other = dataset.batches(split, 8, seed=5)
+    other = batches.batches(split, 8, seed=5)
     for i in rng.permutation(18):
         for a, b in zip(items[i], other[int(i)], strict=True):
             assert np.array_equal(a, b)
-    later = dataset.batches(split, 8, seed=5, start_epoch=2)
+    later = batches.batches(split, 8, seed=5, start_epoch=2)
     assert np.array_equal(later[0][0], items[12][0]) and np.array_equal(later[5][1], items[17][1])
-    assert not np.array_equal(dataset.batches(split, 8, seed=6)[0][1], items[0][1])
-    plain = dataset.batches(split, 8, seed=5, augment=False)[0]
+    assert not np.array_equal(batches.batches(split, 8, seed=6)[0][1], items[0][1])
+    plain = batches.batches(split, 8, seed=5, augment=False)[0]
     assert np.array_equal(plain[1], items[0][1]) and np.array_equal(plain[0], split.images[plain[1]])
     assert not np.array_equal(plain[0], items[0][0])
     assert items[0][0].dtype == np.uint8 and items[0][1].dtype == np.int64
-    alike = dataset.Split(np.repeat(split.images[:1], 50, axis=0), np.arange(50), "train", 2, 0.5)
-    sources = [dataset.batches(alike, 8, seed=seed) for seed in (5, 6)]
+    alike = dataset.Split(np.repeat(split.images[:1], 50, axis=0), np.arange(50), "train", Augmentation(2, 0.5))
+    sources = [batches.batches(alike, 8, seed=seed) for seed in (5, 6)]
     assert len({source[i][0].tobytes() for source in sources for i in range(18)}) == 36  # each varies in its own way
 
 
@@ -614,7 +618,10 @@ def test_augmentation_only_shifts_and_flips(h, w, pad, hflip):
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (64, h, w, 3), dtype=np.uint8)
     bordered = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    source, seen = dataset.batches(dataset.Split(images, np.arange(64), "train", pad, hflip), 64, seed=0), []
+    source, seen = (
+        batches.batches(dataset.Split(images, np.arange(64), "train", Augmentation(pad, hflip)), 64, seed=0),
+        [],
+    )
     for x, y in (source[i] for i in range(4)):
         for image, i in zip(x, y, strict=True):
             moves = [
@@ -649,7 +656,7 @@ def pointing(images):
 def test_hflip_is_the_share_of_arrows_that_point_the_other_way(hflip):
     images, labels = arrows(200)
     assert np.array_equal(pointing(images), labels)
-    source = dataset.batches(dataset.Split(images, labels, "train", 2, hflip), 100, seed=4)
+    source = batches.batches(dataset.Split(images, labels, "train", Augmentation(2, hflip)), 100, seed=4)
     wrong = np.concatenate([pointing(x) != y for x, y in (source[i] for i in range(10))])
     assert abs(wrong.mean() - hflip) <= 4 * np.sqrt(hflip * (1 - hflip) / 1000)  # binomial, 4 standard deviations
 
@@ -660,7 +667,8 @@ def test_the_random_numbers_behind_a_batch_stay_the_same():
     images = rng.integers(0, 256, (20, 16, 12, 3), dtype=np.uint8)
     bordered = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
     found = {
-        hflip: dataset.batches(dataset.Split(images, np.arange(20), "train", pad, hflip), 8, 7)[3] for hflip in (0, 0.5)
+        hflip: batches.batches(dataset.Split(images, np.arange(20), "train", Augmentation(pad, hflip)), 8, 7)[3]
+        for hflip in (0, 0.5)
     }  # step 1 of epoch 1: 2 steps an epoch
     order, draws = np.random.default_rng((7, 1)).permutation(20)[8:16], np.random.default_rng((7, 1, 1, 1))
     down, right = draws.integers(-pad, pad + 1, (8, 1)), draws.integers(-pad, pad + 1, (8, 1))
@@ -689,17 +697,21 @@ def test_hflip_reaches_the_training_images_from_every_script(name, given, wanted
         args = script.build_parser().parse_args(words)
         assert args.hflip == wanted  # what the record of a run names
     loaded = dataset.load_data(DataConfig.of(args), (32, 32))
-    assert (loaded.train.hflip, loaded.val.hflip, loaded.test.hflip) == (wanted, 0, 0)
+    assert [part.augmentation.hflip for part in (loaded.train, loaded.val, loaded.test)] == [wanted, 0, 0]
     plain = dataset.load_data(DataConfig(dataset=where, data_dir=str(cifar)))
-    assert plain.train.hflip == (0 if name == "digits" else 0.5)
-    assert plain.train.pad == loaded.train.pad or name == "FOLDER"  # mirroring leaves the shifts alone
+    assert plain.train.augmentation.hflip == (0 if name == "digits" else 0.5)
+    assert (
+        plain.train.augmentation.pad == loaded.train.augmentation.pad or name == "FOLDER"
+    )  # mirroring leaves the shifts alone
 
 
 def test_fit_resumed_equals_fit_in_one_go():
     import keras
 
     rng = np.random.default_rng(0)
-    split = dataset.Split(rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), rng.integers(0, 3, 40), "train", 1, 0.5)
+    split = dataset.Split(
+        rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8), rng.integers(0, 3, 40), "train", Augmentation(1, 0.5)
+    )
 
     def model(weights=None):
         made = keras.Sequential(
@@ -716,7 +728,7 @@ def test_fit_resumed_equals_fit_in_one_go():
 
     def fit(made, first, last):
         made.fit(
-            dataset.batches(split, 16, 7, start_epoch=first),
+            batches.batches(split, 16, 7, start_epoch=first),
             steps_per_epoch=2,
             initial_epoch=first,
             epochs=last,
@@ -754,7 +766,7 @@ def test_a_folder_without_splits_is_divided(folder):
     loaded = dataset.load_data(asked(dataset=str(folder), val_split=0.2))
     assert loaded.class_names == ("blue", "red things") and loaded.name == "my images"
     assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (15, 4, 5)
-    assert loaded.image_shape == (20, 20, 3) and (loaded.train.pad, loaded.train.hflip) == (2, 0.5)
+    assert loaded.image_shape == (20, 20, 3) and loaded.train.augmentation == Augmentation(2, 0.5)
     greens = []
     for split in parts(loaded):
         for image, label in zip(split.images, split.labels, strict=True):

@@ -13,7 +13,7 @@ from test_training import IMAGES, RECIPE, STEPS, compiled, recorded, same, sched
 
 from compress.cli import display
 from compress.cli.configs import RunConfig
-from compress.data import dataset
+from compress.data import batches
 from compress.errors import Diverged, Stopped
 from compress.storage import recording, records, states
 from compress.training import callbacks, fit
@@ -37,7 +37,7 @@ def test_a_fit_without_callbacks_is_keras_fit_validated_by_numpy(tmp_path):
     model, plain = compiled(small_model()), compiled(small_model())
     history = fit.fit(model, IMAGES, RECIPE)
     alone = plain.fit(
-        dataset.batches(IMAGES.train, 8, RECIPE.seed), steps_per_epoch=STEPS, epochs=4, shuffle=False, verbose=0
+        batches.batches(IMAGES.train, 8, RECIPE.seed), steps_per_epoch=STEPS, epochs=4, shuffle=False, verbose=0
     ).history
     assert same(model.get_weights(), plain.get_weights())
     assert history["train_loss"] == alone["loss"] and history["train_acc"] == alone["accuracy"]

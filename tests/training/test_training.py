@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import train_base_model
 from compress.cli.configs import RunConfig
-from compress.data import dataset
+from compress.data import batches, dataset
+from compress.data.augmentation import Augmentation
 from compress.errors import Diverged, InputError, Stopped
 from compress.storage import files, recording, records, resuming, states
 from compress.training import callbacks, fit, runs
@@ -36,7 +37,7 @@ def split(n, name, shape=(8, 8, 3), pad=0, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % 4)
     images = rng.integers(0, 120, (n, *shape)) + 30 * labels[:, None, None, None]
-    return dataset.Split(images.astype("uint8"), labels, name, pad, hflip=0.5 * (pad > 0))
+    return dataset.Split(images.astype("uint8"), labels, name, Augmentation(pad, 0.5 * (pad > 0)))
 
 
 IMAGES = dataset.Data(
@@ -731,7 +732,7 @@ def test_a_finished_run_goes_on_from_its_best_weights_with_another_cycle_of_the_
     again = compiled(small_model(5), dataclasses.replace(RECIPE, epochs=2))  # a run of two epochs from these weights
     again.set_weights(weights)
     alone = again.fit(
-        dataset.batches(IMAGES.train, 8, RECIPE.seed, True, 2),
+        batches.batches(IMAGES.train, 8, RECIPE.seed, True, 2),
         steps_per_epoch=STEPS,
         epochs=2,
         shuffle=False,

@@ -1,0 +1,80 @@
+"""Images that are read when they are asked for: more of them than memory holds."""
+
+import concurrent.futures
+import functools
+import os
+
+import numpy as np
+
+
+@functools.cache
+def pool():
+    """The threads that read and vary images, one a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return concurrent.futures.ThreadPoolExecutor(cores, thread_name_prefix="images")
+
+
+class Lazy:
+    """Some images of a source, as an array (N, h, w, 3) of which only what is asked for is read.
+
+    lazy[start:stop] and lazy[indices] are numpy arrays. While a slice is used, the one behind it is read.
+
+    Args:
+        source: has `read(rows)` -> uint8 (len(rows), h, w, 3), and `shape` (h, w, 3).
+        rows: (N,) which images of the source, in this order.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, source, rows):
+        self.source, self.rows, self.next = source, np.asarray(rows), (None, None)
+
+    def __len__(self):
+        return len(self.rows)
+
+    @property
+    def shape(self):
+        """(N, h, w, 3)."""
+        return len(self.rows), *self.source.shape
+
+    def __getitem__(self, chosen):
+        if not isinstance(chosen, slice):
+            return self.source.read(self.rows[chosen])
+        start, stop, step = chosen.indices(len(self))
+        known, future = self.next
+        images = future.result() if known == (start, stop, step) else self.source.read(self.rows[chosen])
+        self.next = (None, None)
+        if step == 1 and (end := min(2 * stop - start, len(self))) > stop:
+            self.next = ((stop, end, 1), _one_ahead().submit(self.source.read, self.rows[stop:end]))
+        return images
+
+    def __array__(self, dtype=None, copy=None):
+        return self.source.read(self.rows).astype(dtype or np.uint8)
+
+    def of(self, chosen):
+        """Those images of these whose places are given, as another Lazy."""
+        return Lazy(self.source, self.rows[chosen])
+
+
+@functools.cache
+def _one_ahead():
+    """The thread that reads the next slice: not one of `pool`, on which it waits."""
+    return concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="slice")
+
+
+class Middle:
+    """The middle of a source's images, itself a source.
+
+    Args:
+        source: as of Lazy.
+        size: (h, w).
+    """
+
+    def __init__(self, source, size):
+        self.source, self.shape = source, (*size, 3)
+
+    def read(self, rows):
+        """Uint8 (len(rows), h, w, 3)."""
+        from compress.data import augmentation
+
+        return np.ascontiguousarray(augmentation.middle(self.source.read(rows), self.shape[:2]))

@@ -1,0 +1,310 @@
+"""Images that memory doesn't hold: the cache's file, decoding as needed, and that both give the bytes of memory."""
+
+import multiprocessing
+import os
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from compress.cli.configs import DataConfig
+from compress.data import augmentation, batches, cache, dataset, decoding, keeping, lazily, reading
+from compress.data.augmentation import Augmentation
+from compress.errors import InputError
+
+SIDE = 24
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of 60 JPEGs and PNGs of several sizes in three classes."""
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        folder = tmp_path / "photos" / "abc"[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        small = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((60 + i, 50 + 2 * i), Image.Resampling.BICUBIC)
+        image.save(folder / f"{i:02d}.{'png' if i % 5 == 0 else 'jpg'}")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Memory that holds 2 kB of images."""
+    monkeypatch.setattr(reading, "HELD", 2048)
+
+
+def load(folder, tmp_path, **more):
+    config = {"dataset": str(folder), "image_size": SIDE, "cache_dir": str(tmp_path / "cache"), "verbose": 0} | more
+    needs, pixels = config.pop("needs", dataset.NAMES), config.pop("pixels", None)
+    return dataset.load_data(DataConfig(**config), needs=needs, pixels=pixels)
+
+
+def shown(data, count=9, seed=3):
+    """What a training and an evaluation see of a data set."""
+    source = batches.batches(data.train, 8, seed)
+    items = [source[i] for i in range(count)]
+    return [array for item in items for array in item] + [
+        np.asarray(part.images[start : start + 5]) for part in (data.val, data.test) for start in range(0, len(part), 5)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["shift", "crop", "randaugment", "none"])
+def test_memory_cache_and_decoding_as_needed_give_the_same_bytes(photographs, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(reading, "HELD", 2048)
+    cached, decoded = load(photographs, tmp_path, augment=kind), load(photographs, tmp_path, augment=kind, cache=False)
+    assert isinstance(cached.train.stored, lazily.Lazy) and isinstance(cached.train.stored.source, cache.Cache)
+    assert isinstance(decoded.train.stored.source, reading.Decoded)
+    monkeypatch.setattr(reading, "HELD", 2**30)
+    held = dataset.load_data(
+        DataConfig(dataset=str(photographs), image_size=SIDE, augment=kind, verbose=0), pixels=cached.pixels
+    )
+    assert isinstance(held.train.stored, np.ndarray) and held.image_shape == cached.image_shape == (SIDE, SIDE, 3)
+    for one, other, third in zip(shown(held), shown(cached), shown(decoded), strict=True):
+        assert one.dtype == other.dtype == third.dtype
+        assert np.array_equal(one, other) and np.array_equal(one, third)
+    fit = {"fit": "crop"} if kind in ("crop", "randaugment") else {}
+    assert cached.pixels == decoded.pixels == {"jpeg": "scaled"} | fit
+
+
+def test_batches_ahead_are_those_asked_for_one_by_one(photographs, tmp_path, small_memory):
+    data = load(photographs, tmp_path)
+    forward, other = batches.batches(data.train, 8, 1), batches.batches(data.train, 8, 1)
+    items = [forward[i] for i in range(12)]
+    for i in (11, 3, 4, 5, 0):
+        assert all(np.array_equal(a, b) for a, b in zip(items[i], other[i], strict=True))
+    later = batches.batches(data.train, 8, 1, start_epoch=1, start_step=2)
+    steps = batches.steps_per_epoch(len(data.train), 8)
+    assert np.array_equal(later[0][0], forward[steps + 2][0])
+
+
+def test_a_cache_holds_what_pillow_decodes(photographs, tmp_path, small_memory):
+    data = load(photographs, tmp_path)
+    source = data.train.stored.source
+    folder = source.folder
+    rows = np.fromfile(folder / cache.IMAGES, np.uint8).reshape(60, SIDE, SIDE, 3)
+    sums = np.fromfile(folder / cache.SUMS, np.uint64)
+    for i, path in enumerate(sorted(map(str, photographs.glob("*/*")))):
+        with Image.open(path) as image:
+            image.draft(None, (SIDE, SIDE))  # of PNGs it does nothing
+            wanted = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        assert np.array_equal(rows[i], wanted)
+        assert int(sums[i]) == 2**32 + zlib.crc32(wanted.tobytes())
+    # labels belong to the images
+    for split in (data.train, data.val, data.test):
+        for row, label in zip(split.stored.rows, split.labels, strict=True):
+            assert source.paths[row].split("/")[-2] == "abc"[label]
+
+
+def test_what_is_decoded_once_is_not_decoded_again(photographs, tmp_path, small_memory, monkeypatch):
+    load(photographs, tmp_path, needs=("train", "validation"))
+    names = []
+    real = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, *rest: names.append(path) or real(path, *rest))
+    load(photographs, tmp_path, needs=("train", "validation"))
+    assert not names
+    test = load(photographs, tmp_path, needs=("test",)).test  # in the same cache, those alone
+    assert len(names) == len(test) == len({*names})
+    load(photographs, tmp_path, needs=("test",), image_size=16)
+    assert len([*(tmp_path / "cache").iterdir()]) == 2  # another size is another cache
+
+
+def test_another_file_makes_another_cache(photographs, tmp_path, small_memory):
+    load(photographs, tmp_path)
+    path = photographs / "a" / "03.jpg"
+    os.utime(path, (1, 1))
+    load(photographs, tmp_path)
+    assert len([*(tmp_path / "cache").iterdir()]) == 2
+
+
+def killed_behind(folder, place, count):
+    """Fills a cache in this process, which ends at the image of that number as a kill does."""
+    reading.HELD, cache.BLOCK, done = 2048, 4, []
+    real = decoding.decode
+
+    def decode(path, *rest):
+        done.append(path)
+        if len(done) > count:
+            os._exit(9)
+        return real(path, *rest)
+
+    decoding.decode = decode
+    load(folder, place)
+
+
+def test_a_killed_decoding_goes_on_behind_what_it_had(photographs, tmp_path, small_memory, monkeypatch):
+    child = multiprocessing.get_context("fork").Process(target=killed_behind, args=(photographs, tmp_path, 40))
+    child.start()
+    child.join()
+    assert child.exitcode == 9
+    (folder,) = (tmp_path / "cache").iterdir()
+    had = np.fromfile(folder / cache.SUMS, np.uint64) > 0
+    names, real = [], decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, *rest: names.append(path) or real(path, *rest))
+    data = load(photographs, tmp_path)
+    files = np.array(sorted(map(str, photographs.glob("*/*"))))
+    assert sorted(names) == list(files[~had])
+    monkeypatch.setattr(reading, "HELD", 2**30)
+    held = load(photographs, tmp_path, pixels={"jpeg": "scaled"})
+    assert all(np.array_equal(a, b) for a, b in zip(shown(data), shown(held), strict=True))
+
+
+def test_two_runs_at_once_decode_each_image_once(photographs, tmp_path, small_memory):
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=load, args=(photographs, tmp_path)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    data, (folder,) = load(photographs, tmp_path), (tmp_path / "cache").iterdir()
+    assert (np.fromfile(folder / cache.SUMS, np.uint64) > 0).all()
+    data.train.images[: len(data.train)]  # each has the sum that is written down
+
+
+def test_a_damaged_cache_is_refused_with_the_way_on(photographs, tmp_path, small_memory):
+    data = load(photographs, tmp_path)
+    (folder,) = (tmp_path / "cache").iterdir()
+    with open(folder / cache.IMAGES, "r+b") as file:
+        file.seek(int(data.val.stored.rows[0]) * SIDE * SIDE * 3 + 100)
+        file.write(bytes([255 - file.read(1)[0]]))
+    again = load(photographs, tmp_path)
+    with pytest.raises(InputError, match=r"`cache_dir`: .*images.u8 is damaged at image .*; remove it, .*: rm -r "):
+        again.val.images[:3]
+    wanted = np.asarray(data.test.images)
+    shutil.rmtree(folder)
+    assert np.array_equal(load(photographs, tmp_path).test.images[: len(wanted)], wanted)
+
+
+def test_a_full_disk_is_told_and_images_are_decoded_as_needed(photographs, tmp_path, small_memory, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "SPARE", 2**62)
+    data = load(photographs, tmp_path, verbose=1)
+    assert isinstance(data.train.stored.source, reading.Decoded)
+    assert (
+        "they are decoded each time that they are needed (another --cache_dir may have room)" in capsys.readouterr().out
+    )
+    folder = tmp_path / "file"
+    folder.write_text("")
+    monkeypatch.undo()
+
+
+def test_a_cache_that_can_not_be_written_is_refused(photographs, tmp_path, small_memory):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="`cache_dir`: received .*file, expected a folder that can be written to"):
+        load(photographs, tmp_path, cache_dir=str(tmp_path / "file"))
+
+
+def test_damaged_images_are_named_before_training(photographs, tmp_path, small_memory):
+    for name in ("a/03.jpg", "b/04.jpg"):
+        path = photographs / name
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"2 images: .*03\.jpg.*; .*04\.jpg"):
+        load(photographs, tmp_path)
+    for name in ("a/03.jpg", "b/04.jpg"):
+        (photographs / name).unlink()
+    load(photographs, tmp_path)
+
+
+def test_slices_are_read_ahead_and_right(photographs, tmp_path, small_memory):
+    data = load(photographs, tmp_path)
+    images, whole = data.train.images, np.asarray(data.train.images)
+    assert images.shape == whole.shape and len(images) == len(whole)
+    for start in (0, 7, 14, 3, 40, 47):
+        assert np.array_equal(images[start : start + 7], whole[start : start + 7])
+    assert np.array_equal(images[[5, 2, 9]], whole[[5, 2, 9]])
+    sample, labels = dataset.sample(data.train, 11)
+    every, all_labels = dataset.sample(data.train)
+    assert len(sample) == len(labels) == 11 and len(every) == len(all_labels) == len(data.train)
+    places = [np.flatnonzero((whole == image).all((1, 2, 3)))[0] for image in np.asarray(sample)]
+    assert np.array_equal(data.train.labels[places], labels)
+
+
+# ---- crops and RandAugment --------------------------------------------------------------------------------------
+
+
+def test_images_for_crops_keep_their_proportions(photographs, tmp_path):
+    data = load(photographs, tmp_path, augment="crop")
+    assert data.pixels == {"fit": "crop"} and data.train.stored.shape[1:3] == (27, 27) == decoding.kept(
+        (SIDE, SIDE), decoding.Look(fit="crop")
+    )
+    files = {tuple(np.asarray(_fitted(path)).reshape(-1)) for path in photographs.glob("*/*")}
+    for image in data.val.images:  # the middle 24 of 27 pixels
+        assert tuple(image.reshape(-1)) in files
+    assert data.image_shape == (SIDE, SIDE, 3) and data.val.images.shape[1:] == (SIDE, SIDE, 3)
+
+
+def _fitted(path):
+    """By its definition: the shorter side to 27 pixels, the middle 27 x 27, of that the middle 24 x 24."""
+    with Image.open(path) as image:
+        return ImageOps.fit(image.convert("RGB"), (27, 27), Image.Resampling.BILINEAR).crop((1, 1, 25, 25))
+
+
+def test_a_random_crop_has_the_area_and_ratio_of_its_definition():
+    rng = np.random.default_rng(0)
+    *_, boxes, _ = augmentation.draw(Augmentation(crop=True), 4000, (256, 200), rng)
+    left, top, right, bottom = boxes.T
+    assert (left >= 0).all() and (top >= 0).all() and (right <= 200 + 1e-9).all() and (bottom <= 256 + 1e-9).all()
+    area, ratio = (right - left) * (bottom - top) / (256 * 200), (right - left) / (bottom - top)
+    assert 0.08 <= area.min() < 0.1 and 0.9 < area.max() <= 1
+    assert 0.74 < ratio.min() < 0.77 and 1.3 < ratio.max() < 1.34
+    assert abs(np.median(np.log(ratio))) < 0.05  # as often wide as high
+    assert abs((left / np.maximum(200 - (right - left), 1e-9)).mean() - 0.5) < 0.02  # uniform where it fits
+
+
+def test_a_crop_shows_that_part_of_the_image():
+    image = np.zeros((1, 40, 40, 3), np.uint8)
+    image[0, 10:20, 20:40] = 255
+    numbers = augmentation.draw(Augmentation(crop=True), 1, (40, 40), np.random.default_rng(0))
+    numbers[3] = np.array([[20.0, 10.0, 40.0, 20.0]])
+    seen = augmentation.apply(Augmentation(crop=True), image, numbers, (32, 32))
+    assert seen.shape == (1, 32, 32, 3) and (seen[:, 2:-2, 2:-2] == 255).all()  # its border mixes with what lies around
+
+
+@pytest.mark.parametrize("which", range(len(augmentation.POLICY)))
+def test_operations_of_randaugment_change_images_as_their_names_say(which):
+    rng = np.random.default_rng(which)
+    image = Image.fromarray(rng.integers(40, 200, (8, 8, 3), dtype=np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
+    change, value = augmentation.POLICY[which]
+    if value is None:
+        results = [change(image)]
+    else:
+        results = [change(image, value(augmentation.STRENGTH, sign)) for sign in (1, -1)]
+        same = np.asarray(change(image, value(0, 1)))
+        assert np.abs(same.astype(int) - np.asarray(image)).max() <= 1  # a strength of 0 leaves all as it is
+    for result in results:
+        assert result.size == image.size and result.mode == "RGB"
+    changed = [not np.array_equal(np.asarray(result), np.asarray(image)) for result in results]
+    assert all(changed) if which else not any(changed)
+
+
+def test_randaugment_is_the_same_for_the_same_seed_and_else_another(photographs, tmp_path):
+    data = load(photographs, tmp_path, augment="randaugment")
+    first, again, other = (batches.batches(data.train, 16, seed)[0][0] for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert data.train.augmentation == Augmentation(0, 0.5, True, 2)
+
+
+def test_stock_sets_take_randaugment_behind_shifts():
+    data = dataset.load_data(DataConfig(dataset="digits", augment="randaugment"))
+    assert data.train.augmentation == Augmentation(2, 0.0, False, 2)
+    assert dataset.load_data(DataConfig(dataset="digits", augment="none")).train.augmentation == Augmentation()
+
+
+@pytest.mark.parametrize("kind", ["crop", "none"])
+def test_shifts_beside_what_shifts_nothing_are_refused(kind):
+    with pytest.raises(InputError, match=f"`crop_padding`: received 4 beside `augment={kind}`"):
+        dataset.load_data(DataConfig(dataset="digits", augment=kind, crop_padding=4))
+
+
+def test_what_a_model_was_trained_on_decides_how_images_are_decoded(photographs, tmp_path, small_memory):
+    assert load(photographs, tmp_path, pixels={}).pixels == {}  # a model of images in memory
+    assert load(photographs, tmp_path, pixels={}, augment="crop").pixels == {}
+    assert load(photographs, tmp_path, pixels={"fit": "crop"}).pixels == {"fit": "crop"}
+
+
+def test_bytes_of_counts_what_is_kept():
+    reader = reading.Reader(["a"], look=decoding.Look(fit="crop"))
+    reader.size = (224, 224)
+    assert keeping.bytes_of(10, reader) == 10 * 256 * 256 * 3

@@ -160,24 +160,24 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
     ]
     # The training split always carries `source`, since the others may be drawn from what it was drawn from.
     three = [
-        part
-        and Split(
-            reader.pending(part[0]) if reader else part[0],
-            part[1],
-            name,
-            source=source if is_drawn else None,
-            size=reader and reader.size,
-        )
+        part and _split(reader, part, name, source if is_drawn else None)
         for part, name, is_drawn in zip(parts, NAMES, (True, *drawn[1:]), strict=True)
     ]
     # Only training images are augmented: validation and test accuracies are those of the images as they are.
     if three[0]:
         three[0].augmentation = _augmentation(config, three[0].image_shape[:2], bool(listing))
+    read = [split for split in three if split and split.name in needs]
     if reader:
-        keeping.keep([split for split in three if split and split.name in needs], reader, config, progress)
+        keeping.keep(read, reader, config, progress)
     name = os.path.basename(os.path.abspath(config.dataset)) if listing else config.dataset
-    read, test_drawn = [split for split in three if split and split.name in needs], drawn[2] and three[0]
+    test_drawn = drawn[2] and three[0]
     return Data(name, *three, names, _described(name, read, {*needs} == {"test"} and test_drawn, reader), reader)
+
+
+def _split(reader, part, name, source):
+    """A Split of (items, labels); those of a Reader are decoded later."""
+    items, labels = part
+    return Split(reader.pending(items) if reader else items, labels, name, NONE, source, reader and reader.size)
 
 
 def _source(config, parts, is_drawn):

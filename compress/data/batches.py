@@ -6,6 +6,7 @@ import concurrent.futures
 import numpy as np
 
 from compress.data import augmentation, lazily
+from compress.errors import InputError
 
 AHEAD = 4  # batches that are read while others are trained on, where images don't lie in memory
 
@@ -53,13 +54,18 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
         def __init__(self):
             super().__init__(workers=1)  # more would start Keras' enqueuer, which drops batches fetched ahead
             self.item = Ahead(item) if isinstance(split.stored, lazily.Lazy) else item
+            self.error = None  # an InputError of an image that can't be read, which Keras would wrap in its own
 
         @property
         def num_batches(self):
             return None  # endless
 
         def __getitem__(self, index):
-            return self.item(index)
+            try:
+                return self.item(index)
+            except InputError as error:
+                self.error = error
+                raise
 
     return Batches()
 

@@ -409,8 +409,8 @@ def listing_checksum(folder, paths):
     digest, paths = hashlib.sha256(), sorted(paths)
     for path in paths:
         digest.update(f"{os.path.relpath(path, folder)} {os.path.getsize(path)}\n".encode(errors="surrogateescape"))
-    # Sizes tell two images apart if they are compressed; all bitmaps of one shape have the same. Of very many files some
-    # are looked into, spread evenly: the bytes of all would take minutes to read.
+    # Sizes tell two images apart if they are compressed; all bitmaps of one shape have the same. Of very many files
+    # some are looked into, spread evenly: the bytes of all would take minutes to read.
     some = paths[:: max(1, len(paths) // MOST_SAMPLED)]
     with concurrent.futures.ThreadPoolExecutor(duplicates.THREADS) as pool:
         contents = hashlib.sha256(b"".join(pool.map(_sampled, some)))

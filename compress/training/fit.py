@@ -43,15 +43,20 @@ def fit(model, images, recipe, callbacks=(), progress=None):
         def train(last):
             """Keras' fit from where the training is up to this epoch."""
             source = batches.batches(images.train, recipe.batch_size, recipe.seed, True, progress.epoch, progress.step)
-            model.fit(
-                source,
-                steps_per_epoch=steps - progress.step,
-                initial_epoch=progress.epoch,
-                epochs=last,
-                shuffle=False,
-                verbose=0,
-                callbacks=callbacks,
-            )
+            try:
+                model.fit(
+                    source,
+                    steps_per_epoch=steps - progress.step,
+                    initial_epoch=progress.epoch,
+                    epochs=last,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=callbacks,
+                )
+            except Exception:
+                if source.error is not None:
+                    raise source.error from None
+                raise
 
         ended = False  # by a callback, such as keras.callbacks.EarlyStopping
         if progress.step:  # what is left of an epoch has fewer steps than the others: it is a fit of its own

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+import evaluate_model
+import train_base_model
 from compress.cli.configs import DataConfig
 from compress.data import augmentation, batches, cache, dataset, decoding, keeping, lazily, reading
 from compress.data.augmentation import Augmentation
@@ -308,3 +310,75 @@ def test_bytes_of_counts_what_is_kept():
     reader = reading.Reader(["a"], look=decoding.Look(fit="crop"))
     reader.size = (224, 224)
     assert keeping.bytes_of(10, reader) == 10 * 256 * 256 * 3
+
+
+# ---- whole runs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A file of a small network for images of 24x24 in three classes."""
+    import keras
+
+    image = keras.Input((SIDE, SIDE, 3))
+    x = keras.layers.Conv2D(8, 3, 2, use_bias=False)(keras.layers.Rescaling(1 / 255)(image))
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    path = tmp_path_factory.mktemp("tiny") / "tiny.keras"
+    keras.Model(image, x).save(path)
+    return str(path)
+
+
+def train(tiny, photographs, folder, **more):
+    return train_base_model.run(
+        **{"model_path": tiny, "dataset": str(photographs), "save_folder": str(folder)},
+        **{"epoch_num": 2, "batch_size": 8, "verbose": 0} | more,
+    )
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_training_is_the_same_from_the_cache_and_from_the_files(tiny, photographs, tmp_path):
+    folders = {name: tmp_path / name for name in ("cached", "decoded")}
+    found = [
+        train(tiny, photographs, folders["cached"], cache_dir=str(tmp_path / "cache")),
+        train(tiny, photographs, folders["decoded"], cache=False),
+    ]
+    assert found[0]["sha256"] == found[1]["sha256"] and found[0]["val_loss"] == found[1]["val_loss"]
+    assert found[0]["run"]["pixels"] == {"jpeg": "scaled"}
+    # where they lie is none of a run's business: it goes on, or is known to be finished
+    again = train(tiny, photographs, folders["cached"], cache=False)
+    assert again["sha256"] == found[0]["sha256"]
+    evaluated = [
+        evaluate_model.run(
+            model_path=[str(folders["cached"] / "model.h5")], dataset=str(photographs), verbose=0, **where
+        )
+        for where in ({"cache_dir": str(tmp_path / "cache")}, {"cache": False})
+    ]
+    assert evaluated[0]["models"][0]["loss"] == evaluated[1]["models"][0]["loss"]
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_another_way_of_decoding_is_refused(tiny, photographs, tmp_path, monkeypatch):
+    train(tiny, photographs, tmp_path / "run", cache=False)
+    monkeypatch.setattr(reading, "HELD", 2**30)
+    with pytest.raises(InputError, match=r"images shown with \{'jpeg': 'scaled'\}, now \{\}"):
+        train(tiny, photographs, tmp_path / "run", epoch_num=3)
+    path = str(tmp_path / "run" / "model.h5")  # a run that starts from it decodes as it did
+    assert train(path, photographs, tmp_path / "next")["run"]["pixels"] == {"jpeg": "scaled"}
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_an_image_that_can_not_be_read_ends_a_training_in_one_line(tiny, photographs, tmp_path, monkeypatch, capsys):
+    real = decoding.decode
+
+    def decode(path, *rest):
+        if path.endswith("07.jpg") or path.endswith("16.jpg"):
+            raise OSError("image file is truncated")
+        return real(path, *rest)
+
+    monkeypatch.setattr(decoding, "decode", decode)
+    words = ["--model_path", tiny, "--dataset", str(photographs), "--save_folder", str(tmp_path / "run")]
+    status = train_base_model.main([*words, "--epoch_num", "2", "--batch_size", "8", "--no-cache", "--verbose", "0"])
+    error = capsys.readouterr().err.splitlines()
+    assert status == 2 and len(error) == 1
+    assert "cannot be read as an image (OSError: image file is truncated)" in error[0]

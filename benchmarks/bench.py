@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import contest  # noqa: E402
+import loading  # noqa: E402
 
 from compress.cli import display, flags, tables  # noqa: E402
 from compress.errors import InputError  # noqa: E402
@@ -173,6 +174,49 @@ def epoch(results, args):
     results.add("epoch", "peak memory of training on CIFAR-10", f"{peak:.2f} GiB", "under 3 GiB", peak < 3)
 
 
+def data(results, args):
+    """Reading photographs, compared with Keras and PyTorch, and what a training waits for them."""
+    if not Path(args.photos).is_dir():
+        print(f"data: no {args.photos}; make it: python benchmarks/photographs.py {args.photos}", file=sys.stderr)
+        return
+    common = ["--photos", args.photos, "--data_dir", args.data_dir, "--images", str(args.images)]
+    for side in loading.SIDES:
+        entries = {
+            name: ["load", *words, "--side", str(side), *common]
+            for name, words in {
+                "cache": ["--kept", "cache"],
+                "files": ["--kept", "files"],
+                "keras": ["--library", "keras"],
+                "torch": ["--library", "torch"],
+            }.items()
+        }
+        found = results.race(entries, 32, args.turns)
+        for kept, other in (("files", "keras"), ("files", "torch"), ("cache", "files")):
+            times = ratios(found[other], found[kept])
+            results.add(
+                "data",
+                f"images/s of one core at {side} pixels, {kept}: against {other}'s",
+                spread(times),
+                "",
+                True,
+                f"{loading.BATCH / found[kept].median:,.0f} against {loading.BATCH / found[other].median:,.0f}; peak "
+                f"memory {found[kept].peak_bytes / 2**30:.2f} against {found[other].peak_bytes / 2**30:.2f} GiB",
+            )
+    precision = flags.precision("auto")
+    words = ["fed", "--side", "224", "--precision", precision, *common]
+    found = results.race({kept: [*words, "--kept", kept] for kept in ("memory", "cache", "files")}, 4, args.turns)
+    for kept in ("cache", "files"):
+        times = ratios(found[kept], found["memory"])
+        results.add(
+            "data",
+            f"ResNet50's training step at 224 pixels, {precision}, from {kept}: against one batch in memory",
+            spread(times),
+            "1.05 or less",
+            median(times) <= 1.05,
+            f"{loading.BATCH / found[kept].median:.1f} images/s",
+        )
+
+
 def apoz(results, args):
     """The APoZ pass, compared with a plain `predict` on the same images, and its memory."""
     found = results.race(
@@ -328,6 +372,7 @@ PARTS = {
     "between": between,
     "latency": latency,
     "help": help_pages,
+    "data": data,
 }
 
 
@@ -370,6 +415,14 @@ def main(argv=None):
         help="of each contestant; whole epochs have 2 (default: %(default)s)",
     )
     parser.add_argument("--data_dir", default="./data", help="where CIFAR-10 lies (default: %(default)s)")
+    parser.add_argument(
+        "--photos",
+        default="./data/photographs",
+        help="folder that benchmarks/photographs.py made (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--images", type=flags.whole(1), default=20_000, help="photographs that the suite reads (default: %(default)s)"
+    )
     parser.add_argument("--output", metavar="FILE.json", help="also write the rows and every turn's seconds")
     args = parser.parse_args(argv)
     if unknown := [part for part in args.parts if part not in PARTS]:

@@ -40,14 +40,14 @@ def numbered(jpeg, number):
     return jpeg[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + jpeg[2:]
 
 
-def write(folder, images):
+def write(folder, images, pictures=PICTURES, classes=CLASSES):
     """Writes the files that aren't there yet, FOLDER/train/CLASS/NUMBER.jpg."""
-    for name in range(CLASSES):
+    for name in range(classes):
         (folder / "train" / f"class{name:03d}").mkdir(parents=True, exist_ok=True)
-    for first in range(PICTURES):
+    for first in range(pictures):
         jpeg = None
-        for number in range(first, images, PICTURES):
-            path = folder / "train" / f"class{number % CLASSES:03d}" / f"{number:09d}.jpg"
+        for number in range(first, images, pictures):
+            path = folder / "train" / f"class{number % classes:03d}" / f"{number:09d}.jpg"
             if not path.exists():
                 jpeg = jpeg or picture(first)
                 path.write_bytes(numbered(jpeg, number))

@@ -22,6 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent)]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the figures are of the processor
 
+import loading  # noqa: E402
 import peers  # noqa: E402
 from peers import BATCH, CLASSES, SHAPE, pixels  # noqa: E402
 
@@ -312,12 +313,13 @@ WORKS = {
     "apoz": apoz,
     "latency": latency,
 }
+PHOTOGRAPHS = {"load": loading.load, "fed": loading.fed}
 
 
 def build_parser():
     """The flags of a worker."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=[*WORKS, "epoch", "between"])
+    parser.add_argument("work", choices=[*WORKS, *PHOTOGRAPHS, "epoch", "between"])
     parser.add_argument("--library", choices=["suite", "keras", "torch", "onnxruntime", "litert"], default="suite")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--net", choices=["base", "teacher", "student", *FAMILIES], default="base")
@@ -326,6 +328,10 @@ def build_parser():
     parser.add_argument("--trims", type=int, default=0)
     parser.add_argument("--round_to", type=int, default=1)
     parser.add_argument("--data_dir", default="./data")
+    parser.add_argument("--photos", default="./data/photographs")
+    parser.add_argument("--side", type=int, default=96)
+    parser.add_argument("--kept", choices=["memory", "cache", "files"], default="cache")
+    parser.add_argument("--cores", type=int, default=1)
     return parser
 
 
@@ -338,7 +344,11 @@ def main():
         sys.exit(whole_epochs(args, orders))
     if args.work == "between":
         sys.exit(between_iterations(args))
-    repeat = (WORKS[args.work] if args.library in ("suite", "keras") else peers.WORKS[args.library, args.work])(args)
+    if args.work in PHOTOGRAPHS:
+        work = PHOTOGRAPHS[args.work]
+    else:
+        work = WORKS[args.work] if args.library in ("suite", "keras") else peers.WORKS[args.library, args.work]
+    repeat = work(args)
     for _ in range(3):  # the first calls trace, compile and allocate
         repeat()
     print("ready", flush=True)

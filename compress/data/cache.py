@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.cli import display, tables
+from compress.cli import display
 from compress.errors import InputError
 from compress.storage import files, records
 
@@ -28,10 +28,6 @@ FORMAT = 1  # of the files above
 DECODED = 1 << 32
 BLOCK = 1024  # images between two times that the disk is asked to have them
 SPARE = 2**28  # bytes that are left on the disk
-
-
-class NoRoom(Exception):
-    """The images don't fit into the cache; the text says how much room there is."""
 
 
 class Cache:
@@ -46,7 +42,6 @@ class Cache:
         shape: (h, w, 3) of an image.
 
     Raises:
-        NoRoom: the disk is too full.
         OSError: the folder takes no files.
     """
 
@@ -85,6 +80,11 @@ class Cache:
                     )
                 self.seen[row] = True
         return images
+
+    def room(self, rows):
+        """(bytes that decoding these rows needs, bytes that are free for it)."""
+        disk = os.statvfs(self.folder)
+        return len(self.missing(rows)) * self.bytes, max(0, disk.f_bavail * disk.f_frsize - SPARE)
 
     def fill(self, rows, progress):
         """Decodes those of these rows that aren't yet.
@@ -137,7 +137,7 @@ class Cache:
             os.close(handle)
 
     def _make(self):
-        """Makes the files, with room for all images."""
+        """Makes the files."""
         sizes = {IMAGES: len(self.paths) * self.bytes, SUMS: 8 * len(self.paths)}
         try:
             if all((self.folder / name).stat().st_size == size for name, size in sizes.items()):
@@ -145,10 +145,6 @@ class Cache:
         except OSError:
             pass  # there are none yet
         self.folder.mkdir(parents=True, exist_ok=True)
-        free = os.statvfs(self.folder)
-        free = free.f_bavail * free.f_frsize
-        if free < (needed := sum(sizes.values()) + SPARE):
-            raise NoRoom(f"{self.folder.parent} has {tables.size_of(free)} free of {tables.size_of(needed)}")
         about = {
             "format": FORMAT,
             "images": len(self.paths),
@@ -157,11 +153,13 @@ class Cache:
             "look": vars(self.reader.look),
         }
         records.write_json(self.folder / ABOUT, about)
-        # The sums come first, and the images have their full size only once there is room for all of them: where
-        # two runs do this at once, neither takes away what the other has written.
-        for name in (SUMS, IMAGES):
-            with open(self.folder / name, "ab") as file:
-                os.posix_fallocate(file.fileno(), 0, sizes[name])
+        # The images take no room on the disk before they are written: a run on a part of them needs that of the part.
+        # The sums do, since a full disk would end a process that writes to a mapped file. Where two runs do this at
+        # once, neither takes away what the other has written.
+        with open(self.folder / SUMS, "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, sizes[SUMS])
+        with open(self.folder / IMAGES, "ab") as file:
+            file.truncate(sizes[IMAGES])
 
 
 def key(root, reader):

@@ -37,38 +37,53 @@ def keep(splits, reader, config, progress):
         return
     every = [str(path) for part in paths for path in part]
     reader.settle(every)
-    room = f"{count:,} images of {'x'.join(map(str, reader.stored))} are {tables.size_of(bytes_of(count, reader))}"
-    source = _cache(config, reader, room) if config.cache else None
-    if source is None:
-        if not config.cache:
-            display.say(f"{room}: they are decoded each time that they are needed", config.verbose)
-        for split, part in zip(splits, paths, strict=True):
-            split.keep(reading.Decoded(reader, part).all())
-        return
-    rows = [source.rows(part) for part in paths]
-    if missing := source.missing(np.concatenate(rows)).size:
-        display.say(f"{room}: {missing:,} of them are decoded into {source.folder}, once for all runs", config.verbose)
-        source.fill(np.concatenate(rows), progress)
+    size = f"{count:,} images of {'x'.join(map(str, reader.stored))} are {tables.size_of(bytes_of(count, reader))}"
+    source = _cache(config, reader) if config.cache else None
+    if source:
+        rows = [source.rows(part) for part in paths]
+        if not _filled(source, np.concatenate(rows), size, config, progress):
+            source = None
     else:
-        display.say(f"{room}: they are read from {source.folder}", config.verbose)
-    for split, its in zip(splits, rows, strict=True):
-        split.keep(lazily.Lazy(source, its))
+        display.say(f"{size}: they are decoded each time that they are needed", config.verbose)
+    for i, split in enumerate(splits):
+        split.keep(lazily.Lazy(source, rows[i]) if source else reading.Decoded(reader, paths[i]).all())
 
 
-def _cache(config, reader, room):
-    """The cache.Cache of a folder's images; None, which is said, where the disk has no room for it."""
+def _cache(config, reader):
+    """The cache.Cache of a folder's images."""
     root = os.path.abspath(config.dataset)
     name = f"{os.path.basename(root)}-{'x'.join(map(str, reader.stored))}-{cache.key(root, reader)}"
     try:
         return cache.Cache(Path(config.cache_dir) / name, reader, config.verbose)
-    except cache.NoRoom as error:
-        display.say(
-            f"{room}; {error}: they are decoded each time that they are needed (another `cache_dir` may have room)",
-            config.verbose,
-        )
-        return None
     except OSError as error:
         raise InputError(
             f"`cache_dir`: received {config.cache_dir}, expected a folder that can be written to "
             f"({error.strerror or error}), or `cache=False`"
         ) from None
+
+
+def _filled(source, rows, size, config, progress):
+    """Whether the rows of a cache.Cache are decoded, which they are now where the disk has room; says what happens.
+
+    Args:
+        source: the Cache.
+        rows: int (N,).
+        size: how many images there are and how large, for the line.
+        config: a configs.DataConfig.
+        progress: wraps the range of images.
+    """
+    needed, free = source.room(rows)
+    place, room = config.cache_dir, f"{tables.size_of(needed)} of the {tables.size_of(free)} free"
+    if needed > free:
+        display.say(
+            f"{size}; {place} has no room for them, {room}: they are decoded each time that they are needed (another "
+            "`cache_dir` may have room)",
+            config.verbose,
+        )
+        return False
+    if needed:
+        display.say(f"{size}: decoded into {source.folder}, once for all runs; that takes {room}", config.verbose)
+        source.fill(rows, progress)
+    else:
+        display.say(f"{size}: read from {source.folder}", config.verbose)
+    return True

@@ -5,14 +5,18 @@ What is measured of torch, onnxruntime and LiteRT runs with `make bench` alone: 
 
 import io
 import json
+import os
 
 import bench
 import contest
+import loading
 import numpy as np
+import photographs
 import pytest
 import worker
 
 from compress.cli import display
+from compress.data import reading
 from compress.graph.network import Graph
 
 
@@ -88,6 +92,33 @@ def test_the_time_between_iterations_is_printed(cifar, capsys):
     assert json.loads(seconds)["between"] > 0 and ready == "ready"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["load", "--kept", kept, "--cores", "2"] for kept in ("cache", "files", "memory")]
+    + [["load", "--library", "keras", "--cores", "2"], ["fed", "--side", "32"]],
+)
+def test_photographs_are_read_by_every_way_that_is_measured(words, tmp_path, monkeypatch):
+    import model
+
+    photographs.write(tmp_path / "photos", 20, pictures=4, classes=4)
+    made = [path.read_bytes() for path in (tmp_path / "photos").rglob("*.jpg")]
+    assert len(made) == len({*made}) == 20  # each with a comment of its own
+    monkeypatch.setattr(loading, "BATCH", 4)
+    monkeypatch.setattr(reading, "HELD", 0)
+    monkeypatch.setattr(model, "build_model", lambda *args: in_a_chain())
+    args = worker.build_parser().parse_args(
+        [*words, "--photos", str(tmp_path / "photos"), "--data_dir", str(tmp_path), "--images", "20"]
+    )
+    cores = os.sched_getaffinity(0)
+    batch = worker.PHOTOGRAPHS[args.work](args)
+    for _ in range(3):
+        images, *_ = batch() if args.work == "load" else (np.zeros((4, 96, 96, 3)),)
+        assert tuple(images.shape) == (4, 96, 96, 3)
+    if args.work == "fed":
+        assert np.isfinite(float(batch()["loss"]))
+    os.sched_setaffinity(0, cores)
+
+
 def test_the_student_is_as_small_as_the_benchmark_says():
     whole = 23_608_202  # parameters of a ResNet50 for ten classes
     assert 0.9 * whole / 12.82 < worker.network("student").count_params() <= whole / 12.82
@@ -117,7 +148,8 @@ class Replaced(contest.Contestant):
 def test_the_benchmark_prints_and_writes_every_part(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(contest, "Contestant", Replaced)
     monkeypatch.setattr(bench, "SCRIPTS", ("report",))
-    assert bench.main(["--turns", "3", "--output", str(tmp_path / "bench.json")]) == 1  # a pruned network as slow
+    words = ["--turns", "3", "--output", str(tmp_path / "bench.json"), "--photos", str(tmp_path)]
+    assert bench.main(words) == 1  # a pruned network as slow
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
     assert {row["part"] for row in rows} == set(bench.PARTS)
     found = {row["what"]: (row["figure"], row["holds"]) for row in rows}

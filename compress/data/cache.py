@@ -162,18 +162,7 @@ class Cache:
             file.truncate(sizes[IMAGES])
 
 
-def key(root, reader):
-    """Identifies the images of a folder and how they are decoded, 16 hexadecimal digits.
-
-    Names, sizes and times of the files say whether they are the same: reading them would take as long as decoding.
-
-    Args:
-        root: folder of the data set.
-        reader: a settled reading.Reader.
-    """
-    digest = hashlib.sha256(json.dumps([FORMAT, reader.stored, vars(reader.look)], sort_keys=True).encode())
-    for path in sorted(reader.paths):
-        about = os.stat(path)
-        line = f"{os.path.relpath(path, root)} {about.st_size} {about.st_mtime_ns}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
+def key(reader):
+    """Identifies the images of a settled reading.Reader and how they are decoded, 16 hexadecimal digits."""
+    how = json.dumps([FORMAT, reader.known.files, reader.stored, vars(reader.look)], sort_keys=True)
+    return hashlib.sha256(how.encode()).hexdigest()[:16]

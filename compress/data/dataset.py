@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compress.cli import display, values
-from compress.data import decoding, duplicates, folders, keeping, lazily, reading, splits, stock
+from compress.data import decoding, duplicates, folders, keeping, known, lazily, reading, splits, stock
 from compress.data.augmentation import OPERATIONS, Augmentation, middle
 from compress.errors import InputError
 
@@ -146,14 +146,15 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
             f"`class_num`: received {config.class_num}, expected {len(names)} (the classes of {config.dataset})"
         )
     drawn = [listing and part is None for part in parts]
-    source = _source(config, parts, any(drawn)) if listing and parts[0] else None
+    kept = _known(config, listing)
+    source = _source(config, parts, any(drawn), kept) if listing and parts[0] else None
     parts, notes = splits.divide(config, names, parts, needs)
-    _warn(config, listing, parts, notes)
+    _warn(config, listing, parts, notes, kept)
     reader = None
     if listing:
         # A folder is listed class by class: without a shuffle, `most` and every unshuffled batch would be one class.
         parts = [part and splits.shuffled(*part) for part in parts]
-        reader = _reader(config, listing, parts, image_size, progress, pixels)
+        reader = _reader(config, listing, parts, image_size, progress, pixels, kept)
     parts = [
         (part[0][:most], part[1][:most]) if part and name in needs else part
         for part, name in zip(parts, NAMES, strict=True)
@@ -180,7 +181,13 @@ def _split(reader, part, name, source):
     return Split(reader.pending(items) if reader else items, labels, name, NONE, source, reader and reader.size)
 
 
-def _source(config, parts, is_drawn):
+def _known(config, listing):
+    """A known.Known of a folder's files."""
+    paths = [path for part, _ in listing.splits.values() for path in part] if listing else ()
+    return known.Known(config.cache and config.cache_dir, config.dataset, paths)
+
+
+def _source(config, parts, is_drawn, kept):
     """The checksum of the list of a folder's files, kept in the record.
 
     A folder may gain or lose files between two runs. Splits drawn from it would then differ, and a training image of
@@ -188,14 +195,16 @@ def _source(config, parts, is_drawn):
     the training folder where splits are drawn from it, else all.
     """
     listed = [part for part in parts if part][: 1 if is_drawn else None]
-    return folders.listing_checksum(config.dataset, [path for part in listed for path in part[0]])
+    paths = [path for part in listed for path in part[0]]
+    return kept.of(["checksum", known.digest(paths)], lambda: folders.listing_checksum(config.dataset, paths))
 
 
-def _warn(config, listing, parts, notes):
+def _warn(config, listing, parts, notes, kept):
     """Warns the user of the notes on a data set, and of images that lie in two of its splits or under two classes."""
     if listing:
         there = {ADJECTIVES[name]: part for name, part in zip(NAMES, parts, strict=True) if part}
-        notes = [*listing.notes, *notes, *duplicates.notes(config.dataset, there)]
+        question = ["duplicates", [[name, known.digest(*part)] for name, part in there.items()]]
+        notes = [*listing.notes, *notes, *kept.of(question, lambda: duplicates.notes(config.dataset, there))]
     for note in notes:
         display.warn(note)
 
@@ -228,11 +237,12 @@ def _found(config, needs):
     return listing.class_names, [listing.splits.get(name) for name in NAMES], listing
 
 
-def _reader(config, listing, parts, image_size, progress, pixels):
+def _reader(config, listing, parts, image_size, progress, pixels, kept):
     """A Reader of a folder's images. Their size is the config's, else the model's, else their own common one."""
     # All images of the folder, also unused ones: a subset must be converted to 8 bits as the full set would be.
     paths = np.concatenate([paths for paths, _ in listing.splits.values()])
     reader = reading.Reader(paths, config.num_worker, progress, decoding.Look(**pixels or {}), display.warn)
+    reader.known = kept
     size = (config.image_size,) * 2 if config.image_size else image_size
     reader.size = size or reader.common_size(np.concatenate([part[0] for part in parts if part]))
     # What a model was trained on decides how images are decoded for it; only a first training chooses.

@@ -51,8 +51,8 @@ def keep(splits, reader, config, progress):
 
 def _cache(config, reader):
     """The cache.Cache of a folder's images."""
-    root = os.path.abspath(config.dataset)
-    name = f"{os.path.basename(root)}-{'x'.join(map(str, reader.stored))}-{cache.key(root, reader)}"
+    name = os.path.basename(os.path.abspath(config.dataset))
+    name = f"{name}-{'x'.join(map(str, reader.stored))}-{cache.key(reader)}"
     try:
         return cache.Cache(Path(config.cache_dir) / name, reader, config.verbose)
     except OSError as error:

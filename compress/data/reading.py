@@ -11,9 +11,10 @@ import warnings
 import numpy as np
 
 from compress.cli import tables
-from compress.data import decoding, lazily
+from compress.data import decoding, known, lazily
 from compress.errors import InputError, one_line
 
+NOTHING = known.Known(None, "", ())
 HELD = 2**30  # bytes of images that lie in memory; more are read when they are asked for
 LARGEST = 1024  # pixels a side that images may keep where no size is asked for: photographs would fill the memory
 MOST_NAMED = 10  # damaged files in one message
@@ -51,6 +52,7 @@ class Reader:
         named_by: the parameter that named the images, for messages.
 
     Attributes:
+        known: a known.Known, which may have answers about these files.
         size: (h, w) of the decoded images; to be set before the first is decoded.
         look: the Look with the values found so far.
         resized: whether an image decoded so far had another size.
@@ -66,8 +68,8 @@ class Reader:
             named_by,
         )
         self.look = look or decoding.Look()
-        self.resized = False
-        self._headers, self._alike, self._reported, self._found = {}, {}, set(), None
+        self.resized, self.known = False, NOTHING
+        self._headers, self._alike, self._reported, self._found = {}, {}, {}, None
 
     @property
     def how(self):
@@ -77,12 +79,16 @@ class Reader:
 
     def common_size(self, paths):
         """The (h, w) that all these images have, if it is at most LARGEST a side; else (224, 224)."""
+
         # Headers are enough, which are read in a fraction of the time of the pixels. 224 is what ImageNet networks are
         # trained with.
-        with self._pool() as pool:
-            own = {header.size for header in self._known(pool, paths).values()}
-        size = own.pop() if len(own) == 1 else (224, 224)
-        return size if max(size) <= LARGEST else (224, 224)
+        def found():
+            with self._pool() as pool:
+                own = {header.size for header in self._known(pool, paths).values()}
+            size = own.pop() if len(own) == 1 else (224, 224)
+            return size if max(size) <= LARGEST else (224, 224)
+
+        return tuple(self.known.of(["size", known.digest(paths)], found))
 
     @property
     def stored(self):
@@ -95,8 +101,18 @@ class Reader:
 
     def settle(self, paths):
         """Finds how these images are converted to 8 bits, unless it is known; to be called before `decoded`."""
-        with self._pool() as pool:
-            self._settle(pool, self._known(pool, paths))
+
+        def found():
+            before = [*self._reported]
+            with self._pool() as pool:
+                self._settle(pool, self._known(pool, paths))
+            told = [line for line in self._reported if line not in before]
+            return {"look": vars(self.look), "resized": self.resized, "told": told}
+
+        answer = self.known.of(["look", known.digest(paths), self.size, vars(self.look)], found)
+        self.look, self.resized = decoding.Look(**answer["look"]), answer["resized"]
+        for line in answer["told"]:
+            self._report_once(line)
 
     def decoded(self, path):
         """One image, uint8 (h, w, 3), as `read` decodes it.
@@ -332,7 +348,7 @@ class Reader:
 
     def _report_once(self, line):
         if line not in self._reported:
-            self._reported.add(line)
+            self._reported[line] = None
             self.note(line)
 
 

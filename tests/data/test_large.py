@@ -12,7 +12,19 @@ from PIL import Image, ImageOps
 import evaluate_model
 import train_base_model
 from compress.cli.configs import DataConfig
-from compress.data import augmentation, batches, cache, dataset, decoding, keeping, lazily, reading
+from compress.data import (
+    augmentation,
+    batches,
+    cache,
+    dataset,
+    decoding,
+    duplicates,
+    folders,
+    keeping,
+    known,
+    lazily,
+    reading,
+)
 from compress.data.augmentation import Augmentation
 from compress.errors import InputError
 
@@ -221,6 +233,44 @@ def test_slices_are_read_ahead_and_right(photographs, tmp_path, small_memory):
     assert len(sample) == len(labels) == 11 and len(every) == len(all_labels) == len(data.train)
     places = [np.flatnonzero((whole == image).all((1, 2, 3)))[0] for image in np.asarray(sample)]
     assert np.array_equal(data.train.labels[places], labels)
+
+
+def test_what_is_known_of_many_files_is_not_asked_again(photographs, tmp_path, small_memory, monkeypatch, capsys):
+    copy = photographs / "b" / "copy.png"
+    shutil.copy(photographs / "a" / "00.png", copy)  # under two classes: a warning
+    monkeypatch.setattr(known, "MANY", 50)
+    first = load(photographs, tmp_path, image_size=None)
+    told = capsys.readouterr().err
+    assert "1 image lies under two classes" in told
+    for module, name in (
+        (decoding, "read_header"),
+        (decoding, "examine"),
+        (duplicates, "_tail"),
+        (folders, "_sampled"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("asked again"))
+    again = load(photographs, tmp_path, image_size=None)
+    assert capsys.readouterr().err == told and again.train.source == first.train.source
+    assert again.pixels == first.pixels and again.image_shape == first.image_shape == (224, 224, 3)
+    assert again.reader.resized and np.array_equal(again.val.images[:9], first.val.images[:9])
+    monkeypatch.undo()
+    monkeypatch.setattr(known, "MANY", 50)
+    copy.unlink()  # other files: all is asked again
+    assert load(photographs, tmp_path, cache_dir=str(tmp_path / "cache")).train.source != first.train.source
+    assert "two classes" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"question": 3, "answer": 4}', "[1]", '{"answer": []}'])
+def test_a_damaged_answer_is_asked_again(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(known, "MANY", 1)
+    (tmp_path / "x").write_text("x")
+    answers = known.Known(tmp_path / "cache", tmp_path, [str(tmp_path / "x")])
+    assert answers.of(["q", 1], lambda: [1, 2]) == [1, 2]
+    (file,) = (tmp_path / "cache" / "known").iterdir()
+    assert answers.of(["q", 1], lambda: pytest.fail("known")) == [1, 2]
+    file.write_text(content)
+    assert answers.of(["q", 1], lambda: [3]) == [3]
+    assert answers.of(["q", 2], lambda: [4]) == [4]
 
 
 # ---- crops and RandAugment --------------------------------------------------------------------------------------

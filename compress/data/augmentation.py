@@ -9,6 +9,7 @@ RATIOS = (3 / 4, 4 / 3)  # width / height of a random crop
 TRIES = 10
 OPERATIONS = 2  # of RandAugment, one behind the other
 STRENGTH = 9 / 30  # the magnitude of each, as a share of its range; 9 of 30 is the paper's for ResNet50 (section 4.2)
+LARGE = 64 * 64  # pixels of an image from which on it is moved by itself
 GREY = (128, 128, 128)  # what comes into an image from outside
 
 
@@ -132,15 +133,19 @@ def moved(images, chosen, down, right, mirrored):
         uint8 (n, h, w, 3).
     """
     (h, w), n = images.shape[1:3], len(chosen)
-    # Shift and mirror only choose which pixel is copied where, so the batch is one gather by index.
+    # Shift and mirror only choose which pixel is copied where.
     # rows (n, h): the source row of each output row; index -1 reflects to 1, index h to h - 2. cols (n, w): likewise.
     rows, cols = np.abs(down + np.arange(h)), np.abs(right + np.arange(w))
     rows, cols = np.minimum(rows, 2 * (h - 1) - rows), np.minimum(cols, 2 * (w - 1) - cols)
     cols = np.where(mirrored, cols[:, ::-1], cols)
+    pixels = np.ascontiguousarray(images).view("V3").reshape(-1, h, w)  # RGB as one item of three bytes
+    if h * w > LARGE:  # rows first, then columns: half the time of an index for each pixel
+        varied = np.empty((n, h, w), "V3")
+        for i, image in enumerate(chosen):
+            pixels[image].take(rows[i], 0).take(cols[i], 1, out=varied[i])
+        return varied.view(np.uint8).reshape(n, h, w, 3)
     where = (chosen[:, None, None] * h + rows[:, :, None]) * w + cols[:, None, :]  # (n, h, w)
-    # RGB as one item of three bytes: 0.5 ms for 128 images of 32x32
-    pixels = np.ascontiguousarray(images).view("V3").reshape(-1)
-    return pixels.take(where.reshape(-1)).view(np.uint8).reshape(n, h, w, 3)
+    return pixels.reshape(-1).take(where.reshape(-1)).view(np.uint8).reshape(n, h, w, 3)  # 0.5 ms for 128 of 32x32
 
 
 # ---- RandAugment ------------------------------------------------------------------------------------------------

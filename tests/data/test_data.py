@@ -613,7 +613,9 @@ def test_an_item_depends_on_seed_and_index_alone():
     assert len({source[i][0].tobytes() for source in sources for i in range(18)}) == 36  # each varies in its own way
 
 
-@pytest.mark.parametrize(("h", "w", "pad", "hflip"), [(16, 16, 2, 0.5), (16, 12, 1, 0), (8, 8, 0, 0.5)])
+@pytest.mark.parametrize(
+    ("h", "w", "pad", "hflip"), [(16, 16, 2, 0.5), (16, 12, 1, 0), (8, 8, 0, 0.5), (66, 70, 1, 0.5)]
+)
 def test_augmentation_only_shifts_and_flips(h, w, pad, hflip):
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (64, h, w, 3), dtype=np.uint8)

@@ -8,10 +8,10 @@ import numpy as np
 
 
 @functools.cache
-def pool():
-    """The threads that read and vary images, one a core."""
+def pool(workers=0):
+    """The threads that read and vary images: so many, 0 for one a core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return concurrent.futures.ThreadPoolExecutor(cores, thread_name_prefix="images")
+    return concurrent.futures.ThreadPoolExecutor(workers or cores, thread_name_prefix="images")
 
 
 class Lazy:

@@ -394,7 +394,7 @@ class Decoded:
         Raises:
             InputError: one can't be decoded.
         """
-        return np.stack([*lazily.pool().map(self.reader.decoded, self.paths[rows])])
+        return np.stack([*lazily.pool(self.reader.workers).map(self.reader.decoded, self.paths[rows])])
 
     def all(self):
         """All images, a `lazily.Lazy`."""

@@ -1,6 +1,7 @@
 """Images and labels in memory: their training, validation and test splits, and batches of them."""
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 
@@ -290,10 +291,16 @@ def sample(split, count=None):
         count: images; None, or more than there are, for all of them in their own order.
 
     Returns:
-        (images uint8 (count, H, W, 3), labels int64 (count,)).
+        (images uint8 (count, H, W, 3), an array or, where memory does not hold them, a `lazily.Lazy`; labels int64
+        (count,)).
     """
     if count is None or count >= len(split):
-        return split.images, split.labels
+        return _held(split.images), split.labels
     # The beginning of one permutation, so that samples of different sizes contain each other.
     chosen = np.random.default_rng(splits.SPLIT_SEED).permutation(len(split))[:count]
-    return split.take(chosen), split.labels[chosen]
+    return _held(split.take(chosen)), split.labels[chosen]
+
+
+def _held(images):
+    """The images as an array where memory holds them: a sample is often passed over once for each layer."""
+    return images if math.prod(images.shape) > reading.HELD else np.asarray(images)

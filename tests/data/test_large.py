@@ -221,7 +221,7 @@ def test_damaged_images_are_named_before_training(photographs, tmp_path, small_m
     load(photographs, tmp_path)
 
 
-def test_slices_are_read_ahead_and_right(photographs, tmp_path, small_memory):
+def test_slices_are_read_ahead_and_right(photographs, tmp_path, small_memory, monkeypatch):
     data = load(photographs, tmp_path)
     images, whole = data.train.images, np.asarray(data.train.images)
     assert images.shape == whole.shape and len(images) == len(whole)
@@ -231,6 +231,10 @@ def test_slices_are_read_ahead_and_right(photographs, tmp_path, small_memory):
     sample, labels = dataset.sample(data.train, 11)
     every, all_labels = dataset.sample(data.train)
     assert len(sample) == len(labels) == 11 and len(every) == len(all_labels) == len(data.train)
+    assert isinstance(sample, lazily.Lazy)  # 19 kB, where 2 are held
+    monkeypatch.setattr(reading, "HELD", 2**16)
+    held, _ = dataset.sample(data.train, 11)
+    assert isinstance(held, np.ndarray) and np.array_equal(held, np.asarray(sample))
     places = [np.flatnonzero((whole == image).all((1, 2, 3)))[0] for image in np.asarray(sample)]
     assert np.array_equal(data.train.labels[places], labels)
 

@@ -3,7 +3,7 @@
 # make test      the tests; make test-slow the long ones; make check lint, tests and docs
 # make docs      the documentation of docs/ as a site, in site/
 # make torture   processes killed at random moments, hostile files by the ten thousand; about 20 minutes
-# make test-jax  every script under the JAX backend
+# make test-jax  every script under the JAX backend, on one device, on two, and in two processes
 # make completion  flags and choices at the TAB key, in bash and zsh
 # make results   the result tables and figures of docs/ from the records under experiments/records
 # make bench     the suite's speed beside that of others, as benchmarks/README.md tells it
@@ -36,7 +36,7 @@ $(VENV)/.installed-dev: requirements-dev.txt requirements-export.txt requirement
 	@touch $@
 
 $(VENV)/.installed-jax: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install -q -r requirements-dev.txt "jax>=0.6,<0.11"
+	$(BIN)/python -m pip install -q -r requirements-dev.txt "jax>=0.9,<0.11"
 	@touch $@
 
 $(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed
@@ -71,7 +71,7 @@ test-slow: install-dev
 	$(BIN)/python -m pytest -m "slow and not jax"
 
 test-jax: $(VENV)/.installed-jax
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m jax tests/scripts/test_jax.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m jax tests/scripts/test_jax.py tests/scripts/test_devices_jax.py
 
 $(VENV)/.installed-torture: requirements-torture.txt $(VENV)/.installed-dev
 	$(BIN)/python -m pip install -q -r requirements-torture.txt || echo "atheris can't be had here: torture goes without"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from compress.cli import app, configs, display, flags, keywords, tables, values
+from compress.engine import processes
 from compress.errors import InputError
 from compress.plots import roles
 from compress.storage import files, records
@@ -64,6 +65,7 @@ def build_parser():
     add_measuring_flags(group)
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser, "float32")  # what the file gives in plain Keras
+    flags.add_device_flags(parser)
     return parser
 
 
@@ -282,7 +284,7 @@ def predict(args):
         classifier = predicting.open_exported(path, config, paths, reader)
     else:
         header = read_header(args, path)
-        app.start_keras(configs.MachineConfig.of(args))
+        app.start_keras(configs.MachineConfig.of(args).alone)
         classifier = predicting.open_keras(header, config, paths, reader)
     digest = files.sha256(path)
     probabilities = predicting.classify(path, classifier, paths, reader, config)
@@ -307,7 +309,7 @@ def write(args, result):
     Returns:
         The paths of what was written.
     """
-    if not args.output:
+    if not args.output or not processes.is_main():
         return []
     from compress.plots import comparison, style
 
@@ -401,6 +403,7 @@ def run(args):
     headers, run_record = [read_header(args, path) for path in args.model_path], records.run_record(vars(args))
     app.start_keras(configs.MachineConfig.of(args))
     images, split = load_images(args, headers[0])
+    app.agree(args, images)
     return report(args, evaluate(args, images, split), images, run_record)
 
 

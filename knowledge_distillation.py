@@ -216,6 +216,7 @@ def build_parser():
     parser.set_defaults(optimizer="muon")
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)
+    flags.add_device_flags(parser)
     return parser
 
 
@@ -766,7 +767,7 @@ def run(args):
         What result.json holds: accuracies of teacher and student, sizes, split, run; with --ablation its rows too.
     """
     plan = check(args)
-    with files.exclusive(args.save_folder):  # no other process writes there meanwhile
+    with app.folder_of_run(args, "save_folder"):  # no other process writes there meanwhile
         images, result = begin(args, plan)
         if result is None:
             networks = make_networks(args, plan, images)

@@ -11,6 +11,7 @@ import typing
 from pathlib import Path
 
 from compress.cli import app, configs, display, flags, formats, keywords, tables, values
+from compress.engine import processes
 from compress.errors import InputError, command
 from compress.pruning import iterations
 from compress.storage import files, records, resuming
@@ -78,6 +79,7 @@ def build_parser():
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)
+    flags.add_device_flags(parser)
     return parser
 
 
@@ -179,6 +181,10 @@ def check(args):
     from compress.storage import checkpoints, headers
 
     pruning = configs.PruneConfig.of(args).with_allocation()
+    if args.target_latency and processes.asked(configs.MachineConfig.of(args)):
+        raise InputError(
+            "`target_latency`: received it for several processes, which would time differently; expected one process"
+        )
     if not args.dry_run:
         files.check_writable(args.root_folder)
     if args.base_model_path == BASE and not Path(BASE).exists():  # a newcomer's first command
@@ -201,8 +207,10 @@ def begin(args, plan):
     """Starts Keras and reads the images.
 
     Returns:
-        (a dataset.Data, what result.json holds by now). No images where this very run was finished before.
+        (the Plan, with the folder of this process; a dataset.Data; what result.json holds by now). No images where
+        this very run was finished before.
     """
+    plan = dataclasses.replace(plan, pruning=dataclasses.replace(plan.pruning, root_folder=args.root_folder))
 
     def finished():
         return resuming.finished(
@@ -210,17 +218,18 @@ def begin(args, plan):
         )
 
     if done := finished():
-        return None, done
+        return plan, None, done
     result = iterations.start(plan.pruning, plan.record)
-    app.start_keras(args)
+    app.start_keras(configs.MachineConfig.of(args))
     if args.target_latency:
         from compress.export import writers
 
         writers.check_packages([args.latency_format], "latency_format")
     images = app.read_images(args, args.base_model_path, plan.header)
+    app.agree(args, images)
     plan.record.update(app.record_of_images(images))
     if done := finished():  # asked once more: images that lie elsewhere now are known by their checksum
-        return None, done
+        return plan, None, done
     resuming.check_same_run(result["run"], plan.record, args.root_folder, length=iterations.length(plan.pruning))
     if not result["final_acc"]:  # a run that goes on has said so before
         most = "at most " if args.max_accuracy_drop is not None else ""
@@ -229,7 +238,7 @@ def begin(args, plan):
             f"{' each' if args.prune_iter > 1 else ''}",
             args.verbose,
         )
-    return images, result
+    return plan, images, result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,7 +335,7 @@ def rehearse(args, plan):
     Returns:
         {"groups": rows, "parameters", "macs": now and at the target, None for what is not known}.
     """
-    app.start_keras(args)
+    app.start_keras(configs.MachineConfig.of(args).alone)
     from compress.pruning import budgets, cut, overview
     from compress.pruning.scope import Scope
     from compress.storage import opening
@@ -678,8 +687,8 @@ def run(args):
     plan = check(args)
     if args.dry_run:
         return rehearse(args, plan)
-    with files.exclusive(args.root_folder):  # no other process writes there meanwhile
-        images, result = begin(args, plan)
+    with app.folder_of_run(args, "root_folder"):  # no other process writes there meanwhile
+        plan, images, result = begin(args, plan)
         if images is not None:
             prune_all(args, plan, load_base(args, plan, images, result), images, result)
     return result

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from compress.cli import app, configs, display, flags, keywords, tables, values
+from compress.engine import processes
 from compress.storage import files, records
 
 EXAMPLE = """example:
@@ -59,6 +60,7 @@ def build_parser():
     )
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser, "float32")  # as evaluate_model.py
+    flags.add_device_flags(parser)
     return parser
 
 
@@ -127,7 +129,7 @@ def measure(args, images):
 def report(args, result):
     """Prints the table, writes it to --output with the figure beside it, and returns the result."""
     show(args, result)
-    if args.output:
+    if args.output and processes.is_main():
         display.written(write(args, result), args.verbose)
     else:
         display.say("nothing is written; `output=FILE.json` keeps the table, with a figure beside it", args.verbose)
@@ -175,6 +177,7 @@ def run(args):
     header, origin = check_flags(args)
     app.start_keras(configs.MachineConfig.of(args))
     images = load_images(args, header)
+    app.agree(args, images)
     return report(args, measure(args, images) | origin)
 
 

@@ -62,6 +62,7 @@ def build_parser():
     flags.add_training_flags(parser)
     flags.add_data_flags(parser)
     flags.add_machine_flags(parser)
+    flags.add_device_flags(parser)
     return parser
 
 
@@ -313,7 +314,7 @@ def run(args):
         What result.json holds: accuracies, sizes, split, run.
     """
     plan = check(args)
-    with files.exclusive(args.save_folder):  # no other process writes there meanwhile
+    with app.folder_of_run(args, "save_folder"):  # no other process writes there meanwhile
         images, result = begin(args, plan)
         if result is None:
             model = start_model(args, images)

@@ -7,6 +7,7 @@ import time
 import keras
 import numpy as np
 
+from compress.engine import devices, processes
 from compress.errors import InputError
 from compress.graph.network import Graph
 
@@ -24,10 +25,12 @@ def predict_logits(model, images, batch_size=128, progress=iter):
         (N, classes) float32.
     """
     # Batch by batch rather than by `model.predict`, so that the caller's progress bar counts the batches.
+    predict = devices.predictor(model)
     return np.concatenate(
         [
-            np.asarray(model.predict_on_batch(images[start : start + batch_size]), np.float32)
+            np.asarray(predict(images, part), np.float32)
             for start in progress(range(0, len(images), batch_size))
+            for part in devices.parts(start, min(start + batch_size, len(images)))
         ]
     )
 
@@ -101,7 +104,7 @@ def evaluate(model, split, batch_size=128, progress=iter):
         The dict of `classification_metrics`, with 'split', its name, and 'images', their number.
     """
     logits = predict_logits(model, split.images, batch_size, progress)
-    return classification_metrics(logits, split.labels) | {"split": split.name, "images": len(split)}
+    return processes.of_main(classification_metrics(logits, split.labels)) | {"split": split.name, "images": len(split)}
 
 
 def count_macs(model):

@@ -8,11 +8,17 @@ import shlex
 import signal
 import sys
 import tempfile
+import traceback
 import warnings
 
 from compress.cli import configs, display, flags, keras_config, messages, native, signals
+from compress.engine import devices, processes
 from compress.errors import Diverged, InputError, Stopped, command, of_the_system
 from compress.storage import files
+
+LOST = 134  # 128 + SIGABRT, with which JAX itself ends a process whose others are lost
+_passed_over = []  # what of Keras' settings isn't used, until it is said
+_own_folders = []  # (folder, the one that the run writes to) of a process that keeps its files to itself
 
 
 @contextlib.contextmanager
@@ -54,6 +60,113 @@ def _result_alone(wanted):
         os.close(real_stdout)
 
 
+def join(config):
+    """Prepares the machine for Keras; where several processes compute the run, waits until all have come.
+
+    All but the first are silent from here on, but for errors.
+
+    Args:
+        config: a configs.MachineConfig.
+
+    Raises:
+        InputError: there is no backend, or none for more than one device; see also `processes.join`.
+    """
+    native.prepare(config.gpu)
+    _passed_over.append(keras_config.choose_backend())
+    devices.check(config)
+    if not processes.asked(config) or processes.count() > 1:
+        return
+    with display.waiting("waiting for the other processes", config.verbose), quiet_stderr(), _result_alone(True):
+        processes.join(config)
+        processes.meet("all have come")  # the first connection, of which native code tells on standard output
+    processes.watch(messages.wrapped(lost(config.argv), sys.stderr))
+    if not processes.is_main():
+        display.mute()
+
+
+def lost(words):
+    """What to say where a process of several has died; words: of the command line."""
+    who = f"process {processes.rank()} of {processes.count()}"
+    how = f": cd {shlex.quote(os.getcwd())} && {command(*going_on(words))}" if words else ""
+    return (
+        f"{words[0] if words else 'compress'}: {who} has ended because it, or another process of this run, has died; "
+        f"what was saved stays; start all of them again to go on, this one with{how or ' the same call'}"
+    )
+
+
+@contextlib.contextmanager
+def folder_of_run(args, name):
+    """Holds the folder that a run writes to for this process alone, see `files.exclusive`.
+
+    Where several processes compute a run the first one holds it. Every other one sees the folder as it was then, in a
+    temporary one of its own, to which it writes what the first writes: so all go on from the same files.
+
+    Args:
+        args: the script's namespace, with the flags of `flags.add_training_flags`.
+        name: of the flag with the folder; in a process other than the first it names the temporary one meanwhile.
+
+    Raises:
+        InputError: another run holds the folder, or the processes don't see the same one or have other flags.
+    """
+    config, folder = configs.MachineConfig.of(args), getattr(args, name)
+    devices_asked = processes.asked(config)
+    if devices_asked:
+        join(config)
+    if processes.is_main():
+        with files.exclusive(folder):
+            if devices_asked:
+                processes.meet("the first process holds the folder")
+                agree_on_folder(args, name, folder)
+            yield
+        return
+    with tempfile.TemporaryDirectory(prefix=f"process{processes.rank()}-") as own:
+        processes.meet("the first process holds the folder")
+        if args.resume == "auto" and os.path.isdir(folder):
+            files.copy_run(folder, own)
+        agree_on_folder(args, name, folder)
+        setattr(args, name, own)
+        _own_folders.append((own, str(folder)))
+        args.tensorboard = None
+        try:
+            yield
+        finally:
+            setattr(args, name, folder)
+
+
+def agree_on_folder(args, name, folder):
+    """Raises InputError where the processes of a run have other flags, or see other files in its folder."""
+    agree(args)
+    processes.check_same(
+        files.sizes(folder),
+        f"`{name}`: received {folder}, where the processes of this run find different files; expected a folder that "
+        "all of them see",
+    )
+
+
+def agree(args, images=None):
+    """Raises InputError where the processes of a run have other flags or images: each would wait for what never comes.
+
+    Args:
+        args: the script's namespace.
+        images: a dataset.Data; None before they are read.
+    """
+    from compress.storage import resuming
+
+    if processes.count() == 1:
+        return
+    given = {key: value for key, value in vars(args).items() if key not in resuming.IGNORED}
+    processes.check_same(
+        given, "`process_id`: the processes of this run have different flags; expected the same command for all"
+    )
+    if images is not None:
+        splits = [split for split in (images.train, images.val, images.test) if split]
+        processes.check_same(
+            [images.class_names, images.pixels, *((s.name, s.source, files.digest(s.labels)) for s in splits)],
+            f"`dataset`: received {args.dataset}, where the processes of this run find different images; expected the "
+            "same for all",
+        )
+
+
 def start_keras(config):
     """Imports Keras as the machine flags say: devices, seed, no chatter from native libraries.
 
@@ -70,14 +183,16 @@ def start_keras(config):
                 f"`tensorboard`: received {config.tensorboard} where there is no TensorFlow, which writes "
                 "the events; expected it installed, under any backend"
             )
-    native.prepare(config.gpu)
-    passed_over = [keras_config.choose_backend()]
+    join(config)
+    passed_over = [*_passed_over]
+    _passed_over.clear()
     with display.waiting("starting Keras", config.verbose), quiet_stderr():
         import keras
 
         passed_over += keras_config.settle()
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
         keras.utils.set_random_seed(config.seed)  # loads TensorFlow under JAX too
+        devices.setup(config)  # behind the seed, in front of every model
     if any(passed_over):
         display.warn(f"Keras is set to {'; to '.join(filter(None, passed_over))} ({keras_config.config_path()})")
     # a model, or one nested in it, that was made with its one input in a list takes a tensor all the same
@@ -111,6 +226,7 @@ def images_of_run(args, record, outputs, read):
         return None, done
     start_keras(configs.MachineConfig.of(args))
     images = read()
+    agree(args, images)
     record.update(record_of_images(images))
     # asked once more: images that lie elsewhere now are known by their checksum
     done = resuming.finished(args.save_folder, record, kept, outputs)
@@ -148,10 +264,12 @@ def read_images(args, path, header):
 
 
 def record_of_images(images):
-    """What a run's record says of its images: where they come from, their class names and values of pixels."""
+    """What a run's record says of its images: where they come from, their class names and values of pixels; and the
+    devices that are known by now, where there are several."""
     from compress.storage import classes
 
-    return {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels}
+    several = {"devices": [devices.count()]} if devices.count() > 1 else {}
+    return {"source": images.train.source, "class_names": classes.of_data(images), "pixels": images.pixels} | several
 
 
 def run_main(parser, run, argv=None):
@@ -164,12 +282,16 @@ def run_main(parser, run, argv=None):
 
     Returns:
         The exit status: 0; 2 for input that can't be used or a file that can't be written; 3 for a loss that is no
-        number; 128 + the signal's number where one ended the run; 141 where the reader of standard output has gone.
+        number; 128 + the signal's number where one ended the run; 134 where another process of the run was lost; 141
+        where the reader of standard output has gone.
     """
     messages.open_streams()
     try:
         try:
-            return _status(parser, run, argv)
+            status = _status(parser, run, argv)
+            if status and processes.count() > 1:
+                processes.leave(status)
+            return status
         finally:
             sys.stdout.flush()  # now, where a closed pipe can still be answered: Python's own flush comes too late
     except OSError as error:
@@ -216,12 +338,22 @@ def _ended(parser, run, args, as_json):
     except BrokenPipeError:
         raise
     except Exception as error:
-        if (line := of_the_system(error)) is None:
+        if (line := of_the_system(error)) is None and processes.count() == 1:
             raise
+        if line is None:
+            return _end_of_many(error, args)
         return _end(f"{parser.prog}: {messages.spelled(line)}", 2)
     except KeyboardInterrupt as error:
         return _stopped(parser, args, error, before)
     return 0
+
+
+def _end_of_many(error, args):
+    """The exit status of a process, of several, that an error of JAX or a defect ended."""
+    if processes.is_loss(error):
+        return _end(lost(args.argv), LOST)
+    traceback.print_exception(error)
+    return 1
 
 
 def _stopped(parser, args, error, before):
@@ -247,16 +379,18 @@ def _way_on(args, saved, before):
     words, here = args.argv, f"cd {shlex.quote(os.getcwd())} && "
     if not (saved or _saved(args) - before):
         return f"; nothing new was saved; start it again with: {here}{command(*words)}"
-    words = [
-        word
-        for i, word in enumerate(words)  # 'never' would start over once more
-        if "--resume" not in (word.split("=")[0], words[i - 1] if i else "")
-    ]
-    return f"; {saved or 'what was saved stays'}; go on with: {here}{command(*words)}"
+    return f"; {saved or 'what was saved stays'}; go on with: {here}{command(*going_on(words))}"
+
+
+def going_on(words):
+    """A command line without what would start over once more."""
+    return [word for i, word in enumerate(words) if "--resume" not in (word.split("=")[0], words[i - 1] if i else "")]
 
 
 def _end(message, status):
     """Says why a script ends; the terminal may be gone."""
+    for own, folder in _own_folders:
+        message = message.replace(own, folder)
     with contextlib.suppress(OSError):
         display.end_bars()
         messages.print_error(message)

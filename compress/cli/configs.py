@@ -73,6 +73,13 @@ class MachineConfig(Config):
         deterministic: same seed, same bits.
         verbose: 0 for no bars.
         tensorboard: where a script that trains writes events; None for nowhere.
+        devices: of each process, that share a batch; None for all that there are.
+        coordinator: 'host:port' of process 0, where several processes compute a run; None for one process.
+        num_processes: how many these are.
+        process_id: the number of this one, from 0.
+        distributed: whether the three are what the job's manager announces.
+        batch_size: images a step, which the devices divide; None where a script has none.
+        argv: the command line, for a message.
     """
 
     gpu: bool = True
@@ -80,6 +87,19 @@ class MachineConfig(Config):
     deterministic: bool = False
     verbose: int = 1
     tensorboard: str | None = None
+    devices: int | None = 1
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    distributed: bool = False
+    batch_size: int | None = None
+    argv: tuple = ()
+
+    @property
+    def alone(self):
+        """This config for what one device of one process computes, whatever was asked for."""
+        one = {"devices": 1, "coordinator": None, "num_processes": None, "process_id": None, "distributed": False}
+        return dataclasses.replace(self, **one)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from compress.cli import messages, tables
 FEW_STEPS = 5  # an epoch, below which a smaller batch is suggested
 ROOMY = 100  # columns from which a bar also says how many images a second it does
 _walking = []  # bars of `track` that are on their way
+_muted = []  # what takes what is printed, in a process that is to be silent
 
 
 def _redraws():
@@ -134,6 +135,13 @@ def encodable(text):
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def mute():
+    """Lets nothing be seen from here on but errors: another process of the run says all that."""
+    if not _muted:
+        _muted.append(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process runs
+        sys.stdout = _muted[0]
+
+
 def say(text, verbose=1):
     """Prints a line, unless verbose is 0."""
     if verbose:
@@ -186,7 +194,8 @@ def mirror_twins(names):
 
 def warn(text):
     """Prints a line on standard error, whatever --verbose is: a number may be wrong, or not what it seems."""
-    messages.print_error(f"warning: {messages.spelled(text)}")
+    if not _muted:
+        messages.print_error(f"warning: {messages.spelled(text)}")
 
 
 def print_table(title, columns, rows, verbose=1):

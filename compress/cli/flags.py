@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 from compress.cli import completion, messages
-from compress.cli.values import AUGMENTATIONS, PRECISIONS, data_set, path, precision, real, usual_hflip, whole
+from compress.cli.values import AUGMENTATIONS, PRECISIONS, address, data_set, path, precision, real, usual_hflip, whole
 from compress.errors import OutputError, one_line
 
 STOCK_SET = "cifar10"  # the data set where none is named
@@ -329,6 +329,36 @@ def add_machine_flags(parser, default_precision="auto"):
     )
     group.add_argument("--deterministic", action="store_true", help="same seed, same bits, at some cost in speed")
     add_output_flags(parser)
+
+
+def add_device_flags(parser):
+    """--devices, --coordinator, --num_processes, --process_id, --distributed, for scripts that train or score."""
+    group = parser.add_argument_group("several devices (KERAS_BACKEND=jax)")
+    group.add_argument(
+        "--devices",
+        type=whole(1, 4096),
+        metavar="N",
+        help="divide each batch among this many devices of a process (default: all that JAX finds; under TensorFlow 1)",
+    )
+    group.add_argument(
+        "--coordinator",
+        type=address,
+        metavar="HOST:PORT",
+        help="several processes compute this run, on one host or many: the address of process 0; start the same "
+        "command for each of them, with --num_processes and its own --process_id",
+    )
+    group.add_argument("--num_processes", type=whole(1, 65536), metavar="P", help="how many processes there are")
+    group.add_argument(
+        "--process_id",
+        type=whole(0, 65535),
+        metavar="I",
+        help="the number of this process, from 0, which alone writes and prints",
+    )
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="likewise, with what Slurm, Kubernetes or Open MPI announce to the processes of a job",
+    )
 
 
 def add_training_flags(parser):

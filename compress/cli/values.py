@@ -132,6 +132,16 @@ def path(text):
     return expanded
 
 
+def address(text):
+    """A type for add_argument: where a process listens, as HOST:PORT; an IPv6 host stands in [brackets]."""
+    host, _, port = str(text).strip().rpartition(":")
+    bare = host[1:-1] if host[:1] + host[-1:] == "[]" else host
+    inside = port.isdecimal() and port.isascii() and 0 < int(port) < 65536
+    if not bare or not inside or re.search(r"[\s/\[\]]", bare) or (":" in bare and bare == host):
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected HOST:PORT, such as 10.0.0.1:8476")
+    return f"{host}:{int(port)}"
+
+
 def nearest(name, others):
     """The path, of several, that a misspelt one may stand for; None where all are others.
 

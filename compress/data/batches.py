@@ -16,7 +16,7 @@ def steps_per_epoch(n, batch_size):
     return max(1, n // batch_size)
 
 
-def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
+def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0, part=(0, 1)):
     """An endless keras.utils.PyDataset for fit(batches, steps_per_epoch=steps_per_epoch(len(split), batch_size)).
 
     Item i depends only on (seed, start_epoch, start_step + i). With S steps an epoch, j = start_step + i is step j % S
@@ -31,13 +31,20 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
         augment: vary the images as split.augmentation says.
         start_epoch: epoch of item 0, from 0; more than 0 for a resumed run.
         start_step: step of item 0 in that epoch, from 0.
+        part: (i, n): of the n equal parts of each batch the one of number i, from 0. Side by side they are the batch.
 
     Returns:
-        PyDataset of (uint8 (B, H, W, 3), int64 (B,)).
+        PyDataset of (uint8 (B / n, H, W, 3), int64 (B / n,)).
+
+    Raises:
+        ValueError: the batch has no n equal parts.
     """
     import keras
 
     size, steps = min(batch_size, len(split)), steps_per_epoch(len(split), batch_size)
+    if size % part[1]:
+        raise ValueError(f"a batch must have {part[1]} equal parts. Received: {size} images")
+    own = slice(part[0] * size // part[1], (part[0] + 1) * size // part[1])
     orders = _Orders(len(split), seed)
     read = _reading(split, split.augmentation if augment else augmentation.Augmentation())
 
@@ -48,7 +55,7 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0):
         ahead, step = divmod(start_step + index, steps)
         epoch = start_epoch + ahead
         chosen = orders.of(epoch)[step * size : (step + 1) * size]
-        return read(chosen, np.random.default_rng((seed, epoch, step, 1))), split.labels[chosen]
+        return read(chosen, own, np.random.default_rng((seed, epoch, step, 1))), split.labels[chosen[own]]
 
     class Batches(keras.utils.PyDataset):
         def __init__(self):
@@ -85,7 +92,7 @@ class _Orders:
 
 
 def _reading(split, varied):
-    """A function (indices (n,), numpy Generator) -> uint8 (n, H, W, 3): images of a split, varied.
+    """A function (indices of a batch, slice of it, numpy Generator) -> uint8 (n, H, W, 3): the slice's images, varied.
 
     Args:
         split: a dataset.Split.
@@ -96,10 +103,12 @@ def _reading(split, varied):
     in_place = isinstance(stored, np.ndarray) and not (varied.crop or varied.operations) and sides == size
     each = map if in_place else lazily.pool().map
 
-    def read(chosen, rng):
+    def read(batch, own, rng):
+        chosen = batch[own]
         if not varied:
             return np.ascontiguousarray(augmentation.middle(stored[chosen], size))
-        numbers = augmentation.draw(varied, len(chosen), sides, rng)
+        # drawn for the whole batch: its parts are varied as they would be in one
+        numbers = [drawn[own] for drawn in augmentation.draw(varied, len(batch), sides, rng)]
         if in_place:  # one copy, rather than one to choose the images and one to move them
             return augmentation.moved(stored, chosen, *numbers[:3])
         return augmentation.apply(varied, stored[chosen], numbers, size, each)

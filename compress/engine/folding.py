@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from keras.src.layers.convolutional.base_conv import BaseConv
 
-from compress.engine import operations, running
+from compress.engine import devices, operations, running
 from compress.errors import InputError
 from compress.graph import folds, nodes
 
@@ -289,12 +289,17 @@ def freeze(model, precision="float32"):
     Returns:
         function(numpy images) -> numpy outputs, of a model with one input and one output.
     """
-    compiled = compiled_by_backend(constant(model, precision))
+    compiled = compiled_by_backend(constant(model, precision), alone=True)
     return lambda images: ops.convert_to_numpy(compiled(ops.convert_to_tensor(images)))
 
 
-def compiled_by_backend(function):
-    """Compiles a function of tensors, or dicts of tensors, by the backend: `tf.function` or `jax.jit`."""
+def compiled_by_backend(function, alone=False):
+    """Compiles a function of tensors, or dicts of tensors, by the backend: `tf.function` or `jax.jit`.
+
+    Args:
+        function: of tensors from `devices.rows` and `devices.everywhere`.
+        alone: of tensors on one device, whatever the others hold.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -303,5 +308,5 @@ def compiled_by_backend(function):
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.jit(function)
+        return jax.jit(function) if alone else devices.compiled(function)
     return function

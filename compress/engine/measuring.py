@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from compress.engine import folding, operations, running, twin
+from compress.engine import devices, folding, operations, running, twin
 from compress.errors import InputError
 from compress.graph import nodes
 
@@ -37,7 +37,7 @@ def recalibrate_bn(model, images, batch_size=128, progress=iter):
     # A plain average over all batches. The moving average of training, with momentum 0.9, would still hold 0.9^n of the
     # old statistics after n batches. Summed in float64, as a sum of many batches loses digits in float32.
     for start in progress(starts):
-        for path, pair in compiled(values, ops.convert_to_tensor(images[start : start + batch_size])).items():
+        for path, pair in compiled(values, devices.rows(images, slice(start, start + batch_size))).items():
             total[path] = total.get(path, 0.0) + np.asarray(pair, np.float64)
     for path, (mean, variance) in total.items():
         norms[path].moving_mean.assign(mean / len(starts))
@@ -119,14 +119,15 @@ def count_zeros(model, watched, images, batch_size=128, progress=iter):
         return zeros, positions
 
     # The weights are arguments of the compiled function: jax.jit would compile values from outside as constants.
-    weights = {path: tuple(map(ops.convert_to_tensor, arrays)) for path, arrays in plan.weights().items()}
+    weights = {path: tuple(map(devices.everywhere, arrays)) for path, arrays in plan.weights().items()}
     compiled, total = folding.compiled_by_backend(count), [(0, 0)] * len(nodes_)
     for start in progress(range(0, len(images), batch_size)):
-        found = zip(*compiled(weights, ops.convert_to_tensor(images[start : start + batch_size])), strict=True)
-        total = [
-            (zeros + np.asarray(more, np.int64), positions + int(size))
-            for (zeros, positions), (more, size) in zip(total, found, strict=True)
-        ]
+        for part in devices.parts(start, min(start + batch_size, len(images))):
+            found = zip(*compiled(weights, devices.rows(images, part)), strict=True)
+            total = [
+                (zeros + np.asarray(more, np.int64), positions + int(size))
+                for (zeros, positions), (more, size) in zip(total, found, strict=True)
+            ]
     return {node: zeros / positions for node, (zeros, positions) in zip(nodes_, total, strict=True)}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from compress.cli import configs
-from compress.engine import folding
+from compress.engine import devices, folding
 from compress.pruning import masks, search
 from compress.pruning.scope import Scope
 
@@ -42,11 +42,12 @@ def measure_curves(model, scores, split, shares=SHARES, config=None, progress=it
     scope = Scope.of(model)
     plan, (multiple, floor) = folding.Folding(scope.model, config.precision), scope.permitted(config.round_to)
     # Tensors, all of them: an array or a variable among them would be another signature, and a new trace.
-    weights = {path: tuple(map(ops.convert_to_tensor, parts)) for path, parts in plan.weights().items()}
+    weights = {path: tuple(map(devices.everywhere, parts)) for path, parts in plan.weights().items()}
     compiled = folding.compiled_by_backend(_sums(plan))
     batches = [
-        tuple(ops.convert_to_tensor(part[start : start + config.batch_size]) for part in split)
+        tuple(devices.rows(array, part) for array in split)
         for start in range(0, len(images), config.batch_size)
+        for part in devices.parts(start, min(start + config.batch_size, len(images)))
     ]
 
     # What there is to measure: the whole network, and each layer at each width below its own, once.
@@ -65,7 +66,7 @@ def measure_curves(model, scores, split, shares=SHARES, config=None, progress=it
             layer, n = point
             values = folding.masked_values(scope.graph, {layer: masks.least_idle(scores[layer], n)})
             changed = {
-                path: parts if parts is weights[path] else tuple(map(ops.convert_to_tensor, parts))
+                path: parts if parts is weights[path] else tuple(map(devices.everywhere, parts))
                 for path, parts in plan.changed(weights, values).items()
             }
         total = np.sum([[float(value) for value in compiled(changed, *batch)] for batch in batches], axis=0)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from compress.engine import measuring
+from compress.engine import devices, measuring
 from compress.errors import InputError
 from compress.pruning.scope import Scope
 
@@ -176,18 +176,21 @@ def _gradient_function(model, variables):
         import jax
 
         places = [i for i, v in enumerate(model.trainable_variables) if any(v is w for w in variables)]
-        fixed = [v.value for v in model.non_trainable_variables]
 
-        def of_variables(chosen, images, labels):
-            values = [v.value for v in model.trainable_variables]
+        # all weights are arguments: what lies on the devices of several processes can't be a constant of a function
+        def of_variables(chosen, values, fixed, images, labels):
+            values = list(values)
             for place, value in zip(places, chosen, strict=True):
                 values[place] = value
             return loss(labels, model.stateless_call(values, fixed, images, training=False)[0])
 
-        compiled = jax.jit(jax.grad(of_variables))
+        compiled = devices.compiled(jax.grad(of_variables))
 
         def gradients(images, labels):
-            return compiled([model.trainable_variables[i].value for i in places], images, labels)
+            values, fixed = (
+                [v.value for v in found] for found in (model.trainable_variables, model.non_trainable_variables)
+            )
+            return compiled([values[i] for i in places], values, fixed, images, labels)
     else:
         raise ValueError(
             f"the taylor criterion needs the tensorflow or jax backend. Received: {keras.backend.backend()}"
@@ -256,7 +259,7 @@ def compute_taylor(model, images, labels, batch_size=128, progress=iter):
     squares = {name: [0.0] * len(members) for name, members in gates.items()}
     for start in progress(batches):
         part = slice(start, start + batch_size)
-        found = gradients(ops.convert_to_tensor(images[part]), ops.convert_to_tensor(labels[part]))
+        found = gradients(devices.rows(images, part), devices.rows(labels, part))
         products = {
             id(v): np.asarray(g, np.float64) * np.asarray(v, np.float64) for v, g in zip(variables, found, strict=True)
         }

@@ -8,7 +8,7 @@ import numpy as np
 from compress import metrics
 from compress.cli import display
 from compress.data import dataset
-from compress.engine import folding, measuring
+from compress.engine import folding, measuring, processes
 from compress.errors import InputError
 from compress.graph.network import Graph
 from compress.pruning import allocation, criteria, masks, removal
@@ -171,6 +171,11 @@ def _finder(config, scope, scores, images, budget, title):
     return lambda limit: allocation.allocate(scope, costs, whole["loss"], curves, limit, config.round_to)
 
 
+def _listed(mask):
+    """A mask as JSON holds it."""
+    return {name: keep.tolist() for name, keep in mask.items()}
+
+
 def trim_once(config, model, base, images, step, before):
     """One iteration without its fine-tuning: mask, trim, BN recalibration. Writes iterK/mask.npz and iterK/trimmed.h5.
 
@@ -196,6 +201,7 @@ def trim_once(config, model, base, images, step, before):
 
     row = {"base_acc": accuracy(folding.FoldedModel(model, config.precision)) if before is None else before}
     mask = choose_mask(config, model, images, step)
+    mask = {name: np.array(keep) for name, keep in processes.of_main(_listed(mask)).items()}
     model = removal.trim_model(model, mask)
     evaluator = folding.FoldedModel(model, config.precision)
     row |= {"sparsity": removal.compute_sparsity(model, base), "pruned_acc": accuracy(evaluator)}

@@ -130,6 +130,7 @@ def go_on(config, result, run_record):
             + (f"in iteration {done + 1}, which is trimmed" if "begun" in result else f"behind iteration {done}"),
             config.verbose,
         )
+        resuming.tell_devices(result["run"], run_record, config.root_folder, config.verbose)
     if resuming.is_shorter(result["run"], run_record, "prune_iter"):
         result["run"] = run_record
 

@@ -119,6 +119,26 @@ def exclusive(folder):
                 place.rmdir()
 
 
+def copy_run(folder, target):
+    """Copies what lies in a run's folder and in those of its parts, and no deeper, for a process that reads it.
+
+    What a finished iteration left is only linked to: no process changes it.
+    """
+    for place in ("", "iter*/", "ablation/*/", "best/"):
+        for path in Path(folder).glob(f"{place}*"):
+            if path.is_file() and path.name != LOCK and not path.name.startswith(PARTIAL):
+                copy = Path(target) / path.relative_to(folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                finished = place == "iter*/" and path.suffix == ".h5" and not (path.parent / "state.npz").exists()
+                (os.symlink if finished else shutil.copyfile)(path.resolve(), copy)
+
+
+def sizes(folder):
+    """[(path, bytes)] of the visible files of a run's folder and of its parts."""
+    found = [path for place in ("", "iter*/", "ablation/*/") for path in Path(folder).glob(f"{place}[!.]*")]
+    return sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in found if path.is_file())
+
+
 def versions(folder):
     """Set of (path, time of its last change) of the visible files of a run's folder and those of its parts."""
     found = set()
@@ -136,6 +156,11 @@ def sha256(path):
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest(array):
+    """The SHA-256 of a numpy array's values, as 64 hexadecimal digits."""
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def suggestion(path):

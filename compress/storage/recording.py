@@ -19,6 +19,7 @@ import keras
 
 from compress.cli import tables
 from compress.cli.configs import RunConfig
+from compress.engine import processes
 from compress.errors import InputError
 from compress.storage import checkpoints, files, records, resuming, saving, states
 from compress.storage.records import STATE
@@ -143,8 +144,8 @@ class Run:
             states.load_state(trainer, path)
         except Exception as error:
             raise _unreadable(path, error) from None
-        if changed:
-            progress.history["run"] = self.record
+        resuming.tell_devices(before, self.record, self.folder, self.config.verbose)
+        progress.history["run"] = self.record if changed else before
         self.progress = progress
         self.settle()
 
@@ -172,8 +173,9 @@ class Run:
         history["checkpoint"] = {"sha256": files.sha256(self.folder / NEXT), "previous_sha256": before, "epoch": epoch}
 
     def save_state(self, trainer):
-        """Step 2."""
-        states.save_state(trainer, self.folder / STATE, dataclasses.asdict(self.progress))
+        """Step 2. Of several processes the first one's state is what all go on from."""
+        if processes.is_main():
+            states.save_state(trainer, self.folder / STATE, dataclasses.asdict(self.progress))
         self.stored = self.progress.epoch, self.progress.step
 
     def publish(self):

@@ -35,6 +35,12 @@ IGNORED = {
     "tensorboard",
     "json",
     "verify_model",
+    # who computes: a run may go on with others, see `tell_devices`
+    "devices",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "distributed",
 }
 # parameters that say most of how two runs differ, in this order; behind them those that were given
 FIRST = (
@@ -182,6 +188,27 @@ def check_same_run(before, run, folder, kind="an unfinished", length=None):
             f"`resume`: {folder} holds {kind} run with {was}; received {wanted}{_why_not(keys, run, folder)}; "
             f"expected what that run had to go on with it, another folder to write to, {NEVER}"
         )
+
+
+def tell_devices(before, run, folder, verbose):
+    """Says where a run goes on on another number of devices than it had; both records then list all in turn.
+
+    Args:
+        before: what `records.run_record` gave then.
+        run: what it gives now.
+        folder: where the run lies.
+        verbose: 0 for nothing.
+    """
+    then, now = ((record.get("devices") or [1]) for record in (before, run))
+    if then[-1] != now[-1]:
+        display.say(
+            f"{folder} goes on on {tables.counted(now[-1], 'device')}, before on {then[-1]}: the same run but for "
+            "rounding, not the same bits",
+            verbose,
+        )
+        then = [*then, now[-1]]
+    if then != [1]:
+        before["devices"] = run["devices"] = then
 
 
 def _pixels(record):

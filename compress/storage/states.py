@@ -18,7 +18,7 @@ META_BYTES = 64 * 2**20
 def _variables(trainer):
     """What training changes, each once; a trainer's `constants` (a teacher's weights) are left out.
 
-    Random state is none of it: order and augmentation are functions of seed, epoch and step, see `dataset.batches`.
+    Random state is none of it: order and augmentation are functions of seed, epoch and step, see `batches.batches`.
     """
     left_out = {id(v) for v in getattr(trainer, "constants", ())}
     every = {id(v): v for v in (*trainer.variables, *trainer.optimizer.variables, *trainer.metrics_variables)}

@@ -13,7 +13,7 @@ import numpy as np
 
 from compress import metrics
 from compress.cli import display, signals, tables
-from compress.engine import folding
+from compress.engine import folding, processes
 from compress.errors import Diverged, Stopped
 from compress.storage import events, recording, records
 from compress.training.recipe import schedule
@@ -174,6 +174,7 @@ class SaveState(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         progress = self.run.progress
+        self.asked.listen()
         due = time.monotonic() - self.saved_at >= 60 * self.run.config.save_minutes
         if progress.step < self.steps and (due or self.asked.number is not None):
             if keras.backend.backend() == "jax":  # its variables are brought up to date at the end of an epoch alone
@@ -181,6 +182,7 @@ class SaveState(keras.callbacks.Callback):
             self.save()
 
     def on_epoch_end(self, epoch, logs=None):
+        self.asked.listen()
         self.save()
 
     def save(self):
@@ -242,12 +244,20 @@ class StopOnSignal(keras.callbacks.Callback):
 
     def __init__(self, run, steps):
         super().__init__()
-        self.run, self.steps, self.deferred = run, steps, signals.Deferred()
+        self.run, self.steps, self.deferred, self.heard = run, steps, signals.Deferred(), None
 
     @property
     def number(self):
-        """Of the signal that came, or None."""
-        return self.deferred.number
+        """Of the signal that came, or None; of several processes they have to `listen` first."""
+        return self.deferred.number if processes.count() == 1 else self.heard
+
+    def listen(self):
+        """Asks all processes of the run for a signal: they have to end behind the same step.
+
+        Of several signals it is the one with the highest number.
+        """
+        if processes.count() > 1:
+            self.heard = int(processes.gathered(np.int32(self.deferred.number or 0)).max()) or None
 
     def __enter__(self):
         self.deferred.__enter__()
@@ -256,7 +266,7 @@ class StopOnSignal(keras.callbacks.Callback):
     def __exit__(self, kind, *exc):
         self.deferred.__exit__(kind, *exc)
         if kind is None:
-            self.end_if_asked()  # it came behind the last epoch
+            self.end_if_asked()  # it came behind the last epoch; of several processes each would be alone with it
 
     def on_train_batch_end(self, batch, logs=None):
         if self.run.stored == (self.run.progress.epoch, self.run.progress.step):  # it may have come behind `SaveState`

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from compress.data import batches
+from compress.engine import devices, processes
 from compress.errors import InputError
 from compress.graph import nodes
 from compress.storage.recording import Progress
@@ -32,6 +33,7 @@ def fit(model, images, recipe, callbacks=(), progress=None):
     """
     progress = progress or Progress()
     recipe = recipe_for(recipe, images)
+    devices.check_rows(recipe.batch_size, "batch_size")
     steps = batches.steps_per_epoch(len(images.train), recipe.batch_size)
     build(model, images.class_num)
     with contextlib.ExitStack() as stack:
@@ -42,7 +44,8 @@ def fit(model, images, recipe, callbacks=(), progress=None):
 
         def train(last):
             """Keras' fit from where the training is up to this epoch."""
-            source = batches.batches(images.train, recipe.batch_size, recipe.seed, True, progress.epoch, progress.step)
+            begun, own = (progress.epoch, progress.step), (processes.rank(), processes.count())
+            source = batches.batches(images.train, recipe.batch_size, recipe.seed, True, *begun, own)
             try:
                 model.fit(
                     source,

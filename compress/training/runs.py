@@ -5,6 +5,7 @@ import math
 
 from compress.cli import display, tables
 from compress.data import batches
+from compress.engine import devices
 from compress.plots import curves, roles, style
 from compress.storage import recording, records, resuming
 from compress.storage.records import STATE
@@ -66,6 +67,7 @@ def train(trainer, images, recipe, run, title):
     # state of an earlier process can only be read into variables that exist.
     recipe = fit.recipe_for(recipe, images)
     steps = batches.steps_per_epoch(len(images.train), recipe.batch_size)
+    devices.check_rows(recipe.batch_size, "batch_size")
     fit.check_batch(run.saved, recipe.batch_size)
     fit.build(trainer, images.class_num)
     run.begin(trainer, recipe, steps)

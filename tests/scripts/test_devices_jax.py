@@ -1,0 +1,281 @@
+"""Several devices and several processes under JAX (`make test-jax`): two virtual devices of the processor, and two real
+processes that talk over loopback. Both compute the same bits, and one device the same but for rounding."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torture
+from conftest import ROOT
+
+from compress.cli import configs
+from compress.engine import devices
+from compress.errors import InputError
+
+pytestmark = [pytest.mark.jax, pytest.mark.timeout(1800)]
+TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """The variables of a process: what one of them has compiled the others read."""
+    return os.environ | {
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+
+
+def start(words, environment):
+    """Starts a process."""
+    words = list(map(str, words))
+    return subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process):
+    """(status, standard output, standard error) of a process that has ended well."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def free_port():
+    """A port that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def of_pair(port, number):
+    """The flags of one of two processes."""
+    return ["--coordinator", f"127.0.0.1:{port}", "--num_processes", 2, "--process_id", number]
+
+
+def pair(words, environment):
+    """Starts the two processes of a run, process 0 first."""
+    port = free_port()
+    return [start([*words, *of_pair(port, i)], environment) for i in range(2)]
+
+
+# ---- the same numbers --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(environment, tmp_path_factory):
+    """What `spread.py` computes on 'one' device, on 'two', and in two 'processes'."""
+    folder = tmp_path_factory.mktemp("spread")
+    words = [sys.executable, ROOT / "tests/engine/spread.py"]
+    ended(start([*words, folder / "one.npz"], environment))
+    ended(start([*words, folder / "two.npz"], environment | TWO))
+    silent = [ended(process) for process in pair([*words, folder / "processes.npz"], environment)]
+    assert silent == [("", "")] * 2
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in ("one", "two", "processes")}
+
+
+def of(found, prefix):
+    """The arrays of that beginning, as computed on one and on two devices."""
+    names = [name for name in found["one"] if name.startswith(prefix)]
+    assert names
+    return [(found["one"][name], found["two"][name]) for name in names]
+
+
+def test_two_devices_and_two_processes_compute_the_same_bits(found):
+    assert [int(arrays["devices"]) for arrays in found.values()] == [1, 2, 2]
+    assert found["two"].keys() == found["processes"].keys()
+    for name, array in found["two"].items():
+        assert array.tobytes() == found["processes"][name].tobytes(), name
+
+
+@pytest.mark.parametrize("prefix", ["step/", "distil/"])
+def test_a_step_on_two_devices_is_that_on_one(found, prefix):
+    # loss, weights and batch-norm statistics: those of the whole batch, not those of the rows of one device
+    for one, two in of(found, prefix):
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+
+
+def test_the_devices_do_share_the_batch(found):
+    assert any((one != two).any() for one, two in of(found, "steps/"))  # sums in another order
+
+
+def test_zeros_are_counted_exactly(found):
+    assert all((one == two).all() for one, two in of(found, "apoz/"))
+    assert any(((one > 0) & (one < 1)).any() for one, _ in of(found, "apoz/"))
+
+
+@pytest.mark.parametrize("prefix", ["taylor/", "logits", "odd_logits", "sensitivity", "recalibrated/"])
+def test_scores_on_two_devices_are_those_on_one(found, prefix):
+    for one, two in of(found, prefix):
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(InputError, match=r"`devices`: received 2, expected at most 1, the devices that JAX finds here"):
+        devices.setup(configs.MachineConfig(devices=2))
+
+
+def test_an_uneven_batch_is_refused(environment, tmp_path):
+    words = [sys.executable, "train_base_model.py", "--dataset", "digits", "--save_folder", tmp_path / "run"]
+    done = start([*words, "--batch_size", 15], environment | TWO)
+    err = done.communicate()[1]
+    assert done.returncode == 2
+    assert err == (
+        "train_base_model.py: --batch_size: received 15 images a batch, expected a multiple of 2, the devices that "
+        "share it, such as 14\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_manager_nothing_is_announced(environment, tmp_path):
+    words = [sys.executable, "train_base_model.py", "--dataset", "digits", "--save_folder", tmp_path / "run"]
+    done = start([*words, "--distributed"], environment)
+    err = done.communicate()[1]
+    assert done.returncode == 2
+    assert err.startswith("train_base_model.py: --distributed: nothing here announces") and err.count("\n") == 1
+
+
+def test_processes_with_other_flags_are_refused(environment, tmp_path):
+    words = [sys.executable, "train_base_model.py", "--dataset", "digits", "--save_folder", tmp_path / "run"]
+    port = free_port()
+    both = [start([*words, *of_pair(port, i), "--batch_size", 16 + 2 * i], environment) for i in range(2)]
+    errs = [process.communicate(timeout=120)[1] for process in both]
+    assert both[0].returncode == 2 and both[1].returncode in (2, 134, -signal.SIGABRT), errs
+    assert errs[0] == (
+        "train_base_model.py: --process_id: the processes of this run have different flags; expected the same command "
+        "for all (process 1 has others than process 0)\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+# ---- runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The file of a narrow network."""
+    path = tmp_path_factory.mktemp("base") / "base.h5"
+    torture.write_base(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(environment, base, tmp_path_factory):
+    """The folder of a training on two devices."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    ended(start(torture.command("train_base_model", folder, base), environment | TWO))
+    return folder
+
+
+def when_saved(processes, folder, behind=0.0):
+    """Waits for a state that is newer than `behind`; returns the time that it was written at."""
+    state = folder / "state.npz"
+    while not (state.exists() and state.stat().st_mtime > behind):
+        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
+        time.sleep(0.05)
+    return state.stat().st_mtime
+
+
+def test_two_processes_go_on_after_a_signal_and_after_a_death(environment, base, undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    words = torture.command("train_base_model", folder, base)
+    # a signal to one of them: both end behind the same step, whose state is saved
+    processes = pair(words, environment)
+    saved = when_saved(processes, folder)
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], said
+    for _, err in said:
+        assert "stopped by SIGTERM; epoch " in err and f"is saved in {folder}/state.npz; go on with: cd " in err
+    assert not said[1][0]
+    # one of them dies
+    processes = pair(words, environment)
+    when_saved(processes, folder, saved)
+    processes[1].kill()
+    died = time.monotonic()
+    err = processes[0].communicate(timeout=60)[1]
+    assert time.monotonic() - died < 30 and processes[0].returncode == 134
+    line = err.splitlines()[-1]
+    assert "process 0 of 2 has ended because it, or another process of this run, has died" in line
+    assert "start all of them again to go on, this one with: cd " in line and "--process_id 0" in line
+    assert "process 1 of 2 has ended" in processes[1].communicate()[1]
+    # the same command goes on, and ends with the bits of a run that nobody disturbed, on two devices of one process
+    for place, process in enumerate(pair(words, environment)):
+        out, _ = ended(process)
+        assert ("goes on" in out or "going on" in out) == (place == 0) and bool(out) == (place == 0)
+    assert torture.contents(folder) == torture.contents(undisturbed)
+
+
+def test_a_process_that_falls_silent_ends_the_run(environment, base, tmp_path):
+    """As where its host has gone: no connection is closed, so a missing heartbeat has to tell."""
+    folder = tmp_path / "run"
+    words = torture.command("train_base_model", folder, base)
+    words[words.index("--epoch_num") + 1] = "1000"
+    processes = pair(words, environment)
+    when_saved(processes, folder)
+    processes[1].send_signal(signal.SIGSTOP)
+    silent = time.monotonic()
+    err = processes[0].communicate(timeout=60)[1]
+    processes[1].kill()
+    processes[1].communicate()
+    assert time.monotonic() - silent < 30 and processes[0].returncode == -signal.SIGABRT
+    assert "this one with: cd " in err.splitlines()[-1]
+    torture.readable(folder)
+
+
+def test_a_run_goes_on_on_fewer_devices(environment, base, tmp_path):
+    folder = tmp_path / "run"
+    words = torture.command("train_base_model", folder, base)
+    process = start(words, environment | TWO)
+    when_saved([process], folder)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    out, _ = ended(start(words, environment))
+    assert f"{folder} goes on on 1 device, before on 2: the same run but for rounding, not the same bits" in out
+    assert json.loads((folder / "result.json").read_text())["run"]["devices"] == [2, 1]
+    assert json.loads((folder / "history.json").read_text())["run"]["devices"] == [2, 1]
+
+
+def test_pruning_is_the_same_on_two_devices_and_in_two_processes(environment, base, tmp_path):
+    """APoZ scores, curves of sensitivity, BN recalibration, fine-tuning; then evaluation."""
+    words = torture.command("prune_model", tmp_path / "processes", base)
+    words[words.index("--prune_iter") + 1] = "1"
+    place = words.index("--prune_ratio")
+    words[place : place + 2] = ["--target_macs", "2x"]
+    both = pair(words, environment)
+    outs = [ended(process) for process in both]
+    assert outs[0][0] and outs[1] == ("", "")
+    words[-1] = str(tmp_path / "devices")
+    ended(start(words, environment | TWO))
+    assert torture.contents(tmp_path / "processes") == torture.contents(tmp_path / "devices")
+
+    words = [sys.executable, "evaluate_model.py", "--dataset", "digits", "--latency_runs", 0, "--batch_size", 64]
+    words += ["--model_path", base, tmp_path / "processes" / "iter1" / "model.h5", "--output"]
+    for process in pair([*words, tmp_path / "processes.json"], environment):
+        ended(process)
+    ended(start([*words, tmp_path / "one.json"], environment))
+    results = [json.loads((tmp_path / name).read_text())["models"] for name in ("processes.json", "one.json")]
+    for ours, theirs in zip(*results, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["sha256"] == theirs["sha256"] and ours["acc"] == pytest.approx(theirs["acc"], abs=1.5 / 359)
+
+
+def test_a_student_is_the_same_on_two_devices_and_in_two_processes(environment, base, tmp_path):
+    words = torture.command("knowledge_distillation", tmp_path / "processes", base)
+    words[words.index("--epoch_num") + 1] = "1"
+    words += ["--lambda2", "0.3", "--lambda3", "0.2"]
+    place = words.index("--save_folder") + 1
+    for process in pair(words, environment):
+        ended(process)
+    words[place] = str(tmp_path / "devices")
+    ended(start(words, environment | TWO))
+    assert torture.contents(tmp_path / "processes") == torture.contents(tmp_path / "devices")

@@ -296,8 +296,7 @@ def time_networks(args, plan, scope, images, result):
                 f"`resume`: received {Path(args.root_folder) / 'result.json'}, which timed other networks; expected "
                 'the record of a run on this base, or `resume="never"` to start over'
             ) from None
-    known = found.seen[0][1] if found.seen else None
-    found.measure = latency.Timer(args.latency_format, scope.model, photos, reference_ms=known)
+    found.measure = latency.Timer(args.latency_format, scope.model, photos, found.whole if found.seen else None)
     if not found.seen:
         bar = display.track(f"timing in {args.latency_format}", args.verbose)
         found.sample(scope, plan.pruning.round_to, progress=bar)

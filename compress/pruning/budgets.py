@@ -100,7 +100,7 @@ def of(config, scope, latency=None):
     known = np.isfinite(whole.macs)
     if config.target_latency is not None:
         unit, name = "ms", "target_latency"
-        cost, least = latency.seen[0][1], min(ms for _, ms in latency.seen)
+        cost, least = latency.whole, latency.least
         number, is_share = config.target_latency
         end = number * cost if is_share else number
     elif config.target_compression is not None or not (known or config.targeted):

@@ -19,7 +19,10 @@ from compress.pruning import masks
 
 SAMPLES = 8  # networks of random widths that are timed besides the whole one and the narrowest
 ROUNDS = 8  # of choosing and timing again, at most
-REPEATS = 3  # of a timing
+TURNS = 9  # of a network and the reference in one timing
+BLOCK = 25  # ms that a turn lasts at least, in CALLS, so that a short interruption doesn't make a turn
+CALLS = (3, 60)
+SURE = 3  # timings of a network that is chosen: of many that were timed once, those within a limit had luck
 CLOSE = 0.97  # of the limit: what is this near isn't chosen again
 
 
@@ -33,36 +36,41 @@ class Timer:
         name: of `cli.formats.FORMATS`.
         reference: a keras.Model of fixed input size.
         calibration: (N, h, w, 3) uint8 images, which 'litert-int8' needs.
-        runs: timed calls of one image.
         reference_ms: the latency of the reference, where it was timed before; None to time it now.
     """
 
-    def __init__(self, name, reference, calibration=None, runs=30, reference_ms=None):
-        self.name, self.calibration, self.runs = name, calibration, runs
+    def __init__(self, name, reference, calibration=None, reference_ms=None):
+        self.name, self.calibration, self.shape = name, calibration, reference.input_shape[1:]
         folder = tempfile.mkdtemp()  # for the reference's file, which stays as long as this
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.beside = self._runners(reference, folder)
-        found = [min(self._ms(run, reference) for _ in range(REPEATS)) for run in self.beside]
+        found = [min(self._turn(run, 5 if turn else 10) for turn in range(TURNS)) for run in self.beside]
         scale = reference_ms / min(found) if reference_ms else 1
-        self.reference_ms, self.reference = [ms * scale for ms in found], reference
+        self.reference_ms = [ms * scale for ms in found]
 
     def _runners(self, model, folder):
         """What runs a model's file, for each number of threads."""
         path = writers.write(model, self.name, folder, self.calibration)
         return [writers.runner(path, self.name, threads) for threads in writers.thread_counts(self.name)]
 
-    def _ms(self, run, model):
-        return metrics.latency_ms(run, model.input_shape[1:], 1, self.runs, warmup=10)[0]
+    def _turn(self, run, calls):
+        """The median latency in ms of so many calls; the first two, which find another network's data, don't count."""
+        return metrics.latency_ms(run, self.shape, 1, calls, warmup=2)[0]
 
-    def __call__(self, model):
-        """The median latency of one image in ms, by the number of threads that is fastest."""
+    def _ratio(self, run, beside):
+        """What a network takes / what the reference takes, by the same number of threads."""
+        calls = [min(max(round(BLOCK / self._turn(one, CALLS[0])), CALLS[0]), CALLS[1]) for one in (run, beside)]
+        turns = [(self._turn(run, calls[0]), self._turn(beside, calls[1])) for _ in range(TURNS)]
+        return float(np.median([mine / its for mine, its in turns]))
+
+    def __call__(self, model, times=1):
+        """Median latencies of one image in ms, by the number of threads that is fastest, from so many timings."""
         with tempfile.TemporaryDirectory() as folder:
-            found, several = [], self._runners(model, folder)
-            for run, beside, known in zip(several, self.beside, self.reference_ms, strict=True):
-                ratios = [self._ms(run, model) / self._ms(beside, self.reference) for _ in range(REPEATS)]
-                found.append(float(np.median(ratios)) * known)
-            del several, run  # on some systems an open file can't be removed
-        return min(found)
+            several = self._runners(model, folder)
+            pairs = list(zip(several, self.beside, self.reference_ms, strict=True))
+            found = [min(self._ratio(run, beside) * known for run, beside, known in pairs) for _ in range(times)]
+            del several, pairs  # on some systems an open file can't be removed
+        return found
 
 
 class LatencyModel:
@@ -74,10 +82,10 @@ class LatencyModel:
 
     Args:
         graph: a Graph with an input of fixed size.
-        measure: function(keras.Model) -> ms, such as a Timer.
+        measure: function(keras.Model, times) -> list of so many timings in ms, such as a Timer.
 
     Attributes:
-        seen: list of (widths {group: positions that stay}, ms), in the order of their measurement.
+        seen: list of (widths {group: positions that stay}, ms), a pair a timing, in their order.
     """
 
     # Of a squared difference of a rate from the common one, as a share of it, against a squared relative error of a
@@ -97,26 +105,42 @@ class LatencyModel:
                 raise ValueError("widths that aren't of all groups, or a time that can't be")
         self.seen, self._rates = [(dict(widths), float(ms)) for widths, ms in seen], None
 
-    def observe(self, widths):
-        """Times the network of some widths, and learns from it.
+    def observe(self, widths, times=1):
+        """Times the network of some widths so often, and learns from it.
 
         Args:
             widths: {group: positions of the mask that stay}; groups that are missing stay whole.
+            times: timings.
 
         Returns:
-            Its latency in ms.
+            Its latency in ms, as of `measured`.
         """
         trimmed = self.graph.trimmed(
             {name: np.arange(self.graph.groups[name].width) < width for name, width in widths.items()}
         )
-        whole = {name: group.width for name, group in self.graph.groups.items()}
-        self.seen.append((whole | widths, float(self.measure(trimmed))))
+        widths = {name: group.width for name, group in self.graph.groups.items()} | widths
+        self.seen += [(widths, float(ms)) for ms in self.measure(trimmed, times)]
         self._rates = None
-        return self.seen[-1][1]
+        return self.measured(widths)
+
+    def timings(self, widths):
+        """All timings in ms of the network of all these widths."""
+        return [ms for known, ms in self.seen if known == widths]
 
     def measured(self, widths):
-        """The latency in ms of a network of all these widths, as it was timed last; None for one that wasn't."""
-        return next((ms for known, ms in reversed(self.seen) if known == widths), None)
+        """The latency in ms of the network of all these widths, the median of its timings, or None."""
+        found = self.timings(widths)
+        return float(np.median(found)) if found else None
+
+    @property
+    def whole(self):
+        """The latency in ms of the whole network, which was timed first."""
+        return self.measured(self.seen[0][0])
+
+    @property
+    def least(self):
+        """The latency in ms of the fastest network that was timed."""
+        return min(self.measured(widths) for widths, _ in self.seen)
 
     def sample(self, scope, round_to=1, progress=iter):
         """Times the whole network, the narrowest, and some of random widths: half of them of about one share.
@@ -139,7 +163,7 @@ class LatencyModel:
                 }
             )
         for place in progress(range(0, len(sets), 1)):
-            self.observe(sets[place])
+            self.observe(sets[place], SURE if place < 2 else 1)  # the first two say which targets there are
 
     def _work(self, several):
         """(n, terms): MACs of the networks of some widths."""
@@ -187,14 +211,14 @@ class LatencyModel:
             progress: wraps the range of rounds.
 
         Returns:
-            (widths, ms): of those that were measured within the limit the slowest.
+            (widths, ms): of those that were measured within the limit the one that is predicted to be the slowest.
 
         Raises:
             masks.OutOfReach: none was.
         """
         # The prediction stays as it is meanwhile. So what is asked of it is one number, and the latency that is
         # measured grows with it, but for noise: a root between `low`, within the limit, and `high`, which wasn't.
-        rates, asked, low, high, within = self._fit(), limit, 0.0, None, []
+        rates, asked, low, high, tried = self._fit(), limit, 0.0, None, []
         for _ in progress(range(0, ROUNDS, 1)):
             try:
                 widths = search(asked)
@@ -203,23 +227,30 @@ class LatencyModel:
                     break
                 low, asked = asked, (asked + high) / 2
                 continue
-            found = self.observe(widths)
+            found = self._surely(widths, limit)
             self._rates = rates
-            if found <= limit:
-                low = asked
-                within.append((widths, found))
-                if found >= CLOSE * limit:
-                    break
-            else:
+            tried.append((asked, widths))
+            if found > limit:
                 high = asked
+            elif found < CLOSE * limit:
+                low = asked
+            else:
+                break
             # The prediction was off by found / asked, and near here it still is.
             asked *= limit / found * (0.98 if found > limit else 1)
             if high is not None:  # a tenth of the way to either end, and without a lower end a tenth down
                 asked = min(max(asked, low + (high - low) / 10), high - (high - low) / 10)
         self._rates = None
+        within = [pair for pair in tried if self.measured(pair[1]) <= limit]
         if not within:
-            least = min(ms for _, ms in self.seen)
             raise masks.OutOfReach(
-                f"no network within {limit:.3g} ms was found; the fastest that was timed takes {least:.3g} ms"
+                f"no network within {limit:.3g} ms was found; the fastest that was timed takes {self.least:.3g} ms"
             )
-        return max(within, key=lambda pair: pair[1])
+        widths = max(within, key=lambda pair: pair[0])[1]
+        return widths, self.measured(widths)
+
+    def _surely(self, widths, limit):
+        """The latency in ms of the network of all these widths; one that seems to be within a limit is timed again."""
+        found = self.measured(widths) or self.observe(widths)
+        missing = SURE - len(self.timings(widths))
+        return self.observe(widths, missing) if found <= limit and missing > 0 else found

@@ -173,7 +173,9 @@ def test_widths_are_chosen_by_latencies_that_were_timed(words, answers, monkeypa
     pytest.importorskip("ai_edge_litert")
     timed = []
     monkeypatch.setattr(
-        latency, "Timer", lambda *args, **more: lambda net: timed.append(net.count_params()) or milliseconds(net)
+        latency,
+        "Timer",
+        lambda *args: lambda net, times: timed.extend([net.count_params()] * times) or [milliseconds(net)] * times,
     )
     command = [*words, "--target_latency", "0.5x", "--prune_iter", "2", "--allocation", allocation]
     answers += [None, 0, 0]
@@ -186,12 +188,13 @@ def test_widths_are_chosen_by_latencies_that_were_timed(words, answers, monkeypa
     assert 0.8 * whole / 2 < result["latency_ms"][1] <= whole / 2
     assert 0.8 * whole / 2**0.5 < result["latency_ms"][0] <= whole / 2**0.5
     # what the first process timed isn't timed again: at most some rounds of the second iteration
-    assert before >= 10 and len(timed) - before <= latency.ROUNDS and len(result["timed"]) == len(timed)
+    rounds = latency.ROUNDS * latency.SURE
+    assert before >= 10 and len(timed) - before <= rounds and len(result["timed"]) == len(timed)
 
 
 def test_a_latency_out_of_reach_tells_what_is_in_reach(words, answers, monkeypatch, capsys):
     pytest.importorskip("ai_edge_litert")
-    monkeypatch.setattr(latency, "Timer", lambda *args, **more: milliseconds)
+    monkeypatch.setattr(latency, "Timer", lambda *args: lambda net, times: [milliseconds(net)] * times)
     assert prune_model.main([*words, "--target_latency", "0.01ms"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 2 and "--target_latency: received a target of 0.01 ms, expected one from 0." in error

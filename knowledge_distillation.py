@@ -445,13 +445,37 @@ def begin(args, plan):
     """Starts Keras and reads the images.
 
     Returns:
-        (a dataset.Data, None); or (None, what result.json holds) where this very run was finished before.
+        (a dataset.Data, None, the teacher where it was opened by now); or (None, what result.json holds, None) where
+        this very run was finished before.
     """
-    return app.images_of_run(args, plan.record, outputs(args), lambda: app.read_images(args, plan.path, plan.header))
+    opened = []
+
+    def read():
+        if plan.student.student_blocks or plan.student.student_stem:
+            opened.append(teacher_of_student(args, plan))
+        return app.read_images(args, plan.path, plan.header)
+
+    images, result = app.images_of_run(args, plan.record, outputs(args), read)
+    return images, result, opened[0] if opened and images else None
 
 
-def make_networks(args, plan, images):
-    """Teacher and student, before the first step.
+def teacher_of_student(args, plan):
+    """The teacher of a student with other blocks or another stem, before images are read, which may take long.
+
+    Raises:
+        InputError: it has no such blocks or stem.
+    """
+    from compress.distillation import student as students
+    from compress.storage import opening
+
+    shape = plan.header.input_shape  # of one that takes any size, images say it later
+    teacher = opening.load_network(plan.path, None, shape, args.preprocessing, args.verbose)
+    students.check_form(teacher, plan.student.student_stem, plan.student.student_blocks)
+    return teacher
+
+
+def make_networks(args, plan, images, teacher=None):
+    """Teacher and student, before the first step; teacher: where it was opened by now.
 
     Returns:
         (teacher, student, the student.Whole that reductions are counted from, what result.json holds of them by now).
@@ -461,7 +485,9 @@ def make_networks(args, plan, images):
     from model import unpruned
 
     parents = classes.compare(plan.path, images)
-    teacher = opening.load_network(plan.path, images.class_num, images.image_shape, args.preprocessing, args.verbose)
+    if teacher is None or teacher.input_shape[1:] != images.image_shape:
+        size, verbose = (images.class_num, images.image_shape), args.verbose and teacher is None
+        teacher = opening.load_network(plan.path, *size, args.preprocessing, verbose)
     whole = students.whole_of(teacher, unpruned(teacher))
     student = make_student(plan.student, teacher, whole, images)
     known = {
@@ -768,9 +794,9 @@ def run(args):
     """
     plan = check(args)
     with app.folder_of_run(args, "save_folder"):  # no other process writes there meanwhile
-        images, result = begin(args, plan)
+        images, result, teacher = begin(args, plan)
         if result is None:
-            networks = make_networks(args, plan, images)
+            networks = make_networks(args, plan, images, teacher)
             history = train(args, plan, networks, images)
             result = write_results(args, plan, networks, images, history)
     return result

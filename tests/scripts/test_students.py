@@ -177,3 +177,52 @@ def test_a_student_that_is_not_to_be_had_is_told(teacher, flags, named, folder, 
     error = capsys.readouterr().err
     assert status == 2 and error.count("\n") == 1 and named in error and "expected" in error
     assert not (tmp_path / "new" / "result.json").exists()
+
+
+def of_any_size():
+    """The teacher, for images of any size."""
+    given = teacher_net()
+    return keras.models.clone_model(given, keras.Input((None, None, 3)))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "flags", "named"),
+    [
+        ("resnet.h5", {"student_blocks": [3, 4, 6, 9]}, "`student_blocks`: received 3 4 6 9, expected at most"),
+        ("resnet.h5", {"student_blocks": [1, 1]}, "`student_blocks`: received 1 1, but the teacher has 4 stages"),
+        ("other.keras", {"student_blocks": [1]}, "`student_blocks`: received 1, but the teacher has no residual"),
+        ("teacher.keras", {"student_stem": "half"}, "`student_stem`: received half, but the teacher's stem is none"),
+        ("any.keras", {"student_stem": "half"}, "`student_stem`: received half, but the teacher's stem is none"),
+        ("any.keras", {"student_blocks": [7, 7]}, "`student_blocks`: received 7 7, "),
+    ],
+)
+def test_a_shape_that_is_not_to_be_had_is_told_before_images_are_read(
+    teacher, flags, named, folder, tmp_path, monkeypatch
+):
+    read = []
+    monkeypatch.setattr(knowledge_distillation.app, "read_images", lambda *args: read.append(args))
+    if teacher == "any.keras":
+        saving.save_network(of_any_size(), folder / teacher)
+    with pytest.raises(InputError, match=named):
+        knowledge_distillation.run(root_folder=str(folder / teacher), save_folder=str(tmp_path), **flags, **TINY)
+    assert not read
+
+
+def test_a_teacher_is_opened_once_also_where_its_shape_was_asked_for(folder, tmp_path, monkeypatch):
+    from compress.storage import opening
+
+    opened, load = [], opening.load_network
+
+    def counted(*args, **more):
+        opened.append(args[0])
+        return load(*args, **more)
+
+    def stop(args, path, teacher, images):  # the student is made by then
+        raise InputError(f"{len(images.train)} images")
+
+    monkeypatch.setattr(opening, "load_network", counted)
+    monkeypatch.setattr(knowledge_distillation, "accuracy_of_teacher", stop)
+    flags = {"root_folder": str(folder / "resnet.h5"), "save_folder": str(tmp_path / "kd"), "student_blocks": [1] * 4}
+    with pytest.raises(InputError, match="64 images"):
+        knowledge_distillation.run(**flags, **TINY)
+    assert len(opened) == 1

@@ -271,9 +271,9 @@ def watch(lost):
 
 def done():
     """Tells the watcher that this process ends as it should."""
-    for process in _watcher:
-        with contextlib.suppress(OSError, ValueError):
-            process.communicate(b"done", timeout=5)
+    while _watcher:
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            _watcher.pop().communicate(b"done", timeout=5)
 
 
 def leave(status):

@@ -13,10 +13,10 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 BATCH, STEPS = 16, 6
 
 
-def network(keras):
+def network(keras, side=16):
     """Two convolutions with batch-norm and ReLU, and a classifier."""
     layers = keras.layers
-    inputs = keras.Input((16, 16, 3))
+    inputs = keras.Input((side, side, 3))
     x = layers.Rescaling(1 / 255)(inputs)
     for i, width in enumerate((8, 12)):
         x = layers.Conv2D(width, 3, padding="same", name=f"conv{i}")(x)

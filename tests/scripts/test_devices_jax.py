@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
+import spread
 import torture
 from conftest import ROOT
 
 from compress.cli import configs
 from compress.engine import devices
 from compress.errors import InputError
+from compress.storage import checkpoints
 
 pytestmark = [pytest.mark.jax, pytest.mark.timeout(1800)]
 TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -161,9 +164,9 @@ def test_processes_with_other_flags_are_refused(environment, tmp_path):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """The file of a narrow network."""
+    """The file of a small network, which compiles soon."""
     path = tmp_path_factory.mktemp("base") / "base.h5"
-    torture.write_base(path)
+    checkpoints.save_model(spread.network(keras, 32), path)
     return path
 
 
@@ -176,12 +179,11 @@ def undisturbed(environment, base, tmp_path_factory):
 
 
 def when_saved(processes, folder, behind=0.0):
-    """Waits for a state that is newer than `behind`; returns the time that it was written at."""
+    """Waits for a state that is newer than `behind`."""
     state = folder / "state.npz"
     while not (state.exists() and state.stat().st_mtime > behind):
         assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
         time.sleep(0.05)
-    return state.stat().st_mtime
 
 
 def test_two_processes_go_on_after_a_signal_and_after_a_death(environment, base, undisturbed, tmp_path):
@@ -189,7 +191,7 @@ def test_two_processes_go_on_after_a_signal_and_after_a_death(environment, base,
     words = torture.command("train_base_model", folder, base)
     # a signal to one of them: both end behind the same step, whose state is saved
     processes = pair(words, environment)
-    saved = when_saved(processes, folder)
+    when_saved(processes, folder)
     processes[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [143, 143], said
@@ -197,6 +199,7 @@ def test_two_processes_go_on_after_a_signal_and_after_a_death(environment, base,
         assert "stopped by SIGTERM; epoch " in err and f"is saved in {folder}/state.npz; go on with: cd " in err
     assert not said[1][0]
     # one of them dies
+    saved = (folder / "state.npz").stat().st_mtime
     processes = pair(words, environment)
     when_saved(processes, folder, saved)
     processes[1].kill()
@@ -273,6 +276,8 @@ def test_a_student_is_the_same_on_two_devices_and_in_two_processes(environment, 
     words = torture.command("knowledge_distillation", tmp_path / "processes", base)
     words[words.index("--epoch_num") + 1] = "1"
     words += ["--lambda2", "0.3", "--lambda3", "0.2"]
+    divided = words.index("--stream_divisor")
+    words[divided : divided + 2] = ["--target_compression", "2", "--round_to", "2"]
     place = words.index("--save_folder") + 1
     for process in pair(words, environment):
         ended(process)

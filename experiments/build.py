@@ -28,19 +28,22 @@ from pathlib import Path
 from readings import gaps, last, machine, measured, read
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/index.md", "docs/results.md")
+PAGES = ("README.md", "docs/index.md", "docs/results.md", "docs/how-to/transfer-learning.md")
 TABLES = json.loads((Path(__file__).with_name("tables.json")).read_text(encoding="utf-8"))
 COLUMNS = {  # heading: (key of `measured`, format, factor)
     "validation": ("validation", "{:.2f}", 100),
     "test": ("test", "{:.2f}", 100),
     "int8 validation": ("int8", "{:.2f}", 100),
+    "int8 file (kB)": ("int8_bytes", "{:.1f}", 1e-3),
     "after fine-tuning": ("validation", "{:.2f}", 100),
     "after pruning": ("pruned_acc", "{:.2f}", 100),
     "after BN recalibration": ("recalibrated_acc", "{:.2f}", 100),
     "sparsity": ("sparsity", "{:.2f}", 100),
     "parameters (M)": ("parameters", "{:.2f}", 1e-6),
+    "parameters (k)": ("parameters", "{:.1f}", 1e-3),
     "MACs (M)": ("macs", "{:.2f}", 1e-6),
     "file (MB)": ("bytes", "{:.2f}", 1e-6),
+    "file (kB)": ("bytes", "{:.1f}", 1e-3),
     "compression rate": ("compression rate", "{:.2f}x", 1),
     "minutes": ("seconds", "{:.1f}", 1 / 60),
 }

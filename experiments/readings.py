@@ -11,7 +11,8 @@ def read(folder):
 
     Returns:
         (results {path below the folder without '/result.json': content}, tested {sha256 of a model: its row in an
-        evaluation.json of the test split, with the validation accuracy of its int8 file where an export.json has one}).
+        evaluation.json of the test split, with the validation accuracy and the bytes of its int8 file where an
+        export.json has them}).
     """
     results, tested = {}, {}
     for path in sorted(folder.rglob("result.json")):
@@ -24,7 +25,7 @@ def read(folder):
         content = json.loads(path.read_text(encoding="utf-8"))
         for file in content["files"]:
             if file["format"] == "litert-int8" and content["split"] == "validation" and content["sha256"] in tested:
-                tested[content["sha256"]]["int8_acc"] = file["acc"]
+                tested[content["sha256"]] |= {"int8_acc": file["acc"], "int8_bytes": file["bytes"]}
     return results, tested
 
 
@@ -80,6 +81,7 @@ def measured(content, results, tested):
         "validation": last(content, "final_acc" if "final_acc" in content else "val_acc"),
         "test": test.get("acc"),
         "int8": test.get("int8_acc"),
+        "int8_bytes": test.get("int8_bytes"),
         "pruned_acc": last(content, "pruned_acc"),
         "recalibrated_acc": last(content, "recalibrated_acc"),
         "sparsity": last(content, "sparsity") or test.get("sparsity"),

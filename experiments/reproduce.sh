@@ -9,6 +9,7 @@
 #   exports 827             base and students of a finished yardstick in each format (needs requirements-export.txt);
 #                           one seed, the last given
 #   families 826            six networks of other kinds: base, half its MACs, a student of a quarter, int8
+#   transfer 826            drawn pictures: a classifier of plain Keras, half its MACs, a student, int8
 #   long 826                60 epochs of base, 35 pruned, 30 of assistant, 40 of student
 #   demo                    `make demo`
 # Models go to runs/TABLE, small records to experiments/records/TABLE; `make results` then rebuilds the tables.
@@ -212,6 +213,28 @@ families() {  # the larger ones on half the images
     $PYTHON report.py --root_folder "runs/families/seed$1" --output "runs/families/seed$1/report.html"
 }
 
+transfer() {  # the commands of docs/how-to/transfer-learning.md
+    at=runs/transfer/seed$1 images="--dataset runs/transfer/photos --batch_size 32"
+    $PYTHON experiments/transfer.py --dataset runs/transfer/photos --save_folder "$at/base" --seed "$1"
+    keep "$at/base" "experiments/records/transfer/base/seed$1"
+    # shellcheck disable=SC2086
+    $PYTHON prune_model.py $images --base_model_path "$at/base/model.keras" --root_folder "$at/pruned" \
+        --criterion taylor --target_macs 2x --prune_iter 1 --epoch_num 10 --learning_rate 0.01 --seed "$1"
+    keep "$at/pruned" "experiments/records/transfer/pruned/seed$1"
+    # shellcheck disable=SC2086
+    $PYTHON knowledge_distillation.py $images --root_folder "$at/pruned/iter1" --save_folder "$at/student" \
+        --student_blocks 1 1 2 1 1 --target_macs 1.5x --round_to 4 --epoch_num 15 --student_learning_rate 0.01 --seed "$1"
+    keep "$at/student" "experiments/records/transfer/student/seed$1"
+    # shellcheck disable=SC2086
+    $PYTHON evaluate_model.py $images --output "$at/evaluation.json" --model_path "$at/base/model.keras" \
+        "$at/pruned/iter1/model.h5" "$at/student/model.h5"
+    # shellcheck disable=SC2086
+    $PYTHON export_model.py $images --model_path "$at/student/model.h5" --format litert-int8
+    mkdir -p "experiments/records/transfer/seed$1"
+    cp "$at/evaluation.json" "$at/student/exported/export.json" "experiments/records/transfer/seed$1/"
+    $PYTHON report.py --root_folder "$at" --output "$at/report.html"
+}
+
 long() {
     at=runs/long/seed$1
     $PYTHON train_base_model.py --epoch_num 60 --seed "$1" --save_folder "$at/base"
@@ -230,10 +253,10 @@ table=${1:-}
 [ $# -gt 0 ] && shift
 case $table in
     demo) demo ;;
-    yardstick | steps | ablation | criteria | curve | exports | families | long)
+    yardstick | steps | ablation | criteria | curve | exports | families | transfer | long)
         for seed in "${@:-826}"; do "$table" "$seed"; done ;;
     *)
         echo "reproduce.sh: received '$table', expected yardstick, steps, ablation, criteria, curve, exports," \
-            "families, long or demo" >&2
+            "families, transfer, long or demo" >&2
         exit 2 ;;
 esac

@@ -362,11 +362,11 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
 
 STAND_IN = """#!{python}
 import pathlib, sys
-sys.path.insert(0, {root!r})
-script = __import__(sys.argv[1].removesuffix(".py"))
+sys.path[:0] = [{root!r}, {root!r} + "/experiments"]
+script = __import__(pathlib.Path(sys.argv[1]).stem)
 args = script.build_parser().parse_args(sys.argv[2:])
 made = pathlib.Path(getattr(args, "output", None) or
-                    getattr(args, "save_folder", args.__dict__.get("root_folder")) + "/result.json"
+                    str(getattr(args, "save_folder", args.__dict__.get("root_folder"))) + "/result.json"
                     if sys.argv[1] != "export_model.py" else
                     pathlib.Path(args.model_path).parent / "exported" / "export.json")
 made.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.engine import processes
 from compress.errors import InputError
 from compress.storage import records
 from compress.storage.files import replacing
@@ -174,7 +175,7 @@ def figure_format(path) -> str:
 
 
 def save_figure(figure, path) -> None:
-    """Writes a figure at 150 dots an inch, whole or not at all.
+    """Writes a figure at 150 dots an inch, whole or not at all; of several processes the first one alone draws it.
 
     Args:
         figure: a matplotlib Figure.
@@ -184,6 +185,8 @@ def save_figure(figure, path) -> None:
         InputError: another suffix, or the file can't be written.
     """
     form = figure_format(path)
+    if not processes.is_main():
+        return
     try:
         with replacing(path) as temporary, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing")  # a folder's name in a script DejaVu lacks

@@ -183,7 +183,8 @@ def check(args):
     pruning = configs.PruneConfig.of(args).with_allocation()
     if args.target_latency and processes.asked(configs.MachineConfig.of(args)):
         raise InputError(
-            "`target_latency`: received it for several processes, which would time differently; expected one process"
+            f"`target_latency`: received {tables.amount(args.target_latency)} for several processes, which would time "
+            "differently; expected one process"
         )
     if not args.dry_run:
         files.check_writable(args.root_folder)

@@ -154,11 +154,16 @@ def load_images(args, size):
         size,
         display.track("reading images", args.verbose),
         needs=("train", "validation"),
-        pixels=pixels.of_models(*filter(None, [args.model_path])),
+        pixels=pixels.of_models(args.model_path or _begun(args)),
     )
     display.show_images(images, args.batch_size, args.verbose)
     records.check_source(args.model_path or "", images.val, args.val_split)  # of a file, if it is one
     return images
+
+
+def _begun(args):
+    """The model of a run that goes on in its folder, whose images are decoded as they were."""
+    return Path(args.save_folder) / ("model.h5" if args.resume == "auto" else "")
 
 
 def start_model(args, images):

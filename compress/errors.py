@@ -75,6 +75,7 @@ def of_the_system(error):
     exhausted = type(error).__name__ == "ResourceExhaustedError"  # TensorFlow's, of memory and of disks; no OSError
     if exhausted and "No space left on device" in str(error):
         return f"the disk is full ({one_line(error):.200}); expected room for what is written"
+    exhausted |= "RESOURCE_EXHAUSTED" in str(error)  # JAX's
     if isinstance(error, MemoryError) or exhausted:
         return (
             f"the memory is too small ({one_line(error):.200}); expected a smaller `batch_size`, or fewer or "

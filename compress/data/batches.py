@@ -1,6 +1,5 @@
 """Batches of training images: shuffled, varied at random, each a function of seed, epoch and step alone."""
 
-import collections
 import concurrent.futures
 
 import numpy as np
@@ -101,7 +100,7 @@ def _reading(split, varied):
     stored, size = split.stored, split.image_shape[:2]
     sides = stored.shape[1:3]
     in_place = isinstance(stored, np.ndarray) and not (varied.crop or varied.operations) and sides == size
-    each = map if in_place else lazily.pool().map
+    each = map if in_place else lazily.pool(0).map
 
     def read(batch, own, rng):
         chosen = batch[own]
@@ -125,15 +124,14 @@ class Ahead:
     """
 
     def __init__(self, function, depth=AHEAD):
-        self.function, self.depth, self.waiting = function, depth, collections.OrderedDict()
+        self.function, self.depth, self.waiting = function, depth, {}
         self.thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="batches")
 
     def __call__(self, index):
-        if index not in self.waiting:  # the first, or one that nobody foresaw
-            for future in self.waiting.values():
-                future.cancel()
-            self.waiting.clear()
+        # What lies behind is kept for two more calls: Keras looks at the first two batches, and then begins with them.
+        for i in [i for i in self.waiting if not index - 2 <= i <= index + self.depth]:
+            self.waiting.pop(i).cancel()
         for i in range(index, index + self.depth + 1):
             if i not in self.waiting:
                 self.waiting[i] = self.thread.submit(self.function, i)
-        return self.waiting.pop(index).result()
+        return self.waiting[index].result()

@@ -10,6 +10,7 @@ A run that is killed while it decodes leaves what it has decoded, and the next o
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -71,7 +72,12 @@ class Cache:
         images = np.empty((len(rows), *self.shape), np.uint8)
         for image, row in zip(images, map(int, rows), strict=True):
             # Read, not mapped into memory: pages of a mapped file would count as memory of this process.
-            count = os.preadv(self.handle, [image.data], row * self.bytes)
+            try:
+                count = os.preadv(self.handle, [image.data], row * self.bytes)
+            except OSError as error:
+                raise InputError(
+                    f"`cache_dir`: {self.folder / IMAGES} can't be read ({error.strerror}); expected a disk that stays"
+                ) from None
             if not self.seen[row]:
                 if count != self.bytes or int(self.sums[row]) != DECODED + zlib.crc32(image):
                     raise InputError(
@@ -127,8 +133,10 @@ class Cache:
             known.clear()
 
         try:
-            for i, image in self.reader.each(list(self.paths[rows]), progress):
-                os.pwrite(handle, image.data, int(rows[i]) * self.bytes)
+            others = list(self.paths[np.asarray(self.sums) == 0])  # what is decoded is sound
+            for i, image in self.reader.each(list(self.paths[rows]), progress, others):
+                if os.pwrite(handle, image.data, int(rows[i]) * self.bytes) != self.bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / IMAGES))
                 known.append((int(rows[i]), DECODED + zlib.crc32(image)))
                 if len(known) == BLOCK:
                     settle()

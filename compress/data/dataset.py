@@ -1,4 +1,4 @@
-"""Images and labels in memory: their training, validation and test splits, and batches of them."""
+"""Images and labels: the training, validation and test splits of a data set."""
 
 import dataclasses
 import math

@@ -174,7 +174,7 @@ def decode(path, size, look=None):
     with _opened(path) as file:
         if _is_signed(file):
             raise ValueError("signed pixels of 8 bits, expected unsigned ones")
-        if look.jpeg == "scaled" and _drafts(file):
+        if look.jpeg == "scaled" and _drafts(file) and min(file.size) >= 2 * max(size):
             # A JPEG holds blocks of 8x8 pixels as frequencies. Its decoder can leave out the high ones, which gives an
             # image of a half, a quarter or an eighth of the size, rather than compute pixels that resizing averages.
             file.draft(None, (max(size),) * 2)  # of no side, which the orientation may exchange, less than is asked for

@@ -8,7 +8,7 @@ import numpy as np
 
 
 @functools.cache
-def pool(workers=0):
+def pool(workers):
     """The threads that read and vary images: so many, 0 for one a core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return concurrent.futures.ThreadPoolExecutor(workers or cores, thread_name_prefix="images")
@@ -17,7 +17,7 @@ def pool(workers=0):
 class Lazy:
     """Some images of a source, as an array (N, h, w, 3) of which only what is asked for is read.
 
-    lazy[start:stop] and lazy[indices] are numpy arrays. While a slice is used, the one behind it is read.
+    lazy[start:stop] and lazy[indices] are numpy arrays. While a slice is used, the one that seems to be next is read.
 
     Args:
         source: has `read(rows)` -> uint8 (len(rows), h, w, 3), and `shape` (h, w, 3).
@@ -27,7 +27,7 @@ class Lazy:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, source, rows):
-        self.source, self.rows, self.next = source, np.asarray(rows), (None, None)
+        self.source, self.rows, self.next, self.last = source, np.asarray(rows), (None, None), None
 
     def __len__(self):
         return len(self.rows)
@@ -44,8 +44,11 @@ class Lazy:
         known, future = self.next
         images = future.result() if known == (start, stop, step) else self.source.read(self.rows[chosen])
         self.next = (None, None)
-        if step == 1 and (end := min(2 * stop - start, len(self))) > stop:
-            self.next = ((stop, end, 1), _one_ahead().submit(self.source.read, self.rows[stop:end]))
+        # The next slice is as long as this one, and as far from it as this one from the last.
+        begin = start + (start - self.last if self.last is not None and self.last < start else stop - start)
+        self.last, end = start, min(begin + stop - start, len(self))
+        if step == 1 and begin < end:
+            self.next = ((begin, end, 1), _one_ahead().submit(self.source.read, self.rows[begin:end]))
         return images
 
     def __array__(self, dtype=None, copy=None):

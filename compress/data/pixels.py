@@ -7,6 +7,7 @@ from compress.data import decoding
 from compress.errors import InputError
 from compress.storage import records
 
+EXPORTED = (".onnx", ".tflite")
 ALLOWED = {
     "whole": decoding.DEPTHS,
     "floating": (1.0, 255.0),
@@ -35,23 +36,30 @@ def of_models(*paths):
     found, sources, known = {}, {}, False
     for path in paths:
         recorded = _recorded(path)
-        known |= recorded is not None
-        for name, value in (recorded or {}).items():
+        if recorded is None:
+            continue
+        known = True
+        # A scale that a record doesn't name was needed by no image. How JPEGs were decoded and images fitted is known
+        # of every model: a record without it is of one whose images were decoded whole, or squeezed into their size.
+        for name, value in (dict.fromkeys(("jpeg", "fit")) | recorded).items():
             if found.setdefault(name, value) != value:
                 raise InputError(
                     f"{sources[name]} was trained on images shown with {name} "
-                    f"{found[name]}, {path} with {value}; expected models of the same images",
+                    f"{found[name] or 'none'}, {path} with {value or 'none'}; expected models of images that were "
+                    "shown alike, or one at a time",
                     path=path,
                 )
             sources.setdefault(name, path)
-    return found if known else None
+    return {name: value for name, value in found.items() if value is not None} if known else None
 
 
 def _recorded(path):
     """The valid values of 'pixels' in the record beside a model; the file may be a stranger's. None without one."""
-    run = None
+    run, place = None, Path(path)
+    if place.suffix.lower() in EXPORTED:  # export_model.py puts them into a folder beside the model
+        place = place.parent
     with contextlib.suppress(InputError):
-        run = records.read_json(Path(path).with_name("history.json")).get("run")
+        run = records.read_json(place.with_name("history.json")).get("run")
     if not isinstance(run, dict):
         return None
     found = run.get("pixels")

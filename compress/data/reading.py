@@ -75,7 +75,9 @@ class Reader:
     def how(self):
         """How images of another size are resized, for the user: interpolation changes pixels, and a model that was
         trained on images resized by another method loses accuracy on these."""
-        return f"{self.size[0]}x{self.size[1]}: bilinear, antialiased"
+        size = f"{self.size[0]}x{self.size[1]}"
+        middle = f", the middle of {self.stored[0]}x{self.stored[1]}" if self.look.fit == "crop" else ""
+        return f"{size}{middle}: bilinear, antialiased{', JPEGs decoded at a smaller scale' * bool(self.look.jpeg)}"
 
     def common_size(self, paths):
         """The (h, w) that all these images have, if it is at most LARGEST a side; else (224, 224)."""
@@ -106,6 +108,8 @@ class Reader:
             before = [*self._reported]
             with self._pool() as pool:
                 self._settle(pool, self._known(pool, paths))
+            if broken := {path: e for path in paths if isinstance(e := self._headers[path], Exception)}:
+                raise InputError(_broken(self.named_by, broken))
             told = [line for line in self._reported if line not in before]
             return {"look": vars(self.look), "resized": self.resized, "told": told}
 
@@ -145,12 +149,13 @@ class Reader:
             arrays[part][i - bounds[part]] = image
         return arrays or [np.empty((0, *self.stored, 3), np.uint8) for _ in parts]
 
-    def each(self, paths, progress=None):
+    def each(self, paths, progress=None, others=None):
         """Decodes images one after the other.
 
         Args:
             paths: of the images, a list of str.
             progress: wraps the range of images; None for the reader's own.
+            others: files that are tried too where one is damaged; None for all of the data set.
 
         Yields:
             (place in paths, uint8 (h, w, 3)), in order; those that can't be decoded are left out.
@@ -174,7 +179,7 @@ class Reader:
             # One damaged file is a reason to try all the others: the user then repairs the data set once, not file by
             # file. Values outside the scale are no damage, and images that aren't needed may have them.
             if broken:
-                left = sorted({*self.paths} - {*paths})
+                left = sorted({*(self.paths if others is None else others)} - {*paths})
                 broken |= {
                     path: found
                     for path, found in zip(left, in_order(pool, self._decoded, left), strict=True)
@@ -216,7 +221,7 @@ class Reader:
             pool: of `_pool`.
             headers: {path: Header} of the images that are about to be decoded.
         """
-        self.resized |= any(header.size != tuple(self.size) for header in headers.values())
+        self.resized |= any(header.size != self.stored for header in headers.values())
         if animated := [path for path, header in headers.items() if header.animated]:
             self._report_once(
                 f"{tables.counted(len(animated), 'image')} with several frames or pages (such as "

@@ -246,11 +246,12 @@ def is_loss(error):
 
     JAX has no class for it: what the libraries of collectives say comes as an error of the runtime, or of a value.
     """
+    words = ("gloo", "nccl", "connection", "socket", "unavailable", "coordination")
     while error is not None:
-        words = ("gloo", "nccl", "connection", "socket", "unavailable", "coordination")
-        if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") or any(
-            word in str(error).lower() for word in words
-        ):
+        kind, text = type(error).__name__, str(error).lower()
+        if kind in ("JaxRuntimeError", "XlaRuntimeError") and "resource_exhausted" not in text:
+            return True
+        if kind in ("ValueError", "RuntimeError") and any(word in text for word in words):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -70,12 +70,9 @@ def measure(name, path, start, split, config):
     # one function a number of threads, since a runtime fixes it when it opens a file; the last has all cores
     functions = {threads: start(threads) for threads in writers.thread_counts(name)}
     answer, bar = functions[max(functions)], display.track(f"{name}: {split.name}", config.verbose, "compiling")
-    logits = np.concatenate(
-        [
-            answer(split.images[first : first + config.batch_size])
-            for first in bar(range(0, len(split.images), config.batch_size))
-        ]
-    )
+    images = split.images
+    starts = bar(range(0, len(images), config.batch_size))
+    logits = np.concatenate([answer(images[first : first + config.batch_size]) for first in starts])
     if not np.isfinite(logits).all():
         raise InputError(
             f"`model_path`: received {config.model_path}, which outputs NaN or infinity as {name}; "

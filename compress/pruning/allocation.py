@@ -16,6 +16,30 @@ from compress.pruning.scope import Scope
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of a layer's channels, removed; the search adds the floor as the last one
 
 
+class _Batches:
+    """The batches of a split as tensors, which are kept: each is asked for once a point of the curves.
+
+    Those of a `lazily.Lazy`, which memory doesn't hold, are made each time.
+
+    Args:
+        split: (images, labels).
+        size: images a batch.
+    """
+
+    def __init__(self, split, size):
+        count = len(split[0])
+        self.split, self.kept = split, None
+        self.parts = [p for start in range(0, count, size) for p in devices.parts(start, min(start + size, count))]
+
+    def __iter__(self):
+        if self.kept is None and isinstance(self.split[0], np.ndarray):
+            self.kept = [*self._made()]
+        return iter(self.kept or self._made())
+
+    def _made(self):
+        return (tuple(devices.rows(array, part) for array in self.split) for part in self.parts)
+
+
 def measure_curves(model, scores, split, shares=SHARES, config=None, progress=iter):
     """Loss and accuracy with a share of one layer's channels removed, all other layers whole: a curve a layer.
 
@@ -44,11 +68,7 @@ def measure_curves(model, scores, split, shares=SHARES, config=None, progress=it
     # Tensors, all of them: an array or a variable among them would be another signature, and a new trace.
     weights = {path: tuple(map(devices.everywhere, parts)) for path, parts in plan.weights().items()}
     compiled = folding.compiled_by_backend(_sums(plan))
-    batches = [
-        tuple(devices.rows(array, part) for array in split)
-        for start in range(0, len(images), config.batch_size)
-        for part in devices.parts(start, min(start + config.batch_size, len(images)))
-    ]
+    batches = _Batches(split, config.batch_size)
 
     # What there is to measure: the whole network, and each layer at each width below its own, once.
     kept = {

@@ -1,5 +1,6 @@
 """Images that memory doesn't hold: the cache's file, decoding as needed, and that both give the bytes of memory."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -23,6 +24,7 @@ from compress.data import (
     keeping,
     known,
     lazily,
+    pixels,
     reading,
 )
 from compress.data.augmentation import Augmentation
@@ -436,3 +438,95 @@ def test_an_image_that_can_not_be_read_ends_a_training_in_one_line(tiny, photogr
     error = capsys.readouterr().err.splitlines()
     assert status == 2 and len(error) == 1
     assert "cannot be read as an image (OSError: image file is truncated)" in error[0]
+
+
+# ---- what a reader of the code found ----------------------------------------------------------------------------
+
+
+def test_models_of_images_that_were_fitted_otherwise_are_not_compared(tmp_path):
+    for name, shown_with in (("crop", {"fit": "crop"}), ("squeezed", {})):
+        (tmp_path / name / "exported").mkdir(parents=True)
+        (tmp_path / name / "history.json").write_text(json.dumps({"run": {"pixels": shown_with}}))
+    crop, squeezed = (tmp_path / name / "model.h5" for name in ("crop", "squeezed"))
+    with pytest.raises(
+        InputError, match="fit crop, .*squeezed/model.h5 with none; expected models of images that were"
+    ):
+        pixels.of_models(crop, squeezed)
+    assert pixels.of_models(squeezed) == {} and pixels.of_models(crop, tmp_path / "elsewhere.keras") == {"fit": "crop"}
+    # a file in another format is of the model beside whose folder it lies
+    assert pixels.of_models(tmp_path / "crop" / "exported" / "model-int8.tflite") == {"fit": "crop"}
+
+
+def test_a_run_of_before_goes_on_with_images_decoded_as_they_were(tiny, photographs, tmp_path, monkeypatch):
+    first = train(tiny, photographs, tmp_path / "base")
+    again = {"save_folder": str(tmp_path / "run"), "dataset": str(photographs), "batch_size": 8, "verbose": 0}
+    begun = train_base_model.run(**again, architecture="resnet20", image_size=SIDE, epoch_num=1)
+    assert first["run"]["pixels"] == begun["run"]["pixels"] == {}
+    monkeypatch.setattr(reading, "HELD", 2048)  # as a version has it that decodes large folders at a smaller scale
+    more = train_base_model.run(**again, architecture="resnet20", image_size=SIDE, epoch_num=2, cache=False)
+    assert more["run"]["pixels"] == {} and more["epochs"] == 2
+
+
+def test_an_image_that_was_written_in_part_is_not_taken_for_decoded(photographs, tmp_path, small_memory, monkeypatch):
+    real, calls = os.pwrite, []
+
+    def pwrite(handle, data, place):
+        calls.append(place)
+        return real(handle, bytes(data)[: 100 if len(calls) == 10 else None], place)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(OSError, match="No space left on device.*images.u8"):
+        load(photographs, tmp_path)
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert (np.fromfile(folder / cache.SUMS, np.uint64) > 0).sum() == 9
+    monkeypatch.undo()
+    monkeypatch.setattr(reading, "HELD", 2048)
+    np.asarray(load(photographs, tmp_path).train.images)
+
+
+def test_a_damaged_image_does_not_cost_the_others_a_second_time(photographs, tmp_path, small_memory, monkeypatch):
+    path = photographs / "a" / "03.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"03\.jpg"):
+        load(photographs, tmp_path)
+    names, real = [], decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, *rest: names.append(path) or real(path, *rest))
+    with pytest.raises(InputError, match=r"03\.jpg"):
+        load(photographs, tmp_path)
+    assert names == [str(path)]
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_what_is_no_image_is_named_before_images_are_decoded_as_needed(photographs, tmp_path):
+    (photographs / "a" / "03.jpg").write_text("<html>")
+    with pytest.raises(InputError, match=r"03\.jpg cannot be read"):
+        load(photographs, tmp_path, cache=False)
+
+
+class Counting:
+    """A source that counts how often each row is read."""
+
+    shape = (1, 1, 3)
+
+    def __init__(self):
+        self.read_rows = []
+
+    def read(self, rows):
+        self.read_rows += list(rows)
+        return np.zeros((len(rows), 1, 1, 3), np.uint8) + np.asarray(rows, np.uint8)[:, None, None, None]
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_slices_at_a_distance_are_foreseen(stride):
+    source = Counting()
+    images = lazily.Lazy(source, np.arange(128))
+    for start in range(0, 128, stride):
+        assert np.array_equal(images[start : start + 8][:, 0, 0, 0], np.arange(start, start + 8))
+    assert len(source.read_rows) <= 128 * 8 // stride + 8  # no more than one slice in vain
+
+
+def test_two_batches_that_are_looked_at_are_not_read_again():
+    made = []
+    ahead = batches.Ahead(lambda i: made.append(i) or i)
+    assert [ahead(i) for i in (0, 1, 0, 1, 2, 3, 9, 10)] == [0, 1, 0, 1, 2, 3, 9, 10]
+    assert made.count(0) == made.count(1) == made.count(3) == 1

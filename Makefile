@@ -30,9 +30,10 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-export.txt requirements-completion.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-export.txt requirements-completion.txt \
+  requirements-sweep.txt $(VENV)/.installed
 	$(BIN)/python -m pip install -q -r requirements.txt -r requirements-dev.txt -r requirements-export.txt \
-	  -r requirements-completion.txt
+	  -r requirements-completion.txt -r requirements-sweep.txt
 	@touch $@
 
 $(VENV)/.installed-jax: $(VENV)/.installed-dev

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # that are imported by another name
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}  # that are imported by another name
 
 # errors of writing that name no file: the suite's own files have names, so most are about standard output
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)

@@ -18,6 +18,7 @@ SCRIPTS = (
     "knowledge_distillation",
     "evaluate_model",
     "export_model",
+    "sweep",
     "report",
     "sensitivity",
     "plot_train_history",
@@ -64,7 +65,7 @@ def row_of(parser, action):
     found = re.search(r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)$", text)
     words = " ".join((text[: found.start()] if found else text).split())
     default = " ".join(found[1].split()) if found else ("on" if action.default else "off") if action.nargs == 0 else ""
-    flags = ", ".join(f"`{flag}`" for flag in action.option_strings)
+    flags = ", ".join(f"`{flag}`" for flag in action.option_strings or [action.metavar])
     return flags, _values(action), _escaped("required" if action.required else default), _escaped(words)
 
 

@@ -27,7 +27,7 @@ class Help(argparse.HelpFormatter):
 
     def add_usage(self, usage, actions, groups, prefix=None):
         needed = [
-            f"{action.option_strings[0]} {self._format_args(action, action.dest.upper())}"
+            " ".join([*action.option_strings[:1], self._format_args(action, action.dest.upper())])
             for action in actions
             if action.required
         ]
@@ -93,9 +93,10 @@ class Parser(argparse.ArgumentParser):
     def explained(self, message):
         """argparse's message; of flags that are missing, which it only names, also what they have to be."""
         lacking = message.partition("arguments are required: ")[2].split(", ")
-        wanted = [action for action in self._actions if {*action.option_strings} & {*lacking}]
+        wanted = [action for action in self._actions if {*action.option_strings, action.metavar} & {*lacking}]
         return "; ".join(
-            f"{action.option_strings[0]}: not given; expected {action.help.split('; ')[0]}" for action in wanted
+            f"{[*action.option_strings, action.metavar][0]}: not given; expected {action.help.split('; ')[0]}"
+            for action in wanted
         ) or message.removeprefix("argument ")
 
 

@@ -17,6 +17,11 @@ def _actions(parser):
     return {action.dest: action for action in parser._actions if action.default is not argparse.SUPPRESS}
 
 
+def several(parser):
+    """Names of the flags that take several values."""
+    return {name for name, action in _actions(parser).items() if action.nargs not in (None, 0, "?")}
+
+
 def _one(action, value):
     """One value as a flag's type makes it; text is read as on a command line, a number is taken as it is."""
     try:
@@ -85,6 +90,8 @@ def arguments(parser, given):
 
 def _words(action, value):
     """A flag and its value as words of a command line, for the record."""
+    if not action.option_strings:  # what stands without a flag
+        return [str(value)]
     flag = action.option_strings[0]
     if action.nargs == 0:
         return [flag] if value else action.option_strings[1:2]

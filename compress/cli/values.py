@@ -209,6 +209,13 @@ def model(text):
     return inside if text != "imagenet" and os.path.isfile(inside) else found
 
 
+def name(text):
+    """A type for add_argument: a name of letters, digits, dots, dashes and underscores."""
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a name of letters, digits, dots and dashes")
+    return text
+
+
 def architecture(text):
     """A type for add_argument: a name of architectures.NAMES; for another spelling the message says which is meant."""
     if text in architectures.NAMES:

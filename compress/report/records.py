@@ -7,6 +7,7 @@ from compress.errors import InputError, one_line
 from compress.report.tree import Point, Run, Tree, checksum, mapping, text, within
 from compress.storage import records
 
+SWEEP = "sweep.json"
 MOST_FILES, MOST_ROWS = 5000, 1000  # JSON files that are read, and models or layers that one of them may name
 # smallest and largest number that a record may hold under a key; shares are not in per cent
 LIMITS = {
@@ -247,6 +248,8 @@ def read_record(path, root):
     except OSError as error:
         raise InputError(error.strerror or one_line(error)) from None
     kind = kind_of(content)
+    if path.name == SWEEP and "sweep" in content:  # says which runs belong together, and is none
+        return None
     if kind == "history":
         if path.name == "history.json" and not (path.parent / records.STATE).exists():
             return None

@@ -84,6 +84,7 @@ RUNS = {
     "knowledge_distillation": ["--root_folder", "model/kd_model"],
     "report": ["--root_folder", "model"],
     "evaluate_model": ["--model_path", "model/kd_model/model.h5"],
+    "sweep": ["experiments/sweeps/digits.yaml"],
     "plot_train_history": ["--history_path", "model/kd_model/history.json"],
 }
 

@@ -291,9 +291,18 @@ def command(script, folder, base):
             [*TINY, "--model_path", base, "--shares", 0.5, "--output", folder / "sensitivity.json"],
             "sensitivity.json",
         ),
+        "sweep": ([sweep_file(folder, base)], ""),
         "report": (["--root_folder", folder, "--batch_size", 32, "--output", folder / "page.html"], ""),
         "plot_train_history": (["--history_path", folder / "base" / "history.json", "--output", folder / "h.png"], ""),
     }[script]
+
+
+def sweep_file(folder, base):
+    """The file of a sweep of one run."""
+    flags = {"dataset": "digits", "subset": 80, "val_split": 0.2, "batch_size": 32, "latency_runs": 0}
+    step = {"script": "evaluate_model.py", "flags": flags | {"model_path": [str(base)], "split": "validation"}}
+    (folder / "sweep.yaml").write_text(json.dumps({"folder": str(folder / "sweep"), "steps": {"look": step}}))
+    return folder / "sweep.yaml"
 
 
 WRITTEN = {
@@ -305,6 +314,7 @@ WRITTEN = {
     "export_model": "exported/savedmodel exported/model.tflite exported/labels.txt exported/export.json",
     "sensitivity": "sensitivity.json sensitivity.png",
     "plot_train_history": "h.png",
+    "sweep": "sweep/sweep.json",
     "report": "page.html page",
 }
 ORDER = [
@@ -315,6 +325,7 @@ ORDER = [
     "export_model",
     "sensitivity",
     "plot_train_history",
+    "sweep",
     "report",
 ]
 
@@ -335,6 +346,8 @@ def test_verbose_0_is_silent_and_json_is_the_result_alone(script, folder, base, 
     printed = json.loads(output)
     if record:
         assert printed == json.loads((folder / record).read_text())
+    elif script == "sweep":
+        assert [run["state"] for run in printed["runs"]] == ["there"]
     elif script == "report":
         assert printed["output"] == str(folder / "page.html") and printed["runs"] >= 1 and not printed["skipped"]
     else:

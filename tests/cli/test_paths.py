@@ -19,6 +19,7 @@ def text_flags(script):
         (action.option_strings[0], parser)
         for action in parser._actions
         if action.nargs != 0
+        and action.option_strings
         and not action.choices
         and (action.type in (None, values.path, values.model, values.data_set))
     ]

@@ -24,6 +24,7 @@ FOLDERS = [
     "pruning",
     "distillation",
     "training",
+    "sweeps",
     "report",
 ]
 TOGETHER = {"cli", "data", "storage"}

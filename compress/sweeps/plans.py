@@ -1,0 +1,241 @@
+"""From a sweep's file to its runs: every combination of values, a command and a folder each. Imports no Keras."""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import re
+from pathlib import Path
+
+from compress.cli import keywords
+from compress.cli.values import nearest
+from compress.errors import InputError
+from compress.sweeps.specs import OUTPUTS, TRAINS, wrong
+
+MOST_RUNS = 5000  # of a sweep; a report reads no more files
+MOST_LETTERS = 100  # of a folder's name
+PLACE = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One command of a sweep.
+
+    Attributes:
+        step: name of its step.
+        script: its file name.
+        folder: where it writes, of this run alone.
+        values: {name: value} of all that varies, of earlier steps as 'step.name'; 'row' and 'seed' among them.
+        words: of the command line, behind the script.
+        before: {name of a step: its Run} of those that this one starts from, directly or not.
+        epochs: how many its history may come to; 0 of a script that trains nothing.
+    """
+
+    step: str
+    script: str
+    folder: str
+    values: dict
+    words: tuple
+    before: dict
+    epochs: int
+
+    @property
+    def record(self):
+        """Path of the JSON file that is there when the run is finished."""
+        if self.script in TRAINS:
+            return Path(self.folder) / "result.json"
+        return Path(self.folder) / (OUTPUTS[self.script][1] or "export.json")
+
+
+def choices(value, several):
+    """The values that a flag takes one after the other, or None where it has one value.
+
+    Args:
+        value: of a sweep's file.
+        several: whether one value of the flag is a list; those to try are then a list of lists.
+    """
+    varies = isinstance(value, list) and (not several or any(isinstance(one, list) for one in value))
+    return value if varies else None
+
+
+def expand(spec, parser_of):
+    """All runs of a sweep, each behind those that it starts from.
+
+    Args:
+        spec: a specs.Spec without ranges.
+        parser_of: function(script) -> its flags.Parser.
+
+    Returns:
+        List of Run.
+
+    Raises:
+        InputError: a flag that the script's own parser refuses, two runs in one folder, a step that isn't there.
+    """
+    made, parsers = {}, {}
+    for step in spec.steps:
+        parsers[step.script] = parsers.get(step.script) or parser_of(step.script)
+        made[step.name] = _runs(spec, step, parsers[step.script], made)
+    runs, owners = [run for several in made.values() for run in several], {}
+    for run in runs:
+        other = owners.setdefault(run.folder, run)
+        if other is not run:
+            raise wrong(
+                spec.file,
+                f"steps.{run.step}",
+                f"two runs in {run.folder}, {_told(other)} and {_told(run)}; expected a folder of its own for each",
+            )
+    return runs
+
+
+def _told(run):
+    values = ", ".join(f"{name}={_spelt(value)}" for name, value in run.values.items())
+    return f"{run.step} ({values})" if values else run.step
+
+
+def _runs(spec, step, parser, made):
+    """The runs of a step; `made`: {name: list of Run} of the steps before it."""
+    found, several = [], keywords.several(parser)
+    for row, more in (step.rows or {None: {}}).items():
+        where = f"steps.{step.name}.rows.{row}" if row else f"steps.{step.name}.flags"
+        given = step.flags | more
+        _check(spec, step, where, given)
+        axes = {name: values for name, value in given.items() if (values := choices(value, name in several))}
+        for name, values in axes.items():
+            if len({_spelt(value) for value in values}) < len(values):
+                raise wrong(spec.file, f"{where}.{name}", f"received {values!r:.60}, expected each value once")
+        starts = list(_starts(spec, where, given, made))
+        if len(found) + len(starts) * _product(axes) > MOST_RUNS:
+            raise wrong(spec.file, where, f"more than {MOST_RUNS} runs; expected fewer values")
+        for before, seed in starts:
+            for chosen in itertools.product(*axes.values()):
+                own = ({"row": row} if row else {}) | dict(zip(axes, chosen, strict=True))
+                found.append(_run(spec, step, parser, (where, given | own, own, before, seed)))
+    return found
+
+
+def _product(axes):
+    count = 1
+    for values in axes.values():
+        count *= len(values)
+    return count
+
+
+def _check(spec, step, where, given):
+    """Raises InputError for flags that are the sweep's own."""
+    parameter = OUTPUTS[step.script][0]
+    for name, value in given.items():
+        if name == parameter:
+            raise wrong(
+                spec.file, f"{where}.{name}", "expected it left out: a sweep gives each run a folder of its own"
+            )
+        if name == "resume":
+            raise wrong(spec.file, f"{where}.{name}", "expected it left out: a sweep goes on where it stopped")
+        if name == "seed" and spec.seeds:
+            raise wrong(spec.file, f"{where}.{name}", "received it beside seeds, expected one of them")
+        if isinstance(value, dict):
+            raise wrong(spec.file, f"{where}.{name}", "received a range, expected values; `study` searches in ranges")
+
+
+def _texts(value):
+    """All texts of a value."""
+    if isinstance(value, str):
+        yield value
+    for one in value if isinstance(value, list) else ():
+        yield from _texts(one)
+
+
+def _starts(spec, where, given, made):
+    """({step: Run} of the runs to start from, seed) for each combination that fits together.
+
+    Runs fit where they were made from the same ones, and with the same seed.
+    """
+    named = {}  # step: the flag that names it
+    for name, value in given.items():
+        for place in (place for text in _texts(value) for place in PLACE.findall(text)):
+            if place not in made:
+                near = nearest(place, [*made]) if made else None
+                hint = f"did you mean {near}?" if near else f"expected one of {', '.join(made) or 'no step'}"
+                raise wrong(spec.file, f"{where}.{name}", f"received {{{place}}}, which is no earlier step; {hint}")
+            named[place] = name
+    for seed in spec.seeds or [None]:
+        for runs in itertools.product(*(made[name] for name in named)):
+            before = _together(runs)
+            if before is not None and (seed is None or all(run.values["seed"] == seed for run in runs)):
+                yield before, seed
+
+
+def _together(runs):
+    """{step: Run} of runs and all those before them; None where two of them come from different runs of a step."""
+    found = {}
+    for run in runs:
+        for name, other in (run.before | {run.step: run}).items():
+            if found.setdefault(name, other) is not other:
+                return None
+    return found
+
+
+def _run(spec, step, parser, combination):
+    """The Run of one combination: (where it stands in the file, flags, those that vary, runs before it, seed)."""
+    where, given, own, before, seed = combination
+    values = {
+        f"{run.step}.{name}": value
+        for run in before.values()
+        for name, value in run.values.items()
+        if "." not in name and not (spec.seeds and name == "seed")  # the seed of all is named once
+    }
+    values |= own | ({} if seed is None else {"seed": seed})
+    flags = {name: _filled(value, before) for name, value in given.items() if name != "row"}
+    if seed is not None:
+        flags["seed"] = seed
+    folder = os.path.normpath(os.path.join(spec.folder, _folder(spec, step, values, given | values)))
+    parameter, file = OUTPUTS[step.script]
+    flags[parameter] = os.path.join(folder, file) if file else folder
+    try:
+        parsed = keywords.arguments(parser, flags)
+    except InputError as error:
+        name, why = re.match(r"(?:`(\w+)`: )?(.*)", str(error)).groups()
+        raise wrong(spec.file, f"{where}.{name}" if name else where, why.replace("keyword", "flag")) from None
+    epochs = parsed.epoch_num * getattr(parsed, "prune_iter", 1) if step.script in TRAINS else 0
+    return Run(step.name, step.script, folder, values, tuple(parsed.argv[1:]), before, epochs)
+
+
+def _filled(value, before):
+    """A value with the folders of the runs that it names in braces."""
+    if isinstance(value, list):
+        return [_filled(one, before) for one in value]
+    return PLACE.sub(lambda found: before[found[1]].folder, value) if isinstance(value, str) else value
+
+
+def _spelt(value):
+    """A value as a part of a folder's name: of a path its last part, and nothing that a shell minds."""
+    if isinstance(value, list):
+        return "-".join(map(_spelt, value))
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = os.path.basename(os.path.normpath(text)) if "/" in text else text
+    return re.sub(r"[^\w.+-]", "_", text)
+
+
+def _folder(spec, step, values, known):
+    """The folder of a run below the sweep's: by the step's own template, else its name and the values that vary."""
+    if step.folder:
+        for name in PLACE.findall(step.folder):
+            if name not in known:
+                raise wrong(
+                    spec.file,
+                    f"steps.{step.name}.folder",
+                    f"received {{{name}}}, expected one of {', '.join(known) or 'no name: nothing varies'}",
+                )
+        return PLACE.sub(lambda found: _spelt(known[found[1]]), step.folder)
+    parts = [_spelt(value) if name == "row" else f"{name}={_spelt(value)}" for name, value in values.items()]
+    name = ",".join(parts)
+    if len(name) > MOST_LETTERS:
+        name = f"{name[: MOST_LETTERS - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return os.path.join(step.name, name) if name else step.name
+
+
+def selected(runs, step, file):
+    """The runs of one step, or all where it is None. Raises InputError where there is no such step."""
+    names = list(dict.fromkeys(run.step for run in runs))
+    if step not in (None, *names):
+        raise InputError(f"`step`: received {step}, expected one of {', '.join(names)}, the steps of {file}")
+    return [run for run in runs if step in (None, run.step)]

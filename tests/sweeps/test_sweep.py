@@ -1,0 +1,391 @@
+"""Sweeps: which commands a file means, in which folders, and what becomes of runs that fail, stop or are finished."""
+
+import itertools
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import sweep
+from compress.errors import InputError
+from compress.sweeps import plans, running, specs
+
+FILE = """
+folder: {folder}
+seeds: [1, 2]
+flags: {{dataset: digits}}
+steps:
+  base:
+    script: train_base_model.py
+    flags: {{epoch_num: 3, learning_rate: [0.1, 0.05]}}
+  prune:
+    script: prune_model.py
+    flags: {{base_model_path: "{{base}}/model.h5", epoch_num: 1, prune_iter: 2, criterion: [apoz, l1], gpu: false}}
+  student:
+    script: knowledge_distillation.py
+    flags: {{root_folder: "{{prune}}/iter2", epoch_num: 2, student_blocks: [[2, 2, 2, 2], [1, 1, 1, 1]]}}
+    rows:
+      plain: {{}}
+      soft: {{lambda1: 2, hard_label_weight: 0}}
+"""
+
+# Stands in for a script of the suite: writes what a run would, by the words that it was given.
+STUB = """
+import json, os, pathlib, signal, sys, time
+script, words = os.path.basename(sys.argv[0]), sys.argv[1:]
+flags = dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
+folder = pathlib.Path(flags["root_folder" if script == "prune_model.py" else "save_folder"])
+folder.mkdir(parents=True, exist_ok=True)
+with open(os.environ["CALLS"], "a") as file:
+    file.write(json.dumps([time.time(), str(folder), os.environ.get("CUDA_VISIBLE_DEVICES")]) + "\\n")
+def stop(number, frame):
+    (folder / "state.npz").write_text("saved")
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+(folder / "begun").write_text("")
+while (folder.parent / "wait").exists():
+    time.sleep(0.01)
+if flags.get("learning_rate") == "0.05" and os.environ.get("FAIL"):
+    print("the stub: received 0.05, expected 0.1")
+    sys.exit(2)
+time.sleep(float(os.environ.get("SECONDS_OF_STUB", 0)))
+(folder / "state.npz").unlink(missing_ok=True)
+record = {"run": {"argv": [script, *words]}, "val_acc": 0.5}
+(folder / "result.json").write_text(json.dumps(record))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a sweep's file and stand-ins for the scripts, which tell when they were called."""
+    (tmp_path / "sweep.yaml").write_text(FILE.format(folder=tmp_path / "runs"))
+    for script in specs.TRAINS:
+        (tmp_path / script).write_text(STUB)
+    monkeypatch.setattr(running, "ROOT", tmp_path)
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return tmp_path
+
+
+@pytest.fixture
+def few(folder):
+    """`folder` with a sweep of twelve runs in three steps."""
+    text, _, _ = FILE.format(folder=folder / "runs").partition("    rows:")
+    for many, one in (("[apoz, l1]", "l1"), ("[[2, 2, 2, 2], [1, 1, 1, 1]]", "[1, 1, 1, 1]")):
+        text = text.replace(many, one)
+    (folder / "sweep.yaml").write_text(text)
+    return folder
+
+
+def calls(folder):
+    """(time, folder, devices) of each call of a stand-in, in their order."""
+    return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
+
+
+def commands(folder, text=None, **given):
+    if text is not None:
+        (folder / "sweep.yaml").write_text(textwrap.dedent(text))
+    return sweep.run(file=str(folder / "sweep.yaml"), print=True, verbose=0, **given)["commands"]
+
+
+def parsed(line):
+    """(script, {flag: value}) of a printed command."""
+    words = shlex.split(line)
+    at = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    return Path(words[at]).name, vars(sweep.parser_of(words[at]).parse_args(words[at + 1 :])) | {"argv": 0}
+
+
+# ---- what a file means ----
+
+
+def test_every_combination_is_one_command_and_a_shared_base_is_made_once(folder, capsys):
+    runs = plans.expand(specs.read(folder / "sweep.yaml"), sweep.parser_of)
+    made = {step: [run for run in runs if run.step == step] for step in ("base", "prune", "student")}
+    assert [len(several) for several in made.values()] == [2 * 2, 2 * 2 * 2, 2 * 2 * 2 * 2 * 2]
+    wanted = itertools.product((1, 2), (0.1, 0.05), ("apoz", "l1"))
+    for run, (seed, rate, criterion) in zip(made["prune"], wanted, strict=True):
+        found = sweep.parser_of(run.script).parse_args(run.words)
+        base = f"{folder}/runs/base/learning_rate={rate},seed={seed}"
+        assert found.base_model_path == f"{base}/model.h5" and run.before["base"].folder == base
+        assert run.folder == f"{folder}/runs/prune/base.learning_rate={rate},criterion={criterion},seed={seed}"
+        assert (found.seed, found.criterion, found.gpu, found.dataset) == (seed, criterion, False, "digits")
+        assert found.root_folder == run.folder and run.epochs == 2
+    shapes = {tuple(sweep.parser_of(run.script).parse_args(run.words).student_blocks) for run in made["student"]}
+    assert shapes == {(2, 2, 2, 2), (1, 1, 1, 1)}
+    assert len({run.folder for run in runs}) == len(runs)
+    assert {run.values["row"] for run in made["student"]} == {"plain", "soft"}
+    told = commands(folder)
+    assert capsys.readouterr().out.splitlines() == told and len(told) == len(runs)
+    assert [parsed(line)[0] for line in told] == [run.script for run in runs]
+    done = set()
+    for run in runs:  # dependencies come first
+        assert {other.folder for other in run.before.values()} <= done
+        done.add(run.folder)
+
+
+def test_a_printed_command_runs_from_here_and_a_step_alone_can_be_printed(folder):
+    every, students = commands(folder), commands(folder, step="student")
+    assert students == [line for line in every if parsed(line)[0] == "knowledge_distillation.py"]
+    assert commands(folder, seeds=[7], step="base") == [
+        line.replace("seed=1", "seed=7") for line in commands(folder, step="base")[:2]
+    ]
+
+
+def test_values_of_one_list_stay_in_their_folders_when_others_join_them(folder):
+    few = """
+        folder: runs
+        steps:
+          base: {script: train_base_model.py, flags: {epoch_num: 1, learning_rate: [%s]}}
+    """
+    one, three = ({parsed(line)[1]["save_folder"] for line in commands(folder, few % n)} for n in ("0.1", "0.1, 1, 2"))
+    assert one == {"runs/base/learning_rate=0.1"} < three
+
+
+def test_a_run_starts_from_runs_that_were_made_from_the_same(folder):
+    lines = commands(
+        folder,
+        """
+        folder: runs
+        steps:
+          base: {script: train_base_model.py, flags: {epoch_num: 1, seed: [1, 2]}}
+          prune: {script: prune_model.py, flags: {base_model_path: "{base}/model.h5", epoch_num: 1, prune_iter: 1}}
+          compare:
+            script: evaluate_model.py
+            flags: {model_path: ["{base}/model.h5", "{prune}/iter1/model.h5"], split: validation}
+        """,
+    )
+    pairs = [parsed(line)[1] for line in lines[-2:]]
+    assert [found["model_path"] for found in pairs] == [
+        [f"runs/base/seed={n}/model.h5", f"runs/prune/base.seed={n}/iter1/model.h5"] for n in (1, 2)
+    ]
+    assert [found["output"] for found in pairs] == [f"runs/compare/base.seed={n}/evaluation.json" for n in (1, 2)]
+
+
+def test_a_folder_may_be_given_by_the_step(folder):
+    lines = commands(
+        folder,
+        """
+        folder: runs/table
+        seeds: [3]
+        steps:
+          base:
+            script: train_base_model.py
+            folder: ../other/seed{seed}/{optimizer}{epoch_num}
+            flags: {epoch_num: 1, optimizer: [muon]}
+        """,
+    )
+    assert [parsed(line)[1]["save_folder"] for line in lines] == ["runs/other/seed3/muon1"]
+
+
+def test_long_names_are_cut_and_stay_apart(folder):
+    lines = commands(
+        folder,
+        f"""
+        folder: runs
+        steps:
+          base: {{script: train_base_model.py, flags: {{epoch_num: 1, data_dir: [{"a" * 150}, {"a" * 149}b, c d-e]}}}}
+        """,
+    )
+    names = [Path(parsed(line)[1]["save_folder"]).name for line in lines]
+    assert len(set(names)) == 3 and max(map(len, names)) == 100 and names[2] == "data_dir=c_d-e"
+
+
+WRONG = [
+    ("3", "received 3, expected a mapping, such as `name: value`"),
+    ("folder: [", "line 1: .*; expected YAML, each key once"),
+    ("folder: a\nfolder: b", "line 1: the key folder twice; expected YAML, each key once"),
+    ("folder: a\nstep: {}", "step: no such key; did you mean steps?"),
+    ("steps: {}", "folder: received None, expected a text"),
+    ("folder: a\nsteps: {}", "steps: received none, expected one or more"),
+    ("folder: a\nseeds: 3\nsteps: {a: {}}", "seeds: received 3, expected a list of whole numbers"),
+    ("folder: a\nsteps: {a-b: {}}", "steps.a-b: expected a name of letters, digits and _"),
+    (
+        "folder: a\nsteps: {a: {script: rm.py}}",
+        "steps.a.script: received rm.py, expected one of train_base_model.py, .*",
+    ),
+    ("folder: a\nsteps: {a: {scrip: x}}", "steps.a.scrip: no such key; did you mean script?"),
+]
+FLAGS = [
+    ("{epoch_nun: 1}", "steps.a.flags.epoch_nun: no such flag; did you mean `epoch_num`?"),
+    ("{epoch_num: [1, many]}", "steps.a.flags.epoch_num: received 'many', expected a whole number .*"),
+    ("{optimizer: [sgd, adam]}", "steps.a.flags.optimizer: received 'adam', expected one of sgd, muon"),
+    ("{epoch_num: []}", "steps.a.flags.epoch_num: received an empty list, expected a value, or values to try"),
+    ("{epoch_num: [1, 1]}", r"steps.a.flags.epoch_num: received \[1, 1\], expected each value once"),
+    ("{save_folder: x}", "steps.a.flags.save_folder: expected it left out: a sweep gives each run a folder of its own"),
+    ("{resume: never}", "steps.a.flags.resume: expected it left out: a sweep goes on where it stopped"),
+    ("{learning_rate: {low: 1, high: 2}}", "steps.a.flags.learning_rate: received a range, expected values; .*"),
+    ("{learning_rate: {low: 2, high: 1}}", "steps.a.flags.learning_rate: received .*, expected low and high, .*"),
+    ("{learning_rate: {low: 0, high: 1, log: true}}", "steps.a.flags.learning_rate: .*, expected low above 0 .*"),
+    ('{model_path: "{b}/model.h5"}', "steps.a.flags.model_path: received {b}, which is no earlier step; .*"),
+    ("{epoch_num: 1, data_dir: [x/a, y/a]}", "steps.a.flags.data_dir: .* expected each value once"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [*WRONG, *((f"folder: a\nsteps: {{a: {{script: train_base_model.py, flags: {f}}}}}", m) for f, m in FLAGS)],
+)
+def test_what_is_wrong_in_a_file_is_one_line_before_anything_runs(text, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").write_text(text)
+    assert sweep.main(["sweep.yaml"]) == 2
+    output, error = capsys.readouterr()
+    assert output == "" and error.count("\n") == 1
+    pattern = message.replace("?", r"\?").replace("{b}", r"\{b\}")
+    assert re.fullmatch(rf"sweep\.py: sweep\.yaml: {pattern}", error.rstrip("\n")), error
+    assert os.listdir() == ["sweep.yaml"]
+
+
+def test_two_runs_in_one_folder_and_an_unknown_step_are_refused(folder, capsys):
+    text = """
+    folder: runs
+    steps:
+      a: {script: train_base_model.py, folder: same, flags: {epoch_num: [1, 2]}}
+    """
+    with pytest.raises(InputError, match=r"two runs in runs/same, a \(epoch_num=1\) and a \(epoch_num=2\); expected"):
+        commands(folder, text)
+    with pytest.raises(InputError, match=r"steps.a.folder: received \{depth\}, expected one of epoch_num"):
+        commands(folder, text.replace("same", '"{depth}"'))
+    with pytest.raises(InputError, match="^`step`: received b, expected one of a, the steps of "):
+        commands(folder, text.replace("same", '"{epoch_num}"'), step="b")
+
+
+# ---- runs ----
+
+
+def test_runs_are_made_in_order_some_at_a_time_and_finished_ones_are_skipped(few, monkeypatch, capsys):
+    monkeypatch.setenv("SECONDS_OF_STUB", "0.05")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    result = sweep.run(file=str(few / "sweep.yaml"), jobs=2)
+    assert {run["state"] for run in result["runs"]} == {"finished"} and len(result["runs"]) == 12
+    seen = calls(few)
+    assert len(seen) == 12 and {devices for _, _, devices in seen} == {"4", "7"}
+    order = [where for _, where, _ in seen]
+    runs = {run.folder: run for run in plans.expand(specs.read(few / "sweep.yaml"), sweep.parser_of)}
+    for place, run in runs.items():
+        assert all(order.index(other.folder) < order.index(place) for other in run.before.values())
+    note = json.loads((few / "runs" / "sweep.json").read_text())
+    assert {str(few / "runs" / entry["folder"]): entry["values"] for entry in note["runs"]} == {
+        place: run.values for place, run in runs.items()
+    }
+    capsys.readouterr()
+    result = sweep.run(file=str(few / "sweep.yaml"), jobs=2)
+    assert {run["state"] for run in result["runs"]} == {"there"} and len(calls(few)) == 12
+    assert capsys.readouterr().out.count("finished before\n") == 12
+
+
+def test_a_script_is_asked_where_it_is_in_doubt_whether_a_run_is_finished(few):
+    runs = plans.expand(specs.read(few / "sweep.yaml"), sweep.parser_of)
+    sweep.run(file=str(few / "sweep.yaml"), jobs=8, verbose=0)
+    base, prune = runs[0], next(run for run in runs if run.step == "prune")
+    assert running.is_finished(base) and running.is_finished(prune)
+    (Path(prune.folder) / "state.npz").write_text("")  # it was made longer, and stopped
+    assert not running.is_finished(prune)
+    (Path(prune.folder) / "state.npz").unlink()
+    made = prune.record.read_text()
+    for content in ("{", "{}", made.replace("--seed=1", "--seed=9"), made.replace("{", '{"finished": false, ', 1)):
+        prune.record.write_text(content)
+        assert not running.is_finished(prune)
+    prune.record.write_text(made)
+    os.utime(base.record, ns=(time.time_ns() + 10**9,) * 2)  # trained again since
+    assert running.is_finished(base) and not running.is_finished(prune)
+
+
+def test_a_run_that_fails_stops_only_those_that_start_from_it(few, monkeypatch, capsys):
+    monkeypatch.setenv("FAIL", "1")
+    assert sweep.main([str(few / "sweep.yaml"), "-j", "3"]) == 2
+    output, error = capsys.readouterr()
+    assert error.count(": the stub: received 0.05, expected 0.1\n") == 2
+    assert error.splitlines()[-1].startswith("sweep.py: 2 of 12 runs failed and 4 others start from them: ")
+    assert output.count("left out, as what it starts from failed") == 4
+    assert len(list(few.glob("runs/*/*/result.json"))) == 6
+    monkeypatch.delenv("FAIL")
+    assert sweep.main([str(few / "sweep.yaml"), "-j", "3"]) == 0
+    assert len(calls(few)) == 12 + 2
+
+
+def test_one_at_a_time_prints_here_and_silently_to_a_log(few, capfd, monkeypatch):
+    monkeypatch.setenv("FAIL", "1")
+    words = [str(few / "sweep.yaml"), "--step", "base", "--seeds", "5"]
+    assert sweep.main(words) == 2
+    assert "the stub: received 0.05" in capfd.readouterr().out and not (few / "runs" / "logs").exists()
+    assert sweep.main([*words, "--verbose", "0"]) == 2
+    output, error = capfd.readouterr()
+    assert output == "" and "the stub" in error and error.count("\n") == 2
+    assert "the stub" in (few / "runs" / "logs" / "base_learning_rate=0.05,seed=5.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_runs_which_save_and_the_sweep_goes_on(few, number):
+    (few / "runs" / "base").mkdir(parents=True)
+    wait = few / "runs" / "base" / "wait"
+    wait.write_text("")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pathlib, sweep; from compress.sweeps import running\n"
+        f"running.ROOT = pathlib.Path({str(few)!r}); sys.argv[0] = 'sweep.py'; sys.exit(sweep.main())"
+    )
+    command = [sys.executable, "-c", code, str(few / "sweep.yaml"), "-j", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while len(list(few.glob("runs/base/*/begun"))) < 2:
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, error
+    assert error.splitlines()[-1].startswith(f"sweep.py: stopped by {signal.Signals(number).name}")
+    assert len(list(few.glob("runs/base/*/state.npz"))) == 2 and not list(few.glob("runs/*/*/result.json"))
+    wait.unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list(few.glob("runs/*/*/result.json"))) == 12 and not list(few.glob("runs/*/*/state.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_real_sweep_is_made_killed_made_further_and_then_finished(tmp_path):
+    """Two seeds of base, two criteria each; what is there at the end equals what a single command makes."""
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        textwrap.dedent(
+            f"""
+            folder: {tmp_path}/runs
+            seeds: [1, 2]
+            flags: {{dataset: digits, subset: 160, batch_size: 32, deterministic: true, epoch_num: 2}}
+            steps:
+              base: {{script: train_base_model.py, flags: {{architecture: resnet20}}}}
+              prune:
+                script: prune_model.py
+                flags: {{base_model_path: "{{base}}/model.h5", prune_iter: 1, target_macs: 2x, criterion: [l1, l2]}}
+            """
+        )
+    )
+    command = [sys.executable, "sweep.py", str(file), "-j", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 300
+    while not list(tmp_path.glob("runs/base/*/state.npz")):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1].count("stopped by SIGINT") == 1 and process.returncode == 130
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = sorted(tmp_path.glob("runs/*/*/result.json"))
+    assert [path.parent.name for path in results] == [
+        "seed=1", "seed=2", "criterion=l1,seed=1", "criterion=l1,seed=2", "criterion=l2,seed=1", "criterion=l2,seed=2",
+    ]  # fmt: skip
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert again.stdout.count("finished before") == 6
+    run = plans.expand(specs.read(file), sweep.parser_of)[0]
+    alone = [word.replace("seed=1", "alone") if "save_folder" in word else word for word in run.words]
+    subprocess.run([sys.executable, run.script, *alone], cwd=ROOT, capture_output=True, check=True)
+    one, other = (json.loads((tmp_path / "runs" / "base" / n / "result.json").read_text()) for n in ("seed=1", "alone"))
+    assert one["sha256"] == other["sha256"]

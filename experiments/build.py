@@ -99,7 +99,8 @@ def split_of(contents, tested):
     if len(images) > 1:
         raise ValueError(f"one table has tests of {sorted(images)} images; they can't be compared")
     test = f", the first {images.pop():,} test images" if images else ""
-    return f"{contents[0]['train_images']:,} training and {contents[0]['images']:,} validation images{test}"
+    counts = dict.fromkeys(f"{c['train_images']:,} training and {c['images']:,} validation images" for c in contents)
+    return " or ".join(counts) + test
 
 
 def caption(contents, split, call):

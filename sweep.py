@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # PYTHON_ARGCOMPLETE_OK: the TAB key completes flags
-"""Make many runs from one file of scripts, flags and values: here, or as printed commands."""
+"""Make many runs from one file of scripts, flags and values: here, as printed commands, or searched by Optuna."""
 
 import importlib
 import sys
@@ -12,6 +12,7 @@ from compress.errors import InputError, command
 EXAMPLE = """example:
   python sweep.py sweep.yaml -j 2
   python sweep.py sweep.yaml --print --step base | xargs -d '\\n' -n 1 -P 2 sh -c
+  python sweep.py sweep.yaml --study rates --trials 20
 """
 
 
@@ -36,6 +37,27 @@ def build_parser():
         nargs="+",
         metavar="SEED",
         help="make each run with each of these seeds (default: the file's)",
+    )
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--study",
+        type=values.name,
+        metavar="NAME",
+        help="search the values with Optuna, in a study of this name that several processes may share (default: none)",
+    )
+    group.add_argument(
+        "--trials",
+        type=flags.whole(1),
+        default=20,
+        metavar="N",
+        help="trials of the study in all (default: %(default)s)",
+    )
+    group.add_argument(
+        "--storage",
+        type=values.url,
+        metavar="URL",
+        help="database of the study, such as postgresql+psycopg://user@host/name for several machines (default: "
+        "SQLite in the sweep's folder)",
     )
     flags.add_output_flags(parser)
     return parser
@@ -99,28 +121,96 @@ def make(args, spec, runs):
     }
 
 
-@keywords.callable_with(build_parser)
-def run(args):
-    """Checks the whole file, then prints its commands or makes its runs.
+def grid(args, spec):
+    """Prints the commands of all combinations of values, or makes their runs; see `show_commands` and `make`."""
+    from compress.sweeps import notes, plans
 
-    Args:
-        args: the namespace of `build_parser`, or its flags as keywords.
-
-    Returns:
-        {"runs": list of dicts}, or {"commands": list of texts} with `print`.
-
-    Raises:
-        InputError: something in the file can't be used; or a run failed.
-    """
-    from compress.sweeps import notes, plans, specs
-
-    spec = specs.read(args.file, args.seeds)
     runs = plans.expand(spec, parser_of)
     chosen = plans.selected(runs, args.step, args.file)
     if args.print:
         return show_commands(args, chosen)
     notes.write(spec, [notes.entry(one, spec.folder) for one in runs])
     return make(args, spec, chosen)
+
+
+def search(args, spec):
+    """Makes trials until the study has as many as asked for, and shows the best ones.
+
+    Returns:
+        {"trials": list of dicts of number, state, value, params, best first}.
+
+    Raises:
+        InputError: a value can't be used; or no trial came to its end.
+    """
+    from compress.sweeps import notes
+    from compress.sweeps import search as searching
+
+    for name, given in (("jobs", args.jobs > 1), ("step", args.step), ("print", args.print)):
+        if given:
+            more = "; the same command, started again beside this one, shares the study" if name == "jobs" else ""
+            raise InputError(f"`{name}`: received it beside `study`, expected one of them{more}")
+    study = searching.open_study(spec, args.study, args.storage, searching.check(spec, parser_of))
+    searching.search(spec, parser_of, study, args.trials, lambda trial: show_trial(args, trial))
+    found = [
+        {"number": t.number, "state": t.state.name.lower(), "value": t.value, "params": t.params}
+        for t in searching.counted(study)
+    ]
+    rank = {"complete": 0, "pruned": 1, "running": 2, "fail": 3}
+    sign = -1 if spec.objective[1] == "maximize" else 1
+    found.sort(key=lambda t: (rank[t["state"]], sign * (t["value"] or 0), t["number"]))
+    if found[0]["state"] in ("pruned", "fail"):
+        raise InputError(f"{spec.file}: no trial of {len(found)} came to its end; expected one; see the logs there")
+    show_best(args, spec, found)
+    display.written([Path(spec.folder) / notes.NAME], args.verbose)
+    return {"trials": found}
+
+
+def show_trial(args, trial):
+    """Says how a trial ended."""
+    failed = trial.user_attrs.get("failed")
+    if failed:
+        display.warn(f"trial {trial.number} failed: {failed}")
+        return
+    chosen = ", ".join(f"{name}={tables.amount(value)}" for name, value in trial.params.items())
+    epochs = tables.counted(len(trial.intermediate_values), "epoch")
+    how = f"stopped after {epochs}" if trial.state.name == "PRUNED" else f"{trial.value:.6g}"
+    display.say(f"trial {trial.number}: {how} ({chosen})", args.verbose)
+
+
+def show_best(args, spec, found):
+    """Prints a table of the best ten trials that came to their end."""
+    best = [trial for trial in found if trial["state"] == "complete"][:10]
+    names = list(dict.fromkeys(name for trial in best for name in trial["params"]))
+    stopped = sum(trial["state"] == "pruned" for trial in found)
+    display.print_table(
+        f"{tables.counted(len(found), 'trial')}, {stopped} of them stopped early",
+        [("trial", tables.text), (spec.objective[0], tables.number), *((name, tables.text) for name in names)],
+        [[str(t["number"]), t["value"], *(_short(t["params"].get(name)) for name in names)] for t in best],
+        args.verbose,
+    )
+
+
+def _short(value):
+    return None if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@keywords.callable_with(build_parser)
+def run(args):
+    """Checks the whole file, then prints its commands, makes its runs or searches its values.
+
+    Args:
+        args: the namespace of `build_parser`, or its flags as keywords.
+
+    Returns:
+        {"runs": list of dicts}; {"commands": list of texts} with `print`; {"trials": list of dicts} with `study`.
+
+    Raises:
+        InputError: something in the file can't be used; or a run failed.
+    """
+    from compress.sweeps import specs
+
+    spec = specs.read(args.file, args.seeds)
+    return search(args, spec) if args.study else grid(args, spec)
 
 
 def main(argv=None):

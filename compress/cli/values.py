@@ -216,6 +216,13 @@ def name(text):
     return text
 
 
+def url(text):
+    """A type for add_argument: the address of a database, KIND://..."""
+    if not re.match(r"[a-z0-9+]+://\S+$", text):
+        raise argparse.ArgumentTypeError(f"received {text!r}, expected a URL, such as sqlite:///study.db")
+    return text
+
+
 def architecture(text):
     """A type for add_argument: a name of architectures.NAMES; for another spelling the message says which is meant."""
     if text in architectures.NAMES:

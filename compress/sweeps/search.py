@@ -1,0 +1,298 @@
+"""A sweep searched by Optuna: a trial is one run of each step, and ends early where others were better by then.
+
+Trials lie in a database that processes share: each takes the next one until there are as many as were asked for.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import time
+import warnings
+from pathlib import Path
+
+from compress.cli import keywords
+from compress.errors import InputError, one_line
+from compress.storage import records
+from compress.sweeps import notes, plans, running
+from compress.sweeps.specs import TRAINS, wrong
+
+RUNGS = 9  # the first look at a trial comes after this part of its epochs, the next one three times as late
+KEEPS = 3  # of so many trials that came as far one goes on
+HEARTBEAT = 60  # seconds; a process that is silent for twice as long is dead, and its trial is taken up by another
+LOOK = 0.3  # seconds between two looks at a history
+CURVES = {"val_acc": "val_acc", "final_acc": "val_acc", "val_loss": "val_loss"}  # of a result's key while it runs
+
+
+class RunFailed(Exception):
+    """A run of a trial ended with another status than 0; its text is the last line of its log."""
+
+
+class Edges:
+    """Stands in for a trial where a file is checked: the ends of each range, and each of some values in turn.
+
+    Args:
+        number: which value of a list, and 0 for the low end of ranges.
+        row: which row.
+    """
+
+    def __init__(self, number, row):
+        self.number, self.row = number, row
+
+    def suggest_categorical(self, name, choices):
+        """One of the choices, the last one where there are fewer."""
+        return choices[min(self.row if name.endswith(".row") else self.number, len(choices) - 1)]
+
+    def suggest_float(self, name, low, high, **how):
+        """An end of the range."""
+        return high if self.number else low
+
+    suggest_int = suggest_float
+
+
+def _value(trial, name, value, several):
+    """What a trial takes of a flag's value: itself, or in a list of one, one of a list or a number of a range."""
+    if isinstance(value, dict):
+        how = {"log": value.get("log", False), "step": value.get("step")}
+        if type(value["low"]) is int and type(value["high"]) is int and type(how["step"]) in (int, type(None)):
+            return [trial.suggest_int(name, value["low"], value["high"], log=how["log"], step=how["step"] or 1)]
+        found = trial.suggest_float(name, value["low"], value["high"], **how)
+        # four digits, as a folder's name has them
+        return [min(max(float(f"{found:.4g}"), value["low"]), value["high"])]
+    choices = plans.choices(value, several)
+    if choices is None:
+        return value
+    texts = [json.dumps(choice) for choice in choices]  # a database holds no lists
+    return [json.loads(trial.suggest_categorical(name, texts))]
+
+
+def chosen(spec, trial, parser_of):
+    """The specs.Spec of one trial: of all that varies one value."""
+    steps = []
+    for step in spec.steps:
+        several, rows = keywords.several(parser_of(step.script)), step.rows
+        if rows:
+            row = trial.suggest_categorical(f"{step.name}.row", list(rows))
+            rows = {row: rows[row]}
+        given = step.flags | (next(iter(rows.values())) if rows else {})
+        found = {name: _value(trial, f"{step.name}.{name}", value, name in several) for name, value in given.items()}
+        steps.append(dataclasses.replace(step, flags=found, rows={row: {}} if rows else {}))
+    return dataclasses.replace(spec, steps=steps)
+
+
+def check(spec, parser_of):
+    """Makes sure, before any work, that every value of a sweep's lists and the ends of its ranges can be used.
+
+    Returns:
+        The most epochs that the last step's runs have.
+
+    Raises:
+        InputError: a value can't; or there is nothing that can be searched for.
+    """
+    last, (key, direction) = spec.steps[-1], spec.objective
+    if last.script not in TRAINS:
+        raise wrong(
+            spec.file, f"steps.{last.name}.script", f"received {last.script}, expected a script that trains last"
+        )
+    if "test" in key:
+        raise wrong(spec.file, direction, f"received {key}, expected a key of result.json that is of validation images")
+    if len(spec.seeds or ()) > 1:
+        raise wrong(spec.file, "seeds", f"received {len(spec.seeds)}, expected one where values are searched")
+    several = [step.flags | more for step in spec.steps for more in (step.rows or {None: {}}).values()]
+    if not any(isinstance(value, (dict, list)) for given in several for value in given.values()):
+        raise wrong(spec.file, "steps", "nothing varies; expected a list or a range, such as {low: 0.01, high: 0.1}")
+    most = max([2, *(len(value) for given in several for value in given.values() if isinstance(value, list))])
+    rows = max([1, *(len(step.rows) for step in spec.steps)])
+    found = [
+        plans.expand(chosen(spec, Edges(number, row), parser_of), parser_of)
+        for row in range(rows)
+        for number in range(most)
+    ]
+    return max(runs[-1].epochs for runs in found)
+
+
+def curve(run, key):
+    """What a run's histories hold by now under one of records.CURVES, a pruning's iterations one after another."""
+    folder = Path(run.folder)
+    files = sorted(folder.glob("iter*/history.json"), key=lambda path: int(re.sub(r"\D", "", path.parent.name) or 0))
+    values = []
+    for file in files if run.script == "prune_model.py" else [folder / "history.json"]:
+        with contextlib.suppress(InputError, OSError):
+            values += records.read_history(file).get(key, [])
+    return values
+
+
+def result_of(run, key):
+    """A number of a run's result.json; of a list, as of a pruning's iterations, the last one.
+
+    Raises:
+        InputError: there is none, or it is of test images.
+    """
+    found = records.read_json(run.record)
+    value = found.get(key)
+    value = value[-1] if isinstance(value, list) and value else value
+    if not records.is_number(value) or found.get("split") == "test":
+        known = [name for name, one in found.items() if records.is_number(one) or records.is_curve(one)]
+        raise InputError(f"received {key}, which {run.record} has no number for; expected one of {', '.join(known)}")
+    return float(value)
+
+
+@contextlib.contextmanager
+def _alone(spec, run):
+    """Holds a run for this process: others that want the same one wait until it is finished."""
+    import filelock
+
+    log = running.log_of(run, spec.folder)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(log.with_suffix(".lock"), poll_interval=0.2):
+        yield log
+
+
+def _make(spec, run, look):
+    """Makes a run unless it is finished; `look`: called now and then, a true answer ends it. Raises RunFailed."""
+    with _alone(spec, run) as log:
+        if running.is_finished(run):
+            return
+        job, ended = running.start(run, log), False
+        try:
+            while job.process.poll() is None and not ended:
+                ended = look()
+                time.sleep(0 if ended else LOOK)
+        finally:
+            running.stop([job])
+        if not ended and job.process.returncode:
+            raise RunFailed(f"{run.folder}: {running.last_line(log) or f'status {job.process.returncode}'}")
+
+
+def objective(spec, parser_of, trial):
+    """Makes the runs of a trial, and returns what is searched for.
+
+    Raises:
+        optuna.TrialPruned: its last run was stopped, since others were better after as many epochs.
+        RunFailed: a run ended with an error.
+    """
+    import optuna
+
+    try:
+        runs = plans.expand(chosen(spec, trial, parser_of), parser_of)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"`study`: received {trial.study.study_name}, which searches other values ({one_line(error):.150}); "
+            "expected another name"
+        ) from None
+    trial.set_user_attr("runs", [notes.entry(run, spec.folder) for run in runs])
+    key, told = spec.objective[0], []
+
+    def hopeless():
+        for epoch, value in enumerate(curve(runs[-1], CURVES[key])[len(told) :], len(told) + 1):
+            told.append(value)
+            trial.report(value, epoch)
+            if trial.should_prune():
+                return True
+        return False
+
+    try:
+        for run in runs[:-1]:
+            _make(spec, run, lambda: False)
+        _make(spec, runs[-1], hopeless if key in CURVES else lambda: False)
+    except KeyboardInterrupt:
+        trial.study.enqueue_trial(trial.params)  # the next process goes on with it
+        raise
+    except RunFailed as error:
+        trial.set_user_attr("failed", str(error))
+        raise
+    if not running.is_finished(runs[-1]):
+        raise optuna.TrialPruned(f"after {len(told)} epochs")
+    return result_of(runs[-1], key)
+
+
+def open_study(spec, name, storage, longest):
+    """The optuna.Study of this name, new or as it is in its database.
+
+    Args:
+        spec: a specs.Spec.
+        name: of the study.
+        storage: URL of a database, or None for SQLite in the sweep's folder.
+        longest: most epochs of a run.
+
+    Raises:
+        InputError: there is no Optuna, or no such database; or the study looks for something else.
+    """
+    import filelock
+
+    try:
+        import optuna
+    except ImportError:
+        raise InputError(
+            "`study`: received it where Optuna is not installed; expected the packages of requirements-sweep.txt"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    Path(spec.folder).mkdir(parents=True, exist_ok=True)
+    url = storage or f"sqlite:///{os.path.abspath(os.path.join(spec.folder, 'study.db'))}"
+    waits = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}  # while another process writes
+    direction = spec.objective[1]
+    try:
+        # two processes that made the tables at once would be in each other's way
+        with warnings.catch_warnings(), filelock.FileLock(Path(spec.folder) / ".study.lock"):
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
+            study = optuna.create_study(
+                storage=optuna.storages.RDBStorage(
+                    url,
+                    engine_kwargs=waits,
+                    heartbeat_interval=HEARTBEAT,
+                    heartbeat_stale_trial_callback=lambda study, trial: study.enqueue_trial(trial.params),
+                ),
+                study_name=name,
+                direction=direction,
+                load_if_exists=True,
+                # ASHA: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934
+                pruner=optuna.pruners.SuccessiveHalvingPruner(max(1, longest // RUNGS), KEEPS),
+            )
+    except Exception as error:  # of SQLAlchemy, of a driver, of Optuna; none names the password of a URL
+        raise InputError(
+            f"`storage`: received a database that can't be used ({type(error).__name__}: {one_line(error):.200}); "
+            "expected a URL, such as sqlite:///study.db, and its driver installed"
+        ) from None
+    if study.direction.name.lower() != direction:
+        raise InputError(f"`study`: received {name}, which does not {direction}; expected another name")
+    return study
+
+
+def counted(study):
+    """The trials that count: all but those that were interrupted, which are made again, and those that wait."""
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.name != "WAITING" and (trial.state.name != "FAIL" or "failed" in trial.user_attrs)
+    ]
+
+
+def search(spec, parser_of, study, trials, tell):
+    """Makes trials until a study has so many; other processes may do so at the same time.
+
+    Args:
+        spec: a specs.Spec, see `check`.
+        parser_of: function(script) -> its flags.Parser.
+        study: from `open_study`.
+        trials: how many there are to be, those of other processes and of earlier among them.
+        tell: function(an optuna FrozenTrial), called at its end.
+    """
+    import optuna
+
+    def ended(study, trial):
+        found = {entry["folder"]: entry for one in counted(study) for entry in one.user_attrs.get("runs", [])}
+        notes.write(spec, list(found.values()), study=study.study_name)
+        tell(trial)
+
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
+            if len(counted(study)) >= trials:
+                return
+            study.optimize(
+                lambda trial: objective(spec, parser_of, trial), n_trials=1, catch=(RunFailed,), callbacks=[ended]
+            )

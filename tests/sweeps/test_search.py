@@ -1,0 +1,265 @@
+"""Searches: what Optuna is told, which runs are stopped early, and several processes on one study."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import sweep
+from compress.errors import InputError
+from compress.sweeps import running, search, specs
+
+optuna = pytest.importorskip("optuna")
+
+FILE = """
+folder: {folder}/runs
+seeds: [1]
+flags: {{dataset: digits}}
+steps:
+  base:
+    script: train_base_model.py
+    flags: {{epoch_num: 3}}
+  student:
+    script: knowledge_distillation.py
+    flags:
+      root_folder: "{{base}}"
+      epoch_num: 9
+      student_learning_rate: {{low: 0.001, high: 0.1, log: true}}
+      optimizer: [sgd, muon]
+"""
+
+# Stands in for a script that trains: its validation accuracy comes nearer to 1 the nearer the rate is to 0.1.
+STUB = """
+import json, os, pathlib, signal, sys, time
+script, words = os.path.basename(sys.argv[0]), sys.argv[1:]
+flags = dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
+folder = pathlib.Path(flags["save_folder"])
+folder.mkdir(parents=True, exist_ok=True)
+with open(os.environ["CALLS"], "a") as file:
+    file.write(f"{folder}\\n")
+def write(name, content):
+    (folder / f"{name}.new").write_text(json.dumps(content))
+    os.replace(folder / f"{name}.new", folder / name)
+def stop(number, frame):
+    (folder / "state.npz").write_text("saved")
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stop)
+best = 10 * float(flags.get("student_learning_rate", 0.1))
+if os.environ.get("FAIL"):
+    print("the stub fails")
+    sys.exit(3)
+history = []
+(folder / "begun").write_text("")
+for epoch in range(int(flags["epoch_num"])):
+    while os.path.exists(os.environ["CALLS"] + ".wait"):
+        time.sleep(0.01)
+    history.append(best * (1 - 0.5 ** (epoch + 1)))
+    write("history.json", {"val_acc": history})
+    time.sleep(float(os.environ.get("SECONDS_OF_STUB", 0)))
+(folder / "state.npz").unlink(missing_ok=True)
+write("result.json", {"run": {"argv": [script, *words]}, "val_acc": history[-1], "split": "validation", "macs": 7})
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a sweep's file and stand-ins for the scripts, which tell that they were called."""
+    (tmp_path / "sweep.yaml").write_text(FILE.format(folder=tmp_path))
+    for script in specs.TRAINS:
+        (tmp_path / script).write_text(STUB)
+    monkeypatch.setattr(running, "ROOT", tmp_path)
+    monkeypatch.setattr(search, "LOOK", 0.02)
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return tmp_path
+
+
+def calls(folder):
+    return (folder / "calls").read_text().split()
+
+
+def run(folder, trials, name="rates", **given):
+    return sweep.run(file=str(folder / "sweep.yaml"), study=name, trials=trials, verbose=0, **given)["trials"]
+
+
+def started(folder, trials):
+    """A process of its own that searches."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pathlib, sweep\n"
+        f"from compress.sweeps import running, search; running.ROOT = pathlib.Path({str(folder)!r})\n"
+        "search.LOOK = 0.02; sys.argv[0] = 'sweep.py'; sys.exit(sweep.main())"
+    )
+    words = [str(folder / "sweep.yaml"), "--study", "rates", "--trials", str(trials)]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_trial_is_a_run_of_each_step_with_values_of_their_ranges(folder):
+    found = run(folder, 4)
+    assert len(found) == 4 and {trial["state"] for trial in found} <= {"complete", "pruned"}
+    made = calls(folder)
+    assert made.count(f"{folder}/runs/base/seed=1") == 1 and len(made) == 5  # the base serves all trials
+    for trial in found:
+        rate, optimizer = (
+            trial["params"]["student.student_learning_rate"],
+            json.loads(trial["params"]["student.optimizer"]),
+        )
+        assert 0.001 <= rate <= 0.1 and optimizer in ("sgd", "muon")
+        place = (
+            folder / "runs" / "student" / f"student_learning_rate={float(f'{rate:.4g}')},optimizer={optimizer},seed=1"
+        )
+        assert str(place) in made
+        if trial["state"] == "complete":
+            result = json.loads((place / "result.json").read_text())
+            assert trial["value"] == result["val_acc"] == pytest.approx(10 * rate * (1 - 0.5**9), rel=1e-3)
+    done = [trial["value"] for trial in found if trial["state"] == "complete"]
+    assert done == sorted(done, reverse=True)
+    note = json.loads((folder / "runs" / "sweep.json").read_text())
+    assert note["study"] == "rates" and len(note["runs"]) == 5
+    assert len(run(folder, 4)) == 4 and len(calls(folder)) == 5  # it has them already
+    assert len(run(folder, 5)) == 5 and len(calls(folder)) == 6
+
+
+def test_a_hopeless_run_is_stopped_and_saves_its_state(folder, monkeypatch):
+    monkeypatch.setenv("SECONDS_OF_STUB", "0.1")
+    study = search.open_study(specs.read(folder / "sweep.yaml"), "rates", None, 9)
+    for rate in (0.1, 0.09, 0.08, 0.001):
+        study.enqueue_trial({"student.student_learning_rate": rate, "student.optimizer": '"sgd"'})
+    found = {trial["number"]: trial for trial in run(folder, 4)}
+    assert found[0]["state"] == "complete" and found[3]["state"] == "pruned"
+    place = folder / "runs" / "student" / "student_learning_rate=0.001,optimizer=sgd,seed=1"
+    assert (place / "state.npz").exists() and not (place / "result.json").exists()
+    assert len(json.loads((place / "history.json").read_text())["val_acc"]) < 9
+
+
+def test_two_processes_share_a_study_and_its_base(folder, monkeypatch):
+    monkeypatch.setenv("SECONDS_OF_STUB", "0.05")
+    processes = [started(folder, 8) for _ in range(2)]
+    for process in processes:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0 and error == ""
+    study = search.open_study(specs.read(folder / "sweep.yaml"), "rates", None, 9)
+    states = [trial.state.name for trial in study.trials]
+    assert 8 <= len(states) <= 9 and {*states} <= {"COMPLETE", "PRUNED"}  # both may begin the last one
+    made = calls(folder)
+    assert made.count(f"{folder}/runs/base/seed=1") == 1 and len(made) == len({*made}) == 1 + len(states)
+
+
+def test_an_interrupted_trial_is_made_further_by_the_next_process(folder):
+    (folder / "calls.wait").write_text("")
+    process, end = started(folder, 2), time.monotonic() + 60
+    while not (folder / "runs" / "base" / "seed=1" / "begun").exists():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped by SIGINT" in error
+    assert (folder / "runs" / "base" / "seed=1" / "state.npz").exists()
+    (folder / "calls.wait").unlink()
+    study = search.open_study(specs.read(folder / "sweep.yaml"), "rates", None, 9)
+    before = study.trials[0]
+    assert before.state.name == "FAIL" and not search.counted(study)
+    found = {trial["number"]: trial for trial in run(folder, 2)}
+    assert len(found) == 2 and found[min(found)]["params"] == before.params
+    assert (folder / "runs" / "base" / "seed=1" / "result.json").exists()
+
+
+def test_trials_that_fail_count_and_say_why(folder, monkeypatch, capsys):
+    monkeypatch.setenv("FAIL", "1")
+    assert sweep.main([str(folder / "sweep.yaml"), "--study", "rates", "--trials", "2"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in error[:2]] == ["trial 0 failed", "trial 1 failed"]
+    assert error[0].endswith("the stub fails") and "no trial of 2 came to its end" in error[2] and len(error) == 3
+
+
+REFUSED = [
+    ({"jobs": 2}, "", "^`jobs`: received it beside `study`, expected one of them; the same command, started again"),
+    ({"print": True}, "", "^`print`: received it beside `study`"),
+    ({"seeds": [1, 2]}, "", "seeds: received 2, expected one where values are searched"),
+    (
+        {},
+        "maximize: test_acc",
+        "maximize: received test_acc, expected a key of result.json that is of validation images",
+    ),
+    ({}, "maximize: a\nminimize: b", "minimize: received it beside maximize, expected one of them"),
+    ({"storage": "nothing://x"}, "", "^`storage`: received a database that can't be used"),
+]
+
+
+@pytest.mark.parametrize(("given", "line", "message"), REFUSED)
+def test_what_can_not_be_searched_is_one_line_and_no_run(given, line, message, folder):
+    with open(folder / "sweep.yaml", "a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(InputError, match=message):
+        run(folder, 2, **given)
+    assert not (folder / "calls").exists()
+
+
+def test_every_value_and_both_ends_of_a_range_are_checked_before_anything_runs(folder):
+    text = (folder / "sweep.yaml").read_text()
+    for old, new, message in (
+        ("[sgd, muon]", "[sgd, muon, adam]", "optimizer: received 'adam', expected one of sgd, muon"),
+        ("{low: 0.001, high: 0.1, log: true}", "{low: -1, high: 0.1}", "student_learning_rate: received -1"),
+        ("optimizer: [sgd, muon]", "temperature: {low: 1, high: 1.0e+12}", "temperature: received 1000000000000.0"),
+    ):
+        (folder / "sweep.yaml").write_text(text.replace(old, new))
+        with pytest.raises(InputError, match=message):
+            run(folder, 2)
+    nothing = text.replace("{low: 0.001, high: 0.1, log: true}", "0.1").replace("[sgd, muon]", "sgd")
+    (folder / "sweep.yaml").write_text(nothing)
+    with pytest.raises(InputError, match="steps: nothing varies; expected a list or a range"):
+        run(folder, 2)
+
+
+def test_a_study_of_other_values_or_of_another_goal_wants_another_name(folder):
+    run(folder, 1)
+    text = (folder / "sweep.yaml").read_text()
+    (folder / "sweep.yaml").write_text(text.replace("[sgd, muon]", "[muon, sgd]"))
+    with pytest.raises(InputError, match="^`study`: received rates, which searches other values"):
+        run(folder, 2)
+    (folder / "sweep.yaml").write_text(f"{text}\nminimize: macs\n")
+    with pytest.raises(InputError, match="^`study`: received rates, which does not minimize; expected another name"):
+        run(folder, 2)
+    assert run(folder, 1, name="cost")[0]["value"] == 7  # no history tells of it: nothing is stopped early
+    (folder / "sweep.yaml").write_text(f"{text}\nminimize: bytes\n")
+    with pytest.raises(
+        InputError, match="received bytes, which .*result.json has no number for; expected one of val_acc, macs"
+    ):
+        run(folder, 1, name="size")
+
+
+def test_rows_whole_numbers_and_lists_of_lists_are_searched(folder):
+    (folder / "sweep.yaml").write_text(
+        textwrap.dedent(
+            f"""
+            folder: {folder}/runs
+            steps:
+              student:
+                script: knowledge_distillation.py
+                flags: {{root_folder: x, epoch_num: {{low: 1, high: 3}}, student_blocks: [[2, 2, 2, 2], [1, 1, 1, 1]]}}
+                rows: {{plain: {{}}, soft: {{lambda1: {{low: 1, high: 2, step: 0.5}}}}}}
+            """
+        )
+    )
+    for trial in run(folder, 6):
+        params = trial["params"]
+        assert params["student.epoch_num"] in (1, 2, 3)
+        assert json.loads(params["student.student_blocks"]) in ([2, 2, 2, 2], [1, 1, 1, 1])
+        assert params["student.row"] == "plain" or params["student.lambda1"] in (1.0, 1.5, 2.0)
+    names = [Path(place).name for place in calls(folder)]
+    assert all("student_blocks=" in name and name.startswith(("plain,", "soft,")) for name in names)
+
+
+def test_a_pruning_is_followed_over_its_iterations(tmp_path):
+    run_ = type("Run", (), {"folder": str(tmp_path), "script": "prune_model.py"})
+    for number, values in ((2, [0.3]), (10, [0.4, 0.5]), (1, [0.1, 0.2])):
+        (tmp_path / f"iter{number}").mkdir()
+        (tmp_path / f"iter{number}" / "history.json").write_text(json.dumps({"val_acc": values}))
+    assert search.curve(run_, "val_acc") == [0.1, 0.2, 0.3, 0.4, 0.5]

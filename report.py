@@ -74,6 +74,7 @@ def build(args, tree):
             None,
             [
                 sections.models_section(tree),
+                sections.sweep_section(tree),
                 sections.training_section(tree),
                 sections.pruning_section(tree),
                 measured["apoz"],

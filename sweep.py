@@ -171,7 +171,7 @@ def show_trial(args, trial):
     if failed:
         display.warn(f"trial {trial.number} failed: {failed}")
         return
-    chosen = ", ".join(f"{name}={tables.amount(value)}" for name, value in trial.params.items())
+    chosen = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
     epochs = tables.counted(len(trial.intermediate_values), "epoch")
     how = f"stopped after {epochs}" if trial.state.name == "PRUNED" else f"{trial.value:.6g}"
     display.say(f"trial {trial.number}: {how} ({chosen})", args.verbose)
@@ -191,7 +191,8 @@ def show_best(args, spec, found):
 
 
 def _short(value):
-    return None if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A trial's value as a table shows it; choices are JSON."""
+    return None if value is None else f"{value:.4g}" if isinstance(value, float) else str(value).strip('"')
 
 
 @keywords.callable_with(build_parser)

@@ -14,7 +14,8 @@
 #   demo                    `make demo`
 # Models go to runs/TABLE, small records to experiments/records/TABLE; `make results` then rebuilds the tables.
 # A command that was cut off goes on where it was, and a finished one does nothing, but for those that only measure:
-# start it as often as it takes. Each seed has one base of 12 epochs: where it is trained again, the tables with that
+# start it as often as it takes. Tables that try values of flags are sweeps (experiments/sweeps); the others are chains of
+# single commands, which a shell says as shortly. Each seed has one base of 12 epochs: where it is trained again, the tables with that
 # seed are whole again when all of them were made again; until then `make results` names the records that don't fit.
 set -eu
 cd "$(dirname "$0")/.."
@@ -120,59 +121,33 @@ steps() {
     evaluate steps "$1" mirror
 }
 
-variant() {  # variant SEED ROW FLAG ...: one line of the ablation
-    seed=$1 row=$2
-    shift 2
-    # shellcheck disable=SC2086
-    $PYTHON knowledge_distillation.py --root_folder "runs/yardstick/seed$seed/base12" --epoch_num 3 --seed "$seed" \
-        --save_folder "runs/ablation/seed$seed/$row" $STUDENT "$@"
-    keep "runs/ablation/seed$seed/$row" "experiments/records/ablation/$row/seed$seed"
+sweep() {  # sweep TABLE SEED: a table that tries values of flags, experiments/sweeps/TABLE.yaml, and the base of its runs
+    $PYTHON sweep.py "experiments/sweeps/$1.yaml" --seeds "$2"
+    keep "runs/yardstick/seed$2/base12" "experiments/records/yardstick/base12/seed$2"
+}
+
+rows() {  # rows TABLE SEED: the small records of a sweep's rows
+    for row in "runs/$1/seed$2"/*/; do
+        row=$(basename "$row")
+        keep "runs/$1/seed$2/$row" "experiments/records/$1/$row/seed$2"
+    done
 }
 
 ablation() {
-    base "$1"
+    sweep ablation "$1"
     keep "runs/yardstick/seed$1/base12" "experiments/records/ablation/teacher/seed$1"
-    variant "$1" direct --lambda1 0 --lambda2 0 --lambda3 0 --hard_label_weight 1
-    variant "$1" backbone --lambda2 0 --lambda3 0
-    variant "$1" intermediate --lambda2 0.3 --lambda3 0
-    variant "$1" constant --lambda2 0.3 --lambda3 0 --regressor_name constant
-    variant "$1" adversarial --lambda2 0.3 --lambda3 0.2
-    variant "$1" backbone_adversarial --lambda2 0 --lambda3 0.2
-    variant "$1" soft --lambda2 0 --lambda3 0 --hard_label_weight 0
-    variant "$1" weak --lambda2 0 --lambda3 0 --lambda1 0.1 --hard_label_weight 1
-    variant "$1" anneal --lambda2 0 --lambda3 0 --lambda1 2 --hard_label_weight 1 --teacher_annealing
-    variant "$1" sgd --lambda2 0 --lambda3 0 --optimizer sgd
-    variant "$1" random --lambda2 0 --lambda3 0 --student_init random
-    variant "$1" tilt085 --lambda2 0 --lambda3 0 --stage_tilt 0.85
-    variant "$1" uniform --lambda2 0 --lambda3 0 --target_compression 12.82
-}
-
-trim() {  # trim SEED ROW FLAG ...: one line of the criteria
-    seed=$1 row=$2
-    shift 2
-    $PYTHON prune_model.py --base_model_path "runs/yardstick/seed$seed/base12/model.h5" --prune_iter 1 --epoch_num 1 \
-        --seed "$seed" --root_folder "runs/criteria/seed$seed/$row" "$@"
-    keep "runs/criteria/seed$seed/$row" "experiments/records/criteria/$row/seed$seed"
+    rows ablation "$1"
 }
 
 criteria() {
-    base "$1"
-    for criterion in apoz l1 taylor random; do
-        trim "$1" ${criterion}_layer --criterion $criterion --prune_ratio 0.4
-        # what 0.4 of each leaves
-        trim "$1" ${criterion}_global --criterion $criterion --target_macs 42.06M --allocation threshold
-        [ $criterion = random ] || trim "$1" ${criterion}_sensitivity --criterion $criterion --target_macs 42.06M
-    done
-    trim "$1" default
-    trim "$1" default_sensitivity --target_macs 62.1M  # what default leaves of seed 826
+    sweep criteria "$1"
+    rows criteria "$1"
     $PYTHON sensitivity.py --model_path "runs/yardstick/seed$1/base12/model.h5" --criterion l1 \
         --output experiments/records/criteria/sensitivity.json
 }
 
 curve() {
-    base "$1"
-    $PYTHON prune_model.py --base_model_path "runs/yardstick/seed$1/base12/model.h5" --prune_iter 15 --epoch_num 1 \
-        --seed "$1" --root_folder "runs/curve/seed$1"
+    sweep curve "$1"
     keep "runs/curve/seed$1" experiments/records/curve
 }
 

@@ -5,8 +5,8 @@ from compress.cli import tables as display_tables
 from compress.errors import InputError
 from compress.plots import comparison, curves, pruning, style
 from compress.pruning import iterations
+from compress.report import comparing, tables
 from compress.report import figures as report_plots
-from compress.report import tables
 from compress.report.page import Figure, Section
 from compress.report.tree import text, within
 from compress.storage import records
@@ -14,6 +14,14 @@ from compress.storage import records
 MOST_PAIRS = 4  # of base and student whose confusion is shown
 MOST_CURVES = 6  # runs in one figure
 NARROW = 5.6  # inches; a phone shows a figure of this width whole
+SWEEP = (
+    "A setting matters where the means of its values lie farther apart than runs that differ in their seed alone. With "
+    "few seeds, and many settings to choose from, the best one is partly luck. Accuracies are of a run's last model."
+)
+UNBALANCED = (
+    "Not every combination of settings was run equally often, so that the means of a setting's values differ in their "
+    "other settings too."
+)
 MOST_SETS = 6  # of images that have figures
 
 
@@ -80,6 +88,33 @@ def _model_notes(tree, unshown, stepped, has_outlined):
             "The sparsity of a student is known where evaluate_model.py `output` has compared it with its base, the "
             "first of its models."
         )
+
+
+def sweep_section(tree):
+    """What the runs of a sweep say of its settings, step by step, or None where the folder is no sweep's."""
+    members, count = comparing.read(tree)
+    parts = []
+    for number, step in enumerate(dict.fromkeys(member.step for member in members), 1):
+        same = [member for member in members if member.step == step]
+        group = max({member.group for member in same}, key=[member.group for member in same].count)
+        chosen = [member for member in same if member.group == group]
+        parts += [("heading", step), ("table", comparing.settings_table(chosen, step, number))]
+        if len(chosen) < len(same):
+            parts.append(("note", f"Without {len(same) - len(chosen)} on other images than {group}."))
+        if (names := comparing.varying(chosen)) and (effects := comparing.effects_table(chosen, step, number)):
+            parts.append(("table", effects))
+            balanced = comparing.is_balanced(chosen, names)
+            parts += [] if balanced else [("note", UNBALANCED)]
+    if not parts:
+        return None
+    lacking = count - len(members)
+    missing = (
+        f" {lacking} of {count} runs aren't in them: not finished, stopped early, failed, or of a script that trains "
+        "nothing."
+        if lacking
+        else ""
+    )
+    return Section("sweep", "Sweep", [("text", f"{SWEEP}{missing}"), *parts])
 
 
 def pruning_section(tree):

@@ -1,7 +1,10 @@
 """experiments/build.py: tables that nobody types, from records made up here."""
 
+import importlib
 import json
 import os
+import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -361,8 +364,18 @@ def test_a_shipped_student_is_whole_and_any_run_may_write_over_it(tmp_path, monk
 
 
 STAND_IN = """#!{python}
-import pathlib, sys
+import pathlib, shlex, subprocess, sys
 sys.path[:0] = [{root!r}, {root!r} + "/experiments"]
+if sys.argv[1] == "sweep.py":  # its commands one by one, each by this stand-in
+    import sweep
+    args = sweep.build_parser().parse_args([*sys.argv[2:], "--print", "--json"])
+    for line in sweep.run(args)["commands"]:
+        words = shlex.split(line)
+        at = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        subprocess.run([sys.argv[0], pathlib.Path(words[at]).name, *words[at + 1:]], check=True)
+    sys.exit()
+with open("commands", "a") as file:
+    file.write(shlex.join(sys.argv[1:]) + "\n")
 script = __import__(pathlib.Path(sys.argv[1]).stem)
 args = script.build_parser().parse_args(sys.argv[2:])
 made = pathlib.Path(getattr(args, "output", None) or
@@ -378,6 +391,7 @@ def reproduced(table, tmp_path):
     """Records that a table's commands keep, made by a stand-in that only parses each command."""
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "reproduce.sh").write_text((ROOT / "experiments" / "reproduce.sh").read_text())
+    shutil.copytree(ROOT / "experiments" / "sweeps", tmp_path / "experiments" / "sweeps")
     python = tmp_path / "python"
     python.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
     python.chmod(0o755)
@@ -392,6 +406,22 @@ def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_tak
     rows = build.TABLES[table].get("rows")
     made = {path for path in reproduced(table, tmp_path) if path.endswith("result.json")}
     assert made == ({f"{row}/seed3/result.json" for row in rows} if rows else {"result.json"})
+
+
+def given(line):
+    """(script, its flags) of a command."""
+    script, *words = shlex.split(line)
+    return script, vars(importlib.import_module(script.removesuffix(".py")).build_parser().parse_args(words)) | {
+        "argv": 0
+    }
+
+
+@pytest.mark.parametrize("table", ["ablation", "criteria", "curve"])
+def test_a_table_that_is_a_sweep_has_the_commands_that_made_its_records(table, tmp_path):
+    """reproduced.json has the commands of seed 3 as a shell alone wrote them."""
+    reproduced(table, tmp_path)
+    wanted = json.loads((Path(__file__).parent / "reproduced.json").read_text(encoding="utf-8"))[table]
+    assert list(map(given, (tmp_path / "commands").read_text().splitlines())) == list(map(given, wanted))
 
 
 def test_reproduce_keeps_what_the_exports_are_built_from(tmp_path):

@@ -375,7 +375,7 @@ if sys.argv[1] == "sweep.py":  # its commands one by one, each by this stand-in
         subprocess.run([sys.argv[0], pathlib.Path(words[at]).name, *words[at + 1:]], check=True)
     sys.exit()
 with open("commands", "a") as file:
-    file.write(shlex.join(sys.argv[1:]) + "\n")
+    file.write(shlex.join(sys.argv[1:]) + "\\n")
 script = __import__(pathlib.Path(sys.argv[1]).stem)
 args = script.build_parser().parse_args(sys.argv[2:])
 made = pathlib.Path(getattr(args, "output", None) or

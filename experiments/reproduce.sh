@@ -15,8 +15,9 @@
 # Models go to runs/TABLE, small records to experiments/records/TABLE; `make results` then rebuilds the tables.
 # A command that was cut off goes on where it was, and a finished one does nothing, but for those that only measure:
 # start it as often as it takes. Tables that try values of flags are sweeps (experiments/sweeps); the others are chains of
-# single commands, which a shell says as shortly. Each seed has one base of 12 epochs: where it is trained again, the tables with that
-# seed are whole again when all of them were made again; until then `make results` names the records that don't fit.
+# single commands, which a shell says as shortly. Each seed has one base of 12 epochs: where it is trained again, the
+# tables with that seed are whole again when all of them were made again; until then `make results` names the records
+# that don't fit.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -31,9 +32,9 @@ ASSISTANT="$WIDE --lambda1 0.1 --hard_label_weight 1"
 SMALL="$NARROW $FEWER --mirror_teacher --lambda1 2 --teacher_annealing"
 PRUNED="--learning_rate 0.05 --criterion taylor --target_macs 2x --round_to 8"
 
-keep() {  # keep RUN RECORD: the small record of a finished run
+keep() {  # keep RUN RECORD: the small record of a finished run; a folder of images is named from here
     mkdir -p "$2"
-    cp "$1/result.json" "$2/result.json"
+    sed "s|\"$PWD/|\"|" "$1/result.json" > "$2/result.json"
 }
 
 base() {  # base SEED: the 12 epochs that all tables but the long one start from
@@ -127,8 +128,8 @@ sweep() {  # sweep TABLE SEED: a table that tries values of flags, experiments/s
 }
 
 rows() {  # rows TABLE SEED: the small records of a sweep's rows
-    for row in "runs/$1/seed$2"/*/; do
-        row=$(basename "$row")
+    for row in "runs/$1/seed$2"/*/result.json; do
+        row=$(basename "$(dirname "$row")")
         keep "runs/$1/seed$2/$row" "experiments/records/$1/$row/seed$2"
     done
 }

@@ -76,9 +76,9 @@ def join(config):
     devices.check(config)
     if not processes.asked(config) or processes.count() > 1:
         return
-    processes.watch(
-        messages.wrapped(messages.spelled(f"{config.argv[0]}: " * bool(config.argv) + absent(config)), sys.stderr)
-    )
+    # native code ends this process where some don't come, at times: the watcher says why then
+    line = f"{config.argv[0]}: " * bool(config.argv) + processes.absent(config)
+    processes.watch(messages.wrapped(messages.spelled(line), sys.stderr))
     try:
         with display.waiting("waiting for the other processes", config.verbose), quiet_stderr(), _result_alone(True):
             processes.join(config)
@@ -88,15 +88,6 @@ def join(config):
     processes.watch(messages.wrapped(lost(config.argv), sys.stderr))
     if not processes.is_main():
         display.mute()
-
-
-def absent(config):
-    """What to say where not all processes came: native code ends this one then, at times."""
-    of_all = f"received {config.num_processes}, but " if config.num_processes else ""
-    return (
-        f"`{'distributed' if config.distributed else 'num_processes'}`: {of_all}not all processes came within "
-        f"{processes.PATIENCE} s; expected each of them started with the same command but its own number"
-    )
 
 
 def lost(words):

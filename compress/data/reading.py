@@ -68,7 +68,7 @@ class Reader:
             named_by,
         )
         self.look = look or decoding.Look()
-        self.resized, self.known = False, NOTHING
+        self.resized, self.known, self._is_settled = False, NOTHING, False
         self._headers, self._alike, self._reported, self._found = {}, {}, {}, None
 
     @property
@@ -102,7 +102,7 @@ class Reader:
         return Pending(self, np.asarray(paths, dtype=object))
 
     def settle(self, paths):
-        """Finds how these images are converted to 8 bits, unless it is known; to be called before `decoded`."""
+        """Finds how images are converted to 8 bits, and says it: for all that will be decoded, before they are."""
 
         def found():
             before = [*self._reported]
@@ -114,7 +114,7 @@ class Reader:
             return {"look": vars(self.look), "resized": self.resized, "told": told}
 
         answer = self.known.of(["look", known.digest(paths), self.size, vars(self.look)], found)
-        self.look, self.resized = decoding.Look(**answer["look"]), answer["resized"]
+        self.look, self.resized, self._is_settled = decoding.Look(**answer["look"]), answer["resized"], True
         for line in answer["told"]:
             self._report_once(line)
 
@@ -167,7 +167,8 @@ class Reader:
         broken, brightest = {}, 0
         with self._pool() as pool:
             headers = self._known(pool, paths)
-            self._settle(pool, headers)
+            if not self._is_settled:
+                self._settle(pool, headers)
             # Pillow releases Python's lock while it decodes, so threads do it in parallel.
             found = in_order(pool, self._decoded, paths)
             for i, image in zip((progress or self.progress)(range(len(paths))), found, strict=True):

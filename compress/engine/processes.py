@@ -169,11 +169,16 @@ def _not_joined(config, error):
             f"`distributed`: nothing here announces the processes of a run ({one_line(error):.100}); expected a job of "
             "Slurm, Kubernetes or Open MPI, or `coordinator`, `num_processes` and `process_id`"
         )
+    return InputError(absent(config, f" ({one_line(error):.200})"))
+
+
+def absent(config, why=""):
+    """What to say where not all processes of a MachineConfig came in time."""
     name = "distributed" if config.distributed else "num_processes"
-    value = f"received {config.num_processes}, but " if config.num_processes else ""
-    return InputError(
-        f"`{name}`: {value}not all processes came within {PATIENCE} s ({one_line(error):.200}); expected each of them "
-        "started with the same command but its own number"
+    of_all = f"received {config.num_processes}, but " if config.num_processes else ""
+    return (
+        f"`{name}`: {of_all}not all processes came within {PATIENCE} s{why}; expected each of them started with the "
+        "same command but its own number"
     )
 
 

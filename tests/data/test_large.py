@@ -530,3 +530,13 @@ def test_two_batches_that_are_looked_at_are_not_read_again():
     ahead = batches.Ahead(lambda i: made.append(i) or i)
     assert [ahead(i) for i in (0, 1, 0, 1, 2, 3, 9, 10)] == [0, 1, 0, 1, 2, 3, 9, 10]
     assert made.count(0) == made.count(1) == made.count(3) == 1
+
+
+def test_how_deep_images_are_scaled_is_said_once(tmp_path, small_memory, capsys):
+    for i in range(40):
+        folder = tmp_path / "photos" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = np.random.default_rng(i).integers(0, 4095, (SIDE, SIDE)).astype(np.uint16)
+        Image.fromarray(numbers).save(folder / f"{i}.png")
+    data = load(tmp_path / "photos", tmp_path)
+    assert data.pixels["whole"] == 4095 and capsys.readouterr().err.count("scaled by 4,095") == 1

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import statistics
@@ -427,3 +428,8 @@ def test_a_table_that_is_a_sweep_has_the_commands_that_made_its_records(table, t
 def test_reproduce_keeps_what_the_exports_are_built_from(tmp_path):
     made = reproduced("exports", tmp_path)
     assert made == {"alike/export.json", "base/export.json", "student/export.json"}
+
+
+def test_no_record_names_a_place_on_a_machine():
+    for path in (ROOT / "experiments" / "records").rglob("*.json"):
+        assert not re.search(r'"/\w', path.read_text(encoding="utf-8")), path

@@ -538,7 +538,7 @@ def make_student(config, teacher, whole, images):
 
     from compress.data import dataset
     from compress.distillation import student as students
-    from compress.engine import measuring
+    from compress.engine import recalibration
     from compress.training import fit
 
     if config.student_path or config.student_architecture:
@@ -546,14 +546,15 @@ def make_student(config, teacher, whole, images):
     pattern = students.Pattern(teacher, whole, config.student_stem, config.student_blocks)
     widths = students.choose_widths(config, pattern)
     keras.utils.set_random_seed(config.seed)
-    student = students.inherit_student(pattern.graph, widths)
+    kept = students.inherited(pattern.graph, widths)
+    student = pattern.graph.trimmed(kept)
     if config.student_init == "random":
         return students.redrawn(student)
-    if config.recalibrate_images and measuring.norms_of(student):  # they still have those of the teacher's wider layers
+    if config.recalibrate_images:  # its batch-norms still have the statistics of the teacher's wider layers
         fit.check_batch(student, config.recalibrate_images, "recalibrate_images")
         sample = dataset.sample(images.train, config.recalibrate_images)[0]
-        bar = display.track("student: BN recalibration", config.verbose, "compiling")
-        measuring.recalibrate_bn(student, sample, config.batch_size, bar)
+        bar = display.track("student: recalibration", config.verbose, "compiling")
+        recalibration.recalibrate(student, pattern.graph, kept, sample, config.batch_size, bar)
     return student
 
 

@@ -629,7 +629,7 @@ def show(args, result):
     columns = {
         "base_acc": ("before", tables.percent),
         "pruned_acc": ("after pruning", tables.percent),
-        "recalibrated_acc": ("after BN recalibration", tables.percent),
+        "recalibrated_acc": ("after recalibration", tables.percent),
         "final_acc": ("after fine-tuning", tables.percent),
         "kept": (kept, tables.text),
         "sparsity": ("sparsity", tables.percent),

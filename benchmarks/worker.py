@@ -185,16 +185,16 @@ def apoz(args):
 def latency(args):
     """One call of the compiled folded network on `--images` images, after `--trims` prunings by the default rule."""
     import prune
-    from compress.engine import folding, measuring
+    from compress.engine import folding, recalibration
 
     net, (images, _) = network("base"), pixels(256)
     if args.library == "keras":
         return lambda: net.predict_on_batch(images[: args.images])
     # BN recalibration first: the moving statistics of a new network normalise nothing, and APoZ would measure that.
-    measuring.recalibrate_bn(net, images)
+    recalibration.recalibrate_bn(net, images)
     for _ in range(args.trims):
         net = prune.trim_model(net, prune.create_mask(prune.compute_apoz(net, images), None, args.round_to))
-        measuring.recalibrate_bn(net, images)
+        recalibration.recalibrate_bn(net, images)
     function = folding.freeze(net, args.precision)
     from compress import metrics
 

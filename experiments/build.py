@@ -37,7 +37,7 @@ COLUMNS = {  # heading: (key of `measured`, format, factor)
     "int8 file (kB)": ("int8_bytes", "{:.1f}", 1e-3),
     "after fine-tuning": ("validation", "{:.2f}", 100),
     "after pruning": ("pruned_acc", "{:.2f}", 100),
-    "after BN recalibration": ("recalibrated_acc", "{:.2f}", 100),
+    "after recalibration": ("recalibrated_acc", "{:.2f}", 100),
     "sparsity": ("sparsity", "{:.2f}", 100),
     "parameters (M)": ("parameters", "{:.2f}", 1e-6),
     "parameters (k)": ("parameters", "{:.1f}", 1e-3),

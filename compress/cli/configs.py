@@ -222,7 +222,7 @@ class PruneConfig(CriterionConfig):
         allocation: how a target is spread over the layers, 'threshold' or 'sensitivity'; None while that is not
             decided, see `with_allocation`.
         sensitivity_images: validation images on which that is measured.
-        recalibrate_images: training images for BN recalibration; 0 for none.
+        recalibrate_images: training images for recalibration; 0 for none.
         resume: 'auto' goes on where a run with the same flags stopped, 'never' starts over.
     """
 
@@ -321,7 +321,7 @@ class StudentConfig(Config):
         student_path: file of a student of another architecture; None for one that is made from the teacher.
         student_architecture: name of an architecture that the student has instead, with random weights; None likewise.
         preprocessing: what a student's file from elsewhere was trained with.
-        recalibrate_images: training images for BN recalibration where channels went; 0 for none.
+        recalibrate_images: training images for recalibration where channels went; 0 for none.
         batch_size: images a pass of that.
         seed: of random weights.
         verbose: 0 for no bars.

@@ -471,6 +471,7 @@ def add_recalibrate_flag(group):
         type=whole(0),
         default=2048,
         metavar="N",
-        help="training images for BN recalibration, which measures the statistics of batch-norm once channels are "
-        "gone; 0 for none (default: %(default)s)",
+        help="training images for recalibration once channels are gone: batch-norm's statistics are measured anew; a "
+        "network without batch-norm has its layers scaled to the mean and deviation that their outputs had (REPAIR); 0 "
+        "for none (default: %(default)s)",
     )

@@ -356,20 +356,31 @@ def channel_scores(graph):
     return scores
 
 
-def inherit_student(graph, widths):
-    """A student of the given widths that keeps a network's most important channels, with their weights.
+def inherited(graph, widths):
+    """Which channels a student of the given widths keeps of a network: the most important ones.
 
     Args:
         graph: the network.Graph of the network.
         widths: {group: positions that stay}; groups that are missing stay whole.
 
     Returns:
-        An uncompiled keras.Model; its batch-norm statistics are still those of the wider network (see
-        `measuring.recalibrate_bn`).
+        {group: bool (width,)}, True for what stays, as `Graph.trimmed` takes it.
     """
     narrower = {name: width for name, width in widths.items() if width < graph.groups[name].width}
     scores = channel_scores(graph) if narrower else {}
-    return graph.trimmed({name: masks.least_idle(scores[name], width) for name, width in narrower.items()})
+    return {name: masks.least_idle(scores[name], width) for name, width in narrower.items()}
+
+
+def inherit_student(graph, widths):
+    """A student of the given widths that keeps a network's most important channels, with their weights.
+
+    Args: as of `inherited`.
+
+    Returns:
+        An uncompiled keras.Model that isn't recalibrated: its batch-norm statistics are still those of the wider
+        network (see `recalibration.recalibrate`).
+    """
+    return graph.trimmed(inherited(graph, widths))
 
 
 def redrawn(model):

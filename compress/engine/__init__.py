@@ -1,1 +1,1 @@
-"""Running it fast: the training twin (same variables, faster operations), folded inference, BN recalibration."""
+"""Running it fast: the training twin (same variables, faster operations), folded inference, recalibration."""

@@ -1,86 +1,12 @@
-"""What is measured on the maps of a network: the zeros that APoZ counts, and the statistics of batch-normalisations."""
+"""What is counted on the maps of a network: the zeros behind its ReLUs, which APoZ is."""
 
 import functools
 
-import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
-from compress.engine import devices, folding, operations, running, twin
+from compress.engine import devices, folding
 from compress.errors import InputError
-from compress.graph import nodes
-
-
-def recalibrate_bn(model, images, batch_size=128, progress=iter):
-    """Replaces the moving means and variances of a model by their averages over batches of images, in place.
-
-    A layer behind a removed channel has another input distribution than its batch-normalisation was trained on. Every
-    batch-normalisation normalises by the batch meanwhile, frozen ones too; all other layers are in inference mode. No
-    weight is trained. Li et al. 2020, EagleEye, arXiv 2007.02491, section 3.3.
-
-    Args:
-        model: a keras.Model that `nodes.graph_of` takes.
-        images: training images (N, ...), as the model takes them. Images beyond the last whole batch are not used.
-        batch_size: images a forward pass.
-        progress: wraps the range of batch starts.
-
-    Raises:
-        ValueError: there are no images.
-    """
-    if len(images) == 0:
-        raise ValueError("recalibrate_bn needs images. Received: none")
-    batch_size = min(batch_size, len(images))
-    starts, norms = range(0, len(images) - batch_size + 1, batch_size), norms_of(model)
-    compiled, variables = folding.compiled_by_backend(_batch_statistics(model)), model.variables
-    # The weights are arguments of the compiled function: jax.jit would compile values from outside as constants.
-    values, total = [variable.value for variable in variables], {}
-    # A plain average over all batches. The moving average of training, with momentum 0.9, would still hold 0.9^n of the
-    # old statistics after n batches. Summed in float64, as a sum of many batches loses digits in float32.
-    for start in progress(starts):
-        for path, pair in compiled(values, devices.rows(images, slice(start, start + batch_size))).items():
-            total[path] = total.get(path, 0.0) + np.asarray(pair, np.float64)
-    for path, (mean, variance) in total.items():
-        norms[path].moving_mean.assign(mean / len(starts))
-        norms[path].moving_variance.assign(variance / len(starts))
-
-
-def norms_of(model):
-    """{path: batch-normalisation} of a model and the models inside it, each once."""
-    found = {}
-    for path, node in nodes.walk(model):
-        if isinstance(node.operation, layers.BatchNormalization) and node.operation not in found.values():
-            found[path] = node.operation
-    return found
-
-
-def _batch_statistics(model):
-    """A function (values of the model's variables, images) -> {path: (2, channels)}: mean and variance of the batch
-    that each batch-normalisation receives, while all of them normalise by the batch, as in training."""
-    norms, substitutes = norms_of(model), twin.Substitutes(model)
-
-    def statistics(values, images):
-        found = {path: [] for path in norms}
-        measured = {norm: functools.partial(_measured, norm, found[path]) for path, norm in norms.items()}
-        with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
-            running.run(model, images, substitutes.table() | measured, training=False)
-        # a batch-normalisation that is called more than once has the mean of its calls, as Keras' moving averages do
-        return {path: sum(calls) / len(calls) for path, calls in found.items()}
-
-    return statistics
-
-
-def _measured(norm, found, x, **_):
-    """A batch-normalisation by the batch, whose mean and variance, (2, channels), it appends to `found`."""
-    x, (gamma, beta) = ops.cast(x, norm.compute_dtype), twin.scale_of(norm)
-    axis = norm.axis % len(x.shape)
-    if axis == len(x.shape) - 1:
-        y, mean, variance = operations.normalise_batch(x, gamma, beta, norm.epsilon)
-    else:
-        wide = ops.cast(x, "float32")
-        mean, variance = ops.moments(wide, axes=[i for i in range(len(x.shape)) if i != axis])
-        y = ops.batch_normalization(wide, mean, variance, axis, beta, gamma, norm.epsilon)
-    found.append(ops.stack([mean, variance]))
-    return ops.cast(y, x.dtype)
 
 
 def count_zeros(model, watched, images, batch_size=128, progress=iter):

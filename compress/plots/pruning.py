@@ -51,7 +51,7 @@ def plot_pruning(result: dict) -> "Figure":
     )
     for key, name, colour, marker, dashes in (
         ("pruned_acc", "after pruning", roles.NEUTRALS[0], "v", style.DASHED),
-        ("recalibrated_acc", "after BN recalibration", roles.NEUTRALS[1], "P", (0, (6, 1, 1, 1))),
+        ("recalibrated_acc", "after recalibration", roles.NEUTRALS[1], "P", (0, (6, 1, 1, 1))),
         ("final_acc", "after fine-tuning", roles.colour("pruned"), roles.marker("pruned"), "-"),
     ):
         if key in curves:

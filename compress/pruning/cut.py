@@ -8,7 +8,7 @@ import numpy as np
 from compress import metrics
 from compress.cli import display
 from compress.data import dataset
-from compress.engine import folding, measuring, processes
+from compress.engine import folding, processes, recalibration
 from compress.errors import InputError
 from compress.graph.network import Graph
 from compress.pruning import allocation, criteria, masks, removal
@@ -177,7 +177,7 @@ def _listed(mask):
 
 
 def trim_once(config, model, base, images, step, before):
-    """One iteration without its fine-tuning: mask, trim, BN recalibration. Writes iterK/mask.npz and iterK/trimmed.h5.
+    """One iteration without its fine-tuning: mask, trim, recalibration. Writes iterK/mask.npz and iterK/trimmed.h5.
 
     Args:
         config: a configs.PruneConfig.
@@ -189,7 +189,7 @@ def trim_once(config, model, base, images, step, before):
 
     Returns:
         (the trimmed model, dict of 'base_acc', validation accuracy before pruning; 'sparsity', of `base`; 'pruned_acc',
-        after pruning; 'recalibrated_acc', after BN recalibration; each 0 to 1).
+        after pruning; 'recalibrated_acc', after recalibration; each 0 to 1).
     """
     folder = Path(config.root_folder) / f"iter{step.iteration}"
     title = f"iteration {step.iteration}/{config.prune_iter}"
@@ -202,16 +202,17 @@ def trim_once(config, model, base, images, step, before):
     row = {"base_acc": accuracy(folding.FoldedModel(model, config.precision)) if before is None else before}
     mask = choose_mask(config, model, images, step)
     mask = {name: np.array(keep) for name, keep in processes.of_main(_listed(mask)).items()}
-    model = removal.trim_model(model, mask)
+    graph = Graph(model)
+    model = graph.trimmed(mask)
     evaluator = folding.FoldedModel(model, config.precision)
     row |= {"sparsity": removal.compute_sparsity(model, base), "pruned_acc": accuracy(evaluator)}
     row["recalibrated_acc"] = row["pruned_acc"]
     # Layers behind a removed channel get another input, so the stored means and variances of their batch-normalisations
-    # are wrong. BN recalibration costs a forward pass and gives back much of the accuracy before any fine-tuning.
+    # are wrong. Recalibration costs a forward pass and gives back much of the accuracy before any fine-tuning.
     if config.recalibrate_images:
-        bar = display.track(f"{title}: BN recalibration", config.verbose, "compiling")
+        bar = display.track(f"{title}: recalibration", config.verbose, "compiling")
         sample = dataset.sample(images.train, config.recalibrate_images)[0]
-        measuring.recalibrate_bn(model, sample, config.batch_size, bar)
+        recalibration.recalibrate(model, graph, mask, sample, config.batch_size, bar)
         evaluator.refold(model)  # the same shapes: a new FoldedModel would be compiled once more
         row["recalibrated_acc"] = accuracy(evaluator)
     if step.budget and step.budget.latency:

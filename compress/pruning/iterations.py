@@ -92,7 +92,7 @@ def warn_of_worse(config, row, title, rate):
     """
     before, after = row["recalibrated_acc"], row["final_acc"]
     if after < before:
-        start = "BN recalibration" if config.recalibrate_images else "trimming"
+        start = "recalibration" if config.recalibrate_images else "trimming"
         display.warn(
             f"{title}: fine-tuning made the network worse, from {display.percent(before)} validation accuracy after "
             f"{start} to {display.percent(after)}; try a lower `learning_rate` than {rate:g}, or a larger `epoch_num`"

@@ -96,7 +96,7 @@ def pruning(run, number):
     columns = [
         ("before", "base_acc"),
         ("after pruning", "pruned_acc"),
-        ("after BN recalibration", "recalibrated_acc"),
+        ("after recalibration", "recalibrated_acc"),
         ("after fine-tuning", "final_acc"),
     ]
     columns = [(heading, key) for heading, key in columns if run.content.get(key)]

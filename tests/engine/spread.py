@@ -84,7 +84,7 @@ def scores(model, split):
     """What is measured on images, by name."""
     from compress import metrics
     from compress.cli import configs
-    from compress.engine import devices, folding, measuring
+    from compress.engine import devices, folding, recalibration
     from compress.pruning import allocation, criteria
 
     images, labels = split.images, split.labels
@@ -97,7 +97,7 @@ def scores(model, split):
     config = configs.CriterionConfig(batch_size=BATCH)
     whole, curves = allocation.measure_curves(model, taylor, (images, labels), (0.25, 0.5), config)
     found["sensitivity"] = np.array([whole["loss"], *(value for curve in curves.values() for value in curve["loss"])])
-    measuring.recalibrate_bn(model, images, BATCH)
+    recalibration.recalibrate_bn(model, images, BATCH)
     found |= weights(model, "recalibrated")
     found["devices"] = np.array(devices.count())
     return found

@@ -1,4 +1,4 @@
-"""Zeros against numpy's count on Keras' own activations, batch statistics against numpy's of Keras' own maps."""
+"""Zeros against numpy's count on Keras' own activations."""
 
 import types
 
@@ -50,64 +50,10 @@ def test_zeros_inside_a_model_are_those_of_all_its_calls():
     np.testing.assert_allclose(found, (maps == 0).mean((0, 1, 2)), atol=1e-12)
 
 
-def statistics(norms):
-    """All moving means and variances in one array."""
-    return np.concatenate([w.numpy() for norm in norms for w in (norm.moving_mean, norm.moving_variance)])
-
-
-@pytest.mark.parametrize(
-    "name", shapes.quick("residual", "transfer", of=("sequential", "residual", "mobile", "dense", "kinds", "transfer"))
-)
-def test_recalibrated_statistics_are_those_of_keras_maps(name):
-    """Plain Keras in training mode, its momentum 0, leaves the statistics of one batch; here is the mean of two."""
-    model, theirs = (shapes.lively(shapes.SHAPES[name]()) for _ in range(2))
-    images, total = shapes.pixels(model, 13), 0
-    images[:6] *= 0.7
-    norms = list(measuring.norms_of(theirs).values())
-    for norm in norms:
-        norm.momentum = 0.0
-    for start in (0, 6):
-        # without what stands around the inner model: augmentation and dropout are no part of the measurement
-        inner = theirs.get_layer("base") if name == "transfer" else theirs
-        inner(images[start : start + 6], training=True)
-        total = total + statistics(norms)
-    others = [v.numpy() for v in model.weights if not v.name.startswith("moving")]
-    measuring.recalibrate_bn(model, images, batch_size=6)
-    np.testing.assert_allclose(statistics(measuring.norms_of(model).values()), total / 2, rtol=1e-3, atol=1e-4)
-    now = [v.numpy() for v in model.weights if not v.name.startswith("moving")]
-    assert all(np.array_equal(v, w) for v, w in zip(now, others, strict=True))
-
-
-def test_a_batch_norm_that_is_called_twice_has_the_mean_of_its_calls():
-    x, norm = keras.Input((4, 4, 3)), layers.BatchNormalization()
-    model = keras.Model(x, norm(x) + norm(2 * x + 1))
-    images = np.random.default_rng(1).normal(3, 2, (8, 4, 4, 3)).astype("float32")
-    measuring.recalibrate_bn(model, images)
-    mean, variance = images.mean((0, 1, 2)), images.var((0, 1, 2))
-    np.testing.assert_allclose(norm.moving_mean, (3 * mean + 1) / 2, rtol=1e-5)
-    np.testing.assert_allclose(norm.moving_variance, (variance + 4 * variance) / 2, rtol=1e-5)
-
-
-def test_a_batch_norm_of_another_axis_is_measured_along_it():
-    x, norm = keras.Input((4, 5, 3)), layers.BatchNormalization(axis=1)
-    model, images = keras.Model(x, norm(x)), np.random.default_rng(1).normal(3, 2, (8, 4, 5, 3)).astype("float32")
-    measuring.recalibrate_bn(model, images)
-    np.testing.assert_allclose(norm.moving_mean, images.mean((0, 2, 3)), rtol=1e-5)
-    np.testing.assert_allclose(norm.moving_variance, images.var((0, 2, 3)), rtol=1e-5)
-
-
 def test_no_images_are_refused():
     model = shapes.dense()
     with pytest.raises(ValueError, match="needs images"):
-        measuring.recalibrate_bn(model, np.zeros((0, 12, 12, 3)))
-    with pytest.raises(ValueError, match="needs images"):
         measuring.count_zeros(model, {}, np.zeros((0, 12, 12, 3)))
-
-
-def test_batch_norms_have_their_paths():
-    model = shapes.transfer()
-    assert {path.split("/")[0] for path in measuring.norms_of(model)} == {"base"}
-    assert all(isinstance(norm, layers.BatchNormalization) for norm in measuring.norms_of(model).values())
 
 
 def graph(model, activations, places, width):

@@ -123,7 +123,7 @@ def test_pruning_curves(extra, panels):
     lines = {line.get_label(): list(line.get_ydata()) for line in top.lines}
     assert lines["after pruning"] == [50, 25, 12.5] and lines["after fine-tuning"] == [93.75, 87.5, 75]
     assert lines["unpruned"] == [93.75, 93.75]
-    assert ("after BN recalibration" in lines) == ("recalibrated_acc" in extra)
+    assert ("after recalibration" in lines) == ("recalibrated_acc" in extra)
     assert list(sparsity.lines[0].get_ydata()) == [25, 50, 75] and list(sparsity.lines[0].get_xdata()) == [1, 2, 3]
     assert sparsity.texts[0].get_text() == "75.0 %"
     expected = [v for key, v in extra.items() if key != "recalibrated_acc"]

@@ -175,7 +175,7 @@ def test_a_run_of_iterations_is_a_row_for_each_and_two_figures(tmp_path, monkeyp
     assert capsys.readouterr().out == "docs/results.md: not what the records give; make results\n"
     assert build.main([]) == build.main(["--check"]) == 0
     lines = (tmp_path / "docs" / "results.md").read_text().splitlines()
-    assert lines[1].split(" | ")[1:5] == ["after pruning", "after BN recalibration", "after fine-tuning", "sparsity"]
+    assert lines[1].split(" | ")[1:5] == ["after pruning", "after recalibration", "after fine-tuning", "sparsity"]
     assert lines[3].startswith("| 1 | 25.00 | 37.50 | 70.00 | 10.00 | 9.00 | 4.00 | 36.00 | 1.25x | 1.0 | 3 | 1 |")
     assert lines[4].startswith("| 2 | 50.00 | 62.50 | 80.00 | 20.00 | 5.00 | 3.00 | 20.00 | 1.50x | 0.5 | 6 | 1 |")
     for name in ("pruning.png", "channels.png"):

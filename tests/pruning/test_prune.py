@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import prune
 from compress import metrics
-from compress.engine import measuring
+from compress.engine import recalibration
 from compress.pruning import criteria, masks
 from compress.storage import checkpoints
 
@@ -497,7 +497,7 @@ def test_recalibrated_statistics_are_averages_over_whole_batches(narrow_model):
     norms = [layer for layer in narrow_model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     norms[1].momentum = 0.7
     trained = [np.array(v) for v in narrow_model.trainable_variables]
-    measuring.recalibrate_bn(narrow_model, IMAGES, batch_size=3)
+    recalibration.recalibrate_bn(narrow_model, IMAGES, batch_size=3)
     first = narrow_model.get_layer("conv1_bn")
     means, variances = ([f(b, axis=(0, 1, 2)) for b in batches] for f in (np.mean, np.var))
     np.testing.assert_allclose(first.moving_mean, np.mean(means, 0), rtol=1e-4, atol=1e-5)
@@ -510,7 +510,7 @@ def test_recalibrated_statistics_are_averages_over_whole_batches(narrow_model):
 def test_recalibrated_on_one_batch_infers_as_it_trains(narrow_model):
     images = IMAGES.astype("float32")
     training = np.asarray(narrow_model(images, training=True))
-    measuring.recalibrate_bn(narrow_model, IMAGES, batch_size=64)
+    recalibration.recalibrate_bn(narrow_model, IMAGES, batch_size=64)
     np.testing.assert_allclose(narrow_model(images, training=False), training, atol=1e-2)
     assert np.abs(training).max() > 0.1
 

@@ -335,7 +335,7 @@ def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
         shares = {
             "before": (0.95, 0.9),
             "after pruning": (0.5, 0.4),
-            "after BN recalibration": (0.8, 0.7),
+            "after recalibration": (0.8, 0.7),
             "after fine-tuning": (0.9, 0.85),
             "sparsity": (0.25, 0.5),
         }

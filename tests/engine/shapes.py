@@ -57,7 +57,7 @@ def sequential():
 def residual():
     """Raw operations, two strided 1x1 convolutions that read one map, a batch-norm in front of a convolution."""
     x = inputs = keras.Input((SIDE, SIDE, 3))
-    # Eight channels: oneDNN computes a wrong gradient of a strided 1x1 kernel that reads fewer, where there is no AVX-512.
+    # Eight channels: without AVX-512 oneDNN computes a wrong gradient of a strided 1x1 kernel that reads fewer.
     x = _conv_bn(ops.subtract(x / 128.0, 1.0), 8, 3)
     y = _conv_bn(_conv_bn(x, 4, 1, strides=2), 8, 3, act=None)
     x = ops.relu(layers.Add()([_conv_bn(x, 8, 1, act=None, strides=2), y]))

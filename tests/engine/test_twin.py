@@ -97,7 +97,7 @@ def test_a_step_is_keras(name):
 
 @pytest.mark.parametrize("channels", [3, 5, 6, 8])
 def test_the_gradient_of_a_strided_kernel_is_numpys(channels):
-    """oneDNN's own is wrong where there is no AVX-512, by up to 80 % for kernels of 1x1 that read fewer than 8 channels."""
+    """oneDNN's own is wrong where there is no AVX-512, for kernels of 1x1 that read fewer than eight channels."""
     inputs = keras.Input((12, 12, channels))
     model = shapes.lively(keras.Model(inputs, layers.Conv2D(8, 1, strides=2, use_bias=False)(inputs)))
     rng = np.random.default_rng(1)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 from keras.src.layers.convolutional.base_conv import BaseConv
+from keras.src.layers.convolutional.base_depthwise_conv import BaseDepthwiseConv
 
 from compress.engine import devices, operations, running
 from compress.errors import InputError
@@ -21,6 +22,15 @@ def is_plain_convolution(layer):
         getattr(type(layer), "call", None) is BaseConv.call
         and type(layer).convolution_op is BaseConv.convolution_op
         and (layer.rank, layer.groups, layer.data_format) == (2, 1, "channels_last")
+        and set(layer.dilation_rate) == {1}
+    )
+
+
+def is_plain_depthwise(layer):
+    """Whether `operations.depthwise` computes what this layer does before bias and activation."""
+    return (
+        getattr(type(layer), "call", None) is BaseDepthwiseConv.call
+        and (layer.rank, layer.depth_multiplier, layer.data_format) == (2, 1, "channels_last")
         and set(layer.dilation_rate) == {1}
     )
 
@@ -142,7 +152,10 @@ class Folding:
                 replaced[layer] = functools.partial(_convolved, layer, *arrays, picked)
                 continue
             state += zip(layer.weights, arrays, strict=False)
-            if len(arrays) > len(layer.weights):
+            if is_plain_depthwise(layer):
+                bias = arrays[-1] if layer.use_bias or len(arrays) > len(layer.weights) else None
+                replaced[layer] = functools.partial(_depthwise, layer, bias)
+            elif len(arrays) > len(layer.weights):
                 replaced[layer] = functools.partial(_with_bias, layer, arrays[-1])
         with keras.StatelessScope(state), running.arithmetic(self.lowered, self.precision):
             return running.run(self.model, inputs, replaced, watched, training=False)
@@ -194,6 +207,13 @@ def _convolved(layer, kernel, bias, picked, x, **_):
     """A plain convolution with other weights than its own."""
     x = operations.convolve(ops.cast(x, kernel.dtype), kernel, layer.strides, layer.padding, picked)
     return layer.activation(x + bias)
+
+
+def _depthwise(layer, bias, x, **_):
+    """A plain depthwise convolution with another bias than its own, or none."""
+    x = ops.cast(x, layer.compute_dtype)
+    y = operations.depthwise(x, ops.cast(layer.kernel, x.dtype), layer.strides, layer.padding)
+    return layer.activation(y if bias is None else y + ops.cast(bias, y.dtype))
 
 
 def _with_bias(layer, bias, x, **mode):

@@ -5,6 +5,8 @@
 - A 3x3 convolution on a map of 1x1 or 2x2 positions multiplies mostly padding. It becomes one matrix product with
   those weights that meet a position of the map.
 - A 1x1 convolution with a stride reads every second position, which max-pooling picks sooner than a strided slice.
+- A depthwise convolution whose kernel is larger than its map is left to a slow reference by oneDNN: up to 60 times the
+  time of the products of each output with the positions that it reads.
 - Batch-normalisation is one fused operation under TensorFlow. Keras' own makes several passes over memory.
 
 `benchmarks/README.md` has the time that each of these saves. Which of them a convolution becomes depends on its kernel
@@ -16,6 +18,8 @@ import numpy as np
 from keras import ops
 
 SMALL = 64  # positions up to which a 1x1 convolution is faster as a matrix product; benchmarks/README.md
+FEW = 36  # pairs of positions up to which a depthwise convolution is faster by elementwise products than by matrices
+MANY = 256  # pairs up to which one whose kernel is larger than its map is computed by either
 
 
 def taps_matrix(kernel, height, width):
@@ -91,6 +95,55 @@ def convolve(x, kernel, strides=(1, 1), padding="valid", picked=None):
     positions = matrix.shape[0] // channels
     y = ops.matmul(ops.reshape(x, (-1, matrix.shape[0])), matrix)
     return ops.reshape(y, (-1, height, width, matrix.shape[1] // positions))
+
+
+def depthwise(x, kernel, strides=(1, 1), padding="valid"):
+    """A depthwise convolution without bias, one output channel for each input channel.
+
+    Args:
+        x: (N, h, w, channels).
+        kernel: (k, l, channels, 1), of x's dtype.
+        strides: (rows, columns).
+        padding: 'same' or 'valid'.
+
+    Returns:
+        (N, h', w', channels).
+    """
+    size, out = tuple(x.shape[1:3]), None
+    if padding == "same" and None not in size and any(n < k for n, k in zip(size, kernel.shape[:2], strict=True)):
+        out = tuple(-(-n // stride) for n, stride in zip(size, strides, strict=True))
+    if out is None or np.prod(size) * np.prod(out) > MANY:
+        return ops.depthwise_conv(x, kernel, strides=strides, padding=padding)
+    taps, channels = _taps(size, out, tuple(kernel.shape[:2]), strides), kernel.shape[2]
+    # The last tap, 0, is of pairs that don't meet. Summed in at least float32, as a convolution is.
+    wide = x.dtype if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"
+    kernel = ops.cast(ops.reshape(kernel, (-1, channels)), wide)
+    weights = ops.take(ops.concatenate([kernel, ops.zeros_like(kernel[:1])]), taps, 0)  # (outputs, inputs, channels)
+    flat = ops.cast(ops.reshape(x, (-1, taps.shape[1], channels)), wide)
+    y = ops.sum(flat[:, None] * weights, 2) if taps.size <= FEW else ops.einsum("nic,oic->noc", flat, weights)
+    return ops.cast(ops.reshape(y, (-1, *out, channels)), x.dtype)
+
+
+def _taps(size, out, kernel, strides):
+    """Which tap of a 'same' convolution each output position multiplies each input position by.
+
+    Args:
+        size: (height, width) of the map.
+        out: (height, width) of the output.
+        kernel: (height, width).
+        strides: (rows, columns).
+
+    Returns:
+        int (outputs, inputs); height x width of the kernel where a pair doesn't meet.
+    """
+    found, met = 0, True
+    for axis, (n, k, stride, m) in enumerate(zip(size, kernel, strides, out, strict=True)):
+        first = np.arange(m) * stride - max((m - 1) * stride + k - n, 0) // 2  # the position under the first tap
+        tap = np.arange(n) - first[:, None]  # (outputs, inputs)
+        shape = (m, 1, n, 1) if axis == 0 else (1, m, 1, n)
+        found = found * k + tap.reshape(shape)
+        met = met & ((tap >= 0) & (tap < k)).reshape(shape)
+    return np.where(met, found, kernel[0] * kernel[1]).reshape(np.prod(out), np.prod(size))
 
 
 def every_nth(x, strides, picked=None):

@@ -4,8 +4,9 @@ Training runs the twin, and the plain Keras model with its trained variables is 
 model's own nodes. It calls every layer as Keras does, but for two kinds, which `operations.py` computes faster:
 
 - Batch-normalisation in training mode is one fused operation.
-- A convolution is computed in the way that fits its kernel and the size of its map. Its bias is not added where a
-  batch-normalisation in training mode follows, which would subtract it again. So no gradient of it is summed either.
+- A convolution, also a depthwise one, is computed in the way that fits its kernel and the size of its map. Its bias is
+  not added where a batch-normalisation in training mode follows, which would subtract it again. So no gradient of it is
+  summed either.
 """
 
 import functools
@@ -31,7 +32,9 @@ class Substitutes:
         called = list(dict.fromkeys(node.operation for _, node in nodes.walk(model)))
         self.norms = [op for op in called if type(op) is layers.BatchNormalization and _is_fusible(op)]
         self.convolutions = [
-            op for op in called if folding.is_plain_convolution(op) and op.activity_regularizer is None
+            op
+            for op in called
+            if (folding.is_plain_convolution(op) or folding.is_plain_depthwise(op)) and op.activity_regularizer is None
         ]
         fixed = set(running.in_inference(nodes.graph_of(model)))
         self.without_bias = {
@@ -81,9 +84,13 @@ def _normalised(norm, convolution, x, training=None, mask=None):
 
 
 def _convolved(layer, norm, picked, x, training=None):
-    """A plain convolution; norm: the batch-normalisation behind it that makes its bias needless, or None."""
+    """A convolution; norm: the batch-normalisation behind it that makes its bias needless, or None."""
     x = ops.cast(x, layer.compute_dtype)
-    y = operations.convolve(x, ops.cast(layer.kernel, x.dtype), layer.strides, layer.padding, picked)
+    kernel = ops.cast(layer.kernel, x.dtype)
+    if folding.is_plain_depthwise(layer):
+        y = operations.depthwise(x, kernel, layer.strides, layer.padding)
+    else:
+        y = operations.convolve(x, kernel, layer.strides, layer.padding, picked)
     if layer.use_bias and not (training and norm is not None and norm.trainable):
         y = ops.add(y, ops.cast(layer.bias, y.dtype))
     return layer.activation(y)

@@ -84,6 +84,17 @@ def mobile():
     return keras.Model(inputs, layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
 
 
+def narrowing():
+    """Depthwise convolutions with a bias and without, down to a map of 1x1, smaller than their kernels."""
+    x = inputs = keras.Input((SIDE, SIDE, 3))
+    x = layers.Conv2D(6, 3, strides=3, padding="same")(x)
+    for side, strides, more in ((5, 1, {"use_bias": False}), (5, 2, {}), (3, 1, {}), (3, 2, {"activation": "relu6"})):
+        x = layers.DepthwiseConv2D(side, strides=strides, padding="same", **more)(x)
+        x = layers.Activation("silu")(layers.BatchNormalization()(x))
+    x = layers.DepthwiseConv2D(5, padding="same", activation="silu")(x)
+    return keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x)))
+
+
 def dense():
     """Concatenations with batch-norms behind them, inline activations, Flatten, a Dense in front of a batch-norm."""
     x = inputs = keras.Input((SIDE, SIDE, 3))
@@ -140,7 +151,7 @@ def transfer(training=None):
     return keras.Model(inputs, layers.Dense(4)(x))
 
 
-SHAPES = {f.__name__: f for f in (sequential, residual, mobile, dense, shared, kinds, several, transfer)}
+SHAPES = {f.__name__: f for f in (sequential, residual, mobile, narrowing, dense, shared, kinds, several, transfer)}
 
 
 def quick(*names, of=tuple(SHAPES)):

@@ -14,7 +14,17 @@ from compress.errors import InputError
 from compress.graph import folds, network, nodes, rules
 
 # how many batch-norms fold: those behind a linear convolution or Dense that nothing else reads, both called once
-FOLDS = {"sequential": 4, "residual": 5, "mobile": 5, "dense": 1, "shared": 1, "kinds": 5, "several": 1, "transfer": 5}
+FOLDS = {
+    "sequential": 4,
+    "residual": 5,
+    "mobile": 5,
+    "narrowing": 3,
+    "dense": 1,
+    "shared": 1,
+    "kinds": 5,
+    "several": 1,
+    "transfer": 5,
+}
 
 
 @pytest.mark.parametrize("name", shapes.SHAPES)
@@ -100,7 +110,8 @@ def test_weights_are_an_argument_of_one_compiled_function():
 
 
 @pytest.mark.parametrize(
-    "name", shapes.quick("residual", "mobile", "dense", of=("residual", "mobile", "dense", "kinds"))
+    "name",
+    shapes.quick("residual", "mobile", "narrowing", "dense", of=("residual", "mobile", "narrowing", "dense", "kinds")),
 )
 def test_removed_channels_are_those_of_the_masked_model(name):
     model = shapes.lively(shapes.SHAPES[name]())

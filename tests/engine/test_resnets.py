@@ -82,6 +82,29 @@ def test_a_convolution_is_a_convolution_whatever_computes_it(height, width, side
     )
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    sides=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    stride=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_a_depthwise_convolution_is_one_whatever_computes_it(size, sides, stride, seed):
+    """Also with kernels larger than the map, and rows that need another way than columns."""
+    rng = np.random.default_rng(seed)
+    x, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(*sides, 3, 1))
+    # TensorFlow's 'same': as many positions as strides leave, the odd one of the padding behind
+    out = [-(-n // stride) for n in size]
+    total = [max((m - 1) * stride + k - n, 0) for m, n, k in zip(out, size, sides, strict=True)]
+    padded = np.pad(x, ((0, 0), *((t // 2, t - t // 2) for t in total), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, sides, (1, 2))[:, ::stride, ::stride]
+    found = operations.depthwise(
+        ops.convert_to_tensor(x.astype("float32")), kernel.astype("float32"), (stride, stride), "same"
+    )
+    expected = np.einsum("nhwcij,ijc->nhwc", windows, kernel[..., 0])
+    np.testing.assert_allclose(np.asarray(found), expected[:, : out[0], : out[1]], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 def test_batch_normalisation_is_numpys(dtype, limit):
     rng = np.random.default_rng(1)

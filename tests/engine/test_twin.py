@@ -84,7 +84,7 @@ def compare(make, limit=1e-3, **more):
     return ours, theirs
 
 
-@pytest.mark.parametrize("name", shapes.quick("sequential", "residual", "mobile", "shared"))
+@pytest.mark.parametrize("name", shapes.quick("sequential", "residual", "mobile", "narrowing", "shared"))
 def test_a_step_is_keras(name):
     ours = compare(shapes.SHAPES[name])[0]
     moved = [

@@ -23,6 +23,7 @@ SCRIPTS = (
     "sensitivity",
     "plot_train_history",
 )  # in the order of a pipeline
+GROUPS = ("training", "data", "machine", "several devices", "output")
 HEAD = """# Commands
 
 A script takes the flags of its own section and the [shared flags](#shared-flags) that are named there. Each script also
@@ -100,13 +101,17 @@ def _script(parser, flags, takers):
     examples = parser.epilog.partition(":")[2].strip().replace("\n  ", "\n")
     parts = [f"## {parser.prog}\n\n{parser.description}\n\n```\n{examples}\n```\n"]
     parts += [_table(own) + "\n"] if own else []
-    parts += ["\n".join(f"- [{title}](#{title}): {', '.join(names)}" for title, names in others.items()) + "\n"]
+    parts += [
+        "\n".join(f"- [{title}](#{title.replace(' ', '-')}): {', '.join(names)}" for title, names in others.items())
+        + "\n"
+    ]
     return parts
 
 
 def _group(row, flags):
     """The shared group of a flag: the title of its group in the script; 'pruning' for all groups of single scripts."""
-    return flags[row] if flags[row] in ("training", "data", "machine", "output") else "pruning"
+    title = flags[row].partition(" (")[0]  # without what it needs
+    return title if title in GROUPS else "pruning"
 
 
 def page(parsers):
@@ -128,7 +133,7 @@ def page(parsers):
     for script, parser in parsers.items():
         parts += _script(parser, flags[script], takers)
     parts.append("## Shared flags\n")
-    for title in sorted(shared, key=["pruning", "training", "data", "machine", "output"].index):
+    for title in sorted(shared, key=["pruning", *GROUPS].index):
         parts.append(f"### {title}\n")
         for scripts, rows in shared[title].items():
             names = "All scripts" if len(scripts) == len(parsers) else ", ".join(f"`{name}.py`" for name in scripts)

@@ -172,8 +172,8 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
     if reader:
         keeping.keep(read, reader, config, progress)
     name = os.path.basename(os.path.abspath(config.dataset)) if listing else config.dataset
-    test_drawn = drawn[2] and three[0]
-    return Data(name, *three, names, _described(name, read, {*needs} == {"test"} and test_drawn, reader), reader)
+    left_out = three[2] if drawn[2] and three[0] else None
+    return Data(name, *three, names, _described(name, read, left_out, reader), reader)
 
 
 def _split(reader, part, name, source):
@@ -210,16 +210,17 @@ def _warn(config, listing, parts, notes, kept):
         display.warn(note)
 
 
-def _described(name, read, test_drawn, reader):
-    """'my_images: 15 training, 4 validation images' of the splits that are read; test_drawn: where only the test images
-    are, and had to be drawn."""
+def _described(name, read, left_out, reader):
+    """'my_images: 15 training, 4 validation images' of the splits that are read; left_out: the test images where they
+    had to be drawn."""
     how = f"; resized to {reader.how}" if reader and reader.resized else ""
-    if test_drawn:
+    if left_out and read == [left_out]:
         return (
             f"{name}: {len(read[0]):,} test images, of the fifth that training leaves out; to choose them "
             f"yourself, put them into {name}/test and all others into {name}/train{how}"
         )
-    return f"{name}: {', '.join(f'{len(split):,} {ADJECTIVES[split.name]}' for split in read)} images{how}"
+    rest = f"; {len(left_out):,} others, a fifth, are left out for testing" if left_out else ""
+    return f"{name}: {', '.join(f'{len(split):,} {ADJECTIVES[split.name]}' for split in read)} images{rest}{how}"
 
 
 def _found(config, needs):

@@ -82,7 +82,9 @@ def _filled(source, rows, size, config, progress):
         )
         return False
     if needed:
-        display.say(f"{size}: decoded into {source.folder}, once for all runs; that takes {room}", config.verbose)
+        whole = len(source.missing(rows)) == len(rows)
+        what = "decoded into" if whole else "the rest is decoded into"
+        display.say(f"{size}: {what} {source.folder}, once for all runs; that takes {room}", config.verbose)
         source.fill(rows, progress)
     else:
         display.say(f"{size}: read from {source.folder}", config.verbose)

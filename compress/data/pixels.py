@@ -43,14 +43,23 @@ def of_models(*paths):
         # of every model: a record without it is of one whose images were decoded whole, or squeezed into their size.
         for name, value in (dict.fromkeys(("jpeg", "fit")) | recorded).items():
             if found.setdefault(name, value) != value:
+                one, other = (_told(name, other) for other in (found[name], value))
                 raise InputError(
-                    f"{sources[name]} was trained on images shown with {name} "
-                    f"{found[name] or 'none'}, {path} with {value or 'none'}; expected models of images that were "
-                    "shown alike, or one at a time",
+                    f"{sources[name]} was trained on images {one}, {path} on images {other}; expected models of images "
+                    "that were shown alike, or one at a time",
                     path=path,
                 )
             sources.setdefault(name, path)
     return {name: value for name, value in found.items() if value is not None} if known else None
+
+
+def _told(name, value):
+    """What a value of the record says of the images, such as 'squeezed into their size'."""
+    if name == "fit":
+        return "cropped to their middle (`augment` crop or randaugment)" if value else "squeezed into their size"
+    if name == "jpeg":
+        return "of JPEGs decoded at a smaller scale" if value else "of JPEGs decoded whole"
+    return f"converted with {name} {value or 'none'}"
 
 
 def _recorded(path):

@@ -77,7 +77,9 @@ class Reader:
         trained on images resized by another method loses accuracy on these."""
         size = f"{self.size[0]}x{self.size[1]}"
         middle = f", the middle of {self.stored[0]}x{self.stored[1]}" if self.look.fit == "crop" else ""
-        return f"{size}{middle}: bilinear, antialiased{', JPEGs decoded at a smaller scale' * bool(self.look.jpeg)}"
+        return (
+            f"{size}{middle}: bilinear, antialiased{', large JPEGs decoded at a smaller scale' * bool(self.look.jpeg)}"
+        )
 
     def common_size(self, paths):
         """The (h, w) that all these images have, if it is at most LARGEST a side; else (224, 224)."""

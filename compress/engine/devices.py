@@ -64,7 +64,7 @@ def check(config):
         value = getattr(config, name)
         if value not in (None, False) and (name, value) != ("devices", 1):
             raise InputError(
-                f"`{name}`: received {value} under KERAS_BACKEND={backend}, which trains on one device here; expected "
+                f"`{name}`: received {value} under KERAS_BACKEND={backend}, which runs on one device here; expected "
                 "KERAS_BACKEND=jax in the environment for more, or one device"
             )
 

@@ -449,7 +449,7 @@ def test_models_of_images_that_were_fitted_otherwise_are_not_compared(tmp_path):
         (tmp_path / name / "history.json").write_text(json.dumps({"run": {"pixels": shown_with}}))
     crop, squeezed = (tmp_path / name / "model.h5" for name in ("crop", "squeezed"))
     with pytest.raises(
-        InputError, match="fit crop, .*squeezed/model.h5 with none; expected models of images that were"
+        InputError, match=r"images cropped to their middle \(`augment` crop.*squeezed/model.h5 on images squeezed into"
     ):
         pixels.of_models(crop, squeezed)
     assert pixels.of_models(squeezed) == {} and pixels.of_models(crop, tmp_path / "elsewhere.keras") == {"fit": "crop"}

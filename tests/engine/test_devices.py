@@ -102,13 +102,19 @@ def test_tensorflow_computes_on_its_one_device(wanted):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--devices", "2"], "--devices: received 2 under KERAS_BACKEND=tensorflow, which trains on one device here; "),
+        (
+            ["--devices", "2"],
+            "--devices: received 2 under KERAS_BACKEND=tensorflow, which runs on one device here; ",
+        ),
         (
             ["--coordinator", "h:1", "--num_processes", "2", "--process_id", "2"],
             "--process_id: received 2, expected 0 to 1, as there are --num_processes 2",
         ),
         (["--coordinator", "h:1"], "--num_processes: not given beside --coordinator h:1; expected "),
-        (["--distributed"], "--distributed: received True under KERAS_BACKEND=tensorflow, which trains on one device"),
+        (
+            ["--distributed"],
+            "--distributed: received True under KERAS_BACKEND=tensorflow, which runs on one device",
+        ),
     ],
 )
 def test_a_script_says_it_in_one_line(words, line, tmp_path, capsys):

@@ -27,12 +27,16 @@ def is_plain_convolution(layer):
 
 
 def is_plain_depthwise(layer):
-    """Whether `operations.depthwise` computes what this layer does before bias and activation."""
-    return (
-        getattr(type(layer), "call", None) is BaseDepthwiseConv.call
-        and (layer.rank, layer.depth_multiplier, layer.data_format) == (2, 1, "channels_last")
-        and set(layer.dilation_rate) == {1}
-    )
+    """Whether `operations.depthwise` computes what this layer does before bias and activation.
+
+    A convolution of as many groups as channels is one too, as in ConvNeXt.
+    """
+    kind = getattr(type(layer), "call", None)
+    if kind is BaseConv.call:
+        alone = type(layer).convolution_op is BaseConv.convolution_op and layer.kernel.shape[-2:] == (1, layer.groups)
+    else:
+        alone = kind is BaseDepthwiseConv.call and layer.depth_multiplier == 1
+    return alone and (layer.rank, layer.data_format) == (2, "channels_last") and set(layer.dilation_rate) == {1}
 
 
 class Folding:

@@ -5,6 +5,7 @@
 - A 3x3 convolution on a map of 1x1 or 2x2 positions multiplies mostly padding. It becomes one matrix product with
   those weights that meet a position of the map.
 - A 1x1 convolution with a stride reads every second position, which max-pooling picks sooner than a strided slice.
+- A convolution of as many groups as channels is a depthwise one, which Keras leaves to XLA under TensorFlow.
 - A depthwise convolution whose kernel is larger than its map is left to a slow reference by oneDNN: up to 60 times the
   time of the products of each output with the positions that it reads.
 - Batch-normalisation is one fused operation under TensorFlow. Keras' own makes several passes over memory.
@@ -102,19 +103,20 @@ def depthwise(x, kernel, strides=(1, 1), padding="valid"):
 
     Args:
         x: (N, h, w, channels).
-        kernel: (k, l, channels, 1), of x's dtype.
+        kernel: (k, l, channels, 1), or (k, l, 1, channels) of a convolution of as many groups, of x's dtype.
         strides: (rows, columns).
         padding: 'same' or 'valid'.
 
     Returns:
         (N, h', w', channels).
     """
-    size, out = tuple(x.shape[1:3]), None
+    size, out, channels = tuple(x.shape[1:3]), None, x.shape[-1]
+    kernel = ops.reshape(kernel, (*kernel.shape[:2], channels, 1))
     if padding == "same" and None not in size and any(n < k for n, k in zip(size, kernel.shape[:2], strict=True)):
         out = tuple(-(-n // stride) for n, stride in zip(size, strides, strict=True))
     if out is None or np.prod(size) * np.prod(out) > MANY:
         return ops.depthwise_conv(x, kernel, strides=strides, padding=padding)
-    taps, channels = _taps(size, out, tuple(kernel.shape[:2]), strides), kernel.shape[2]
+    taps = _taps(size, out, tuple(kernel.shape[:2]), strides)
     # The last tap, 0, is of pairs that don't meet. Summed in at least float32, as a convolution is.
     wide = x.dtype if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"
     kernel = ops.cast(ops.reshape(kernel, (-1, channels)), wide)

@@ -597,9 +597,7 @@ def test_a_model_meets_images_shown_as_those_that_it_was_trained_on(tmp_path):
         data.load_data(asked(tmp_path / "bright"), pixels=pixels.of_models(model))
     assert pixels.of_models(tmp_path / "elsewhere.h5") is None
     other = history(tmp_path / "other", {"whole": 65535})
-    with pytest.raises(
-        InputError, match=r"model\.h5 was trained on images converted with whole 4095, .*whole 65535"
-    ):
+    with pytest.raises(InputError, match=r"model\.h5 was trained on images converted with whole 4095, .*whole 65535"):
         pixels.of_models(model, other)
 
 

@@ -88,9 +88,11 @@ def narrowing():
     """Depthwise convolutions with a bias and without, down to a map of 1x1, smaller than their kernels."""
     x = inputs = keras.Input((SIDE, SIDE, 3))
     x = layers.Conv2D(6, 3, strides=3, padding="same")(x)
+    x = layers.BatchNormalization()(layers.Conv2D(6, 3, groups=6, padding="same")(x))
     for side, strides, more in ((5, 1, {"use_bias": False}), (5, 2, {}), (3, 1, {}), (3, 2, {"activation": "relu6"})):
         x = layers.DepthwiseConv2D(side, strides=strides, padding="same", **more)(x)
         x = layers.Activation("silu")(layers.BatchNormalization()(x))
+    x = layers.Conv2D(6, 3, groups=6, padding="same")(x)
     x = layers.DepthwiseConv2D(5, padding="same", activation="silu")(x)
     return keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x)))
 

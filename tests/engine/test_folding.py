@@ -18,7 +18,7 @@ FOLDS = {
     "sequential": 4,
     "residual": 5,
     "mobile": 5,
-    "narrowing": 3,
+    "narrowing": 4,
     "dense": 1,
     "shared": 1,
     "kinds": 5,

@@ -16,6 +16,7 @@ from compress.storage import records
 NAME = "sweep.json"
 MOST = 5000  # runs that are looked at
 FEW = 6  # distinct numbers of a setting that are shown one by one; more, as a search has, are put into thirds
+TIE = 1e-9  # between two means that differ by how floats are rounded alone
 KINDS = ("base", "pruned", "student")
 
 
@@ -132,11 +133,24 @@ def _points(value):
     return (tables.NOTHING, None) if value is None else (f"{100 * value:.2f}", 100 * value)
 
 
+def _setting(member, name, is_number):
+    """A setting's value as a cell, that of a column of numbers sorted as one."""
+    value = member.settings.get(name)
+    return shown(value), value if is_number else shown(value)
+
+
+def _level(value, found):
+    """A setting's value with the mean of its runs, as a cell of text; `found`: (mean, number of runs)."""
+    mean, count = found
+    shown = f"{value}: {display.percent(mean)} ({display_tables.counted(count, 'run')})"
+    return shown, f"{mean:.9f}"  # as many digits for all: texts are sorted
+
+
 def settings_table(members, step, number):
     """Mean and standard deviation over seeds for each combination of settings, the best first."""
-    names = varying(members)
-    rows = []
-    for key, group in grouped(members, names).items():
+    names, rows = varying(members), []
+    numbers = [name for name in names if all(records.is_number(member.settings.get(name)) for member in members)]
+    for group in grouped(members, names).values():
         accuracies = [member.acc for member in group]
         sizes = [member.sizes["parameters"] for member in group if "parameters" in member.sizes]
         mean = statistics.fmean(accuracies)
@@ -145,11 +159,11 @@ def settings_table(members, step, number):
         )
         seeds = (str(len(group)), len(group))
         ends = [(display.percent(value), value) for value in (min(accuracies), max(accuracies))]
-        cells = [(value, value) for value in key] or [("all runs", "all runs")]
+        cells = [_setting(group[0], name, name in numbers) for name in names] or [("all runs", "all runs")]
         rows.append([*cells, seeds, (display.percent(mean), mean), _points(deviation(accuracies)), *ends, parameters])
     rows.sort(key=lambda row: -row[max(1, len(names)) + 1][1])
     heads = ["runs", "mean accuracy", "deviation over seeds, points", "lowest", "highest", "mean parameters"]
-    columns = [*((name, False) for name in names or ["settings"]), *((head, True) for head in heads)]
+    columns = [*((name, name in numbers) for name in names or ["settings"]), *((head, True) for head in heads)]
     return tables.Table(
         f"sweep-{number}",
         f"Accuracy of {step} ({members[0].group}) for each combination of settings, over its seeds",
@@ -168,12 +182,9 @@ def effects_table(members, step, number):
             for value, group in levels(members, name).items()
         }
         ordered = sorted(means.items(), key=lambda item: -item[1][0])
-        ends = [
-            (f"{value}: {display.percent(mean)} ({display_tables.counted(count, 'run')})", mean)
-            for value, (mean, count) in (ordered[0], ordered[-1])
-        ]
-        apart = _points(ordered[0][1][0] - ordered[-1][1][0])
-        rows.append([(name, name), apart, _points(noise), *ends])
+        apart = ordered[0][1][0] - ordered[-1][1][0]
+        ends = [_level(*ordered[0]), _level(*ordered[-1])] if apart > TIE else [("no difference", "")] * 2
+        rows.append([(name, name), _points(apart), _points(noise), *ends])
     rows.sort(key=lambda row: -row[1][1])
     return (
         tables.Table(
@@ -182,9 +193,9 @@ def effects_table(members, step, number):
             [
                 ("setting", False),
                 ("best mean - worst mean, points", True),
+                ("deviation over seeds, points", True),
                 ("best value", False),
                 ("worst value", False),
-                ("deviation over seeds, points", True),
             ],
             rows,
         )

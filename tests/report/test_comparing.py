@@ -40,6 +40,11 @@ def grid():
     }
 
 
+def cells(table):
+    """[{heading: (text, value to sort by)}] of a table's rows."""
+    return [{name: cell for (name, _), cell in zip(table.columns, row, strict=True)} for row in table.rows]
+
+
 def tables_of(section):
     return {table.slug: table for kind, table in section.parts if kind == "table"}
 
@@ -63,11 +68,19 @@ def test_a_setting_is_told_by_how_far_its_means_lie_apart(grid, tmp_path):
     cube = np.array(list(grid.values())).reshape(len(RATES), len(CRITERIA), len(SEEDS))
     wanted = {"rate": np.ptp(cube.mean((1, 2))), "criterion": np.ptp(cube.mean((0, 2)))}
     noise = 100 * np.sqrt(cube.var(2, ddof=1).mean())
-    rows = tables_of(section)["effects-1"].rows
-    assert {row[0][0]: row[1][1] for row in rows} == pytest.approx({name: 100 * v for name, v in wanted.items()})
-    assert all(row[2][1] == pytest.approx(noise) for row in rows) and rows[0][1][1] >= rows[1][1][1]
-    best = CRITERIA[int(cube.mean((0, 2)).argmax())]
-    assert next(row for row in rows if row[0][0] == "criterion")[3][0].startswith(f"{best}: ")
+    table = tables_of(section)["effects-1"]
+    rows = {row["setting"][0]: row for row in cells(table)}
+    apart = {name: row["best mean - worst mean, points"][1] for name, row in rows.items()}
+    assert apart == pytest.approx({name: 100 * value for name, value in wanted.items()})
+    assert list(apart.values()) == sorted(apart.values(), reverse=True)
+    assert all(row["deviation over seeds, points"][1] == pytest.approx(noise) for row in rows.values())
+    for values, means, name in ((RATES, cube.mean((1, 2)), "rate"), (CRITERIA, cube.mean((0, 2)), "criterion")):
+        for heading, at in (("best value", means.argmax()), ("worst value", means.argmin())):
+            shown, sorted_by = rows[name][heading]
+            assert shown.startswith(f"{values[at]}: {100 * means[at]:.2f} % (") and sorted_by == f"{means[at]:.9f}"
+    assert [is_number for _, is_number in table.columns] == [False, True, True, False, False]
+    for row in table.rows:  # a column of texts is sorted as texts, one of numbers as numbers
+        assert [isinstance(value, float) for _, value in row] == [is_number for _, is_number in table.columns]
     texts = [content for kind, content in section.parts if kind in ("text", "note")]
     assert "2 of 20 runs aren't in them" in texts[0] and sections.UNBALANCED not in texts
 
@@ -81,9 +94,21 @@ def test_combinations_that_are_missing_are_told(grid, tmp_path):
 def test_numbers_of_a_search_are_put_into_thirds(tmp_path):
     values = {((("rate", n / 10),), None): n / 100 for n in range(1, 10)}
     section = sections.sweep_section(written(tmp_path, values))
-    (row,) = tables_of(section)["effects-1"].rows
-    assert row[1][1] == pytest.approx(100 * (0.08 - 0.02)) and row[2] == ("-", None)  # no seeds
-    assert row[3][0] == "0.7 to 0.9: 8.00 % (3 runs)" and row[4][0] == "0.1 to 0.3: 2.00 % (3 runs)"
+    (row,) = cells(tables_of(section)["effects-1"])
+    assert row["best mean - worst mean, points"][1] == pytest.approx(100 * (0.08 - 0.02))
+    assert row["deviation over seeds, points"] == ("-", None)  # no seeds
+    assert row["best value"][0] == "0.7 to 0.9: 8.00 % (3 runs)"
+    assert row["worst value"][0] == "0.1 to 0.3: 2.00 % (3 runs)"
+    assert tables_of(section)["sweep-1"].columns[0] == ("rate", True)  # 0.05 stands before 0.1
+
+
+def test_values_of_equal_means_have_no_best_and_no_worst(grid, tmp_path):
+    equal = {((*key, ("augment", name)), seed): acc for (key, seed), acc in grid.items() for name in ("crop", "shift")}
+    rows = cells(tables_of(sections.sweep_section(written(tmp_path, equal)))["effects-1"])
+    assert [row["setting"][0] for row in rows][-1] == "augment" and len(rows) == 3
+    assert rows[-1]["best mean - worst mean, points"][0] == "0.00"
+    assert rows[-1]["best value"][0] == rows[-1]["worst value"][0] == "no difference"
+    assert all("no difference" not in row["best value"][0] for row in rows[:-1])
 
 
 def test_without_differences_there_is_one_row_and_no_effect(tmp_path):

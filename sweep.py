@@ -3,11 +3,12 @@
 """Make many runs from one file of scripts, flags and values: here, as printed commands, or searched by Optuna."""
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 
 from compress.cli import app, display, flags, keywords, tables, values
-from compress.errors import InputError, command
+from compress.errors import InputError, Stopped, command
 
 EXAMPLE = """example:
   python sweep.py sweep.yaml -j 2
@@ -207,11 +208,15 @@ def run(args):
 
     Raises:
         InputError: something in the file can't be used; or a run failed.
+        Stopped: a signal asked it to end, and each run at work has ended.
     """
     from compress.sweeps import specs
 
-    spec = specs.read(args.file, args.seeds)
-    return search(args, spec) if args.study else grid(args, spec)
+    try:
+        spec = specs.read(args.file, args.seeds)
+        return search(args, spec) if args.study else grid(args, spec)
+    except KeyboardInterrupt as error:
+        raise Stopped(getattr(error, "number", signal.SIGINT), "what its runs have saved stays") from None
 
 
 def main(argv=None):

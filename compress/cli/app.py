@@ -365,7 +365,7 @@ def _end_of_many(error, args):
 def _stopped(parser, args, error, before):
     """The exit status of a script that a signal ended, which is said; `before` as of `_way_on`."""
     number, saved = (error.number, error.saved) if isinstance(error, Stopped) else (signal.SIGINT, "")
-    how = _way_on(args, saved, before) if hasattr(args, "resume") else ""
+    how = _way_on(args, saved, before) if saved or hasattr(args, "resume") else ""
     return _end(f"{parser.prog}: stopped by {signal.Signals(number).name}{how}", 128 + number)
 
 

@@ -22,6 +22,11 @@ def several(parser):
     return {name for name, action in _actions(parser).items() if action.nargs not in (None, 0, "?")}
 
 
+def switches(parser):
+    """Names of the flags that are on or off."""
+    return {name for name, action in _actions(parser).items() if action.nargs == 0}
+
+
 def _one(action, value):
     """One value as a flag's type makes it; text is read as on a command line, a number is taken as it is."""
     try:

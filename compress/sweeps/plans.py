@@ -98,7 +98,7 @@ def _runs(spec, step, parser, made):
     for row, more in (step.rows or {None: {}}).items():
         where = f"steps.{step.name}.rows.{row}" if row else f"steps.{step.name}.flags"
         given = step.flags | more
-        _check(spec, step, where, given)
+        _check(spec, step, parser, where, given)
         axes = {name: values for name, value in given.items() if (values := choices(value, name in several))}
         for name, values in axes.items():
             if len({_spelt(value) for value in values}) < len(values):
@@ -120,10 +120,14 @@ def _product(axes):
     return count
 
 
-def _check(spec, step, where, given):
-    """Raises InputError for flags that are the sweep's own."""
-    parameter = OUTPUTS[step.script][0]
+def _check(spec, step, parser, where, given):
+    """Raises InputError for flags that are the sweep's own, and for switches that are spelt as on a command line."""
+    parameter, switches = OUTPUTS[step.script][0], keywords.switches(parser)
     for name, value in given.items():
+        negated = re.fullmatch(r"no[-_](.+)", name)
+        if negated and (switch := negated[1].replace("-", "_")) in switches:
+            instead = "true" if value is False else "false"
+            raise wrong(spec.file, f"{where}.{name}", f"no such flag; write `{switch}: {instead}`")
         if name == parameter:
             raise wrong(
                 spec.file, f"{where}.{name}", "expected it left out: a sweep gives each run a folder of its own"
@@ -193,7 +197,7 @@ def _run(spec, step, parser, combination):
     try:
         parsed = keywords.arguments(parser, flags)
     except InputError as error:
-        name, why = re.match(r"(?:`(\w+)`: )?(.*)", str(error)).groups()
+        name, why = re.match(r"(?:`([^`]+)`: )?(.*)", str(error)).groups()
         raise wrong(spec.file, f"{where}.{name}" if name else where, why.replace("keyword", "flag")) from None
     epochs = parsed.epoch_num * getattr(parsed, "prune_iter", 1) if step.script in TRAINS else 0
     return Run(step.name, step.script, folder, values, tuple(parsed.argv[1:]), before, epochs)

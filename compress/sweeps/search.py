@@ -13,10 +13,11 @@ import warnings
 from pathlib import Path
 
 from compress.cli import keywords
+from compress.cli.values import nearest
 from compress.errors import InputError, one_line
 from compress.storage import records
 from compress.sweeps import notes, plans, running
-from compress.sweeps.specs import TRAINS, wrong
+from compress.sweeps.specs import NUMBERS, TRAINS, wrong
 
 RUNGS = 9  # the first look at a trial comes after this part of its epochs, the next one three times as late
 KEEPS = 3  # of so many trials that came as far one goes on
@@ -97,6 +98,12 @@ def check(spec, parser_of):
         )
     if "test" in key:
         raise wrong(spec.file, direction, f"received {key}, expected a key of result.json that is of validation images")
+    if key not in NUMBERS[last.script]:
+        near = nearest(key, NUMBERS[last.script])
+        hint = f"did you mean {near}?" if near else f"expected one of {', '.join(NUMBERS[last.script])}"
+        raise wrong(
+            spec.file, direction, f"received {key}, which the result.json of {last.script} has no number for; {hint}"
+        )
     if len(spec.seeds or ()) > 1:
         raise wrong(spec.file, "seeds", f"received {len(spec.seeds)}, expected one where values are searched")
     several = [step.flags | more for step in spec.steps for more in (step.rows or {None: {}}).values()]
@@ -123,18 +130,22 @@ def curve(run, key):
     return values
 
 
-def result_of(run, key):
-    """A number of a run's result.json; of a list, as of a pruning's iterations, the last one.
+def result_of(spec, run):
+    """The number of a run's result.json that is searched for; of a list, as of a pruning's iterations, the last one.
 
     Raises:
         InputError: there is none, or it is of test images.
     """
-    found = records.read_json(run.record)
+    found, (key, direction) = records.read_json(run.record), spec.objective
     value = found.get(key)
     value = value[-1] if isinstance(value, list) and value else value
     if not records.is_number(value) or found.get("split") == "test":
         known = [name for name, one in found.items() if records.is_number(one) or records.is_curve(one)]
-        raise InputError(f"received {key}, which {run.record} has no number for; expected one of {', '.join(known)}")
+        raise wrong(
+            spec.file,
+            direction,
+            f"received {key}, which {run.record} has no number for; expected one of {', '.join(known)}",
+        )
     return float(value)
 
 
@@ -187,10 +198,11 @@ def objective(spec, parser_of, trial):
     key, told = spec.objective[0], []
 
     def hopeless():
-        for epoch, value in enumerate(curve(runs[-1], CURVES[key])[len(told) :], len(told) + 1):
+        values = curve(runs[-1], CURVES[key])
+        for epoch, value in enumerate(values[len(told) :], len(told) + 1):
             told.append(value)
             trial.report(value, epoch)
-            if trial.should_prune():
+            if len(values) < runs[-1].epochs and trial.should_prune():  # one that has them all only has to write
                 return True
         return False
 
@@ -206,7 +218,7 @@ def objective(spec, parser_of, trial):
         raise
     if not running.is_finished(runs[-1]):
         raise optuna.TrialPruned(f"after {len(told)} epochs")
-    return result_of(runs[-1], key)
+    return result_of(spec, runs[-1])
 
 
 def open_study(spec, name, storage, longest):

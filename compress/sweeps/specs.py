@@ -22,6 +22,17 @@ OUTPUTS = {
     "export_model.py": ("output", None),
 }
 TRAINS = ("train_base_model.py", "prune_model.py", "knowledge_distillation.py")
+SIZES = ("parameters", "macs", "bytes", "seconds", "images", "train_images")
+TRAINED = ("val_acc", "val_loss", *SIZES, "best_epoch", "epochs")
+# what of a result.json may be searched for; of a list, as of a pruning's iterations, the last number counts
+NUMBERS = {
+    "train_base_model.py": TRAINED,
+    "prune_model.py": (
+        *("final_acc", "base_acc", "pruned_acc", "recalibrated_acc", "sparsity", "compression_rate"),
+        *("latency_ms", *SIZES),
+    ),
+    "knowledge_distillation.py": (*TRAINED, "teacher_acc", "compression_rate"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +175,8 @@ def read(path, seeds=None):
         InputError: one line with the file and the key: what was received, what was expected.
     """
     file, content = str(path), _loaded(path)
+    if content is None:
+        raise wrong(file, "", "it is empty; expected `folder` and `steps`, as docs/how-to/sweeps.md shows")
     _mapping(file, "", content, TOP)
     folder = _text(file, "folder", content.get("folder"))
     seeds = seeds or content.get("seeds")

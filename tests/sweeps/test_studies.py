@@ -14,6 +14,7 @@ from conftest import ROOT
 
 import sweep
 from compress.errors import InputError
+from compress.storage import records
 from compress.sweeps import running, search, specs
 
 optuna = pytest.importorskip("optuna")
@@ -139,6 +140,33 @@ def test_a_hopeless_run_is_stopped_and_saves_its_state(folder, monkeypatch):
     assert len(json.loads((place / "history.json").read_text())["val_acc"]) < 9
 
 
+class AtTheEnd(optuna.pruners.BasePruner):
+    """Holds a trial for hopeless once it has all nine epochs."""
+
+    def prune(self, study, trial):
+        """Whether the ninth epoch was reported."""
+        return trial.last_step >= 9
+
+
+def test_a_trial_is_never_stopped_at_its_last_epoch(folder, monkeypatch):
+    monkeypatch.setenv("SECONDS_OF_STUB", "0.1")  # from the last epoch until result.json is written too
+    monkeypatch.setattr(optuna.pruners, "SuccessiveHalvingPruner", lambda *given: AtTheEnd())
+    (trial,) = run(folder, 1)
+    assert trial["state"] == "complete"
+    assert list(folder.glob("runs/student/*/result.json")) and not list(folder.glob("runs/student/*/state.npz"))
+
+
+@pytest.mark.parametrize("script", specs.TRAINS)
+def test_the_numbers_that_can_be_searched_for_are_those_of_real_results(script):
+    found = set()
+    for path in (ROOT / "experiments" / "records").glob("**/result.json"):
+        content = json.loads(path.read_text())
+        if Path(content["run"]["argv"][0]).name == script:
+            found |= {key for key, value in content.items() if records.is_number(value) or records.is_curve(value)}
+    more = {"latency_ms"} if script == "prune_model.py" else set()  # of one that is pruned by timings
+    assert found and set(specs.NUMBERS[script]) == found | more
+
+
 def test_two_processes_share_a_study_and_its_base(folder, monkeypatch):
     monkeypatch.setenv("SECONDS_OF_STUB", "0.05")
     processes = [started(folder, 8) for _ in range(2)]
@@ -160,7 +188,8 @@ def test_an_interrupted_trial_is_made_further_by_the_next_process(folder):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped by SIGINT" in error
+    assert process.returncode == 130 and "stopped by SIGINT; what its runs have saved stays" in error
+    assert error.rstrip().endswith(f"sweep.py {folder}/sweep.yaml --study rates --trials 2")
     assert (folder / "runs" / "base" / "seed=1" / "state.npz").exists()
     (folder / "calls.wait").unlink()
     study = search.open_study(specs.read(folder / "sweep.yaml"), "rates", None, 9)
@@ -188,6 +217,13 @@ REFUSED = [
         "maximize: test_acc",
         "maximize: received test_acc, expected a key of result.json that is of validation images",
     ),
+    (
+        {},
+        "maximize: val_ac",
+        "sweep.yaml: maximize: received val_ac, which the result.json of knowledge_distillation.py has no number for; "
+        "did you mean val_acc?",
+    ),
+    ({}, "minimize: foo", "minimize: received foo, which .* has no number for; expected one of val_acc, val_loss, .*"),
     ({}, "maximize: a\nminimize: b", "minimize: received it beside maximize, expected one of them"),
     ({"storage": "nothing://x"}, "", "^`storage`: received a database that can't be used"),
 ]
@@ -230,7 +266,8 @@ def test_a_study_of_other_values_or_of_another_goal_wants_another_name(folder):
     assert run(folder, 1, name="cost")[0]["value"] == 7  # no history tells of it: nothing is stopped early
     (folder / "sweep.yaml").write_text(f"{text}\nminimize: bytes\n")
     with pytest.raises(
-        InputError, match="received bytes, which .*result.json has no number for; expected one of val_acc, macs"
+        InputError,
+        match="yaml: minimize: received bytes, which .*result.json has no number for; expected one of val_acc, macs",
     ):
         run(folder, 1, name="size")
 

@@ -200,6 +200,8 @@ def test_long_names_are_cut_and_stay_apart(folder):
 
 WRONG = [
     ("3", "received 3, expected a mapping, such as `name: value`"),
+    ("", "it is empty; expected `folder` and `steps`, as docs/how-to/sweeps.md shows"),
+    ("# a comment", "it is empty; expected `folder` and `steps`, as docs/how-to/sweeps.md shows"),
     ("folder: [", "line 1: .*; expected YAML, each key once"),
     ("folder: a\nfolder: b", "line 1: the key folder twice; expected YAML, each key once"),
     ("folder: a\nstep: {}", "step: no such key; did you mean steps?"),
@@ -216,6 +218,9 @@ WRONG = [
 FLAGS = [
     ("{epoch_nun: 1}", "steps.a.flags.epoch_nun: no such flag; did you mean `epoch_num`?"),
     ("{epoch_num: [1, many]}", "steps.a.flags.epoch_num: received 'many', expected a whole number .*"),
+    ("{no-cache: true}", "steps.a.flags.no-cache: no such flag; write `cache: false`"),
+    ("{no_cache: false}", "steps.a.flags.no_cache: no such flag; write `cache: true`"),
+    ("{no-epoch_num: true}", "steps.a.flags.no-epoch_num: no such flag; did you mean `epoch_num`?"),
     ("{optimizer: [sgd, adam]}", "steps.a.flags.optimizer: received 'adam', expected one of sgd, muon"),
     ("{epoch_num: []}", "steps.a.flags.epoch_num: received an empty list, expected a value, or values to try"),
     ("{epoch_num: [1, 1]}", r"steps.a.flags.epoch_num: received \[1, 1\], expected each value once"),
@@ -341,7 +346,10 @@ def test_a_signal_stops_all_runs_which_save_and_the_sweep_goes_on(few, number):
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + number, error
-    assert error.splitlines()[-1].startswith(f"sweep.py: stopped by {signal.Signals(number).name}")
+    told, _, line = error.splitlines()[-1].partition("; go on with: ")
+    assert told == f"sweep.py: stopped by {signal.Signals(number).name}; what its runs have saved stays"
+    assert shlex.split(line)[:3] == ["cd", os.getcwd(), "&&"]
+    assert shlex.split(line)[-4:] == ["sweep.py", str(few / "sweep.yaml"), "-j", "2"]
     assert len(list(few.glob("runs/base/*/state.npz"))) == 2 and not list(few.glob("runs/*/*/result.json"))
     wait.unlink()
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -115,12 +115,16 @@ def write(args, tree, sections):
 
 def show(args, tree, figures):
     """Says what the page shows and what it doesn't, and where it lies."""
+    from compress.report import comparing
+
     display.say(
         f"{tables.counted(len(tree.runs), 'record')}, "
         f"{tables.counted(len(tree.points), 'accuracy', 'accuracies')}, "
         f"{tables.counted(len(figures), 'figure')}",
         args.verbose,
     )
+    for line in comparing.told(tree.sweep) if tree.sweep else ():
+        display.say(line, args.verbose)
     for file, why in tree.skipped:
         display.say(f"not shown: {file}, {why}", args.verbose)
     display.written([args.output, *([Path(args.output).with_suffix("")] if figures else [])], args.verbose)

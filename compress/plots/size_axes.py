@@ -84,16 +84,13 @@ def draw(axes, dots, edge=False):
     Returns:
         Number of names that had no free place, and are left out.
     """
-    # Sizes are compared on the logarithmic axis on which they are drawn.
-    far_x, far_y = outliers([math.log10(d.x) for d in dots], APART["x"]), outliers([d.y for d in dots], APART["y"])
-    near = [d for d, x, y in zip(dots, far_x, far_y, strict=True) if not (x or y)]
+    far_x, far_y = _far(dots)
     places_x = _limits(axes, "x", [math.log10(d.x) for d in dots], far_x)
     places_y = _limits(axes, "y", [d.y for d in dots], far_y)
-    near = [d for d in near if not d.apart]
-    if edge and len(best := front([(d.x, d.y) for d in near])) > 1:
+    if edge and len(best := unbeaten(dots)) > 1:
         axes.step(
-            [near[i].x for i in best],
-            [near[i].y for i in best],
+            [dots[i].x for i in best],
+            [dots[i].y for i in best],
             where="post",
             color=GREY,
             linewidth=1.5,
@@ -125,6 +122,18 @@ def draw(axes, dots, edge=False):
         )
     axes.figure.draw_without_rendering()  # finds the places to which names are fitted
     return place_names(axes)
+
+
+def _far(dots):
+    """Which dots are outliers in their size, and which in their accuracy: two lists of bool."""
+    # Sizes are compared on the logarithmic axis on which they are drawn.
+    return outliers([math.log10(d.x) for d in dots], APART["x"]), outliers([d.y for d in dots], APART["y"])
+
+
+def unbeaten(dots):
+    """Indices of the dots that no smaller one beats, by rising size; outliers and dots that are apart are left out."""
+    near = [i for i, (d, x, y) in enumerate(zip(dots, *_far(dots), strict=True)) if not (x or y or d.apart)]
+    return [near[i] for i in front([(dots[i].x, dots[i].y) for i in near])]
 
 
 def front(points):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shlex
 import statistics
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from compress.storage import records
 
 NAME = "sweep.json"
 MOST = 5000  # runs that are looked at
+NAMED = 20  # runs that are named one by one
 FEW = 6  # distinct numbers of a setting that are shown one by one; more, as a search has, are put into thirds
 TIE = 1e-9  # between two means that differ by how floats are rounded alone
 KINDS = ("base", "pruned", "student")
@@ -41,38 +43,114 @@ class Member:
     sizes: dict
 
 
-def read(tree):
-    """The finished runs that a sweep.json in the root of a tree names.
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What a sweep.json says of the runs below its folder.
 
-    Returns:
-        (list of Member, number of runs that it names); ([], 0) where there is none.
+    Attributes:
+        members: list of Member.
+        labels: {name of a member's model: the values that it differs in from others of its step}.
+        unfinished: folders of runs that failed, were interrupted, are at work or weren't begun.
+        stopped: folders of those that a search ended early.
+        others: number of finished runs that are no members: they train nothing, or lie elsewhere.
+        command: the one that makes what is unfinished, or None where it isn't known.
     """
+
+    members: list
+    labels: dict
+    unfinished: list
+    stopped: list
+    others: int
+    command: str | None
+
+
+def read(tree):
+    """The Sweep that a sweep.json in the root of a tree tells of, or None where there is none."""
     path = Path(tree.root) / NAME
     try:
         found = records.read_json(path) if within(path, tree.root) and path.is_file() else {}
     except InputError:
-        return [], 0
+        return None
     listed = found.get("runs") if "sweep" in found and isinstance(found.get("runs"), list) else []
     entries = [entry for entry in listed[:MOST] if isinstance(entry, dict) and isinstance(entry.get("folder"), str)]
     known = {run.path.parent.relative_to(tree.root).as_posix(): run for run in tree.of_kind(*KINDS) if run.points}
-    members = []
+    compared, missing, others = [], {False: [], True: []}, 0
     for entry in entries:
         run = known.get(entry["folder"])
-        if run is None:
-            continue
-        values = {text(name, 60): value for name, value in list(mapping(entry.get("values")).items())[:50]}
-        seed, point = values.pop("seed", None), run.points[-1]
-        members.append(
-            Member(
-                text(entry.get("step", "?"), 60),
-                values,
-                None if seed is None else text(seed, 20),
-                point.acc,
-                point.group,
-                point.sizes,
-            )
-        )
-    return members, len(entries)
+        if not _is_finished(tree.root, entry):
+            missing[entry.get("stopped") is True].append(text(entry["folder"], 200))
+        elif run:
+            compared.append((_member(entry, run), run))
+        else:
+            others += 1
+    command = None if "study" in found else _command(found)  # what failed in a study isn't made again
+    members = [member for member, _ in compared]
+    return Sweep(members, _labels(compared), missing[False], missing[True], others, command) if entries else None
+
+
+def _is_finished(root, entry):
+    """Whether the record of a run that sweep.json names says so; see `sweeps.running.is_finished`."""
+    record = entry.get("record")
+    path = Path(root) / (record if isinstance(record, str) else f"{entry['folder']}/result.json")
+    try:
+        if not (within(path, root) and path.is_file()) or (path.parent / records.STATE).exists():
+            return False
+        return records.read_json(path).get("finished") is not False
+    except (InputError, OSError, ValueError):
+        return False
+
+
+def _member(entry, run):
+    """The Member of a run that sweep.json names; `run`: its record, a tree.Run."""
+    values = {text(name, 60): value for name, value in list(mapping(entry.get("values")).items())[:50]}
+    seed, point = values.pop("seed", None), run.points[-1]
+    step, seed = text(entry.get("step", "?"), 60), None if seed is None else text(seed, 20)
+    return Member(step, values, seed, point.acc, point.group, point.sizes)
+
+
+def _labels(compared):
+    """The labels of a Sweep, such as 'crop, apoz, seed=1'; `compared`: list of (Member, tree.Run)."""
+    found = {}
+    for step in dict.fromkeys(member.step for member, _ in compared):
+        same = [(member, run) for member, run in compared if member.step == step]
+        names = varying([member for member, _ in same])
+        seeds = {member.seed for member, _ in same}
+        for member, run in same:
+            values = [(name.rpartition(".")[2], member.settings.get(name)) for name in names]
+            words = [shown(value) if isinstance(value, str) else f"{name}={shown(value)}" for name, value in values]
+            words += [f"seed={member.seed}"] if len(seeds) > 1 else []
+            for number, point in enumerate(run.points, 1):
+                iteration = [f"iter{number}"] if len(run.points) > 1 else []
+                found[point.name] = ", ".join([*words, *iteration]) or member.step
+    return found
+
+
+def _command(found):
+    """The command that makes what is unfinished of the sweep that a sweep.json is of, or None where it says no file."""
+    file, seeds = found.get("file"), found.get("seeds")
+    if not isinstance(file, str):
+        return None
+    given = {"seeds": seeds} if records.is_curve(seeds) else {}
+    words = [word for name, values in given.items() for word in (f"--{name}", *map(str, values))]
+    return shlex.join(["python", "sweep.py", text(file, 300), *words])
+
+
+def told(sweep):
+    """What the tables don't show of a sweep's runs, as lines."""
+    more = f"; go on with: {sweep.command}" if sweep.command else ""
+    if sweep.unfinished:
+        yield f"unfinished: {_several(sweep.unfinished)}{more}"
+    if sweep.stopped:
+        yield f"stopped early, as other trials were better by then: {_several(sweep.stopped)}"
+    if sweep.others:
+        count = display_tables.counted(sweep.others, "run")
+        yield f"{count} finished but not compared: of a script that trains nothing, or outside this folder"
+
+
+def _several(names):
+    """Names in a row, the first NAMED of them."""
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def varying(members):

@@ -39,7 +39,9 @@ def plot_front(points, key):
         unit, letter = count_unit(max(p.sizes[key] for p in points))
         xlabel = xlabel.replace("(M", f"({letter}")
     figure = new_figure(4.8, 4.6)
-    axes, tips, names, dots = figure.subplots(), {}, _names(points), []
+    axes, tips, dots, best = figure.subplots(), {}, [], unbeaten(points, key)
+    points = sorted(points, key=lambda point: all(point is not one for one in best))  # the front is named first
+    names = _names(points)
     dress(axes, f"Accuracy against {title}", f"← smaller     {xlabel}", f"{plain_text(points[0].split)} accuracy (%)")
     for number, point in enumerate(points):
         x, y = point.sizes[key] / unit, 100 * point.acc
@@ -72,10 +74,25 @@ def plot_front(points, key):
     return figure, tips
 
 
+def unbeaten(points, key):
+    """The points that no smaller one beats, by rising size.
+
+    Args:
+        points: report_tree.Points of one group, all with `key` among their sizes.
+        key: of SIZES.
+    """
+    dots = [size_axes.Dot(point.sizes[key], 100 * point.acc, apart=point.shipped) for point in points]
+    return [points[i] for i in size_axes.unbeaten(dots)]
+
+
 def _names(points):
     """{id of a point: name}: each model's topmost point; where they are many, the first and the last of each role.
 
-    The students of an ablation lie upon each other, and have a figure of their own.
+    The runs of a sweep are named by what they differ in; where they are many, the first ones. The students of an
+    ablation lie upon each other, and have a figure of their own.
+
+    Args:
+        points: those of `plot_front`, the front first.
     """
     top = {}
     for point in points:
@@ -84,7 +101,9 @@ def _names(points):
         if point.name not in top or point.acc > top[point.name].acc:
             top[point.name] = point
     chosen = list(top.values())
-    if len(chosen) > NAMED:
+    if len(chosen) > NAMED and any(point.label for point in chosen):
+        chosen = chosen[:NAMED]
+    elif len(chosen) > NAMED:
         ends = [
             same[i]
             for role in roles.LOOKS
@@ -92,7 +111,7 @@ def _names(points):
             for i in (0, -1)
         ]
         chosen = list({id(point): point for point in ends}.values())[:NAMED]
-    return {id(point): plain_text(point.name, 22) for point in chosen}
+    return {id(point): plain_text(point.label, 36) or plain_text(point.name, 22) for point in chosen}
 
 
 def plot_apoz(layers):

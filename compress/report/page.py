@@ -37,8 +37,9 @@ class Section:
         slug: its id.
         heading: of the section.
         parts: (kind, content) each: ('text', str), ('heading', str), ('figures', [Figure]), ('table',
-            report_tables.Table), ('note', str), ('list', [str]) or ('runs', [(name, kind, facts, flags)]), in the order
-            in which they are shown.
+            report_tables.Table), ('note', str), ('list', [str]), ('runs', [(name, kind, facts, flags)]), or
+            ('fold', str) and ('end of fold', None) around what is shown once its name is clicked; in the order in which
+            they are shown.
     """
 
     slug: str

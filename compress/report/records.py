@@ -1,9 +1,10 @@
 """The records below a folder, checked number by number, and the models that they are of. Imports no Keras."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from compress.errors import InputError, one_line
+from compress.report import comparing
 from compress.report.tree import Point, Run, Tree, checksum, mapping, text, within
 from compress.storage import records
 
@@ -298,6 +299,14 @@ def read_tree(root, progress=iter):
         )
     tree.runs.sort(key=lambda run: (list(READERS).index(run.kind), run.shipped))  # the user's own first
     _settle(tree)
+    if sweep := comparing.read(tree):
+        tree.sweep, missing = sweep, {*sweep.unfinished, *sweep.stopped} - {"."}
+        for point in tree.points:
+            point.label = sweep.labels.get(point.name, "")
+        # their files are what a stopped run leaves, and tell nothing of their own
+        tree.skipped = [
+            (file, why) for file, why in tree.skipped if missing.isdisjoint(map(str, PurePosixPath(file).parents))
+        ]
     return tree
 
 

@@ -22,6 +22,7 @@ UNBALANCED = (
     "Not every combination of settings was run equally often, so that the means of a setting's values differ in their "
     "other settings too."
 )
+FRONT = "Under 'front' stand the sizes by which no smaller model on the same images beats a model."
 MOST_SETS = 6  # of images that have figures
 
 
@@ -53,8 +54,22 @@ def models_section(tree):
     notes = [
         ("note", messages.spelled(note)) for note in _model_notes(tree, len(groups) - len(shown), stepped, has_outlined)
     ]
-    table = ("table", tables.models(tree))
+    unbeaten = _unbeaten(groups)
+    notes += [("note", FRONT)] if unbeaten else []
+    table = ("table", tables.models(tree, unbeaten))
     return Section("models", "Accuracy against size", [("text", text), *parts, *notes, table])
+
+
+def _unbeaten(groups):
+    """{id of a point: names of the sizes by which no smaller model beats it}; `groups`: {images: list of Point}."""
+    found = {}
+    for points in groups.values():
+        for key, (title, _, _) in report_plots.SIZES.items():
+            measured = [point for point in points if key in point.sizes]
+            compared = len({point.name for point in measured}) > 1
+            for point in report_plots.unbeaten(measured, key) if compared else ():
+                found.setdefault(id(point), []).append(title)
+    return found
 
 
 def _fronts(points, name, number):
@@ -92,8 +107,9 @@ def _model_notes(tree, unshown, stepped, has_outlined):
 
 def sweep_section(tree):
     """What the runs of a sweep say of its settings, step by step, or None where the folder is no sweep's."""
-    members, count = comparing.read(tree)
-    parts = []
+    if tree.sweep is None:
+        return None
+    members, parts = tree.sweep.members, []
     for number, step in enumerate(dict.fromkeys(member.step for member in members), 1):
         same = [member for member in members if member.step == step]
         group = max({member.group for member in same}, key=[member.group for member in same].count)
@@ -105,23 +121,18 @@ def sweep_section(tree):
             parts.append(("table", effects))
             balanced = comparing.is_balanced(chosen, names)
             parts += [] if balanced else [("note", UNBALANCED)]
-    if not parts:
-        return None
-    lacking = count - len(members)
-    missing = (
-        f" {lacking} of {count} runs aren't in them: not finished, stopped early, failed, or of a script that trains "
-        "nothing."
-        if lacking
-        else ""
-    )
-    return Section("sweep", "Sweep", [("text", f"{SWEEP}{missing}"), *parts])
+    head = [("text", SWEEP)] if parts else []
+    head += [("list", lines)] if (lines := list(comparing.told(tree.sweep))) else []
+    return Section("sweep", "Sweep", [*head, *parts])
 
 
 def pruning_section(tree):
     """Table, curves and heat map of every pruning run, or None."""
     parts, several = [], tree.of_kind("pruned")
     for number, run in enumerate(several, 1):
-        if len(several) > 1:
+        if tree.sweep:  # of many runs, each of which has two figures
+            parts.append(("fold", run.name))
+        elif len(several) > 1:
             parts.append(("heading", run.name))
         unfinished = "" if run.content.get("finished", True) else " The run is not finished."
         tried = run.content.get("discarded")
@@ -143,6 +154,7 @@ def pruning_section(tree):
             title = f"Channels left in every layer of {run.name}"
             figures.append(Figure(f"channels-{number}", title, pruning.plot_channels(layers)))
         parts += [("table", tables.pruning(run, number)), ("figures", figures)]
+        parts += [("end of fold", None)] if tree.sweep else []
     return Section("pruning", "Pruning", parts) if parts else None
 
 

@@ -77,16 +77,24 @@ SIZE_COLUMNS = [
 ]
 
 
-def models(tree):
-    """Every model and every accuracy that a record names."""
+def models(tree, unbeaten):
+    """Every model and every accuracy that a record names.
+
+    Args:
+        tree: a tree.Tree.
+        unbeaten: {id of a tree.Point: names of the sizes by which no smaller model beats it}.
+    """
     rows = [
-        [word(p.name, 80), _cell(p.acc, display.percent), word(p.group, 100), word(p.what), *_sizes(p.sizes)]
+        [
+            *[word(p.name, 80), _cell(p.acc, display.percent), word(p.group, 100), word(p.what), *_sizes(p.sizes)],
+            word(", ".join(unbeaten.get(id(p), []))),
+        ]
         for p in tree.points
     ]
     return Table(
         "models",
         "Every model, with each accuracy that a record names and the images that it is of",
-        [("model", False), ("accuracy", True), ("images", False), ("kind", False), *SIZE_COLUMNS],
+        [("model", False), ("accuracy", True), ("images", False), ("kind", False), *SIZE_COLUMNS, ("front", False)],
         rows,
     )
 

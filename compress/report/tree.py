@@ -18,6 +18,7 @@ class Point:
         file: the model's file where it lies in the record's folder, or None.
         role: what the model is in its chain, of `roles.LOOKS`; None where it has no record of its own.
         shipped: whether it came with the suite, and is none of the user's.
+        label: of a sweep's run the values that it differs from its siblings in; '' for any other.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Point:
     file: Path | None = None
     role: str | None = None
     shipped: bool = False
+    label: str = ""
 
     @property
     def what(self):
@@ -87,11 +89,12 @@ class Run:
 
 @dataclasses.dataclass
 class Tree:
-    """All records below a folder, and (file, why) of each that is not shown."""
+    """All records below a folder, (file, why) of each that is not shown, and of a sweep its comparing.Sweep."""
 
     root: Path
     runs: list
     skipped: list
+    sweep: object = None
 
     def of_kind(self, *kinds):
         """The runs of these kinds, in the order of their paths."""

@@ -10,8 +10,13 @@ NAME, FORMAT = "sweep.json", 1
 
 
 def entry(run, folder):
-    """What sweep.json says of a plans.Run: its folder below the sweep's, its step and what varies."""
-    return {"folder": os.path.relpath(run.folder, folder), "step": run.step, "values": run.values}
+    """What sweep.json says of a plans.Run: its folder and its record below the sweep's, its step and what varies."""
+    return {
+        "folder": os.path.relpath(run.folder, folder),
+        "step": run.step,
+        "values": run.values,
+        "record": os.path.relpath(run.record, folder),
+    }
 
 
 def write(spec, entries, **more):
@@ -26,5 +31,5 @@ def write(spec, entries, **more):
     folder = Path(spec.folder)
     folder.mkdir(parents=True, exist_ok=True)
     key, direction = spec.objective
-    content = {"sweep": FORMAT, "file": spec.file, "objective": {"key": key, "direction": direction}, "runs": entries}
-    records.write_json(folder / NAME, content | more)
+    content = {"sweep": FORMAT, "file": spec.file, "objective": {"key": key, "direction": direction}}
+    records.write_json(folder / NAME, content | {"seeds": spec.seeds, "runs": entries} | more)

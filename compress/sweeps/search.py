@@ -295,7 +295,12 @@ def search(spec, parser_of, study, trials, tell):
     import optuna
 
     def ended(study, trial):
-        found = {entry["folder"]: entry for one in counted(study) for entry in one.user_attrs.get("runs", [])}
+        found = {}
+        for one in counted(study):
+            entries = [dict(entry) for entry in one.user_attrs.get("runs", [])]
+            if entries and one.state.name == "PRUNED":
+                entries[-1]["stopped"] = True
+            found |= {entry["folder"]: entry for entry in entries}
         notes.write(spec, list(found.values()), study=study.study_name)
         tell(trial)
 

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from compress.report import comparing, records, sections
+from compress.report import comparing, figures, page, records, sections
 from compress.report.tree import Tree
+from compress.sweeps import notes, plans, specs
 
 RATES, CRITERIA, SEEDS = (0.1, 0.05), ("apoz", "l1", "l2"), (1, 2, 3)
 
@@ -81,8 +82,116 @@ def test_a_setting_is_told_by_how_far_its_means_lie_apart(grid, tmp_path):
     assert [is_number for _, is_number in table.columns] == [False, True, True, False, False]
     for row in table.rows:  # a column of texts is sorted as texts, one of numbers as numbers
         assert [isinstance(value, float) for _, value in row] == [is_number for _, is_number in table.columns]
-    texts = [content for kind, content in section.parts if kind in ("text", "note")]
-    assert "2 of 20 runs aren't in them" in texts[0] and sections.UNBALANCED not in texts
+    assert ("list", ["unfinished: lost/0, lost/1"]) in section.parts and (
+        "note",
+        sections.UNBALANCED,
+    ) not in section.parts
+
+
+def test_runs_that_are_not_compared_are_named_with_the_command_that_goes_on(grid, tmp_path):
+    written(tmp_path, grid)
+    content = json.loads((tmp_path / "sweep.json").read_text()) | {"file": "my sweep.yaml", "seeds": [1, 2, 3]}
+    content["runs"] += [
+        {"folder": "prune/a", "step": "prune", "values": {}},  # stopped in its first iteration
+        {"folder": "prune/b", "step": "prune", "values": {}},  # in its second one
+        {"folder": "student/a", "step": "student", "values": {}},  # before result.json
+        {"folder": "student/b", "step": "student", "values": {}, "stopped": True},
+        {"folder": "layers", "step": "layers", "values": {}, "record": "layers/sensitivity.json"},
+    ]
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    begun = {"finished": False, "split": "validation", "images": 50, "final_acc": []}
+    more = {key: [0.5] for key in ("base_acc", "pruned_acc", "final_acc", "sparsity")}
+    layers = {
+        "acc": 0.5,
+        "shares": [0.5],
+        "layers": [{"layer": "a", "channels": 8, "acc": [0.5]}],
+        "split": "validation",
+    }
+    files = {
+        "prune/a/result.json": begun,
+        "prune/b/result.json": begun | more,
+        "student/a/history.json": {"val_acc": [0.5]},
+        "student/b/history.json": {"val_acc": [0.5]},
+        "layers/sensitivity.json": layers,
+        "mine/result.json": begun,
+    }
+    for name, record in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(json.dumps(record))
+    for name in ("student/a", "student/b"):
+        (tmp_path / name / "state.npz").write_bytes(b"")
+    tree = records.read_tree(tmp_path)
+    assert list(comparing.told(tree.sweep)) == [
+        "unfinished: prune/a, prune/b, student/a; go on with: python sweep.py 'my sweep.yaml' --seeds 1 2 3",
+        "stopped early, as other trials were better by then: student/b",
+        "1 run finished but not compared: of a script that trains nothing, or outside this folder",
+    ]
+    assert {member.step for member in tree.sweep.members} == {"base"}
+    assert [file for file, _ in tree.skipped] == ["mine/result.json"]  # which is no run of the sweep
+    (tmp_path / "sweep.json").write_text(json.dumps(content | {"study": "rates"}))
+    assert next(comparing.told(comparing.read(tree))) == "unfinished: prune/a, prune/b, student/a"
+
+
+def test_what_sweep_py_notes_of_a_run_is_what_the_report_reads(tmp_path):
+    spec = specs.Spec("a.yaml", str(tmp_path), [1], [], ("val_acc", "maximize"))
+    runs = [
+        plans.Run(step, script, f"{tmp_path}/{step}", {"seed": 1}, (), {}, 1)
+        for step, script in (("base", "train_base_model.py"), ("layers", "sensitivity.py"))
+    ]
+    notes.write(spec, [notes.entry(run, spec.folder) for run in runs])
+    sweep = comparing.read(Tree(tmp_path, [], []))
+    assert sweep.unfinished == ["base", "layers"] and sweep.command == "python sweep.py a.yaml --seeds 1"
+    for run in runs:
+        run.record.parent.mkdir()
+        run.record.write_text("{}")
+    assert comparing.read(Tree(tmp_path, [], [])).unfinished == []
+
+
+def test_many_unfinished_runs_are_counted(grid, tmp_path):
+    (line,) = comparing.told(written(tmp_path, grid, lacking=23).sweep)
+    assert line.startswith("unfinished: lost/0, lost/1, ") and line.endswith("lost/19 and 3 more")
+
+
+def test_models_of_a_sweep_are_named_by_what_they_differ_in(grid, tmp_path):
+    tree = written(tmp_path, grid)
+    labels = [point.label for point in tree.points]
+    assert sorted(labels) == sorted(
+        f"rate={rate}, {criterion}, seed={seed}" for (((_, rate), (_, criterion)), seed) in grid
+    )
+    for number, point in enumerate(tree.points):
+        point.sizes["parameters"] = 1000 + 100 * number
+    (axes,) = figures.plot_front(tree.points, "parameters")[0].axes
+    best = {point.label for point in figures.unbeaten(tree.points, "parameters")}
+    assert len(best) > 1 and best <= {name.get_text() for name in axes.texts}
+    table = sections.models_section(tree).parts[-1][1]
+    front = {row["model"][0] for row in cells(table) if row["front"][0] == "parameters"}
+    wanted = {
+        point.name
+        for point in tree.points
+        if not any(o.acc >= point.acc and o.sizes["parameters"] < point.sizes["parameters"] for o in tree.points)
+    }
+    assert front == wanted and len(wanted) == len(best)
+    assert {row["front"][0] for row in cells(table)} == {"parameters", "-"}
+
+
+def test_the_prunings_of_a_sweep_are_folded(tmp_path):
+    lists = {key: [0.5] for key in ("base_acc", "pruned_acc", "final_acc", "sparsity")}
+    record = {"split": "validation", "images": 50} | lists
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(record))
+    alone = sections.pruning_section(Tree(tmp_path, records.read_tree(tmp_path).runs, []))
+    assert [kind for kind, _ in alone.parts] == ["heading", "text", "table", "figures"] * 2
+    runs = [{"folder": name, "step": "prune", "values": {"seed": 1}} for name in "ab"]
+    (tmp_path / "sweep.json").write_text(json.dumps({"sweep": 1, "runs": runs}))
+    section = sections.pruning_section(records.read_tree(tmp_path))
+    assert [kind for kind, _ in section.parts] == ["fold", "text", "table", "figures", "end of fold"] * 2
+    drawn = dict.fromkeys((figure.slug for figure in section.figures), "")
+    html = page.render([section], drawn, root="r", made="m", cards=[], folder="f")
+    assert html.count('<details class="fold"><summary><b>') == html.count("</details>") == 2
+    first = html.index("</details>")
+    assert html.index("<summary><b>a</b>") < html.index('id="table-pruning-1"') < html.index("pruning-1.png") < first
+    assert first < html.index("<summary><b>b</b>") < html.index("pruning-2.png")
 
 
 def test_combinations_that_are_missing_are_told(grid, tmp_path):
@@ -129,10 +238,10 @@ def test_a_hostile_list_of_runs_reads_nothing_outside_and_is_only_text(tmp_path)
     content["runs"][0]["values"]["list"], content["runs"][1]["values"]["list"] = [["y"]], {"z": 10**400}
     content["runs"].append({"folder": "../../etc", "step": ["a"], "values": 5})
     (tmp_path / "sweep.json").write_text(json.dumps(content))
-    members, count = comparing.read(tree)
-    assert (len(members), count) == (2, 3)
+    sweep = comparing.read(tree)
+    assert len(sweep.members) == 2 and sweep.unfinished == ["../../etc"]
     table = tables_of(sections.sweep_section(tree))["sweep-1"]
     assert table.columns[0][0] == "<b>\ufffd" and all(len(row[0][0]) <= 40 for row in table.rows)
     (tmp_path / "sweep.json").write_text("{")
-    assert comparing.read(tree) == ([], 0)
-    assert comparing.read(Tree(tmp_path / "base", [], [])) == ([], 0)
+    assert comparing.read(tree) is None
+    assert comparing.read(Tree(tmp_path / "base", [], [])) is None

@@ -13,6 +13,7 @@ PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}  # tha
 
 # errors of writing that name no file: the suite's own files have names, so most are about standard output
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
+CONTROLS = r"\x00-\x1f\x7f-\x9f"  # characters that a terminal may obey, as the range of a regular expression
 
 
 class OneLine:
@@ -94,7 +95,7 @@ def _missing(name):
     if name.partition(".")[0] == "compress" or (root / f"{name}.py").exists():
         return None
     near, script = os.path.relpath(root), os.path.basename(sys.argv[0])
-    make, place = ("make", "") if near == "." else (f"make -C {shlex.quote(near)}", f"{shlex.quote(near)}/")
+    make, place = ("make", "") if near == "." else (f"make -C {quoted(near)}", f"{quoted(near)}/")
     script = f"{place}{script}" if (root / script).is_file() else f"{place}SCRIPT.py"
     return (
         f"the package {PACKAGES.get(name, name)} is not installed for {sys.executable}; expected those of "
@@ -108,7 +109,21 @@ def one_line(text):
     A terminal would obey those that a stranger's file has in its names.
     """
     folded = " ".join(line.strip() for line in str(text).strip().splitlines())
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], folded)
+    return re.sub(f"[{CONTROLS}]", lambda found: ascii(found[0])[1:-1], folded)
+
+
+def quoted(word):
+    """A word, such as a path, as a shell takes it: quoted where it has to be.
+
+    One with line ends, other control characters or bytes that are no text stands as $'...', with these in octal: a
+    terminal would obey them as they are, and folded or escaped in another way they would name another file.
+    """
+    word = str(word)
+    odd = rf"[{CONTROLS}\u2028\u2029\udc80-\udcff]"
+    if not re.search(odd, word):
+        return shlex.quote(word)
+    octal = re.sub(rf"{odd}|['\\]", lambda found: "".join(f"\\{byte:03o}" for byte in os.fsencode(found[0])), word)
+    return f"$'{octal}'"
 
 
 def command(script, *words, **flags):
@@ -129,4 +144,5 @@ def command(script, *words, **flags):
         and os.path.realpath(python) == os.path.realpath(sys.executable)
         and (os.path.dirname(python) == os.path.dirname(sys.executable))
     )  # a virtual environment is known by its folder
-    return shlex.join(["python" if same else sys.executable or "python", min(near, place, key=len), *words])
+    words = ["python" if same else sys.executable or "python", min(near, place, key=len), *words]
+    return " ".join(map(quoted, words))

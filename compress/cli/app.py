@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import warnings
 
 from compress.cli import configs, display, flags, keras_config, messages, native, signals
 from compress.engine import devices, processes
-from compress.errors import Diverged, InputError, Stopped, command, of_the_system
+from compress.errors import Diverged, InputError, Stopped, command, of_the_system, quoted
 from compress.storage import files
 
 LOST = 134  # 128 + SIGABRT, with which JAX itself ends a process whose others are lost
@@ -93,7 +92,7 @@ def join(config):
 def lost(words):
     """What to say where a process of several has died; words: of the command line."""
     who = f"process {processes.rank()} of {processes.count()}"
-    how = f": cd {shlex.quote(os.getcwd())} && {command(*going_on(words))}" if words else ""
+    how = f": cd {quoted(os.getcwd())} && {command(*going_on(words))}" if words else ""
     return (
         f"{words[0] if words else 'compress'}: {who} has ended because it, or another process of this run, has died; "
         f"what was saved stays; start all of them again to go on, this one with{how or ' the same call'}"
@@ -382,7 +381,7 @@ def _way_on(args, saved, before):
         saved: what the run itself says of it, or ''.
         before: what `_saved` gave before the run.
     """
-    words, here = args.argv, f"cd {shlex.quote(os.getcwd())} && "
+    words, here = args.argv, f"cd {quoted(os.getcwd())} && "
     if not (saved or _saved(args) - before):
         return f"; nothing new was saved; start it again with: {here}{command(*words)}"
     return f"; {saved or 'what was saved stays'}; go on with: {here}{command(*going_on(words))}"

@@ -9,6 +9,7 @@ import sys
 import time
 
 from compress.cli import messages, tables
+from compress.errors import one_line
 
 FEW_STEPS = 5  # an epoch, below which a smaller batch is suggested
 ROOMY = 100  # columns from which a bar also says how many images a second it does
@@ -143,9 +144,9 @@ def mute():
 
 
 def say(text, verbose=1):
-    """Prints a line, unless verbose is 0."""
+    """Prints a line, unless verbose is 0; what a terminal would obey in the names of files is escaped."""
     if verbose:
-        print(messages.wrapped(encodable(messages.spelled(text)), sys.stdout), flush=True)
+        print(messages.wrapped(encodable(messages.spelled(one_line(text))), sys.stdout), flush=True)
 
 
 def show_images(images, batch_size, verbose=1):
@@ -195,7 +196,7 @@ def mirror_twins(names):
 def warn(text):
     """Prints a line on standard error, whatever --verbose is: a number may be wrong, or not what it seems."""
     if not _muted:
-        messages.print_error(f"warning: {messages.spelled(text)}")
+        messages.print_error(f"warning: {messages.spelled(one_line(text))}")
 
 
 def print_table(title, columns, rows, verbose=1):
@@ -249,7 +250,7 @@ def written(paths, verbose=1, head="written"):
         verbose: 0 for nothing.
         head: before the first.
     """
-    lines = [f"{'' if i else head:8} {path}" for i, path in enumerate(filter(os.path.exists, paths))]
+    lines = [f"{'' if i else head:8} {tables.printable(path)}" for i, path in enumerate(filter(os.path.exists, paths))]
     if lines and verbose:  # not wrapped: a path may have blanks
         print(encodable("\n".join(["", *lines])), flush=True)
 

@@ -14,14 +14,14 @@ import errno
 import hashlib
 import json
 import os
-import shlex
+import stat
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from compress.cli import display
-from compress.errors import InputError
+from compress.errors import InputError, quoted
 from compress.storage import files, records
 
 IMAGES, SUMS, ABOUT = "images.u8", "sums.u64", "about.json"
@@ -35,7 +35,7 @@ class Cache:
     """A source of `lazily.Lazy`: row i is image i of the sorted files of a reading.Reader.
 
     Args:
-        folder: of this cache, which is made where it is missing.
+        folder: of this cache; where it is missing, `fill` makes it.
         reader: a reading.Reader that is settled: how its images are decoded is known.
         verbose: 0 to say nothing.
 
@@ -43,21 +43,23 @@ class Cache:
         shape: (h, w, 3) of an image.
 
     Raises:
-        OSError: the folder takes no files.
+        InputError: what is there can't be read.
     """
 
     def __init__(self, folder, reader, verbose=1):
         self.folder, self.reader, self.verbose, self.shape = Path(folder), reader, verbose, (*reader.stored, 3)
         self.paths = np.array(sorted(reader.paths), dtype=object)
         self.bytes = int(np.prod(self.shape))
-        self._make()
-        self.handle = os.open(self.folder / IMAGES, os.O_RDONLY)
-        self.sums = np.memmap(self.folder / SUMS, np.uint64, "r", shape=(len(self.paths),))
+        self.sizes = {IMAGES: len(self.paths) * self.bytes, SUMS: 8 * len(self.paths)}
         self.seen = np.zeros(len(self.paths), bool)  # whose sums this process has compared
+        self.images = self.sums = None  # while there is none
+        with self._told():
+            if all(self._size(name) == size for name, size in self.sizes.items()):
+                self._open()
 
     def __del__(self):
         with contextlib.suppress(AttributeError, OSError):
-            os.close(self.handle)
+            self.images.close()
 
     def rows(self, paths):
         """The rows of these files, int (N,)."""
@@ -73,7 +75,7 @@ class Cache:
         for image, row in zip(images, map(int, rows), strict=True):
             # Read, not mapped into memory: pages of a mapped file would count as memory of this process.
             try:
-                count = os.preadv(self.handle, [image.data], row * self.bytes)
+                count = os.preadv(self.images.fileno(), [image.data], row * self.bytes)
             except OSError as error:
                 raise InputError(
                     f"`cache_dir`: {self.folder / IMAGES} can't be read ({error.strerror}); expected a disk that stays"
@@ -82,15 +84,17 @@ class Cache:
                 if count != self.bytes or int(self.sums[row]) != DECODED + zlib.crc32(image):
                     raise InputError(
                         f"`cache_dir`: {self.folder / IMAGES} is damaged at image {row:,} ({self.paths[row]}); remove "
-                        f"it, and the images are decoded once more: rm -r {shlex.quote(str(self.folder))}"
+                        f"it, and the images are decoded once more: rm -r {quoted(self.folder)}"
                     )
                 self.seen[row] = True
         return images
 
     def room(self, rows):
         """(bytes that decoding these rows needs, bytes that are free for it)."""
-        disk = os.statvfs(self.folder)
-        return len(self.missing(rows)) * self.bytes, max(0, disk.f_bavail * disk.f_frsize - SPARE)
+        with self._told():
+            disk = os.statvfs(next(place for place in (self.folder, *self.folder.parents) if os.path.exists(place)))
+        needed = len(self.missing(rows)) * self.bytes + (self.sizes[SUMS] if self.sums is None else 0)
+        return needed, max(0, disk.f_bavail * disk.f_frsize - SPARE)
 
     def fill(self, rows, progress):
         """Decodes those of these rows that aren't yet.
@@ -100,16 +104,22 @@ class Cache:
             progress: wraps the range of images.
 
         Raises:
-            InputError: images can't be decoded; all of them are named.
+            InputError: images can't be decoded, of which all are named; or the folder takes no files.
         """
         import filelock
 
-        lock = filelock.FileLock(self.folder / files.LOCK, blocking=False)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
+        with self._told():
+            if self.sums is None:
+                self._make()
+                self._open()
+            self._size(files.LOCK)
+            lock = filelock.FileLock(self.folder / files.LOCK, blocking=False)
+            with contextlib.suppress(filelock.Timeout):
+                lock.acquire()
+        if not lock.is_locked:
             display.say(f"{self.folder}: another run is decoding these images; waiting for it", self.verbose)
-            lock.acquire(blocking=True)
+            with self._told():
+                lock.acquire(blocking=True)
         try:  # what another run decoded meanwhile needn't be done again
             self._decode(np.sort(self.missing(rows)), progress)
         finally:
@@ -117,41 +127,86 @@ class Cache:
 
     def missing(self, rows):
         """Those of these rows that aren't decoded yet."""
-        return rows[self.sums[rows] == 0]
+        return rows if self.sums is None else rows[self.sums[rows] == 0]
 
     def _decode(self, rows, progress):
         """Decodes rows in the order of the files, and writes them down block by block."""
-        sums = np.memmap(self.folder / SUMS, np.uint64, "r+", shape=(len(self.paths),))
-        handle, known = os.open(self.folder / IMAGES, os.O_WRONLY), []
+        known = []
 
         def settle():
             # The images first: after a loss of power a sum must not speak of an image that never came to the disk.
-            os.fdatasync(handle)
-            for row, total in known:
-                sums[row] = total
-            sums.flush()
-            known.clear()
+            with self._told():
+                os.fdatasync(file.fileno())
+                for row, total in known:
+                    sums[row] = total
+                sums.flush()
+                known.clear()
 
-        try:
+        with contextlib.ExitStack() as stack:
+            with self._told():
+                sums = self._mapped("r+")
+                file = stack.enter_context(self._file(IMAGES, "rb+"))
+            stack.callback(settle)
             others = list(self.paths[np.asarray(self.sums) == 0])  # what is decoded is sound
             for i, image in self.reader.each(list(self.paths[rows]), progress, others):
-                if os.pwrite(handle, image.data, int(rows[i]) * self.bytes) != self.bytes:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / IMAGES))
+                with self._told():
+                    if os.pwrite(file.fileno(), image.data, int(rows[i]) * self.bytes) != self.bytes:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 known.append((int(rows[i]), DECODED + zlib.crc32(image)))
                 if len(known) == BLOCK:
                     settle()
-        finally:
-            settle()
-            os.close(handle)
+
+    @contextlib.contextmanager
+    def _told(self):
+        """Raises InputError in place of an OSError of the files here."""
+        try:
+            yield
+        except OSError as error:
+            place = f": {error.filename}" if error.filename else ""
+            raise InputError(
+                f"`cache_dir`: received {self.folder.parent}, expected a folder that can be written to and has room "
+                f"({error.strerror or error}{place}), or `cache=False`"
+            ) from None
+
+    def _size(self, name):
+        """Bytes of one of the files, None where it is missing.
+
+        Raises:
+            InputError: it is no file of its own: what is written to a link would go to another file.
+        """
+        try:
+            about = os.lstat(self.folder / name)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(about.st_mode):
+            kind = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder"}.get(stat.S_IFMT(about.st_mode), "pipe or device")
+            raise InputError(
+                f"`cache_dir`: {self.folder / name} is a {kind}, expected a file; remove what is there, and the images "
+                f"are decoded once more: rm -r {quoted(self.folder)}"
+            )
+        return about.st_size
+
+    def _file(self, name, mode):
+        """One of the files, opened as `open` does it, but for links."""
+
+        def opener(path, flags):
+            return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+        return open(self.folder / name, mode, buffering=0, opener=opener)
+
+    def _mapped(self, mode):
+        with self._file(SUMS, f"{mode[0]}b{mode[1:]}") as file:
+            return np.memmap(file, np.uint64, mode, shape=(len(self.paths),))
+
+    def _open(self):
+        """Opens the files to be read."""
+        self.images = self._file(IMAGES, "rb")
+        self.sums = self._mapped("r")
 
     def _make(self):
         """Makes the files."""
-        sizes = {IMAGES: len(self.paths) * self.bytes, SUMS: 8 * len(self.paths)}
-        try:
-            if all((self.folder / name).stat().st_size == size for name, size in sizes.items()):
-                return
-        except OSError:
-            pass  # there are none yet
+        for name in (ABOUT, IMAGES, SUMS):
+            self._size(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         about = {
             "format": FORMAT,
@@ -160,14 +215,15 @@ class Cache:
             "first": str(self.paths[0]),
             "look": vars(self.reader.look),
         }
-        records.write_json(self.folder / ABOUT, about)
         # The images take no room on the disk before they are written: a run on a part of them needs that of the part.
         # The sums do, since a full disk would end a process that writes to a mapped file. Where two runs do this at
         # once, neither takes away what the other has written.
-        with open(self.folder / SUMS, "ab") as file:
-            os.posix_fallocate(file.fileno(), 0, sizes[SUMS])
-        with open(self.folder / IMAGES, "ab") as file:
-            file.truncate(sizes[IMAGES])
+        with self._file(SUMS, "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, self.sizes[SUMS])
+        with self._file(IMAGES, "ab") as file:
+            file.truncate(self.sizes[IMAGES])
+        with contextlib.suppress(InputError):  # nothing reads it, and the files above have said whether there is room
+            records.write_json(self.folder / ABOUT, about)
 
 
 def key(reader):

@@ -197,7 +197,12 @@ def _source(config, parts, is_drawn, kept):
     """
     listed = [part for part in parts if part][: 1 if is_drawn else None]
     paths = [path for part in listed for path in part[0]]
-    return kept.of(["checksum", known.digest(paths)], lambda: folders.listing_checksum(config.dataset, paths))
+    question = ["checksum", known.digest(paths)]
+    return kept.of(
+        question,
+        lambda: folders.listing_checksum(config.dataset, paths),
+        lambda answer: known.are_texts(answer) and len(answer) == 3,
+    )
 
 
 def _warn(config, listing, parts, notes, kept):
@@ -205,7 +210,11 @@ def _warn(config, listing, parts, notes, kept):
     if listing:
         there = {ADJECTIVES[name]: part for name, part in zip(NAMES, parts, strict=True) if part}
         question = ["duplicates", [[name, known.digest(*part)] for name, part in there.items()]]
-        notes = [*listing.notes, *notes, *kept.of(question, lambda: duplicates.notes(config.dataset, there))]
+        notes = [
+            *listing.notes,
+            *notes,
+            *kept.of(question, lambda: duplicates.notes(config.dataset, there), known.are_texts),
+        ]
     for note in notes:
         display.warn(note)
 

@@ -26,6 +26,10 @@ class TooLarge(ValueError):
     """An image has more pixels than are decoded; the text says how many may be."""
 
 
+class NoScale(ValueError):
+    """An image has more than 8 bits, which none had when the scale of the others was looked for."""
+
+
 @dataclass(frozen=True)
 class Look:
     """How the images of a data set are converted to 8-bit RGB. A value is None where no image needed it.
@@ -165,6 +169,7 @@ def decode(path, size, look=None):
     Raises:
         OverflowError: values outside the look's scale.
         ValueError: signed pixels, or a drawing in the colour of the background.
+        NoScale: the look has no value for the image's depth.
         Exception: for a damaged file whatever Pillow raises.
     """
     from PIL import Image, ImageOps
@@ -184,6 +189,8 @@ def decode(path, size, look=None):
         # Pillow's own conversion of more than 8 bits to RGB clips at 255: a 16-bit image would become white.
         if depth in ("whole", "floating"):
             scale = look.whole if depth == "whole" else look.floating
+            if scale is None:
+                raise NoScale("it has more than 8 bits, and had none of them when this run began")
             # TIFF tag 262, PhotometricInterpretation: 0 is "white is zero". Pillow inverts only 8-bit images.
             inverse = file.format == "TIFF" and file.tag_v2.get(262) == 0
             image = Image.fromarray(_eight_bits(np.asarray(_turned(file)), scale, inverse))

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import itertools
 import os
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from compress.data import doubts, duplicates, label_tables, named_files
 from compress.data.decoding import SUFFIXES
 from compress.data.naming import SPLITS, UNLABELLED, composed, hint_of, masks, split_of, suspects, words
 from compress.data.scanning import Skipped, entries, holds_images, shape
-from compress.errors import InputError
+from compress.errors import InputError, quoted
 
 MOST_SAMPLED = 100_000  # files of a folder whose bytes enter its checksum; of twice as many, every second
 BLOCK, BLOCKS = 1024, 64  # bytes of a block, and blocks of a file, in its checksum
@@ -105,12 +104,12 @@ def _listed(name):
 def _what_it_is(name):
     """The end of the error about a `dataset` that isn't a folder."""
     if os.path.isfile(name):
-        folder, quoted = shlex.quote(name.rsplit(".tar", 1)[0].rsplit(".", 1)[0]), shlex.quote(name)
+        folder, archive = quoted(name.rsplit(".tar", 1)[0].rsplit(".", 1)[0]), quoted(name)
         if name.lower().endswith(ARCHIVES):
             how = (
-                f"unzip {quoted} -d {folder}"
+                f"unzip {archive} -d {folder}"
                 if name.lower().endswith(".zip")
-                else (f"mkdir {folder} && tar -xf {quoted} -C {folder}")
+                else (f"mkdir {folder} && tar -xf {archive} -C {folder}")
             )
             return f", which is an archive, expected the folder in it: {how}"
         return (

@@ -8,7 +8,8 @@ import numpy as np
 
 from compress.cli import display, tables
 from compress.data import cache, lazily, reading
-from compress.errors import InputError
+
+MOST_BYTES = 100  # of a data set's name in that of its cache; file systems take 143 to 255 in all
 
 
 def bytes_of(count, reader):
@@ -50,16 +51,11 @@ def keep(splits, reader, config, progress):
 
 
 def _cache(config, reader):
-    """The cache.Cache of a folder's images."""
+    """The cache.Cache of a folder's images, whose name begins with that folder's: as much of it as a name may have."""
     name = os.path.basename(os.path.abspath(config.dataset))
+    name = "".join(char if char.isprintable() else "_" for char in name).encode()[:MOST_BYTES].decode(errors="ignore")
     name = f"{name}-{'x'.join(map(str, reader.stored))}-{cache.key(reader)}"
-    try:
-        return cache.Cache(Path(config.cache_dir) / name, reader, config.verbose)
-    except OSError as error:
-        raise InputError(
-            f"`cache_dir`: received {config.cache_dir}, expected a folder that can be written to "
-            f"({error.strerror or error}), or `cache=False`"
-        ) from None
+    return cache.Cache(Path(config.cache_dir) / name, reader, config.verbose)
 
 
 def _filled(source, rows, size, config, progress):

@@ -48,12 +48,13 @@ class Known:
             found.update(line.encode(errors="surrogateescape"))
         return found.hexdigest()
 
-    def of(self, question, compute):
+    def of(self, question, compute, fits):
         """The answer to a question about the files: the one that is kept, else compute(), which is kept.
 
         Args:
             question: what JSON holds: with the files it decides the answer.
             compute: function() -> what JSON holds.
+            fits: function(answer) -> whether it has the shape of what compute() gives; the file may be a stranger's.
         """
         if not self.folder:
             return compute()
@@ -61,10 +62,15 @@ class Known:
         path = self.folder / f"{key}.json"
         with contextlib.suppress(InputError, KeyError, TypeError):  # none yet, or one that something has damaged
             found = records.read_json(path)
-            if found["question"] == json.loads(json.dumps(question)):
+            if found["question"] == json.loads(json.dumps(question)) and fits(found["answer"]):
                 return found["answer"]
         answer = compute()
         with contextlib.suppress(OSError, InputError):  # no room or no right to write: it is asked again
             self.folder.mkdir(parents=True, exist_ok=True)
             records.write_json(path, {"question": question, "answer": answer})
         return answer
+
+
+def are_texts(answer):
+    """Whether an answer is a list of text."""
+    return isinstance(answer, list) and all(isinstance(line, str) for line in answer)

@@ -6,11 +6,11 @@ The table itself is not used as a data set: classes are always folders.
 import csv
 import itertools
 import re
-import shlex
 from pathlib import Path
 
 from compress.data.decoding import SUFFIXES
 from compress.data.scanning import entries
+from compress.errors import quoted
 
 MOST_BYTES, MOST_TABLES, MOST_CLASSES = 2**26, 10, 1000
 HEADS = {"label", "labels", "class", "category", "target", "breed", "species", "diagnosis", "dx", "y"}
@@ -113,4 +113,4 @@ def _command(rows, table, folders, to, file, suffix):
         return None
     holding = [folder for folder in folders if any((folder / (row[file] + suffix)).is_file() for row in body)]
     code = SORT.format(to=to, label=others[0], folders=[*map(str, holding)], file=file, suffix=suffix, table=str(table))
-    return f"python3 -c {shlex.quote(code)}"
+    return f"python3 -c {quoted(code)}"

@@ -9,12 +9,12 @@ import itertools
 import json
 import os
 import re
-import shlex
 from pathlib import Path
 
 from compress.data import doubts
 from compress.data.naming import masks, split_of
 from compress.data.scanning import entries, holds_images
+from compress.errors import quoted
 
 # a name in front of a number (cat.0, great_pyrenees_12, 'dog (3)') or behind it (0001_cat), without the suffix
 PATTERNS = (r"([^\W\d_](?:.*?[^\W\d_])?)[\W_]*\d+\W*$", r"\d+[\W_]+([^\W\d_](?:.*[^\W\d_])?)$")
@@ -96,5 +96,5 @@ def _line(root, found, pattern):
     return (
         f"`dataset`: received {root}, where {os.path.relpath(folder, os.path.dirname(os.path.abspath(root)))} has no "
         f"class folders but file names that say classes, {shown}; expected a folder for each class, as "
-        f"`dataset={to}` has once this has copied the images: python3 -c {shlex.quote(code)}"
+        f"`dataset={to}` has once this has copied the images: python3 -c {quoted(code)}"
     )

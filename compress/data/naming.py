@@ -155,7 +155,7 @@ def hint_of(name, short=False):
 
 # what file managers append to a copy, in several languages: 'cat - Copy (2)', 'cat (1)', 'cat copy', 'Copy of cat'
 COPY = re.compile(
-    r"(?i)^(?:cop(?:y|ie|ia) (?:of|de|von|di) )?(.*?)(?:[ _-]+(?:cop(?:y|ie|ia)|kopie))?(?: ?\(\d+\)| \d+)?$"
+    r"(?is)^(?:cop(?:y|ie|ia) (?:of|de|von|di) )?(.*?)(?:[ _-]+(?:cop(?:y|ie|ia)|kopie))?(?: ?\(\d+\)| \d+)?\Z"
 )
 
 

@@ -72,13 +72,10 @@ def _recorded(path):
     if not isinstance(run, dict):
         return None
     found = run.get("pixels")
+    return {name: it for name, it in found.items() if is_allowed(name, it)} if isinstance(found, dict) else {}
+
+
+def is_allowed(name, value):
+    """Whether a decoding.Look may have a value, other than None, under a name."""
     # The type counts too: in Python True == 1 and 255 == 255.0, so `in` alone would let booleans through.
-    return (
-        {
-            name: value
-            for name, value in found.items()
-            if value in ALLOWED.get(name, ()) and (type(value) in map(type, ALLOWED[name]))
-        }
-        if isinstance(found, dict)
-        else {}
-    )
+    return value in ALLOWED.get(name, ()) and type(value) in map(type, ALLOWED[name])

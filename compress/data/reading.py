@@ -5,14 +5,13 @@ import concurrent.futures
 import contextlib
 import math
 import os
-import shlex
 import warnings
 
 import numpy as np
 
 from compress.cli import tables
-from compress.data import decoding, known, lazily
-from compress.errors import InputError, one_line
+from compress.data import decoding, known, lazily, pixels
+from compress.errors import InputError, one_line, quoted
 
 NOTHING = known.Known(None, "", ())
 HELD = 2**30  # bytes of images that lie in memory; more are read when they are asked for
@@ -92,7 +91,7 @@ class Reader:
             size = own.pop() if len(own) == 1 else (224, 224)
             return size if max(size) <= LARGEST else (224, 224)
 
-        return tuple(self.known.of(["size", known.digest(paths)], found))
+        return tuple(self.known.of(["size", known.digest(paths)], found, _is_size))
 
     @property
     def stored(self):
@@ -115,7 +114,8 @@ class Reader:
             told = [line for line in self._reported if line not in before]
             return {"look": vars(self.look), "resized": self.resized, "told": told}
 
-        answer = self.known.of(["look", known.digest(paths), self.size, vars(self.look)], found)
+        question = ["look", known.digest(paths), self.size, vars(self.look)]
+        answer = self.known.of(question, found, lambda answer: _is_settled(answer, self.look))
         self.look, self.resized, self._is_settled = decoding.Look(**answer["look"]), answer["resized"], True
         for line in answer["told"]:
             self._report_once(line)
@@ -186,7 +186,7 @@ class Reader:
                 broken |= {
                     path: found
                     for path, found in zip(left, in_order(pool, self._decoded, left), strict=True)
-                    if isinstance(found, Exception) and not isinstance(found, OverflowError)
+                    if isinstance(found, Exception) and not isinstance(found, (OverflowError, decoding.NoScale))
                 }
         if broken:
             raise InputError(_broken(self.named_by, broken))
@@ -427,6 +427,24 @@ def in_order(pool, function, items, ahead=64):
         yield waiting.popleft().result()
 
 
+def _is_size(answer):
+    """Whether what is kept is (h, w) of images."""
+    return isinstance(answer, list) and len(answer) == 2 and all(type(n) is int and 0 < n <= LARGEST for n in answer)
+
+
+def _is_settled(answer, look):
+    """Whether what is kept is what `Reader.settle` found, which began with the values of a decoding.Look."""
+    if not isinstance(answer, dict) or not isinstance(found := answer.get("look"), dict):
+        return False
+    return (
+        found.keys() == vars(look).keys()
+        and all(value is None or pixels.is_allowed(name, value) for name, value in found.items())
+        and all(found[name] == value for name, value in vars(look).items() if value is not None)
+        and isinstance(answer.get("resized"), bool)
+        and known.are_texts(answer.get("told"))
+    )
+
+
 def _or_error(function, *arguments):
     """The value or the exception of a function; decoders raise nearly any exception on a damaged file."""
     try:
@@ -437,7 +455,7 @@ def _or_error(function, *arguments):
 
 def _reason(path, error):
     """Why a file can't be decoded, in a few words."""
-    if isinstance(error, decoding.TooLarge):
+    if isinstance(error, (decoding.TooLarge, decoding.NoScale)):
         return str(error)
     if type(error).__name__ != "UnidentifiedImageError":
         return f"{type(error).__name__}: {one_line(error):.80}"
@@ -450,6 +468,8 @@ def _reason(path, error):
 
 def _described(path, error):
     """A file that can't be decoded, and why: it is damaged, or neither its name nor its content is an image's."""
+    if _is_gone(path, error):
+        return f"{path} is gone"
     reason = _reason(path, error)
     if path.lower().endswith(decoding.SUFFIXES) or not reason.startswith("UnidentifiedImageError"):
         return f"{path} cannot be read as an image ({reason})"
@@ -471,13 +491,25 @@ def _broken(named_by, broken):
     more = f"; and {len(broken) - len(first)} more" if len(broken) > len(first) else ""
     if named_by != "dataset":  # photographs given one by one: the user knows which to leave out
         return f"`{named_by}`: {files}{more}; expected photographs"
-    if len(broken) == 1:
+    counted = f"{tables.counted(len(broken), 'image')}: " if len(broken) > 1 else ""
+    there = [path for path, error in broken.items() if not _is_gone(path, error)]
+    if any(isinstance(broken[path], decoding.NoScale) for path in there) or not there:
         return (
-            f"`{named_by}`: {files}; fetch it again, or go on without it: mv {shlex.quote(first[0])} "
-            f"{shlex.quote(first[0] + '.broken')}"
+            f"`{named_by}`: {counted}{files}{more}; expected images that stay as they are while a run reads them: "
+            "start it again, with those that are there now"
+        )
+    if len(there) == 1:
+        return (
+            f"`{named_by}`: {counted}{files}; fetch it again, or go on without it: mv {quoted(there[0])} "
+            f"{quoted(there[0] + '.broken')}"
         )
     return (
-        f"`{named_by}`: {tables.counted(len(broken), 'image')}: {files}{more}; fetch them again, or go on "
-        f"without them: for f in {' '.join(map(shlex.quote, list(broken)[:100]))}; "
+        f"`{named_by}`: {counted}{files}{more}; fetch them again, or go on "
+        f"without them: for f in {' '.join(map(quoted, there[:100]))}; "
         'do mv "$f" "$f.broken"; done'
     )
+
+
+def _is_gone(path, error):
+    """Whether a file can't be decoded because there is none any more."""
+    return isinstance(error, FileNotFoundError) and not os.path.lexists(path)

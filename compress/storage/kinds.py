@@ -6,9 +6,9 @@ Told from names and the first bytes: nothing is run, and nothing unpacked.
 import contextlib
 import os
 import re
-import shlex
 import zipfile
 
+from compress.errors import quoted
 from compress.storage import archives
 
 WHOLE = "expected an .h5 or .keras file of Keras"
@@ -133,7 +133,7 @@ def _of_zip(path):
         return None
     parts = [name for name in names if name.endswith(f"/{archives.WEIGHTS}")]
     if parts and f"{os.path.dirname(parts[0])}/config.json" in names:
-        unpack = shlex.join(["python", "-m", "zipfile", "-e", path, "unpacked"])
+        unpack = f"python -m zipfile -e {quoted(path)} unpacked"
         way = _packed(os.path.join("unpacked", os.path.dirname(parts[0])), {"config.json", archives.WEIGHTS})
         return "a zip file with a .keras file's parts in a folder", f"{way}, behind {unpack}"
     models = [name for name in names if name.endswith((".h5", ".keras", ".hdf5"))]
@@ -148,7 +148,7 @@ def _packed(folder, inside):
     target = f"{base}_packed.keras" if taken else f"{base}.keras"
     named = [name for name in ("config.json", archives.METADATA, archives.WEIGHTS) if name in inside]
     words = ["python", "-m", "zipfile", "-c", os.path.relpath(target), *(os.path.join(folder, name) for name in named)]
-    return f"expected its parts in one .keras file, as this writes it: {shlex.join(words)}"
+    return f"expected its parts in one .keras file, as this writes it: {' '.join(map(quoted, words))}"
 
 
 def _newest(folder):

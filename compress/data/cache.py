@@ -162,10 +162,9 @@ class Cache:
         try:
             yield
         except OSError as error:
-            place = f": {error.filename}" if error.filename else ""
             raise InputError(
                 f"`cache_dir`: received {self.folder.parent}, expected a folder that can be written to and has room "
-                f"({error.strerror or error}{place}), or `cache=False`"
+                f"({error.strerror or error}: {error.filename or self.folder}), or `cache=False`"
             ) from None
 
     def _size(self, name):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import prune_model
 from compress import errors
-from compress.cli import flags, messages, values
+from compress.cli import display, flags, messages, values
 
 ROOT = Path(__file__).parents[2]
 LINE = (
@@ -200,6 +200,26 @@ def test_parameters_of_a_message_are_flags_on_a_command_line():
     )
     words = errors.command("train_base_model.py", model_path="a b.h5", json=True).split("train_base_model.py ")[1]
     assert words == "--model_path 'a b.h5' --json"
+
+
+ODD = ["a b", "it's", "", "\x1b[31m\n7", "\\n\n\\'\"$x`", "\x9b\x85\u2028", "\udcff\xff", "\r", "漢\t1"]
+
+
+def test_a_quoted_word_is_one_printable_line_that_a_shell_reads_as_it_was():
+    words = [errors.quoted(word) for word in ODD]
+    assert all(errors.one_line(word) == word and word.isprintable() for word in words)
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {' '.join(words)}"], capture_output=True, check=True)
+    assert done.stdout.split(b"\0")[:-1] == list(map(os.fsencode, ODD))
+    assert errors.command("x.py", "a\nb").endswith(r" $'a\012b'")
+
+
+@pytest.mark.parametrize("say", [display.say, display.warn, lambda path: display.written([path], head="")])
+def test_no_terminal_obeys_the_name_of_a_file(say, tmp_path, capsys):
+    path = tmp_path / "\x1b[31m\n\x07\x9b"
+    path.touch()
+    say(str(path))
+    told = "".join(capsys.readouterr()).strip("\n")
+    assert told.isprintable() and r"\x1b[31m" in told and r"\x07\x9b" in told
 
 
 def test_without_a_base_pruning_says_how_to_train_one(tmp_path, monkeypatch, capsys):

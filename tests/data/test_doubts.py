@@ -309,6 +309,12 @@ def test_a_copy_of_a_class_is_refused(copy, tmp_path):
     assert f"has cat and {copy}, which is called a copy of it" in refused(tmp_path / "splits")
 
 
+def test_names_of_several_lines_are_names():
+    assert naming.copies(["cat\ns", "dog"]) == {}
+    assert naming.copies(["cat\ns", "cat\ns (1)"]) == {"cat\ns (1)": "cat\ns"}
+    assert naming.copies(["cat", "cat\n"]) == {"cat\n": "cat"}  # as 'cat '
+
+
 def test_names_that_only_look_like_copies_are_classes():
     for names in (["cat", "dog (1)"], ["class", "class 1", "class 2"], ["copy", "copying"], ["hard copy", "soft copy"]):
         assert not naming.copies(names)

@@ -1,9 +1,13 @@
 """Images that memory doesn't hold: the cache's file, decoding as needed, and that both give the bytes of memory."""
 
+import contextlib
+import errno
 import json
 import multiprocessing
 import os
+import resource
 import shutil
+import subprocess
 import zlib
 
 import numpy as np
@@ -29,6 +33,7 @@ from compress.data import (
 )
 from compress.data.augmentation import Augmentation
 from compress.errors import InputError
+from compress.storage import files
 
 SIDE = 24
 
@@ -201,9 +206,154 @@ def test_a_full_disk_is_told_and_images_are_decoded_as_needed(photographs, tmp_p
     assert (
         "they are decoded each time that they are needed (another --cache_dir may have room)" in capsys.readouterr().out
     )
-    folder = tmp_path / "file"
-    folder.write_text("")
+    assert not (tmp_path / "cache").exists()  # nothing that needs room was tried
     monkeypatch.undo()
+    monkeypatch.setattr(reading, "HELD", 2048)
+    load(photographs, tmp_path)
+    monkeypatch.setattr(cache, "SPARE", 2**62)
+    assert isinstance(load(photographs, tmp_path).train.stored.source, cache.Cache)  # what is decoded needs no room
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """The system refuses to make files of this process larger, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+REFUSED = r"^`cache_dir`: received .*cache, expected a folder that can be written to .* \(.*: .*\), or `cache=False`$"
+CHANGED = r"more than 8 bits, and had none .* began\); expected images that stay as they are"
+
+
+@pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize("size", [100, 1000, 50_000])
+def test_a_disk_that_fills_meanwhile_is_a_line_and_what_is_decoded_stays(size, photographs, tmp_path):
+    with largest_file(size), pytest.raises(InputError, match=REFUSED):  # at the sums, at the images
+        load(photographs, tmp_path)
+    load(photographs, tmp_path, needs=("test",))
+    (folder,) = (tmp_path / "cache").iterdir()
+    with largest_file(size), pytest.raises(InputError, match=REFUSED):
+        load(photographs, tmp_path)
+    sums, rows = np.fromfile(folder / cache.SUMS, np.uint64), np.fromfile(folder / cache.IMAGES, np.uint8)
+    written = int((sums > 0).sum())
+    assert 12 <= written < 60 and (written > 30) == (size == 50_000)
+    for total, image in zip(sums, rows.reshape(60, -1), strict=True):
+        assert total in (0, 2**32 + zlib.crc32(image))
+    held = np.asarray(load(photographs, tmp_path).train.images)
+    assert np.array_equal(held, np.asarray(load(photographs, tmp_path, cache=False).train.images))
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_cache_that_can_not_be_written_any_more_is_read_or_a_line(photographs, tmp_path, monkeypatch):
+    test = np.asarray(load(photographs, tmp_path, needs=("test",)).test.images)
+    real = os.open
+
+    def read_only(path, flags, *rest, **more):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert np.array_equal(np.asarray(load(photographs, tmp_path, needs=("test",)).test.images), test)
+    with pytest.raises(InputError, match=REFUSED):
+        load(photographs, tmp_path)
+
+
+def names_victim(folder, victim, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(victim)
+
+
+@pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize("name", [cache.IMAGES, cache.SUMS, cache.ABOUT, files.LOCK])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_link_in_a_cache_changes_no_other_file(name, late, photographs, tmp_path, monkeypatch):
+    load(photographs, tmp_path, needs=("test",))
+    (folder,) = (tmp_path / "cache").iterdir()
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious" * 100)
+    for other in (cache.IMAGES, cache.SUMS):  # as after the first moment of a first run
+        (folder / other).unlink()
+    names_victim(folder, victim, name)
+    if late:  # it came behind the look at what the files are
+        monkeypatch.setattr(cache.Cache, "_size", lambda self, name: None)
+    line = "^`cache_dir`: " if late else r"is a link, expected a file; .*: rm -r "
+    replaced = late and name == cache.ABOUT  # which is put in the place of the link
+    with contextlib.nullcontext() if replaced else pytest.raises(InputError, match=line):
+        load(photographs, tmp_path)
+    assert victim.read_bytes() == b"precious" * 100
+
+
+@pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize("name", [cache.IMAGES, cache.SUMS, cache.ABOUT, files.LOCK])
+def test_what_is_no_file_in_a_cache_is_named_with_a_command_that_goes_on(name, photographs, tmp_path):
+    place = tmp_path / "the\n\x1b[31m'cache'"
+    load(photographs, tmp_path, cache_dir=str(place), needs=("test",))
+    (folder,) = place.iterdir()
+    for other in {name, cache.SUMS} & set(os.listdir(folder)):
+        (folder / other).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(InputError, match=r"is a folder, expected a file; .*: rm -r ") as caught:
+        load(photographs, tmp_path, cache_dir=str(place))
+    subprocess.run(["bash", "-c", str(caught.value).partition("once more: ")[2]], check=True)
+    assert not folder.exists()
+    load(photographs, tmp_path, cache_dir=str(place))
+
+
+@pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize("name", ["x" * 240, "ä" * 120, "a\n\x1b[31mb", "\udcff" * 100])
+def test_a_data_set_may_have_any_name_that_a_folder_may_have(name, photographs, tmp_path, capsys):
+    photographs.rename(tmp_path / name)
+    load(tmp_path / name, tmp_path, verbose=1)
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert folder.name.isprintable() and len(os.fsencode(folder.name)) < 143
+    told = capsys.readouterr().out
+    assert "decoded into" in told and told.count("\n") == 1 and told[:-1].isprintable()
+    (tmp_path / name).rename(photographs)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_images_that_change_while_a_run_reads_them_are_told_so(photographs, tmp_path):
+    images = load(photographs, tmp_path, cache=False).train.images
+    path = images.source.paths[images.rows[0]]
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path, "PNG")
+    with pytest.raises(InputError, match=CHANGED):
+        images[:1]
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(path, "TIFF")
+    with pytest.raises(InputError, match=CHANGED):
+        images[:1]
+    os.unlink(path)
+    with pytest.raises(InputError, match=r"g is gone; expected images that stay as they are") as caught:
+        images[:1]
+    assert "mv" not in str(caught.value)
+
+
+def test_of_several_broken_images_those_that_are_gone_are_not_moved(photographs):
+    reader = reading.Reader(list(map(str, photographs.glob("*/*"))), note=print)
+    reader.size = (SIDE, SIDE)
+    (photographs / "a" / "03.jpg").unlink()
+    (photographs / "b" / "04.jpg").write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"2 images: .*03\.jpg is gone; .*04\.jpg cannot be read|2 images: .*04"
+    ) as caught:
+        reader.read(reader.paths)
+    command = str(caught.value).partition("go on without it: ")[2]
+    subprocess.run(["bash", "-c", command], check=True)
+    assert (photographs / "b" / "04.jpg.broken").exists() and "03.jpg is gone" in str(caught.value)
+
+
+def test_a_damaged_image_says_nothing_of_sound_ones_of_more_bits(photographs, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(photographs, tmp_path / "both" / split)
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "both" / "test" / "a" / "deep.png")
+    (tmp_path / "both" / "train" / "a" / "03.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"^`dataset`: \S*03\.jpg cannot be read") as caught:
+        load(tmp_path / "both", tmp_path, needs=("train",))
+    assert "deep" not in str(caught.value)
 
 
 def test_a_cache_that_can_not_be_written_is_refused(photographs, tmp_path, small_memory):
@@ -271,12 +421,38 @@ def test_a_damaged_answer_is_asked_again(content, tmp_path, monkeypatch):
     monkeypatch.setattr(known, "MANY", 1)
     (tmp_path / "x").write_text("x")
     answers = known.Known(tmp_path / "cache", tmp_path, [str(tmp_path / "x")])
-    assert answers.of(["q", 1], lambda: [1, 2]) == [1, 2]
+    assert answers.of(["q", 1], lambda: [1, 2], bool) == [1, 2]
     (file,) = (tmp_path / "cache" / "known").iterdir()
-    assert answers.of(["q", 1], lambda: pytest.fail("known")) == [1, 2]
+    assert answers.of(["q", 1], lambda: pytest.fail("known"), bool) == [1, 2]
     file.write_text(content)
-    assert answers.of(["q", 1], lambda: [3]) == [3]
-    assert answers.of(["q", 2], lambda: [4]) == [4]
+    assert answers.of(["q", 1], lambda: [3], bool) == [3]
+    assert answers.of(["q", 2], lambda: [4], bool) == [4]
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_an_answer_of_another_shape_is_asked_again(photographs, tmp_path, monkeypatch, capsys):
+    shutil.copy(photographs / "a" / "00.png", photographs / "b" / "copy.png")  # a warning, which is kept
+    monkeypatch.setattr(known, "MANY", 1)
+    first, told = load(photographs, tmp_path, image_size=None), capsys.readouterr().err
+    answers = {path: json.loads(path.read_text()) for path in (tmp_path / "cache" / "known").iterdir()}
+    assert sorted(found["question"][0] for found in answers.values()) == ["checksum", "duplicates", "look", "size"]
+    look = next(found["answer"] for found in answers.values() if found["question"][0] == "look")
+    for bad in (
+        *(5, None, {}, [], [1, 2, 3], ["x", 2], [0, 224], [True, 224], "text", [None] * 3),
+        {"look": {"evil": 1}, "resized": True, "told": []},
+        {"look": vars(decoding.Look()), "resized": True, "told": []},  # without the scaled JPEGs that are asked for
+        {"look": look["look"] | {"whole": [1]}, "resized": True, "told": []},
+        {"look": look["look"] | {"colour": True}, "resized": True, "told": []},
+        {"look": look["look"], "resized": True, "told": [3]},
+        {"look": look["look"], "resized": None, "told": []},
+    ):
+        for path, found in answers.items():
+            if bad != [] or found["question"][0] != "duplicates":  # of which there may be none
+                path.write_text(json.dumps({"question": found["question"], "answer": bad}))
+        again = load(photographs, tmp_path, image_size=None)
+        assert capsys.readouterr().err == told and again.train.source == first.train.source
+        assert again.pixels == first.pixels and again.image_shape == (224, 224, 3) and again.reader.resized
+        assert {path: json.loads(path.read_text()) for path in answers} == answers
 
 
 # ---- crops and RandAugment --------------------------------------------------------------------------------------
@@ -475,7 +651,7 @@ def test_an_image_that_was_written_in_part_is_not_taken_for_decoded(photographs,
         return real(handle, bytes(data)[: 100 if len(calls) == 10 else None], place)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    with pytest.raises(OSError, match="No space left on device.*images.u8"):
+    with pytest.raises(InputError, match="`cache_dir`: .*No space left on device"):
         load(photographs, tmp_path)
     (folder,) = (tmp_path / "cache").iterdir()
     assert (np.fromfile(folder / cache.SUMS, np.uint64) > 0).sum() == 9

@@ -364,6 +364,29 @@ def test_all_broken_files_are_named_at_once_with_a_command_that_goes_on_without_
     assert len(list((tmp_path / "d").rglob("*.broken"))) == 12
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_broken_files_of_any_name_are_moved_by_the_command(count, tmp_path):
+    fill(tmp_path / "d", "cat\ns", "dog", count=5)
+    for name in ["\x1b[31mEVIL\n\x07'.jpg", "\udcff \\7\x9b.jpg"][:count]:
+        (tmp_path / "d" / "cat\ns" / name).write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        data.load_data(asked(tmp_path / "d"))
+    command = str(caught.value).rpartition("go on without ")[2].partition(": ")[2]
+    assert command.isascii() and messages.COMMAND.search(str(caught.value))[1] == command
+    subprocess.run(["bash", "-c", command], check=True)
+    assert data.load_data(asked(tmp_path / "d")).class_names == ("cat\ns", "dog")
+    assert len(list((tmp_path / "d").rglob("*.broken"))) == count
+
+
+def test_names_of_files_are_escaped_in_warnings(tmp_path, capsys):
+    frames = [Image.fromarray(np.full((8, 12), value, np.uint8)) for value in (10, 200)]
+    fill(tmp_path / "d", "cat", "dog", count=5)
+    put(tmp_path / "d" / "cat" / "\x1b[31mEVIL\n\x07.gif", frames[0], save_all=True, append_images=frames[1:])
+    data.load_data(asked(tmp_path / "d"))
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "\\x1b[31mEVIL \\x07.gif" in told and told[:-1].isprintable()
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [

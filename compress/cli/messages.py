@@ -7,7 +7,7 @@ import sys
 
 # what is to be copied: behind a colon, up to a semicolon outside quotes
 COMMAND = re.compile(
-    r"""(?<=: )(for .*; done|(?:\S*/)?(?:python[\d.]*|pip|make|unzip|mkdir|mv|cd) """
+    r"""(?<=: )(for .*; done|(?:\S*/)?(?:python[\d.]*|pip|make|unzip|mkdir|mv|rm|cd) """
     r"""(?:"[^"]*"|'[^']*'|(?!; |').)+)(; |$)"""
 )
 

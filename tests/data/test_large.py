@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 import evaluate_model
 import train_base_model
+from compress.cli import messages
 from compress.cli.configs import DataConfig
 from compress.data import (
     augmentation,
@@ -299,7 +300,9 @@ def test_what_is_no_file_in_a_cache_is_named_with_a_command_that_goes_on(name, p
     (folder / name).mkdir()
     with pytest.raises(InputError, match=r"is a folder, expected a file; .*: rm -r ") as caught:
         load(photographs, tmp_path, cache_dir=str(place))
-    subprocess.run(["bash", "-c", str(caught.value).partition("once more: ")[2]], check=True)
+    command = str(caught.value).partition("once more: ")[2]
+    assert messages.COMMAND.search(str(caught.value))[1] == command
+    subprocess.run(["bash", "-c", command], check=True)
     assert not folder.exists()
     load(photographs, tmp_path, cache_dir=str(place))
 

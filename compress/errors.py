@@ -126,6 +126,14 @@ def quoted(word):
     return f"$'{octal}'"
 
 
+def shown(value, convert=repr):
+    """A value as a message shows it, or what it is where Python has no text for it, as of 5,000 digits."""
+    try:
+        return convert(value)
+    except (ValueError, RecursionError):
+        return f"a value of type {type(value).__name__} that can't be printed"
+
+
 def command(script, *words, **flags):
     """A command line of one of the suite's scripts that runs from the working directory of now, quoted for a shell.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from compress.cli import completion, messages
 from compress.cli.values import AUGMENTATIONS, PRECISIONS, address, data_set, path, precision, real, usual_hflip, whole
-from compress.errors import OutputError, one_line
+from compress.errors import OutputError, one_line, shown
 
 STOCK_SET = "cifar10"  # the data set where none is named
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
@@ -134,9 +134,15 @@ def of_reading(args):
 
 def _typed(amount):
     """An amount as it would be typed: text as it is, a number, or (number, whether an x follows it)."""
-    if isinstance(amount, (list, tuple)):
-        return f"{amount[0]:.15g}{'x' * amount[1]}"
-    return amount if isinstance(amount, str) else f"{amount:.15g}"
+    if isinstance(amount, str):
+        return amount
+    number, is_ratio = amount if isinstance(amount, (list, tuple)) else (amount, False)
+    if isinstance(number, bool):
+        return shown(amount)
+    try:
+        return f"{number:.15g}{'x' * is_ratio}"
+    except (ValueError, TypeError, OverflowError):  # no number, or one of 400 digits, which the callers then refuse
+        return shown(amount)
 
 
 def macs(text):
@@ -150,10 +156,11 @@ def macs(text):
     """
     text = _typed(text)
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\d+)?)([kKMGx]?),?", text.strip())
-    if not match or not 0 < float(match[1]) < math.inf or (match[2] == "x" and float(match[1]) < 1):
+    scale = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "x": 1}[match[2] if match else ""]
+    number = float(match[1]) * scale if match else math.nan
+    if not 0 < number < math.inf or (match[2] == "x" and number < 1):  # nan compares false, so it ends here too
         raise argparse.ArgumentTypeError(f"received {text!r}, expected MACs left (20M, 1.3G) or a reduction (4x)")
-    scale = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "x": 1}[match[2]]
-    return float(match[1]) * scale, match[2] == "x"
+    return number, match[2] == "x"
 
 
 def latency(text):

@@ -9,7 +9,7 @@ import textwrap
 
 from compress.cli import messages
 from compress.cli.flags import named
-from compress.errors import InputError, of_the_system
+from compress.errors import InputError, of_the_system, shown
 
 
 def _actions(parser):
@@ -33,8 +33,11 @@ def _one(action, value):
         value = action.type(value) if action.type else value
     except argparse.ArgumentTypeError as error:
         raise InputError(f"`{action.dest}`: {error}") from None
+    except (ValueError, TypeError, OverflowError, AttributeError):  # what only Python or YAML gives to a type of texts
+        raise InputError(f"`{action.dest}`: received {shown(value)}, expected a text") from None
     if action.choices is not None and value not in action.choices:
-        raise InputError(f"`{action.dest}`: received {value!r}, expected one of {', '.join(map(str, action.choices))}")
+        choices = ", ".join(map(str, action.choices))
+        raise InputError(f"`{action.dest}`: received {shown(value)}, expected one of {choices}")
     return value
 
 
@@ -42,18 +45,22 @@ def _value(action, value):
     """What a flag's action would store for a value."""
     several = isinstance(value, (list, tuple))
     if action.nargs == 0:
-        if str(value) not in ("True", "False"):  # numpy's too
-            raise InputError(f"`{action.dest}`: received {value!r}, expected True or False")
-        return str(value) == "True"
+        if (text := shown(value, str)) not in ("True", "False"):  # numpy's too
+            raise InputError(f"`{action.dest}`: received {shown(value)}, expected True or False")
+        return text == "True"
     if action.nargs is None or action.nargs == "?":
         if several and not (len(value) == 2 and isinstance(value[1], bool)):  # MACs as a record holds them
-            raise InputError(f"`{action.dest}`: received {value!r}, expected one value")
+            raise InputError(f"`{action.dest}`: received {shown(value)}, expected one value")
         return _one(action, value)
     values = list(value) if several else [value]
     if not values or (isinstance(action.nargs, int) and len(values) != action.nargs):
         wanted = "at least one value" if action.nargs == "+" else f"{action.nargs} values"
-        raise InputError(f"`{action.dest}`: received {value!r}, expected {wanted}")
-    return [_one(action, one) for one in values]
+        raise InputError(f"`{action.dest}`: received {shown(value)}, expected {wanted}")
+    values = [_one(action, one) for one in values]
+    for one in values:
+        if isinstance(one, str) and one[:1] == "-":  # on a command line it would be another flag
+            raise InputError(f"`{action.dest}`: received {one}, which is a flag; expected ./{one} of a file")
+    return values
 
 
 def arguments(parser, given):

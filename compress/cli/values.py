@@ -8,7 +8,7 @@ import os
 import re
 
 from compress.cli import architectures, formats
-from compress.errors import InputError
+from compress.errors import InputError, shown
 
 STOCK = ("cifar10", "cifar100", "digits")  # data sets that have a name
 MOST = 10**9  # the highest number where a flag has no limit of its own
@@ -47,11 +47,11 @@ def _number(given, convert, wanted, low, high, strict):
             value = convert(given)
             if value != given or str(given) in ("True", "False"):  # 2.5 is no whole number, True is no number
                 value = math.nan
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # int(inf), float of 400 digits
         value = math.nan
     inside = (low < value if strict else low <= value) and value <= high
     if not inside or not math.isfinite(value):  # nan compares false, so it ends here too
-        raise argparse.ArgumentTypeError(f"received {given!r}, expected {wanted}")
+        raise argparse.ArgumentTypeError(f"received {shown(given)}, expected {wanted}")
     return value
 
 

@@ -174,7 +174,7 @@ def suggestion(path):
     for depth in range(1 if ancestor == path.parent else 4):  # a bounded look: it may be the root of a large disk
         pattern = os.path.join(glob.escape(str(ancestor)), *["*"] * depth, f"*{glob.escape(path.suffix)}")
         found += itertools.islice(glob.iglob(pattern), 500)
-    near = nearest(path, found)
+    near = nearest(path, [one for one in found if Path(one) != path])  # itself, where it is of the wrong kind
     return f"; did you mean {near}?" if near else ""
 
 

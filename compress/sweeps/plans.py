@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import math
 import os
 import re
 from pathlib import Path
@@ -69,7 +70,8 @@ def expand(spec, parser_of):
         List of Run.
 
     Raises:
-        InputError: a flag that the script's own parser refuses, two runs in one folder, a step that isn't there.
+        InputError: a flag that the script's own parser refuses, two runs in one folder or one in the other's, a step
+            that isn't there.
     """
     made, parsers = {}, {}
     for step in spec.steps:
@@ -79,12 +81,21 @@ def expand(spec, parser_of):
     for run in runs:
         other = owners.setdefault(run.folder, run)
         if other is not run:
-            raise wrong(
-                spec.file,
-                f"steps.{run.step}",
-                f"two runs in {run.folder}, {_told(other)} and {_told(run)}; expected a folder of its own for each",
-            )
+            _refuse(spec, run, other)
+    for run in runs:
+        for parent in map(str, Path(run.folder).parents):
+            if parent in owners and OUTPUTS[owners[parent].script][1] is None:  # where a script writes a whole folder
+                _refuse(spec, run, owners[parent])
     return runs
+
+
+def _refuse(spec, run, other):
+    """Raises InputError for a run in the folder of another."""
+    raise wrong(
+        spec.file,
+        f"steps.{run.step}",
+        f"two runs in {other.folder}, {_told(other)} and {_told(run)}; expected a folder of its own for each",
+    )
 
 
 def _told(run):
@@ -94,7 +105,7 @@ def _told(run):
 
 def _runs(spec, step, parser, made):
     """The runs of a step; `made`: {name: list of Run} of the steps before it."""
-    found, several = [], keywords.several(parser)
+    found, several, there = [], keywords.several(parser), sum(map(len, made.values()))
     for row, more in (step.rows or {None: {}}).items():
         where = f"steps.{step.name}.rows.{row}" if row else f"steps.{step.name}.flags"
         given = step.flags | more
@@ -103,21 +114,15 @@ def _runs(spec, step, parser, made):
         for name, values in axes.items():
             if len({_spelt(value) for value in values}) < len(values):
                 raise wrong(spec.file, f"{where}.{name}", f"received {values!r:.60}, expected each value once")
-        starts = list(_starts(spec, where, given, made))
-        if len(found) + len(starts) * _product(axes) > MOST_RUNS:
+        starts = list(itertools.islice(_starts(spec, where, given, made), MOST_RUNS + 1))  # of millions no list is made
+        if there + len(found) + len(starts) * math.prod(map(len, axes.values())) > MOST_RUNS:
             raise wrong(spec.file, where, f"more than {MOST_RUNS} runs; expected fewer values")
         for before, seed in starts:
             for chosen in itertools.product(*axes.values()):
-                own = ({"row": row} if row else {}) | dict(zip(axes, chosen, strict=True))
-                found.append(_run(spec, step, parser, (where, given | own, own, before, seed)))
+                own = dict(zip(axes, chosen, strict=True))
+                varies = ({"row": row} if row else {}) | own
+                found.append(_run(spec, step, parser, (where, given | own, varies, before, seed)))
     return found
-
-
-def _product(axes):
-    count = 1
-    for values in axes.values():
-        count *= len(values)
-    return count
 
 
 def _check(spec, step, parser, where, given):
@@ -162,20 +167,20 @@ def _starts(spec, where, given, made):
                 raise wrong(spec.file, f"{where}.{name}", f"received {{{place}}}, which is no earlier step; {hint}")
             named[place] = name
     for seed in spec.seeds or [None]:
-        for runs in itertools.product(*(made[name] for name in named)):
-            before = _together(runs)
-            if before is not None and (seed is None or all(run.values["seed"] == seed for run in runs)):
-                yield before, seed
+        fit = [[run for run in made[name] if seed is None or run.values["seed"] == seed] for name in named]
+        for before in _together(fit, {}):
+            yield before, seed
 
 
-def _together(runs):
-    """{step: Run} of runs and all those before them; None where two of them come from different runs of a step."""
-    found = {}
-    for run in runs:
-        for name, other in (run.before | {run.step: run}).items():
-            if found.setdefault(name, other) is not other:
-                return None
-    return found
+def _together(lists, before):
+    """{step: Run} for each way to take a run of each list, with all those before it and those of `before`; no two of
+    them come from different runs of a step."""
+    if not lists:
+        yield before
+    for run in lists[0] if lists else ():
+        own = run.before | {run.step: run}
+        if all(before.get(name, other) is other for name, other in own.items()):
+            yield from _together(lists[1:], before | own)
 
 
 def _run(spec, step, parser, combination):
@@ -188,10 +193,10 @@ def _run(spec, step, parser, combination):
         if "." not in name and not (spec.seeds and name == "seed")  # the seed of all is named once
     }
     values |= own | ({} if seed is None else {"seed": seed})
-    flags = {name: _filled(value, before) for name, value in given.items() if name != "row"}
+    flags = {name: _filled(value, before) for name, value in given.items()}
     if seed is not None:
         flags["seed"] = seed
-    folder = os.path.normpath(os.path.join(spec.folder, _folder(spec, step, values, given | values)))
+    folder = _folder(spec, step, values, given | values)
     parameter, file = OUTPUTS[step.script]
     flags[parameter] = os.path.join(folder, file) if file else folder
     try:
@@ -211,30 +216,37 @@ def _filled(value, before):
 
 
 def _spelt(value):
-    """A value as a part of a folder's name: of a path its last part, and nothing that a shell minds."""
+    """A value as a part of a folder's name: of a path its last part, and nothing that a shell or a path minds."""
     if isinstance(value, list):
         return "-".join(map(_spelt, value))
     text = str(value).lower() if isinstance(value, bool) else str(value)
     text = os.path.basename(os.path.normpath(text)) if "/" in text else text
-    return re.sub(r"[^\w.+-]", "_", text)
+    return "_" if text in ("", ".", "..") else re.sub(r"[^\w.+-]", "_", text)
 
 
 def _folder(spec, step, values, known):
-    """The folder of a run below the sweep's: by the step's own template, else its name and the values that vary."""
+    """The folder of a run: by the step's own template, else below the sweep's by its name and the values that vary.
+
+    A template may leave the sweep's folder for one beside it, so that sweeps share a step's runs, and no further.
+    """
     if step.folder:
+        where = f"steps.{step.name}.folder"
         for name in PLACE.findall(step.folder):
             if name not in known:
-                raise wrong(
-                    spec.file,
-                    f"steps.{step.name}.folder",
-                    f"received {{{name}}}, expected one of {', '.join(known) or 'no name: nothing varies'}",
-                )
-        return PLACE.sub(lambda found: _spelt(known[found[1]]), step.folder)
+                wanted = ", ".join(known) or "no name: nothing varies"
+                raise wrong(spec.file, where, f"received {{{name}}}, expected one of {wanted}")
+        own = PLACE.sub(lambda found: _spelt(known[found[1]]), step.folder)
+        folder = os.path.normpath(os.path.join(spec.folder, own))
+        first, *rest = os.path.relpath(folder, spec.folder).split(os.sep)
+        if first == "." or (first == ".." and rest[:1] in ([], [".."])):
+            wanted = f"a folder below {spec.folder}, or beside it: ../NAME"
+            raise wrong(spec.file, where, f"received {step.folder}, which is {folder}; expected {wanted}")
+        return folder
     parts = [_spelt(value) if name == "row" else f"{name}={_spelt(value)}" for name, value in values.items()]
     name = ",".join(parts)
     if len(name) > MOST_LETTERS:
         name = f"{name[: MOST_LETTERS - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return os.path.join(step.name, name) if name else step.name
+    return os.path.normpath(os.path.join(spec.folder, step.name, name))
 
 
 def selected(runs, step, file):

@@ -1,6 +1,8 @@
 """A sweep's file: YAML of steps, each a script with its flags and values, checked before anything runs. No Keras."""
 
 import dataclasses
+import os
+import re
 from pathlib import Path
 
 from compress.cli.values import nearest
@@ -9,6 +11,11 @@ from compress.storage.files import suggestion
 from compress.storage.records import is_number
 
 MOST_BYTES = 2**20
+MOST_TEXT = 4096  # letters of one text, as of a path
+MOST_LEVELS = 10  # of lists and mappings in each other: the values of a row's flag stand in the eighth
+TOO_DEEP = f"received lists or mappings in each other, more than {MOST_LEVELS} levels; expected fewer"
+# a line end would make two commands of one where they are printed a line each; lone surrogates can't be printed
+CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 TOP = ("folder", "seeds", "flags", "steps", "maximize", "minimize")
 STEP = ("script", "flags", "rows", "folder")
 RANGE = ("low", "high", "log", "step")
@@ -83,29 +90,87 @@ def _shown(value):
     return f"{one_line(value):.60}" if isinstance(value, str) else f"{value!r:.60}"
 
 
-def _loaded(path):
-    """What a YAML file holds. Raises InputError for a file that is none, or names a key twice."""
+def _loader():
+    """A yaml.SafeLoader that reads no alias and no key twice, and names the line of a value that its tag can't have."""
     import yaml
 
+    def refused(at, problem, note=None):
+        return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark, note=note)
+
     class Loader(yaml.SafeLoader):
+        def compose_node(self, parent, index):
+            if self.check_event(yaml.AliasEvent):  # a few of them in each other are a list without end
+                name = self.peek_event().anchor
+                raise refused(self.peek_event(), f"received the alias *{name:.60}", "expected its values written out")
+            return super().compose_node(parent, index)
+
         def construct_mapping(self, node, deep=False):
-            keys = [str(key.value) for key, _ in node.value]
-            if twice := [key for key in keys if keys.count(key) > 1]:  # YAML itself would take the last one
-                raise yaml.MarkedYAMLError(problem=f"the key {twice[0]} twice", problem_mark=node.start_mark)
+            seen = set()
+            for key in [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else ():
+                if key in seen:  # YAML itself would take the last one
+                    raise refused(node, f"the key {key:.60} twice")
+                seen.add(key)
             return super().construct_mapping(node, deep)
 
+        def construct_object(self, node, deep=False):
+            if not isinstance(node, yaml.ScalarNode):
+                return super().construct_object(node, deep)
+            if len(node.value) > MOST_TEXT:
+                problem = f"received a value of {len(node.value)} letters"
+                raise refused(node, problem, f"expected at most {MOST_TEXT}")
+            try:
+                return super().construct_object(node, deep)
+            except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
+                problem = f"received {node.value!r:.60}, which is no {node.tag.rpartition(':')[2]}"
+                raise refused(node, problem, "expected a text in quotes, or another value") from None
+
+    return Loader
+
+
+def _loaded(path):
+    """What a YAML file holds. Raises InputError for a file that is none, or holds what no command line can."""
+    import yaml
+
     path = Path(path)
-    if not path.is_file():
+    if os.path.isdir(path):
+        raise InputError(f"received {path}, which is a folder; expected a sweep's .yaml file")
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise InputError(f"received {path}, which is not a file; expected a sweep's .yaml file{suggestion(path)}")
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"received {path} of {path.stat().st_size} bytes, expected at most {MOST_BYTES}")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+        content = yaml.load(path.read_text(encoding="utf-8"), _loader())
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise wrong(path, "", f"{line}{error.problem}; expected YAML, each key once") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OSError) as error:
+        wanted = error.note or "expected YAML, each key once"
+        raise wrong(path, "", f"{line}{error.problem!s:.200}; {wanted}") from None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise wrong(path, "", f"received {error!s:.200}, expected YAML") from None
+    except RecursionError:
+        raise wrong(path, "", TOO_DEEP) from None
+    _check(path, "", content)
+    return content
+
+
+def _check(file, where, value, level=0):
+    """Raises InputError for what a message or a command line can't hold: other things than YAML's own, control
+    characters, numbers without end, levels without end."""
+    if level > MOST_LEVELS:
+        raise wrong(file, where, TOO_DEEP)
+    if isinstance(value, str) and CONTROL.search(value):
+        raise wrong(file, where, f"received {value!r:.60}, expected no line end and no other control character")
+    if type(value) is int and not is_number(value):
+        raise wrong(file, where, "received a whole number of more than 308 digits, expected a smaller one")
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _check(file, where, key, level + 1)
+            _check(file, f"{where}.{key}".lstrip("."), one, level + 1)
+    elif isinstance(value, list):
+        for one in value:
+            _check(file, where, one, level + 1)
+    elif not isinstance(value, (str, int, float, type(None))):
+        kinds = "a text, in quotes where it looks like something else, a number, true, false, a list or a mapping"
+        raise wrong(file, where, f"received {one_line(value):.60}, expected {kinds}")
 
 
 def _mapping(file, where, value, allowed=None):
@@ -150,7 +215,7 @@ def _step(file, name, value, common):
         raise wrong(file, where, "expected a name of letters, digits and _")
     _mapping(file, where, value, STEP)
     script = value.get("script")
-    if script not in OUTPUTS:
+    if not isinstance(script, str) or script not in OUTPUTS:
         raise wrong(file, f"{where}.script", f"received {_shown(script)}, expected one of {', '.join(OUTPUTS)}")
     rows = value.get("rows")
     rows = _mapping(file, f"{where}.rows", {} if rows is None else rows)

@@ -17,9 +17,11 @@ import torture
 from conftest import SCRIPTS
 
 import evaluate_model
+import export_model
 import knowledge_distillation
 import plot_train_history
 import prune_model
+import train_base_model
 from compress.cli import configs, display, keywords
 from compress.errors import Diverged, InputError, Stopped
 
@@ -81,6 +83,28 @@ def test_keywords_are_the_command_line(script, given, words):
             {"prune_ratio": 0.5, "target_macs": "4x"},
             "`target_macs`: received it beside `prune_ratio`, expected one of them",
         ),
+        (
+            prune_model,
+            {"epoch_num": float("inf")},
+            "`epoch_num`: received inf, expected a whole number from 1 to 100000",
+        ),
+        (prune_model, {"epoch_num": 16**5000}, "`epoch_num`: received a value of type int that can't be printed, .*"),
+        (prune_model, {"gpu": 16**5000}, "`gpu`: received a value of type int that can't be printed, expected True .*"),
+        (prune_model, {"learning_rate": 10**400}, "`learning_rate`: received 10{400}, expected a number .*"),
+        (prune_model, {"target_macs": 10**400}, "`target_macs`: received '10{400}', expected MACs left .*"),
+        (prune_model, {"target_macs": "1e300G"}, "`target_macs`: received '1e300G', expected MACs left .*"),
+        (prune_model, {"target_macs": True}, "`target_macs`: received 'True', expected MACs left .*"),
+        (prune_model, {"target_macs": ["a", True]}, r"`target_macs`: received .*'a', True.*, expected MACs left .*"),
+        (prune_model, {"target_latency": ("a", True)}, r"`target_latency`: received .*'a', True.*, expected milli.*"),
+        (
+            knowledge_distillation,
+            {"root_folder": "a", "student_blocks": [3, float("inf")]},
+            "`student_blocks`: .* inf, .*",
+        ),
+        (train_base_model, {"architecture": 5}, "`architecture`: received 5, expected a text"),
+        (train_base_model, {"architecture": {}}, "`architecture`: received {}, expected a text"),
+        (export_model, {"model_path": "a", "format": [5]}, "`format`: received 5, expected a text"),
+        (evaluate_model, {"model_path": ["a", "--images=5"]}, "`model_path`: received --images=5, which is a flag; .*"),
         (evaluate_model, {}, "`model_path`: not given; expected one or more .*"),
         (evaluate_model, {"model_path": []}, r"`model_path`: received \[\], expected at least one value"),
     ],

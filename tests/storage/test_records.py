@@ -92,7 +92,14 @@ def test_missing_file_suggests_the_nearest(tmp_path):
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("historie.json", "history.json"), ("x.json", None), ("p.json", None), ("files.json", None), ("old/p.json", None)],
+    [
+        ("historie.json", "history.json"),
+        ("x.json", None),
+        ("p.json", None),
+        ("files.json", None),
+        ("old/p.json", None),
+        ("files", None),
+    ],
 )
 def test_a_suggestion_lies_in_the_folder_that_was_typed(typed, meant, tmp_path):
     for place in ("files/p.json", "history.json"):

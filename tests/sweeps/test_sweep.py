@@ -214,6 +214,42 @@ WRONG = [
         "steps.a.script: received rm.py, expected one of train_base_model.py, .*",
     ),
     ("folder: a\nsteps: {a: {scrip: x}}", "steps.a.scrip: no such key; did you mean script?"),
+    (
+        "folder: a\nsteps: {a: {script: [prune_model.py]}}",
+        r"steps.a.script: received \['prune_model.py'\], expected .*",
+    ),
+    ("folder: a\nsteps: {a: {script: {b: c}}}", "steps.a.script: received .*, expected one of .*"),
+    # what would break one command a line, or can't be printed
+    ('folder: "a\\nb"', r"folder: received 'a\\nb', expected no line end and no other control character"),
+    ('folder: a\n"b\\nc": 1', r"received 'b\\nc', expected no line end .*"),
+    ('folder: "a\\ud800"', r"folder: received 'a\\ud800', expected no line end .*"),
+    # numbers and nests without end
+    (f"folder: a\nseeds: [0x{'f' * 4000}]", "seeds: received a whole number of more than 308 digits, expected a .*"),
+    (f"seeds: [{'1' * 4100}]", "line 1: received a value of 4100 letters; expected at most 4096"),
+    *((f"seeds: {'[' * n}{']' * n}", ".*received lists or .*, more than 10 levels; .*") for n in (11, 3000)),
+    ("folder: &a [*a]", r"line 1: received the alias \*a; expected its values written out"),
+    (
+        "folder:\n- &a [1, 1]\n" + "".join(f"- &{b} [{f'*{a},' * 10}]\n" for a, b in itertools.pairwise("abcdefghijk")),
+        r"line 3: received the alias \*a; expected .*",
+    ),
+    # values that their tags can't have
+    *(
+        (
+            f"folder: a\nseeds: {tag} {value}",
+            f"line 2: received {value}, which is no {tag[2:]}; expected a text .*",
+        )
+        for tag, value in (
+            ("!!int", "''"),
+            ("!!int", "'_'"),
+            ("!!float", "''"),
+            ("!!bool", "'x'"),
+            ("!!timestamp", "'x'"),
+        )
+    ),
+    *(
+        (f"folder: {value}", "folder: received .*, expected a text, in quotes where it looks like something else, .*")
+        for value in ("2020-01-01", "!!binary aGVsbG8=", "!!set {a}", "!!pairs [a: b]")
+    ),
 ]
 FLAGS = [
     ("{epoch_nun: 1}", "steps.a.flags.epoch_nun: no such flag; did you mean `epoch_num`?"),
@@ -231,6 +267,17 @@ FLAGS = [
     ("{learning_rate: {low: 0, high: 1, log: true}}", "steps.a.flags.learning_rate: .*, expected low above 0 .*"),
     ('{model_path: "{b}/model.h5"}', "steps.a.flags.model_path: received {b}, which is no earlier step; .*"),
     ("{epoch_num: 1, data_dir: [x/a, y/a]}", "steps.a.flags.data_dir: .* expected each value once"),
+    ('{tensorboard: "a\\ntouch PWNED #"}', "steps.a.flags.tensorboard: received .*, expected no line end .*"),
+    ("{row: 5}", "steps.a.flags.row: no such flag; expected one of .*"),
+    ("{row: [5, 6]}", "steps.a.flags.row: no such flag; expected one of .*"),
+    ("{epoch_num: .inf}", "steps.a.flags.epoch_num: received inf, expected a whole number .*"),
+    ("{epoch_num: [1, -.inf]}", "steps.a.flags.epoch_num: received -inf, expected a whole number .*"),
+    (f"{{learning_rate: 1{'0' * 400}}}", "steps.a.flags.learning_rate: received a whole number of more than 308 .*"),
+    (f"{{epoch_num: {{low: 1, high: 0x{'f' * 4000}}}}}", "steps.a.flags.epoch_num.high: received a whole number .*"),
+    *(
+        (f"{{architecture: {one}}}", "steps.a.flags.architecture: received .*, expected a text")
+        for one in ("5", "true")
+    ),
 ]
 
 
@@ -261,6 +308,79 @@ def test_two_runs_in_one_folder_and_an_unknown_step_are_refused(folder, capsys):
         commands(folder, text.replace("same", '"{depth}"'))
     with pytest.raises(InputError, match="^`step`: received b, expected one of a, the steps of "):
         commands(folder, text.replace("same", '"{epoch_num}"'), step="b")
+
+
+@pytest.mark.parametrize(
+    "folder_of_step", [".", "..", "../r", "../../r", "x/../..", "/abs/path", "../../../tmp/out", "{row}/../.."]
+)
+def test_a_step_stays_below_the_sweeps_folder_or_beside_it(folder_of_step, folder):
+    text = """
+    folder: w/r
+    steps:
+      a: {script: train_base_model.py, %s flags: {epoch_num: 1}, rows: {b: {}, %s: {depth: 50}}}
+    """
+    with pytest.raises(
+        InputError, match=r"steps.a.folder: received .*; expected a folder below w/r, or beside it: ../"
+    ):
+        commands(folder, text % (f'folder: "{folder_of_step}",', "c"))
+    for own in ("", 'folder: "a/{row}",'):
+        for name in (".", "..", "../..", "x/.."):
+            found = [parsed(line)[1]["save_folder"] for line in commands(folder, text % (own, name))]
+            assert found == ["w/r/a/b", "w/r/a/_"]
+
+
+def test_a_run_in_the_folder_of_another_is_refused_where_that_one_is_a_run_of_files(folder):
+    text = """
+    folder: runs
+    steps:
+      a: {script: %s, folder: %s, flags: {%s}}
+      b: {script: train_base_model.py, folder: %s}
+    """
+    for one, other in (("x", "x/iter1"), ("x/y/z", "x")):
+        with pytest.raises(
+            InputError, match=r"steps.[ab]: two runs in runs/x, [ab] and [ab]; expected a folder of its"
+        ):
+            commands(folder, text % ("train_base_model.py", one, "", other))
+    assert len(commands(folder, text % ("evaluate_model.py", "seed1", "model_path: a.h5", "seed1/base"))) == 2
+
+
+@pytest.mark.parametrize("word", ["--images=5", "--help", "-h", "--"])
+def test_no_flag_hides_in_the_list_of_another(word, folder):
+    text = 'folder: r\nsteps: {a: {script: evaluate_model.py, flags: {model_path: [[b, "%s"]]}}}'
+    with pytest.raises(
+        InputError, match=f"steps.a.flags.model_path: received {word}, which is a flag; expected ./{word}"
+    ):
+        commands(folder, text % word)
+    [line] = commands(folder, text % f"./{word}")
+    assert parsed(line)[1]["model_path"] == ["b", f"./{word}"]
+
+
+def test_millions_of_combinations_are_refused_before_they_are_listed(folder):
+    values = f"[{', '.join(f'd{number}' for number in range(400))}]"
+    bases = "".join(f"  {name}: {{script: train_base_model.py, flags: {{data_dir: {values}}}}}\n" for name in "abc")
+    last = '  d: {script: evaluate_model.py, flags: {model_path: ["{a}", "{b}", "{c}"]}}\n'
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"steps.d.flags: more than 5000 runs; expected fewer values"):
+        commands(folder, f"folder: r\nsteps:\n{bases}{last}")
+    assert time.monotonic() - began < 30  # 64 million took minutes
+
+
+def test_the_most_runs_are_those_of_all_steps_together(folder, monkeypatch):
+    monkeypatch.setattr(plans, "MOST_RUNS", 9)
+    text = "folder: r\nsteps:\n  a: {script: train_base_model.py, flags: {epoch_num: [1, 2, 3, 4, 5]}}\n"
+    more = "  b: {script: train_base_model.py, flags: {epoch_num: [1, 2, 3, %s]}}\n"
+    assert len(commands(folder, text + more % "4")) == 9
+    with pytest.raises(InputError, match=r"steps.b.flags: more than 9 runs"):
+        commands(folder, text + more % "4, 5")
+
+
+def test_a_folder_or_a_name_without_end_in_place_of_a_file_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("w").mkdir()
+    assert [sweep.main([name]) for name in ("w", "a" * 300)] == [2, 2]
+    folder, long = capsys.readouterr().err.splitlines()
+    assert folder == "sweep.py: received w, which is a folder; expected a sweep's .yaml file"
+    assert long == f"sweep.py: received {'a' * 300}, which is not a file; expected a sweep's .yaml file"
 
 
 # ---- runs ----

@@ -85,6 +85,9 @@ def tell(args, count):
         if state == "started":
             display.say(f"{run.folder}: started", args.verbose)
             return
+        if state == "busy":
+            display.say(f"{run.folder}: another process is at work on it, which is waited for", args.verbose)
+            return
         ended.append(run)
         words = {"there": "finished before", "left out": "left out, as what it starts from failed"}.get(state, state)
         took = f" after {seconds:.1f} s" if seconds else ""
@@ -105,8 +108,8 @@ def make(args, spec, runs):
     """
     from compress.sweeps import notes, running
 
-    logs = spec.folder if args.jobs > 1 or not args.verbose else None
-    states = running.make(runs, args.jobs, logs, tell(args, len(runs)))
+    logged = args.jobs > 1 or not args.verbose
+    states = running.make(runs, args.jobs, spec.folder, tell(args, len(runs)), logged)
     bad = [run.folder for run in runs if states[run.folder] == "failed"]
     if bad:
         others = tables.counted(sum(state == "left out" for state in states.values()), "other")

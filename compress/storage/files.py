@@ -119,6 +119,21 @@ def exclusive(folder):
                 place.rmdir()
 
 
+def is_held(folder):
+    """Whether another process holds a folder at this moment, see `exclusive`."""
+    import filelock
+
+    if not (Path(folder) / LOCK).exists():
+        return False
+    try:
+        with filelock.FileLock(Path(folder) / LOCK, blocking=False):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:  # none that can be asked: the run itself says so
+        return False
+
+
 def copy_run(folder, target):
     """Copies what lies in a run's folder and in those of its parts, and no deeper, for a process that reads it.
 

@@ -1,19 +1,23 @@
 """The runs of a sweep as processes of this machine: some at a time, one's failure not another's. Imports no Keras."""
 
 import contextlib
+import ctypes
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from compress.errors import InputError
-from compress.storage import records
+from compress.storage import files, records
 from compress.sweeps.specs import TRAINS
 
 ROOT = Path(__file__).resolve().parents[2]  # where the scripts lie
 PAUSE = 0.05  # seconds between two looks at the processes
+PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal that a process gets at its parent's end
+_system = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a forked child may load nothing
 
 
 @dataclasses.dataclass
@@ -26,6 +30,7 @@ class Job:
         log: path of what it prints, or None where it prints here.
         slot: its number among those at work, from 0.
         began: by time.monotonic.
+        lock: of `take`, which is let go behind the process; None where the caller holds it.
     """
 
     run: object
@@ -33,6 +38,7 @@ class Job:
     log: Path | None
     slot: int
     began: float
+    lock: object = None
 
 
 def is_finished(run):
@@ -57,8 +63,44 @@ def is_finished(run):
     )
 
 
+def take(run, folder):
+    """Takes a run for this process, so that no other sweep or process of a search makes it.
+
+    Args:
+        run: a plans.Run.
+        folder: of its sweep.
+
+    Returns:
+        A lock, which ends with this process, or None where another process is at work on the run.
+    """
+    import filelock
+
+    path = log_of(run, folder).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return None
+    if files.is_held(run.folder):  # by a run that was started by hand, or whose sweep was killed and that still saves
+        lock.release()
+        return None
+    return lock
+
+
+def _end_with(parent):
+    """A function for a new child: on Linux it gets SIGTERM as `parent`, which starts it, ends, however that ends."""
+
+    def bind():
+        _system.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before
+            os._exit(128 + signal.SIGTERM)
+
+    return bind if _system else None
+
+
 def start(run, log=None, slot=0):
-    """Starts a run.
+    """Starts a run, which saves and ends where this process does.
 
     Args:
         run: a plans.Run.
@@ -85,6 +127,7 @@ def start(run, log=None, slot=0):
             stderr=subprocess.STDOUT if log else None,
             env=environment,
             process_group=0,  # of its own: Ctrl-C reaches it once, from `stop`, and not from the terminal as well
+            preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - two system calls, which take no lock of a thread
         )
     return Job(run, process, log, slot, time.monotonic())
 
@@ -105,6 +148,9 @@ def stop(jobs):
             job.process.kill()  # every file is whole at any moment
             job.process.wait()
         raise
+    finally:
+        for lock in [job.lock for job in jobs if job.lock]:
+            lock.release()
 
 
 def last_line(log):
@@ -115,21 +161,36 @@ def last_line(log):
     return ""
 
 
+def why_failed(job):
+    """Why a run that has ended is not finished, as one line; '' where it is, None where it has said so itself."""
+    status, record = job.process.returncode, job.run.record
+    if status < 0:
+        name = signal.Signals(-status).name if -status in {*signal.Signals} else f"signal {-status}"
+        return f"ended by {name}{', as where memory runs out' if name == 'SIGKILL' else ''}"
+    if status == 0:
+        return "" if record.exists() else f"ended with status 0 and left no {record}; expected one"
+    return (last_line(job.log) or f"status {status}") if job.log else None
+
+
 def log_of(run, folder):
     """Path of a run's log in the folder of a sweep: apart from its own, where it looks for what it saved."""
     name = os.path.relpath(run.folder, folder).replace(f"..{os.sep}", "").replace(os.sep, "_")
     return Path(folder) / "logs" / f"{name}.log"
 
 
-def make(runs, count, logs, tell):
+def make(runs, count, folder, tell, logged=True):
     """Makes all runs that aren't finished, each when those that it starts from are.
+
+    One that another process is at work on is waited for, and then made further where that left it unfinished.
 
     Args:
         runs: list of plans.Run, each behind those that it starts from; of others it is taken that they are finished.
         count: how many are at work at a time.
-        logs: folder of a sweep, below which what they print is kept; None to print here, one at a time.
-        tell: function(run, state, seconds, line): called as a run reaches the state 'started', 'there' (finished
-            before), 'finished', 'failed' or 'left out' (what it starts from failed); `line` is the last one of its log.
+        folder: of the sweep, see `log_of`.
+        tell: function(run, state, seconds, line): called as a run reaches the state 'started', 'busy' (of another
+            process), 'there' (finished before), 'finished', 'failed' or 'left out' (what it starts from failed);
+            `line` says why it failed, unless it has printed that here.
+        logged: whether what they print is kept in logs; else it is printed here, one at a time.
 
     Returns:
         {folder of a run: its last state}.
@@ -141,26 +202,35 @@ def make(runs, count, logs, tell):
         states[run.folder] = state
         tell(run, state, seconds, line)
 
+    def begin(run):
+        if is_finished(run):
+            return reach(run, "there")
+        lock = take(run, folder)
+        if lock is None:
+            return states.get(run.folder) == "busy" or reach(run, "busy")
+        if is_finished(run):  # by another process, since the first look
+            lock.release()
+            return reach(run, "there")
+        reach(run, "started")
+        slot = min({*range(count)} - {job.slot for job in jobs})
+        jobs.append(start(run, log_of(run, folder) if logged else None, slot))
+        jobs[-1].lock = lock
+
     try:
         while waiting or jobs:
             for run in list(waiting):
                 needs = {states.get(other.folder) for other in run.before.values() if other.folder in mine}
                 if needs & {"failed", "left out"}:
-                    waiting.remove(run)
                     reach(run, "left out")
                 elif needs <= {"finished", "there"} and len(jobs) < count:
-                    waiting.remove(run)
-                    if is_finished(run):
-                        reach(run, "there")
-                        continue
-                    reach(run, "started")
-                    slot = min({*range(count)} - {job.slot for job in jobs})
-                    jobs.append(start(run, log_of(run, logs) if logs else None, slot))
+                    begin(run)
+            waiting = [run for run in waiting if states.get(run.folder, "busy") == "busy"]
             for job in [job for job in jobs if job.process.poll() is not None]:
                 jobs.remove(job)
-                state = "failed" if job.process.returncode else "finished"
-                reach(job.run, state, time.monotonic() - job.began, last_line(job.log) if job.log else "")
-            time.sleep(PAUSE if jobs else 0)
+                job.lock.release()
+                why = why_failed(job)
+                reach(job.run, "finished" if why == "" else "failed", time.monotonic() - job.began, why or "")
+            time.sleep(PAUSE if jobs or "busy" in states.values() else 0)
     finally:
         stop(jobs)  # none is left but where a signal or a defect ended the loop
     return states

@@ -149,31 +149,26 @@ def result_of(spec, run):
     return float(value)
 
 
-@contextlib.contextmanager
-def _alone(spec, run):
-    """Holds a run for this process: others that want the same one wait until it is finished."""
-    import filelock
-
-    log = running.log_of(run, spec.folder)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(log.with_suffix(".lock"), poll_interval=0.2):
-        yield log
-
-
 def _make(spec, run, look):
-    """Makes a run unless it is finished; `look`: called now and then, a true answer ends it. Raises RunFailed."""
-    with _alone(spec, run) as log:
+    """Makes a run unless it is finished; `look`: called now and then, a true answer ends it. Raises RunFailed.
+
+    Where another process is at work on it, it is waited for.
+    """
+    while (lock := running.take(run, spec.folder)) is None:
+        time.sleep(LOOK)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
         if running.is_finished(run):
             return
-        job, ended = running.start(run, log), False
+        job, ended = running.start(run, running.log_of(run, spec.folder)), False
         try:
             while job.process.poll() is None and not ended:
                 ended = look()
                 time.sleep(0 if ended else LOOK)
         finally:
             running.stop([job])
-        if not ended and job.process.returncode:
-            raise RunFailed(f"{run.folder}: {running.last_line(log) or f'status {job.process.returncode}'}")
+        if not ended and (why := running.why_failed(job)):
+            raise RunFailed(f"{run.folder}: {why}")
 
 
 def objective(spec, parser_of, trial):

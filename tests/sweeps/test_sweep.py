@@ -17,6 +17,7 @@ from conftest import ROOT
 
 import sweep
 from compress.errors import InputError
+from compress.storage import files
 from compress.sweeps import plans, running, specs
 
 FILE = """
@@ -441,11 +442,76 @@ def test_one_at_a_time_prints_here_and_silently_to_a_log(few, capfd, monkeypatch
     monkeypatch.setenv("FAIL", "1")
     words = [str(few / "sweep.yaml"), "--step", "base", "--seeds", "5"]
     assert sweep.main(words) == 2
-    assert "the stub: received 0.05" in capfd.readouterr().out and not (few / "runs" / "logs").exists()
+    assert "the stub: received 0.05" in capfd.readouterr().out and not list(few.glob("runs/logs/*.log"))
     assert sweep.main([*words, "--verbose", "0"]) == 2
     output, error = capfd.readouterr()
     assert output == "" and "the stub" in error and error.count("\n") == 2
     assert "the stub" in (few / "runs" / "logs" / "base_learning_rate=0.05,seed=5.log").read_text()
+
+
+def started(folder, *words):
+    """A process of its own that makes the sweep of a folder."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pathlib, sweep; from compress.sweeps import running\n"
+        f"running.ROOT = pathlib.Path({str(folder)!r}); sys.argv[0] = 'sweep.py'; sys.exit(sweep.main())"
+    )
+    command = [sys.executable, "-c", code, str(folder / "sweep.yaml"), *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(there, *processes):
+    """Waits until a function says yes, as long as the processes are at work."""
+    end = time.monotonic() + 60
+    while not there():
+        assert not any(one.poll() is not None for one in processes) and time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a child ends with its parent on Linux alone")
+def test_two_sweeps_wait_for_one_another_and_a_killed_one_leaves_no_run_at_work(few):
+    (few / "runs" / "base").mkdir(parents=True)
+    wait = few / "runs" / "base" / "wait"
+    wait.write_text("")
+    killed = started(few, "-j", "2")
+    wait_for(lambda: len(list(few.glob("runs/base/*/begun"))) == 2, killed)
+    killed.kill()
+    killed.communicate()
+    wait_for(lambda: len(list(few.glob("runs/base/*/state.npz"))) == 2)  # its runs save and end
+    first = started(few, "-j", "2")
+    wait_for(lambda: len(calls(few)) == 4, first)
+    second = started(few, "-j", "4")
+    wait_for(lambda: len(calls(few)) == 6, first, second)
+    wait.unlink()
+    outputs = [process.communicate(timeout=60) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert outputs[1][0].count("another process is at work on it, which is waited for\n") >= 2
+    assert len(calls(few)) == 2 + 12 and len(list(few.glob("runs/*/*/result.json"))) == 12
+
+
+def test_a_run_whose_folder_another_process_holds_is_not_taken(few):
+    run = plans.expand(specs.read(few / "sweep.yaml"), sweep.parser_of)[0]
+    with files.exclusive(run.folder):
+        assert running.take(run, few) is None
+    lock = running.take(run, few)
+    assert lock and running.take(run, few) is None
+    lock.release()
+    running.take(run, few).release()
+
+
+def test_a_run_that_is_killed_or_leaves_no_record_has_failed_and_it_is_said_why(few, monkeypatch, capsys):
+    stub = (few / "train_base_model.py").read_text()
+    words = [str(few / "sweep.yaml"), "--step", "base", "--seeds", "5"]
+    for line, why in (
+        ("os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL, as where memory runs out"),
+        ("sys.exit(0)", f"ended with status 0 and left no {few}/runs/base/learning_rate=0.1,seed=5/result.json"),
+    ):
+        (few / "train_base_model.py").write_text(stub.replace("record =", f"{line}\nrecord ="))
+        for more in ([], ["-j", "2"]):
+            assert sweep.main([*words, *more]) == 2
+            output, error = capsys.readouterr()
+            assert (
+                "finished" not in output and error.splitlines()[0].count(why) == 1 and error.count("failed after") == 2
+            )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -453,16 +519,8 @@ def test_a_signal_stops_all_runs_which_save_and_the_sweep_goes_on(few, number):
     (few / "runs" / "base").mkdir(parents=True)
     wait = few / "runs" / "base" / "wait"
     wait.write_text("")
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pathlib, sweep; from compress.sweeps import running\n"
-        f"running.ROOT = pathlib.Path({str(few)!r}); sys.argv[0] = 'sweep.py'; sys.exit(sweep.main())"
-    )
-    command = [sys.executable, "-c", code, str(few / "sweep.yaml"), "-j", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
-    while len(list(few.glob("runs/base/*/begun"))) < 2:
-        assert process.poll() is None and time.monotonic() < end, process.communicate()
-        time.sleep(0.01)
+    process = started(few, "-j", "2")
+    wait_for(lambda: len(list(few.glob("runs/base/*/begun"))) == 2, process)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + number, error
@@ -472,8 +530,8 @@ def test_a_signal_stops_all_runs_which_save_and_the_sweep_goes_on(few, number):
     assert shlex.split(line)[-4:] == ["sweep.py", str(few / "sweep.yaml"), "-j", "2"]
     assert len(list(few.glob("runs/base/*/state.npz"))) == 2 and not list(few.glob("runs/*/*/result.json"))
     wait.unlink()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = started(few, "-j", "2")
+    assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
     assert len(list(few.glob("runs/*/*/result.json"))) == 12 and not list(few.glob("runs/*/*/state.npz"))
 
 

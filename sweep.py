@@ -3,6 +3,7 @@
 """Make many runs from one file of scripts, flags and values: here, as printed commands, or searched by Optuna."""
 
 import importlib
+import math
 import signal
 import sys
 from pathlib import Path
@@ -155,13 +156,14 @@ def search(args, spec):
             raise InputError(f"`{name}`: received it beside `study`, expected one of them{more}")
     study = searching.open_study(spec, args.study, args.storage, searching.check(spec, parser_of))
     searching.search(spec, parser_of, study, args.trials, lambda trial: show_trial(args, trial))
-    found = [
-        {"number": t.number, "state": t.state.name.lower(), "value": t.value, "params": t.params}
-        for t in searching.counted(study)
-    ]
+    with searching.database():
+        found = [
+            {"number": t.number, "state": t.state.name.lower(), "value": _finite(t.value), "params": t.params}
+            for t in searching.counted(study)
+        ]
     rank = {"complete": 0, "pruned": 1, "running": 2, "fail": 3}
     sign = -1 if spec.objective[1] == "maximize" else 1
-    found.sort(key=lambda t: (rank[t["state"]], sign * (t["value"] or 0), t["number"]))
+    found.sort(key=lambda t: (rank[t["state"]], t["value"] is None, sign * (t["value"] or 0), t["number"]))
     if found[0]["state"] in ("pruned", "fail"):
         raise InputError(f"{spec.file}: no trial of {len(found)} came to its end; expected one; see the logs there")
     show_best(args, spec, found)
@@ -183,7 +185,7 @@ def show_trial(args, trial):
 
 def show_best(args, spec, found):
     """Prints a table of the best ten trials that came to their end."""
-    best = [trial for trial in found if trial["state"] == "complete"][:10]
+    best = [trial for trial in found if trial["state"] == "complete" and trial["value"] is not None][:10]
     names = list(dict.fromkeys(name for trial in best for name in trial["params"]))
     stopped = sum(trial["state"] == "pruned" for trial in found)
     display.print_table(
@@ -192,6 +194,11 @@ def show_best(args, spec, found):
         [[str(t["number"]), t["value"], *(_short(t["params"].get(name)) for name in names)] for t in best],
         args.verbose,
     )
+
+
+def _finite(value):
+    """A trial's value; None of one that is infinite, as only another program gives it: JSON has none."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _short(value):

@@ -16,14 +16,17 @@ from compress.cli import keywords
 from compress.cli.values import nearest
 from compress.errors import InputError, one_line
 from compress.storage import records
+from compress.storage.files import check_writable
 from compress.sweeps import notes, plans, running
 from compress.sweeps.specs import NUMBERS, TRAINS, wrong
 
 RUNGS = 9  # the first look at a trial comes after this part of its epochs, the next one three times as late
 KEEPS = 3  # of so many trials that came as far one goes on
 HEARTBEAT = 60  # seconds; a process that is silent for twice as long is dead, and its trial is taken up by another
+BETWEEN = 0.6180339887  # where, from the low end of a range, a value is tried before any work
 LOOK = 0.3  # seconds between two looks at a history
 CURVES = {"val_acc": "val_acc", "final_acc": "val_acc", "val_loss": "val_loss"}  # of a result's key while it runs
+NOTED = {"folder", "step", "values", "record"}  # keys of `notes.entry`
 
 
 class RunFailed(Exception):
@@ -31,10 +34,10 @@ class RunFailed(Exception):
 
 
 class Edges:
-    """Stands in for a trial where a file is checked: the ends of each range, and each of some values in turn.
+    """Stands in for a trial where a file is checked: the ends of each range and between, and each of some values.
 
     Args:
-        number: which value of a list, and 0 for the low end of ranges.
+        number: which value of a list; of ranges 0 for the low end, 1 for the high one, others for one between.
         row: which row.
     """
 
@@ -45,9 +48,11 @@ class Edges:
         """One of the choices, the last one where there are fewer."""
         return choices[min(self.row if name.endswith(".row") else self.number, len(choices) - 1)]
 
-    def suggest_float(self, name, low, high, **how):
-        """An end of the range."""
-        return high if self.number else low
+    def suggest_float(self, name, low, high, log=False, step=None):
+        """An end of the range or a number between, which is no whole one where `step` doesn't say so."""
+        if self.number < 2:
+            return high if self.number else low
+        return low + step * round(BETWEEN * (high - low) / step) if step else low + BETWEEN * (high - low)
 
     suggest_int = suggest_float
 
@@ -83,7 +88,7 @@ def chosen(spec, trial, parser_of):
 
 
 def check(spec, parser_of):
-    """Makes sure, before any work, that every value of a sweep's lists and the ends of its ranges can be used.
+    """Makes sure, before any work, that a sweep's values can be used: of a range the ends and one between.
 
     Returns:
         The most epochs that the last step's runs have.
@@ -109,7 +114,7 @@ def check(spec, parser_of):
     several = [step.flags | more for step in spec.steps for more in (step.rows or {None: {}}).values()]
     if not any(isinstance(value, (dict, list)) for given in several for value in given.values()):
         raise wrong(spec.file, "steps", "nothing varies; expected a list or a range, such as {low: 0.01, high: 0.1}")
-    most = max([2, *(len(value) for given in several for value in given.values() if isinstance(value, list))])
+    most = max([3, *(len(value) for given in several for value in given.values() if isinstance(value, list))])
     rows = max([1, *(len(step.rows) for step in spec.steps)])
     found = [
         plans.expand(chosen(spec, Edges(number, row), parser_of), parser_of)
@@ -216,6 +221,55 @@ def objective(spec, parser_of, trial):
     return result_of(spec, runs[-1])
 
 
+@contextlib.contextmanager
+def database():
+    """Makes one line of what a database, or its driver, says as it fails beneath a study."""
+    import optuna
+    import sqlalchemy
+
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        cause = error  # Optuna itself stumbles behind one at times
+        while cause and not isinstance(cause, (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)):
+            cause = cause.__cause__ or cause.__context__
+        if not cause:
+            raise
+        raise InputError(
+            f"`storage`: the database can't be used any more ({_told(cause.__cause__ or cause)}); expected it there, "
+            "whole and with room; what the runs have saved stays, and the same command goes on"
+        ) from None
+
+
+def _told(error):
+    """What an error of a database says; of a ValueError, which may hold a part of an address' password, its type."""
+    text = "" if isinstance(error, ValueError) else f": {one_line(getattr(error, 'orig', None) or error):.200}"
+    return f"{type(error).__name__}{text}"
+
+
+def _storage(url):
+    """An optuna.storages.RDBStorage, of which a missed heartbeat is nothing to speak of.
+
+    The thread that tells of it would print a traceback; what follows in the main one fails, too, and says it.
+    """
+    import optuna
+
+    class Storage(optuna.storages.RDBStorage):
+        def record_heartbeat(self, trial_id):
+            with contextlib.suppress(Exception):
+                super().record_heartbeat(trial_id)
+
+    waits = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}  # while another process writes
+    return Storage(
+        url,
+        engine_kwargs=waits,
+        heartbeat_interval=HEARTBEAT,
+        heartbeat_stale_trial_callback=lambda study, trial: study.enqueue_trial(trial.params),
+    )
+
+
 def open_study(spec, name, storage, longest):
     """The optuna.Study of this name, new or as it is in its database.
 
@@ -237,34 +291,34 @@ def open_study(spec, name, storage, longest):
             "`study`: received it where Optuna is not installed; expected the packages of requirements-sweep.txt"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    check_writable(spec.folder)
     Path(spec.folder).mkdir(parents=True, exist_ok=True)
-    url = storage or f"sqlite:///{os.path.abspath(os.path.join(spec.folder, 'study.db'))}"
-    waits = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {}  # while another process writes
+    file = Path(spec.folder) / "study.db"
+    url = storage or f"sqlite:///{os.path.abspath(file)}"
     direction = spec.objective[1]
     try:
         # two processes that made the tables at once would be in each other's way
         with warnings.catch_warnings(), filelock.FileLock(Path(spec.folder) / ".study.lock"):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
             study = optuna.create_study(
-                storage=optuna.storages.RDBStorage(
-                    url,
-                    engine_kwargs=waits,
-                    heartbeat_interval=HEARTBEAT,
-                    heartbeat_stale_trial_callback=lambda study, trial: study.enqueue_trial(trial.params),
-                ),
+                storage=_storage(url),
                 study_name=name,
                 direction=direction,
                 load_if_exists=True,
                 # ASHA: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, arXiv 1810.05934
                 pruner=optuna.pruners.SuccessiveHalvingPruner(max(1, longest // RUNGS), KEEPS),
             )
-    except Exception as error:  # of SQLAlchemy, of a driver, of Optuna; none names the password of a URL
-        raise InputError(
-            f"`storage`: received a database that can't be used ({type(error).__name__}: {one_line(error):.200}); "
-            "expected a URL, such as sqlite:///study.db, and its driver installed"
-        ) from None
-    if study.direction.name.lower() != direction:
-        raise InputError(f"`study`: received {name}, which does not {direction}; expected another name")
+    except Exception as error:  # of SQLAlchemy, of a driver, of Optuna
+        place = "`storage`: received" if storage else f"{file}:"
+        wanted = (
+            "a URL, such as sqlite:///study.db, and its driver installed"
+            if storage
+            else "one of studies; without that file a new study begins, and runs that are finished stay"
+        )
+        raise InputError(f"{place} a database that can't be used ({_told(error)}); expected {wanted}") from None
+    with database():
+        if [one.name.lower() for one in study.directions] != [direction]:
+            raise InputError(f"`study`: received {name}, which does not {direction}; expected another name")
     return study
 
 
@@ -275,6 +329,13 @@ def counted(study):
         for trial in study.get_trials(deepcopy=False)
         if trial.state.name != "WAITING" and (trial.state.name != "FAIL" or "failed" in trial.user_attrs)
     ]
+
+
+def _entries(trial):
+    """The runs of a trial as `notes.entry` has them; none of a trial that something else than `objective` made."""
+    found = trial.user_attrs.get("runs")
+    known = isinstance(found, list) and all(isinstance(one, dict) and {*one} >= NOTED for one in found)
+    return [dict(one) for one in found] if known else []
 
 
 def search(spec, parser_of, study, trials, tell):
@@ -292,7 +353,7 @@ def search(spec, parser_of, study, trials, tell):
     def ended(study, trial):
         found = {}
         for one in counted(study):
-            entries = [dict(entry) for entry in one.user_attrs.get("runs", [])]
+            entries = _entries(one)
             if entries and one.state.name == "PRUNED":
                 entries[-1]["stopped"] = True
             found |= {entry["folder"]: entry for entry in entries}
@@ -300,7 +361,7 @@ def search(spec, parser_of, study, trials, tell):
         tell(trial)
 
     while True:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), database():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
             if len(counted(study)) >= trials:

@@ -16,6 +16,7 @@ MOST_LEVELS = 10  # of lists and mappings in each other: the values of a row's f
 TOO_DEEP = f"received lists or mappings in each other, more than {MOST_LEVELS} levels; expected fewer"
 # a line end would make two commands of one where they are printed a line each; lone surrogates can't be printed
 CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+MOST_STEPS = 2**40  # of a range
 TOP = ("folder", "seeds", "flags", "steps", "maximize", "minimize")
 STEP = ("script", "flags", "rows", "folder")
 RANGE = ("low", "high", "log", "step")
@@ -205,6 +206,14 @@ def _flags(file, where, value):
             if (log and low <= 0) or (step is not None and (log or not is_number(step) or step <= 0)):
                 raise wrong(
                     file, here, f"received {_shown(given)}, expected low above 0 for log, or a step above 0 without it"
+                )
+            parts = min((high - low) / step, MOST_STEPS + 0.5) if step else 1
+            if abs(parts - max(1, round(parts))) > 1e-6:
+                last = low + step * max(1, int(parts))
+                raise wrong(
+                    file,
+                    here,
+                    f"received {_shown(given)}, expected a step that leads to high, such as high: {last:.6g}",
                 )
     return value or {}
 

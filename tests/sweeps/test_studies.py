@@ -226,6 +226,7 @@ REFUSED = [
     ({}, "minimize: foo", "minimize: received foo, which .* has no number for; expected one of val_acc, val_loss, .*"),
     ({}, "maximize: a\nminimize: b", "minimize: received it beside maximize, expected one of them"),
     ({"storage": "nothing://x"}, "", "^`storage`: received a database that can't be used"),
+    ({"storage": "postgresql://u:p@ss:w0rd@h/x"}, "", r"^`storage`: .* can't be used \(ValueError\); expected a URL"),
 ]
 
 
@@ -243,6 +244,14 @@ def test_every_value_and_both_ends_of_a_range_are_checked_before_anything_runs(f
     for old, new, message in (
         ("[sgd, muon]", "[sgd, muon, adam]", "optimizer: received 'adam', expected one of sgd, muon"),
         ("{low: 0.001, high: 0.1, log: true}", "{low: -1, high: 0.1}", "student_learning_rate: received -1"),
+        ("epoch_num: 9", "epoch_num: {low: 1.0, high: 3.0}", r"student.flags.epoch_num: received '?2\.236"),
+        (
+            "epoch_num: 9",
+            "epoch_num: {low: 1, high: 10, step: 4}",
+            "student.flags.epoch_num: received .*, expected a step that leads to high, such as high: 9$",
+        ),
+        ("epoch_num: 9", "epoch_num: {low: 1, high: 3, step: 4}", "expected a step that leads to high, .* high: 5$"),
+        ("epoch_num: 9", "epoch_num: {low: 1, high: 3, step: 1.0e-320}", "expected a step that leads to high"),
         ("optimizer: [sgd, muon]", "temperature: {low: 1, high: 1.0e+12}", "temperature: received 1000000000000.0"),
     ):
         (folder / "sweep.yaml").write_text(text.replace(old, new))
@@ -252,6 +261,62 @@ def test_every_value_and_both_ends_of_a_range_are_checked_before_anything_runs(f
     (folder / "sweep.yaml").write_text(nothing)
     with pytest.raises(InputError, match="steps: nothing varies; expected a list or a range"):
         run(folder, 2)
+
+
+def test_steps_that_lead_to_the_end_of_a_range_are_taken(folder):
+    text = (folder / "sweep.yaml").read_text()
+    for given in ("{low: 1, high: 9, step: 4}", "{low: 1.0, high: 3.0, step: 1.0}", "{low: 2, high: 32, log: true}"):
+        (folder / "sweep.yaml").write_text(text.replace("epoch_num: 9", f"epoch_num: {given}"))
+        assert search.check(specs.read(folder / "sweep.yaml"), sweep.parser_of) in (9, 3, 32)
+    (folder / "sweep.yaml").write_text(text.replace("log: true", "step: 0.011"))
+    search.check(specs.read(folder / "sweep.yaml"), sweep.parser_of)
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_text("garbled" * 9999)])
+def test_a_database_that_is_lost_in_a_trial_is_one_line(harm, folder, monkeypatch, capsys):
+    start = running.start
+
+    def lose(*given):
+        harm(folder / "runs" / "study.db")
+        return start(*given)
+
+    monkeypatch.setattr(running, "start", lose)
+    assert sweep.main([str(folder / "sweep.yaml"), "--study", "rates", "--trials", "2"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sweep.py: --storage: the database can't be used any more (") and error.count("\n") == 1
+
+
+def test_a_database_that_is_none_is_named_and_so_is_a_folder_that_takes_no_files(folder, monkeypatch):
+    file = folder / "runs" / "study.db"
+    file.parent.mkdir()
+    file.write_text("garbled" * 999)
+    with pytest.raises(InputError, match=rf"^{file}: a database that can't be used .*; without that file a new study"):
+        run(folder, 1)
+    file.unlink()
+    (folder / "file").write_text("")
+    (folder / "sweep.yaml").write_text(FILE.format(folder=folder / "file"))
+    with pytest.raises(InputError, match=f"^received {folder}/file/runs, expected a folder that can be written to"):
+        run(folder, 1)
+
+
+def test_trials_and_studies_of_other_programs_are_taken_as_they_are(folder):
+    spec = specs.read(folder / "sweep.yaml")
+    study = search.open_study(spec, "rates", None, 9)
+    ranges = {"student.student_learning_rate": optuna.distributions.FloatDistribution(0.001, 0.1, log=True)}
+    for value, runs in ((float("inf"), "x"), (0.1, 5), (0.2, [{}]), (0.3, None)):
+        made = optuna.trial.create_trial(
+            value=value, params={next(iter(ranges)): 0.01}, distributions=ranges, user_attrs={"runs": runs}
+        )
+        study.add_trial(made)
+    found = run(folder, 5)
+    assert [trial["value"] for trial in found if trial["number"] < 4] == [0.3, 0.2, 0.1, None]
+    json.dumps(found, allow_nan=False)
+    assert len(json.loads((folder / "runs" / "sweep.json").read_text())["runs"]) == 2
+    optuna.create_study(
+        storage=f"sqlite:///{folder}/runs/study.db", study_name="two", directions=["maximize", "minimize"]
+    )
+    with pytest.raises(InputError, match="^`study`: received two, which does not maximize; expected another name"):
+        run(folder, 1, name="two")
 
 
 def test_a_study_of_other_values_or_of_another_goal_wants_another_name(folder):

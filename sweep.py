@@ -90,10 +90,11 @@ def tell(args, count):
             display.say(f"{run.folder}: another process is at work on it, which is waited for", args.verbose)
             return
         ended.append(run)
-        words = {"there": "finished before", "left out": "left out, as what it starts from failed"}.get(state, state)
+        words = {"there": "finished before", "left out": "left out, as what it starts from failed", "refused": "failed"}
         took = f" after {seconds:.1f} s" if seconds else ""
-        text = f"[{len(ended)}/{count}] {run.folder}: {words}{took}{f': {line}' if line and state == 'failed' else ''}"
-        display.warn(text) if state == "failed" else display.say(text, args.verbose)
+        why = f": {line}" if line else ""
+        text = f"[{len(ended)}/{count}] {run.folder}: {words.get(state, state)}{took}{why}"
+        display.warn(text) if state in ("failed", "refused") else display.say(text, args.verbose)
 
     return say
 
@@ -111,12 +112,16 @@ def make(args, spec, runs):
 
     logged = args.jobs > 1 or not args.verbose
     states = running.make(runs, args.jobs, spec.folder, tell(args, len(runs)), logged)
-    bad = [run.folder for run in runs if states[run.folder] == "failed"]
+    bad = [run.folder for run in runs if states[run.folder] in ("failed", "refused")]
     if bad:
+        refused = sum(state == "refused" for state in states.values())
+        way = f"expected another folder in {args.file}, the flags of then, or those runs removed"
+        other = f"; of them {refused} hold what other flags, or another model, made: {way}" if refused else ""
+        more = "" if refused == len(bad) else f"; the same command makes what {'else ' if refused else ''}is missing"
         others = tables.counted(sum(state == "left out" for state in states.values()), "other")
         raise InputError(
             f"{len(bad)} of {tables.counted(len(runs), 'run')} failed and {others} start from them: "
-            f"{', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}; expected 0; the same command makes what is missing"
+            f"{', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}; expected 0{other}{more}"
         )
     display.written([Path(spec.folder) / notes.NAME], args.verbose)
     return {

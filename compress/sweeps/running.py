@@ -172,6 +172,26 @@ def why_failed(job):
     return (last_line(job.log) or f"status {status}") if job.log else None
 
 
+def is_refused(job):
+    """Whether a run that failed was refused as its folder holds another one: the same command would fail again.
+
+    That is a finished one, of other flags or from another model, or an unfinished one of another command.
+    """
+    run = job.run
+    if job.process.returncode != 2 or run.script not in TRAINS:
+        return False
+    for name in ("result.json", "history.json"):
+        with contextlib.suppress(InputError, OSError):
+            found = records.read_json(Path(run.folder) / name)
+            made = found.get("run")
+            whole = name == "result.json" and found.get("finished") is not False
+            if whole and not (Path(run.folder) / records.STATE).exists():
+                return True
+            if isinstance(made, dict) and made.get("argv") != [run.script, *run.words]:
+                return True
+    return False
+
+
 def log_of(run, folder):
     """Path of a run's log in the folder of a sweep: apart from its own, where it looks for what it saved."""
     name = os.path.relpath(run.folder, folder).replace(f"..{os.sep}", "").replace(os.sep, "_")
@@ -188,8 +208,8 @@ def make(runs, count, folder, tell, logged=True):
         count: how many are at work at a time.
         folder: of the sweep, see `log_of`.
         tell: function(run, state, seconds, line): called as a run reaches the state 'started', 'busy' (of another
-            process), 'there' (finished before), 'finished', 'failed' or 'left out' (what it starts from failed);
-            `line` says why it failed, unless it has printed that here.
+            process), 'there' (finished before), 'finished', 'failed', 'refused' (likewise, see `is_refused`) or
+            'left out' (what it starts from failed); `line` says why it failed, unless it has printed that here.
         logged: whether what they print is kept in logs; else it is printed here, one at a time.
 
     Returns:
@@ -220,7 +240,7 @@ def make(runs, count, folder, tell, logged=True):
         while waiting or jobs:
             for run in list(waiting):
                 needs = {states.get(other.folder) for other in run.before.values() if other.folder in mine}
-                if needs & {"failed", "left out"}:
+                if needs & {"failed", "refused", "left out"}:
                     reach(run, "left out")
                 elif needs <= {"finished", "there"} and len(jobs) < count:
                     begin(run)
@@ -229,7 +249,8 @@ def make(runs, count, folder, tell, logged=True):
                 jobs.remove(job)
                 job.lock.release()
                 why = why_failed(job)
-                reach(job.run, "finished" if why == "" else "failed", time.monotonic() - job.began, why or "")
+                state = "finished" if why == "" else "refused" if is_refused(job) else "failed"
+                reach(job.run, state, time.monotonic() - job.began, why or "")
             time.sleep(PAUSE if jobs or "busy" in states.values() else 0)
     finally:
         stop(jobs)  # none is left but where a signal or a defect ended the loop

@@ -514,6 +514,30 @@ def test_a_run_that_is_killed_or_leaves_no_record_has_failed_and_it_is_said_why(
             )
 
 
+def test_runs_of_a_file_that_was_changed_are_refused_and_the_way_forward_is_told(few, monkeypatch, capsys):
+    words = [str(few / "sweep.yaml"), "--step", "base", "-j", "2", "--seeds", "5"]
+    assert sweep.main(words) == 0
+    text, stub = (few / "sweep.yaml").read_text(), (few / "train_base_model.py").read_text()
+    refuses = "if (folder / 'result.json').exists(): sys.exit(2)\n"  # as the scripts do
+    (few / "train_base_model.py").write_text(stub.replace('(folder / "begun")', f'{refuses}(folder / "begun")'))
+    (few / "sweep.yaml").write_text(text.replace("dataset: digits", "dataset: digits, batch_size: 8"))
+    capsys.readouterr()
+    assert sweep.main(words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("sweep.py: 2 of 2 runs failed and 0 others start from them: ")
+    assert f"of them 2 hold what other flags, or another model, made: expected another folder in {few}/" in line
+    assert "the same command" not in line
+    run = plans.expand(specs.read(few / "sweep.yaml", [5]), sweep.parser_of)[0]
+    history = Path(run.folder) / "history.json"
+    (Path(run.folder) / "state.npz").write_text("")  # an unfinished one
+    run.record.unlink()
+    job = running.Job(run, subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"]), None, 0, 0.0)
+    job.process.wait()
+    for argv, refused in (([run.script, *run.words], False), ([run.script, "--seed=7"], True)):
+        history.write_text(json.dumps({"run": {"argv": argv}}))
+        assert running.is_refused(job) == refused
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_runs_which_save_and_the_sweep_goes_on(few, number):
     (few / "runs" / "base").mkdir(parents=True)

@@ -51,25 +51,50 @@ def compute_sparsity(model, base):
     """Sparsity: the share of a base model's convolution parameters (kernels and biases) that were removed, 0 to 1.
 
     A filter counts as removed if its whole kernel is 0. So do the slices that read a channel for which the kernels of
-    all layers that make it are 0. A masked model and its trimmed twin therefore have the same sparsity. In a network
-    without a convolution the Dense layers are counted.
+    all layers that make it are 0. A masked model and its trimmed twin therefore have the same sparsity. A Dense
+    layer on maps, as in ConvNeXt, is a convolution of 1x1. In a network without any all Dense layers are counted.
 
     Args:
         model: a trimmed or a masked model.
         base: the model that pruning started from.
     """
-    kinds = CONVOLUTIONS if _layers_of(base, CONVOLUTIONS) else (layers.Dense,)
-    total = sum(layer.count_params() for layer in _layers_of(base, kinds))
-    return 1.0 - _live_parameters(_graph(model), kinds) / total if total else 0.0
+    graph, counted = _graph(model), convolutions if convolutions(base) else _dense
+    total = sum(layer.count_params() for layer in counted(base).values())
+    return 1.0 - _live_parameters(graph, list(counted(graph.model).values())) / total if total else 0.0
+
+
+def convolutions(model):
+    """{path: layer} of the convolutions of a model and the models inside it, each once; a Dense layer on maps is one.
+
+    Args:
+        model: a keras.Model that `nodes.graph_of` takes.
+    """
+    return _chosen(model, lambda node: isinstance(node.operation, CONVOLUTIONS) or (_is_dense(node) and _on_maps(node)))
+
+
+def _dense(model):
+    return _chosen(model, _is_dense)
+
+
+def _is_dense(node):
+    return isinstance(node.operation, layers.Dense)
+
+
+def _on_maps(node):
+    return len(node.input_tensors[0].shape) > 3
+
+
+def _chosen(model, choose):
+    """{path: layer} of the nodes that a function says yes to, each layer once."""
+    found = {}
+    for path, node in nodes.walk(model):
+        if choose(node) and node.operation not in found.values():
+            found[path] = node.operation
+    return found
 
 
 def _graph(model):
     return model if isinstance(model, Graph) else Graph(model)
-
-
-def _layers_of(model, kinds):
-    """The layers of some kinds in a model and the models inside it, each once."""
-    return list(dict.fromkeys(node.operation for _, node in nodes.walk(model) if isinstance(node.operation, kinds)))
 
 
 def _nonzero(wiring, axes, weight):
@@ -81,8 +106,8 @@ def _nonzero(wiring, axes, weight):
     return found
 
 
-def _live_parameters(graph, kinds):
-    """Number of parameters of some kinds of layers that aren't removed or masked."""
+def _live_parameters(graph, counted):
+    """Number of parameters of some layers that aren't removed or masked."""
     label = graph.reading.numbers.classes()
     made, alive, filters = np.zeros(len(label), bool), np.zeros(len(label), bool), {}
     for wiring in graph.reading.wirings.values():
@@ -96,7 +121,7 @@ def _live_parameters(graph, kinds):
     alive |= ~made  # the colours of the image
     live = 0
     for wiring in graph.reading.wirings.values():
-        if isinstance(wiring.layer, kinds):
+        if wiring.layer in counted:
             own = filters[id(wiring.layer)]
             for at, axes in wiring.variables.items():
                 counts = [

@@ -180,6 +180,19 @@ def test_masked_and_trimmed_networks_have_the_sparsity_that_was_counted(name):
     np.testing.assert_allclose(answers, small(images), rtol=1e-4, atol=1e-5 * np.abs(answers).max())
 
 
+def test_dense_layers_on_maps_are_convolutions_and_the_classifier_is_none():
+    """As in ConvNeXt, where they hold nearly all parameters."""
+    x = image = keras.Input((8, 8, 3))
+    x = L.Conv2D(6, 3, name="stem")(x)
+    x = L.Dense(6, name="narrow")(L.Dense(24, activation="gelu", name="wide")(x))
+    model = keras.Model(image, L.Dense(4, name="classes")(L.GlobalAveragePooling2D()(x)))
+    masks = {name: np.arange(24) < 6 for name, group in Graph(model).groups.items() if group.width == 24}
+    whole, left = 6 * (27 + 1) + 24 * 7 + 6 * 25, 6 * (27 + 1) + 6 * 7 + 6 * 7
+    assert len(masks) == 1
+    assert removal.compute_sparsity(removal.trim_model(model, masks), model) == pytest.approx(1 - left / whole)
+    assert set(removal.convolutions(model)) == {"stem", "wide", "narrow"}
+
+
 def test_sparsity_of_a_network_without_convolutions_counts_its_dense_layers():
     model = built("mlp")
     name, group = next(iter(Graph(model).groups.items()))

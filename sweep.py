@@ -78,6 +78,11 @@ def show_commands(args, runs):
     return {"commands": lines}
 
 
+def say_busy(args, run):
+    """Says that a run is waited for."""
+    display.say(f"{run.folder}: another process is at work on it, which is waited for", args.verbose)
+
+
 def tell(args, count):
     """A function that says how far the runs are, as `running.make` calls it; `count` is their number."""
     ended = []
@@ -87,7 +92,7 @@ def tell(args, count):
             display.say(f"{run.folder}: started", args.verbose)
             return
         if state == "busy":
-            display.say(f"{run.folder}: another process is at work on it, which is waited for", args.verbose)
+            say_busy(args, run)
             return
         ended.append(run)
         words = {"there": "finished before", "left out": "left out, as what it starts from failed", "refused": "failed"}
@@ -160,7 +165,9 @@ def search(args, spec):
             more = "; the same command, started again beside this one, shares the study" if name == "jobs" else ""
             raise InputError(f"`{name}`: received it beside `study`, expected one of them{more}")
     study = searching.open_study(spec, args.study, args.storage, searching.check(spec, parser_of))
-    searching.search(spec, parser_of, study, args.trials, lambda trial: show_trial(args, trial))
+    searching.search(
+        spec, parser_of, study, args.trials, lambda trial: show_trial(args, trial), lambda run: say_busy(args, run)
+    )
     with searching.database():
         found = [
             {"number": t.number, "state": t.state.name.lower(), "value": _finite(t.value), "params": t.params}

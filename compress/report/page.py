@@ -109,10 +109,10 @@ def render(sections, drawn, **words):
 
 
 def _breakable(name):
-    """A name that a narrow column may break behind its slashes, before it breaks a word."""
+    """A name that a narrow column may break behind its slashes and commas, before it breaks a word."""
     import markupsafe
 
-    return markupsafe.Markup(str(markupsafe.escape(name)).replace("/", "/<wbr>"))  # escaping makes none
+    return markupsafe.Markup(re.sub("([/,])", r"\1<wbr>", str(markupsafe.escape(name))))  # escaping makes none of these
 
 
 def write(path, page):

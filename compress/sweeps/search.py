@@ -154,13 +154,17 @@ def result_of(spec, run):
     return float(value)
 
 
-def _make(spec, run, look):
+def _make(spec, run, look, busy):
     """Makes a run unless it is finished; `look`: called now and then, a true answer ends it. Raises RunFailed.
 
-    Where another process is at work on it, it is waited for.
+    Where another process is at work on it, `busy` is called with it, and it is waited for.
     """
-    while (lock := running.take(run, spec.folder)) is None:
+    lock = running.take(run, spec.folder)
+    if lock is None:
+        busy(run)
+    while lock is None:
         time.sleep(LOOK)
+        lock = running.take(run, spec.folder)
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
         if running.is_finished(run):
@@ -176,8 +180,8 @@ def _make(spec, run, look):
             raise RunFailed(f"{run.folder}: {why}")
 
 
-def objective(spec, parser_of, trial):
-    """Makes the runs of a trial, and returns what is searched for.
+def objective(spec, parser_of, trial, busy):
+    """Makes the runs of a trial, and returns what is searched for; `busy` as of `search`.
 
     Raises:
         optuna.TrialPruned: its last run was stopped, since others were better after as many epochs.
@@ -208,8 +212,8 @@ def objective(spec, parser_of, trial):
 
     try:
         for run in runs[:-1]:
-            _make(spec, run, lambda: False)
-        _make(spec, runs[-1], hopeless if key in CURVES else lambda: False)
+            _make(spec, run, lambda: False, busy)
+        _make(spec, runs[-1], hopeless if key in CURVES else lambda: False, busy)
     except KeyboardInterrupt:
         trial.study.enqueue_trial(trial.params)  # the next process goes on with it
         raise
@@ -338,7 +342,7 @@ def _entries(trial):
     return [dict(one) for one in found] if known else []
 
 
-def search(spec, parser_of, study, trials, tell):
+def search(spec, parser_of, study, trials, tell, busy):
     """Makes trials until a study has so many; other processes may do so at the same time.
 
     Args:
@@ -347,6 +351,7 @@ def search(spec, parser_of, study, trials, tell):
         study: from `open_study`.
         trials: how many there are to be, those of other processes and of earlier among them.
         tell: function(an optuna FrozenTrial), called at its end.
+        busy: function(a plans.Run), called where another process is at work on one, which is waited for.
     """
     import optuna
 
@@ -367,5 +372,5 @@ def search(spec, parser_of, study, trials, tell):
             if len(counted(study)) >= trials:
                 return
             study.optimize(
-                lambda trial: objective(spec, parser_of, trial), n_trials=1, catch=(RunFailed,), callbacks=[ended]
+                lambda trial: objective(spec, parser_of, trial, busy), n_trials=1, catch=(RunFailed,), callbacks=[ended]
             )

@@ -8,7 +8,9 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import filelock
 import pytest
 from conftest import ROOT
 
@@ -365,3 +367,20 @@ def test_a_pruning_is_followed_over_its_iterations(tmp_path):
         (tmp_path / f"iter{number}").mkdir()
         (tmp_path / f"iter{number}" / "history.json").write_text(json.dumps({"val_acc": values}))
     assert search.curve(run_, "val_acc") == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_a_study_says_that_it_waits_for_a_run_of_another_process(folder, capsys, monkeypatch):
+    spec = specs.read(folder / "sweep.yaml")
+    place = folder / "runs" / "base" / "seed=1"
+    path = running.log_of(SimpleNamespace(folder=str(place)), spec.folder).with_suffix(".lock")
+    path.parent.mkdir(parents=True)
+    lock, say = filelock.FileLock(path).acquire().lock, sweep.say_busy
+
+    def say_and_end(*words):
+        say(*words)
+        lock.release()
+
+    monkeypatch.setattr(sweep, "say_busy", say_and_end)
+    sweep.run(file=str(folder / "sweep.yaml"), study="rates", trials=1)
+    assert capsys.readouterr().out.count(f"{place}: another process is at work on it, which is waited for\n") == 1
+    assert len(calls(folder)) == 2

@@ -116,7 +116,7 @@ def _reading(split, varied):
 
 
 class Ahead:
-    """Calls a function of an index for the next indices on a thread, while the last value is used.
+    """Calls a function of an index for the next indices on threads, while the last value is used.
 
     Args:
         function: of an index, whose value depends on nothing else.
@@ -125,7 +125,8 @@ class Ahead:
 
     def __init__(self, function, depth=AHEAD):
         self.function, self.depth, self.waiting = function, depth, {}
-        self.thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="batches")
+        # two: while one batch waits for its last image, or is varied, the images of the next one are read
+        self.threads = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="batches")
 
     def __call__(self, index):
         # What lies behind is kept for two more calls: Keras looks at the first two batches, and then begins with them.
@@ -133,5 +134,5 @@ class Ahead:
             self.waiting.pop(i).cancel()
         for i in range(index, index + self.depth + 1):
             if i not in self.waiting:
-                self.waiting[i] = self.thread.submit(self.function, i)
+                self.waiting[i] = self.threads.submit(self.function, i)
         return self.waiting[index].result()

@@ -280,7 +280,9 @@ def between(results, args):
     """The seconds between the fine-tuning of one pruning iteration and that of the next."""
     precision = flags.precision("auto")
     words = ["between", "--precision", precision, "--data_dir", args.data_dir]
-    seconds = contest.Contestant(words).facts["between"]
+    entrant = contest.Contestant(words)
+    entrant.stop()
+    seconds = entrant.facts["between"]
     results.turns[" ".join(["python benchmarks/worker.py", *words])] = {"seconds": [seconds]}
     results.add(
         "between",

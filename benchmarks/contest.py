@@ -1,6 +1,8 @@
 """Runs the processes of `worker.py` in alternating turns, so that drifts in the machine's speed affect all alike."""
 
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -10,7 +12,7 @@ WORKER = Path(__file__).parent / "worker.py"
 
 
 class Contestant:
-    """A process of `worker.py`.
+    """A process of `worker.py`, stopped but for its own turns: some libraries read ahead of what they are asked for.
 
     Args:
         words: its command line, such as ['step', '--library', 'torch'].
@@ -22,12 +24,21 @@ class Contestant:
     """
 
     def __init__(self, words):
+        # a group of its own, so that the processes that it starts are stopped with it
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(WORKER), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
         )
         self.seconds, self.peak_bytes, self.facts = [], 0, {}
         while (line := self._line()) != "ready":
             self.facts |= json.loads(line)
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number):
+        os.killpg(self.process.pid, number)  # there until it is waited for, whether it has ended or not
 
     def _line(self):
         line = self.process.stdout.readline()
@@ -37,14 +48,17 @@ class Contestant:
 
     def turn(self, repeats):
         """Has the process repeat its work, and keeps the mean seconds of one repetition."""
+        self._signal(signal.SIGCONT)
         self.process.stdin.write(f"{repeats}\n")
         self.process.stdin.flush()
         answer = json.loads(self._line())
+        self._signal(signal.SIGSTOP)
         self.seconds.append(answer["seconds"] / repeats)
         self.peak_bytes = answer["peak_bytes"]
 
     def stop(self):
         """Ends the process."""
+        self._signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 

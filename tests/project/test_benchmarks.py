@@ -6,6 +6,7 @@ What is measured of torch, onnxruntime and LiteRT runs with `make bench` alone: 
 import io
 import json
 import os
+import time
 
 import bench
 import contest
@@ -158,3 +159,25 @@ def test_the_benchmark_prints_and_writes_every_part(monkeypatch, tmp_path, capsy
     share = "batch 1, 3 iterations of the default rule, round_to 1: speed-up as a share of 4.00x fewer MACs"
     assert found[share] == ("0.25 (0.25 to 0.25)", False)
     assert "12.5 s" in capsys.readouterr().out
+
+
+def test_a_contestant_works_in_its_own_turns_alone(monkeypatch, tmp_path):
+    (tmp_path / "worker.py").write_text(
+        "import json, sys, threading, time\n"
+        "done = [0]\n"
+        "def ahead():\n"
+        "    while True:\n"
+        "        done[0] += 1\n"
+        "        time.sleep(0.001)\n"
+        "threading.Thread(target=ahead, daemon=True).start()\n"
+        "print('ready', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    print(json.dumps({'seconds': done[0], 'peak_bytes': 1}), flush=True)\n"
+    )
+    monkeypatch.setattr(contest, "WORKER", tmp_path / "worker.py")
+    entrant = contest.Contestant([])
+    for _ in range(2):
+        time.sleep(0.5)  # others' turns, in which it could make hundreds
+        entrant.turn(1)
+    entrant.stop()
+    assert entrant.seconds[1] < 100 and entrant.process.returncode == 0

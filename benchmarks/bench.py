@@ -190,7 +190,7 @@ def data(results, args):
                 "torch": ["--library", "torch"],
             }.items()
         }
-        found = results.race(entries, 32, args.turns)
+        found = results.race(entries, 64, args.turns)
         for kept, other in (("files", "keras"), ("files", "torch"), ("cache", "files")):
             times = ratios(found[other], found[kept])
             results.add(

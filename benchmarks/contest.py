@@ -59,8 +59,8 @@ class Contestant:
     def stop(self):
         """Ends the process."""
         self._signal(signal.SIGCONT)
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # closes its standard input, which ends it, and waits
+            pass
 
     @property
     def median(self):

@@ -192,6 +192,7 @@ def test_every_script_takes_a_namespace_or_keywords_but_not_both(script):
     assert module.run.__doc__ and module.run.__name__ == "run"
 
 
+@pytest.mark.slow
 def test_the_readmes_examples_run(tmp_path, monkeypatch, capsys):
     for place in ("base_model", "demo/base_model"):
         (tmp_path / "model" / place).mkdir(parents=True)

@@ -330,7 +330,10 @@ ORDER = [
 ]
 
 
-@pytest.mark.parametrize("script", ORDER)
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("sweep", "report") else name for name in ORDER],
+)
 def test_verbose_0_is_silent_and_json_is_the_result_alone(script, folder, base, capfd):
     main = importlib.import_module(script).main
     words, record = command(script, folder, base)

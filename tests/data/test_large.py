@@ -636,6 +636,7 @@ def test_models_of_images_that_were_fitted_otherwise_are_not_compared(tmp_path):
     assert pixels.of_models(tmp_path / "crop" / "exported" / "model-int8.tflite") == {"fit": "crop"}
 
 
+@pytest.mark.slow
 def test_a_run_of_before_goes_on_with_images_decoded_as_they_were(tiny, photographs, tmp_path, monkeypatch):
     first = train(tiny, photographs, tmp_path / "base")
     again = {"save_folder": str(tmp_path / "run"), "dataset": str(photographs), "batch_size": 8, "verbose": 0}

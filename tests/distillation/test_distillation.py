@@ -304,6 +304,7 @@ def test_an_annealed_teacher_falls_silent_step_by_step():
         distiller.compute_loss(x, LABELS, outputs, training=False)  # a validation counts nothing
 
 
+@pytest.mark.slow
 def test_a_state_holds_how_far_a_teacher_has_fallen_silent(tmp_path):
     from compress.storage import states
 

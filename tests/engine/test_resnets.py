@@ -205,6 +205,7 @@ def test_gradients_are_keras_and_biases_before_batch_norm_have_none():
     assert max(errors.values()) < 0.02 and np.median(list(errors.values())) < 1e-3, errors
 
 
+@pytest.mark.slow
 def test_what_trains_is_the_model_that_is_saved(tmp_path, pictures):
     images, labels = pictures
     net = build()
@@ -254,7 +255,9 @@ def test_a_folded_copy_keeps_its_weights_until_it_is_refolded(tmp_path, pictures
     assert copy.trainable_variables == []
 
 
-@pytest.mark.parametrize("kind", BUILDS)
+@pytest.mark.parametrize(
+    "kind", [name if name == "20 layers" else pytest.param(name, marks=pytest.mark.slow) for name in BUILDS]
+)
 def test_a_frozen_function_gives_keras_logits_at_any_batch_size(kind):
     net = build(**BUILDS[kind])
     images, function = pixels(5, net), folding.freeze(net)
@@ -320,7 +323,7 @@ def test_an_unknown_precision_is_refused_in_one_line(capsys):
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is asked for on x86 alone")
-@pytest.mark.parametrize("told", [None, "0"])
+@pytest.mark.parametrize("told", [None, pytest.param("0", marks=pytest.mark.slow)])
 def test_onednn_computes_unless_the_user_says_otherwise(told):
     """TensorFlow itself turns it on only where the processor has AVX-512 VNNI or better; it is asked what it does."""
     code = """

@@ -120,6 +120,7 @@ def test_photographs_are_read_by_every_way_that_is_measured(words, tmp_path, mon
     os.sched_setaffinity(0, cores)
 
 
+@pytest.mark.slow
 def test_the_student_is_as_small_as_the_benchmark_says():
     whole = 23_608_202  # parameters of a ResNet50 for ten classes
     assert 0.9 * whole / 12.82 < worker.network("student").count_params() <= whole / 12.82

@@ -37,6 +37,7 @@ def test_the_pictures_are_the_same_whenever_they_are_drawn_and_no_two_alike(fold
             assert np.asarray(image).std() > 5
 
 
+@pytest.mark.slow
 def test_the_classifier_of_the_page_is_the_one_that_was_measured_and_is_opened(folder, monkeypatch):
     page = (ROOT / "docs" / "how-to" / "transfer-learning.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

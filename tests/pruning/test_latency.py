@@ -108,6 +108,7 @@ def test_a_limit_that_no_network_keeps_is_refused(model):
         model.choose(lambda asked: exhaustive(model.predict, asked), 0.1)
 
 
+@pytest.mark.slow
 def test_a_runtime_times_networks_beside_a_reference():
     pytest.importorskip("ai_edge_litert")
 

@@ -357,6 +357,7 @@ def test_pruning_ablation_and_exports_have_tables_of_their_own(made):
     assert (exports["litert"][0]["threads"][0], exports["h5"][0]["threads"]) == ("2", ("-", None))
 
 
+@pytest.mark.slow
 def test_a_report_takes_away_the_figures_of_runs_that_are_gone_and_nothing_else(tmp_path):
     folder = write_all(tmp_path / "my model", records_of_a_tree())
     before, _ = make(folder, "--no-models")
@@ -611,6 +612,7 @@ def test_a_model_that_only_others_tell_of_is_named_as_they_name_it(tmp_path):
     assert result["models"][-1]["kind"] == "sensitivity" and result["skipped"] == [] and page.rows("table-models")
 
 
+@pytest.mark.slow
 def test_curves_of_many_runs_share_figures_and_one_that_cannot_be_drawn_is_told(tmp_path):
     content = records_of_a_tree()
     for i in range(7):
@@ -674,6 +676,7 @@ def test_a_step_is_told_of_where_there_is_one(tmp_path):
         assert ("A step joins" in section.parts[0][1]) == stepped
 
 
+@pytest.mark.slow
 def test_numbers_at_the_limits_are_drawn(tmp_path):
     content = records_of_a_tree()
     content["base_model/result.json"] |= {"parameters": 10**15, "macs": 1, "bytes": 10**18, "val_acc": 1}
@@ -810,6 +813,7 @@ def whole(tmp_path_factory):
     return write_all(folder, content), models, images, masks
 
 
+@pytest.mark.slow
 def test_confusion_and_classes_are_counted_from_the_models_answers(whole):
     folder, models, images, _ = whole
     result, page = make(folder)
@@ -850,6 +854,7 @@ def test_apoz_is_that_of_the_base_and_knows_what_was_cut(whole):
         assert axes.lines[0].get_xdata()[0] == pytest.approx(apoz.mean() + apoz.std())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_has_a_note(tmp_path):
     content = records_of_a_tree()
     _, page = make(write_all(tmp_path, content))

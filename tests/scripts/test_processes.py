@@ -101,6 +101,7 @@ def test_a_disk_that_fills_up_under_a_run_costs_nothing_that_was_saved(whole, ba
     assert torture.contents(folder) == whole
 
 
+@pytest.mark.slow
 def test_a_folder_that_goes_away_under_a_run_is_one_line(base, tmp_path):
     folder = tmp_path / "run"
     process = started("train_base_model", folder, base)

@@ -580,6 +580,7 @@ def test_a_run_that_was_stopped_before_it_saved_anything_says_so_and_still_start
     assert before.endswith("; what was saved stays") and "--resume" not in command
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_is_refused_where_the_last_map_is_one_position(narrow, tmp_path, capsys):
     for script, words in (
         (train_base_model, ["--model_path", narrow, "--save_folder"]),
@@ -626,6 +627,7 @@ def test_another_share_of_validation_images_than_the_parents_is_refused(chain, t
     assert 0 <= row["acc"] <= 1  # test images are those of any share
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_images_than_the_parents_is_refused_where_splits_are_drawn_from_it(
     narrow, tmp_path, capsys, monkeypatch
 ):
@@ -668,6 +670,7 @@ def test_a_folder_of_other_images_than_the_parents_is_refused_where_splits_are_d
     assert call(evaluate_model, *common, "--model_path", "base/model.h5") == 0  # test images of their own
 
 
+@pytest.mark.slow
 def test_a_teacher_of_infinite_logits_is_refused(tmp_path, capsys):
     net = randomised(resnets.build_resnet(widths=narrow_widths()))
     net.get_layer("predictions").kernel.assign(np.full((8, 10), 3e38, "float32"))
@@ -689,6 +692,7 @@ def test_a_teacher_of_infinite_logits_is_refused(tmp_path, capsys):
     assert error.count("\n") == 1 and "--root_folder" in error and "finite logits" in error
 
 
+@pytest.mark.slow
 def test_every_layer_keeps_its_floor_whatever_the_ratio(narrow, tmp_path):
     assert (
         call(

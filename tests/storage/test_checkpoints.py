@@ -61,6 +61,7 @@ def test_the_file_holds_no_optimiser_and_little_beside_weights(saved):
     assert path.stat().st_size - model.count_params() * 4 < 0.01 * wide
 
 
+@pytest.mark.slow
 def test_application_with_softmax_gives_the_same_classes_on_rgb(application):
     model, path = application
     rgb = np.random.default_rng(3).integers(0, 256, (5, 48, 40, 3)).astype("float32")
@@ -100,6 +101,7 @@ def test_a_model_trained_on_another_preprocessing_answers_alike_on_plain_rgb(mod
     np.testing.assert_array_equal(again(rgb, training=False), logits)
 
 
+@pytest.mark.slow
 def test_a_keras_archive_is_read_as_the_h5_of_the_same_model(application, saved, tmp_path):
     model, path = application
     model.compile("adam", "categorical_crossentropy")

@@ -312,7 +312,12 @@ INTERRUPTIONS = {
 }
 
 
-@pytest.mark.parametrize("when", INTERRUPTIONS)
+OFTEN = ("in the middle of epoch 3", "between state and history of epoch 2", "behind all files of epoch 2")
+
+
+@pytest.mark.parametrize(
+    "when", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in INTERRUPTIONS]
+)
 def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path):
     model = compiled(small_model())
     run = recorded(tmp_path, model)
@@ -344,6 +349,7 @@ def test_a_run_that_was_killed_before_its_state_went_has_nothing_left_to_train(w
     assert same(model.get_weights(), whole[0].get_weights())
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_the_same_after_two_interruptions(tmp_path):
     expected, _ = train(tmp_path / "whole", keep_best=False)
     for seed in (0, 99):  # the second counts from the second epoch on
@@ -537,6 +543,7 @@ def test_a_state_that_describes_no_run_is_refused(unfinished, change):
     assert contents(unfinished) == before
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_state_is_found_or_harmless(unfinished, whole):
     """At 100 places all over the file."""
     path, found, rng = unfinished / "state.npz", 0, np.random.default_rng(0)
@@ -608,7 +615,13 @@ class Signalled(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     ("number", "step"),
-    [(signal.SIGINT, 1), (signal.SIGINT, 5), (signal.SIGINT, 8), (signal.SIGTERM, 8), (signal.SIGHUP, 8)],
+    [
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
+        (signal.SIGINT, 5),
+        pytest.param(signal.SIGINT, 8, marks=pytest.mark.slow),
+        (signal.SIGTERM, 8),
+        pytest.param(signal.SIGHUP, 8, marks=pytest.mark.slow),
+    ],
     ids=["in the first epoch", "at its last step", "in the second", "terminated", "without a terminal"],
 )
 def test_a_signal_ends_the_run_behind_the_step_and_all_is_saved(number, step, whole, tmp_path):
@@ -791,6 +804,7 @@ def test_a_longer_run_recorded_in_format_1_goes_on(longer, tmp_path):
 # ---- losses that aren't numbers ----
 
 
+@pytest.mark.slow
 def test_a_diverging_run_stops_at_its_step_with_a_word_on_the_rate_and_writes_no_history(tmp_path):
     with (
         np.errstate(all="ignore"),

@@ -330,9 +330,12 @@ ORDER = [
 ]
 
 
+OFTEN = ("train_base_model", "prune_model", "evaluate_model", "plot_train_history")
+
+
 @pytest.mark.parametrize(
     "script",
-    [pytest.param(name, marks=pytest.mark.slow) if name in ("sweep", "report") else name for name in ORDER],
+    [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in ORDER],
 )
 def test_verbose_0_is_silent_and_json_is_the_result_alone(script, folder, base, capfd):
     main = importlib.import_module(script).main

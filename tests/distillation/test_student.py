@@ -183,6 +183,7 @@ def whole():
     return resnets.build_resnet()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", list(resnets.STEMS))
 def test_groups_of_a_resnet_have_its_stages_streams_and_whole_widths(stem):
     widths = narrow_widths(inner=6, stream=8, blocks=(2, 1, 3, 2))
@@ -211,6 +212,7 @@ def test_an_unreachable_target_says_what_can_be_reached(whole):
         )
 
 
+@pytest.mark.slow
 def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refused(whole):
     parameters, macs = resnets.cost_of(widths_for(SHAPE, whole), stem="half")
     assert parameters <= WHOLE[0] / 12.82 and 0.95 * WHOLE[1] / 8 < macs <= WHOLE[1] / 8
@@ -218,6 +220,7 @@ def test_reductions_are_told_against_the_teachers_stem_and_a_larger_one_is_refus
         widths_for(dataclasses.replace(SHAPE, student_stem="cifar", round_to=16), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", list(resnets.STEMS))
 def test_a_stem_can_only_become_one_with_a_smaller_kernel(stem):
     teacher, order = resnets.build_resnet(widths=narrow_widths(), stem=stem), ["imagenet", "half", "cifar"]
@@ -233,6 +236,7 @@ def test_a_stem_can_only_become_one_with_a_smaller_kernel(stem):
                 students.Pattern(teacher, stem=asked)
 
 
+@pytest.mark.slow
 def test_more_blocks_than_the_teachers_are_refused_and_fewer_are_wider_within_the_same_targets(whole):
     shape = dataclasses.replace(SHAPE, student_blocks=[2, 2, 2, 2])
     narrow = resnets.build_resnet(widths=narrow_widths(blocks=(2, 2, 1, 2)))

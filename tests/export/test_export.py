@@ -79,6 +79,7 @@ def test_what_tf2onnx_has_no_operation_for_is_written_as_onnx_by_others(tmp_path
     assert not np.allclose(net(pixels, training=True), plain(net, pixels), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [False, True])
 def test_augmentation_in_front_of_batch_norm_leaves_it_as_outside_training(inside, tmp_path):
     """As in the commonest transfer learning; Keras' augmentation takes a call that says nothing for training."""
@@ -315,6 +316,7 @@ def test_a_file_says_what_its_classes_are_called_and_what_pixels_it_expects(writ
     assert json.loads((extra / "metadata.json").read_text())["output"] == "logits"
 
 
+@pytest.mark.slow
 def test_without_images_files_are_written_compared_and_said_not_to_be_measured(network, tmp_path, capsys):
     checkpoints.save_model(network, tmp_path / "model.h5", NAMES)
     assert (

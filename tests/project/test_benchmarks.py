@@ -86,6 +86,7 @@ def test_whole_epochs_are_timed_on_request(cifar, monkeypatch, capsys):
     assert ready == "ready" and len(answers) == 2 and all(json.loads(line)["seconds"] > 0 for line in answers)
 
 
+@pytest.mark.slow
 def test_the_time_between_iterations_is_printed(cifar, capsys):
     with pytest.raises(Ended):
         worker.between_iterations(cifar)
@@ -126,6 +127,7 @@ def test_the_student_is_as_small_as_the_benchmark_says():
     assert 0.9 * whole / 12.82 < worker.network("student").count_params() <= whole / 12.82
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", worker.FAMILIES)
 def test_a_family_is_built_and_its_graph_is_read(family):
     net = worker.network(family)

@@ -249,6 +249,7 @@ def made(tmp_path_factory):
     return folder, *make(folder, "--no-models")
 
 
+@pytest.mark.slow
 def test_the_student_that_came_with_the_suite_is_a_row_and_never_the_headline(tmp_path):
     theirs = {
         "val_acc": 1.0,
@@ -726,6 +727,7 @@ def test_a_folder_without_records_is_an_error_and_nothing_is_written(tmp_path, c
     assert report.main(["--root_folder", str(tmp_path), "--output", "page.pdf"]) == 2
 
 
+@pytest.mark.slow
 def test_a_page_goes_where_output_says_and_replaces_the_old_one_whole(tmp_path, monkeypatch):
     write_all(tmp_path / "runs", records_of_a_tree())
     words = ("--no-models", "--output", str(tmp_path / "out" / "a b#.html"))

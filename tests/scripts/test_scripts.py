@@ -198,6 +198,7 @@ def test_pruning_result_holds_the_originals_lists_and_the_truth(chain):
     assert result["base_acc"][1] == result["final_acc"][0]
 
 
+@pytest.mark.slow
 def test_a_model_alone_is_compared_with_its_network_unpruned(chain):
     path = chain / "student" / "model.h5"
     (row,) = evaluate_model.run(dataset="digits", model_path=[path], latency_runs=0, split="validation", val_split=0.2)[
@@ -609,6 +610,7 @@ def test_a_batch_of_one_is_refused_where_the_last_map_is_one_position(narrow, tm
     assert not list((tmp_path / "new").glob("*"))
 
 
+@pytest.mark.slow
 def test_another_share_of_validation_images_than_the_parents_is_refused(chain, tmp_path, capsys):
     base = chain / "base" / "model.h5"
     for script, words in (

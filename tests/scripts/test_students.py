@@ -208,6 +208,7 @@ def test_a_shape_that_is_not_to_be_had_is_told_before_images_are_read(
     assert not read
 
 
+@pytest.mark.slow
 def test_a_teacher_is_opened_once_also_where_its_shape_was_asked_for(folder, tmp_path, monkeypatch):
     from compress.storage import opening
 

@@ -132,6 +132,7 @@ def test_zip_files_that_are_no_model_or_swell_are_refused(application, tmp_path)
         assert "\n" not in str(caught.value) and "expected" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_bare_weights_in_the_applications_layout(application, tmp_path):
     model, _ = application
     path = tmp_path / "resnet50_weights_tf_dim_ordering_tf_kernels.h5"
@@ -381,6 +382,7 @@ def test_weights_of_keras_3_are_read_by_their_numbers(tmp_path):
         headers.read_header(tmp_path / "other.weights.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_weights_of_keras_3_with_a_rescaling_and_augmentation(named, tmp_path, capsys):
     """Names tell fewer blocks than a ResNet50's, too; Keras before 3.9 kept none."""

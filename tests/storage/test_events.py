@@ -74,7 +74,12 @@ def test_events_are_the_history_and_change_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "behind"),
-    [(3, callbacks.KeepBest), (3, callbacks.SaveState), (3, callbacks.Publish), (2, callbacks.SaveState)],
+    [
+        (3, callbacks.KeepBest),
+        pytest.param(3, callbacks.SaveState, marks=pytest.mark.slow),
+        pytest.param(3, callbacks.Publish, marks=pytest.mark.slow),
+        (2, callbacks.SaveState),
+    ],
     ids=["before the state", "behind the state", "before the events", "an epoch earlier"],
 )
 def test_a_resumed_run_has_every_epoch_once(number, behind, tmp_path):
@@ -95,6 +100,7 @@ def test_a_watching_tensorboard_is_told_to_forget_what_an_earlier_file_said(tmp_
     assert second.session_log.status == tf.compat.v1.SessionLog.START and second.step == 0
 
 
+@pytest.mark.slow
 def test_a_log_asked_for_late_has_the_epochs_before_it_and_starting_over_replaces_it(tmp_path):
     killed_at(tmp_path / "base_model", "on_epoch_end", 3, callbacks.KeepBest)
     _, history = logged(tmp_path)

@@ -95,6 +95,7 @@ def test_histories_of_the_first_version_are_plotted(first):
     assert (first / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_accuracies_of_the_first_version_are_those_of_today(first):
     """Its evaluation, whose figures today's evaluator finds again: the same images, the same network."""
     from compress import metrics

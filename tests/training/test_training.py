@@ -651,6 +651,7 @@ class Looked(Kill):
             self.seen.append(files.sha256(model) in records.recorded_sha256(model))
 
 
+@pytest.mark.slow
 def test_histories_name_the_model_beside_them_at_every_moment(tmp_path):
     train(tmp_path)
     first, other = files.sha256(tmp_path / "model.h5"), dataclasses.replace(RECIPE, learning_rate=0.02)
@@ -663,6 +664,7 @@ def test_histories_name_the_model_beside_them_at_every_moment(tmp_path):
     assert files.sha256(tmp_path / "model.h5") != first
 
 
+@pytest.mark.slow
 def test_skipped_steps_of_a_scaled_loss_do_not_cost_an_epoch(tmp_path):
     recipe = dataclasses.replace(RECIPE, precision="mixed_float16")
 
@@ -765,6 +767,7 @@ def test_a_run_that_goes_on_so_may_stop_as_any_other(longer, tmp_path):
     assert same(weights_of(tmp_path / "model.h5"), weights_of(longer[3] / "model.h5"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [6, 3])
 def test_an_unfinished_run_takes_the_schedule_of_another_length(epochs, tmp_path):
     with pytest.raises(Killed):

@@ -117,6 +117,21 @@ def families(results, args):
             )
 
 
+def fit(results, args):
+    """Training steps in Keras' `fit`, compared with the same steps alone: what data, callbacks and memory cost."""
+    for net in ("base", "MobileNetV2"):
+        found = results.race({work: [work, "--net", net, "--steps", "20"] for work in ("fit", "step")}, 1, args.turns)
+        times = ratios(found["fit"], found["step"])
+        results.add(
+            "fit",
+            f"a step of {'ResNet50' if net == 'base' else net} in Keras' fit, float32, against the step alone",
+            spread(times),
+            "1.02 or less",
+            median(times) <= 1.02,
+            f"{50 * found['fit'].median:.0f} against {50 * found['step'].median:.0f} ms",
+        )
+
+
 def graph(results, args):
     """The seconds that reading and trimming a ResNet50 take."""
     found = results.race({work: [work] for work in ("reading", "trimming")}, 1, args.turns)
@@ -366,6 +381,7 @@ def help_pages(results, args):
 PARTS = {
     "step": step,
     "families": families,
+    "fit": fit,
     "graph": graph,
     "deterministic": deterministic,
     "epoch": epoch,

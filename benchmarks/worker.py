@@ -63,12 +63,12 @@ def deterministic_step(args):
     return train_step(args)
 
 
-def compiled_step(trainer):
+def compiled_step(trainer, steps=1):
     """`train_step` of a compiled trainer on one batch, as a TensorFlow graph and without `fit` around it."""
     import tensorflow as tf
 
     batch, step = tuple(tf.constant(part) for part in pixels()), tf.function(trainer.train_step)
-    return lambda: step(batch)
+    return lambda: [step(batch) for _ in range(steps)]
 
 
 FAMILIES = ("MobileNetV2", "EfficientNetB0", "resnet56")
@@ -113,7 +113,22 @@ def network(kind):
 
 
 def train_step(args):
-    """A training step of Keras' own layers (library keras) or of this suite (library suite), on one batch."""
+    """Training steps of Keras' own layers (library keras) or of this suite (library suite), on one batch."""
+    return compiled_step(trainer_of(args), args.steps)
+
+
+def fitted(args):
+    """The same steps in Keras' `fit`, on the suite's varied batches of images in memory."""
+    from compress.data import augmentation, batches, dataset
+
+    trainer, (images, labels) = trainer_of(args), pixels(40 * BATCH)
+    split = dataset.Split(images, labels, "train", augmentation.Augmentation(4, 0.5))
+    source = batches.batches(split, BATCH, 1)
+    return lambda: trainer.fit(source, steps_per_epoch=args.steps, shuffle=False, verbose=0)
+
+
+def trainer_of(args):
+    """A compiled network of Keras' own layers (library keras) or of this suite (library suite)."""
     import keras
 
     from compress.engine import twin
@@ -129,7 +144,7 @@ def train_step(args):
         optimizer = keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         trainer.compile(optimizer, loss=trainer.loss)
-    return compiled_step(trainer)
+    return trainer
 
 
 def distillation_step(args):
@@ -306,6 +321,7 @@ WORKS = {
     "reading": reading,
     "trimming": trimming,
     "step": train_step,
+    "fit": fitted,
     "deterministic": deterministic_step,
     "distil": distillation_step,
     "inference": inference,
@@ -325,6 +341,7 @@ def build_parser():
     parser.add_argument("--net", choices=["base", "teacher", "student", *FAMILIES], default="base")
     parser.add_argument("--regressor_name", default="conv1x1")
     parser.add_argument("--images", type=int, default=BATCH)
+    parser.add_argument("--steps", type=int, default=1, help="that one repetition has")
     parser.add_argument("--trims", type=int, default=0)
     parser.add_argument("--round_to", type=int, default=1)
     parser.add_argument("--data_dir", default="./data")

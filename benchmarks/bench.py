@@ -118,7 +118,7 @@ def families(results, args):
 
 
 def fit(results, args):
-    """Training steps in Keras' `fit`, compared with the same steps alone: what data, callbacks and memory cost."""
+    """Training steps in Keras' `fit`, compared with the same steps alone: what data and memory cost."""
     for net in ("base", "MobileNetV2"):
         found = results.race({work: [work, "--net", net, "--steps", "20"] for work in ("fit", "step")}, 1, args.turns)
         times = ratios(found["fit"], found["step"])

@@ -8,7 +8,13 @@ import sys
 
 # glibc's mallopt(3): the numbers of two settings, and the variables by which a user sets the like
 M_TOP_PAD, M_MMAP_MAX = -2, -4
-MALLOC_VARIABLES = ("MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+MALLOC_VARIABLES = (
+    "MALLOC_TOP_PAD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "GLIBC_TUNABLES",
+)
 TOP_PAD = 256 * 2**20  # bytes
 
 
@@ -34,11 +40,12 @@ def prepare(gpu=True):
 def keep_freed_memory():
     """Has glibc keep the memory that a step frees for the next one, rather than give it back to the system.
 
-    By itself glibc learns to, for blocks of at most 32 MiB. But as Keras' `fit` begins, TensorFlow's generator of
-    batches calls mallopt(M_TRIM_THRESHOLD, 128 KiB), against a leak of its own. Then glibc learns no more, and every
-    step asks the system anew for the memory of all its maps, page by page: in `fit` a step of MobileNetV2 took twice
-    as long, benchmarks/README.md. TensorFlow leaves alone what is set here: that no block is mapped by itself, and how
-    much stays free behind the last one. Elsewhere than with glibc nothing happens.
+    By itself glibc learns to, from blocks of at most 32 MiB that were freed before. But as Keras' `fit` begins,
+    TensorFlow's generator of batches calls mallopt(M_TRIM_THRESHOLD, 128 KiB), against a leak of its own, and glibc
+    learns no more. Where no large block was freed by then, every step asks the system anew for the memory of all its
+    maps, page by page, and a step of MobileNetV2 takes twice as long; benchmarks/README.md. TensorFlow leaves alone
+    what is set here: that no block is mapped by itself, and how much stays free behind the last one. Elsewhere than
+    with glibc nothing happens.
     """
     if sys.platform == "linux" and not any(name in os.environ for name in MALLOC_VARIABLES):
         with contextlib.suppress(AttributeError):  # another library of C, which has no mallopt

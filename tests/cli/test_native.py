@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from compress.cli import native
+
 ROOT = Path(__file__).parents[2]
 # A block as large as a map is taken, written to and freed again and again, as the steps of a training do.
 STEPS = """
@@ -30,7 +32,8 @@ for _ in range(3):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 @pytest.mark.parametrize("of_the_user, kept", [({}, True), ({"MALLOC_TOP_PAD_": "131072"}, False)])
 def test_a_step_takes_its_memory_from_the_step_before(of_the_user, kept):
-    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name} | of_the_user
+    environment = {name: value for name, value in os.environ.items() if name not in native.MALLOC_VARIABLES}
+    environment |= of_the_user
     command = [sys.executable, "-c", STEPS]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert not run.stderr

@@ -117,21 +117,6 @@ def families(results, args):
             )
 
 
-def fit(results, args):
-    """Training steps in Keras' `fit`, compared with the same steps alone: what data and memory cost."""
-    for net in ("base", "MobileNetV2"):
-        found = results.race({work: [work, "--net", net, "--steps", "20"] for work in ("fit", "step")}, 1, args.turns)
-        times = ratios(found["fit"], found["step"])
-        results.add(
-            "fit",
-            f"a step of {'ResNet50' if net == 'base' else net} in Keras' fit, float32, against the step alone",
-            spread(times),
-            "1.02 or less",
-            median(times) <= 1.02,
-            f"{50 * found['fit'].median:.0f} against {50 * found['step'].median:.0f} ms",
-        )
-
-
 def graph(results, args):
     """The seconds that reading and trimming a ResNet50 take."""
     found = results.race({work: [work] for work in ("reading", "trimming")}, 1, args.turns)
@@ -157,35 +142,23 @@ def deterministic(results, args):
 
 def epoch(results, args):
     """A whole epoch, compared with the training steps in it alone: what data, validation and checkpoints cost."""
-    # Not by `contest`, since the two need different numbers of repetitions in a turn: one epoch, and its 351 steps.
+    # one process, as `between`: it takes steps alone between those of the epoch
     precision = flags.precision("auto")
-    mode, data = ["--precision", precision], ["--data_dir", args.data_dir]
-    entrants = {
-        name: contest.Contestant(words)
-        for name, words in {"epoch": ["epoch", *mode, *data], "step": ["step", *mode]}.items()
-    }
-    for _ in range(2):
-        entrants["step"].turn(351)  # 45,000 images in batches of 128
-        entrants["epoch"].turn(1)
-    for entrant in entrants.values():
-        entrant.stop()
-    times = [
-        whole / (351 * bare) for whole, bare in zip(entrants["epoch"].seconds, entrants["step"].seconds, strict=True)
-    ]
-    for name, entrant in entrants.items():
-        results.turns[" ".join(["python benchmarks/worker.py", name, *mode, *(data if name == "epoch" else [])])] = {
-            "seconds": entrant.seconds,
-            "peak_bytes": entrant.peak_bytes,
-        }
+    words = ["epoch", "--precision", precision, "--data_dir", args.data_dir, "--steps", "39"]
+    entrant = contest.Contestant(words)
+    entrant.stop()
+    whole, bare = zip(*entrant.facts["times"], strict=True)
+    results.turns[" ".join(["python benchmarks/worker.py", *words])] = entrant.facts
+    times = [a / b for a, b in zip(whole, bare, strict=True)]
     results.add(
         "epoch",
         f"train_base_model.py's whole epoch, {precision}, against its 351 steps",
         spread(times),
         "1.05 or less",
         median(times) <= 1.05,
-        f"{entrants['epoch'].median:.1f} s an epoch",
+        f"{median(whole):.1f} s an epoch",
     )
-    peak = entrants["epoch"].peak_bytes / 2**30
+    peak = entrant.facts["peak_bytes"] / 2**30
     results.add("epoch", "peak memory of training on CIFAR-10", f"{peak:.2f} GiB", "under 3 GiB", peak < 3)
 
 
@@ -381,7 +354,6 @@ def help_pages(results, args):
 PARTS = {
     "step": step,
     "families": families,
-    "fit": fit,
     "graph": graph,
     "deterministic": deterministic,
     "epoch": epoch,

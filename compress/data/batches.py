@@ -1,6 +1,7 @@
 """Batches of training images: shuffled, varied at random, each a function of seed, epoch and step alone."""
 
 import concurrent.futures
+import itertools
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from compress.data import augmentation, lazily
 from compress.errors import InputError
 
 AHEAD = 4  # batches that are read while others are trained on, where images don't lie in memory
+PREFETCHED = 2  # batches that are made while one is trained on
 
 
 def steps_per_epoch(n, batch_size):
@@ -74,6 +76,31 @@ def batches(split, batch_size, seed, augment=True, start_epoch=0, start_step=0, 
                 raise
 
     return Batches()
+
+
+def pipeline(source):
+    """What Keras' fit is given: under TensorFlow a tf.data.Dataset of the batches, elsewhere the batches themselves.
+
+    Keras would make such a Dataset too, one whose buffers TensorFlow adjusts as it goes. The thread that does that
+    sleeps longer and longer, up to a minute, and now and then isn't woken as a fit ends, which then waits for it.
+
+    Args:
+        source: what `batches` returned.
+
+    Raises:
+        InputError: an image of item 0 can't be read.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return source
+    import tensorflow as tf
+
+    kinds = tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in source[0])
+    made = tf.data.Dataset.from_generator(lambda: map(source.__getitem__, itertools.count()), output_signature=kinds)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return made.prefetch(PREFETCHED).with_options(options)
 
 
 class _Orders:

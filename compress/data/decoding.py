@@ -202,7 +202,7 @@ def decode(path, size, look=None):
                 raw = Image.merge("RGB", image.split()[:3]) if image.mode == "RGBa" else pixels
                 image = raw if _is_faint(pixels) else _on_ground(pixels, look.ground or "white")
         # Pillow widens the bilinear filter when it makes an image smaller, which averages pixels rather than skip them.
-        image = image.convert("RGB")
+        image = image if image.mode == "RGB" else image.convert("RGB")
         if look.fit == "crop":
             return np.asarray(ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR))
         return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))

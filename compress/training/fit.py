@@ -48,7 +48,7 @@ def fit(model, images, recipe, callbacks=(), progress=None):
             source = batches.batches(images.train, recipe.batch_size, recipe.seed, True, *begun, own)
             try:
                 model.fit(
-                    source,
+                    batches.pipeline(source),
                     steps_per_epoch=steps - progress.step,
                     initial_epoch=progress.epoch,
                     epochs=last,

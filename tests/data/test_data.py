@@ -613,6 +613,18 @@ def test_an_item_depends_on_seed_and_index_alone():
     assert len({source[i][0].tobytes() for source in sources for i in range(18)}) == 36  # each varies in its own way
 
 
+def test_fit_is_given_the_batches_and_no_thread_of_tensorflow_that_it_would_wait_for():
+    split = dataset.Split(np.arange(27 * 4 * 5 * 3, dtype=np.uint8).reshape(27, 4, 5, 3), np.arange(27), "train")
+    source = batches.batches(split, 6, seed=5, start_step=2)
+    made = batches.pipeline(source)
+    assert [tuple(kind.shape) for kind in made.element_spec] == [(None, 4, 5, 3), (None,)]
+    for batch, item in zip(made.take(9).as_numpy_iterator(), map(source.__getitem__, range(9)), strict=True):
+        for a, b in zip(batch, item, strict=True):
+            assert a.dtype == b.dtype and np.array_equal(a, b)
+    # the thread that sleeps for up to a minute, and is now and then not woken as a fit ends
+    assert made.options().autotune.enabled is False
+
+
 @pytest.mark.parametrize(
     ("h", "w", "pad", "hflip"), [(16, 16, 2, 0.5), (16, 12, 1, 0), (8, 8, 0, 0.5), (66, 70, 1, 0.5)]
 )

@@ -3,7 +3,6 @@
 What is measured of torch, onnxruntime and LiteRT runs with `make bench` alone: the tests don't ask for torch.
 """
 
-import io
 import json
 import os
 import time
@@ -17,8 +16,9 @@ import pytest
 import worker
 
 from compress.cli import display
-from compress.data import reading
+from compress.data import batches, reading
 from compress.graph.network import Graph
+from compress.training import callbacks
 
 
 @pytest.fixture
@@ -71,19 +71,21 @@ def cifar(tmp_path, monkeypatch):
         rows = np.random.default_rng(len(name)).integers(0, 256, (40, 3073), np.uint8)
         rows[:, 0] = np.arange(40) % 10  # the label, in front of the pixels
         rows.tofile(tmp_path / "cifar-10-batches-bin" / f"{name}.bin")
-    monkeypatch.setattr(display, "EpochBar", display.EpochBar)  # the worker replaces it
+    for module, name in ((display, "EpochBar"), (batches, "pipeline"), (callbacks, "of_run")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # the worker replaces it
     monkeypatch.setattr(worker, "network", lambda kind: in_a_chain())
     monkeypatch.setattr(model, "build_model", lambda *args: in_a_chain())
     monkeypatch.setattr(worker.os, "_exit", end)
     return worker.build_parser().parse_args(["epoch", "--data_dir", str(tmp_path)])
 
 
-def test_whole_epochs_are_timed_on_request(cifar, monkeypatch, capsys):
-    monkeypatch.setattr(worker.sys, "stdin", io.StringIO("1\n1\n"))
+def test_whole_epochs_are_timed_and_so_are_steps_between_theirs(cifar, capsys):
     with pytest.raises(Ended):
-        worker.whole_epochs(cifar, worker.Orders())
-    ready, *answers = capsys.readouterr().out.splitlines()  # the first epoch compiles and isn't timed
-    assert ready == "ready" and len(answers) == 2 and all(json.loads(line)["seconds"] > 0 for line in answers)
+        worker.whole_epochs(cifar)
+    facts, ready = capsys.readouterr().out.splitlines()
+    facts = json.loads(facts)
+    assert np.shape(facts["times"]) == (2, 2) and np.min(facts["times"]) > 0  # the first epoch compiles and isn't timed
+    assert facts["peak_bytes"] > 2**20 and ready == "ready"
 
 
 @pytest.mark.slow
@@ -140,6 +142,7 @@ class Replaced(contest.Contestant):
     def __init__(self, words):
         self.words, self.seconds, self.peak_bytes = words, [], 2**30
         self.facts = {"macs": 100 if "--trims" in words else 400, "between": 12.5}
+        self.facts |= {"times": [[206, 200], [210, 200]], "peak_bytes": 2**31}
 
     def turn(self, repeats):
         other = "--library" in self.words and self.words[self.words.index("--library") + 1] != "suite"
@@ -161,6 +164,8 @@ def test_the_benchmark_prints_and_writes_every_part(monkeypatch, tmp_path, capsy
     # four times fewer MACs at the same speed: a quarter
     share = "batch 1, 3 iterations of the default rule, round_to 1: speed-up as a share of 4.00x fewer MACs"
     assert found[share] == ("0.25 (0.25 to 0.25)", False)
+    (epoch,) = (found[what] for what in found if what.startswith("train_base_model.py's whole epoch"))
+    assert epoch == ("1.04 (1.03 to 1.05)", True)
     assert "12.5 s" in capsys.readouterr().out
 
 

@@ -329,13 +329,12 @@ WORKS = {
     "apoz": apoz,
     "latency": latency,
 }
-PHOTOGRAPHS = {"load": loading.load, "fed": loading.fed}
 
 
 def build_parser():
     """The flags of a worker."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=[*WORKS, *PHOTOGRAPHS, "epoch", "between"])
+    parser.add_argument("work", choices=[*WORKS, "load", "fed", "epoch", "between"])
     parser.add_argument("--library", choices=["suite", "keras", "torch", "onnxruntime", "litert"], default="suite")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--net", choices=["base", "teacher", "student", *FAMILIES], default="base")
@@ -348,7 +347,8 @@ def build_parser():
     parser.add_argument("--data_dir", default="./data")
     parser.add_argument("--photos", default="./data/photographs")
     parser.add_argument("--side", type=int, default=96)
-    parser.add_argument("--kept", choices=["memory", "cache", "files"], default="cache")
+    parser.add_argument("--kept", choices=loading.KEPT, default="cache")
+    parser.add_argument("--turns", type=int, default=3, help="of steps that are fed")
     parser.add_argument("--cores", type=int, default=1)
     return parser
 
@@ -362,8 +362,10 @@ def main():
         sys.exit(whole_epochs(args))
     if args.work == "between":
         sys.exit(between_iterations(args))
-    if args.work in PHOTOGRAPHS:
-        work = PHOTOGRAPHS[args.work]
+    if args.work == "fed":
+        sys.exit(loading.fed(args))
+    if args.work == "load":
+        work = loading.load
     else:
         work = WORKS[args.work] if args.library in ("suite", "keras") else peers.WORKS[args.library, args.work]
     repeat = work(args)

@@ -96,12 +96,9 @@ def test_the_time_between_iterations_is_printed(cifar, capsys):
     assert json.loads(seconds)["between"] > 0 and ready == "ready"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["load", "--kept", kept, "--cores", "2"] for kept in ("cache", "files", "memory")]
-    + [["load", "--library", "keras", "--cores", "2"], ["fed", "--side", "32"]],
-)
-def test_photographs_are_read_by_every_way_that_is_measured(words, tmp_path, monkeypatch):
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """The flags of a worker that say where photographs are."""
     import model
 
     photographs.write(tmp_path / "photos", 20, pictures=4, classes=4)
@@ -110,17 +107,23 @@ def test_photographs_are_read_by_every_way_that_is_measured(words, tmp_path, mon
     monkeypatch.setattr(loading, "BATCH", 4)
     monkeypatch.setattr(reading, "HELD", 0)
     monkeypatch.setattr(model, "build_model", lambda *args: in_a_chain())
-    args = worker.build_parser().parse_args(
-        [*words, "--photos", str(tmp_path / "photos"), "--data_dir", str(tmp_path), "--images", "20"]
-    )
     cores = os.sched_getaffinity(0)
-    batch = worker.PHOTOGRAPHS[args.work](args)
-    for _ in range(3):
-        images, *_ = batch() if args.work == "load" else (np.zeros((4, 96, 96, 3)),)
-        assert tuple(images.shape) == (4, 96, 96, 3)
-    if args.work == "fed":
-        assert np.isfinite(float(batch()["loss"]))
+    yield ["--photos", str(tmp_path / "photos"), "--data_dir", str(tmp_path), "--images", "20"]
     os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.parametrize("words", [*(["--kept", kept] for kept in loading.KEPT), ["--library", "keras"]])
+def test_photographs_are_read_by_every_way_that_is_measured(words, photos):
+    batch = loading.load(worker.build_parser().parse_args(["load", *words, "--cores", "2", *photos]))
+    for _ in range(3):
+        images, *_ = batch()
+        assert tuple(images.shape) == (4, 96, 96, 3)
+
+
+def test_steps_that_are_fed_are_timed_beside_steps_that_never_wait(photos, capsys):
+    loading.fed(worker.build_parser().parse_args(["fed", "--side", "32", "--turns", "2", *photos]))
+    facts, ready = capsys.readouterr().out.splitlines()
+    assert np.shape(found := json.loads(facts)["fed"]) == (2, 3) and np.min(found) > 0 and ready == "ready"
 
 
 @pytest.mark.slow
@@ -142,7 +145,7 @@ class Replaced(contest.Contestant):
     def __init__(self, words):
         self.words, self.seconds, self.peak_bytes = words, [], 2**30
         self.facts = {"macs": 100 if "--trims" in words else 400, "between": 12.5}
-        self.facts |= {"times": [[206, 200], [210, 200]], "peak_bytes": 2**31}
+        self.facts |= {"times": [[206, 200], [210, 200]], "fed": [[100, 101, 104]] * 3, "peak_bytes": 2**31}
 
     def turn(self, repeats):
         other = "--library" in self.words and self.words[self.words.index("--library") + 1] != "suite"
@@ -166,6 +169,8 @@ def test_the_benchmark_prints_and_writes_every_part(monkeypatch, tmp_path, capsy
     assert found[share] == ("0.25 (0.25 to 0.25)", False)
     (epoch,) = (found[what] for what in found if what.startswith("train_base_model.py's whole epoch"))
     assert epoch == ("1.04 (1.03 to 1.05)", True)
+    (fed,) = (found[what] for what in found if "at 224 pixels" in what and "from files" in what)
+    assert fed == ("1.04 (1.04 to 1.04)", True)
     assert "12.5 s" in capsys.readouterr().out
 
 

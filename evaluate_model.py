@@ -212,9 +212,10 @@ def base_of(path, model, digest):
 
 def sparsity_of(model, base):
     """The share of a base's convolution parameters that are gone; None where the two are no forms of one network."""
+    from compress.graph.convolutions import convolutions
     from compress.pruning import removal
 
-    ours, theirs = ({path: type(layer) for path, layer in removal.convolutions(net).items()} for net in (model, base))
+    ours, theirs = ({path: type(layer) for path, layer in convolutions(net).items()} for net in (model, base))
     return removal.compute_sparsity(model, base) if ours and ours.items() <= theirs.items() else None
 
 

@@ -8,7 +8,6 @@ the next number without using the processor.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import resource
@@ -94,7 +93,7 @@ def network(kind):
         pattern = student.Pattern(net, student.whole_of(net, model.unpruned(net)))
         widths = student.student_widths(
             pattern.layout,
-            lambda widths: dataclasses.astuple(pattern.graph.cost(widths)),
+            pattern.cost,
             (pattern.whole.parameters / 12.82, np.inf),
             16,
         )

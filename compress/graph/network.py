@@ -3,7 +3,7 @@
 ```python
 graph = Graph(model)
 masks = {name: np.arange(group.width) % 2 == 0 for name, group in graph.groups.items() if group.inner}
-print(graph.cost({name: mask.sum() for name, mask in masks.items()}))  # parameters and MACs of half the channels
+print(graph.cost({name: mask.sum() for name, mask in masks.items()}))  # of half the channels
 small = graph.trimmed(masks)  # a plain keras.Model
 ```
 """
@@ -16,6 +16,7 @@ import numpy as np
 from compress.errors import InputError
 from compress.graph import folds, rules, trimming
 from compress.graph.channels import read_channels
+from compress.graph.convolutions import convolutions, dense
 from compress.graph.cost import Cost, CostModel
 from compress.graph.nodes import check, walk
 
@@ -297,10 +298,11 @@ class Graph:
     @functools.cached_property
     def _costs(self):
         widths = [group.width for group in self.groups.values()]
-        return CostModel(self.reading, self.group_at, np.array(widths, int), self.model.count_params())
+        counted = list((convolutions(self.model) or dense(self.model)).values())
+        return CostModel(self.reading, self.group_at, np.array(widths, int), self.model.count_params(), counted)
 
     def cost(self, widths=None):
-        """Parameters and MACs; nothing is built.
+        """Parameters, MACs and sparsity; nothing is built.
 
         Args:
             widths: {group name: positions of the mask that stay}; groups that are missing keep all.
@@ -318,8 +320,8 @@ class Graph:
             if not row[name] >= width >= 1:
                 raise InputError(f"`widths`: received {width} for {str(name)!r:.100}, expected 1 to {row[name]}")
         row |= widths or {}
-        parameters, macs = self.costs(np.array([[row[name] for name in self.groups]]))[0]
-        return Cost(parameters, macs)
+        table = np.array([[row[name] for name in self.groups]])
+        return Cost(*self.costs(table)[0], self._costs.sparsity(table)[0])
 
     @property
     def uncounted(self):

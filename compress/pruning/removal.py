@@ -1,17 +1,10 @@
 """Applies a mask to a network: sets channels to zero, or builds a smaller network without them; and counts both."""
 
 import numpy as np
-from keras import layers
 
 from compress.engine.folding import masked_values
-from compress.graph import nodes
+from compress.graph.convolutions import convolutions, dense
 from compress.graph.network import Graph
-
-CONVOLUTIONS = (
-    *(layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D, layers.DepthwiseConv2D),
-    *(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
-    *(layers.SeparableConv1D, layers.SeparableConv2D),
-)
 
 
 def apply_mask(model, mask):
@@ -58,39 +51,9 @@ def compute_sparsity(model, base):
         model: a trimmed or a masked model.
         base: the model that pruning started from.
     """
-    graph, counted = _graph(model), convolutions if convolutions(base) else _dense
+    graph, counted = _graph(model), convolutions if convolutions(base) else dense
     total = sum(layer.count_params() for layer in counted(base).values())
     return 1.0 - _live_parameters(graph, list(counted(graph.model).values())) / total if total else 0.0
-
-
-def convolutions(model):
-    """{path: layer} of the convolutions of a model and the models inside it, each once; a Dense layer on maps is one.
-
-    Args:
-        model: a keras.Model that `nodes.graph_of` takes.
-    """
-    return _chosen(model, lambda node: isinstance(node.operation, CONVOLUTIONS) or (_is_dense(node) and _on_maps(node)))
-
-
-def _dense(model):
-    return _chosen(model, _is_dense)
-
-
-def _is_dense(node):
-    return isinstance(node.operation, layers.Dense)
-
-
-def _on_maps(node):
-    return len(node.input_tensors[0].shape) > 3
-
-
-def _chosen(model, choose):
-    """{path: layer} of the nodes that a function says yes to, each layer once."""
-    found = {}
-    for path, node in nodes.walk(model):
-        if choose(node) and node.operation not in found.values():
-            found[path] = node.operation
-    return found
 
 
 def _graph(model):

@@ -15,6 +15,7 @@ from compress import metrics
 from compress.errors import InputError
 from compress.graph import nodes, rules
 from compress.graph.network import Graph
+from compress.pruning import removal
 
 EXACT = 1e-5  # of the largest output: float32 adds up in another order
 
@@ -130,12 +131,13 @@ def check(model, inputs, rng):
     assert difference(run(masked, inputs), reference) <= EXACT
     assert [v.shape for v in masked.weights] == [v.shape for v in model.weights]
     assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
-    widths = {name: int(mask.sum()) for name, mask in masks.items()}
-    for network, cost in ((model, graph.cost()), (small, graph.cost(widths))):
-        assert cost.parameters == network.count_params()
-        assert cost.macs == work(network) if None not in model.inputs[0].shape[1:] else np.isnan(cost.macs)
+    widths, left = {name: int(mask.sum()) for name, mask in masks.items()}, Graph(small)
+    for network, cost in ((graph, graph.cost()), (left, graph.cost(widths))):
+        assert cost.parameters == network.model.count_params()
+        assert cost.macs == work(network.model) if None not in model.inputs[0].shape[1:] else np.isnan(cost.macs)
+        assert cost.sparsity == pytest.approx(removal.compute_sparsity(network, model), abs=1e-12)
     # the next round of pruning finds the same groups, as wide as their masks left them
-    again = {name: group.width for name, group in Graph(small).groups.items()}
+    again = {name: group.width for name, group in left.groups.items()}
     assert again == {name: widths.get(name, group.width) for name, group in graph.groups.items()}
     return small
 

@@ -14,6 +14,7 @@ import prune_model
 from compress import metrics
 from compress.cli import configs
 from compress.errors import InputError
+from compress.graph.convolutions import convolutions
 from compress.graph.network import Graph
 from compress.pruning import allocation, budgets, criteria, iterations, masks, overview, removal
 from compress.pruning.scope import Scope
@@ -190,7 +191,7 @@ def test_dense_layers_on_maps_are_convolutions_and_the_classifier_is_none():
     whole, left = 6 * (27 + 1) + 24 * 7 + 6 * 25, 6 * (27 + 1) + 6 * 7 + 6 * 7
     assert len(masks) == 1
     assert removal.compute_sparsity(removal.trim_model(model, masks), model) == pytest.approx(1 - left / whole)
-    assert set(removal.convolutions(model)) == {"stem", "wide", "narrow"}
+    assert set(convolutions(model)) == {"stem", "wide", "narrow"}
 
 
 def test_sparsity_of_a_network_without_convolutions_counts_its_dense_layers():

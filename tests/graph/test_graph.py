@@ -204,11 +204,13 @@ def test_trimmed_models_reopen_in_plain_keras(name, tmp_path):
 # Square images, as small as each takes; channels, parameters and depth are those of ImageNet's networks.
 SIZES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71, "VGG16": 64, "VGG19": 64}
 APPLICATIONS = sorted(name for name in dir(keras.applications) if name[0].isupper())
+SMALL = ("MobileNet",)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize(
+    "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in APPLICATIONS]
+)
 def test_every_network_of_keras_applications(name, tmp_path):
     size = SIZES.get(name, 32)
     build = getattr(keras.applications, name)

@@ -441,55 +441,86 @@ def check(args):
     return Plan(path, header, student, record)
 
 
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """What a student is made from, or beside.
+
+    Attributes:
+        model: the keras.Model of the teacher.
+        whole: the student.Whole that reductions are counted from.
+        student: the keras.Model of a student that isn't made from it; else None.
+    """
+
+    model: typing.Any
+    whole: typing.Any
+    student: typing.Any = None
+
+
 def begin(args, plan):
-    """Starts Keras and reads the images.
+    """Starts Keras, opens the teacher and reads the images.
 
     Returns:
-        (a dataset.Data, None, the teacher where it was opened by now); or (None, what result.json holds, None) where
-        this very run was finished before.
+        (a dataset.Data, None, the Teacher); or (None, what result.json holds, None) where this very run was finished
+        before.
     """
     opened = []
 
     def read():
-        if plan.student.student_blocks or plan.student.student_stem:
-            opened.append(teacher_of_student(args, plan))
-        return app.read_images(args, plan.path, plan.header)
+        images, teacher = app.read_images(
+            args, plan.path, plan.header, lambda class_num, size: open_teacher(args, plan, class_num, size)
+        )
+        opened.append(teacher)
+        return images
 
     images, result = app.images_of_run(args, plan.record, outputs(args), read)
-    return images, result, opened[0] if opened and images else None
+    return images, result, opened[0] if images else None
 
 
-def teacher_of_student(args, plan):
-    """The teacher of a student with other blocks or another stem, before images are read, which may take long.
+def open_teacher(args, plan, class_num, size):
+    """The Teacher, before images are decoded.
+
+    Args:
+        args: the flags.
+        plan: the Plan.
+        class_num: number of classes that it must have; None for any.
+        size: (height, width, 3) of the images.
 
     Raises:
-        InputError: it has no such blocks or stem.
+        InputError: it can't be used, or no student can be had as the flags ask for.
     """
     from compress.distillation import student as students
     from compress.storage import opening
+    from model import unpruned
 
-    shape = plan.header.input_shape  # of one that takes any size, images say it later
-    teacher = opening.load_network(plan.path, None, shape, args.preprocessing, args.verbose)
-    students.check_form(teacher, plan.student.student_stem, plan.student.student_blocks)
-    return teacher
+    model = opening.load_network(plan.path, class_num, size, args.preprocessing, args.verbose)
+    whole = students.whole_of(model, unpruned(model))
+    if plan.student.is_other:
+        return Teacher(model, whole, other_student(plan.student, class_num, size, model.output_shape[-1]))
+    narrowed(plan.student, model, whole)
+    return Teacher(model, whole)
 
 
-def make_networks(args, plan, images, teacher=None):
-    """Teacher and student, before the first step; teacher: where it was opened by now.
+def make_networks(args, plan, images, teacher):
+    """Teacher and student, before the first step.
+
+    Args:
+        args: the flags.
+        plan: the Plan.
+        images: a dataset.Data.
+        teacher: the Teacher.
 
     Returns:
         (teacher, student, the student.Whole that reductions are counted from, what result.json holds of them by now).
     """
     from compress.distillation import student as students
-    from compress.storage import classes, opening
-    from model import unpruned
+    from compress.storage import checkpoints, classes, headers
 
     parents = classes.compare(plan.path, images)
-    if teacher is None or teacher.input_shape[1:] != images.image_shape:
-        size, verbose = (images.class_num, images.image_shape), args.verbose and teacher is None
-        teacher = opening.load_network(plan.path, *size, args.preprocessing, verbose)
-    whole = students.whole_of(teacher, unpruned(teacher))
-    student = make_student(plan.student, teacher, whole, images)
+    teacher, whole, first = teacher.model, teacher.whole, teacher.student
+    if first and plan.student.student_path:
+        of_file = headers.Header(plan.student.student_path, first.output_shape[-1], None)
+        checkpoints.check_fits(of_file, images.class_num, None, args.dataset, flags.of_reading(args))
+    student = first or make_student(plan.student, teacher, whole, images)
     known = {
         "teacher_acc": accuracy_of_teacher(args, plan.path, teacher, images),
         "parent_sha256": plan.record["parent_sha256"],
@@ -525,6 +556,18 @@ def accuracy_of_teacher(args, path, teacher, images):
     return found["acc"]
 
 
+def narrowed(config, teacher, whole):
+    """(the student.Pattern, {group: positions}) of a student that is made from its teacher, as `make_student` has them.
+
+    Raises:
+        InputError: there is none, or none within the targets.
+    """
+    from compress.distillation import student as students
+
+    pattern = students.Pattern(teacher, whole, config.student_stem, config.student_blocks)
+    return pattern, students.choose_widths(config, pattern)
+
+
 def make_student(config, teacher, whole, images):
     """The student before its first step, always the same for the same config.
 
@@ -541,10 +584,9 @@ def make_student(config, teacher, whole, images):
     from compress.engine import recalibration
     from compress.training import fit
 
-    if config.student_path or config.student_architecture:
-        return other_student(config, images)
-    pattern = students.Pattern(teacher, whole, config.student_stem, config.student_blocks)
-    widths = students.choose_widths(config, pattern)
+    if config.is_other:
+        return other_student(config, images.class_num, images.image_shape, images.class_num)
+    pattern, widths = narrowed(config, teacher, whole)
     keras.utils.set_random_seed(config.seed)
     kept = students.inherited(pattern.graph, widths)
     student = pattern.graph.trimmed(kept)
@@ -558,19 +600,25 @@ def make_student(config, teacher, whole, images):
     return student
 
 
-def other_student(config, images):
-    """The student that isn't made from the teacher: the network of a file, or a new one."""
+def other_student(config, class_num, size, new):
+    """The student that isn't made from the teacher: the network of a file, or a new one.
+
+    Args:
+        config: a configs.StudentConfig.
+        class_num: number of classes that the network of a file must have; None for any.
+        size: (height, width, 3) of the images.
+        new: number of classes of a new network.
+    """
     import keras
 
     from compress.storage import opening
     from model import build_model
 
-    size = images.class_num, images.image_shape
     if config.student_path:
-        return opening.load_network(config.student_path, *size, config.preprocessing, config.verbose)
+        return opening.load_network(config.student_path, class_num, size, config.preprocessing, config.verbose)
     keras.utils.set_random_seed(config.seed)
     try:
-        return build_model(config.student_architecture, *size)
+        return build_model(config.student_architecture, new, size)
     except InputError as error:  # of images that are too small for it
         raise InputError(str(error).replace("`architecture`", "`student_architecture`")) from None
 

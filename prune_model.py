@@ -205,11 +205,11 @@ def check(args):
 
 
 def begin(args, plan):
-    """Starts Keras and reads the images.
+    """Starts Keras, opens the base and reads the images.
 
     Returns:
-        (the Plan, with the folder of this process; a dataset.Data; what result.json holds by now). No images where
-        this very run was finished before.
+        (the Plan, with the folder of this process; the Base, see `open_base`; a dataset.Data; what result.json holds by
+        now). No base and no images where this very run was finished before.
     """
     plan = dataclasses.replace(plan, pruning=dataclasses.replace(plan.pruning, root_folder=args.root_folder))
 
@@ -219,18 +219,20 @@ def begin(args, plan):
         )
 
     if done := finished():
-        return plan, None, done
+        return plan, None, None, done
     result = iterations.start(plan.pruning, plan.record)
     app.start_keras(configs.MachineConfig.of(args))
     if args.target_latency:
         from compress.export import writers
 
         writers.check_packages([args.latency_format], "latency_format")
-    images = app.read_images(args, args.base_model_path, plan.header)
+    images, base = app.read_images(
+        args, args.base_model_path, plan.header, lambda class_num, size: open_base(args, plan, class_num, size)
+    )
     app.agree(args, images)
     plan.record.update(app.record_of_images(images))
     if done := finished():  # asked once more: images that lie elsewhere now are known by their checksum
-        return plan, None, done
+        return plan, None, None, done
     resuming.check_same_run(result["run"], plan.record, args.root_folder, length=iterations.length(plan.pruning))
     if not result["final_acc"]:  # a run that goes on has said so before
         most = "at most " if args.max_accuracy_drop is not None else ""
@@ -239,7 +241,7 @@ def begin(args, plan):
             f"{' each' if args.prune_iter > 1 else ''}",
             args.verbose,
         )
-    return plan, images, result
+    return plan, base, images, result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,26 +257,49 @@ class Base:
 
     model: typing.Any
     scope: typing.Any
-    budget: typing.Any
-    keys: dict
+    budget: typing.Any = None
+    keys: dict = dataclasses.field(default_factory=dict)
 
 
-def load_base(args, plan, images, result):
-    """The Base of a run; says what of it may lose channels."""
+def open_base(args, plan, class_num, size):
+    """The Base of a run before its images are decoded; says what of it may lose channels.
+
+    Args:
+        args: the flags.
+        plan: the Plan.
+        class_num: number of classes that it must have; None for any.
+        size: (height, width, 3) of the images.
+
+    Returns:
+        A Base without `keys`, and without the `budget` of a latency, for which networks are timed.
+
+    Raises:
+        InputError: it can't be pruned as the flags ask for.
+    """
     from compress.pruning import budgets, cut
     from compress.storage import opening
     from compress.training import fit
 
-    size = images.class_num, images.image_shape
-    model = opening.load_network(args.base_model_path, *size, args.preprocessing, args.verbose)
-    fit.check_batch(model, min(args.batch_size, len(images.train)))
+    model = opening.load_network(args.base_model_path, class_num, size, args.preprocessing, args.verbose)
+    fit.check_batch(model, args.batch_size)
     if args.recalibrate_images:
         fit.check_batch(model, args.recalibrate_images, "recalibrate_images")
     scope = cut.scope_of(plan.pruning, model)
     show_channels(args, model)
-    latency = time_networks(args, plan, scope, images, result) if args.target_latency else None
-    budget = budgets.of(plan.pruning, scope, latency)
-    return Base(model, scope, budget, iterations.group_of_keys(result, scope, Path(args.root_folder)))
+    return Base(model, scope, None if args.target_latency else budgets.of(plan.pruning, scope))
+
+
+def ready_base(args, plan, base, images, result):
+    """The Base of a run with all that it has, behind `open_base`."""
+    from compress.pruning import budgets
+    from compress.training import fit
+
+    fit.check_batch(base.model, min(args.batch_size, len(images.train)))
+    budget, scope = base.budget, base.scope
+    if args.target_latency:
+        budget = budgets.of(plan.pruning, scope, time_networks(args, plan, scope, images, result))
+    keys = iterations.group_of_keys(result, scope, Path(args.root_folder))
+    return dataclasses.replace(base, budget=budget, keys=keys)
 
 
 def time_networks(args, plan, scope, images, result):
@@ -318,17 +343,6 @@ def show_channels(args, model):
     )
 
 
-def image_shape(args, header):
-    """(height, width, 3) that the images of a run will have, as far as that is known before they are read, or None."""
-    from compress.storage import checkpoints
-
-    if header.input_shape:  # that of the file, which the run checks
-        return None
-    if args.dataset in values.STOCK:
-        return (*checkpoints.STOCK_SIZE, 3)
-    return args.image_size and (args.image_size, args.image_size, 3)
-
-
 def rehearse(args, plan):
     """--dry_run: prints all groups, and what the network costs now and at the target.
 
@@ -340,7 +354,7 @@ def rehearse(args, plan):
     from compress.pruning.scope import Scope
     from compress.storage import opening
 
-    size = image_shape(args, plan.header)
+    size = app.image_shape(args, plan.header)
     model = opening.load_network(args.base_model_path, None, size, args.preprocessing, args.verbose)
     scope = cut.scope_of(plan.pruning, model)
     rows = overview.details(Scope.of(model, args.scope), args.criterion)
@@ -688,9 +702,9 @@ def run(args):
     if args.dry_run:
         return rehearse(args, plan)
     with app.folder_of_run(args, "root_folder"):  # no other process writes there meanwhile
-        plan, images, result = begin(args, plan)
+        plan, base, images, result = begin(args, plan)
         if images is not None:
-            prune_all(args, plan, load_base(args, plan, images, result), images, result)
+            prune_all(args, plan, ready_base(args, plan, base, images, result), images, result)
     return result
 
 

@@ -82,36 +82,40 @@ def check_flags(args):
 
 
 def load_images(args, header):
-    """The dataset.Data whose validation images choose channels and measure accuracy, in the model's size."""
-    from compress.data import dataset, pixels
+    """Opens the model, and reads the validation images, which choose channels and measure accuracy, in its size.
 
-    images = dataset.load_data(
-        configs.DataConfig.of(args),
-        header.input_shape and header.input_shape[:2],
-        display.track("reading images", args.verbose),
-        needs=("validation",),
-        pixels=pixels.of_models(args.model_path),
-    )
-    display.say(images.description, args.verbose)
-    records.check_source(args.model_path, images.val, args.val_split)  # none of these was trained on
-    return images
+    Returns:
+        (a dataset.Data, the scope.Scope of the groups of the model that are measured).
+    """
+
+    def open_scope(class_num, size):
+        from compress.pruning import cut
+        from compress.storage import opening
+
+        model = opening.load_network(args.model_path, class_num, size, args.preprocessing, args.verbose)
+        return cut.scope_of(configs.CriterionConfig.of(args), model)
+
+    return app.read_images(args, args.model_path, header, open_scope, ("validation",))  # none of these was trained on
 
 
-def measure(args, images):
+def measure(args, images, scope):
     """Accuracy and loss of the whole network, and of each layer with a share of its channels removed.
+
+    Args:
+        args: the flags.
+        images: a dataset.Data.
+        scope: a scope.Scope of the network.
 
     Returns:
         What `run` returns of the images and what was measured on them.
     """
     from compress.data import dataset
     from compress.pruning import cut
-    from compress.storage import classes, opening
+    from compress.storage import classes
 
     known = classes.compare(args.model_path, images)
-    size = images.class_num, images.image_shape
-    model = opening.load_network(args.model_path, *size, args.preprocessing, args.verbose)
     config, shares = configs.CriterionConfig.of(args), sorted(set(args.shares))
-    part, scope = dataset.sample(images.val, args.images), cut.scope_of(config, model)
+    part = dataset.sample(images.val, args.images)
     scores = cut.criterion_scores(config, scope, images, args.seed, "`model_path`")  # high: idle, the first to go
     whole, curves = cut.sensitivity_curves(config, scope, scores, part, shares, "sensitivity", "`model_path`")
     layers = [{"layer": name, "channels": len(scores[name])} | curve for name, curve in curves.items()]
@@ -176,9 +180,9 @@ def run(args):
     """
     header, origin = check_flags(args)
     app.start_keras(configs.MachineConfig.of(args))
-    images = load_images(args, header)
+    images, scope = load_images(args, header)
     app.agree(args, images)
-    return report(args, measure(args, images) | origin)
+    return report(args, measure(args, images, scope) | origin)
 
 
 def main(argv=None):

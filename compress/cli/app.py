@@ -1,6 +1,7 @@
 """How a script begins and ends: Keras as the flags ask for it, the user's errors as one line, an exit status."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -10,7 +11,7 @@ import tempfile
 import traceback
 import warnings
 
-from compress.cli import configs, display, flags, keras_config, messages, native, signals
+from compress.cli import configs, display, flags, keras_config, messages, native, signals, values
 from compress.engine import devices, processes
 from compress.errors import Diverged, InputError, Stopped, command, of_the_system, quoted
 from compress.storage import files
@@ -238,16 +239,38 @@ def images_of_run(args, record, outputs, read):
     return (None, done) if done else (images, None)
 
 
-def read_images(args, path, header):
-    """The images that a script's flags name, for a run that starts from a model; says what they are.
+def image_shape(args, header):
+    """(height, width, 3) that the images of a run have, as far as that is known before they are read, or None.
+
+    Args:
+        args: the script's namespace, with the flags of `flags.add_data_flags`.
+        header: what is in the model's file, a headers.Header.
+    """
+    from compress.storage import checkpoints
+
+    if header.input_shape:
+        return header.input_shape
+    if args.dataset in values.STOCK:
+        return (*checkpoints.STOCK_SIZE, 3)
+    return args.image_size and (args.image_size, args.image_size, 3)
+
+
+def read_images(args, path, header, open_model, needs=("train", "validation")):
+    """Opens a model and reads the images that a script's flags name, for a run that starts from it; says what they are.
+
+    The model comes first: what can't be done with it is said before images are decoded, which may take long.
 
     Args:
         args: the script's namespace, with the flags of `flags.add_data_flags`.
         path: of the model's file.
         header: what is in it, a headers.Header.
+        open_model: function(number of classes or None for any, (height, width, 3)) -> what is made of the model, an
+            object whose `model` is the keras.Model. It is called at once; for a model of images of any size, or without
+            a classifier, once the images are listed.
+        needs: names of the required splits.
 
     Returns:
-        A dataset.Data.
+        (a dataset.Data, what `open_model` gave).
 
     Raises:
         InputError: there are no such images, or the model was trained on others or has another number of classes.
@@ -255,17 +278,30 @@ def read_images(args, path, header):
     from compress.data import dataset, pixels
     from compress.storage import checkpoints, records
 
+    size, opened = image_shape(args, header), []
+    if size and header.classes != 0:
+        opened.append(open_model(args.class_num, size))
+        header = dataclasses.replace(header, classes=opened[0].model.output_shape[-1])  # which no header may tell
+
+    def listed(images):
+        records.check_source(path, images.val, args.val_split)
+        checkpoints.check_fits(header, images.class_num, images.image_shape, args.dataset, flags.of_reading(args))
+        if not opened:
+            opened.append(open_model(images.class_num, images.image_shape))
+
     images = dataset.load_data(
         configs.DataConfig.of(args),
         header.input_shape and header.input_shape[:2],
         display.track("reading images", args.verbose),
-        needs=("train", "validation"),
+        needs=needs,
         pixels=pixels.of_models(path),
+        listed=listed,
     )
-    display.show_images(images, args.batch_size, args.verbose)
-    records.check_source(path, images.val, args.val_split)
-    checkpoints.check_fits(header, images.class_num, images.image_shape, args.dataset, flags.of_reading(args))
-    return images
+    if "train" in needs:
+        display.show_images(images, args.batch_size, args.verbose)
+    else:
+        display.say(images.description, args.verbose)
+    return images, opened[0]
 
 
 def record_of_images(images):

@@ -350,6 +350,11 @@ class StudentConfig(Config):
         return {"from": other} if other else {"from": "teacher", "init": self.student_init}
 
     @property
+    def is_other(self):
+        """Whether the student isn't made from its teacher."""
+        return bool(self.student_path or self.student_architecture)
+
+    @property
     def by_default(self):
         """Whether both targets are the ones that hold where none was given."""
         return (self.target_compression, self.target_macs) == (STUDENT_COMPRESSION, STUDENT_MACS)

@@ -118,7 +118,7 @@ class Data:
         return {name: value for name, value in vars(self.reader.look).items() if value} if self.reader else {}
 
 
-def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pixels=None):
+def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pixels=None, listed=lambda data: None):
     """Loads the data set that a config names.
 
     The validation images are drawn with the constant SPLIT_SEED, not with the seed of the run. A pruning or
@@ -133,6 +133,7 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
         needs: names of the required splits, from NAMES. A folder's are decoded now, its others on first use.
         most: keeps only the first so many images of each required split; None for all.
         pixels: `Data.pixels` of the images that a model was trained on; a folder's are converted in the same way.
+        listed: function of the Data, all but its description, called before a folder's images are decoded.
 
     Returns:
         Data; images uint8 (N, H, W, 3), labels int64 (N,). CIFAR and digits are 32x32.
@@ -168,12 +169,14 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
     # Only training images are augmented: validation and test accuracies are those of the images as they are.
     if three[0]:
         three[0].augmentation = _augmentation(config, three[0].image_shape[:2], bool(listing))
+    name = os.path.basename(os.path.abspath(config.dataset)) if listing else config.dataset
+    data = Data(name, *three, names, "", reader)
+    listed(data)
     read = [split for split in three if split and split.name in needs]
     if reader:
         keeping.keep(read, reader, config, progress)
-    name = os.path.basename(os.path.abspath(config.dataset)) if listing else config.dataset
     left_out = three[2] if drawn[2] and three[0] else None
-    return Data(name, *three, names, _described(name, read, left_out, reader), reader)
+    return dataclasses.replace(data, description=_described(name, read, left_out, reader))
 
 
 def _split(reader, part, name, source):

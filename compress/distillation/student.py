@@ -243,14 +243,6 @@ def _stem_of(teacher, asked):
     return found
 
 
-def check_form(teacher, stem=None, blocks=None):
-    """Raises InputError, as `Pattern` does, where the teacher has no such stem or blocks."""
-    if blocks:
-        _fewer_blocks(teacher, blocks)
-    if stem:  # only the network with that stem says whether its other layers take its maps
-        Pattern(teacher, None, stem)
-
-
 def choose_widths(config, pattern):
     """The student's widths as a config asks for them.
 

@@ -1,6 +1,7 @@
 """Scopes, criteria, removal and curves on networks of all kinds, against numpy and networks that are built."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -8,11 +9,15 @@ import pytest
 import resnets
 import zoo
 from conftest import narrow_widths
+from PIL import Image
 
+import knowledge_distillation as distilling
 import prune
 import prune_model
+import sensitivity
 from compress import metrics
 from compress.cli import configs
+from compress.data import decoding
 from compress.errors import InputError
 from compress.graph.convolutions import convolutions
 from compress.graph.network import Graph
@@ -311,3 +316,71 @@ def test_a_dry_run_of_open_sizes_takes_those_of_the_data(tmp_path, capsys, monke
         assert json.loads(capsys.readouterr().out)["macs"][0] == metrics.count_macs(fixed)
     assert prune_model.main([*words, "--dataset", "photos"]) == 2
     assert "images of any size; expected --image_size" in capsys.readouterr().err
+
+
+# ---- before images are decoded
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """A folder of three classes, photos, none of which can be decoded; the list of those that were tried."""
+    for kind in "abc":
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (8, 8), (number, 0, 99)).save(tmp_path / "photos" / kind / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    tried = []
+
+    def decode(path, *_):
+        tried.append(path)
+        raise ValueError("not now")
+
+    monkeypatch.setattr(decoding, "decode", decode)
+    return tried
+
+
+def two_layers(side=8):
+    """A network without batch-norm; `side` None takes images of any size."""
+    image = keras.Input((side, side, 3))
+    x = L.Conv2D(5, 3, activation="relu", name="two")(L.Conv2D(6, 3, activation="relu", name="one")(image))
+    return keras.Model(image, L.Dense(3, name="logits")(L.GlobalAveragePooling2D()(x)))
+
+
+ON_PHOTOS = ["--dataset", "photos", "--scope", "all", "--batch_size", "2"]
+
+
+@pytest.mark.parametrize("side", [8, None])
+def test_the_table_and_the_target_are_told_before_the_first_image_is_decoded(side, photographs, capsys):
+    two_layers(side).save("net.keras")
+    assert prune_model.main(["--base_model_path", "net.keras", *ON_PHOTOS, "--target_macs", "1.2x"]) == 2
+    printed, error = capsys.readouterr()
+    assert len(photographs) == 9 and "not now" in error  # the end of the run
+    assert "may go" in printed and "held by logits: " in printed and "MACs shall be left" in printed
+
+
+@pytest.mark.parametrize("side", [8, None])
+@pytest.mark.parametrize(
+    ("script", "flags", "named"),
+    [
+        (prune_model, ["--criterion", "bn"], "--criterion: received bn"),
+        (sensitivity, ["--criterion", "bn"], "--criterion: received bn"),
+        (prune_model, ["--target_macs", "900x"], "--target_macs: received a target of"),
+        (prune_model, ["--dataset", "others"], "with 3 classes, expected 2, as others has them; a model with a new"),
+        (sensitivity, ["--dataset", "others"], "with 3 classes, expected 2, as others has them; a model with a new"),
+        (distilling, ["--dataset", "others", "--target_compression", "1"], "with 3 classes, expected 2, as others has"),
+        (distilling, ["--stream_divisor", "2"], "--stream_divisor: received 2, but the teacher has no residual"),
+        (distilling, ["--student_path", "sigmoid.keras"], "sigmoid.keras, which answers the outputs of a sigmoid"),
+    ],
+)
+def test_what_cannot_be_done_with_a_network_is_refused_before_an_image_is_decoded(
+    side, script, flags, named, photographs, capsys
+):
+    net = two_layers(side)
+    net.save("net.keras")
+    keras.Model(net.inputs[0], L.Activation("sigmoid")(net.outputs[0])).save("sigmoid.keras")
+    for kind in "ab":
+        shutil.copytree(f"photos/{kind}", f"others/{kind}")
+    model = {prune_model: "--base_model_path", sensitivity: "--model_path", distilling: "--root_folder"}[script]
+    words = [word for word in ON_PHOTOS if script is not distilling or word not in ("--scope", "all")]
+    assert script.main([model, "net.keras", *words, *flags]) == 2
+    assert named in capsys.readouterr().err and not photographs

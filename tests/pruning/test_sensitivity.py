@@ -324,7 +324,7 @@ def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     ],
 )
 def test_a_target_is_spread_by_sensitivity_unless_told_otherwise(words, allocation, base, tmp_path, monkeypatch):
-    monkeypatch.setattr(prune_model, "begin", lambda args, plan: (plan, None, {"run": plan.record}))
+    monkeypatch.setattr(prune_model, "begin", lambda args, plan: (plan, None, None, {"run": plan.record}))
     argv = [*DIGITS, "--base_model_path", str(base), "--root_folder", str(tmp_path / "run"), *words]
     args = prune_model.build_parser().parse_args(argv)
     again = prune_model.run(args)["run"]["flags"]

@@ -12,6 +12,7 @@ from keras import layers
 
 import evaluate_model
 import knowledge_distillation
+from compress.data import dataset
 from compress.errors import InputError
 from compress.graph.network import Graph
 from compress.storage import files, saving
@@ -194,13 +195,15 @@ def of_any_size():
         ("teacher.keras", {"student_stem": "half"}, "`student_stem`: received half, but the teacher's stem is none"),
         ("any.keras", {"student_stem": "half"}, "`student_stem`: received half, but the teacher's stem is none"),
         ("any.keras", {"student_blocks": [7, 7]}, "`student_blocks`: received 7 7, "),
+        ("other.keras", {"stream_divisor": 4}, "`stream_divisor`: received 4, but the teacher has no residual"),
+        ("teacher.keras", {"target_macs": "900x"}, "`target_macs`: received 900x"),
     ],
 )
 def test_a_shape_that_is_not_to_be_had_is_told_before_images_are_read(
     teacher, flags, named, folder, tmp_path, monkeypatch
 ):
     read = []
-    monkeypatch.setattr(knowledge_distillation.app, "read_images", lambda *args: read.append(args))
+    monkeypatch.setattr(dataset, "load_data", lambda *args, **more: read.append(args))
     if teacher == "any.keras":
         saving.save_network(of_any_size(), folder / teacher)
     with pytest.raises(InputError, match=named):

@@ -122,6 +122,9 @@ HINTS = {
     "QuantizeLayer": "expected the network before quantize_model",
     "SpectralNormalization": "expected the layer in it, its `layer`, in its place, which answers the same once trained",
     "Pipeline": "expected its `layers` one behind the other, as keras.Sequential(pipeline.layers) has them",
+    "RNN": "expected LSTM(units), GRU(units) or SimpleRNN(units) in its place, if its cell is one of theirs, given its "
+    "weights by set_weights; or a class of your own, derived from this one under another name, and the script's run() "
+    "called from Python, behind compress.graph.rules.register(the class, a rule): docs/how-to/own-layer.md",
     "RandomCrop": "which versions of Keras compute differently outside training; expected Resizing(height, width, "
     "crop_to_aspect_ratio=True) in its place, which is what Keras 2 computes there",
     "CuDNNLSTM": "which runs on GPUs alone; expected the same network with LSTM(units) in its place, saved by tf.keras "

@@ -109,6 +109,32 @@ def test_the_readme_is_short_and_its_first_command_on_the_first_screen():
     assert len(lines) <= 200 and lines.index("```") < 12
 
 
+NO_CLASSIFIERS = {  # kinds of keras.layers that no classifier of images is made of
+    "bases of others": {"Layer", "Wrapper"},
+    "cells, which lie in an RNN alone": {"GRUCell", "LSTMCell", "SimpleRNNCell", "StackedRNNCells"},
+    "of boxes": {"MaxNumBoundingBoxes"},
+    "of sound": {"MelSpectrogram", "STFTSpectrogram"},
+    "of text and tables": {"HashedCrossing", "Hashing", "IntegerLookup", "StringLookup", "TextVectorization"},
+}
+
+
+def test_the_page_on_own_models_names_every_kind_of_keras_that_is_not_read():
+    import inspect
+
+    import keras
+
+    from compress.storage import vocabulary
+
+    kinds = {name for name, kind in vars(keras.layers).items() if inspect.isclass(kind)}
+    assert all(issubclass(getattr(keras.layers, name), keras.Layer) for name in kinds - {"InputSpec"})
+    read = {"InputLayer", *vocabulary.LAYERS, *vocabulary.WRAPPERS, *vocabulary.OTHER_NAMES}
+    unread = kinds - {"InputSpec"} - read - set().union(*NO_CLASSIFIERS.values())
+    page = (DOCS / "how-to" / "own-model.md").read_text(encoding="utf-8")
+    table = page.partition("| The file has | What to do |")[2].partition("\n\n")[0]
+    told = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
+    assert unread == told & kinds
+
+
 def test_the_site_loads_nothing_from_elsewhere():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert "strict: true" in text and "font: false" in text and "http" not in text

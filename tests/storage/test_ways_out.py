@@ -80,6 +80,18 @@ def test_what_is_said_to_stand_for_a_layer_answers_as_it_did(layer, by, hint, tm
     check_opens(other, model.predict(RGB, verbose=0), tmp_path / "other.keras")
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_an_rnn_of_a_cell_of_keras_is_that_layer(kind, tmp_path):
+    image, end = keras.Input((12, 12, 3)), layers.Dense(3)
+    rows = layers.Reshape((12, 36))(front(image))
+    rnn, layer = layers.RNN(getattr(layers, f"{kind}Cell")(4)), getattr(layers, kind)(4)
+    model = keras.Model(image, end(rnn(rows)))
+    assert f"{kind}(units)" in refused(model, tmp_path / "net.keras")
+    other = keras.Model(image, end(layer(rows)))
+    layer.set_weights(rnn.get_weights())
+    check_opens(other, model.predict(RGB, verbose=0), tmp_path / "other.keras")
+
+
 def test_patches_are_those_of_a_convolution(tmp_path):
     image = keras.Input((12, 12, 3))
     end = layers.Dense(3)
@@ -111,6 +123,35 @@ def test_a_kind_without_a_rule_opens_as_a_registered_class(tmp_path, monkeypatch
     other.set_weights(model.get_weights())
     other.save(tmp_path / "other.keras")
     opened = opening.open_network(tmp_path / "other.keras").model
+    np.testing.assert_allclose(opened(RGB), model(RGB), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "shape"),
+    [
+        ("ConvLSTM1D", {"filters": 3, "kernel_size": 3}, (12, 12, 3)),
+        ("AdaptiveMaxPooling3D", {"output_size": (4, 4, 3)}, (12, 12, 3, 1)),
+        ("ReversibleEmbedding", {"input_dim": 9, "output_dim": 4}, (432,)),
+        (
+            "ContrastLimitedAdaptiveHistogramEqualization",
+            {"value_range": (0, 1), "tile_grid_size": (2, 2)},
+            (12, 12, 3),
+        ),
+        ("Discretization", {"bin_boundaries": [0.2, 0.5], "dtype": "float32"}, (432,)),
+        ("CategoryEncoding", {"num_tokens": 4, "output_mode": "multi_hot"}, (432,)),
+    ],
+)
+def test_kinds_that_the_page_on_own_models_names_open_as_classes_derived_from_them(
+    kind, settings, shape, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registered, "RULES", {})
+    own = type(f"Own{kind}", (getattr(layers, kind),), {})
+    rules.register(own, lambda call: call.refuse("it has no rule"))
+    image = keras.Input((12, 12, 3))
+    x = layers.Rescaling(1.0, dtype="float32")(own(**settings)(layers.Reshape(shape)(front(image))))
+    model = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
+    model.save(tmp_path / "net.keras")
+    opened = opening.open_network(tmp_path / "net.keras").model
     np.testing.assert_allclose(opened(RGB), model(RGB), rtol=1e-5, atol=1e-5)
 
 

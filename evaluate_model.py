@@ -163,6 +163,7 @@ def load_images(args, header):
     """
     from compress.data import dataset, pixels
 
+    app.agree(args)
     config = configs.DataConfig.of(args, instead=f"{configs.INSTEAD}; photographs need no data set: `predict=PHOTO`")
     images = dataset.load_data(
         config,

@@ -95,6 +95,7 @@ def load_images(args, header):
         model = opening.load_network(args.model_path, class_num, size, args.preprocessing, args.verbose)
         return cut.scope_of(configs.CriterionConfig.of(args), model)
 
+    app.agree(args)
     return app.read_images(args, args.model_path, header, open_scope, ("validation",))  # none of these was trained on
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from compress.cli import display, values
 from compress.data import decoding, duplicates, folders, keeping, known, lazily, reading, splits, stock
 from compress.data.augmentation import OPERATIONS, Augmentation, middle
+from compress.engine import processes
 from compress.errors import InputError
+from compress.storage import files
 
 NAMES = ("train", "validation", "test")
 NONE = Augmentation()
@@ -244,11 +246,29 @@ def _found(config, needs):
         names, *parts = stock.read_digits()
         return names, parts, None
     if config.dataset in stock.CIFAR:
-        names, *parts = stock.read_cifar(config.dataset, config.data_dir, {*needs} != {"test"}, config.instead)
+        names, *parts = processes.in_turn(  # what process 0 downloads the others find
+            lambda: stock.read_cifar(config.dataset, config.data_dir, {*needs} != {"test"}, config.instead)
+        )
         return names, parts, None
     listing = folders.list_folder(config.dataset)
     folders.check_has(listing, config.dataset, needs)
+    _check_alike(config, listing)
     return listing.class_names, [listing.splits.get(name) for name in NAMES], listing
+
+
+def _check_alike(config, listing):
+    """Raises InputError where the processes of a run would read a folder otherwise: each would wait for the others."""
+    if processes.count() > 1:
+        found = {name: files.digest(labels) for name, (_, labels) in listing.splits.items()}
+        processes.check_same(
+            [listing.class_names, found],
+            f"`dataset`: received {config.dataset}, where the processes of this run find different images; expected "
+            "the same for all",
+        )
+        processes.check_same(
+            bool(config.cache),
+            f"`cache`: received {config.cache}, unlike another process of this run; expected the same for all",
+        )
 
 
 def _reader(config, listing, parts, image_size, progress, pixels, kept):

@@ -8,6 +8,7 @@ import numpy as np
 
 from compress.cli import display, tables
 from compress.data import cache, lazily, reading
+from compress.engine import processes
 
 MOST_BYTES = 100  # of a data set's name in that of its cache; file systems take 143 to 255 in all
 
@@ -39,15 +40,17 @@ def keep(splits, reader, config, progress):
     every = [str(path) for part in paths for path in part]
     reader.settle(every)
     size = f"{count:,} images of {'x'.join(map(str, reader.stored))} are {tables.size_of(bytes_of(count, reader))}"
-    source = _cache(config, reader) if config.cache else None
-    if source:
-        rows = [source.rows(part) for part in paths]
-        if not _filled(source, np.concatenate(rows), size, config, progress):
+    source = None
+    if config.cache:
+        # The first of several processes decodes; the others then open what it has made. One that finds less, since the
+        # folder is its own, decodes too.
+        source = processes.in_turn(lambda: _filled(_cache(config, reader), paths, size, config, progress))
+        if not processes.gathered(source is not None).all():  # all read in the same way
             source = None
     else:
         display.say(f"{size}: they are decoded each time that they are needed", config.verbose)
-    for i, split in enumerate(splits):
-        split.keep(lazily.Lazy(source, rows[i]) if source else reading.Decoded(reader, paths[i]).all())
+    for split, part in zip(splits, paths, strict=True):
+        split.keep(lazily.Lazy(source, source.rows(part)) if source else reading.Decoded(reader, part).all())
 
 
 def _cache(config, reader):
@@ -58,16 +61,17 @@ def _cache(config, reader):
     return cache.Cache(Path(config.cache_dir) / name, reader, config.verbose)
 
 
-def _filled(source, rows, size, config, progress):
-    """Whether the rows of a cache.Cache are decoded, which they are now where the disk has room; says what happens.
+def _filled(source, paths, size, config, progress):
+    """A cache.Cache that has images decoded, which they are now; None where the disk has no room; says what happens.
 
     Args:
         source: the Cache.
-        rows: int (N,).
+        paths: list of arrays of the images' files.
         size: how many images there are and how large, for the line.
         config: a configs.DataConfig.
         progress: wraps the range of images.
     """
+    rows = np.concatenate([source.rows(part) for part in paths])
     needed, free = source.room(rows)
     place, room = config.cache_dir, f"{tables.size_of(needed)} of the {tables.size_of(free)} free"
     if needed > free:
@@ -76,7 +80,7 @@ def _filled(source, rows, size, config, progress):
             "`cache_dir` may have room)",
             config.verbose,
         )
-        return False
+        return None
     if needed:
         whole = len(source.missing(rows)) == len(rows)
         what = "decoded into" if whole else "the rest is decoded into"
@@ -84,4 +88,4 @@ def _filled(source, rows, size, config, progress):
         source.fill(rows, progress)
     else:
         display.say(f"{size}: read from {source.folder}", config.verbose)
-    return True
+    return source

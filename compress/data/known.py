@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+from compress.engine import processes
 from compress.errors import InputError
 from compress.storage import records
 
@@ -51,6 +52,8 @@ class Known:
     def of(self, question, compute, fits):
         """The answer to a question about the files: the one that is kept, else compute(), which is kept.
 
+        Of several processes the first answers before the others, which then find in the folder what it has kept there.
+
         Args:
             question: what JSON holds: with the files it decides the answer.
             compute: function() -> what JSON holds.
@@ -58,6 +61,10 @@ class Known:
         """
         if not self.folder:
             return compute()
+        return processes.in_turn(lambda: self._of(question, compute, fits))
+
+    def _of(self, question, compute, fits):
+        """`of`, in this process."""
         key = hashlib.sha256(json.dumps([self.files, question], sort_keys=True).encode()).hexdigest()[:32]
         path = self.folder / f"{key}.json"
         with contextlib.suppress(InputError, KeyError, TypeError):  # none yet, or one that something has damaged

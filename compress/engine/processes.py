@@ -18,6 +18,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 from compress.errors import InputError, one_line
@@ -25,6 +26,8 @@ from compress.errors import InputError, one_line
 HEARTBEAT = 20  # seconds without a sign of life behind which a process counts as dead
 PATIENCE = 120  # seconds in which all processes have to come
 SHUTDOWN = 300  # seconds in which all of them have to be done, behind the first that is
+PULSE = 10  # seconds from one word to the next of a process that the others wait for
+AT_WORK, DONE, NOTHING = range(3)  # what it says
 
 # Waits for the end of its standard input, which the process that started it holds: it ends with that process, however
 # that ends. A word on it says that all is well.
@@ -191,6 +194,47 @@ def meet(name):
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def in_turn(function):
+    """function() in process 0, and behind its end in the others, which then find the files that it has written.
+
+    Where it gives None in process 0 the others don't call it, and have None too. It talks to no other process.
+
+    However long that takes: a single operation of all processes would fail behind a time of its own, and no signal
+    could end a process that waits in it.
+
+    Returns:
+        What it gives in this process.
+    """
+    if _team[1] == 1:
+        return function()
+    import numpy as np
+
+    if not is_main():
+        while (said := int(gathered(np.int32(AT_WORK))[0])) == AT_WORK:
+            pass
+        return function() if said == DONE else None
+    over, lost = threading.Event(), []
+
+    def reassure():
+        try:
+            while not over.wait(PULSE):
+                gathered(np.int32(AT_WORK))
+        except Exception as error:  # another process is lost
+            lost.append(error)
+
+    thread = threading.Thread(target=reassure, daemon=True)
+    thread.start()
+    try:
+        found = function()
+    finally:
+        over.set()
+        thread.join()
+    if lost:
+        raise lost[0]
+    gathered(np.int32(NOTHING if found is None else DONE))
+    return found
 
 
 def gathered(array):

@@ -5,6 +5,7 @@ Process 0 writes into OUT.npz what training steps, scores, statistics and logits
 """
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,22 @@ def scores(model, split):
     return found
 
 
+def take_turns():
+    """Process 0 comes first, however long it takes; the others have what it gives where it gives nothing."""
+    from compress.engine import processes
+
+    processes.PULSE = 0.1  # so that the others are told several times that it is at work
+
+    def at_work():
+        begun = time.time()
+        time.sleep(1)
+        return begun, time.time()
+
+    turns = processes.gathered(np.array(processes.in_turn(at_work)))
+    assert (turns[1:, 0] >= turns[0, 1]).all()
+    assert processes.in_turn(lambda: None if processes.is_main() else "never") is None
+
+
 def main(argv):
     """Computes it all, in the order of a run."""
     from compress.cli import app, configs
@@ -118,6 +135,7 @@ def main(argv):
     app.start_keras(configs.MachineConfig.of(args))
     import keras
 
+    take_turns()
     split, found = pictures(), {}
     model = network(keras)
     found |= scores(model, split)

@@ -12,11 +12,14 @@ import time
 import keras
 import numpy as np
 import pytest
+import small_memory
 import spread
 import torture
 from conftest import ROOT
+from PIL import Image
 
 from compress.cli import configs
+from compress.data import cache
 from compress.engine import devices
 from compress.errors import InputError
 from compress.storage import checkpoints
@@ -284,3 +287,83 @@ def test_a_student_is_the_same_on_two_devices_and_in_two_processes(environment, 
     words[place] = str(tmp_path / "devices")
     ended(start(words, environment | TWO))
     assert torture.contents(tmp_path / "processes") == torture.contents(tmp_path / "devices")
+
+
+# ---- more images than memory -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of 120 JPEGs in ten classes."""
+    rng = np.random.default_rng(0)
+    for i in range(120):
+        folder = tmp_path / "photos" / f"class{i % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8))
+        small.resize((70 + i, 70 + 2 * i), Image.Resampling.BICUBIC).save(folder / f"{i:03}.jpg")
+    return tmp_path / "photos"
+
+
+def of_little_memory(photographs, base, folder, place):
+    """The words of a training on photographs that memory doesn't hold, whose cache lies in `place`."""
+    words = [sys.executable, small_memory.__file__, f"{folder}-did", "train_base_model", "--dataset", photographs]
+    words += ["--image_size", 32, "--model_path", base, "--epoch_num", 2, "--batch_size", 16, "--deterministic"]
+    return [*words, "--verbose", 2, "--save_folder", folder, "--cache_dir", place]
+
+
+def did(folder, number):
+    """What a process did to the cache: {word: list of files}."""
+    path, found = folder.parent / f"{folder.name}-did{number}.txt", {"lock": [], "decode": [], "keep": []}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        word, name = line.split(" ", 1)
+        if word != "lock" or name.startswith(str(folder.parent / "cache")):
+            found[word].append(name)
+    return found
+
+
+def decoded(place):
+    """(bytes of all images, their sums) of the one cache in a folder."""
+    (folder,) = (path for path in place.iterdir() if path.name != "known")
+    return (folder / cache.IMAGES).read_bytes(), (folder / cache.SUMS).read_bytes()
+
+
+def test_process_0_alone_decodes_into_a_cache_that_all_share(environment, base, photographs, tmp_path):
+    folders = {name: tmp_path / name for name in ("devices", "shared", "own")}
+    places = [tmp_path / f"cache{i}" for i in range(4)]
+    ended(start(of_little_memory(photographs, base, folders["devices"], places[0]), environment | TWO))
+    alone = did(folders["devices"], 0)
+    assert len(alone["decode"]) == len({*alone["decode"]}) > 90 and alone["lock"] and len(alone["keep"]) > 2
+
+    outs = [
+        ended(process)
+        for process in pair(of_little_memory(photographs, base, folders["shared"], places[1]), environment)
+    ]
+    assert "decoded into" in outs[0][0] and outs[1] == ("", "")
+    first, other = did(folders["shared"], 0), did(folders["shared"], 1)
+    assert sorted(first["decode"]) == sorted(alone["decode"]) and len(first["lock"]) == len(alone["lock"])
+    assert len(first["keep"]) == len(alone["keep"]) and not any(other.values())
+    assert torture.contents(folders["shared"]) == torture.contents(folders["devices"])
+
+    # hosts whose folders are their own: each process decodes into that which it sees
+    port = free_port()
+    both = [
+        start([*of_little_memory(photographs, base, folders["own"], places[2 + i]), *of_pair(port, i)], environment)
+        for i in range(2)
+    ]
+    for process in both:
+        ended(process)
+    assert all(sorted(did(folders["own"], i)["decode"]) == sorted(alone["decode"]) for i in range(2))
+    assert decoded(places[0]) == decoded(places[1]) == decoded(places[2]) == decoded(places[3])
+    assert torture.contents(folders["own"]) == torture.contents(folders["devices"])
+
+
+def test_an_image_that_process_0_can_not_decode_ends_all(environment, base, photographs, tmp_path):
+    path = photographs / "class3" / "013.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    both = pair(of_little_memory(photographs, base, tmp_path / "run", tmp_path / "cache"), environment)
+    err = both[0].communicate(timeout=120)[1]
+    failed = time.monotonic()
+    assert both[0].returncode == 2 and "013.jpg cannot be read as an image" in err.splitlines()[-1]
+    err = both[1].communicate(timeout=60)[1]
+    assert time.monotonic() - failed < 30 and both[1].returncode in (134, -signal.SIGABRT)
+    assert "start all of them again to go on, this one with: cd " in err.splitlines()[-1]

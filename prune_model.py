@@ -18,6 +18,7 @@ from compress.storage import files, records, resuming
 
 BASE = "./model/base_model/model.h5"
 ITERATION = ("model.h5", "mask.npz", "history.json", "history.png")  # what iterK holds in the end
+RECORDED = {"parameters": "parameters", "MACs": "macs", "ms": "latency_ms"}  # result.json's name of a budget's unit
 BEST = ("model.h5", "history.json")  # what best/ holds of one
 TIMED = tuple(name for name in formats.FORMATS if name != "savedmodel")  # what runs elsewhere than in TensorFlow
 CALIBRATION = 128  # images for the ranges of litert-int8, which matter little to its latency
@@ -441,7 +442,7 @@ def prune_all(args, plan, base, images, result):
     model = go_on(args, plan, base.model, images, result)
     while model is not None and not is_over(plan.pruning, model, base.budget, result):
         model = prune_once(args, plan, model, base, images, result)
-    conclude(args, result)
+    conclude(args, base.budget if plan.pruning.targeted else None, result)
 
 
 def is_over(config, model, budget, result):
@@ -582,8 +583,8 @@ def keep_best(args, result):
             shutil.copyfile(root / f"iter{done}" / name, temporary)
 
 
-def conclude(args, result):
-    """Marks the run as finished, and prints its table and the paths of its files."""
+def conclude(args, budget, result):
+    """Marks the run as finished, and prints its table and the paths of its files; budget: a budgets.Budget or None."""
     done = len(result["final_acc"])
     if args.max_accuracy_drop is not None and done:
         keep_best(args, result)
@@ -591,12 +592,14 @@ def conclude(args, result):
     write(args, result)
     show(args, result)
     if args.max_accuracy_drop is not None:
-        show_best(args, result)
+        show_best(args, budget, result)
     display.written(outputs(args), args.verbose)
 
 
-def show_best(args, result):
-    """Says what `max_accuracy_drop` led to."""
+def show_best(args, budget, result):
+    """Says what `max_accuracy_drop` led to, and whether the target was reached; budget: a budgets.Budget or None."""
+    from compress.pruning import budgets
+
     before, drop = iterations.base_accuracy(result), f"{args.max_accuracy_drop:g} points"
     if not result["final_acc"]:
         best = Path(args.root_folder) / "best" / "model.h5"
@@ -609,6 +612,9 @@ def show_best(args, result):
         f"{result['compression_rate'][-1]:.2f}x",
         args.verbose,
     )
+    if budget and (left := result[RECORDED[budget.unit]][-1]) > budget.end:
+        asked, left = (budgets.shown(cost, budget.unit) for cost in (budget.end, left))
+        display.warn(f"the target of {asked} was not reached: {left} are left")
 
 
 def write(args, result):

@@ -12,6 +12,16 @@ from compress.pruning.latency import LatencyModel
 UNITS = ("parameters", "MACs", "ms")
 
 
+def number_of(cost, unit):
+    """A cost as text, without its unit, one of UNITS."""
+    return f"{cost:.3g}" if unit == "ms" else f"{cost:,.0f}"
+
+
+def shown(cost, unit):
+    """A cost as text."""
+    return f"{number_of(cost, unit)} {unit}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """What is to be left of a network's cost.
@@ -119,13 +129,13 @@ def of(config, scope, latency=None):
         end = flags.macs_left(config.target_macs, cost) if config.targeted else least
     if not config.targeted:  # the accuracy alone says when it is enough
         return Budget(unit, cost, end, STEP)
-    shown = (lambda value: f"{value:.3g}") if unit == "ms" else (lambda value: f"{value:,.0f}")
     if not least <= end < cost:
         layers = "inner layer" if config.scope == "inner" else "layer"
         raise InputError(
-            f"`{name}`: received a target of {shown(end)} {unit}, expected one "
-            f"from {shown(least)} (a reduction of {cost / least:.2f}x, every {layers} at its floor) "
-            f"to below {shown(cost)}, the base's"
+            f"`{name}`: received a target of {shown(end, unit)}, expected one "
+            f"from {number_of(least, unit)} (a reduction of {cost / least:.2f}x, every {layers} at its floor) "
+            f"to below {number_of(cost, unit)}, the base's"
         )
-    display.say(f"`{name}`: {shown(end)} {unit} shall be left of the base model's {shown(cost)}", config.verbose)
+    base = number_of(cost, unit)
+    display.say(f"`{name}`: {shown(end, unit)} shall be left of the base model's {base}", config.verbose)
     return Budget(unit, cost, end, (end / cost) ** (1 / config.prune_iter), latency)

@@ -106,9 +106,9 @@ WAY_OF_A_REMOVED = (
     "from Python, behind compress.graph.rules.register(the class, a rule): docs/how-to/own-layer.md"
 )
 WAY_OF_A_KIND = (
-    "expected kinds that compress/storage/vocabulary.py lists; or a class of your own, derived from this one under "
-    "another name, and the script's run() called from Python, behind compress.graph.rules.register(the class, a rule): "
-    "docs/how-to/own-layer.md"
+    "expected layers of Keras that docs/how-to/own-model.md doesn't exclude; or, of a class of your own, the script's "
+    "run() called from Python behind compress.graph.rules.register(the class, a rule), where a class of Keras first "
+    "needs one of yours derived from it, of another name: docs/how-to/own-layer.md"
 )
 HINTS = {
     "Lambda": "a layer of code, which this suite runs from no file; expected Keras' own layers in its place, such as "

@@ -122,11 +122,19 @@ def test_without_any_iteration_within_the_bound_there_is_no_best(words, answers,
     assert printed.count("tried again with half the step") == 3
 
 
-def test_a_target_is_the_end_also_with_a_bound(words, answers):
+def test_a_target_is_the_end_also_with_a_bound(words, answers, capsys):
     answers += [0, 0, 0, 1e9]
     assert prune_model.main([*words, "--max_accuracy_drop", "1", "--target_macs", "2x", "--prune_iter", "3"]) == 0
     result = outcome()
     assert answers == [1e9] and result["macs"][-1] <= macs_of("base.h5") / 2 < result["macs"][-2]
+    assert "was not reached" not in capsys.readouterr().err
+
+
+def test_a_target_that_the_bound_keeps_out_of_reach_is_told(words, answers, capsys):
+    answers += [0, -5, -5, -5, -5]
+    assert prune_model.main([*words, "--max_accuracy_drop", "1", "--target_macs", "2x", "--prune_iter", "3"]) == 0
+    left, half = outcome()["macs"][-1], macs_of("base.h5") / 2
+    assert f"the target of {half:,.0f} MACs was not reached: {left:,.0f} MACs are left" in capsys.readouterr().err
 
 
 def test_a_fine_tuning_that_made_it_worse_is_told(words, monkeypatch, capsys):

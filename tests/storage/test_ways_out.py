@@ -117,7 +117,7 @@ def test_a_kind_without_a_rule_opens_as_a_registered_class(tmp_path, monkeypatch
 
     model = build(layers.ConvLSTM2D)
     line = refused(model, tmp_path / "net.keras")
-    assert "(ConvLSTM2D)" in line and "derived from this one" in line and "compress/storage/vocabulary.py" in line
+    assert "(ConvLSTM2D)" in line and "of yours derived from it" in line and "docs/how-to/own-model.md" in line
     rules.register(OwnConvLSTM, lambda call: call.refuse("it has no rule"))
     other = build(OwnConvLSTM)
     other.set_weights(model.get_weights())

@@ -12,7 +12,7 @@ from compress.data import decoding, duplicates, folders, keeping, known, lazily,
 from compress.data.augmentation import OPERATIONS, Augmentation, middle
 from compress.engine import processes
 from compress.errors import InputError
-from compress.storage import files
+from compress.storage import checkpoints, files
 
 NAMES = ("train", "validation", "test")
 NONE = Augmentation()
@@ -141,8 +141,8 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
         Data; images uint8 (N, H, W, 3), labels int64 (N,). CIFAR and digits are 32x32.
 
     Raises:
-        InputError: the data are missing or damaged, there are too few for the splits, or their number of classes isn't
-            `class_num`.
+        InputError: the data are missing or damaged, there are too few for the splits, their number of classes isn't
+            `class_num`, or their size isn't `image_size`.
     """
     names, parts, listing = _found(config, needs)
     if config.class_num not in (None, len(names)):
@@ -242,6 +242,11 @@ def _found(config, needs):
 
     Items are images uint8 (N, 32, 32, 3) of a stock data set, paths (N,) of a folder.
     """
+    if config.dataset in values.STOCK and config.image_size not in (None, checkpoints.STOCK_SIZE[0]):
+        raise InputError(
+            f"`image_size`: received {config.image_size}, expected none: it is for folders, and the images of "
+            f"{config.dataset} are {checkpoints.STOCK_SIZE[0]}x{checkpoints.STOCK_SIZE[1]}"
+        )
     if config.dataset == "digits":
         names, *parts = stock.read_digits()
         return names, parts, None

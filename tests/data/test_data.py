@@ -613,6 +613,12 @@ def test_an_item_depends_on_seed_and_index_alone():
     assert len({source[i][0].tobytes() for source in sources for i in range(18)}) == 36  # each varies in its own way
 
 
+def test_a_size_is_refused_for_images_that_have_one():
+    with pytest.raises(InputError, match="`image_size`: received 64, expected none.* digits are 32x32"):
+        dataset.load_data(asked(dataset="digits", image_size=64))
+    assert dataset.load_data(asked(dataset="digits", image_size=32)).image_shape == (32, 32, 3)
+
+
 def test_fit_is_given_the_batches_and_no_thread_of_tensorflow_that_it_would_wait_for():
     split = dataset.Split(np.arange(27 * 4 * 5 * 3, dtype=np.uint8).reshape(27, 4, 5, 3), np.arange(27), "train")
     source = batches.batches(split, 6, seed=5, start_step=2)

@@ -183,7 +183,7 @@ def losses_with_gate(base, pooled, name, channel, gate):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the oracle computes in float64")
-@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("batches", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_taylor_is_the_slope_of_the_loss_along_a_gate(base, pooled, batches):
     scores = criteria.compute_scores("taylor", base, IMAGES, LABELS, batch_size=10 // batches)
     assert list(scores) == inner(base)
@@ -385,7 +385,7 @@ def test_pruning_nothing_is_the_identity(pair):
         assert prune.compute_sparsity(trimmed, parent) == 0
 
 
-@pytest.mark.parametrize(("seed", "share"), [(0, 0.3), (2, 0.8)])
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.3), pytest.param(2, 0.8, marks=pytest.mark.slow)])
 def test_trimmed_equals_masked(pair, seed, share):
     parent, _ = pair
     rng = np.random.default_rng(seed)

@@ -204,7 +204,7 @@ def data(results, args):
             spread(times),
             "1.05 or less",
             median(times) <= 1.05,
-            f"{24 * loading.FED / median(whole[kept]):.1f} images/s",
+            f"{loading.TURN * loading.FED / median(whole[kept]):.1f} images/s",
         )
 
 

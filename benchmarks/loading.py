@@ -8,6 +8,7 @@ import time
 SIDES = (96, 224)
 BATCH = 32
 FED = 8  # images of a step that is fed: a ResNet50's step at 224x224 takes seconds
+TURN = 24  # steps of each kind in a turn
 KEPT = ("memory", "cache", "files")
 
 
@@ -90,7 +91,7 @@ def fed(args):
         args.kept = kept
         sources[kept] = of_suite(args, FED)
 
-    def seconds(batch, steps=24):
+    def seconds(batch, steps=TURN):
         start = time.perf_counter()
         for _ in range(steps):
             step(tuple(map(tf.constant, batch())))

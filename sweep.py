@@ -31,7 +31,13 @@ def build_parser():
         metavar="N",
         help="runs at a time; several print to logs in the sweep's folder (default: %(default)s)",
     )
-    group.add_argument("--step", type=values.name, metavar="NAME", help="the runs of this step alone (default: all)")
+    group.add_argument(
+        "--step",
+        type=values.name,
+        nargs="+",
+        metavar="NAME",
+        help="the runs of these steps alone (default: all)",
+    )
     group.add_argument("--print", action="store_true", help="print the commands, one a line, and run nothing")
     group.add_argument(
         "--seeds",

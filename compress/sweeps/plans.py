@@ -84,9 +84,14 @@ def expand(spec, parser_of):
             _refuse(spec, run, other)
     for run in runs:
         for parent in map(str, Path(run.folder).parents):
-            if parent in owners and OUTPUTS[owners[parent].script][1] is None:  # where a script writes a whole folder
-                _refuse(spec, run, owners[parent])
+            if parent in owners and OUTPUTS[owners[parent].script][1] is None and not _is_exported(run):
+                _refuse(spec, run, owners[parent])  # that one's script writes a whole folder
     return runs
+
+
+def _is_exported(run):
+    """Whether a run writes where export_model.py does of itself: a folder beside a model, of no other script."""
+    return run.script == "export_model.py" and os.path.basename(run.folder) == "exported"
 
 
 def _refuse(spec, run, other):
@@ -107,22 +112,31 @@ def _runs(spec, step, parser, made):
     """The runs of a step; `made`: {name: list of Run} of the steps before it."""
     found, several, there = [], keywords.several(parser), sum(map(len, made.values()))
     for row, more in (step.rows or {None: {}}).items():
-        where = f"steps.{step.name}.rows.{row}" if row else f"steps.{step.name}.flags"
         given = step.flags | more
+        where = {name: _where(spec, step, row, name) for name in [None, *given]}
         _check(spec, step, parser, where, given)
         axes = {name: values for name, value in given.items() if (values := choices(value, name in several))}
         for name, values in axes.items():
             if len({_spelt(value) for value in values}) < len(values):
-                raise wrong(spec.file, f"{where}.{name}", f"received {values!r:.60}, expected each value once")
-        starts = list(itertools.islice(_starts(spec, where, given, made), MOST_RUNS + 1))  # of millions no list is made
+                raise wrong(spec.file, f"{where[name]}.{name}", f"received {values!r:.60}, expected each value once")
+        # of millions no list is made
+        starts = list(itertools.islice(_starts(spec, row, (where, given), made), MOST_RUNS + 1))
         if there + len(found) + len(starts) * math.prod(map(len, axes.values())) > MOST_RUNS:
-            raise wrong(spec.file, where, f"more than {MOST_RUNS} runs; expected fewer values")
+            raise wrong(spec.file, where[None], f"more than {MOST_RUNS} runs; expected fewer values")
         for before, seed in starts:
             for chosen in itertools.product(*axes.values()):
                 own = dict(zip(axes, chosen, strict=True))
-                varies = ({"row": row} if row else {}) | own
+                varies = ({} if row is None else {"row": row}) | own
                 found.append(_run(spec, step, parser, (where, given | own, varies, before, seed)))
     return found
+
+
+def _where(spec, step, row, name):
+    """Where a sweep's file gives the flag `name` of a step in a row; of None, the step or its row as a whole."""
+    if row in spec.rows:
+        keys = [key for key in (step.name, "flags") if name in spec.rows[row].get(key, {})]
+        return f"rows.{row}.{keys[0]}" if keys else f"steps.{step.name}.flags"
+    return f"steps.{step.name}.flags" if row is None else f"steps.{step.name}.rows.{row}"
 
 
 def _check(spec, step, parser, where, given):
@@ -130,19 +144,19 @@ def _check(spec, step, parser, where, given):
     parameter, switches = OUTPUTS[step.script][0], keywords.switches(parser)
     for name, value in given.items():
         negated = re.fullmatch(r"no[-_](.+)", name)
+        why = None
         if negated and (switch := negated[1].replace("-", "_")) in switches:
-            instead = "true" if value is False else "false"
-            raise wrong(spec.file, f"{where}.{name}", f"no such flag; write `{switch}: {instead}`")
-        if name == parameter:
-            raise wrong(
-                spec.file, f"{where}.{name}", "expected it left out: a sweep gives each run a folder of its own"
-            )
-        if name == "resume":
-            raise wrong(spec.file, f"{where}.{name}", "expected it left out: a sweep goes on where it stopped")
-        if name == "seed" and spec.seeds:
-            raise wrong(spec.file, f"{where}.{name}", "received it beside seeds, expected one of them")
-        if isinstance(value, dict):
-            raise wrong(spec.file, f"{where}.{name}", "received a range, expected values; `study` searches in ranges")
+            why = f"no such flag; write `{switch}: {'true' if value is False else 'false'}`"
+        elif name == parameter:
+            why = "expected it left out: a sweep gives each run a folder of its own"
+        elif name == "resume":
+            why = "expected it left out: a sweep goes on where it stopped"
+        elif name == "seed" and spec.seeds:
+            why = "received it beside seeds, expected one of them"
+        elif isinstance(value, dict):
+            why = "received a range, expected values; `study` searches in ranges"
+        if why:
+            raise wrong(spec.file, f"{where[name]}.{name}", why)
 
 
 def _texts(value):
@@ -153,21 +167,24 @@ def _texts(value):
         yield from _texts(one)
 
 
-def _starts(spec, where, given, made):
+def _starts(spec, row, flags, made):
     """({step: Run} of the runs to start from, seed) for each combination that fits together.
 
-    Runs fit where they were made from the same ones, and with the same seed.
+    Runs fit where they were made from the same ones, with the same seed and in the same row of the sweep.
     """
-    named = {}  # step: the flag that names it
+    (where, given), named = flags, {}  # step: the flag that names it
     for name, value in given.items():
         for place in (place for text in _texts(value) for place in PLACE.findall(text)):
             if place not in made:
                 near = nearest(place, [*made]) if made else None
                 hint = f"did you mean {near}?" if near else f"expected one of {', '.join(made) or 'no step'}"
-                raise wrong(spec.file, f"{where}.{name}", f"received {{{place}}}, which is no earlier step; {hint}")
+                raise wrong(
+                    spec.file, f"{where[name]}.{name}", f"received {{{place}}}, which is no earlier step; {hint}"
+                )
             named[place] = name
     for seed in spec.seeds or [None]:
-        fit = [[run for run in made[name] if seed is None or run.values["seed"] == seed] for name in named]
+        wanted = ({} if seed is None else {"seed": seed}) | ({"row": row} if spec.rows else {})
+        fit = [[run for run in made[name] if run.values.items() >= wanted.items()] for name in named]
         for before in _together(fit, {}):
             yield before, seed
 
@@ -184,13 +201,14 @@ def _together(lists, before):
 
 
 def _run(spec, step, parser, combination):
-    """The Run of one combination: (where it stands in the file, flags, those that vary, runs before it, seed)."""
+    """The Run of one combination: (where each flag is given, flags, those that vary, runs before it, seed)."""
     where, given, own, before, seed = combination
-    values = {
+    of_all = [*(["row"] if spec.rows else []), *(["seed"] if spec.seeds else [])]  # named once, not for each step
+    values = {name: own[name] for name in of_all[:1] if name in own} | {
         f"{run.step}.{name}": value
         for run in before.values()
         for name, value in run.values.items()
-        if "." not in name and not (spec.seeds and name == "seed")  # the seed of all is named once
+        if "." not in name and name not in of_all
     }
     values |= own | ({} if seed is None else {"seed": seed})
     flags = {name: _filled(value, before) for name, value in given.items()}
@@ -203,7 +221,8 @@ def _run(spec, step, parser, combination):
         parsed = keywords.arguments(parser, flags)
     except InputError as error:
         name, why = re.match(r"(?:`([^`]+)`: )?(.*)", str(error)).groups()
-        raise wrong(spec.file, f"{where}.{name}" if name else where, why.replace("keyword", "flag")) from None
+        place = where.get(name, where[None])
+        raise wrong(spec.file, f"{place}.{name}" if name else place, why.replace("keyword", "flag")) from None
     epochs = parsed.epoch_num * getattr(parsed, "prune_iter", 1) if step.script in TRAINS else 0
     return Run(step.name, step.script, folder, values, tuple(parsed.argv[1:]), before, epochs)
 
@@ -249,9 +268,10 @@ def _folder(spec, step, values, known):
     return os.path.normpath(os.path.join(spec.folder, step.name, name))
 
 
-def selected(runs, step, file):
-    """The runs of one step, or all where it is None. Raises InputError where there is no such step."""
+def selected(runs, steps, file):
+    """The runs of some steps, or all where `steps` is None. Raises InputError where there is no such step."""
     names = list(dict.fromkeys(run.step for run in runs))
-    if step not in (None, *names):
-        raise InputError(f"`step`: received {step}, expected one of {', '.join(names)}, the steps of {file}")
-    return [run for run in runs if step in (None, run.step)]
+    for step in steps or ():
+        if step not in names:
+            raise InputError(f"`step`: received {step}, expected one of {', '.join(names)}, the steps of {file}")
+    return [run for run in runs if steps is None or run.step in steps]

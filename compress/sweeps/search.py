@@ -46,7 +46,7 @@ class Edges:
 
     def suggest_categorical(self, name, choices):
         """One of the choices, the last one where there are fewer."""
-        return choices[min(self.row if name.endswith(".row") else self.number, len(choices) - 1)]
+        return choices[min(self.row if name.rpartition(".")[2] == "row" else self.number, len(choices) - 1)]
 
     def suggest_float(self, name, low, high, log=False, step=None):
         """An end of the range or a number between, which is no whole one where `step` doesn't say so."""
@@ -75,14 +75,18 @@ def _value(trial, name, value, several):
 
 def chosen(spec, trial, parser_of):
     """The specs.Spec of one trial: of all that varies one value."""
-    steps = []
+    steps, of_all = [], trial.suggest_categorical("row", list(spec.rows)) if spec.rows else None
     for step in spec.steps:
         several, rows = keywords.several(parser_of(step.script)), step.rows
         if rows:
-            row = trial.suggest_categorical(f"{step.name}.row", list(rows))
+            row = of_all if spec.rows else trial.suggest_categorical(f"{step.name}.row", list(rows))
             rows = {row: rows[row]}
-        given = step.flags | (next(iter(rows.values())) if rows else {})
-        found = {name: _value(trial, f"{step.name}.{name}", value, name in several) for name, value in given.items()}
+        own = rows[row] if rows else {}
+        # rows may give other values of one flag, and a study knows one range by a name
+        names = {
+            name: f"{step.name}.{row}.{name}" if name in own else f"{step.name}.{name}" for name in step.flags | own
+        }
+        found = {name: _value(trial, names[name], value, name in several) for name, value in (step.flags | own).items()}
         steps.append(dataclasses.replace(step, flags=found, rows={row: {}} if rows else {}))
     return dataclasses.replace(spec, steps=steps)
 

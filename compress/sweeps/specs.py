@@ -17,7 +17,7 @@ TOO_DEEP = f"received lists or mappings in each other, more than {MOST_LEVELS} l
 # a line end would make two commands of one where they are printed a line each; lone surrogates can't be printed
 CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 MOST_STEPS = 2**40  # of a range
-TOP = ("folder", "seeds", "flags", "steps", "maximize", "minimize")
+TOP = ("folder", "seeds", "flags", "rows", "steps", "maximize", "minimize")
 STEP = ("script", "flags", "rows", "folder")
 RANGE = ("low", "high", "log", "step")
 # scripts that a step may name: the parameter that says where each writes, and the file there if it isn't a folder
@@ -52,7 +52,7 @@ class Step:
         script: of OUTPUTS.
         flags: those of all steps and its own, {name without dashes: a value, a list of values to try, or a mapping of
             RANGE to search in}.
-        rows: {name: flags that this variant has besides}; empty for none.
+        rows: {name: flags that this variant has besides}, its own or those of the sweep; empty for none.
         folder: of its runs below the sweep's, with `{flag}`, `{row}` and `{seed}` in it; None for the usual name.
     """
 
@@ -73,6 +73,7 @@ class Spec:
         seeds: list of seeds that each run is made with, or None.
         steps: list of Step, each before those that refer to it.
         objective: (key of the last step's result.json, 'maximize' or 'minimize').
+        rows: {name: {'flags' or a step: flags}} of variants that go through all steps; empty for none.
     """
 
     file: str
@@ -80,6 +81,7 @@ class Spec:
     seeds: list | None
     steps: list
     objective: tuple
+    rows: dict
 
 
 def wrong(file, where, why):
@@ -218,7 +220,20 @@ def _flags(file, where, value):
     return value or {}
 
 
-def _step(file, name, value, common):
+def _rows(file, value, steps):
+    """The rows of a sweep, each with flags of every step under 'flags' and of single ones under their names."""
+    if value is not None and "flags" in steps:
+        raise wrong(file, "steps.flags", "expected another name: in rows, `flags` are those of every step")
+    found = {}
+    for row, given in _mapping(file, "rows", {} if value is None else value).items():
+        where = f"rows.{row}"
+        own = _mapping(file, where, {} if given is None else given, ("flags", *steps))
+        found[row] = {key: _flags(file, f"{where}.{key}", flags) for key, flags in own.items()}
+    return found
+
+
+def _step(file, name, value, common, shared):
+    """A Step; `common`: flags of all steps, `shared`: rows of the sweep, see `_rows`."""
     where = f"steps.{name}"
     if not name.isidentifier() or not name.isascii():
         raise wrong(file, where, "expected a name of letters, digits and _")
@@ -228,12 +243,16 @@ def _step(file, name, value, common):
         raise wrong(file, f"{where}.script", f"received {_shown(script)}, expected one of {', '.join(OUTPUTS)}")
     rows = value.get("rows")
     rows = _mapping(file, f"{where}.rows", {} if rows is None else rows)
+    if rows and shared:
+        raise wrong(file, f"{where}.rows", "received them beside the rows of the sweep, expected one of them")
+    rows = {row: _flags(file, f"{where}.rows.{row}", given) for row, given in rows.items()}
+    rows |= {row: given.get("flags", {}) | given.get(name, {}) for row, given in shared.items()}
     folder = value.get("folder")
     return Step(
         name,
         script,
         common | _flags(file, f"{where}.flags", value.get("flags")),
-        {row: _flags(file, f"{where}.rows.{row}", given) for row, given in rows.items()},
+        rows,
         None if folder is None else _text(file, f"{where}.folder", folder),
     )
 
@@ -262,10 +281,11 @@ def read(path, seeds=None):
     if not found:
         raise wrong(file, "steps", "received none, expected one or more")
     common = _flags(file, "flags", content.get("flags"))
-    steps = [_step(file, name, value, common) for name, value in found.items()]
+    shared = _rows(file, content.get("rows"), found)
+    steps = [_step(file, name, value, common, shared) for name, value in found.items()]
     goals = [(content[key], key) for key in ("maximize", "minimize") if key in content]
     if len(goals) > 1:
         raise wrong(file, "minimize", "received it beside maximize, expected one of them")
     usual = "final_acc" if steps[-1].script == "prune_model.py" else "val_acc"
     key, direction = goals[0] if goals else (usual, "maximize")
-    return Spec(file, folder, seeds, steps, (_text(file, direction, key), direction))
+    return Spec(file, folder, seeds, steps, (_text(file, direction, key), direction), shared)

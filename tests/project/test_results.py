@@ -1,5 +1,6 @@
 """experiments/build.py: tables that nobody types, from records made up here."""
 
+import functools
 import importlib
 import json
 import os
@@ -388,24 +389,32 @@ made.write_text("{{}}")
 """
 
 
-def reproduced(table, tmp_path):
-    """Records that a table's commands keep, made by a stand-in that only parses each command."""
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "reproduce.sh").write_text((ROOT / "experiments" / "reproduce.sh").read_text())
-    shutil.copytree(ROOT / "experiments" / "sweeps", tmp_path / "experiments" / "sweeps")
-    python = tmp_path / "python"
-    python.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
-    python.chmod(0o755)
-    environment = os.environ | {"PYTHON": str(python)}
-    subprocess.run(["sh", "experiments/reproduce.sh", table, "3"], cwd=tmp_path, env=environment, check=True)
-    kept = tmp_path / "experiments" / "records" / table
-    return {path.relative_to(kept).as_posix() for path in kept.rglob("*.json")}
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """A function: table -> (records that its commands keep, those commands), by a stand-in that only parses them."""
+
+    @functools.cache
+    def of(table):
+        root = tmp_path_factory.mktemp(table)
+        (root / "experiments").mkdir()
+        (root / "experiments" / "reproduce.sh").write_text((ROOT / "experiments" / "reproduce.sh").read_text())
+        shutil.copytree(ROOT / "experiments" / "sweeps", root / "experiments" / "sweeps")
+        python = root / "python"
+        python.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT)))
+        python.chmod(0o755)
+        environment = os.environ | {"PYTHON": str(python)}
+        subprocess.run(["sh", "experiments/reproduce.sh", table, "3"], cwd=root, env=environment, check=True)
+        kept = root / "experiments" / "records" / table
+        records = {path.relative_to(kept).as_posix() for path in kept.rglob("*.json")}
+        return records, (root / "commands").read_text().splitlines()
+
+    return of
 
 
 @pytest.mark.parametrize("table", [name for name in build.TABLES if name != "shipped"])
-def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_take(table, tmp_path):
+def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_take(table, reproduced):
     rows = build.TABLES[table].get("rows")
-    made = {path for path in reproduced(table, tmp_path) if path.endswith("result.json")}
+    made = {path for path in reproduced(table)[0] if path.endswith("result.json")}
     assert made == ({f"{row}/seed3/result.json" for row in rows} if rows else {"result.json"})
 
 
@@ -417,17 +426,44 @@ def given(line):
     }
 
 
-@pytest.mark.parametrize("table", ["ablation", "criteria", "curve"])
-def test_a_table_that_is_a_sweep_has_the_commands_that_made_its_records(table, tmp_path):
-    """reproduced.json has the commands of seed 3 as a shell alone wrote them."""
-    reproduced(table, tmp_path)
-    wanted = json.loads((Path(__file__).parent / "reproduced.json").read_text(encoding="utf-8"))[table]
-    assert list(map(given, (tmp_path / "commands").read_text().splitlines())) == list(map(given, wanted))
+SHELL = json.loads((Path(__file__).parent / "reproduced.json").read_text(encoding="utf-8"))  # commands of seed 3
 
 
-def test_reproduce_keeps_what_the_exports_are_built_from(tmp_path):
-    made = reproduced("exports", tmp_path)
-    assert made == {"alike/export.json", "base/export.json", "student/export.json"}
+def as_a_sweep_says(script, flags):
+    """A command of the shell's with what a sweep says besides, and that changes no result.
+
+    Each run has the seed, also where a script only measures; exported/ is named; each network's evaluation.json has a
+    folder of its own, and all steps of a network have its `subset`, which leaves the test images alone.
+    """
+    if script in ("evaluate_model.py", "export_model.py"):
+        flags["seed"] = 3
+    if script == "export_model.py":
+        flags["output"] = str(Path(flags["model_path"]).parent / "exported")
+    if flags.get("output") == "runs/families/seed3/evaluation.json":
+        name = Path(flags["model_path"][0]).parts[3]
+        flags["output"] = f"runs/families/seed3/{name}/evaluation.json"
+        flags["subset"] = 10000 if name in ("resnet56", "MobileNetV2", "EfficientNetB0") else 5000
+    return script, flags
+
+
+@pytest.mark.parametrize("table", SHELL)
+def test_a_table_that_is_a_sweep_has_the_commands_that_made_its_records(table, reproduced):
+    """reproduced.json has the commands as a shell alone wrote them; a sweep goes step by step, not row by row."""
+    made = list(map(given, reproduced(table)[1]))
+    wanted = [as_a_sweep_says(*given(line)) for line in SHELL[table]]
+    assert sorted(made, key=str) == sorted(wanted, key=str)
+
+
+def test_reproduce_keeps_what_else_the_tables_are_built_from(reproduced):
+    networks = {row.partition("_")[0] for row in build.TABLES["families"]["rows"]}
+    wanted = {
+        "exports": {"alike/export.json", "base/export.json", "student/export.json"},
+        "families": {f"{name}_test/seed3/evaluation.json" for name in networks}
+        | {f"{name}_int8/seed3/export.json" for name in networks},
+        **{table: {"seed3/evaluation.json"} for table in ("yardstick", "steps", "long")},
+    }
+    for table, records in wanted.items():
+        assert {path for path in reproduced(table)[0] if not path.endswith("result.json")} == records
 
 
 def test_no_record_names_a_place_on_a_machine():

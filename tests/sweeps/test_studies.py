@@ -356,7 +356,7 @@ def test_rows_whole_numbers_and_lists_of_lists_are_searched(folder):
         params = trial["params"]
         assert params["student.epoch_num"] in (1, 2, 3)
         assert json.loads(params["student.student_blocks"]) in ([2, 2, 2, 2], [1, 1, 1, 1])
-        assert params["student.row"] == "plain" or params["student.lambda1"] in (1.0, 1.5, 2.0)
+        assert params["student.row"] == "plain" or params["student.soft.lambda1"] in (1.0, 1.5, 2.0)
     names = [Path(place).name for place in calls(folder)]
     assert all("student_blocks=" in name and name.startswith(("plain,", "soft,")) for name in names)
 

@@ -361,6 +361,35 @@ def test_rows_whole_numbers_and_lists_of_lists_are_searched(folder):
     assert all("student_blocks=" in name and name.startswith(("plain,", "soft,")) for name in names)
 
 
+@pytest.mark.parametrize("of_all", [False, True])
+def test_a_row_has_values_of_its_own_to_search_in(of_all, folder):
+    """Both rows name one flag with other values; a row of the sweep is that of each step."""
+    rates = {"slow": [0.01, 0.02], "fast": [0.03, 0.04, 0.05]}
+    text = FILE.format(folder=folder).replace("      student_learning_rate: {low: 0.001, high: 0.1, log: true}\n", "")
+    if of_all:
+        rows = {row: {"flags": {"batch_size": 8}, "student": {"student_learning_rate": rates[row]}} for row in rates}
+        text = text.replace("steps:", f"rows: {json.dumps(rows)}\nsteps:")
+    else:
+        rows = {row: {"student_learning_rate": values} for row, values in rates.items()}
+        text += f"    rows: {json.dumps(rows)}\n"
+    (folder / "sweep.yaml").write_text(text)
+    name = "row" if of_all else "student.row"
+    study = search.open_study(specs.read(folder / "sweep.yaml"), "rates", None, 9)
+    for row in rates:
+        study.enqueue_trial({name: row})
+    for trial in run(folder, 4):
+        params = trial["params"]
+        row = params.pop(name)
+        assert params.keys() == {"student.optimizer", f"student.{row}.student_learning_rate"}
+        assert json.loads(params[f"student.{row}.student_learning_rate"]) in rates[row]
+    note = json.loads((folder / "runs" / "sweep.json").read_text())["runs"]
+    students = [entry["values"] for entry in note if entry["step"] == "student"]
+    assert {values["row"] for values in students} == set(rates)
+    assert all(values["student_learning_rate"] in rates[values["row"]] for values in students)
+    bases = [place for place in calls(folder) if "/base/" in place]
+    assert sorted(bases) == [f"{folder}/runs/base/{row}seed=1" for row in (("fast,", "slow,") if of_all else ("",))]
+
+
 def test_a_pruning_is_followed_over_its_iterations(tmp_path):
     run_ = type("Run", (), {"folder": str(tmp_path), "script": "prune_model.py"})
     for number, values in ((2, [0.3]), (10, [0.4, 0.5]), (1, [0.1, 0.2])):

@@ -135,6 +135,7 @@ def test_every_combination_is_one_command_and_a_shared_base_is_made_once(folder,
 def test_a_printed_command_runs_from_here_and_a_step_alone_can_be_printed(folder):
     every, students = commands(folder), commands(folder, step="student")
     assert students == [line for line in every if parsed(line)[0] == "knowledge_distillation.py"]
+    assert commands(folder, step=["student", "base"]) == [line for line in every if "prune_model.py" not in line]
     assert commands(folder, seeds=[7], step="base") == [
         line.replace("seed=1", "seed=7") for line in commands(folder, step="base")[:2]
     ]
@@ -184,6 +185,105 @@ def test_a_folder_may_be_given_by_the_step(folder):
         """,
     )
     assert [parsed(line)[1]["save_folder"] for line in lines] == ["runs/other/seed3/muon1"]
+
+
+NETWORKS = """
+folder: runs
+seeds: [1, 2]
+flags: {dataset: digits}
+rows:
+  small:
+    flags: {subset: 200, batch_size: 8}
+    base: {architecture: resnet20, learning_rate: [0.1, 0.2]}
+    student: {batch_size: 4}
+  plain:
+steps:
+  base: {script: train_base_model.py, flags: {epoch_num: 1, subset: 400}}
+  student:
+    script: knowledge_distillation.py
+    flags: {root_folder: "{base}", epoch_num: 2, batch_size: 16}
+  tests: {script: evaluate_model.py, flags: {model_path: ["{base}/model.h5", "{student}/model.h5"]}}
+"""
+
+
+def test_rows_of_a_sweep_go_through_all_steps(folder):
+    """Each with its flags, from runs of its own row alone; written out here by hand."""
+    found = [parsed(line) for line in commands(folder, NETWORKS)]
+    base, student, tests = ([flags for name, flags in found if name.startswith(kind)] for kind in ("t", "k", "e"))
+    assert [one["save_folder"] for one in base] == [
+        "runs/base/small,learning_rate=0.1,seed=1",
+        "runs/base/small,learning_rate=0.2,seed=1",
+        "runs/base/small,learning_rate=0.1,seed=2",
+        "runs/base/small,learning_rate=0.2,seed=2",
+        "runs/base/plain,seed=1",
+        "runs/base/plain,seed=2",
+    ]
+    shown = [[one[key] for key in ("architecture", "subset", "batch_size", "learning_rate")] for one in base]
+    assert shown[0] == ["resnet20", 200, 8, 0.1] and shown[4][:2] == [None, 400]  # a row's flags before a step's
+    assert [one["save_folder"] for one in student] == [
+        "runs/student/small,base.learning_rate=0.1,seed=1",
+        "runs/student/small,base.learning_rate=0.2,seed=1",
+        "runs/student/small,base.learning_rate=0.1,seed=2",
+        "runs/student/small,base.learning_rate=0.2,seed=2",
+        "runs/student/plain,seed=1",
+        "runs/student/plain,seed=2",
+    ]
+    assert [one["root_folder"] for one in student] == [one["save_folder"] for one in base]
+    assert [(one["batch_size"], one["subset"]) for one in student] == [(4, 200)] * 4 + [(16, None)] * 2
+    assert [one["model_path"] for one in tests] == [
+        [f"{one['root_folder']}/model.h5", f"{one['save_folder']}/model.h5"] for one in student
+    ]
+    assert [one["batch_size"] for one in tests[:4]] == [8] * 4
+    runs = plans.expand(specs.read(folder / "sweep.yaml"), sweep.parser_of)
+    assert runs[6].values == {"row": "small", "base.learning_rate": 0.1, "seed": 1}  # the row is named once, and first
+
+
+def test_a_step_names_its_folder_by_the_row_of_the_sweep(folder):
+    text = NETWORKS.replace("[0.1, 0.2]", "0.1")
+    for step in ("base", "student"):
+        text = text.replace(f"  {step}: {{script", f"  {step}: {{folder: 'seed{{seed}}/{{row}}/{step}', script")
+        text = text.replace(
+            f"  {step}:\n    script", f"  {step}:\n    folder: 'seed{{seed}}/{{row}}/{step}'\n    script"
+        )
+    text = text.replace("tests: {script", "tests: {folder: 'seed{seed}/{row}', script")
+    found = [parsed(line)[1] for line in commands(folder, text, seeds=[3])]
+    assert [one.get("save_folder") or one["output"] for one in found] == [
+        *("runs/seed3/small/base", "runs/seed3/plain/base", "runs/seed3/small/student", "runs/seed3/plain/student"),
+        *("runs/seed3/small/evaluation.json", "runs/seed3/plain/evaluation.json"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "architecture: resnet20",
+            "architectur: a",
+            r"rows.small.base.architectur: no such flag; did you mean `architecture`\?",
+        ),
+        ("subset: 200", "epoch_num: 3", "rows.small.flags.epoch_num: no such flag; expected one of .*"),  # of tests
+        ("subset: 200", "subset: many", "rows.small.flags.subset: received 'many', expected a whole number .*"),
+        ("epoch_num: 1", "epoch_num: many", "steps.base.flags.epoch_num: received 'many', expected a whole .*"),
+        ("    student: {", "    studnet: {", r"rows.small.studnet: no such key; did you mean student\?"),
+        ("  plain:", "  plain: 3", "rows.plain: received 3, expected a mapping, such as `name: value`"),
+        ("  plain:", "  plain: {flags: [a]}", "rows.plain.flags: received .*, expected a mapping, .*"),
+        ("[0.1, 0.2]", "[]", "rows.small.base.learning_rate: received an empty list, expected a value, .*"),
+        ("[0.1, 0.2]", "[1, 1]", r"rows.small.base.learning_rate: received \[1, 1\], expected each value once"),
+        ("[0.1, 0.2]", "{low: 1, high: 2}", "rows.small.base.learning_rate: received a range, expected values; .*"),
+        ("{batch_size: 4}", "{seed: 4}", "rows.small.student.seed: received it beside seeds, expected one of them"),
+        ("{batch_size: 4}", "{cache_dir: '{tests}'}", "rows.small.student.cache_dir: received {tests}, which is no .*"),
+        (
+            "batch_size: 16}",
+            "batch_size: 16}\n    rows: {a: {}}",
+            "steps.student.rows: received them beside the rows of the sweep, expected one of them",
+        ),
+        (" tests: ", " flags: ", "steps.flags: expected another name: in rows, `flags` are those of every step"),
+    ],
+)
+def test_what_is_wrong_in_a_row_of_a_sweep_is_named_where_it_stands(old, new, message, folder):
+    assert NETWORKS.count(old) == 1
+    with pytest.raises(InputError, match=rf"sweep.yaml: {message}$"):
+        commands(folder, NETWORKS.replace(old, new))
 
 
 def test_long_names_are_cut_and_stay_apart(folder):
@@ -343,6 +443,7 @@ def test_a_run_in_the_folder_of_another_is_refused_where_that_one_is_a_run_of_fi
         ):
             commands(folder, text % ("train_base_model.py", one, "", other))
     assert len(commands(folder, text % ("evaluate_model.py", "seed1", "model_path: a.h5", "seed1/base"))) == 2
+    assert len(commands(folder, text % ("export_model.py", "x/exported", "", "x"))) == 2  # as the script does by itself
 
 
 @pytest.mark.parametrize("word", ["--images=5", "--help", "-h", "--"])

@@ -26,7 +26,8 @@ class Run:
         step: name of its step.
         script: its file name.
         folder: where it writes, of this run alone.
-        values: {name: value} of all that varies, of earlier steps as 'step.name'; 'row' and 'seed' among them.
+        values: {name: value} of all that varies, of earlier steps as 'step.name'; 'row' and 'seed' among them, those of
+            the whole sweep once.
         words: of the command line, behind the script.
         before: {name of a step: its Run} of those that this one starts from, directly or not.
         epochs: how many its history may come to; 0 of a script that trains nothing.
@@ -132,11 +133,12 @@ def _runs(spec, step, parser, made):
 
 
 def _where(spec, step, row, name):
-    """Where a sweep's file gives the flag `name` of a step in a row; of None, the step or its row as a whole."""
-    if row in spec.rows:
-        keys = [key for key in (step.name, "flags") if name in spec.rows[row].get(key, {})]
-        return f"rows.{row}.{keys[0]}" if keys else f"steps.{step.name}.flags"
-    return f"steps.{step.name}.flags" if row is None else f"steps.{step.name}.rows.{row}"
+    """Where a sweep's file gives the flag `name` of a step in a row; of one that it doesn't give, the step's flags."""
+    if name not in step.rows.get(row, {}):
+        return f"steps.{step.name}.flags"
+    if not spec.rows:
+        return f"steps.{step.name}.rows.{row}"
+    return f"rows.{row}.{step.name if name in spec.rows[row].get(step.name, {}) else 'flags'}"
 
 
 def _check(spec, step, parser, where, given):

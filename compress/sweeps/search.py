@@ -77,17 +77,16 @@ def chosen(spec, trial, parser_of):
     """The specs.Spec of one trial: of all that varies one value."""
     steps, of_all = [], trial.suggest_categorical("row", list(spec.rows)) if spec.rows else None
     for step in spec.steps:
-        several, rows = keywords.several(parser_of(step.script)), step.rows
-        if rows:
-            row = of_all if spec.rows else trial.suggest_categorical(f"{step.name}.row", list(rows))
-            rows = {row: rows[row]}
-        own = rows[row] if rows else {}
-        # rows may give other values of one flag, and a study knows one range by a name
-        names = {
-            name: f"{step.name}.{row}.{name}" if name in own else f"{step.name}.{name}" for name in step.flags | own
-        }
-        found = {name: _value(trial, names[name], value, name in several) for name, value in (step.flags | own).items()}
-        steps.append(dataclasses.replace(step, flags=found, rows={row: {}} if rows else {}))
+        several, found = keywords.several(parser_of(step.script)), {}
+        alone = step.rows and not spec.rows
+        row = trial.suggest_categorical(f"{step.name}.row", list(step.rows)) if alone else of_all
+        own = step.rows.get(row, {})
+        for name, value in (step.flags | own).items():
+            # other rows may have other values of a flag, and a study knows one choice by a name
+            label = f"{step.name}.{row}.{name}" if name in own else f"{step.name}.{name}"
+            found[name] = _value(trial, label, value, name in several)
+        rows = {row: {name: found[name] for name in own}} if step.rows else {}
+        steps.append(dataclasses.replace(step, flags=found, rows=rows))
     return dataclasses.replace(spec, steps=steps)
 
 
@@ -116,7 +115,8 @@ def check(spec, parser_of):
     if len(spec.seeds or ()) > 1:
         raise wrong(spec.file, "seeds", f"received {len(spec.seeds)}, expected one where values are searched")
     several = [step.flags | more for step in spec.steps for more in (step.rows or {None: {}}).values()]
-    if not any(isinstance(value, (dict, list)) for given in several for value in given.values()):
+    varies = any(isinstance(value, (dict, list)) for given in several for value in given.values())
+    if not varies and all(len(step.rows) < 2 for step in spec.steps):
         raise wrong(spec.file, "steps", "nothing varies; expected a list or a range, such as {low: 0.01, high: 0.1}")
     most = max([3, *(len(value) for given in several for value in given.values() if isinstance(value, list))])
     rows = max([1, *(len(step.rows) for step in spec.steps)])

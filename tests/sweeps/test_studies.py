@@ -262,6 +262,11 @@ def test_every_value_and_both_ends_of_a_range_are_checked_before_anything_runs(f
     nothing = text.replace("{low: 0.001, high: 0.1, log: true}", "0.1").replace("[sgd, muon]", "sgd")
     (folder / "sweep.yaml").write_text(nothing)
     with pytest.raises(InputError, match="steps: nothing varies; expected a list or a range"):
+        search.check(specs.read(folder / "sweep.yaml"), sweep.parser_of)
+    (folder / "sweep.yaml").write_text(f"rows: {{one: {{}}, two: {{student: {{lambda1: 1}}}}}}\n{nothing}")
+    assert search.check(specs.read(folder / "sweep.yaml"), sweep.parser_of) == 9  # two rows to choose from
+    (folder / "sweep.yaml").write_text(f"rows: {{one: {{}}}}\n{nothing}")
+    with pytest.raises(InputError, match="steps: nothing varies; expected a list or a range"):
         run(folder, 2)
 
 

@@ -123,6 +123,11 @@ def test_every_combination_is_one_command_and_a_shared_base_is_made_once(folder,
     assert shapes == {(2, 2, 2, 2), (1, 1, 1, 1)}
     assert len({run.folder for run in runs}) == len(runs)
     assert {run.values["row"] for run in made["student"]} == {"plain", "soft"}
+    with pytest.raises(InputError, match="steps.student.rows.soft.lambda1: received 'x', expected a number"):
+        commands(folder, FILE.format(folder="r").replace("lambda1: 2", "lambda1: x"))
+    with pytest.raises(InputError, match="steps.student.flags.epoch_num: received 'x', expected a whole number"):
+        commands(folder, FILE.format(folder="r").replace("epoch_num: 2,", "epoch_num: x,"))
+    (folder / "sweep.yaml").write_text(FILE.format(folder=folder / "runs"))
     told = commands(folder)
     assert capsys.readouterr().out.splitlines() == told and len(told) == len(runs)
     assert [parsed(line)[0] for line in told] == [run.script for run in runs]

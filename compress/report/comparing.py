@@ -224,9 +224,16 @@ def _level(value, found):
     return shown, f"{mean:.9f}"  # as many digits for all: texts are sorted
 
 
-def settings_table(members, step, number):
-    """Mean and standard deviation over seeds for each combination of settings, the best first."""
-    names, rows = varying(members), []
+def settings_table(members, step, number, names):
+    """Mean and standard deviation over seeds for each combination of settings, the best first.
+
+    Args:
+        members: list of Member on the same images.
+        step: its name.
+        number: of the table in the page.
+        names: settings that have a column.
+    """
+    rows = []
     numbers = [name for name in names if all(records.is_number(member.settings.get(name)) for member in members)]
     for group in grouped(members, names).values():
         accuracies = [member.acc for member in group]

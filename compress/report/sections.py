@@ -1,5 +1,7 @@
 """The sections of a report: what is shown of a tree of records, and why something is not."""
 
+import itertools
+
 from compress.cli import display, messages
 from compress.cli import tables as display_tables
 from compress.errors import InputError
@@ -23,7 +25,7 @@ UNBALANCED = (
     "other settings too."
 )
 FRONT = "Under 'front' stand the sizes by which no smaller model on the same images beats a model."
-MOST_SETS = 6  # of images that have figures
+MOST_SETS = 6  # of images that have figures, or of a sweep's step tables
 
 
 def models_section(tree):
@@ -109,18 +111,21 @@ def sweep_section(tree):
     """What the runs of a sweep say of its settings, step by step, or None where the folder is no sweep's."""
     if tree.sweep is None:
         return None
-    members, parts = tree.sweep.members, []
-    for number, step in enumerate(dict.fromkeys(member.step for member in members), 1):
-        same = [member for member in members if member.step == step]
-        group = max({member.group for member in same}, key=[member.group for member in same].count)
-        chosen = [member for member in same if member.group == group]
-        parts += [("heading", step), ("table", comparing.settings_table(chosen, step, number))]
-        if len(chosen) < len(same):
-            parts.append(("note", f"Without {len(same) - len(chosen)} on other images than {group}."))
-        if (names := comparing.varying(chosen)) and (effects := comparing.effects_table(chosen, step, number)):
-            parts.append(("table", effects))
-            balanced = comparing.is_balanced(chosen, names)
-            parts += [] if balanced else [("note", UNBALANCED)]
+    members, parts, numbers = tree.sweep.members, [], itertools.count(1)
+    for step in dict.fromkeys(member.step for member in members):
+        same, alike = [member for member in members if member.step == step], {}
+        for member in same:  # accuracies on other images can't be compared
+            alike.setdefault(member.group, []).append(member)
+        shown = sorted(alike.values(), key=len, reverse=True)
+        parts.append(("heading", step))
+        for chosen, number in zip(shown[:MOST_SETS], numbers, strict=False):
+            parts.append(("table", comparing.settings_table(chosen, step, number, comparing.varying(same))))
+            if (names := comparing.varying(chosen)) and (effects := comparing.effects_table(chosen, step, number)):
+                parts.append(("table", effects))
+                balanced = comparing.is_balanced(chosen, names)
+                parts += [] if balanced else [("note", UNBALANCED)]
+        if without := sum(map(len, shown[MOST_SETS:])):
+            parts.append(("note", f"Without {display_tables.counted(without, 'run')} on other images."))
     head = [("text", SWEEP)] if parts else []
     head += [("list", lines)] if (lines := list(comparing.told(tree.sweep))) else []
     return Section("sweep", "Sweep", [*head, *parts])

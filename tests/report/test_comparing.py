@@ -133,7 +133,7 @@ def test_runs_that_are_not_compared_are_named_with_the_command_that_goes_on(grid
 
 
 def test_what_sweep_py_notes_of_a_run_is_what_the_report_reads(tmp_path):
-    spec = specs.Spec("a.yaml", str(tmp_path), [1], [], ("val_acc", "maximize"))
+    spec = specs.Spec("a.yaml", str(tmp_path), [1], [], ("val_acc", "maximize"), {})
     runs = [
         plans.Run(step, script, f"{tmp_path}/{step}", {"seed": 1}, (), {}, 1)
         for step, script in (("base", "train_base_model.py"), ("layers", "sensitivity.py"))
@@ -209,6 +209,29 @@ def test_numbers_of_a_search_are_put_into_thirds(tmp_path):
     assert row["best value"][0] == "0.7 to 0.9: 8.00 % (3 runs)"
     assert row["worst value"][0] == "0.1 to 0.3: 2.00 % (3 runs)"
     assert tables_of(section)["sweep-1"].columns[0] == ("rate", True)  # 0.05 stands before 0.1
+
+
+def test_runs_on_other_images_have_a_table_of_their_own_that_names_them(tmp_path):
+    """Accuracies of networks on different numbers of images, as rows of a sweep have them, are not compared."""
+    accuracies = {"VGG16": (0.5, 20), "resnet56": (0.75, 50), "MobileNetV2": (0.25, 50)}
+    written(tmp_path, {((("row", row),), None): acc for row, (acc, _) in accuracies.items()})
+    for number, (acc, images) in enumerate(accuracies.values()):
+        (tmp_path / "base" / str(number) / "result.json").write_text(json.dumps(result(acc, images=images)))
+    parts = sections.sweep_section(records.read_tree(tmp_path)).parts
+    tables = [part for kind, part in parts if kind == "table"]
+    assert [table.slug for table in tables] == ["sweep-1", "effects-1", "sweep-2"]
+    assert [[row[0][0] for row in table.rows] for table in tables] == [["resnet56", "MobileNetV2"], ["row"], ["VGG16"]]
+    assert "50 images" in tables[0].caption and "20 images" in tables[2].caption
+    assert not any(kind == "note" for kind, _ in parts)
+
+
+def test_a_step_on_many_sets_of_images_shows_the_first_ones(tmp_path):
+    written(tmp_path, {((("subset", number),), None): 0.5 for number in range(9)})
+    for number in range(9):
+        (tmp_path / "base" / str(number) / "result.json").write_text(json.dumps(result(0.5, images=50 + number)))
+    parts = sections.sweep_section(records.read_tree(tmp_path)).parts
+    assert sum(kind == "table" for kind, _ in parts) == 6
+    assert ("note", "Without 3 runs on other images.") in parts
 
 
 def test_values_of_equal_means_have_no_best_and_no_worst(grid, tmp_path):

@@ -3,29 +3,56 @@
 import math
 
 from compress.cli.architectures import STEMS
-from compress.storage.resnet import (
-    BLOCKS,
-    blocks_of,
-    build_resnet,
-    depth_of,
-    full_widths,
-    hidden_names,
-    inner_names,
-    stage_of,
-    stem_of,
-    wiring,
-)
+from compress.storage import resnet
+from compress.storage.resnet import blocks_of, depth_of, stem_of
 
-__all__ = [
-    "BLOCKS",
-    "STEMS",
-    "blocks_of",
-    "build_resnet",
-    "full_widths",
-    "inner_names",
-    "stage_of",
-    "wiring",
-]
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def stage_of(name):
+    """The stage, 1 (the stem) to 5, of the name of a layer or group such as 'conv3_block2_1_conv'."""
+    return int(name[4])
+
+
+def inner_names(blocks):
+    """Names of the inner convolutions (the first 1x1 and the 3x3 of each block), in network order."""
+    return [
+        f"conv{s}_block{b}_{i}_conv"
+        for s, n in zip((2, 3, 4, 5), blocks, strict=True)
+        for b in range(1, n + 1)
+        for i in (1, 2)
+    ]
+
+
+def full_widths(depth=50, blocks=None):
+    """{group: channels} of the unpruned network; blocks where some were left out."""
+    widths = {"conv1_conv": 64} | {f"conv{s}_stream": 64 * 2**s for s in (2, 3, 4, 5)}
+    return widths | {name: 16 * 2 ** stage_of(name) for name in inner_names(blocks or BLOCKS[depth])}
+
+
+def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet", widths=None, **more):
+    """`resnet.build`; of the unpruned network of a depth where no widths are given."""
+    return resnet.build(widths or full_widths(depth), classes, input_shape, stem, **more)
+
+
+def wiring(blocks, stem="imagenet"):
+    """The convolutions of a network, with the groups of channels that each reads and writes.
+
+    Yields:
+        (name, height and width of the kernel, group read, group written), in network order. The layers are called
+        name + '_conv' and name + '_bn'. The image's three channels are the group 'rgb'.
+    """
+    yield "conv1", STEMS[stem][0], "rgb", "conv1_conv"
+    before = "conv1_conv"
+    for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
+        stream = f"conv{stage}_stream"
+        yield f"conv{stage}_block1_0", 1, before, stream
+        for block in range(1, count + 1):
+            name = f"conv{stage}_block{block}"
+            yield f"{name}_1", 1, before, f"{name}_1_conv"
+            yield f"{name}_2", 3, f"{name}_1_conv", f"{name}_2_conv"
+            yield f"{name}_3", 1, f"{name}_2_conv", stream
+            before = stream  # the Add keeps the channels of the stream
 
 
 def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
@@ -50,9 +77,8 @@ def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
         weights = kernel * kernel * channels[read] * channels[written]
         parameters += weights + 5 * channels[written]  # bias, gamma, beta, moving mean, moving variance
         macs += weights * positions[stage_of(name)]
-    head, units = head_of(widths), [*(widths[name] for name in hidden_names(widths)), classes]
-    weights = sum(read * written for (_, read), written in zip(head, units, strict=True))
-    return parameters + weights + sum(units), macs + weights
+    weights = widths["conv5_stream"] * classes
+    return parameters + weights + classes, macs + weights
 
 
 def map_sizes(input_shape, stem):
@@ -136,26 +162,9 @@ def widths_of(model):
         blocks = blocks_of([layer.name for layer in model.layers])
         widths = {"conv1_conv": model.get_layer("conv1_conv").filters}
         widths |= {f"conv{s}_stream": model.get_layer(f"conv{s}_block1_3_conv").filters for s in (2, 3, 4, 5)}
-        widths |= {name: model.get_layer(name).filters for name in inner_names(blocks)}
-        hidden = hidden_names([layer.name for layer in model.layers])
-        return widths | {name: model.get_layer(name).units for name in hidden}
+        return widths | {name: model.get_layer(name).filters for name in inner_names(blocks)}
     except ValueError as error:
         raise ValueError(f"not a ResNet50, 101 or 152 of this suite: {error}") from None
-
-
-def head_of(widths):
-    """[(name, number of inputs)] of the Dense layers behind the pooling, the classifier last."""
-    hidden = hidden_names(widths)
-    return list(zip([*hidden, "predictions"], [widths[name] for name in ("conv5_stream", *hidden)], strict=True))
-
-
-def unpruned_widths(widths):
-    """The widths of the smallest unpruned network that has all blocks of a network, with the same hidden Dense layers.
-
-    Args:
-        widths: {group: channels} of the network.
-    """
-    return full_widths(depth_of(blocks_of(widths))) | {name: widths[name] for name in hidden_names(widths)}
 
 
 def known_as(group):

@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 
+from compress.cli.architectures import STEMS
 from compress.errors import InputError, one_line
 from compress.storage import preprocess, resnet, vocabulary
 from compress.storage.archives import CONTAINERS
@@ -46,7 +47,7 @@ class Weights:
     Attributes:
         path: the file, for messages.
         arrays: {(layer, weight): array}, such as ('conv1_conv', 'kernel'): (7, 7, 3, 64) float32.
-        depth, stem, widths: as `resnet.build_resnet` takes them.
+        stem, widths: as `resnet.build` takes them.
         classes: number of logits, or None where the file has no classifier.
         rescaling: the Rescaling of the network, whose numbers aren't among the weights, 'rescaling (Rescaling)'; or
             None.
@@ -55,7 +56,6 @@ class Weights:
 
     path: str
     arrays: dict
-    depth: int
     stem: str
     widths: dict
     classes: int | None
@@ -91,8 +91,8 @@ def read(path, found, groups, arrays=True):
         LookupError, ValueError, TypeError: likewise, of names that no file of Keras has.
     """
     named_arrays, old, rescaling = named(found, groups)
-    depth, stem, widths, classes, head = architecture({key: item.shape for key, item in named_arrays.items()})
-    weights = Weights(str(path), {}, depth, stem, widths, classes, rescaling and f"{rescaling} (Rescaling)", old)
+    stem, widths, classes, head = architecture({key: item.shape for key, item in named_arrays.items()})
+    weights = Weights(str(path), {}, stem, widths, classes, rescaling and f"{rescaling} (Rescaling)", old)
     if arrays:
         weights.arrays = {
             ("predictions" if key[0] == head else key[0], key[1]): np.asarray(item)
@@ -100,8 +100,9 @@ def read(path, found, groups, arrays=True):
         }
         if head:
             weights.arrays.setdefault(("predictions", "bias"), np.zeros(classes, "float32"))
-        for name, *_ in resnet.wiring(resnet.blocks_of(widths), stem) if old else ():
-            weights.arrays |= _with_our_epsilon(f"{name}_bn", weights.arrays)
+        for layer, weight in list(weights.arrays) if old else ():
+            if weight == "gamma":
+                weights.arrays |= _with_our_epsilon(layer, weights.arrays)
     return weights
 
 
@@ -141,13 +142,8 @@ def build(weights, mode, input_shape=None, classes=None):
         arrays["conv1_conv", "kernel"] = kernel
     else:
         normalization = preprocess.PREPROCESSING[mode]
-    model = resnet.build_resnet(
-        weights.depth,
-        classes or weights.classes,
-        input_shape or (32, 32, 3),
-        weights.stem,
-        weights.widths,
-        normalization,
+    model = resnet.build(
+        weights.widths, classes or weights.classes, input_shape or (32, 32, 3), weights.stem, normalization
     )
     # A network with NaN would train, prune and evaluate without an error, and every number would be wrong.
     for layer in model.layers:
@@ -295,7 +291,7 @@ def architecture(shapes):
         shapes: {(layer, weight): shape}.
 
     Returns:
-        (depth, stem, widths, classes or None, name of the classifier or None).
+        (stem, widths, classes or None, name of the classifier or None).
 
     Raises:
         Unread: no ResNet50, 101 or 152, nor a part of one.
@@ -309,7 +305,7 @@ def architecture(shapes):
         for (layer, weight), shape in shapes.items()
         if weight == "kernel" and layer.endswith(("_1_conv", "_2_conv")) and len(shape) == 4
     }
-    depth = resnet.depth_of(resnet.blocks_of(inner))
+    resnet.depth_of(resnet.blocks_of(inner))  # refuses more blocks than there are
     widths = {"conv1_conv": kernel[-1]}
     widths |= {f"conv{s}_stream": _shape(shapes, f"conv{s}_block1_3_conv", "kernel")[-1] for s in (2, 3, 4, 5)}
     widths = {name: int(width) for name, width in (widths | inner).items()}
@@ -320,7 +316,7 @@ def architecture(shapes):
             "expected the whole model, as model.save writes it"
         )
     _check_shapes(stem, widths, heads, shapes)
-    return depth, stem, widths, shapes[heads[0], "kernel"][1] if heads else None, heads[0] if heads else None
+    return stem, widths, shapes[heads[0], "kernel"][1] if heads else None, heads[0] if heads else None
 
 
 def _shape(shapes, layer, weight):
@@ -329,11 +325,29 @@ def _shape(shapes, layer, weight):
     return shape
 
 
+def _convolutions(blocks, stem):
+    """(name, side of the kernel, group read, group written) of each convolution; 'rgb' are the channels of the image.
+
+    The layers are called name + '_conv' and name + '_bn'.
+    """
+    yield "conv1", STEMS[stem][0], "rgb", "conv1_conv"
+    before = "conv1_conv"
+    for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
+        stream = f"conv{stage}_stream"
+        yield f"conv{stage}_block1_0", 1, before, stream
+        for block in range(1, count + 1):
+            name = f"conv{stage}_block{block}"
+            yield f"{name}_1", 1, before, f"{name}_1_conv"
+            yield f"{name}_2", 3, f"{name}_1_conv", f"{name}_2_conv"
+            yield f"{name}_3", 1, f"{name}_2_conv", stream
+            before = stream  # the Add keeps the channels of the stream
+
+
 def _check_shapes(stem, widths, heads, shapes):
     if min(widths.values()) < 1:
         raise Unread("a layer without channels")
     wanted, optional, channels = {}, set(), widths | {"rgb": 3}
-    for name, kernel, read, written in resnet.wiring(resnet.blocks_of(widths), stem):
+    for name, kernel, read, written in _convolutions(resnet.blocks_of(widths), stem):
         if gap := {read, written} - set(channels):
             raise Unread(f"{min(gap)}/kernel is missing")
         channels_in, channels_out = channels[read], channels[written]

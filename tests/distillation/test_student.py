@@ -35,7 +35,7 @@ def layout_of(widths, full=None):
     return students.Layout(
         widths,
         {name: full[name] for name in widths},
-        {name: 0 if name.startswith("hidden") else resnets.stage_of(name) - 3 for name in widths},
+        {name: resnets.stage_of(name) - 3 for name in widths},
         dict.fromkeys(widths, 1),
         tuple(name for name in widths if name.endswith("_stream")),
     )

@@ -15,7 +15,6 @@ from compress.data import dataset
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 CONSTRUCTORS = {50: "ResNet50", 101: "ResNet101", 152: "ResNet152"}
 MEAN, STD = np.array([123.68, 116.779, 103.939]), np.array([58.393, 57.12, 57.375])
-WIDTH = st.integers(1, 40)
 
 
 def weighted(model):
@@ -55,33 +54,6 @@ def small():
 def random_widths(depth, seed, most=9, blocks=None):
     rng = np.random.default_rng(seed)
     return {name: int(rng.integers(1, most + 1)) for name in resnets.full_widths(depth, blocks)}
-
-
-def summed_cost(widths, blocks, classes, height, width, stem):
-    """(parameters, macs) by following one image through the network, block after block."""
-
-    def conv(side, read, written):
-        size = side * side * read * written
-        return size + written + 4 * written, size * height * width
-
-    def half(n):  # every stride-2 layer gives half the positions, rounded up
-        return n // 2 + n % 2
-
-    if stem != "cifar":
-        height, width = half(height), half(width)
-    costs, x = [conv({"imagenet": 7, "half": 5, "cifar": 3}[stem], 3, widths["conv1_conv"])], widths["conv1_conv"]
-    if stem == "imagenet":
-        height, width = half(height), half(width)
-    for stage, count in enumerate(blocks, 2):
-        out = widths[f"conv{stage}_stream"]
-        for block in range(1, count + 1):
-            if stage > 2 and block == 1:
-                height, width = half(height), half(width)
-            a, b = (widths[f"conv{stage}_block{block}_{i}_conv"] for i in (1, 2))
-            costs += [conv(1, x, a), conv(3, a, b), conv(1, b, out)] + ([conv(1, x, out)] if block == 1 else [])
-            x = out
-    costs.append((x * classes + classes, x * classes))
-    return tuple(map(sum, zip(*costs, strict=True)))
 
 
 # ---- keras.applications ----
@@ -140,32 +112,6 @@ def test_count_macs_of_two_layers_by_hand():
     x = keras.layers.Conv2D(4, 3, strides=2)(inputs)  # (N, 2, 3, 4)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
     assert metrics.count_macs(keras.Model(inputs, keras.layers.Dense(6)(x))) == 2 * 3 * (3 * 3 * 3 * 4) + 4 * 6
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    depth=st.sampled_from([50, 101, 152]),
-    values=st.data(),
-    classes=st.integers(1, 1000),
-    height=st.integers(1, 260),
-    width=st.integers(1, 260),
-    stem=st.sampled_from(["imagenet", "half", "cifar"]),
-)
-def test_cost_of_equals_a_walk_through_the_network(depth, values, classes, height, width, stem):
-    names = list(resnets.full_widths(depth))
-    widths = dict(zip(names, values.draw(st.lists(WIDTH, min_size=len(names), max_size=len(names))), strict=True))
-    assert resnets.cost_of(widths, classes, (height, width, 3), stem) == summed_cost(
-        widths, BLOCKS[depth], classes, height, width, stem
-    )
-
-
-@settings(deadline=None, max_examples=30)
-@given(values=st.data())
-def test_cost_grows_with_every_width(values):
-    widths = resnets.full_widths(50)
-    name = values.draw(st.sampled_from(sorted(widths)))
-    fewer, more = resnets.cost_of(widths), resnets.cost_of(widths | {name: widths[name] + 1})
-    assert more[0] > fewer[0] and more[1] > fewer[1]
 
 
 def test_full_widths_are_those_of_the_paper():
@@ -291,30 +237,6 @@ def test_the_readable_network_is_the_one_that_is_pruned(depth, stem, shape):
 
 # ---- errors ----
 
-NARROW = dict.fromkeys(resnets.full_widths(50), 4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"depth": 34}, "depth=34"),
-        ({"depth": 34, "widths": NARROW}, "depth=34"),
-        ({"stem": "mnist"}, "stem='mnist'"),
-        ({"widths": NARROW | {"conv3_stream": 0}}, "conv3_stream"),
-        ({"widths": NARROW | {"conv9": 1}}, "conv9"),
-        ({"widths": {k: v for k, v in NARROW.items() if k != "conv1_conv"}}, "conv1_conv"),
-        ({"widths": {}}, "widths"),
-        ({"widths": NARROW | {"conv4_block7_1_conv": 4, "conv4_block7_2_conv": 4}}, "conv4_block7_1_conv"),
-        ({"widths": {k: v for k, v in NARROW.items() if "conv4_block2" not in k}}, "conv4_block2_1_conv"),
-        ({"widths": {k: v for k, v in NARROW.items() if "conv5_block" not in k}}, "conv5_block1_1_conv"),
-        ({"widths": NARROW, "input_shape": (32, 32, 1)}, None),
-        ({"widths": NARROW, "classes": 0}, None),
-    ],
-)
-def test_wrong_arguments(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        resnets.build_resnet(**arguments)
-
 
 @pytest.mark.parametrize(
     ("blocks", "depth"),
@@ -336,11 +258,6 @@ def test_depth_of_blocks_is_that_of_the_smallest_network_that_holds_them(blocks,
             resnets.depth_of(blocks)
     else:
         assert resnets.depth_of(blocks) == depth
-
-
-def test_full_widths_wants_a_known_depth():
-    with pytest.raises(ValueError, match="depth=18"):
-        resnets.full_widths(18)
 
 
 # ---- metrics ----

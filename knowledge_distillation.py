@@ -537,7 +537,6 @@ def accuracy_of_teacher(args, path, teacher, images):
     """The teacher's validation accuracy, 0 to 1. Raises InputError where its logits aren't finite."""
     from compress import metrics
     from compress.engine import folding
-    from compress.training import runs
 
     found = metrics.evaluate(
         folding.FoldedModel(teacher, args.precision),
@@ -547,7 +546,7 @@ def accuracy_of_teacher(args, path, teacher, images):
     )
     if not math.isfinite(found["loss"]):
         raise InputError(f"{path} has logits of NaN or infinity, expected a teacher with finite logits", path)
-    runs.warn_of_guessing(
+    display.warn_of_guessing(
         f"the teacher, {path}",
         found["loss"],
         images.class_num,

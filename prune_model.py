@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compress.cli import app, configs, display, flags, formats, keywords, tables, values
 from compress.engine import processes
-from compress.errors import InputError, command
+from compress.errors import InputError, OutputError, command
 from compress.pruning import iterations
 from compress.storage import files, records, resuming
 
@@ -194,9 +194,15 @@ def check(args):
             f"`base_model_path`: there is no {BASE}, the default; expected a model, or train one first: "
             f"{command('train_base_model.py', epoch_num=12)}"
         )
-    for iteration in range(1, args.prune_iter + 1):
-        files.check_apart(args.base_model_path, Path(args.root_folder) / f"iter{iteration}")
-    files.check_apart(args.base_model_path, Path(args.root_folder) / "best")
+    root = Path(args.root_folder)
+    for folder in (*(f"iter{iteration}" for iteration in range(1, args.prune_iter + 1)), "best"):
+        files.check_apart(args.base_model_path, root / folder)
+    if (root / "history.json").exists() and Path(args.base_model_path).resolve().parent == root.resolve():
+        raise OutputError(
+            f"received {root}, the folder of the base, whose result.json would be overwritten; expected another "
+            f"folder, such as {root / 'pruned'}",
+            root,
+        )
     header = headers.read_header(args.base_model_path, args.preprocessing)
     if not args.dry_run:  # which reads no images
         checkpoints.check_fits(header, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
@@ -325,6 +331,7 @@ def time_networks(args, plan, scope, images, result):
             ) from None
     found.measure = latency.Timer(args.latency_format, scope.model, photos, found.whole if found.seen else None)
     if not found.seen:
+        display.say(f"times {latency.SAMPLES + 2} trimmed networks in {args.latency_format}", args.verbose)
         bar = display.track(f"timing in {args.latency_format}", args.verbose)
         found.sample(scope, plan.pruning.round_to, progress=bar)
     result["timed"] = found.seen  # the list itself: what is timed later is written with the next iteration
@@ -493,7 +500,7 @@ def prune_once(args, plan, model, base, images, result):
     # the flags of now: a run that goes on may have moved, and its TensorBoard log with it
     run_record = result["run"] | {"flags": plan.record["flags"], "class_names": result["class_names"]}
     row["final_acc"], row["seconds"] = fine_tune(args, pruned, images, folder, run_record, title)
-    iterations.warn_of_worse(plan.pruning, row, title, args.learning_rate)
+    iterations.warn_of_worse(plan.pruning, row, title, args.learning_rate, len(images.val))
     size = metrics.size_of(pruned, folder / "model.h5")
     row |= {key: value for key, value in size.items() if value is not None}  # MACs aren't known of every network
     row["compression_rate"] = base.model.count_params() / row["parameters"]

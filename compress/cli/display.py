@@ -94,6 +94,18 @@ def waiting(title, verbose=1):
     return console.status(title, spinner="line" if console.options.ascii_only else "dots")
 
 
+MORE_STEPS = "what helps are more steps (a smaller `batch_size`, a larger `epoch_num`) or a smaller learning rate"
+
+
+def warn_of_guessing(title, loss, classes, helps=MORE_STEPS):
+    """Warns where a validation loss is above ln(classes), that of the same probability for every class."""
+    guessed = tables.significant(math.log(classes))
+    if loss > math.log(classes):
+        shown = tables.significant(loss)
+        than = f"above {guessed}," if shown != guessed else "no better than"
+        warn(f"{title}: validation loss {shown}, {than} the loss of guessing among {classes} classes; {helps}")
+
+
 def track(title, verbose=1, first=""):
     """A wrapper for a range of batch starts that shows a bar while one walks through it.
 

@@ -16,7 +16,7 @@ from compress.errors import OutputError, one_line, shown
 STOCK_SET = "cifar10"  # the data set where none is named
 CLASS_NUM = {"cifar10": 10, "cifar100": 100, "digits": 10}
 PREPROCESSING = ("auto", "caffe", "tf", "torch", "unit", "none")
-OUTPUTS = ("output", "save_folder", "root_folder", "tensorboard")  # flags that say where to write
+OUTPUTS = ("output", "save_folder", "root_folder", "tensorboard")  # flags that say where to write, the surest first
 OF_READING = ("data_dir", "val_split", "image_size", "preprocessing")
 CRITERIA = ("apoz", "l1", "l2", "bn", "taylor", "fpgm", "random")
 
@@ -120,7 +120,11 @@ def named(error, args):
     for wanted in (found, *found.parents):  # the file itself, or the nearest folder above it that was given
         names = [name for name, place in places if place == wanted]
         # of two flags that name one path, that which is written to or that which is read
-        names.sort(key=lambda name: (name in OUTPUTS) != isinstance(error, OutputError))
+        writes = {name: place for place, name in enumerate(OUTPUTS)}
+        if isinstance(error, OutputError):
+            names.sort(key=lambda name: writes.get(name, len(writes)))
+        else:
+            names.sort(key=lambda name: name in writes)
         if names:
             return f"`{names[0]}`: {error}"
     return str(error)

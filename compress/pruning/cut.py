@@ -194,18 +194,23 @@ def trim_once(config, model, base, images, step, before):
     folder = Path(config.root_folder) / f"iter{step.iteration}"
     title = f"iteration {step.iteration}/{config.prune_iter}"
 
-    def accuracy(evaluator):
+    def evaluated(evaluator):
         return metrics.evaluate(
             evaluator, images.val, config.batch_size, display.track(f"{title}: validation", config.verbose, "compiling")
-        )["acc"]
+        )
 
-    row = {"base_acc": accuracy(folding.FoldedModel(model, config.precision)) if before is None else before}
+    if before is None:
+        found = evaluated(folding.FoldedModel(model, config.precision))
+        before = found["acc"]
+        helps = "expected a trained base: scores of a network that guesses say nothing"
+        display.warn_of_guessing("the base", found["loss"], images.class_num, helps)
+    row = {"base_acc": before}
     mask = choose_mask(config, model, images, step)
     mask = {name: np.array(keep) for name, keep in processes.of_main(_listed(mask)).items()}
     graph = Graph(model)
     model = graph.trimmed(mask)
     evaluator = folding.FoldedModel(model, config.precision)
-    row |= {"sparsity": removal.compute_sparsity(model, base), "pruned_acc": accuracy(evaluator)}
+    row |= {"sparsity": removal.compute_sparsity(model, base), "pruned_acc": evaluated(evaluator)["acc"]}
     row["recalibrated_acc"] = row["pruned_acc"]
     # Layers behind a removed channel get another input, so the stored means and variances of their batch-normalisations
     # are wrong. Recalibration costs a forward pass and gives back much of the accuracy before any fine-tuning.
@@ -214,7 +219,7 @@ def trim_once(config, model, base, images, step, before):
         sample = dataset.sample(images.train, config.recalibrate_images)[0]
         recalibration.recalibrate(model, graph, mask, sample, config.batch_size, bar)
         evaluator.refold(model)  # the same shapes: a new FoldedModel would be compiled once more
-        row["recalibrated_acc"] = accuracy(evaluator)
+        row["recalibrated_acc"] = evaluated(evaluator)["acc"]
     if step.budget and step.budget.latency:
         left = {name: group.width for name, group in Graph(model).groups.items()}
         row["latency_ms"] = step.budget.latency.measured(left)

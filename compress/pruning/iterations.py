@@ -1,5 +1,6 @@
 """How far a pruning run is, by its result.json, and whether it may go on from there. Imports no Keras."""
 
+import math
 import re
 from pathlib import Path
 
@@ -81,17 +82,19 @@ def lowest(config, result, row):
     return (row["base_acc"] if first is None else first) - config.max_accuracy_drop / 100 - 1e-9
 
 
-def warn_of_worse(config, row, title, rate):
-    """Warns where a fine-tuning ended below the accuracy that the trimmed network had before it.
+def warn_of_worse(config, row, title, rate, images):
+    """Warns where a fine-tuning ended below the accuracy that the trimmed network had before it, by more than its
+    standard error.
 
     Args:
         config: a configs.PruneConfig.
         row: an iteration's numbers, `final_acc` among them.
         title: of the iteration.
         rate: the highest learning rate of the fine-tuning.
+        images: how many the accuracies are of.
     """
     before, after = row["recalibrated_acc"], row["final_acc"]
-    if after < before:
+    if before - after > math.sqrt(before * (1 - before) / images):  # of a share of so many images
         start = "recalibration" if config.recalibrate_images else "trimming"
         display.warn(
             f"{title}: fine-tuning made the network worse, from {display.percent(before)} validation accuracy after "

@@ -23,10 +23,11 @@ OPTIMIZER = ("optimizer_weights", "optimizer")  # groups of an .h5 and of a .ker
 CONTAINERS = ("layers", "vars", "_layer_checkpoint_dependencies")  # groups of a .keras file that are no layers
 
 
-def is_hdf5(path):
-    """Whether a file begins as HDF5 does."""
+def kind_of(path):
+    """'HDF5' or 'zip' by how a file begins, or None."""
     with open(path, "rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+        first = file.read(8)
+    return "HDF5" if first == b"\x89HDF\r\n\x1a\n" else "zip" if first[:4] == b"PK\x03\x04" else None
 
 
 def models_below(folder, most=4):
@@ -55,7 +56,7 @@ def opened(path):
         InputError: a .keras file that swells, or a config of more than CONFIG bytes. What zipfile and h5py raise for a
             damaged one is passed on.
     """
-    if is_hdf5(path) or not zipfile.is_zipfile(path):  # is_zipfile finds any PK\5\6 in the last 64 KiB
+    if kind_of(path) == "HDF5" or not zipfile.is_zipfile(path):  # is_zipfile finds any PK\5\6 in the last 64 KiB
         with h5py.File(path, "r") as file:
             yield file, _config(file.attrs["model_config"], path) if "model_config" in file.attrs else None, False
         return
@@ -84,7 +85,7 @@ def version(file, path):
         ValueError, KeyError: its metadata are none of Keras.
     """
     # An .h5 has it as an attribute, a .keras file in a part of its own.
-    if not is_hdf5(path) and zipfile.is_zipfile(path):
+    if kind_of(path) != "HDF5" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if METADATA not in archive.namelist():
                 return None

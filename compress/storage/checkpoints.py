@@ -143,10 +143,11 @@ def errors_in_a_line(path, expected):
     except Unread as error:
         raise InputError(f"received {path}, expected {expected}; found {error}", path) from None
     except OSError as error:
-        what = f"a truncated or damaged HDF5 file of {os.path.getsize(path):,} bytes ({error})"
+        kind = archives.kind_of(path)
+        why = f" ({error})" if kind == "HDF5" else ""  # of a zip h5py says only that it is no HDF5
+        what = f"a truncated or damaged {kind} file of {os.path.getsize(path):,} bytes{why}"
         raise InputError(
-            f"received {path}, which is {what if archives.is_hdf5(path) else 'no HDF5 and no zip file'}; "
-            "expected an .h5 or .keras model",
+            f"received {path}, which is {what if kind else 'no HDF5 and no zip file'}; expected an .h5 or .keras model",
             path,
         ) from None
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # another zip, or a damaged one

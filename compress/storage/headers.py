@@ -6,8 +6,9 @@ No kind of network is refused here; what no network can be rebuilt from is, in t
 import dataclasses
 import functools
 
+from compress.cli import display
 from compress.errors import InputError, one_line
-from compress.storage import archives, bare, checkpoints, classes, entries, functions, vocabulary
+from compress.storage import archives, bare, checkpoints, classes, entries, functions, records, vocabulary
 from compress.storage.entries import Unread
 
 EXPECTED = "a classifier of Keras' own layers with a graph (functional or Sequential), one input and one output"
@@ -36,8 +37,18 @@ class Header:
         return classes.of_model(self.path)
 
 
+def _warn_of_records(path):
+    """Warns of a damaged record beside a run's model: no checksum, no share for validation is compared without it."""
+    for record in [path.with_name(name) for name in ("history.json", "result.json") if path.name == "model.h5"]:
+        try:
+            if record.is_file():
+                records.read_json(record)
+        except InputError as error:
+            display.warn(f"{error}; what it said of {path} is not known")
+
+
 def read_header(path, preprocessing="auto"):
-    """The Header of a model file, .h5 or .keras, of any network.
+    """The Header of a model file, .h5 or .keras, of any network; warns of a record beside it that can't be read.
 
     Args:
         path: the file.
@@ -48,6 +59,7 @@ def read_header(path, preprocessing="auto"):
             author's own, quantised layers.
     """
     path = checkpoints.existing(path)
+    _warn_of_records(path)
     with checkpoints.errors_in_a_line(path, EXPECTED), archives.opened(path) as (file, config, _):
         found = archives.arrays(file, path)
         if config is not None:

@@ -1,7 +1,6 @@
 """A training in a folder: it begins or goes on, trains, and leaves model.h5, history.json and history.png."""
 
 import dataclasses
-import math
 
 from compress.cli import display, tables
 from compress.data import batches
@@ -100,16 +99,4 @@ def tell_end(run, title, begun, classes):
             f"{title}: {which} better than epoch {kept + 1}, which {run.folder / recording.MODEL} still holds",
             run.config.verbose,
         )
-    warn_of_guessing(title, history["val_loss"][kept], classes)
-
-
-MORE_STEPS = "what helps are more steps (a smaller `batch_size`, a larger `epoch_num`) or a smaller learning rate"
-
-
-def warn_of_guessing(title, loss, classes, helps=MORE_STEPS):
-    """Warns where a validation loss is above ln(classes), that of the same probability for every class."""
-    guessed = tables.significant(math.log(classes))
-    if loss > math.log(classes):
-        shown = tables.significant(loss)
-        than = f"above {guessed}," if shown != guessed else "no better than"
-        display.warn(f"{title}: validation loss {shown}, {than} the loss of guessing among {classes} classes; {helps}")
+    display.warn_of_guessing(title, history["val_loss"][kept], classes)

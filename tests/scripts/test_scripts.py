@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -770,8 +771,20 @@ def test_a_model_is_not_overwritten_by_what_starts_from_it(narrow, tmp_path, cap
         model = tmp_path / folder / "model.h5"
         model.write_bytes(narrow.read_bytes())
         assert call(script, *TINY, *[word.format(model) for word in words], tmp_path) == 2
-        assert "which the run starts from and would overwrite" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert f": {words[-1]}: received" in told and "which the run starts from and would overwrite" in told
         assert model.read_bytes() == narrow.read_bytes()
+
+
+def test_pruning_beside_the_base_would_overwrite_its_record_and_is_refused(narrow, tmp_path, capsys):
+    model = Path(shutil.copy(narrow, tmp_path / "model.h5"))
+    (tmp_path / "history.json").write_text("{}")
+    assert call(prune_model, *TINY, "--base_model_path", model, "--root_folder", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"prune_model.py: --root_folder: received {tmp_path}, the folder of the base, whose result.json"
+    )
+    assert told.endswith(f"such as {tmp_path / 'pruned'}\n") and told.count("\n") == 1
 
 
 def ablated(own, hard, folder, monkeypatch, trained):

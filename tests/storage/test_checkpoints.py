@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
+import shutil
 import zipfile
+from pathlib import Path
 
 import h5py
 import keras
@@ -278,6 +280,7 @@ def test_what_is_no_model_is_named(content, what, tmp_path):
     [
         (b"# Title", "no HDF5 and no zip file;"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "a truncated or damaged HDF5 file of 108"),
+        (b"PK\x03\x04" + bytes(1200), "a truncated or damaged zip file of 1,204 bytes;"),
     ],
 )
 def test_a_file_that_is_no_model_is_called_what_it_is(content, what, tmp_path):
@@ -285,6 +288,16 @@ def test_a_file_that_is_no_model_is_called_what_it_is(content, what, tmp_path):
     with pytest.raises(InputError, match=f"README.md, which is {what}") as caught:
         headers.read_header(tmp_path / "README.md")
     assert "empty" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["history.json", "result.json"])
+def test_a_damaged_record_beside_a_model_is_a_warning(name, saved, capsys, tmp_path):
+    path = Path(shutil.copy(saved[1], tmp_path / "model.h5"))
+    (tmp_path / name).write_text('{"val_acc": [0.5')
+    headers.read_header(path)
+    told = capsys.readouterr().err
+    assert told.startswith(f"warning: received {tmp_path / name}, expected JSON (") and told.count("\n") == 1
+    assert told.endswith(f"; what it said of {path} is not known\n")
 
 
 def test_of_a_folder_the_models_below_are_named(tmp_path):

@@ -448,11 +448,13 @@ class Teacher:
     Attributes:
         model: the keras.Model of the teacher.
         whole: the student.Whole that reductions are counted from.
+        shape: (the student.Pattern, {group: positions}) of a student that is made from it; else None.
         student: the keras.Model of a student that isn't made from it; else None.
     """
 
     model: typing.Any
     whole: typing.Any
+    shape: tuple | None = None
     student: typing.Any = None
 
 
@@ -495,9 +497,9 @@ def open_teacher(args, plan, class_num, size):
     model = opening.load_network(plan.path, class_num, size, args.preprocessing, args.verbose)
     whole = students.whole_of(model, unpruned(model))
     if plan.student.is_other:
-        return Teacher(model, whole, other_student(plan.student, class_num, size, model.output_shape[-1]))
-    narrowed(plan.student, model, whole)
-    return Teacher(model, whole)
+        return Teacher(model, whole, student=other_student(plan.student, class_num, size, model.output_shape[-1]))
+    pattern = students.Pattern(model, whole, plan.student.student_stem, plan.student.student_blocks)
+    return Teacher(model, whole, shape=(pattern, students.choose_widths(plan.student, pattern)))
 
 
 def make_networks(args, plan, images, teacher):
@@ -510,27 +512,26 @@ def make_networks(args, plan, images, teacher):
         teacher: the Teacher.
 
     Returns:
-        (teacher, student, the student.Whole that reductions are counted from, what result.json holds of them by now).
+        (the Teacher, the student, what result.json holds of both by now).
     """
     from compress.distillation import student as students
     from compress.storage import checkpoints, classes, headers
 
-    parents = classes.compare(plan.path, images)
-    teacher, whole, first = teacher.model, teacher.whole, teacher.student
-    if first and plan.student.student_path:
-        of_file = headers.Header(plan.student.student_path, first.output_shape[-1], None)
+    parents, student = classes.compare(plan.path, images), teacher.student
+    if student and plan.student.student_path:
+        of_file = headers.Header(plan.student.student_path, student.output_shape[-1], None)
         checkpoints.check_fits(of_file, images.class_num, None, args.dataset, flags.of_reading(args))
-    student = first or make_student(plan.student, teacher, whole, images)
+    student = student or make_student(plan.student, teacher.shape, images)
     known = {
-        "teacher_acc": accuracy_of_teacher(args, plan.path, teacher, images),
+        "teacher_acc": accuracy_of_teacher(args, plan.path, teacher.model, images),
         "parent_sha256": plan.record["parent_sha256"],
         "class_names": plan.record["class_names"],
         "parent_class_names": parents,
         "student": plan.student.origin,
         "widths": students.recorded_widths(student),
-        "goal": students.goal(plan.student, whole, teacher, student),
+        "goal": students.goal(plan.student, teacher.whole, teacher.model, student),
     }
-    return teacher, student, whole, known
+    return teacher, student, known
 
 
 def accuracy_of_teacher(args, path, teacher, images):
@@ -555,25 +556,12 @@ def accuracy_of_teacher(args, path, teacher, images):
     return found["acc"]
 
 
-def narrowed(config, teacher, whole):
-    """(the student.Pattern, {group: positions}) of a student that is made from its teacher, as `make_student` has them.
-
-    Raises:
-        InputError: there is none, or none within the targets.
-    """
-    from compress.distillation import student as students
-
-    pattern = students.Pattern(teacher, whole, config.student_stem, config.student_blocks)
-    return pattern, students.choose_widths(config, pattern)
-
-
-def make_student(config, teacher, whole, images):
+def make_student(config, shape, images):
     """The student before its first step, always the same for the same config.
 
     Args:
         config: a configs.StudentConfig with targets.
-        teacher: a keras.Model of logits that `nodes.graph_of` takes.
-        whole: the student.Whole that reductions are counted from.
+        shape: that of a Teacher.
         images: a dataset.Data.
     """
     import keras
@@ -585,7 +573,7 @@ def make_student(config, teacher, whole, images):
 
     if config.is_other:
         return other_student(config, images.class_num, images.image_shape, images.class_num)
-    pattern, widths = narrowed(config, teacher, whole)
+    pattern, widths = shape
     keras.utils.set_random_seed(config.seed)
     kept = students.inherited(pattern.graph, widths)
     student = pattern.graph.trimmed(kept)
@@ -626,10 +614,10 @@ def train(args, plan, networks, images):
     """Trains the student by the losses that the flags weigh; returns its history."""
     from compress.storage import recording
 
-    teacher, student, *_ = networks
+    teacher, student, _ = networks
     clear(args)
     run = recording.Run(args.save_folder, plan.record, student, configs.RunConfig.of(args, home=args.save_folder))
-    return distil(args, configs.DistilConfig.of(args), teacher, run, images, "student")
+    return distil(args, configs.DistilConfig.of(args), teacher.model, run, images, "student")
 
 
 def clear(args):
@@ -683,13 +671,14 @@ def write_results(args, plan, networks, images, history):
     """
     from compress.storage import recording
 
-    teacher, student, whole, known = networks
-    result = summary(args, history, student, whole.parameters, images, args.save_folder, plan.record) | known
+    teacher, student, known = networks
+    base_parameters = teacher.whole.parameters
+    result = summary(args, history, student, base_parameters, images, args.save_folder, plan.record) | known
     written = Path(args.save_folder) / "result.json"
     records.write_json(written, result | ({"finished": False} if args.ablation else {}))
-    show(args, teacher, whole.parameters, result)
+    show(args, teacher.model, base_parameters, result)
     if args.ablation:
-        result["ablation"] = ablation(args, plan, (teacher, whole), images, result)
+        result["ablation"] = ablation(args, plan, teacher, images, result)
         records.write_json(written, result)
     for folder in (*filter(Path.is_dir, Path(args.save_folder).glob("ablation/*")), Path(args.save_folder)):
         recording.finish(folder)  # the student itself last: the run counts as unfinished until then
@@ -770,13 +759,13 @@ def ablation_folder(args, name):
     return Path(args.save_folder) / "ablation" / name.replace(" + ", "_").replace(" ", "_")
 
 
-def ablation(args, plan, teachers, images, full):
+def ablation(args, plan, teacher, images, full):
     """Trains the same student with the combinations of losses of ABLATION; writes ablation.json and ablation.png.
 
     Args:
         args: the flags.
         plan: the Plan.
-        teachers: the teacher's network, and the student.Whole that reductions are counted from.
+        teacher: the Teacher.
         images: a dataset.Data.
         full: what result.json holds of the student itself.
 
@@ -793,7 +782,7 @@ def ablation(args, plan, teachers, images, full):
         if parts == tuple(map(bool, own)) and (any(parts) or args.hard_label_weight == 1):
             rows.append({"name": name, "val_acc": full["val_acc"], "sha256": full["sha256"]})
             continue
-        student = make_student(plan.student, *teachers, images)
+        student = make_student(plan.student, teacher.shape, images)
         folder = ablation_folder(args, name)
         lambda1, lambda2, lambda3 = (value * part for value, part in zip(lambdas, parts, strict=True))
         config = dataclasses.replace(
@@ -805,7 +794,7 @@ def ablation(args, plan, teachers, images, full):
         )
         kept = configs.RunConfig.of(args, home=args.save_folder)
         run = recording.Run(folder, dict(plan.record), student, kept)
-        history = distil(args, config, teachers[0], run, images, name)
+        history = distil(args, config, teacher.model, run, images, name)
         rows.append({"name": name, "val_acc": max(history["val_acc"]), "sha256": history["checkpoint"]["sha256"]})
     if full["sha256"] not in [row["sha256"] for row in rows]:
         rows.append({"name": "the student", "val_acc": full["val_acc"], "sha256": full["sha256"]})

@@ -812,7 +812,7 @@ def ablated(own, hard, folder, monkeypatch, trained):
     plan = knowledge_distillation.Plan(Path("x"), None, configs.StudentConfig(), {})
     images = dataset.Data("x", [], range(9), [], (), "")
     full = {"val_acc": 0.625, "sha256": "own", "teacher_acc": 0.75, "parent_sha256": "teacher"}
-    return knowledge_distillation.ablation(args, plan, (None, None), images, full)
+    return knowledge_distillation.ablation(args, plan, knowledge_distillation.Teacher(None, None), images, full)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The sections of a report: what is shown of a tree of records, and why something is not."""
 
 import itertools
+import math
 
 from compress.cli import display, messages
 from compress.cli import tables as display_tables
@@ -376,7 +377,7 @@ def classes_section(tree, images):
 
 
 def cards(tree):
-    """The most accurate student, what it was taught by and the first model of its chain: the page's first look.
+    """The most accurate student, of equals the smallest, what taught it and the first model of its chain.
 
     Validation images choose. The accuracies shown are of one split for all cards: of the test images where all three
     were evaluated on the same ones, else of what each one's own record names. The student that came with the suite is
@@ -386,7 +387,7 @@ def cards(tree):
     ends = [run.points[-1] for run in students or tree.of_kind("pruned") or tree.of_kind("base")]
     if not ends:
         return []
-    last = max(ends, key=lambda point: point.acc)
+    last = max(ends, key=lambda point: (point.acc, -(point.sizes.get("parameters") or math.inf)))
     chain = [point for digest in tree.chain(last.sha256) if (point := tree.model(digest))] or [last]
     chosen = list({id(point): point for point in (chain[0], chain[max(0, len(chain) - 2)], chain[-1])}.values())
     tested = {}

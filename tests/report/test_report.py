@@ -509,6 +509,18 @@ def test_cards_are_of_one_split_the_test_images_where_all_were_evaluated(tmp_pat
     ]
 
 
+@pytest.mark.parametrize(("size", "name"), [(999, "aaa"), (10**9, "kd_model")])
+def test_of_equally_accurate_students_the_smaller_one_is_on_the_card(size, name, tmp_path):
+    content = records_of_a_tree()
+    content["aaa/result.json"] = content["kd_model/result.json"] | {
+        "sha256": ALONE,
+        "parameters": size,
+        "run": run_of("knowledge_distillation", SECOND),
+    }
+    tree = records.read_tree(write_all(tmp_path, content))
+    assert sections.cards(tree)[-1]["name"] == name
+
+
 def test_a_student_that_taught_another_is_an_assistant(tmp_path):
     content = records_of_a_tree()
     content["small/result.json"] = content["kd_model/result.json"] | {

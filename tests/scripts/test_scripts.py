@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import resnets
+import yaml
 from conftest import narrow_widths, randomised
 from PIL import Image
 
@@ -841,11 +842,11 @@ def test_trained_directly_is_by_whole_labels_in_any_ablation(hard, row, tmp_path
 
 
 def test_the_defaults_of_a_student_are_those_that_the_tables_were_made_with():
-    script = (Path(__file__).parents[2] / "experiments" / "reproduce.sh").read_text()
-    told = re.search(r'^STUDENT="(.*)"', script, re.MULTILINE)[1]
-    parse = knowledge_distillation.build_parser().parse_args
-    given = vars(parse(["--root_folder", "x", *told.split(), "--lambda2", "0", "--lambda3", "0"]))
-    default = vars(parse(["--root_folder", "x"]))
+    sweep = (Path(__file__).parents[2] / "experiments" / "sweeps" / "yardstick.yaml").read_text()
+    told = yaml.safe_load(sweep)["steps"]["alike"]["flags"] | {"lambda2": 0, "lambda3": 0}
+    parse, epochs = knowledge_distillation.build_parser().parse_args, f"--epoch_num={told['epoch_num']}"
+    given = vars(parse([f"--{name}={value}" for name, value in told.items()]))
+    default = vars(parse(["--root_folder", told["root_folder"], epochs]))
     assert {**given, "argv": None} == {**default, "argv": None} and default["optimizer"] == "muon"
 
 

@@ -93,12 +93,14 @@ def find_images(args, header):
         InputError: a data set that was asked for can't be had.
     """
     from compress.data import dataset, pixels
-    from compress.storage import classes
+    from compress.storage import checkpoints, classes
 
     asked, dataset_name = args.measure or args.dataset, data_set(args)
     if args.measure is False:
         return None, "not asked for"
     names = classes.of_model(args.model_path)
+    if not asked and args.image_size not in (None, checkpoints.STOCK_SIZE[0]):
+        return None, f"no data set was named, and the images of {dataset_name} aren't {args.image_size} pixels wide"
     if not asked and (
         header.classes != args.class_num
         or header.input_shape not in (None, (32, 32, 3))

@@ -497,7 +497,7 @@ def open_teacher(args, plan, class_num, size):
     model = opening.load_network(plan.path, class_num, size, args.preprocessing, args.verbose)
     whole = students.whole_of(model, unpruned(model))
     if plan.student.is_other:
-        return Teacher(model, whole, student=other_student(plan.student, class_num, size, model.output_shape[-1]))
+        return Teacher(model, whole, student=other_student(plan.student, model.output_shape[-1], size))
     pattern = students.Pattern(model, whole, plan.student.student_stem, plan.student.student_blocks)
     return Teacher(model, whole, shape=(pattern, students.choose_widths(plan.student, pattern)))
 
@@ -515,12 +515,9 @@ def make_networks(args, plan, images, teacher):
         (the Teacher, the student, what result.json holds of both by now).
     """
     from compress.distillation import student as students
-    from compress.storage import checkpoints, classes, headers
+    from compress.storage import classes
 
     parents, student = classes.compare(plan.path, images), teacher.student
-    if student and plan.student.student_path:
-        of_file = headers.Header(plan.student.student_path, student.output_shape[-1], None)
-        checkpoints.check_fits(of_file, images.class_num, None, args.dataset, flags.of_reading(args))
     student = student or make_student(plan.student, teacher.shape, images)
     known = {
         "teacher_acc": accuracy_of_teacher(args, plan.path, teacher.model, images),
@@ -572,7 +569,7 @@ def make_student(config, shape, images):
     from compress.training import fit
 
     if config.is_other:
-        return other_student(config, images.class_num, images.image_shape, images.class_num)
+        return other_student(config, images.class_num, images.image_shape)
     pattern, widths = shape
     keras.utils.set_random_seed(config.seed)
     kept = students.inherited(pattern.graph, widths)
@@ -587,14 +584,13 @@ def make_student(config, shape, images):
     return student
 
 
-def other_student(config, class_num, size, new):
+def other_student(config, classes, size):
     """The student that isn't made from the teacher: the network of a file, or a new one.
 
     Args:
         config: a configs.StudentConfig.
-        class_num: number of classes that the network of a file must have; None for any.
+        classes: how many; the network of a file must have as many.
         size: (height, width, 3) of the images.
-        new: number of classes of a new network.
     """
     import keras
 
@@ -602,10 +598,10 @@ def other_student(config, class_num, size, new):
     from model import build_model
 
     if config.student_path:
-        return opening.load_network(config.student_path, class_num, size, config.preprocessing, config.verbose)
+        return opening.load_network(config.student_path, classes, size, config.preprocessing, config.verbose)
     keras.utils.set_random_seed(config.seed)
     try:
-        return build_model(config.student_architecture, new, size)
+        return build_model(config.student_architecture, classes, size)
     except InputError as error:  # of images that are too small for it
         raise InputError(str(error).replace("`architecture`", "`student_architecture`")) from None
 

@@ -621,6 +621,7 @@ def show_best(args, budget, result):
     )
     if budget and (left := result[RECORDED[budget.unit]][-1]) > budget.end:
         asked, left = (budgets.shown(cost, budget.unit) for cost in (budget.end, left))
+        left = left if left != asked else f"hardly more than {left}"
         display.warn(f"the target of {asked} was not reached: {left} are left")
 
 

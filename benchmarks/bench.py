@@ -23,7 +23,7 @@ from compress.storage import files, records  # noqa: E402
 EXAMPLE = """example:
   python benchmarks/bench.py                       everything, about 25 minutes on 2 cores
   python benchmarks/bench.py step distil           two parts
-  python benchmarks/bench.py --output bench.json   also write every turn's seconds
+  python benchmarks/bench.py --output bench.json   also write what each turn took
 """
 SCRIPTS = ("train_base_model", "prune_model", "knowledge_distillation", "evaluate_model", "plot_train_history")
 
@@ -33,7 +33,8 @@ class Results:
 
     Attributes:
         rows: list of dicts, see `add`.
-        turns: {command: dict of 'seconds', one number a turn, 'peak_bytes' and others}.
+        turns: {command: dict of what its process measured: 'seconds', one number a turn, 'times', 'peak_bytes' or
+            others}.
     """
 
     def __init__(self):

@@ -156,6 +156,7 @@ def agree(args, images=None):
         args: the script's namespace.
         images: a dataset.Data; None before they are read.
     """
+    from compress.data import dataset
     from compress.storage import resuming
 
     if processes.count() == 1:
@@ -166,11 +167,8 @@ def agree(args, images=None):
     )
     if images is not None:
         splits = [split for split in (images.train, images.val, images.test) if split]
-        processes.check_same(
-            [images.class_names, images.pixels, *((s.name, s.source, files.digest(s.labels)) for s in splits)],
-            f"`dataset`: received {args.dataset}, where the processes of this run find different images; expected the "
-            "same for all",
-        )
+        of_splits = [(split.name, split.source, files.digest(split.labels)) for split in splits]
+        dataset.check_alike(args.dataset, [images.class_names, images.pixels, *of_splits])
 
 
 def start_keras(config):

@@ -159,6 +159,7 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
         # A folder is listed class by class: without a shuffle, `most` and every unshuffled batch would be one class.
         parts = [part and splits.shuffled(*part) for part in parts]
         reader = _reader(config, listing, parts, image_size, progress, pixels, kept)
+        check_alike(config.dataset, [reader.stored, source])  # the size says whether a cache is filled
     parts = [
         (part[0][:most], part[1][:most]) if part and name in needs else part
         for part, name in zip(parts, NAMES, strict=True)
@@ -243,9 +244,9 @@ def _found(config, needs):
     Items are images uint8 (N, 32, 32, 3) of a stock data set, paths (N,) of a folder.
     """
     if config.dataset in values.STOCK and config.image_size not in (None, checkpoints.STOCK_SIZE[0]):
-        raise InputError(
-            f"`image_size`: received {config.image_size}, expected none: it is for folders, and the images of "
-            f"{config.dataset} are {checkpoints.STOCK_SIZE[0]}x{checkpoints.STOCK_SIZE[1]}"
+        display.warn(
+            f"`image_size`: received {config.image_size}, which is for folders; the images of {config.dataset} are "
+            f"{'x'.join(map(str, checkpoints.STOCK_SIZE))}, and stay so"
         )
     if config.dataset == "digits":
         names, *parts = stock.read_digits()
@@ -257,23 +258,26 @@ def _found(config, needs):
         return names, parts, None
     listing = folders.list_folder(config.dataset)
     folders.check_has(listing, config.dataset, needs)
-    _check_alike(config, listing)
+    check_alike(config.dataset, [listing.class_names, {n: files.digest(part[1]) for n, part in listing.splits.items()}])
+    processes.check_same(
+        bool(config.cache),
+        f"`cache`: received {config.cache}, unlike another process of this run; expected the same for all",
+    )
     return listing.class_names, [listing.splits.get(name) for name in NAMES], listing
 
 
-def _check_alike(config, listing):
-    """Raises InputError where the processes of a run would read a folder otherwise: each would wait for the others."""
-    if processes.count() > 1:
-        found = {name: files.digest(labels) for name, (_, labels) in listing.splits.items()}
-        processes.check_same(
-            [listing.class_names, found],
-            f"`dataset`: received {config.dataset}, where the processes of this run find different images; expected "
-            "the same for all",
-        )
-        processes.check_same(
-            bool(config.cache),
-            f"`cache`: received {config.cache}, unlike another process of this run; expected the same for all",
-        )
+def check_alike(dataset, found):
+    """Raises InputError where the processes of a run would read a data set otherwise: each would wait for the others.
+
+    Args:
+        dataset: as the flag names it.
+        found: what they have to have in common, as JSON holds it.
+    """
+    processes.check_same(
+        found,
+        f"`dataset`: received {dataset}, where the processes of this run find different images; expected the same for "
+        "all",
+    )
 
 
 def _reader(config, listing, parts, image_size, progress, pixels, kept):

@@ -27,7 +27,8 @@ HEARTBEAT = 20  # seconds without a sign of life behind which a process counts a
 PATIENCE = 120  # seconds in which all processes have to come
 SHUTDOWN = 300  # seconds in which all of them have to be done, behind the first that is
 PULSE = 10  # seconds from one word to the next of a process that the others wait for
-AT_WORK, DONE, NOTHING = range(3)  # what it says
+LEAVING = 1  # second in which the others end, before process 0 does: its end would end them from native code
+WAITING, AT_WORK, DONE, NOTHING, FAILED = range(5)  # what a process says; from DONE on it has ended its turn
 
 # Waits for the end of its standard input, which the process that started it holds: it ends with that process, however
 # that ends. A word on it says that all is well.
@@ -196,45 +197,88 @@ def meet(name):
         multihost_utils.sync_global_devices(name)
 
 
-def in_turn(function):
-    """function() in process 0, and behind its end in the others, which then find the files that it has written.
-
-    Where it gives None in process 0 the others don't call it, and have None too. It talks to no other process.
+class _Talk(threading.Thread):
+    """Tells the others every PULSE seconds what this process is at, until all have ended their turns or one has failed.
 
     However long that takes: a single operation of all processes would fail behind a time of its own, and no signal
     could end a process that waits in it.
 
+    Attributes:
+        first: an Event: process 0 has ended its turn, or `said` is the last word.
+        said: (processes,) what they said last.
+        error: what ended it where another process is lost, or None.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.first, self.said, self.error = threading.Event(), (), None
+        self._word, self._ended = AT_WORK if is_main() else WAITING, threading.Event()
+
+    def run(self):
+        import numpy as np
+
+        try:
+            # all have the same words, and so all of them stop behind the same round
+            while not (len(self.said) and (min(self.said) >= DONE or FAILED in self.said)):
+                if self._word == AT_WORK:
+                    self._ended.wait(PULSE)
+                self.said = gathered(np.int32(self._word)).tolist()
+                if self.said[0] >= DONE:
+                    self.first.set()
+        except Exception as error:  # another process is lost
+            self.error = error
+        finally:
+            self.first.set()
+
+    def say(self, word):
+        """What this process is at from now on; behind the end of its turn, waits for the others."""
+        self._word = word
+        if word >= DONE:
+            self._ended.set()
+            self.join()
+
+
+def in_turn(function):
+    """function() in process 0, and behind its end in the others, which then find the files that it has written.
+
+    Where it gives None in process 0 the others don't call it, and have None too. It talks to no other process. It may
+    take as long as it likes, and all go on together.
+
     Returns:
         What it gives in this process.
+
+    Raises:
+        InputError: it failed in another process, which says why.
     """
     if _team[1] == 1:
         return function()
-    import numpy as np
-
-    if not is_main():
-        while (said := int(gathered(np.int32(AT_WORK))[0])) == AT_WORK:
-            pass
-        return function() if said == DONE else None
-    over, lost = threading.Event(), []
-
-    def reassure():
-        try:
-            while not over.wait(PULSE):
-                gathered(np.int32(AT_WORK))
-        except Exception as error:  # another process is lost
-            lost.append(error)
-
-    thread = threading.Thread(target=reassure, daemon=True)
-    thread.start()
+    talk, found = _Talk(), None
+    talk.start()
     try:
-        found = function()
-    finally:
-        over.set()
-        thread.join()
-    if lost:
-        raise lost[0]
-    gathered(np.int32(NOTHING if found is None else DONE))
+        if not is_main():
+            talk.first.wait()
+        if is_main() or talk.said[:1] == [DONE]:
+            talk.say(AT_WORK)
+            found = function()
+        talk.say(NOTHING if found is None else DONE)
+    except BaseException:
+        talk.say(FAILED)
+        _let_others_leave()
+        raise
+    if talk.error:
+        raise talk.error
+    if FAILED in talk.said:
+        _let_others_leave()
+        raise InputError(
+            f"process {talk.said.index(FAILED)} of this run has failed, and says why; expected that set right, and all "
+            "of them started again"
+        )
     return found
+
+
+def _let_others_leave():
+    if is_main():
+        time.sleep(LEAVING)
 
 
 def gathered(array):

@@ -117,6 +117,8 @@ def take_turns():
 
     turns = processes.gathered(np.array(processes.in_turn(at_work)))
     assert (turns[1:, 0] >= turns[0, 1]).all()
+    after = processes.gathered(np.array(time.time()))
+    assert (after >= turns[:, 1].max()).all()  # all go on together
     assert processes.in_turn(lambda: None if processes.is_main() else "never") is None
 
 

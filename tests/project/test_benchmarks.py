@@ -85,7 +85,7 @@ def test_whole_epochs_are_timed_and_so_are_steps_between_theirs(cifar, capsys):
     facts, ready = capsys.readouterr().out.splitlines()
     facts = json.loads(facts)
     assert np.shape(facts["times"]) == (2, 2) and np.min(facts["times"]) > 0  # the first epoch compiles and isn't timed
-    assert facts["peak_bytes"] > 2**20 and ready == "ready"
+    assert facts["steps"] == cifar.steps and facts["peak_bytes"] > 2**20 and ready == "ready"
 
 
 @pytest.mark.slow

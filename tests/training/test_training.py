@@ -432,6 +432,14 @@ def test_the_best_epoch_before_an_interruption_is_not_overwritten_by_a_worse_one
     assert same(weights_of(tmp_path / "model.h5"), first.snapshots[1])
 
 
+def test_fit_gets_batches_that_no_thread_of_tensorflow_tunes(tmp_path, monkeypatch):
+    """That thread sleeps for up to a minute, and is now and then not woken as a fit ends, which waits for it."""
+    given, fit = [], keras.Model.fit
+    monkeypatch.setattr(keras.Model, "fit", lambda self, data, **words: given.append(data) or fit(self, data, **words))
+    train(tmp_path / "run")
+    assert [data.options().autotune.enabled for data in given] == [False]
+
+
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """The folder of a run that was killed at the start of its third epoch."""

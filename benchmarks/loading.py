@@ -72,7 +72,7 @@ def load(args):
 
 
 def fed(args):
-    """Prints the seconds of training steps of ResNet50 on batches of args.side pixels, with the wait for them.
+    """Prints the seconds of training steps of ResNet50 on batches of args.side pixels, and those of waiting for them.
 
     A turn is 24 steps on one batch in memory, 24 on batches from the cache's file, 24 on batches from the JPEGs; all in
     one process, as in worker.whole_epochs. While others have their turn, up to five of the 24 batches are read ahead.
@@ -92,10 +92,13 @@ def fed(args):
         sources[kept] = of_suite(args, FED)
 
     def seconds(batch, steps=TURN):
-        start = time.perf_counter()
+        start, waited = time.perf_counter(), 0.0
         for _ in range(steps):
-            step(tuple(map(tf.constant, batch())))
-        return time.perf_counter() - start
+            asked = time.perf_counter()
+            given = batch()
+            waited += time.perf_counter() - asked
+            step(tuple(map(tf.constant, given)))
+        return time.perf_counter() - start, waited
 
     seconds(sources["memory"], 3)  # the first calls trace, compile and allocate
     times = [[seconds(sources[kept]) for kept in KEPT] for _ in range(args.turns)]

@@ -123,7 +123,9 @@ def test_photographs_are_read_by_every_way_that_is_measured(words, photos):
 def test_steps_that_are_fed_are_timed_beside_steps_that_never_wait(photos, capsys):
     loading.fed(worker.build_parser().parse_args(["fed", "--side", "32", "--turns", "2", *photos]))
     facts, ready = capsys.readouterr().out.splitlines()
-    assert np.shape(found := json.loads(facts)["fed"]) == (2, 3) and np.min(found) > 0 and ready == "ready"
+    found = np.array(json.loads(facts)["fed"])  # seconds, and those of waiting
+    assert found.shape == (2, 3, 2) and found[..., 1].min() > 0 and ready == "ready"
+    assert (found[..., 1] < found[..., 0]).all()
 
 
 @pytest.mark.slow
@@ -145,7 +147,11 @@ class Replaced(contest.Contestant):
     def __init__(self, words):
         self.words, self.seconds, self.peak_bytes = words, [], 2**30
         self.facts = {"macs": 100 if "--trims" in words else 400, "between": 12.5}
-        self.facts |= {"times": [[206, 200], [210, 200]], "fed": [[100, 101, 104]] * 3, "peak_bytes": 2**31}
+        self.facts |= {
+            "times": [[206, 200], [210, 200]],
+            "fed": [[[100, 0], [101, 1], [104, 13]]] * 3,
+            "peak_bytes": 2**31,
+        }
 
     def turn(self, repeats):
         other = "--library" in self.words and self.words[self.words.index("--library") + 1] != "suite"
@@ -170,7 +176,7 @@ def test_the_benchmark_prints_and_writes_every_part(monkeypatch, tmp_path, capsy
     (epoch,) = (found[what] for what in found if what.startswith("train_base_model.py's whole epoch"))
     assert epoch == ("1.04 (1.03 to 1.05)", True)
     (fed,) = (found[what] for what in found if "at 224 pixels" in what and "from files" in what)
-    assert fed == ("1.04 (1.04 to 1.04)", True)
+    assert fed == ("12.50 (12.50 to 12.50)", False)
     assert "12.5 s" in capsys.readouterr().out
 
 

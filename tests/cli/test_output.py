@@ -330,7 +330,7 @@ ORDER = [
 ]
 
 
-OFTEN = ("train_base_model", "prune_model", "evaluate_model", "plot_train_history")
+OFTEN = ("train_base_model", "evaluate_model", "plot_train_history")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import resnets
+import shapes
 from conftest import narrow_widths, randomised, stage_outputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,7 +156,7 @@ def test_gradients_of_a_half_precision_batch_norm_are_those_of_float32(dtype):
 # ---- the training twin ----
 
 
-@pytest.mark.parametrize("kind", BUILDS)
+@pytest.mark.parametrize("kind", shapes.quick("imagenet stem", "odd sides", "20 layers", of=BUILDS))
 def test_inference_gives_keras_logits_and_features(kind):
     net = build(**BUILDS[kind])
     images = pixels(3, net).astype("float32")
@@ -167,7 +168,7 @@ def test_inference_gives_keras_logits_and_features(kind):
             assert close(ours, theirs, 1e-5)
 
 
-@pytest.mark.parametrize("kind", BUILDS)
+@pytest.mark.parametrize("kind", shapes.quick("imagenet stem", "odd sides", "20 layers", of=BUILDS))
 def test_a_training_pass_gives_keras_logits_and_statistics(kind):
     ours, theirs = twins(**BUILDS[kind])
     before, images = ours.get_weights(), pixels(16, ours).astype("float32")
@@ -219,7 +220,10 @@ def test_what_trains_is_the_model_that_is_saved(tmp_path, pictures):
     assert close(fast.predict(images, verbose=0), loaded.predict(images, verbose=0), 1e-5)
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("mixed_bfloat16", "bfloat16"), ("mixed_float16", "float16")])
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("mixed_bfloat16", "bfloat16"), pytest.param("mixed_float16", "float16", marks=pytest.mark.slow)],
+)
 def test_low_precision_leaves_variables_and_logits_in_float32(precision, dtype, pictures, monkeypatch):
     net = build()
     expected = net.predict(pictures[0], verbose=0)

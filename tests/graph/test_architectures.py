@@ -28,7 +28,7 @@ def test_resnets_for_cifar_have_the_papers_parameters(depth, millions):
     assert sum(isinstance(layer, keras.layers.Conv2D) for layer in net.layers) == depth - 1 + 2  # and one Dense layer
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0", "VGG16"])
+@pytest.mark.parametrize("name", ["MobileNetV2", pytest.param("EfficientNetB0", marks=pytest.mark.slow), "VGG16"])
 def test_a_network_of_keras_has_its_parameters_logits_and_pixels_inside(name):
     net = model.build_model(name, 7, (32, 32, 3))
     own = getattr(keras.applications, name)(weights=None, classes=7, input_shape=(32, 32, 3))

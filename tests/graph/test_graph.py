@@ -281,7 +281,7 @@ def check_against_names(model, rng):
     assert all(watched[name] == [name.replace("_conv", "_relu")] for name in resnets.inner_names(blocks))
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize("stem", ["cifar", pytest.param("imagenet", marks=pytest.mark.slow)])
 def test_a_resnet_is_read_as_by_its_names(stem):
     model = randomised(resnets.build_resnet(widths=narrow_widths(), stem=stem))
     check_against_names(model, np.random.default_rng(1))

@@ -35,7 +35,12 @@ def tiny(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("work", "library"), [*((name, "suite") for name in worker.WORKS), ("step", "keras"), ("latency", "keras")]
+    ("work", "library"),
+    [
+        *(pytest.param(name, "suite", marks=pytest.mark.slow if name == "distil" else ()) for name in worker.WORKS),
+        ("step", "keras"),
+        ("latency", "keras"),
+    ],
 )
 def test_every_part_of_the_benchmark_runs(work, library, tiny):
     args = worker.build_parser().parse_args([work, "--library", library, "--images", "4", "--trims", "1"])

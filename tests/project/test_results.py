@@ -411,7 +411,14 @@ def reproduced(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("table", [name for name in build.TABLES if name != "shipped"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(name, marks=() if name in ("families", "yardstick", "transfer", "curve") else pytest.mark.slow)
+        for name in build.TABLES
+        if name != "shipped"
+    ],
+)
 def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_take(table, reproduced):
     rows = build.TABLES[table].get("rows")
     made = {path for path in reproduced(table)[0] if path.endswith("result.json")}

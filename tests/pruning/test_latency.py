@@ -68,7 +68,7 @@ def test_latencies_of_other_networks_are_predicted(model):
         assert model.predict(widths) == pytest.approx(milliseconds(model.graph.trimmed(keep)), rel=0.08)
 
 
-@pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
+@pytest.mark.parametrize("share", [0.4, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.6, 0.9))])
 def test_what_is_chosen_was_timed_within_the_limit_and_is_near_it(model, share):
     limit = share * model.seen[0][1]
     widths, found = model.choose(lambda asked: exhaustive(model.predict, asked), limit)

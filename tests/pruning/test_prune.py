@@ -41,7 +41,7 @@ def images_for(model, count=4):
     return np.random.default_rng(count).integers(0, 256, (count, *model.input_shape[1:])).astype("float32")
 
 
-@pytest.fixture(scope="module", params=["imagenet", "cifar"])
+@pytest.fixture(scope="module", params=["cifar", pytest.param("imagenet", marks=pytest.mark.slow)])
 def pair(request):
     """A model that no test changes, and another of the same shapes to write on."""
     shape = (32, 32, 3) if request.param == "imagenet" else (9, 14, 3)
@@ -412,7 +412,10 @@ def test_trimmed_equals_masked(pair, seed, share):
     assert prune.compute_sparsity(masked, parent) == pytest.approx(sparsity)
 
 
-@pytest.mark.parametrize("kind", [r"conv1_conv", r".*_stream", r".*_block\d+_[12]_conv"])
+@pytest.mark.parametrize(
+    "kind",
+    [r".*_stream", *(pytest.param(kind, marks=pytest.mark.slow) for kind in (r"conv1_conv", r".*_block\d+_[12]_conv"))],
+)
 def test_trimmed_equals_masked_with_one_kind_of_group_at_one_channel(base, copy, kind):
     mask = {
         group: np.arange(width) == width - 1

@@ -95,8 +95,8 @@ def test_cost_of_the_full_network_is_that_of_keras_applications(application):
     ("stem", "shape", "depth", "blocks", "seed"),
     [
         ("imagenet", (33, 47, 3), 50, None, 1),
-        ("cifar", (9, 14, 3), 50, None, 2),
-        ("cifar", (7, 5, 3), 101, None, 4),
+        pytest.param("cifar", (9, 14, 3), 50, None, 2, marks=pytest.mark.slow),
+        pytest.param("cifar", (7, 5, 3), 101, None, 4, marks=pytest.mark.slow),
         ("half", (17, 10, 3), 50, (2, 1, 5, 3), 3),
     ],
 )
@@ -222,7 +222,7 @@ def test_every_block_starts_as_the_identity(pictures):
     [
         (50, "imagenet", (32, 32, 3)),
         pytest.param(101, "half", (40, 24, 3), marks=pytest.mark.slow),
-        (50, "cifar", (32, 32, 3)),
+        pytest.param(50, "cifar", (32, 32, 3), marks=pytest.mark.slow),
     ],
 )
 def test_the_readable_network_is_the_one_that_is_pruned(depth, stem, shape):

@@ -644,7 +644,7 @@ def test_runs_of_a_file_that_was_changed_are_refused_and_the_way_forward_is_told
         assert running.is_refused(job) == refused
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_all_runs_which_save_and_the_sweep_goes_on(few, number):
     (few / "runs" / "base").mkdir(parents=True)
     wait = few / "runs" / "base" / "wait"

@@ -400,8 +400,8 @@ def scripted(folder, accuracies, losses=(), keep_best=True):
     ("accuracies", "losses", "best"),
     [
         ((0.2, 0.6, 0.4, 0.6), (9, 2, 1, 2), 1),
-        ((0, 0, 0, 0), (5, 5, 5, 5), 0),
-        ((0.1, 0.2, 0.3, 0.4), (1, 2, 3, 4), 3),
+        pytest.param((0, 0, 0, 0), (5, 5, 5, 5), 0, marks=pytest.mark.slow),
+        pytest.param((0.1, 0.2, 0.3, 0.4), (1, 2, 3, 4), 3, marks=pytest.mark.slow),
         ((0.357, 0.357, 0.357, 0.357), (22.7, 25.9, 8.4, 14.3), 2),
     ],
 )

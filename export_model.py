@@ -99,7 +99,12 @@ def find_images(args, header):
     if args.measure is False:
         return None, "not asked for"
     names = classes.of_model(args.model_path)
-    if not asked and args.image_size not in (None, checkpoints.STOCK_SIZE[0]):
+    if dataset_name in values.STOCK and args.image_size not in (None, checkpoints.STOCK_SIZE[0]):
+        if asked:
+            raise InputError(
+                f"`image_size`: received {args.image_size} beside {dataset_name}, whose images are "
+                f"{'x'.join(map(str, checkpoints.STOCK_SIZE))}; expected none, or no `dataset` and `measure=False`"
+            )
         return None, f"no data set was named, and the images of {dataset_name} aren't {args.image_size} pixels wide"
     if not asked and (
         header.classes != args.class_num

@@ -497,7 +497,14 @@ def open_teacher(args, plan, class_num, size):
     model = opening.load_network(plan.path, class_num, size, args.preprocessing, args.verbose)
     whole = students.whole_of(model, unpruned(model))
     if plan.student.is_other:
-        return Teacher(model, whole, student=other_student(plan.student, model.output_shape[-1], size))
+        wanted = model.output_shape[-1]
+        student = other_student(plan.student, wanted, size)
+        if (found := student.output_shape[-1]) != wanted:
+            raise InputError(
+                f"`student_path`: received {plan.student.student_path} with {found} classes, expected {wanted}, as the "
+                f"teacher {plan.path} has"
+            )
+        return Teacher(model, whole, student=student)
     pattern = students.Pattern(model, whole, plan.student.student_stem, plan.student.student_blocks)
     return Teacher(model, whole, shape=(pattern, students.choose_widths(plan.student, pattern)))
 
@@ -589,7 +596,7 @@ def other_student(config, classes, size):
 
     Args:
         config: a configs.StudentConfig.
-        classes: how many; the network of a file must have as many.
+        classes: how many a new network has.
         size: (height, width, 3) of the images.
     """
     import keras
@@ -598,7 +605,7 @@ def other_student(config, classes, size):
     from model import build_model
 
     if config.student_path:
-        return opening.load_network(config.student_path, classes, size, config.preprocessing, config.verbose)
+        return opening.load_network(config.student_path, None, size, config.preprocessing, config.verbose)
     keras.utils.set_random_seed(config.seed)
     try:
         return build_model(config.student_architecture, classes, size)

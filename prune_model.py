@@ -197,18 +197,28 @@ def check(args):
     root = Path(args.root_folder)
     for folder in (*(f"iter{iteration}" for iteration in range(1, args.prune_iter + 1)), "best"):
         files.check_apart(args.base_model_path, root / folder)
-    if (root / "history.json").exists() and Path(args.base_model_path).resolve().parent == root.resolve():
-        raise OutputError(
-            f"received {root}, the folder of the base, whose result.json would be overwritten; expected another "
-            f"folder, such as {root / 'pruned'}",
-            root,
-        )
     header = headers.read_header(args.base_model_path, args.preprocessing)
-    if not args.dry_run:  # which reads no images
+    if not args.dry_run:  # which reads no images and writes nothing
+        check_record_stays(args)
         checkpoints.check_fits(header, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
         records.check_split(args.base_model_path, args.dataset, args.val_split)
     given = vars(args) | {"allocation": pruning.allocation}  # its default was another in earlier versions
     return Plan(header, pruning, records.run_record(given, files.sha256(args.base_model_path)))
+
+
+def check_record_stays(args):
+    """Raises OutputError where the run's result.json would take the place of that of the base's own run."""
+    root = Path(args.root_folder)
+    if Path(args.base_model_path).resolve().parent == root.resolve() and (root / "history.json").exists():
+        found = {}
+        with contextlib.suppress(InputError):
+            found = records.read_json(root / "result.json")
+        if found and "final_acc" not in found:  # which a pruning's has
+            raise OutputError(
+                f"received {root}, the folder of the base, whose result.json would be overwritten; expected another "
+                f"folder, such as {root / 'pruned'}",
+                root,
+            )
 
 
 def begin(args, plan):

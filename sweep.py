@@ -34,9 +34,9 @@ def build_parser():
     group.add_argument(
         "--step",
         type=values.name,
-        nargs="+",
+        action="append",
         metavar="NAME",
-        help="the runs of these steps alone (default: all)",
+        help="the runs of this step alone; may be given several times (default: all)",
     )
     group.add_argument("--print", action="store_true", help="print the commands, one a line, and run nothing")
     group.add_argument(

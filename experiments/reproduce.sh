@@ -14,8 +14,7 @@
 #   demo                    `make demo`
 # Models go to runs/TABLE, small records to experiments/records/TABLE; `make results` then rebuilds the tables.
 # A command that was cut off goes on where it was, and a finished one does nothing, but for a few that only measure or
-# report: start it as often as it takes. Each table is a sweep, experiments/sweeps/TABLE.yaml, made for one seed after the
-# other; `exports` is the last step of yardstick.yaml. Two are none: `transfer` begins with a script of its own, which no
+# report: start it as often as it takes. Each table is a sweep, experiments/sweeps/TABLE.yaml; `exports` is the last step of yardstick.yaml. Two are none: `transfer` begins with a script of its own, which no
 # sweep knows, and `demo` is a target of the Makefile. Each seed has one base of 12 epochs: where it is trained again, the
 # tables with that seed are whole again when all of them were made again; until then `make results` names the records
 # that don't fit.
@@ -23,10 +22,22 @@ set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 
-sweep() {  # sweep TABLE SEED FLAG ...: the runs of experiments/sweeps/TABLE.yaml
-    file=experiments/sweeps/$1.yaml seed=$2
-    shift 2
-    $PYTHON sweep.py "$file" --seeds "$seed" "$@"
+sweep() {  # sweep TABLE FLAG ...: the runs of experiments/sweeps/TABLE.yaml, with all seeds
+    file=experiments/sweeps/$1.yaml
+    shift
+    # shellcheck disable=SC2086
+    $PYTHON sweep.py "$file" "$@" --seeds $SEEDS
+}
+
+runs() {  # runs TABLE
+    case $1 in
+        transfer) ;;
+        exports) sweep yardstick --step exported ;;
+        yardstick)
+            sweep yardstick --step base12 --step pruned --step assistant --step student --step alike --step base26 \
+                --step evaluation ;;
+        *) sweep "$1" ;;
+    esac
 }
 
 keep() {  # keep RUN RECORD: the small record of a finished run; a folder of images is named from here
@@ -55,13 +66,11 @@ tested() {  # tested TABLE SEED: the accuracies of its models on the test images
 }
 
 yardstick() {
-    sweep yardstick "$1" --step base12 pruned assistant student alike base26 evaluation
     rows yardstick "$1"
     tested yardstick "$1"
 }
 
 steps() {
-    sweep steps "$1"
     shared base12 "$1"
     shared assistant "$1"
     rows steps "$1"
@@ -69,14 +78,12 @@ steps() {
 }
 
 ablation() {
-    sweep ablation "$1"
     shared base12 "$1"
     keep "runs/yardstick/seed$1/base12" "experiments/records/ablation/teacher/seed$1"
     rows ablation "$1"
 }
 
 criteria() {
-    sweep criteria "$1"
     shared base12 "$1"
     rows criteria "$1"
     $PYTHON sensitivity.py --model_path "runs/yardstick/seed$1/base12/model.h5" --criterion l1 \
@@ -84,20 +91,17 @@ criteria() {
 }
 
 curve() {
-    sweep curve "$1"
     shared base12 "$1"
     keep "runs/curve/seed$1" experiments/records/curve
 }
 
 exports() {
-    sweep yardstick "$1" --step exported
     for model in base12 alike student; do
         copy "runs/yardstick/seed$1/$model/exported/export.json" "experiments/records/exports/${model%12}"
     done
 }
 
 families() {
-    sweep families "$1"
     for at in "runs/families/seed$1"/*/evaluation.json; do
         at=$(dirname "$at")
         to=experiments/records/families/$(basename "$at")
@@ -109,7 +113,6 @@ families() {
 }
 
 long() {
-    sweep long "$1"
     rows long "$1"
     tested long "$1"
 }
@@ -147,7 +150,9 @@ table=${1:-}
 case $table in
     demo) demo ;;
     yardstick | steps | ablation | criteria | curve | exports | families | transfer | long)
-        for seed in "${@:-826}"; do "$table" "$seed"; done ;;
+        SEEDS=${*:-826}
+        runs "$table"
+        for seed in $SEEDS; do "$table" "$seed"; done ;;
     *)
         echo "reproduce.sh: received '$table', expected yardstick, steps, ablation, criteria, curve, exports," \
             "families, transfer, long or demo" >&2

@@ -56,9 +56,7 @@ def wiring(blocks, stem="imagenet"):
 
 
 def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
-    """Parameters and MACs of a network from its widths alone.
-
-    Nothing is built, since the search for a budget needs these numbers hundreds of times.
+    """Parameters and MACs of a network from its widths alone, by following one image through it, block after block.
 
     Args:
         widths: {group: channels}.
@@ -70,29 +68,28 @@ def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):
         (parameters, multiply-accumulate operations of convolutions and Dense layers for one image). Parameters are
         those of `model.count_params()`, biases and moving statistics among them.
     """
-    parameters = macs = 0
-    channels = widths | {"rgb": input_shape[2]}
-    positions = {stage: height * width for stage, (height, width) in map_sizes(input_shape, stem).items()}
-    for name, kernel, read, written in wiring(blocks_of(widths), stem):
-        weights = kernel * kernel * channels[read] * channels[written]
-        parameters += weights + 5 * channels[written]  # bias, gamma, beta, moving mean, moving variance
-        macs += weights * positions[stage_of(name)]
-    weights = widths["conv5_stream"] * classes
-    return parameters + weights + classes, macs + weights
 
+    def conv(side, read, written):
+        size = side * side * read * written
+        return size + written + 4 * written, size * height * width  # bias and batch-norm; work at every position
 
-def map_sizes(input_shape, stem):
-    """Sizes of the feature maps, {stage: (height, width)}; stage 1 is the output of the stem's convolution.
-
-    Args:
-        input_shape: (height, width, ...).
-        stem: one of STEMS.
-    """
-    sizes = {1: tuple(-(-n // STEMS[stem][1]) for n in input_shape[:2])}  # -(-a // b) rounds up
-    for stage in (2, 3, 4, 5):
-        by = 1 if stage == 2 and stem != "imagenet" else 2  # only the max-pool of the ImageNet stem halves stage 2
-        sizes[stage] = tuple(-(-n // by) for n in sizes[stage - 1])
-    return sizes
+    height, width = input_shape[:2]
+    if stem != "cifar":
+        height, width = -(-height // 2), -(-width // 2)  # every stride of 2 leaves half the positions, rounded up
+    x = widths["conv1_conv"]
+    costs = [conv({"imagenet": 7, "half": 5, "cifar": 3}[stem], 3, x)]
+    if stem == "imagenet":
+        height, width = -(-height // 2), -(-width // 2)
+    for stage, count in zip((2, 3, 4, 5), blocks_of(widths), strict=True):
+        out = widths[f"conv{stage}_stream"]
+        for block in range(1, count + 1):
+            if stage > 2 and block == 1:
+                height, width = -(-height // 2), -(-width // 2)
+            one, two = (widths[f"conv{stage}_block{block}_{i}_conv"] for i in (1, 2))
+            costs += [conv(1, x, one), conv(3, one, two), conv(1, two, out)] + [conv(1, x, out)] * (block == 1)
+            x = out
+    costs.append((x * classes + classes, x * classes))
+    return tuple(map(sum, zip(*costs, strict=True)))
 
 
 def normalization_of(scale, offset):

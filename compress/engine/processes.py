@@ -15,6 +15,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,8 +27,8 @@ from compress.errors import InputError, one_line
 HEARTBEAT = 20  # seconds without a sign of life behind which a process counts as dead
 PATIENCE = 120  # seconds in which all processes have to come
 SHUTDOWN = 300  # seconds in which all of them have to be done, behind the first that is
-PULSE = 10  # seconds from one word to the next of a process that the others wait for
-LEAVING = 1  # second in which the others end, before process 0 does: its end would end them from native code
+PULSE = 3  # seconds from one word to the next of a process that the others wait for
+LEAVING = 3  # seconds in which the others end, before process 0 does: its end would end them from native code
 WAITING, AT_WORK, DONE, NOTHING, FAILED = range(5)  # what a process says; from DONE on it has ended its turn
 
 # Waits for the end of its standard input, which the process that started it holds: it ends with that process, however
@@ -200,8 +201,8 @@ def meet(name):
 class _Talk(threading.Thread):
     """Tells the others every PULSE seconds what this process is at, until all have ended their turns or one has failed.
 
-    However long that takes: a single operation of all processes would fail behind a time of its own, and no signal
-    could end a process that waits in it.
+    Then a process that is still at work is interrupted, as by Ctrl-C. A single operation in which all waited for the
+    slowest would fail behind a time of its own, and no signal could end it.
 
     Attributes:
         first: an Event: process 0 has ended its turn, or `said` is the last word.
@@ -229,6 +230,8 @@ class _Talk(threading.Thread):
             self.error = error
         finally:
             self.first.set()
+            if FAILED in self.said and self._word == AT_WORK:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     def say(self, word):
         """What this process is at from now on; behind the end of its turn, waits for the others."""
@@ -263,22 +266,24 @@ def in_turn(function):
         talk.say(NOTHING if found is None else DONE)
     except BaseException:
         talk.say(FAILED)
-        _let_others_leave()
+        _end_turns(talk)
         raise
     if talk.error:
         raise talk.error
-    if FAILED in talk.said:
-        _let_others_leave()
-        raise InputError(
-            f"process {talk.said.index(FAILED)} of this run has failed, and says why; expected that set right, and all "
-            "of them started again"
-        )
+    _end_turns(talk)
     return found
 
 
-def _let_others_leave():
-    if is_main():
-        time.sleep(LEAVING)
+def _end_turns(talk):
+    """Raises InputError where another process has failed; process 0 leaves last."""
+    if FAILED in talk.said:
+        if is_main():
+            time.sleep(LEAVING)
+        if talk.said[rank()] != FAILED:
+            raise InputError(
+                f"process {talk.said.index(FAILED)} of this run has failed or was stopped, and says why; expected all "
+                "of them started again when that is set right"
+            )
 
 
 def gathered(array):

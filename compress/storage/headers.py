@@ -37,8 +37,9 @@ class Header:
         return classes.of_model(self.path)
 
 
+@functools.cache  # a report looks at a file several times
 def _warn_of_records(path):
-    """Warns of a damaged record beside a run's model: no checksum, no share for validation is compared without it."""
+    """Warns of a record beside a run's model that can't be read: checksum and share for validation aren't compared."""
     for record in [path.with_name(name) for name in ("history.json", "result.json") if path.name == "model.h5"]:
         try:
             if record.is_file():

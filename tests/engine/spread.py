@@ -4,7 +4,9 @@ Process 0 writes into OUT.npz what training steps, scores, statistics and logits
 `flags.add_device_flags`.
 """
 
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 BATCH, STEPS = 16, 6
+SECOND = "process 1 of this run has failed or was stopped, and says why; expected all of them started again when that "
+SECOND += "is set right"
 
 
 def network(keras, side=16):
@@ -120,6 +124,36 @@ def take_turns():
     after = processes.gathered(np.array(time.time()))
     assert (after >= turns[:, 1].max()).all()  # all go on together
     assert processes.in_turn(lambda: None if processes.is_main() else "never") is None
+    if processes.count() > 1:
+        fail_in_turn(processes)
+
+
+def fail_in_turn(processes):
+    """What fails in one process ends the turns of all: behind that of process 0, and in the midst of it."""
+    from compress.errors import InputError
+
+    processes.LEAVING = 0  # here both go on
+
+    def second_fails():
+        if not processes.is_main():
+            raise OSError("no room")
+
+    def ending(function):
+        try:
+            processes.in_turn(function)
+        except (InputError, OSError, KeyboardInterrupt) as error:
+            return type(error).__name__, str(error)
+
+    assert ending(second_fails if not processes.is_main() else lambda: 1) == (
+        ("InputError", SECOND) if processes.is_main() else ("OSError", "no room")
+    )
+    if not processes.is_main():  # stopped while it waits for its turn
+        threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    begun = time.time()
+    name, text = ending(lambda: time.sleep(30))
+    assert (name, text) == (("InputError", SECOND) if processes.is_main() else ("KeyboardInterrupt", ""))
+    assert time.time() - begun < 10
+    processes.LEAVING = 3
 
 
 def main(argv):

@@ -22,7 +22,7 @@ from compress.errors import InputError
 from compress.export import measuring, metadata, writers
 from compress.report import records
 from compress.report.tree import Run
-from compress.storage import checkpoints
+from compress.storage import checkpoints, saving
 
 NAMES = ["hot dog", "not, a dog", "Füchse 🦊", "0", 'quoted "d"', *"fghij"]
 IMAGES = np.random.default_rng(5).integers(0, 256, (40, 32, 32, 3)).astype("uint8")
@@ -314,6 +314,21 @@ def test_a_file_says_what_its_classes_are_called_and_what_pixels_it_expects(writ
     extra = written["savedmodel"] / "assets.extra"
     assert (extra / "labels.txt").read_text("utf-8").splitlines() == NAMES
     assert json.loads((extra / "metadata.json").read_text())["output"] == "logits"
+
+
+def test_a_size_beside_a_stock_set_is_refused_and_without_one_nothing_is_measured(tmp_path, capsys):
+    image = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    saving.save_network(keras.Model(image, keras.layers.Dense(10)(x)), tmp_path / "open.h5")
+    words = ["--model_path", str(tmp_path / "open.h5"), "--image_size", "64", "--format", "onnx", "--latency_runs", "0"]
+    assert export_model.main([*words, "--dataset", "digits"]) == 2
+    told = capsys.readouterr().err
+    assert "--image_size: received 64 beside digits, whose images are 32x32; expected none, or no --dataset" in told
+    assert not (tmp_path / "exported").exists()
+    assert export_model.main(words) == 0
+    assert "the images of cifar10 aren't 64 pixels wide" in " ".join(capsys.readouterr().out.split())
+    graph = pytest.importorskip("onnx").load(tmp_path / "exported" / "model.onnx").graph
+    assert [size.dim_value for size in graph.input[0].type.tensor_type.shape.dim[1:]] == [64, 64, 3]
 
 
 @pytest.mark.slow

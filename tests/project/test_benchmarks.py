@@ -154,6 +154,7 @@ class Replaced(contest.Contestant):
         self.facts = {"macs": 100 if "--trims" in words else 400, "between": 12.5}
         self.facts |= {
             "times": [[206, 200], [210, 200]],
+            "steps": 39,
             "fed": [[[100, 0], [101, 1], [104, 13]]] * 3,
             "peak_bytes": 2**31,
         }

@@ -787,7 +787,8 @@ def test_a_model_is_not_overwritten_by_what_starts_from_it(narrow, tmp_path, cap
 
 def test_pruning_beside_the_base_would_overwrite_its_record_and_is_refused(narrow, tmp_path, capsys):
     model = Path(shutil.copy(narrow, tmp_path / "model.h5"))
-    (tmp_path / "history.json").write_text("{}")
+    for name in ("history.json", "result.json"):
+        (tmp_path / name).write_text('{"val_acc": 0.5}')
     assert call(prune_model, *TINY, "--base_model_path", model, "--root_folder", tmp_path) == 2
     told = capsys.readouterr().err
     assert told.startswith(

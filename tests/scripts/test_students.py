@@ -54,12 +54,14 @@ def other_net():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a teacher.keras, an other.keras and a resnet.h5."""
+    """A folder with a teacher.keras, an other.keras and a resnet.h5; three.h5 has other classes."""
     folder = tmp_path_factory.mktemp("students")
     keras.utils.set_random_seed(1)
     saving.save_network(teacher_net(), folder / "teacher.keras")
     saving.save_network(other_net(), folder / "other.keras")
     saving.save_network(resnets.build_resnet(widths=narrow_widths()), folder / "resnet.h5")
+    image = keras.Input((32, 32, 3))
+    saving.save_network(keras.Model(image, layers.Dense(3)(layers.Flatten()(image))), folder / "three.h5")
     return folder
 
 
@@ -166,6 +168,11 @@ def test_a_student_of_a_named_architecture_starts_from_random_weights(teacher, f
             "--student_path: received missing.keras, which is not a file",
         ),
         ("resnet.h5", ["--student_path", "other.keras", "--class_num", 7], "received"),
+        (
+            "resnet.h5",
+            ["--student_path", "three.h5"],
+            "--student_path: received three.h5 with 3 classes, expected 10, as the teacher resnet.h5 has",
+        ),
     ],
 )
 def test_a_student_that_is_not_to_be_had_is_told(teacher, flags, named, folder, tmp_path, monkeypatch, capsys):

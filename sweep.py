@@ -22,7 +22,7 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("sweep")
-    group.add_argument("file", metavar="FILE.yaml", type=flags.path, help="what to run, see docs/how-to/sweeps.md")
+    group.add_argument("file", metavar="FILE.yaml", type=flags.path, help="what to run, in front of the flags; see docs/how-to/sweeps.md")
     group.add_argument(
         "--jobs",
         "-j",
@@ -34,9 +34,9 @@ def build_parser():
     group.add_argument(
         "--step",
         type=values.name,
-        action="append",
+        nargs="+",
         metavar="NAME",
-        help="the runs of this step alone; may be given several times (default: all)",
+        help="the runs of these steps alone (default: all)",
     )
     group.add_argument("--print", action="store_true", help="print the commands, one a line, and run nothing")
     group.add_argument(

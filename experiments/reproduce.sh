@@ -33,9 +33,7 @@ runs() {  # runs TABLE
     case $1 in
         transfer) ;;
         exports) sweep yardstick --step exported ;;
-        yardstick)
-            sweep yardstick --step base12 --step pruned --step assistant --step student --step alike --step base26 \
-                --step evaluation ;;
+        yardstick) sweep yardstick --step base12 pruned assistant student alike base26 evaluation ;;
         *) sweep "$1" ;;
     esac
 }

@@ -22,7 +22,12 @@ def build_parser():
     """The flags of this script."""
     parser = flags.Parser(Path(__file__).name, description=__doc__, epilog=EXAMPLE)
     group = parser.add_argument_group("sweep")
-    group.add_argument("file", metavar="FILE.yaml", type=flags.path, help="what to run, in front of the flags; see docs/how-to/sweeps.md")
+    group.add_argument(
+        "file",
+        metavar="FILE.yaml",
+        type=flags.path,
+        help="what to run, in front of the flags; see docs/how-to/sweeps.md",
+    )
     group.add_argument(
         "--jobs",
         "-j",

@@ -330,7 +330,7 @@ ORDER = [
 ]
 
 
-OFTEN = ("train_base_model", "evaluate_model", "plot_train_history")
+OFTEN = ("train_base_model", "plot_train_history")
 
 
 @pytest.mark.parametrize(
@@ -368,6 +368,7 @@ def test_every_script_has_been_tried():
     assert sorted(ORDER) == SCRIPTS
 
 
+@pytest.mark.slow
 def test_a_whole_process_that_is_silent_but_for_json(base, tmp_path):
     """With all that native libraries say while they start."""
     words = [*TINY, "--model_path", base, "--split", "validation", "--latency_runs", "0", "--verbose", "0", "--json"]

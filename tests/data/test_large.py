@@ -592,6 +592,7 @@ def test_a_training_is_the_same_from_the_cache_and_from_the_files(tiny, photogra
     assert evaluated[0]["models"][0]["loss"] == evaluated[1]["models"][0]["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_memory")
 def test_another_way_of_decoding_is_refused(tiny, photographs, tmp_path, monkeypatch):
     train(tiny, photographs, tmp_path / "run", cache=False)

@@ -441,6 +441,7 @@ def test_random_weights_are_those_of_the_layers_initialisers(name):
 # ---- what is said of it ----
 
 
+@pytest.mark.slow
 def test_a_student_no_smaller_than_its_teacher_is_a_warning_and_a_target_says_of_what(capsys):
     teacher, macs = resnets.build_resnet(widths=narrow_widths()), WHOLE[1]
     whole = students.whole_of(teacher, unpruned(teacher))

@@ -326,6 +326,7 @@ def test_an_unknown_precision_is_refused_in_one_line(capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is asked for on x86 alone")
 @pytest.mark.parametrize("told", [None, pytest.param("0", marks=pytest.mark.slow)])
 def test_onednn_computes_unless_the_user_says_otherwise(told):

@@ -146,6 +146,7 @@ def test_int8_takes_every_byte_whichever_pixels_it_was_calibrated_on(network, tm
     assert interpreter.get_input_details()[0]["quantization"] == (1.0, 0) and dim.max() < 100
 
 
+@pytest.mark.slow
 def test_files_open_without_this_suite(written):
     """In a process that has none of its modules."""
     code = (

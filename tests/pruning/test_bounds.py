@@ -253,6 +253,7 @@ def test_networks_whose_macs_are_not_known_are_pruned_and_go_on(words, answers, 
     assert len(result["final_acc"]) == 2 and "macs" not in result and result["channels"]["two"] == [24, 18, 14]
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_of_a_discarded_iteration_goes(words, answers, tmp_path, monkeypatch):
     command = [*words, "--max_accuracy_drop", "1", "--prune_iter", "1"]
     answers += [-5, -5, -5, -5]

@@ -427,6 +427,7 @@ def test_trimmed_equals_masked_with_one_kind_of_group_at_one_channel(base, copy,
     assert all(resnets.widths_of(trimmed)[group] == 1 for group in mask)
 
 
+@pytest.mark.slow
 def test_trimming_in_two_steps_is_trimming_once(base):
     steps = [
         {"conv2_block2_1_conv": np.array([1, 0, 1, 1, 1, 0], bool), "conv4_stream": np.arange(8) != 3},
@@ -518,6 +519,7 @@ def test_recalibrated_on_one_batch_infers_as_it_trains(narrow_model):
     assert np.abs(training).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_five_helpers_of_prune_make_a_smaller_model_of_the_same_logits(narrow_model):
     mask = prune.create_mask(prune.compute_apoz(narrow_model, IMAGES, 4))
     assert any(not keep.all() for keep in mask.values())

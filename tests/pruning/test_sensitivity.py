@@ -269,6 +269,7 @@ def test_pruning_by_sensitivity_meets_its_budget_in_equal_steps_and_goes_on_as_t
     assert len(inner) > 3  # not one share for all
 
 
+@pytest.mark.slow
 def test_the_mask_is_the_searchs_and_the_threshold_stays_what_it_was(base):
     model = opening.load_network(base)
     args = prune_model.build_parser().parse_args(

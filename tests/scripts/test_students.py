@@ -105,6 +105,7 @@ def test_a_student_of_any_teacher_is_narrowed_trained_recorded_and_evaluated(fol
     assert seen["acc"] == pytest.approx(result["val_acc"])
 
 
+@pytest.mark.slow
 def test_a_students_file_is_trained_from_its_weights_and_known_by_its_checksum(folder, tmp_path):
     flags = {"root_folder": str(folder / "teacher.keras"), "save_folder": str(tmp_path / "kd"), **TINY, **ALL_LOSSES}
     given = shutil.copy(folder / "other.keras", tmp_path / "other.keras")

@@ -81,7 +81,7 @@ def test_application_with_softmax_gives_the_same_classes_on_rgb(application):
 
 
 @pytest.mark.parametrize(
-    "mode", ["tf", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("torch", "unit", "none"))]
+    "mode", [pytest.param(mode, marks=pytest.mark.slow) for mode in ("tf", "torch", "unit", "none")]
 )
 def test_a_model_trained_on_another_preprocessing_answers_alike_on_plain_rgb(mode, application, tmp_path):
     """Border pixels too: what pads the first convolution is a zero behind the preprocessing."""
@@ -371,6 +371,7 @@ def test_old_names_are_read_bare(saved, tmp_path):
     np.testing.assert_allclose(ours.predict_on_batch(rgb), twin.predict_on_batch(rgb), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_weights_of_keras_3_are_read_by_their_numbers(tmp_path):
     whole = randomised(resnets.build_resnet(widths=narrow_widths(blocks=None)))
     model = keras.Model(whole.get_layer("conv1_pad").input, whole.output)  # without the layer on pixels

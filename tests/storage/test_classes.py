@@ -219,6 +219,7 @@ def test_a_fine_tune_keeps_the_head_only_for_the_same_names(three, tmp_path, cap
     np.testing.assert_array_equal(kept, np.asarray(opening.load_network(three).get_layer("predictions").kernel))
 
 
+@pytest.mark.slow
 def test_a_model_of_plain_keras_with_labels_beside_gets_a_new_head_for_others(three, tmp_path):
     import keras
 

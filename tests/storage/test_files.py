@@ -50,6 +50,7 @@ def test_a_folder_that_takes_no_files_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
     """A process whose files may have 20 kB, a limit that reaches Python as a full disk does."""
     kinds = ["model.h5", "state.npz", "history.json", "history.png"]

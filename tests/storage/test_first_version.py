@@ -61,6 +61,7 @@ def test_a_finished_run_of_the_first_version_is_known(first, name, capsys):
     assert "holds this run, finished before" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_the_first_version_goes_on(first):
     before = read(first / "stopped/history.json")
     result = train_base_model.run(**repeated(before["run"]))

@@ -341,6 +341,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(when, whole, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"model.h5", "history.json", "history.png"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_state_went_has_nothing_left_to_train(whole, tmp_path):
     go(recorded(tmp_path, compiled(small_model())))
     assert (tmp_path / "state.npz").exists()

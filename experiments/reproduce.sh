@@ -14,8 +14,9 @@
 #   demo                    `make demo`
 # Models go to runs/TABLE, small records to experiments/records/TABLE; `make results` then rebuilds the tables.
 # A command that was cut off goes on where it was, and a finished one does nothing, but for a few that only measure or
-# report: start it as often as it takes. Each table is a sweep, experiments/sweeps/TABLE.yaml; `exports` is the last step of yardstick.yaml. Two are none: `transfer` begins with a script of its own, which no
-# sweep knows, and `demo` is a target of the Makefile. Each seed has one base of 12 epochs: where it is trained again, the
+# report: start it as often as it takes. Each table is a sweep, experiments/sweeps/TABLE.yaml; `exports` is the last
+# step of yardstick.yaml. Two are none: `transfer` begins with a script of its own, which no sweep knows, and `demo` is a
+# target of the Makefile. Each seed has one base of 12 epochs: where it is trained again, the
 # tables with that seed are whole again when all of them were made again; until then `make results` names the records
 # that don't fit.
 set -eu

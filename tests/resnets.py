@@ -4,7 +4,10 @@ import math
 
 from compress.cli.architectures import STEMS
 from compress.storage import resnet
+from compress.storage.bare import convolutions
 from compress.storage.resnet import blocks_of, depth_of, stem_of
+
+__all__ = ["STEMS", "convolutions"]  # the second: what a graph is compared with
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -33,26 +36,6 @@ def full_widths(depth=50, blocks=None):
 def build_resnet(depth=50, classes=10, input_shape=(32, 32, 3), stem="imagenet", widths=None, **more):
     """`resnet.build`; of the unpruned network of a depth where no widths are given."""
     return resnet.build(widths or full_widths(depth), classes, input_shape, stem, **more)
-
-
-def wiring(blocks, stem="imagenet"):
-    """The convolutions of a network, with the groups of channels that each reads and writes.
-
-    Yields:
-        (name, height and width of the kernel, group read, group written), in network order. The layers are called
-        name + '_conv' and name + '_bn'. The image's three channels are the group 'rgb'.
-    """
-    yield "conv1", STEMS[stem][0], "rgb", "conv1_conv"
-    before = "conv1_conv"
-    for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
-        stream = f"conv{stage}_stream"
-        yield f"conv{stage}_block1_0", 1, before, stream
-        for block in range(1, count + 1):
-            name = f"conv{stage}_block{block}"
-            yield f"{name}_1", 1, before, f"{name}_1_conv"
-            yield f"{name}_2", 3, f"{name}_1_conv", f"{name}_2_conv"
-            yield f"{name}_3", 1, f"{name}_2_conv", stream
-            before = stream  # the Add keeps the channels of the stream
 
 
 def cost_of(widths, classes=10, input_shape=(32, 32, 3), stem="imagenet"):

@@ -141,8 +141,8 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
         Data; images uint8 (N, H, W, 3), labels int64 (N,). CIFAR and digits are 32x32.
 
     Raises:
-        InputError: the data are missing or damaged, there are too few for the splits, their number of classes isn't
-            `class_num`, or their size isn't `image_size`.
+        InputError: the data are missing or damaged, there are too few for the splits, or their number of classes isn't
+            `class_num`.
     """
     names, parts, listing = _found(config, needs)
     if config.class_num not in (None, len(names)):

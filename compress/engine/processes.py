@@ -206,13 +206,13 @@ class _Talk(threading.Thread):
 
     Attributes:
         first: an Event: process 0 has ended its turn, or `said` is the last word.
-        said: (processes,) what they said last.
+        said: list of what each process said last.
         error: what ended it where another process is lost, or None.
     """
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.first, self.said, self.error = threading.Event(), (), None
+        self.first, self.said, self.error = threading.Event(), [WAITING] * count(), None
         self._word, self._ended = AT_WORK if is_main() else WAITING, threading.Event()
 
     def run(self):
@@ -220,7 +220,7 @@ class _Talk(threading.Thread):
 
         try:
             # all have the same words, and so all of them stop behind the same round
-            while not (len(self.said) and (min(self.said) >= DONE or FAILED in self.said)):
+            while min(self.said) < DONE and FAILED not in self.said:
                 if self._word == AT_WORK:
                     self._ended.wait(PULSE)
                 self.said = gathered(np.int32(self._word)).tolist()
@@ -260,7 +260,7 @@ def in_turn(function):
     try:
         if not is_main():
             talk.first.wait()
-        if is_main() or talk.said[:1] == [DONE]:
+        if is_main() or talk.said[0] == DONE:
             talk.say(AT_WORK)
             found = function()
         talk.say(NOTHING if found is None else DONE)

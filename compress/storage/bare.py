@@ -325,10 +325,16 @@ def _shape(shapes, layer, weight):
     return shape
 
 
-def _convolutions(blocks, stem):
-    """(name, side of the kernel, group read, group written) of each convolution; 'rgb' are the channels of the image.
+def convolutions(blocks, stem="imagenet"):
+    """The convolutions whose arrays a file has, with the groups of channels that each reads and writes.
 
-    The layers are called name + '_conv' and name + '_bn'.
+    Args:
+        blocks: number of blocks in the four stages, such as (3, 4, 6, 3).
+        stem: one of STEMS.
+
+    Yields:
+        (name, height and width of the kernel, group read, group written), in network order. The layers are called
+        name + '_conv' and name + '_bn'. The image's three channels are the group 'rgb'.
     """
     yield "conv1", STEMS[stem][0], "rgb", "conv1_conv"
     before = "conv1_conv"
@@ -347,7 +353,7 @@ def _check_shapes(stem, widths, heads, shapes):
     if min(widths.values()) < 1:
         raise Unread("a layer without channels")
     wanted, optional, channels = {}, set(), widths | {"rgb": 3}
-    for name, kernel, read, written in _convolutions(resnet.blocks_of(widths), stem):
+    for name, kernel, read, written in convolutions(resnet.blocks_of(widths), stem):
         if gap := {read, written} - set(channels):
             raise Unread(f"{min(gap)}/kernel is missing")
         channels_in, channels_out = channels[read], channels[written]

@@ -341,7 +341,7 @@ def test_an_inheriting_student_holds_slices_of_the_teacher():
     )
     assert resnets.widths_of(student) == widths
     assert students.recorded_widths(student) == {name: widths[resnets.known_as(g)] for name, g in graph.groups.items()}
-    wiring = list(resnets.wiring((3, 4, 6, 3), "imagenet"))
+    wiring = list(resnets.convolutions((3, 4, 6, 3), "imagenet"))
     members = {group: [] for group in [*widths, "rgb"]}
     for name, _, read, written in wiring:
         members[written].append(np.array(teacher.get_layer(f"{name}_bn").gamma) ** 2)

@@ -248,7 +248,7 @@ def named_as_before(graph):
 def wiring_of(model):
     """[(name, kernel, group read, group written)] of a ResNet's convolutions, by the names of its layers."""
     form = resnets.architecture_of(model)
-    return list(resnets.wiring(resnets.blocks_of(form["widths"]), form["stem"]))
+    return list(resnets.convolutions(resnets.blocks_of(form["widths"]), form["stem"]))
 
 
 def check_against_names(model, rng):

@@ -76,7 +76,7 @@ def test_names_and_geometry_of_deep_networks_are_those_of_keras_applications(dep
     ours = resnets.build_resnet(depth, widths=narrow_widths(depth=depth, blocks=None))
     assert [geometry(layer) for layer in weighted(ours)][:-1] == [geometry(layer) for layer in weighted(theirs)]
     full = resnets.full_widths(depth)
-    for name, _, read, written in resnets.wiring(BLOCKS[depth]):
+    for name, _, read, written in resnets.convolutions(BLOCKS[depth]):
         assert theirs.get_layer(f"{name}_conv").kernel.shape[2:] == (3 if read == "rgb" else full[read], full[written])
 
 

@@ -62,7 +62,7 @@ def test_a_step_turns_kernels_by_a_share_of_their_length_and_moves_the_rest_as_s
             np.testing.assert_allclose(now, wanted, atol=1e-4 * np.abs(old).max())
         else:
             np.testing.assert_allclose(now, np.array(other), rtol=1e-6)
-    assert kernels == len(list(resnets.wiring((2, 1, 1, 1))))
+    assert kernels == len(list(resnets.convolutions((2, 1, 1, 1))))
 
 
 @pytest.mark.parametrize("depth", [50, 101])

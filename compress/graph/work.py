@@ -46,6 +46,19 @@ def _recurrent(call):
     return _size(call.shapes[0], [1]) * _kernels(call.layer)
 
 
+def _convolutional(call):
+    """ConvLSTM: two kernels at every position of what it makes, once a step."""
+    made = call.made[0]
+    positions = range(2 if call.layer.return_sequences else 1, len(made) - 1)
+    return _size(call.shapes[0], [1]) * _size(made, positions) * _kernels(call.layer)
+
+
+def _wrapped(call):
+    """TimeDistributed and SpectralNormalization, of a layer with one kernel at every position of what it makes."""
+    is_plain = type(call.layer.layer) in (keras.layers.Dense, *(getattr(keras.layers, f"Conv{n}D") for n in (1, 2, 3)))
+    return _size(call.made[0][:-1]) * _kernels(call.layer.layer) if is_plain else NAN
+
+
 def _attention(call):
     """Attention and AdditiveAttention: scores of each query for each key, and the mean of the values by them."""
     query, value = call.shapes[:2]  # then the key, as deep as the query
@@ -117,6 +130,8 @@ def _given(call, *names):
 
 LAYERS = (
     dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "RNN", "Bidirectional"), _recurrent)
+    | dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _convolutional)
+    | dict.fromkeys(("TimeDistributed", "SpectralNormalization"), _wrapped)
     | dict.fromkeys(("Attention", "AdditiveAttention"), _attention)
     | dict.fromkeys(("MultiHeadAttention", "GroupedQueryAttention"), _multi_head)
     | {"EinsumDense": _einsum_dense, "Dot": _dot}

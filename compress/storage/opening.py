@@ -259,6 +259,8 @@ def _opened(source, asked, input_shape, new_head):
     frozen = _count_frozen(model)
     for layer in model._flatten_layers():  # what the file froze would stay as pruning leaves it
         layer.trainable = True
+        if type(layer) is rebuilding.Pipeline:
+            layer.__class__ = keras.Sequential  # which plain Keras knows
     return Opened(
         source.path,
         model,

@@ -40,7 +40,7 @@ LAYERS = {name: getattr(keras.layers, name) for name in vocabulary.LAYERS if has
     "StochasticDepth": convnext.StochasticDepth,
     "CustomScaleLayer": inception_resnet_v2.CustomScaleLayer,
 }
-WRAPPERS = {name: getattr(keras.layers, name) for name in vocabulary.WRAPPERS}
+WRAPPERS = {name: getattr(keras.layers, name) for name in (*vocabulary.WRAPPERS, *vocabulary.CELLS)}
 OPERATIONS = {
     name: getattr(module, name)
     for key, module in {"numpy": of_numpy, "nn": nn, "core": core, "image": image, "math": of_math}.items()
@@ -82,6 +82,7 @@ MODULES = {
     "_constraint": keras.constraints,
 }
 OLD_SETTINGS = {("LeakyReLU", "alpha"): "negative_slope", ("ReLU", "theta"): "threshold"}  # as Keras 2 calls them
+INNER = ("layer", "backward_layer", "layers", "cell", "cells")  # settings that are layers
 # settings of other versions of Keras, without effect on what a layer answers
 IGNORED = {
     *("batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_length", "autocast", "sparse", "ragged"),
@@ -130,6 +131,10 @@ class Rebuilt:
     model: keras.Model
     names: dict
     code: list
+
+
+class Pipeline(keras.Sequential):
+    """A Sequential in the place of a Pipeline, by whose class a .keras file calls its weights."""
 
 
 def rebuild(config, wanted):
@@ -239,7 +244,7 @@ class _Rebuilding:
         if not made or (len(made) == 1 and not path):
             made.append(keras.layers.Identity())
         with self._errors_of(name, "Sequential"):
-            model = keras.Sequential(made, name=name)
+            model = (Pipeline if entry.get("was") == "Pipeline" else keras.Sequential)(made, name=name)
             self._check(model, model._functional.outputs if model._functional else ())
         return model
 
@@ -416,8 +421,10 @@ class _Rebuilding:
                 self._unknown(key, value, where)
             elif key.endswith("activation"):
                 made[key] = self._activation(value, where)
-            elif key in ("layer", "backward_layer") and kind in WRAPPERS:
-                made[key] = value and self.layer(value)
+            elif key in INNER and kind in (*WRAPPERS, "RNN"):
+                made[key] = (
+                    [self.layer(item) for item in value] if isinstance(value, list) else value and self.layer(value)
+                )
             elif key == "axis" and isinstance(value, list) and kind == "BatchNormalization":
                 made[key] = _value(value[0], where)
             elif key in ("quantization_config", "lora_rank", "lora_alpha") and value is not None:

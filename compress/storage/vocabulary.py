@@ -43,6 +43,7 @@ LAYERS = (  # of keras.layers
     *("DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "PReLU", "Embedding"),
     *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization"),
     *("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention", "LSTM", "GRU", "SimpleRNN"),
+    *("RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "ReversibleEmbedding"),
     # that treat every number alone
     *("Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "Identity", "Rescaling", "Normalization"),
     # of several tensors
@@ -58,10 +59,12 @@ LAYERS = (  # of keras.layers
     *IDLE,
     *("SpatialDropout1D", "SpatialDropout3D", "RandomInvert", "RandomGrayscale", "RandomPosterization"),
     *("AutoContrast", "Equalization", "Solarization", "RandomElasticTransform", "Masking"),
+    "ContrastLimitedAdaptiveHistogramEqualization",
 )
 PRECISIONS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 PRIVATE = ("LayerScale", "StochasticDepth", "CustomScaleLayer")  # of keras.applications
-WRAPPERS = ("TimeDistributed", "Bidirectional")
+WRAPPERS = ("TimeDistributed", "Bidirectional", "SpectralNormalization")
+CELLS = ("LSTMCell", "GRUCell", "SimpleRNNCell", "StackedRNNCells")  # of an RNN
 OTHER_NAMES = {  # of Keras, old and new, and of others for what is exactly a layer of Keras
     **{f"MaxPool{rank}D": f"MaxPooling{rank}D" for rank in (1, 2, 3)},
     **{f"AvgPool{rank}D": f"AveragePooling{rank}D" for rank in (1, 2, 3)},
@@ -120,11 +123,6 @@ HINTS = {
     "ExtractPatches": "expected a Conv2D without bias of the patches' size and strides in its place, its kernel "
     "numpy.eye(size * size * 3).reshape(size, size, 3, -1)",
     "QuantizeLayer": "expected the network before quantize_model",
-    "SpectralNormalization": "expected the layer in it, its `layer`, in its place, which answers the same once trained",
-    "Pipeline": "expected its `layers` one behind the other, as keras.Sequential(pipeline.layers) has them",
-    "RNN": "expected LSTM(units), GRU(units) or SimpleRNN(units) in its place, if its cell is one of theirs, given its "
-    "weights by set_weights; or a class of your own, derived from this one under another name, and the script's run() "
-    "called from Python, behind compress.graph.rules.register(the class, a rule): docs/how-to/own-layer.md",
     "RandomCrop": "which versions of Keras compute differently outside training; expected Resizing(height, width, "
     "crop_to_aspect_ratio=True) in its place, which is what Keras 2 computes there",
     "CuDNNLSTM": "which runs on GPUs alone; expected the same network with LSTM(units) in its place, saved by tf.keras "
@@ -154,9 +152,14 @@ HINTS = {
 def as_own(entry):
     """The entry of a layer, as if it were Keras' own where it is exactly one of Keras.
 
-    These are the classes of AUTHORS, and InceptionResNetV2's scaled sum in a file of tf.keras 2.
+    These are the classes of AUTHORS, InceptionResNetV2's scaled sum in a file of tf.keras 2, and a Pipeline, which is
+    its layers one behind the other.
     """
     own = str(entry["class_name"])
+    if own == "Pipeline" and isinstance(entry.get("config"), dict) and isinstance(entry["config"].get("layers"), list):
+        entries.check_own(entry)
+        nodes = [_without_default(node) for node in entry.get("inbound_nodes") or ()]
+        return entry | {"class_name": "Sequential", "inbound_nodes": nodes, "was": own}
     if own in AUTHORS and str(entry.get("module")).split(".")[0] in AUTHORS[own]:
         return entry | {"module": None, "registered_name": None}
     kind, package = "CustomScaleLayer", "Custom>CustomScaleLayer"
@@ -164,6 +167,14 @@ def as_own(entry):
     if is_ours and entry.get("module") in SCALE_OF_OLD:
         return entry | {"class_name": kind, "registered_name": None}
     return entry
+
+
+def _without_default(node):
+    """A call of a Pipeline without its default of `training`, True, which Keras writes down and a Sequential hasn't."""
+    given = node.get("kwargs") if isinstance(node, dict) else None
+    if not isinstance(given, dict) or given.get("training") is not True:
+        return node
+    return node | {"kwargs": {key: value for key, value in given.items() if key != "training"}}
 
 
 def is_operation(layer):

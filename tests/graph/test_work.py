@@ -33,6 +33,18 @@ NETWORKS = {
     "GRU": (lambda: recurrent(layers.GRU(5, return_sequences=True)), 7 * 3 * (6 * 5 + 5 * 5)),
     "SimpleRNN": (lambda: recurrent(layers.SimpleRNN(5)), 7 * (6 * 5 + 5 * 5)),
     "Bidirectional": (lambda: recurrent(layers.Bidirectional(layers.GRU(5))), 2 * 7 * 3 * (6 * 5 + 5 * 5)),
+    "RNN": (lambda: recurrent(layers.RNN([layers.LSTMCell(5), layers.GRUCell(4)])), 7 * (4 * 11 * 5 + 3 * 9 * 4)),
+    # in each of 7 steps, at 4 x 4 positions, 4 gates of kernels of 3 x 3 from 2 and from 5 channels
+    "ConvLSTM2D": (lambda: paired(layers.ConvLSTM2D(5, 3), (7, 6, 6, 2)), 7 * 16 * 9 * (2 + 5) * 4 * 5),
+    "ConvLSTM2D of all steps": (
+        lambda: paired(layers.ConvLSTM2D(5, 3, return_sequences=True), (7, 6, 6, 2)),
+        7 * 16 * 9 * (2 + 5) * 4 * 5,
+    ),
+    "SpectralNormalization": (
+        lambda: paired(layers.SpectralNormalization(layers.Conv2D(5, 3, 2)), (9, 9, 2)),
+        16 * 9 * 2 * 5,
+    ),
+    "TimeDistributed": (lambda: recurrent(layers.TimeDistributed(layers.Dense(5))), 7 * 6 * 5),
     # 3 queries for 4 keys of 8 channels, values of 5
     "Attention": (
         lambda: paired(lambda q, v, k: layers.Attention()([q, v, k]), (3, 8), (4, 5), (4, 8)),
@@ -109,7 +121,7 @@ def unknown():
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(12, 3, activation="relu", name="free")(image)
     x = layers.Conv2D(12, 3, activation="relu", name="next")(x)
-    x = layers.TimeDistributed(layers.Conv1D(4, 2), name="each")(x)
+    x = layers.TimeDistributed(layers.SeparableConv1D(4, 2), name="each")(x)
     return keras.Model(image, layers.Dense(5)(layers.Flatten()(x)))
 
 

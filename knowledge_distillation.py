@@ -434,6 +434,7 @@ def check(args):
     for found in (header, *(headers.read_header(other, args.preprocessing) for other in others)):
         checkpoints.check_fits(found, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
     records.check_split(path, args.dataset, args.val_split)
+    app.tell_augmentation(args, path)
     # a run is repeated with the shape that it had, whatever the defaults are by then
     record = records.run_record(vars(args) | dataclasses.asdict(student), files.sha256(path))
     if args.student_path:

@@ -202,6 +202,7 @@ def check(args):
         check_record_stays(args)
         checkpoints.check_fits(header, args.class_num, dataset=args.dataset, also=flags.of_reading(args))
         records.check_split(args.base_model_path, args.dataset, args.val_split)
+        app.tell_augmentation(args, args.base_model_path)
     given = vars(args) | {"allocation": pruning.allocation}  # its default was another in earlier versions
     return Plan(header, pruning, records.run_record(given, files.sha256(args.base_model_path)))
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from compress.cli import app, display, flags, keywords, tables, values
 from compress.errors import InputError, Stopped, command
 
+MOST_SHOWN = 10  # trials in the table of a search
+ACCURACIES = ("val_acc", "final_acc", "base_acc", "pruned_acc", "recalibrated_acc", "teacher_acc")
 EXAMPLE = """example:
   python sweep.py sweep.yaml -j 2
   python sweep.py sweep.yaml --print --step base | xargs -d '\\n' -n 1 -P 2 sh -c
@@ -163,7 +165,8 @@ def search(args, spec):
     """Makes trials until the study has as many as asked for, and shows the best ones.
 
     Returns:
-        {"trials": list of dicts of number, state, value, params, best first}.
+        {"trials": list of dicts of number, state, value, params, folder of the last run, and of a key that is followed
+        the epochs and the value reached in them; best first}.
 
     Raises:
         InputError: a value can't be used; or no trial came to its end.
@@ -176,12 +179,21 @@ def search(args, spec):
             more = "; the same command, started again beside this one, shares the study" if name == "jobs" else ""
             raise InputError(f"`{name}`: received it beside `study`, expected one of them{more}")
     study = searching.open_study(spec, args.study, args.storage, searching.check(spec, parser_of))
+    key = spec.objective[0]
     searching.search(
-        spec, parser_of, study, args.trials, lambda trial: show_trial(args, trial), lambda run: say_busy(args, run)
+        spec, parser_of, study, args.trials, lambda one: show_trial(args, key, one), lambda run: say_busy(args, run)
     )
     with searching.database():
         found = [
-            {"number": t.number, "state": t.state.name.lower(), "value": _finite(t.value), "params": t.params}
+            {
+                "number": t.number,
+                "state": t.state.name.lower(),
+                "value": _finite(t.value),
+                "params": t.params,
+                "epochs": len(t.intermediate_values),
+                "reached": _finite(next(reversed(t.intermediate_values.values()), None)),
+                "folder": searching.folder_of(spec, t),
+            }
             for t in searching.counted(study)
         ]
     rank = {"complete": 0, "pruned": 1, "running": 2, "fail": 3}
@@ -189,39 +201,54 @@ def search(args, spec):
     found.sort(key=lambda t: (rank[t["state"]], t["value"] is None, sign * (t["value"] or 0), t["number"]))
     if found[0]["state"] in ("pruned", "fail"):
         raise InputError(f"{spec.file}: no trial of {len(found)} came to its end; expected one; see the logs there")
-    show_best(args, spec, found)
+    show_trials(args, spec, found)
     display.written([Path(spec.folder) / notes.NAME], args.verbose)
     return {"trials": found}
 
 
-def show_trial(args, trial):
-    """Says how a trial ended."""
+def show_trial(args, key, trial):
+    """Says how a trial ended; `key`: what is searched for."""
     failed = trial.user_attrs.get("failed")
     if failed:
         display.warn(f"trial {trial.number} failed: {failed}")
         return
     chosen = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
-    epochs = tables.counted(len(trial.intermediate_values), "epoch")
-    how = f"stopped after {epochs}" if trial.state.name == "PRUNED" else f"{trial.value:.6g}"
+    epochs, reached = tables.counted(len(trial.intermediate_values), "epoch"), list(trial.intermediate_values.values())
+    stopped = f"stopped after {epochs} at {_shown(key, reached[-1])}" if reached else "stopped"
+    how = stopped if trial.state.name == "PRUNED" else f"{key} {_shown(key, trial.value)}"
     display.say(f"trial {trial.number}: {how} ({chosen})", args.verbose)
 
 
-def show_best(args, spec, found):
-    """Prints a table of the best ten trials that came to their end."""
-    best = [trial for trial in found if trial["state"] == "complete" and trial["value"] is not None][:10]
+def show_trials(args, spec, found):
+    """Prints a table of the best trials, those that were stopped early behind those that came to their end."""
+    (key, _), best = spec.objective, [trial for trial in found if trial["state"] in ("complete", "pruned")][:MOST_SHOWN]
     names = list(dict.fromkeys(name for trial in best for name in trial["params"]))
     stopped = sum(trial["state"] == "pruned" for trial in found)
+    kind = tables.percent if key in ACCURACIES else tables.number
+    values = [trial["value"] if trial["state"] == "complete" else trial["reached"] for trial in best]
+    states = ["" if t["state"] == "complete" else f"after {tables.counted(t['epochs'], 'epoch')}" for t in best]
+    rows = zip(best, values, states, strict=True)
     display.print_table(
         f"{tables.counted(len(found), 'trial')}, {stopped} of them stopped early",
-        [("trial", tables.text), (spec.objective[0], tables.number), *((name, tables.text) for name in names)],
-        [[str(t["number"]), t["value"], *(_short(t["params"].get(name)) for name in names)] for t in best],
+        [
+            *[("trial", tables.text), (key, kind), ("stopped", tables.text)],
+            *((name, tables.text) for name in names),
+        ],
+        [[str(t["number"]), value, state, *(_short(t["params"].get(n)) for n in names)] for t, value, state in rows],
         args.verbose,
     )
+    if best and best[0]["state"] == "complete" and best[0]["folder"]:
+        display.say(f"best: trial {best[0]['number']}, {best[0]['folder']}", args.verbose)
 
 
 def _finite(value):
     """A trial's value; None of one that is infinite, as only another program gives it: JSON has none."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _shown(key, value):
+    """A number of what is searched for, an accuracy in per cent."""
+    return display.percent(value) if key in ACCURACIES else f"{value:.6g}"
 
 
 def _short(value):

@@ -60,6 +60,7 @@ def main():
     parser.add_argument("--images", type=int, default=200_000)
     args = parser.parse_args()
     write(args.folder, args.images)
+    print(f"{args.images:,} JPEGs in {args.folder}")
 
 
 if __name__ == "__main__":

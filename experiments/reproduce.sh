@@ -1,5 +1,7 @@
 #!/bin/sh
 # Makes the records behind the result tables of docs/results.md: ./experiments/reproduce.sh TABLE [SEED ...]
+# SEED is 826 where none is given; docs/results.md has the tables below with the seeds behind their names.
+#
 #   yardstick 826 827 828   base, pruned network, assistant and students within 12 + 14 epochs; a base of 26
 #   steps 826 827           other assistants and students, most of them earlier than the yardstick's
 #   ablation 826            losses, regressors and starts of a student of 3 epochs, from the base of 12
@@ -12,6 +14,8 @@
 #   transfer 826            drawn pictures: a classifier of plain Keras, half its MACs, a student, int8
 #   long 826                60 epochs of base, 35 pruned, 30 of assistant, 40 of student
 #   demo                    `make demo`
+#
+# What would be run: python sweep.py experiments/sweeps/TABLE.yaml --print
 # Models go to runs/TABLE, small records to experiments/records/TABLE; `make results` then rebuilds the tables.
 # A command that was cut off goes on where it was, and a finished one does nothing, but for a few that only measure or
 # report: start it as often as it takes. Each table is a sweep, experiments/sweeps/TABLE.yaml; `exports` is the last
@@ -40,11 +44,13 @@ runs() {  # runs TABLE
 }
 
 keep() {  # keep RUN RECORD: the small record of a finished run; a folder of images is named from here
+    test -f "$1/result.json" || { echo "reproduce.sh: no $1/result.json, expected a finished run" >&2; exit 2; }
     mkdir -p "$2"
     sed "s|\"$PWD/|\"|" "$1/result.json" > "$2/result.json"
 }
 
 copy() {  # copy FILE FOLDER: a record of another kind
+    test -f "$1" || { echo "reproduce.sh: no $1, expected a finished run" >&2; exit 2; }
     mkdir -p "$2"
     cp "$1" "$2"
 }
@@ -147,9 +153,21 @@ demo() {
 table=${1:-}
 [ $# -gt 0 ] && shift
 case $table in
+    -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//p;}' "$0" ;;
     demo) demo ;;
     yardstick | steps | ablation | criteria | curve | exports | families | transfer | long)
         SEEDS=${*:-826}
+        for seed in $SEEDS; do
+            case $seed in
+                0 | [1-9]*) ;;
+                *) seed=x ;;
+            esac
+            case $seed in
+                *[!0-9]*)
+                    echo "reproduce.sh: received '$*', expected seeds such as 826" >&2
+                    exit 2 ;;
+            esac
+        done
         runs "$table"
         for seed in $SEEDS; do "$table" "$seed"; done ;;
     *)

@@ -14,7 +14,7 @@ import warnings
 from compress.cli import configs, display, flags, keras_config, messages, native, signals, values
 from compress.engine import devices, processes
 from compress.errors import Diverged, InputError, Stopped, command, of_the_system, quoted
-from compress.storage import files
+from compress.storage import files, records
 
 LOST = 134  # 128 + SIGABRT, with which JAX itself ends a process whose others are lost
 _passed_over = []  # what of Keras' settings isn't used, until it is said
@@ -197,6 +197,8 @@ def start_keras(config):
         keras.ops.zeros((1,))  # the devices are opened now, while their chatter is held back
         keras.utils.set_random_seed(config.seed)  # loads TensorFlow under JAX too
         devices.setup(config)  # behind the seed, in front of every model
+    if devices.count() > 1:
+        display.say(f"each batch is divided among {devices.described()}", config.verbose)
     if any(passed_over):
         display.warn(f"Keras is set to {'; to '.join(filter(None, passed_over))} ({keras_config.config_path()})")
     # a model, or one nested in it, that was made with its one input in a list takes a tensor all the same
@@ -417,8 +419,18 @@ def _way_on(args, saved, before):
     """
     words, here = args.argv, f"cd {quoted(os.getcwd())} && "
     if not (saved or _saved(args) - before):
-        return f"; nothing new was saved; start it again with: {here}{command(*words)}"
+        where = f" in {getattr(args, 'save_folder', None) or args.root_folder}" if hasattr(args, "resume") else ""
+        return f"; nothing new was saved{where}; start it again with: {here}{command(*words)}"
     return f"; {saved or 'what was saved stays'}; go on with: {here}{command(*going_on(words))}"
+
+
+def tell_augmentation(args, path):
+    """Says where the model that a run starts from was trained with other augmentation than the run's."""
+    then = records.augmentation_of(path)
+    if then not in (None, args.augment):
+        display.say(
+            f"{path} was trained with `augment={then:.20}`, this run has `augment={args.augment}`", args.verbose
+        )
 
 
 def going_on(words):

@@ -12,6 +12,7 @@ from compress.cli import messages, tables
 from compress.errors import one_line
 
 FEW_STEPS = 5  # an epoch, below which a smaller batch is suggested
+SILENT = 30  # seconds between two lines of what takes long, where no bar can be drawn
 ROOMY = 100  # columns from which a bar also says how many images a second it does
 _walking = []  # bars of `track` that are on their way
 _muted = []  # what takes what is printed, in a process that is to be silent
@@ -107,7 +108,7 @@ def warn_of_guessing(title, loss, classes, helps=MORE_STEPS):
 
 
 def track(title, verbose=1, first=""):
-    """A wrapper for a range of batch starts that shows a bar while one walks through it.
+    """A wrapper for a range of batch starts that shows a bar while one walks through it, or a line now and then.
 
     Args:
         title: what is being done.
@@ -121,11 +122,15 @@ def track(title, verbose=1, first=""):
     def walk(starts):
         with progress_bar(verbose > 0, transient=True) as bar:
             _walking.append(bar)
-            task = bar.add_task(title, total=starts.stop, note=first)
+            task, said = bar.add_task(title, total=starts.stop, note=first), time.monotonic()
             try:
                 for start in starts:
                     yield start
-                    bar.update(task, completed=min(start + starts.step, starts.stop), note="")
+                    done = min(start + starts.step, starts.stop)
+                    bar.update(task, completed=done, note="")
+                    if verbose > 0 and done < starts.stop and time.monotonic() - said >= SILENT and not _has_bars():
+                        said = time.monotonic()
+                        say(f"{title}: {done:,} of {starts.stop:,} images")
             finally:
                 if bar in _walking:
                     _walking.remove(bar)

@@ -9,6 +9,7 @@ from pathlib import Path
 from compress.errors import InputError
 
 BACKENDS = ("tensorflow", "jax")
+INSTALL = {"tensorflow": "make install", "jax": "pip install 'jax>=0.9,<0.11'"}
 # what keras.json may say, as Keras checks it with a traceback, and what the suite's numbers are computed with
 ALLOWED = {"floatx": ("float16", "float32", "float64"), "image_data_format": ("channels_last", "channels_first")}
 OURS = {"floatx": "float32", "image_data_format": "channels_last", "epsilon": 1e-7}
@@ -66,9 +67,10 @@ def choose_backend():
     if backend not in BACKENDS:
         backend = next(filter(importlib.util.find_spec, BACKENDS), BACKENDS[0])
     if importlib.util.find_spec(backend) is None:
+        there = [name for name in BACKENDS if importlib.util.find_spec(name)]
         raise InputError(
-            f"{flag if asked else 'keras.json'}: received {backend}, which isn't installed; expected it "
-            f"installed, or {flag} set to one of {' '.join(BACKENDS)} that is"
+            f"{flag if asked else 'keras.json'}: received {backend}, which isn't installed; expected it installed "
+            f"({INSTALL[backend]})" + "".join(f", or {flag}={name}, which is" for name in there)
         )
     os.environ["KERAS_BACKEND"] = backend
     return f"backend {configured!s:.50}, where {backend} computes" if not asked and configured != backend else None

@@ -27,7 +27,7 @@ from compress.storage import files, records
 IMAGES, SUMS, ABOUT = "images.u8", "sums.u64", "about.json"
 FORMAT = 1  # of the files above
 DECODED = 1 << 32
-BLOCK = 1024  # images between two times that the disk is asked to have them
+BLOCK = 2**26  # bytes of images between two times that the disk is asked to have them: what a kill may cost
 SPARE = 2**28  # bytes that are left on the disk
 
 
@@ -153,7 +153,7 @@ class Cache:
                     if os.pwrite(file.fileno(), image.data, int(rows[i]) * self.bytes) != self.bytes:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 known.append((int(rows[i]), DECODED + zlib.crc32(image)))
-                if len(known) == BLOCK:
+                if len(known) * self.bytes >= BLOCK:
                     settle()
 
     @contextlib.contextmanager

@@ -128,7 +128,9 @@ class Reader:
         """
         image = self._decoded(str(path))
         if isinstance(image, Exception):
-            raise InputError(_broken(self.named_by, {str(path): image}))
+            others = "; images are decoded as they are needed, so that others may be damaged too: to try all of them, "
+            page = "docs/how-to/large-data.md has a few lines of Python"
+            raise InputError(_broken(self.named_by, {str(path): image}) + others + page)
         return image
 
     def read(self, *parts):

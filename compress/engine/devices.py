@@ -46,6 +46,14 @@ def count():
     return _spreads[0].count if _spreads else 1
 
 
+def described():
+    """The devices in words, such as '4 devices of JAX in 2 processes'."""
+    import jax
+
+    several = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{count()} devices of JAX ({jax.devices()[0].device_kind}){several}"
+
+
 def _backend():
     """The name of Keras' backend, also before it is imported."""
     keras = sys.modules.get("keras")
@@ -117,6 +125,8 @@ def _chosen(wanted):
             f"`devices`: received {wanted}, expected at most {least}, the devices that JAX finds "
             + ("here" if len(found) == 1 else "for each process")
             + f" ({found[0][0].device_kind})"
+            + "; docs/how-to/several-devices.md says how one processor is shown as several"
+            * (found[0][0].platform == "cpu")
         )
     return [device for devices in found for device in devices[: wanted or least]]
 

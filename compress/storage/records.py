@@ -290,6 +290,13 @@ def _check_share(path, run, val_split):
         )
 
 
+def augmentation_of(path):
+    """How a model's training images were varied, such as 'crop', by its history; None where that doesn't say it."""
+    flags = _run_beside(path).get("flags")
+    found = flags.get("augment") if isinstance(flags, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def processor():
     """The processor's name as the system gives it."""
     with contextlib.suppress(OSError):

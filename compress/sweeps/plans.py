@@ -224,6 +224,9 @@ def _run(spec, step, parser, combination):
     except InputError as error:
         name, why = re.match(r"(?:`([^`]+)`: )?(.*)", str(error)).groups()
         place = where.get(name, where[None])
+        if "no such keyword" in why and place.startswith("rows.") and place.endswith(".flags"):  # those of all steps
+            near = why.partition("; ")[2] if "did you mean" in why else "expected it under the steps that have it"
+            why = f"{step.script}, of the step {step.name}, has no such flag; {near}"
         raise wrong(spec.file, f"{place}.{name}" if name else place, why.replace("keyword", "flag")) from None
     epochs = parsed.epoch_num * getattr(parsed, "prune_iter", 1) if step.script in TRAINS else 0
     return Run(step.name, step.script, folder, values, tuple(parsed.argv[1:]), before, epochs)

@@ -339,6 +339,12 @@ def counted(study):
     ]
 
 
+def folder_of(spec, trial):
+    """The folder of a trial's last run, or None of one that something else than `objective` made."""
+    found = _entries(trial)
+    return os.path.normpath(os.path.join(spec.folder, str(found[-1]["folder"]))) if found else None
+
+
 def _entries(trial):
     """The runs of a trial as `notes.entry` has them; none of a trial that something else than `objective` made."""
     found = trial.user_attrs.get("runs")

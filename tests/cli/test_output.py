@@ -74,6 +74,15 @@ display.print_table("Models", columns, [["base", 0.9777, *[1.0] * 6]])
 """
 
 
+def test_what_takes_long_says_now_and_then_how_far_it_is_where_no_bar_is_drawn(capsys, monkeypatch):
+    now = iter(range(0, 10_000, 20))
+    monkeypatch.setattr(display.time, "monotonic", lambda: next(now))  # 20 s pass between two looks
+    assert [*display.track("reading images")(range(0, 4000, 1000))] == [0, 1000, 2000, 3000]
+    assert capsys.readouterr().out == "reading images: 2,000 of 4,000 images\n"
+    assert [*display.track("reading images", 0)(range(4))] == [0, 1, 2, 3]
+    assert capsys.readouterr().out == ""
+
+
 BROKEN = """
 import sys
 from compress.cli import display

@@ -2,13 +2,16 @@
 
 import contextlib
 import errno
+import io
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import subprocess
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,7 +146,7 @@ def test_another_file_makes_another_cache(photographs, tmp_path, small_memory):
 
 def killed_behind(folder, place, count):
     """Fills a cache in this process, which ends at the image of that number as a kill does."""
-    reading.HELD, cache.BLOCK, done = 2048, 4, []
+    reading.HELD, cache.BLOCK, done = 2048, 4 * SIDE * SIDE * 3, []  # four images
     real = decoding.decode
 
     def decode(path, *rest):
@@ -163,6 +166,7 @@ def test_a_killed_decoding_goes_on_behind_what_it_had(photographs, tmp_path, sma
     assert child.exitcode == 9
     (folder,) = (tmp_path / "cache").iterdir()
     had = np.fromfile(folder / cache.SUMS, np.uint64) > 0
+    assert had.any()  # a block of bytes, not of images: large ones would lose minutes
     names, real = [], decoding.decode
     monkeypatch.setattr(decoding, "decode", lambda path, *rest: names.append(path) or real(path, *rest))
     data = load(photographs, tmp_path)
@@ -682,6 +686,24 @@ def test_what_is_no_image_is_named_before_images_are_decoded_as_needed(photograp
     (photographs / "a" / "03.jpg").write_text("<html>")
     with pytest.raises(InputError, match=r"03\.jpg cannot be read"):
         load(photographs, tmp_path, cache=False)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_what_is_damaged_is_named_when_it_is_needed_without_a_cache_with_the_way_to_try_all(photographs, tmp_path):
+    for number in (3, 6):
+        path = photographs / "a" / f"{number:02d}.jpg"
+        path.write_bytes(path.read_bytes()[:-200])
+    data = load(photographs, tmp_path, cache=False)
+    with pytest.raises(InputError, match=r"0[36]\.jpg cannot be read .*others may be damaged too: .*large-data\.md"):
+        for split in (data.train, data.val, data.test):
+            np.asarray(split.images)
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "large-data.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"## Before the first run.*?```python\n(.*?)```", page, re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        exec(code.replace('"photographs"', repr(str(photographs))), {})
+    assert [line.split()[0] for line in told.getvalue().splitlines()] == [
+        str(photographs / "a" / name) for name in ("03.jpg", "06.jpg")
+    ]
 
 
 class Counting:

@@ -425,6 +425,28 @@ def test_reproduce_makes_a_record_for_every_row_by_commands_that_the_scripts_tak
     assert made == ({f"{row}/seed3/result.json" for row in rows} if rows else {"result.json"})
 
 
+def test_reproduce_tells_its_tables_and_keeps_no_record_of_a_run_that_is_not_there(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    script = tmp_path / "experiments" / "reproduce.sh"
+    script.write_text((ROOT / "experiments" / "reproduce.sh").read_text())
+    record = tmp_path / "experiments" / "records" / "curve" / "result.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    told = subprocess.run(["sh", script, "--help"], capture_output=True, text=True, check=True).stdout
+    tables = [line.split()[0] for line in told.splitlines() if re.match(r"  \w", line)]
+    assert {*tables} == {*build.TABLES} - {"shipped"} | {"demo", "exports"} and len(tables) == len({*tables})
+    for table, seed in (("curve", "3"), ("long", "3"), ("long", "007"), ("families", "3"), ("transfer", "x")):
+        done = subprocess.run(
+            ["sh", script, table, seed],
+            env=os.environ | {"PYTHON": "true"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2 and "expected" in done.stderr and done.stderr.count("\n") == 1
+    assert record.read_text() == "{}" and [*tmp_path.rglob("*.json")] == [record] and not [*tmp_path.rglob("[*]")]
+
+
 def given(line):
     """(script, its flags) of a command."""
     script, *words = shlex.split(line)

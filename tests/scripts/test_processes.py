@@ -190,7 +190,8 @@ def test_ctrl_c_while_its_handlers_are_put_in_place_is_a_line(tmp_path):
         text=True,
     )
     assert done.returncode == 130
-    assert done.stderr.startswith("train_base_model.py: stopped by SIGINT; nothing new was saved; start it again with:")
+    told = f"train_base_model.py: stopped by SIGINT; nothing new was saved in {tmp_path / 'run'}; start it again with:"
+    assert done.stderr.startswith(told)
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
 
 

@@ -583,7 +583,7 @@ def test_a_run_that_was_stopped_before_it_saved_anything_says_so_and_still_start
     monkeypatch.setattr(prune_model, "run", stop)
     assert call(prune_model, *words) == 130
     before, command = capsys.readouterr().err.split("; start it again with: ")
-    assert before == "prune_model.py: stopped by SIGINT; nothing new was saved"
+    assert before == f"prune_model.py: stopped by SIGINT; nothing new was saved in {tmp_path / 'run'}"
     assert command.endswith(f"prune_model.py --resume never --root_folder {tmp_path / 'run'}\n")
     monkeypatch.setattr(prune_model, "run", lambda args: stop(args, True))
     assert call(prune_model, *words) == 130  # what it saved would be lost with 'never'

@@ -202,6 +202,21 @@ def test_an_interrupted_trial_is_made_further_by_the_next_process(folder):
     assert (folder / "runs" / "base" / "seed=1" / "result.json").exists()
 
 
+def test_a_search_ends_with_its_trials_and_the_folder_of_the_best(folder, capsys):
+    sweep.run(file=str(folder / "sweep.yaml"), study="rates", trials=6)  # some of them end early, as a rule
+    lines = capsys.readouterr().out.splitlines()
+    found = run(folder, 6)
+    assert lines[-3] == f"best: trial {found[0]['number']}, {found[0]['folder']}"
+    record = json.loads((Path(found[0]["folder"]) / "result.json").read_text())
+    assert record["val_acc"] == found[0]["value"] == max(t["value"] for t in found if t["state"] == "complete")
+    for trial in found:
+        (line,) = [line for line in lines if line.startswith(f"trial {trial['number']}: ")]
+        (row,) = [line.split() for line in lines if line.split()[:1] == [str(trial["number"])]]
+        value = trial["value"] if trial["state"] == "complete" else trial["reached"]
+        assert row[1] == f"{100 * value:.2f}" and f" {100 * value:.2f} % (" in line
+        assert ("after" in row) == ("stopped" in line) == (trial["state"] == "pruned")
+
+
 def test_trials_that_fail_count_and_say_why(folder, monkeypatch, capsys):
     monkeypatch.setenv("FAIL", "1")
     assert sweep.main([str(folder / "sweep.yaml"), "--study", "rates", "--trials", "2"]) == 2

@@ -266,7 +266,12 @@ def test_a_step_names_its_folder_by_the_row_of_the_sweep(folder):
             "architectur: a",
             r"rows.small.base.architectur: no such flag; did you mean `architecture`\?",
         ),
-        ("subset: 200", "epoch_num: 3", "rows.small.flags.epoch_num: no such flag; expected one of .*"),  # of tests
+        (
+            "subset: 200",
+            "epoch_num: 3",
+            "rows.small.flags.epoch_num: .*, of the step tests, has no such flag; expected it under .*",
+        ),
+        ("subset: 200", "subst: 9", r"rows.small.flags.subst: .* has no such flag; did you mean `subset`\?"),
         ("subset: 200", "subset: many", "rows.small.flags.subset: received 'many', expected a whole number .*"),
         ("epoch_num: 1", "epoch_num: many", "steps.base.flags.epoch_num: received 'many', expected a whole .*"),
         ("    student: {", "    studnet: {", r"rows.small.studnet: no such key; did you mean student\?"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from compress.cli import app, display, flags, keywords, tables, values
 from compress.errors import InputError, Stopped, command
 
+TRIALS = 20
 MOST_SHOWN = 10  # trials in the table of a search
 ACCURACIES = ("val_acc", "final_acc", "base_acc", "pruned_acc", "recalibrated_acc", "teacher_acc")
 EXAMPLE = """example:
@@ -63,9 +64,8 @@ def build_parser():
     group.add_argument(
         "--trials",
         type=flags.whole(1),
-        default=20,
         metavar="N",
-        help="trials of the study in all (default: %(default)s)",
+        help=f"trials of the study in all (default: {TRIALS})",
     )
     group.add_argument(
         "--storage",
@@ -92,7 +92,11 @@ def show_commands(args, runs):
 
 
 def say_busy(args, run):
-    """Says that a run is waited for."""
+    """Says that a run, or the trial of a number, is waited for."""
+    if isinstance(run, int):
+        dead = "; if that one is dead, it is made here within 3 minutes"
+        display.say(f"trial {run}: another process is at work on it, which is waited for{dead}", args.verbose)
+        return
     display.say(f"{run.folder}: another process is at work on it, which is waited for", args.verbose)
 
 
@@ -135,7 +139,8 @@ def make(args, spec, runs):
         refused = sum(state == "refused" for state in states.values())
         way = f"expected another folder in {args.file}, the flags of then, or those runs removed"
         other = f"; of them {refused} hold what other flags, or another model, made: {way}" if refused else ""
-        more = "" if refused == len(bad) else f"; the same command makes what {'else ' if refused else ''}is missing"
+        rest = "what else is missing" if refused else "what is missing"
+        more = "" if refused == len(bad) else f"; with that set right, the same command makes {rest}"
         others = tables.counted(sum(state == "left out" for state in states.values()), "other")
         raise InputError(
             f"{len(bad)} of {tables.counted(len(runs), 'run')} failed and {others} start from them: "
@@ -153,6 +158,9 @@ def grid(args, spec):
     """Prints the commands of all combinations of values, or makes their runs; see `show_commands` and `make`."""
     from compress.sweeps import notes, plans
 
+    for name in ("trials", "storage"):
+        if getattr(args, name) is not None:
+            raise InputError(f"`{name}`: received it without `study`, expected both: a search has a name")
     runs = plans.expand(spec, parser_of)
     chosen = plans.selected(runs, args.step, args.file)
     if args.print:
@@ -178,6 +186,7 @@ def search(args, spec):
         if given:
             more = "; the same command, started again beside this one, shares the study" if name == "jobs" else ""
             raise InputError(f"`{name}`: received it beside `study`, expected one of them{more}")
+    args.trials = args.trials or TRIALS
     study = searching.open_study(spec, args.study, args.storage, searching.check(spec, parser_of))
     key = spec.objective[0]
     searching.search(
@@ -200,7 +209,10 @@ def search(args, spec):
     sign = -1 if spec.objective[1] == "maximize" else 1
     found.sort(key=lambda t: (rank[t["state"]], t["value"] is None, sign * (t["value"] or 0), t["number"]))
     if found[0]["state"] in ("pruned", "fail"):
-        raise InputError(f"{spec.file}: no trial of {len(found)} came to its end; expected one; see the logs there")
+        raise InputError(
+            f"{spec.file}: no trial of {len(found)} came to its end, expected one; the logs in {spec.folder} say why; "
+            f"with that set right, `trials={len(found) + args.trials}` makes {args.trials} more"
+        )
     show_trials(args, spec, found)
     display.written([Path(spec.folder) / notes.NAME], args.verbose)
     return {"trials": found}

@@ -74,7 +74,7 @@ def join(config):
     native.prepare(config.gpu)
     _passed_over.append(keras_config.choose_backend())
     devices.check(config)
-    if not processes.asked(config) or processes.count() > 1:
+    if not processes.asked(config) or processes.has_joined():
         return
     # native code ends this process where some don't come, at times: the watcher says why then
     line = f"{config.argv[0]}: " * bool(config.argv) + processes.absent(config)
@@ -156,15 +156,20 @@ def agree(args, images=None):
         args: the script's namespace.
         images: a dataset.Data; None before they are read.
     """
+    import numpy as np
+
     from compress.data import dataset
     from compress.storage import resuming
 
     if processes.count() == 1:
         return
-    given = {key: value for key, value in vars(args).items() if key not in resuming.IGNORED}
-    processes.check_same(
-        given, "`process_id`: the processes of this run have different flags; expected the same command for all"
-    )
+    given = {key: str(value) for key, value in vars(args).items() if key not in resuming.IGNORED}
+    text = "`process_id`: the processes of this run have different flags{}; expected the same command for all"
+    processes.check_same(list(given), text.format(""))  # of one script
+    first = processes.of_main(given)
+    odd = processes.gathered(np.array([given[key] != first[key] for key in given])).any(0)
+    names = ", ".join(f"`{key}`" for key, is_odd in zip(given, odd, strict=True) if is_odd)
+    processes.check_same(given, text.format(f" ({names})"))
     if images is not None:
         splits = [split for split in (images.train, images.val, images.test) if split]
         of_splits = [(split.name, split.source, files.digest(split.labels)) for split in splits]

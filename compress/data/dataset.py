@@ -191,7 +191,8 @@ def _split(reader, part, name, source):
 def _known(config, listing):
     """A known.Known of a folder's files."""
     paths = [path for part, _ in listing.splits.values() for path in part] if listing else ()
-    return known.Known(config.cache and config.cache_dir, config.dataset, paths)
+    keeps = config.cache and not keeping.is_inside(config)  # a folder among those of the classes would be one of them
+    return known.Known(keeps and config.cache_dir, config.dataset, paths)
 
 
 def _source(config, parts, is_drawn, kept):

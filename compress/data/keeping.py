@@ -9,6 +9,7 @@ import numpy as np
 from compress.cli import display, tables
 from compress.data import cache, lazily, reading
 from compress.engine import processes
+from compress.errors import InputError
 
 MOST_BYTES = 100  # of a data set's name in that of its cache; file systems take 143 to 255 in all
 
@@ -16,6 +17,12 @@ MOST_BYTES = 100  # of a data set's name in that of its cache; file systems take
 def bytes_of(count, reader):
     """Bytes of so many decoded images of a Reader."""
     return count * math.prod(reader.stored) * 3
+
+
+def is_inside(config):
+    """Whether the cache's folder of a DataConfig lies in that of its images."""
+    images, place = (os.path.realpath(path) for path in (config.dataset, config.cache_dir))
+    return os.path.commonpath([images, place]) == images
 
 
 def keep(splits, reader, config, progress):
@@ -55,6 +62,11 @@ def keep(splits, reader, config, progress):
 
 def _cache(config, reader):
     """The cache.Cache of a folder's images, whose name begins with that folder's: as much of it as a name may have."""
+    if is_inside(config):
+        raise InputError(
+            f"`cache_dir`: received {config.cache_dir}, which lies in {config.dataset} and would be read as images of "
+            "a class; expected another folder, or `cache=False`"
+        )
     name = os.path.basename(os.path.abspath(config.dataset))
     name = "".join(char if char.isprintable() else "_" for char in name).encode()[:MOST_BYTES].decode(errors="ignore")
     name = f"{name}-{'x'.join(map(str, reader.stored))}-{cache.key(reader)}"

@@ -42,6 +42,7 @@ if not sys.stdin.buffer.read():
 """
 
 _team = [0, 1]  # the number of this process, from 0, and how many there are
+_joined = []  # True behind `join`: there may be one process in all
 _watcher = []
 
 
@@ -53,6 +54,11 @@ def rank():
 def count():
     """How many processes compute the run."""
     return _team[1]
+
+
+def has_joined():
+    """Whether `join` has found the other processes of the run, which may be none."""
+    return bool(_joined)
 
 
 def is_main():
@@ -103,7 +109,7 @@ def join(config):
     Raises:
         InputError: the coordinator can't be reached, not all processes came, or nothing announces any.
     """
-    if not asked(config) or _team[1] > 1:
+    if not asked(config) or _joined:
         return
     # Python calls what was registered first last: a process may be lost while JAX waits for the others at the end
     atexit.register(done)
@@ -113,19 +119,31 @@ def join(config):
         _check_address(config.coordinator, config.process_id)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which the run answers itself
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
-            initialization_timeout=PATIENCE,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=SHUTDOWN,
-            coordinator_bind_address=_bound(config.coordinator),
-        )
-    except Exception as error:  # of several kinds
-        raise _not_joined(config, error) from None
+    failed = []
+
+    def initialize():
+        try:
+            jax.distributed.initialize(
+                config.coordinator,
+                config.num_processes,
+                config.process_id,
+                initialization_timeout=PATIENCE,
+                heartbeat_timeout_seconds=HEARTBEAT,
+                shutdown_timeout_seconds=SHUTDOWN,
+                coordinator_bind_address=_bound(config.coordinator),
+            )
+        except Exception as error:  # of several kinds
+            failed.append(error)
+
+    # native code waits for the others; a signal reaches Python's main thread only where that one doesn't
+    thread = threading.Thread(target=initialize, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if failed:
+        raise _not_joined(config, failed[0]) from None
     _team[:] = jax.process_index(), jax.process_count()
+    _joined.append(True)
 
 
 def _check_address(address, process_id):

@@ -14,7 +14,10 @@ from compress.errors import InputError
 from compress.sweeps.specs import OUTPUTS, TRAINS, wrong
 
 MOST_RUNS = 5000  # of a sweep; a report reads no more files
-MOST_LETTERS = 100  # of a folder's name
+MOST_BYTES = 100  # of the name that a folder is given
+MOST_OF_OWN = 200  # of one that a template makes: with the ending of a log a file may be called so
+LOGS = "logs"  # in a sweep's folder
+TAKEN = (LOGS, "sweep.json", "study.db")  # what lies there beside the runs
 PLACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -262,14 +265,18 @@ def _folder(spec, step, values, known):
         own = PLACE.sub(lambda found: _spelt(known[found[1]]), step.folder)
         folder = os.path.normpath(os.path.join(spec.folder, own))
         first, *rest = os.path.relpath(folder, spec.folder).split(os.sep)
+        if first in TAKEN or any(len(os.fsencode(part)) > MOST_OF_OWN for part in (first, *rest)):
+            wanted = f"another name than {', '.join(TAKEN)}, and parts of at most {MOST_OF_OWN} bytes"
+            raise wrong(spec.file, where, f"received {step.folder:.60}, which is {folder:.300}; expected {wanted}")
         if first == "." or (first == ".." and rest[:1] in ([], [".."])):
             wanted = f"a folder below {spec.folder}, or beside it: ../NAME"
             raise wrong(spec.file, where, f"received {step.folder}, which is {folder}; expected {wanted}")
         return folder
     parts = [_spelt(value) if name == "row" else f"{name}={_spelt(value)}" for name, value in values.items()]
     name = ",".join(parts)
-    if len(name) > MOST_LETTERS:
-        name = f"{name[: MOST_LETTERS - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    if len(os.fsencode(name)) > MOST_BYTES:
+        begin = os.fsencode(name)[: MOST_BYTES - 9].decode(errors="ignore")
+        name = f"{begin}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return os.path.normpath(os.path.join(spec.folder, step.name, name))
 
 

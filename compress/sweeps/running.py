@@ -12,6 +12,7 @@ from pathlib import Path
 
 from compress.errors import InputError
 from compress.storage import files, records
+from compress.sweeps import plans
 from compress.sweeps.specs import TRAINS
 
 ROOT = Path(__file__).resolve().parents[2]  # where the scripts lie
@@ -63,19 +64,18 @@ def is_finished(run):
     )
 
 
-def take(run, folder):
+def take(run):
     """Takes a run for this process, so that no other sweep or process of a search makes it.
 
     Args:
         run: a plans.Run.
-        folder: of its sweep.
 
     Returns:
         A lock, which ends with this process, or None where another process is at work on the run.
     """
     import filelock
 
-    path = log_of(run, folder).with_suffix(".lock")
+    path = lock_of(run)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path, blocking=False)
     try:
@@ -192,10 +192,15 @@ def is_refused(job):
     return False
 
 
+def lock_of(run):
+    """Path of a run's lock: beside its folder, where every sweep finds it that the run belongs to."""
+    folder = Path(run.folder)
+    return folder.parent / f".{folder.name}.lock"
+
+
 def log_of(run, folder):
     """Path of a run's log in the folder of a sweep: apart from its own, where it looks for what it saved."""
-    name = os.path.relpath(run.folder, folder).replace(f"..{os.sep}", "").replace(os.sep, "_")
-    return Path(folder) / "logs" / f"{name}.log"
+    return Path(folder) / plans.LOGS / f"{os.path.relpath(run.folder, folder).replace(os.pardir, 'beside')}.log"
 
 
 def make(runs, count, folder, tell, logged=True):
@@ -225,7 +230,7 @@ def make(runs, count, folder, tell, logged=True):
     def begin(run):
         if is_finished(run):
             return reach(run, "there")
-        lock = take(run, folder)
+        lock = take(run)
         if lock is None:
             return states.get(run.folder) == "busy" or reach(run, "busy")
         if is_finished(run):  # by another process, since the first look

@@ -26,6 +26,8 @@ HEARTBEAT = 60  # seconds; a process that is silent for twice as long is dead, a
 BETWEEN = 0.6180339887  # where, from the low end of a range, a value is tried before any work
 LOOK = 0.3  # seconds between two looks at a history
 CURVES = {"val_acc": "val_acc", "final_acc": "val_acc", "val_loss": "val_loss"}  # of a result's key while it runs
+SEARCH = "search"  # the attribute of a study that says what it was begun with
+OWN = ("optuna", "sqlalchemy")  # packages in which an error is one of the database
 NOTED = {"folder", "step", "values", "record"}  # keys of `notes.entry`
 
 
@@ -163,12 +165,12 @@ def _make(spec, run, look, busy):
 
     Where another process is at work on it, `busy` is called with it, and it is waited for.
     """
-    lock = running.take(run, spec.folder)
+    lock = running.take(run)
     if lock is None:
         busy(run)
     while lock is None:
         time.sleep(LOOK)
-        lock = running.take(run, spec.folder)
+        lock = running.take(run)
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
         if running.is_finished(run):
@@ -243,12 +245,24 @@ def database():
         cause = error  # Optuna itself stumbles behind one at times
         while cause and not isinstance(cause, (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)):
             cause = cause.__cause__ or cause.__context__
+        if not cause and _is_of(error, OWN):  # what they make of values that nobody wrote
+            cause = error
         if not cause:
             raise
         raise InputError(
             f"`storage`: the database can't be used any more ({_told(cause.__cause__ or cause)}); expected it there, "
-            "whole and with room; what the runs have saved stays, and the same command goes on"
+            "whole and with room; it is study.db in the sweep's folder where `storage` names no other. What the runs "
+            "have saved stays: the same command goes on with a database that is whole, or without study.db begins a "
+            "new study"
         ) from None
+
+
+def _is_of(error, packages):
+    """Whether an exception was raised in one of some packages."""
+    frame = error.__traceback__
+    while frame.tb_next:
+        frame = frame.tb_next
+    return frame.tb_frame.f_globals.get("__name__", "").split(".")[0] in packages
 
 
 def _told(error):
@@ -327,7 +341,32 @@ def open_study(spec, name, storage, longest):
     with database():
         if [one.name.lower() for one in study.directions] != [direction]:
             raise InputError(f"`study`: received {name}, which does not {direction}; expected another name")
+        _check_same_search(spec, study)
     return study
+
+
+def _check_same_search(spec, study):
+    """Raises InputError where a study was begun with other steps, flags or another key: its trials don't compare."""
+    steps = {step.name: {"script": step.script, "flags": step.flags, "rows": step.rows} for step in spec.steps}
+    now = json.loads(json.dumps({"searched for": spec.objective[0], "seeds": spec.seeds, "steps": steps}))
+    then = study.user_attrs.get(SEARCH)
+    if then is None:  # a new one, or one of an earlier version
+        study.set_user_attr(SEARCH, now)
+    elif difference := _difference(then, now):
+        raise InputError(
+            f"`study`: received {study.study_name}, which was begun with another file ({difference[0]}); expected "
+            "another name, or the file of then: their trials don't compare"
+        )
+
+
+def _difference(then, now, where=""):
+    """[what differs first in two parts of JSON, as 'steps.base.flags.subset: 100 then, 200 now'], or []."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys = sorted({*then, *now}, key=lambda key: (key not in now, list(now).index(key) if key in now else 0))
+        parts = (_difference(then.get(key), now.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
+        return next(filter(None, parts), [])
+    shown = [("nothing" if one is None else f"{json.dumps(one):.60}") for one in (then, now)]
+    return [f"{where}: {shown[0]} then, {shown[1]} now"] if then != now else []
 
 
 def counted(study):
@@ -361,9 +400,17 @@ def search(spec, parser_of, study, trials, tell, busy):
         study: from `open_study`.
         trials: how many there are to be, those of other processes and of earlier among them.
         tell: function(an optuna FrozenTrial), called at its end.
-        busy: function(a plans.Run), called where another process is at work on one, which is waited for.
+        busy: function(a plans.Run or the number of a trial), called where another process is at work on it, which is
+            waited for.
     """
     import optuna
+
+    told = set()
+
+    def others_at_work(number):
+        if number not in told:
+            told.add(number)
+            busy(number)
 
     def ended(study, trial):
         found = {}
@@ -379,8 +426,14 @@ def search(spec, parser_of, study, trials, tell, busy):
         with warnings.catch_warnings(), database():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
-            if len(counted(study)) >= trials:
+            found = counted(study)
+            others = [trial.number for trial in found if trial.state.name == "RUNNING"]
+            if len(found) >= trials and not others:
                 return
+            if len(found) >= trials:
+                others_at_work(others[0])
+                time.sleep(LOOK)
+                continue
             study.optimize(
                 lambda trial: objective(spec, parser_of, trial, busy), n_trials=1, catch=(RunFailed,), callbacks=[ended]
             )

@@ -144,6 +144,13 @@ def test_another_file_makes_another_cache(photographs, tmp_path, small_memory):
     assert len([*(tmp_path / "cache").iterdir()]) == 2
 
 
+@pytest.mark.parametrize("place", [".", "a", "d/e"])
+def test_a_cache_in_the_folder_of_the_images_is_refused(place, photographs, tmp_path, small_memory):
+    with pytest.raises(InputError, match="^`cache_dir`: .*, which lies in .*photos and would be read as images"):
+        load(photographs, tmp_path, cache_dir=str(photographs / place))
+    assert sorted(path.name for path in photographs.iterdir()) == ["a", "b", "c"]
+
+
 def killed_behind(folder, place, count):
     """Fills a cache in this process, which ends at the image of that number as a kill does."""
     reading.HELD, cache.BLOCK, done = 2048, 4 * SIDE * SIDE * 3, []  # four images

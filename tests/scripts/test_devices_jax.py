@@ -156,10 +156,30 @@ def test_processes_with_other_flags_are_refused(environment, tmp_path):
     errs = [process.communicate(timeout=120)[1] for process in both]
     assert both[0].returncode == 2 and both[1].returncode in (2, 134, -signal.SIGABRT), errs
     assert errs[0] == (
-        "train_base_model.py: --process_id: the processes of this run have different flags; expected the same command "
-        "for all (process 1 has others than process 0)\n"
+        "train_base_model.py: --process_id: the processes of this run have different flags (--batch_size); expected "
+        "the same command for all (process 1 has others than process 0)\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_one_process_may_be_all_there_are(environment, tmp_path):
+    words = [sys.executable, "train_base_model.py", "--dataset", "digits", "--save_folder", tmp_path / "run"]
+    words += ["--architecture", "resnet20", "--subset", "40", "--epoch_num", "1", "--batch_size", "20"]
+    alone = ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", 1, "--process_id", 0]
+    assert ended(start([*words, *alone], environment))[0]
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_signal_ends_a_process_that_waits_for_the_others(number, environment, tmp_path):
+    words = [sys.executable, "train_base_model.py", "--dataset", "digits", "--save_folder", tmp_path / "run"]
+    process = start([*words, *of_pair(free_port(), number)], environment)
+    time.sleep(10)
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and time.monotonic() - asked < 20
+    assert "stopped by SIGTERM; nothing new was saved in" in err and err.count("\n") <= 2
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------

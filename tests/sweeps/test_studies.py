@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -202,6 +203,64 @@ def test_an_interrupted_trial_is_made_further_by_the_next_process(folder):
     assert (folder / "runs" / "base" / "seed=1" / "result.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps:", "maximize: epochs\nsteps:", r"searched for: \"val_acc\" then, \"epochs\" now"),
+        ("high: 0.1", "high: 0.2", r"steps.student.flags.student_learning_rate.high: 0.1 then, 0.2 now"),
+        ("optimizer: [sgd, muon]", "batch_size: 9", r"steps.student.flags.\w+: .*nothing.*"),
+        ("seeds: [1]", "seeds: [2]", r"seeds: \[1\] then, \[2\] now"),
+    ],
+)
+def test_a_study_of_another_file_is_refused(old, new, message, folder):
+    run(folder, 1)
+    text = (folder / "sweep.yaml").read_text()
+    assert old in text
+    (folder / "sweep.yaml").write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=rf"^`study`: received rates, which was begun with another file \({message}"):
+        run(folder, 2)
+    assert len(calls(folder)) == 2
+    (folder / "sweep.yaml").write_text(f"# a comment\n{text}")
+    assert len(run(folder, 2)) == 2
+
+
+def test_a_trial_of_a_process_that_was_killed_is_waited_for_and_made_again(folder, monkeypatch, capsys):
+    monkeypatch.setenv("SECONDS_OF_STUB", "0.2")
+    process = started(folder, 1)
+    while not [*(folder / "runs").glob("student/*/begun")]:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    monkeypatch.setattr(search, "HEARTBEAT", 1)
+    with sqlite3.connect(folder / "runs" / "study.db") as database:  # as if a long time had passed since
+        database.execute("update trial_heartbeats set heartbeat = datetime(heartbeat, '-1 hour')")
+    database.close()
+    (trial,) = sweep.run(file=str(folder / "sweep.yaml"), study="rates", trials=1)["trials"]
+    assert trial["state"] == "complete" and trial["value"] == pytest.approx(
+        10 * trial["params"]["student.student_learning_rate"] * (1 - 0.5**9), rel=1e-3
+    )
+
+
+def test_another_process_with_the_last_trial_is_waited_for(folder, monkeypatch, capsys):
+    monkeypatch.setenv("SECONDS_OF_STUB", "0.2")
+    process = started(folder, 1)
+    while not [*(folder / "runs").glob("student/*/begun")]:
+        time.sleep(0.02)
+    (trial,) = sweep.run(file=str(folder / "sweep.yaml"), study="rates", trials=1)["trials"]
+    assert trial["state"] == "complete" and "trial 0: another process is at work on it" in capsys.readouterr().out
+    process.communicate()
+
+
+@pytest.mark.parametrize("where", ["datetime_start = '2026-11-30 11:56:20.7V0032'", "state = 'NONE'"])
+def test_a_database_of_damaged_values_is_one_line(where, folder):
+    run(folder, 1)
+    with sqlite3.connect(folder / "runs" / "study.db") as database:
+        database.execute(f"update trials set {where}")
+    database.close()
+    with pytest.raises(InputError, match=r"^`storage`: the database can't be used any more|study.db: a database that"):
+        run(folder, 2)
+
+
 def test_a_search_ends_with_its_trials_and_the_folder_of_the_best(folder, capsys):
     sweep.run(file=str(folder / "sweep.yaml"), study="rates", trials=6)  # some of them end early, as a rule
     lines = capsys.readouterr().out.splitlines()
@@ -345,6 +404,11 @@ def test_a_study_of_other_values_or_of_another_goal_wants_another_name(folder):
     run(folder, 1)
     text = (folder / "sweep.yaml").read_text()
     (folder / "sweep.yaml").write_text(text.replace("[sgd, muon]", "[muon, sgd]"))
+    with pytest.raises(InputError, match="^`study`: received rates, which was begun with another file"):
+        run(folder, 2)
+    with sqlite3.connect(folder / "runs" / "study.db") as database:  # as an earlier version left it
+        database.execute("delete from study_user_attributes")
+    database.close()
     with pytest.raises(InputError, match="^`study`: received rates, which searches other values"):
         run(folder, 2)
     (folder / "sweep.yaml").write_text(f"{text}\nminimize: macs\n")
@@ -419,9 +483,8 @@ def test_a_pruning_is_followed_over_its_iterations(tmp_path):
 
 
 def test_a_study_says_that_it_waits_for_a_run_of_another_process(folder, capsys, monkeypatch):
-    spec = specs.read(folder / "sweep.yaml")
     place = folder / "runs" / "base" / "seed=1"
-    path = running.log_of(SimpleNamespace(folder=str(place)), spec.folder).with_suffix(".lock")
+    path = running.lock_of(SimpleNamespace(folder=str(place)))
     path.parent.mkdir(parents=True)
     lock, say = filelock.FileLock(path).acquire().lock, sweep.say_busy
 

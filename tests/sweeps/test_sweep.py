@@ -296,6 +296,46 @@ def test_what_is_wrong_in_a_row_of_a_sweep_is_named_where_it_stands(old, new, me
         commands(folder, NETWORKS.replace(old, new))
 
 
+@pytest.mark.parametrize("words", [("--trials", "3"), ("--storage", "sqlite:///x.db")])
+def test_flags_of_a_search_want_its_name(words, few, capsys):
+    assert sweep.main([str(few / "sweep.yaml"), "--print", *words]) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error == f"sweep.py: {words[0]}: received it without --study, expected both: a search has a name\n"
+
+
+@pytest.mark.parametrize(
+    "template", ["logs", "logs/base", "sweep.json", "study.db/x", "a/" + "d" * 201, "\u00e9" * 101]
+)
+def test_a_template_that_is_taken_or_too_long_is_refused(template, folder):
+    text = """
+        folder: runs
+        steps:
+          base: {script: train_base_model.py, flags: {epoch_num: 1}, folder: FOLDER}
+        """
+    with pytest.raises(InputError, match="steps.base.folder: received .*; expected another name than logs, "):
+        commands(folder, text.replace("FOLDER", template))
+
+
+def test_runs_that_two_sweeps_share_have_one_lock_and_logs_have_names_of_their_own(folder):
+    text = """
+        folder: FOLDER
+        steps:
+          a: {script: train_base_model.py, flags: {epoch_num: 1}, folder: ../shared/base}
+          b: {script: train_base_model.py, flags: {epoch_num: 2}, folder: x/y}
+          c: {script: train_base_model.py, flags: {epoch_num: 3}, folder: x_y}
+        """
+    runs = []
+    for name in ("one", "two"):
+        (folder / f"{name}.yaml").write_text(textwrap.dedent(text).replace("FOLDER", str(folder / name)))
+        runs.append(plans.expand(specs.read(folder / f"{name}.yaml"), sweep.parser_of))
+    lock = running.take(runs[0][0])
+    assert lock and running.take(runs[1][0]) is None and running.take(runs[1][1])
+    lock.release()
+    logs = {running.log_of(run, folder / name) for name, part in zip(("one", "two"), runs, strict=True) for run in part}
+    assert len(logs) == 6 and all(path.is_relative_to(folder) and ".." not in path.parts for path in logs)
+
+
 def test_long_names_are_cut_and_stay_apart(folder):
     lines = commands(
         folder,
@@ -553,11 +593,11 @@ def test_one_at_a_time_prints_here_and_silently_to_a_log(few, capfd, monkeypatch
     monkeypatch.setenv("FAIL", "1")
     words = [str(few / "sweep.yaml"), "--step", "base", "--seeds", "5"]
     assert sweep.main(words) == 2
-    assert "the stub: received 0.05" in capfd.readouterr().out and not list(few.glob("runs/logs/*.log"))
+    assert "the stub: received 0.05" in capfd.readouterr().out and not list(few.glob("runs/logs/**/*.log"))
     assert sweep.main([*words, "--verbose", "0"]) == 2
     output, error = capfd.readouterr()
     assert output == "" and "the stub" in error and error.count("\n") == 2
-    assert "the stub" in (few / "runs" / "logs" / "base_learning_rate=0.05,seed=5.log").read_text()
+    assert "the stub" in (few / "runs" / "logs" / "base" / "learning_rate=0.05,seed=5.log").read_text()
 
 
 def started(folder, *words):
@@ -602,11 +642,11 @@ def test_two_sweeps_wait_for_one_another_and_a_killed_one_leaves_no_run_at_work(
 def test_a_run_whose_folder_another_process_holds_is_not_taken(few):
     run = plans.expand(specs.read(few / "sweep.yaml"), sweep.parser_of)[0]
     with files.exclusive(run.folder):
-        assert running.take(run, few) is None
-    lock = running.take(run, few)
-    assert lock and running.take(run, few) is None
+        assert running.take(run) is None
+    lock = running.take(run)
+    assert lock and running.take(run) is None
     lock.release()
-    running.take(run, few).release()
+    running.take(run).release()
 
 
 def test_a_run_that_is_killed_or_leaves_no_record_has_failed_and_it_is_said_why(few, monkeypatch, capsys):

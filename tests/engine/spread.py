@@ -4,6 +4,7 @@ Process 0 writes into OUT.npz what training steps, scores, statistics and logits
 `flags.add_device_flags`.
 """
 
+import dataclasses
 import signal
 import sys
 import threading
@@ -168,7 +169,7 @@ def main(argv):
     add_machine_flags(parser)
     add_device_flags(parser)
     args = parser.parse_args(argv)
-    app.start_keras(configs.MachineConfig.of(args))
+    app.start_keras(dataclasses.replace(configs.MachineConfig.of(args), verbose=0))
     import keras
 
     take_turns()

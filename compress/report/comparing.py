@@ -139,15 +139,15 @@ def told(sweep):
     """What the tables don't show of a sweep's runs, as lines."""
     more = f"; go on with: {sweep.command}" if sweep.command else ""
     if sweep.unfinished:
-        yield f"unfinished: {_several(sweep.unfinished)}{more}"
+        yield f"unfinished: {several(sweep.unfinished)}{more}"
     if sweep.stopped:
-        yield f"stopped early, as other trials were better by then: {_several(sweep.stopped)}"
+        yield f"stopped early, as other trials were better by then: {several(sweep.stopped)}"
     if sweep.others:
         count = display_tables.counted(sweep.others, "run")
         yield f"{count} finished but not compared: of a script that trains nothing, or outside this folder"
 
 
-def _several(names):
+def several(names):
     """Names in a row, the first NAMED of them."""
     rest = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -4,7 +4,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from compress.errors import InputError, one_line
-from compress.report import comparing
+from compress.report import bases, comparing
 from compress.report.tree import Point, Run, Tree, checksum, mapping, text, within
 from compress.storage import records
 
@@ -63,8 +63,6 @@ def _rows(content, key):
 def _trained(run):
     """The model of a result.json of train_base_model.py or knowledge_distillation.py."""
     sizes = _sizes(run.content)
-    if run.kind == "base" and run.parent is None:
-        sizes = {"compression_rate": 1.0, "sparsity": 0.0} | sizes  # by definition: it is what these compare with
     if run.kind == "student":
         _checked(run.content["teacher_acc"], "teacher_acc")
     return [
@@ -336,11 +334,6 @@ def _settle(tree):
                 point.name = own.name if own else point.name
             else:
                 point.name = f"{own.name if own else run.name}, {point.name}"
-    for run in tree.of_kind("evaluation"):  # whose first model is what the others' sparsity is relative to
-        for point in run.points:
-            own = tree.model(point.sha256)
-            if own and "sparsity" in point.sizes and run.points[0].sha256 in tree.chain(own.sha256)[:1]:
-                own.sizes.setdefault("sparsity", point.sizes["sparsity"])
     recorded = {point.sha256: point for run in tree.of_kind("base", "pruned", "student") for point in run.points}
     recorded.pop(None, None)
     for run in tree.of_kind("ablation"):
@@ -350,6 +343,5 @@ def _settle(tree):
         )
         run.points = [point for point in run.points if point.sha256 not in {*recorded, run.parent} - {None}]
         for point in run.points if student else []:
-            point.sizes = {
-                key: student.sizes[key] for key in ("parameters", "macs", "compression_rate") if key in student.sizes
-            }
+            point.sizes = {key: student.sizes[key] for key in ("parameters", "macs") if key in student.sizes}
+    bases.settle(tree)

@@ -101,6 +101,9 @@ def _model_notes(tree, unshown, stepped, has_outlined):
     if missing:
         why = "; evaluate_model.py `output` measures it" if "latency" in missing else ""
         yield f"No record names {' or '.join(missing)}{why}."
+    sized = [point for point in tree.points if "parameters" in point.sizes and "compression_rate" not in point.sizes]
+    if names := list(dict.fromkeys(point.name for point in sized)):
+        yield f"No compression rate of {comparing.several(names)}: no record here tells from which base it comes."
     if any("sparsity" not in point.sizes for run in tree.of_kind("student") for point in run.points):
         yield (
             "The sparsity of a student is known where evaluate_model.py `output` has compared it with its base, the "
@@ -145,6 +148,9 @@ def pruning_section(tree):
         if isinstance(tried, list) and tried:
             lost = display_tables.counted(len(tried), "iteration")
             unfinished += f" Discarded, since they lost more than the bound on the accuracy allows: {lost}."
+        start = tree.model(run.parent)
+        if "sparsity" not in run.points[0].sizes:  # it started from a model that is no base
+            unfinished += f" Sparsity is relative to {start.name if start else 'the model'}, which it started from."
         parts.append(
             (
                 "text",
@@ -152,7 +158,8 @@ def pruning_section(tree):
                 f"{tables.word(run.flags.get('criterion'))[0]}.{unfinished}",
             )
         )
-        drawn = pruning.plot_pruning(run.content)
+        rates = [point.sizes.get("compression_rate") for point in run.points]
+        drawn = pruning.plot_pruning(run.content | {"compression_rate": None if None in rates else rates})
         drawn.set_figwidth(NARROW)
         figures = [Figure(f"pruning-{number}", f"Accuracy and size over the iterations of {run.name}", drawn)]
         layers = {name.removesuffix("_conv"): left for name, left in iterations.pruned(run.content).items()}

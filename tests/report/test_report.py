@@ -171,7 +171,7 @@ def records_of_a_tree():
             "teacher_acc": 0.85,
             **setting,
             **size(100000),
-            "compression_rate": 10.0,
+            "compression_rate": 5.0,  # the teacher's parameters / its own
             "sha256": STUDENT,
             "parent_sha256": SECOND,
             "seconds": 5.0,
@@ -318,6 +318,8 @@ def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
                 else ("90 k" if parameters == 90000 else f"{parameters / 1e6:#.4g} M", str(parameters))
             )
     assert rows["base_model"][0]["compression rate"] == ("1.00x", "1.0")
+    for row in (*rows["kd_model"], *rows["kd_model: trained directly"]):  # one base for all, not the teacher
+        assert row["compression rate"] == ("10.00x", "10.0")
     assert rows["base_model"][1]["latency"] == ("7.50 ms", "7.5") and rows["base_model"][0]["latency"] == ("-", None)
     assert rows["kd_model"][0]["file"] == ("0.4010 MB", "401000") and rows["kd_model"][0]["MACs"] == (
         "0.3000 M",

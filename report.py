@@ -96,7 +96,8 @@ def write(args, tree, sections):
         List of the figures' Paths.
     """
     from compress.report import page
-    from compress.report.sections import cards, text
+    from compress.report.cards import cards
+    from compress.report.sections import text
 
     output = Path(args.output)
     folder = output.with_suffix("")
@@ -104,10 +105,9 @@ def write(args, tree, sections):
     drawn = page.save_figures(sections, folder, display.track("drawing", args.verbose))
     before = page.linked_figures(output)
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    page.write(
-        output,
-        page.render(sections, drawn, root=text(str(args.root_folder)), made=now, cards=cards(tree), folder=folder.name),
-    )
+    shown, rule = cards(tree)
+    words = {"root": text(str(args.root_folder)), "made": now, "cards": shown, "rule": rule, "folder": folder.name}
+    page.write(output, page.render(sections, drawn, **words))
     for slug in before - set(drawn):
         (folder / f"{slug}.png").unlink(missing_ok=True)
     return [folder / f"{slug}.png" for slug in drawn]

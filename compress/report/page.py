@@ -82,7 +82,7 @@ def render(sections, drawn, **words):
     Args:
         sections: list of Section.
         drawn: {slug of a figure: SVG text}, from `save_figures`.
-        words: what else page.html asks for: root, made, cards, folder.
+        words: what else page.html asks for: root, made, cards and their rule, folder.
 
     Returns:
         str; every text is escaped, and no address in it leads outside.

@@ -1,7 +1,6 @@
 """The sections of a report: what is shown of a tree of records, and why something is not."""
 
 import itertools
-import math
 
 from compress.cli import display, messages
 from compress.cli import tables as display_tables
@@ -381,46 +380,6 @@ def classes_section(tree, images):
     if len(students) > MOST_PAIRS:
         parts.append(("note", f"The first {MOST_PAIRS} of {len(students)} students are shown."))
     return Section("classes", "Classes", parts) if parts else None
-
-
-def cards(tree):
-    """The most accurate student, of equals the smallest, what taught it and the first model of its chain.
-
-    Validation images choose. The accuracies shown are of one split for all cards: of the test images where all three
-    were evaluated on the same ones, else of what each one's own record names. The student that came with the suite is
-    none of the user's, and has no card of its own.
-    """
-    students = [run for run in tree.of_kind("student") if run.points[0].role == "student" and not run.shipped]
-    ends = [run.points[-1] for run in students or tree.of_kind("pruned") or tree.of_kind("base")]
-    if not ends:
-        return []
-    last = max(ends, key=lambda point: (point.acc, -(point.sizes.get("parameters") or math.inf)))
-    chain = [point for digest in tree.chain(last.sha256) if (point := tree.model(digest))] or [last]
-    chosen = list({id(point): point for point in (chain[0], chain[max(0, len(chain) - 2)], chain[-1])}.values())
-    tested = {}
-    for point in (p for run in tree.of_kind("evaluation") for p in run.points if p.split == "test" and p.sha256):
-        tested.setdefault(point.group, {})[point.sha256] = point
-    whole = next((seen for seen in tested.values() if all(point.sha256 in seen for point in chosen)), {})
-    found = []
-    for point in chosen:
-        sizes, shown = point.sizes, whole.get(point.sha256, point)
-        rate, size = sizes.get("compression_rate"), sizes.get("parameters")
-        notes = [
-            shown.group,
-            *([f"{tables.count(size)} parameters"] if size else []),
-            *([f"compression rate {rate:,.2f}x"] if rate else []),
-        ]
-        found.append(
-            {
-                "what": point.what,
-                "role": point.role,
-                "name": point.name,
-                "acc": display.percent(shown.acc),
-                "split": f"{shown.split} accuracy",
-                "notes": notes,
-            }
-        )
-    return found
 
 
 def exports_section(tree):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from compress.report import records, sections
+from compress.report import cards, records, sections
 
 SUMS = ["".join(itertools.repeat(digit, 64)) for digit in "0123456789"]
 BASE, FIRST, SECOND, STUDENT, ANOTHER, AGAIN, OUTSIDE, STRANGER, OTHER, UNKNOWN = SUMS
@@ -83,8 +83,8 @@ def test_a_model_has_one_rate_wherever_it_stands(tmp_path):
     sparsities = sizes_of(tree, "sparsity")
     assert sparsities[ANOTHER] == {0.9} and sparsities[AGAIN] == {0.95} and sparsities[SECOND] == {0.5}
     assert sparsities[STUDENT] == {None}  # compared with its teacher alone
-    cards = {card["name"]: card["notes"] for card in sections.cards(tree)}
-    assert "compression rate 10.00x" in cards["student"]
+    notes = {card["name"]: card["notes"] for card in cards.cards(tree)[0]}
+    assert "compression rate 20.00x" in notes["again/iter1"] and "compression rate 10.00x" in notes["student"]
     assert not any(
         "No compression rate" in part for kind, part in sections.models_section(tree).parts if kind == "note"
     )

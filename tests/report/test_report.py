@@ -26,8 +26,8 @@ from compress.errors import InputError
 from compress.plots import pruning as plots
 from compress.plots import roles, size_axes
 from compress.plots import style as shared_style
+from compress.report import cards, measure, records, sections
 from compress.report import figures as report_plots
-from compress.report import measure, records, sections
 from compress.report import page as report_page
 from compress.report import svg as report_svg
 from compress.report.tree import Run, text
@@ -266,7 +266,7 @@ def test_the_student_that_came_with_the_suite_is_a_row_and_never_the_headline(tm
     }
     folder = write_all(tmp_path, records_of_a_tree() | {"a_shipped_student/result.json": theirs})
     tree = records.read_tree(folder)
-    assert [card["name"] for card in sections.cards(tree)] == ["base_model", "pruned_model/iter2", "kd_model"]
+    assert [card["name"] for card in cards.cards(tree)[0]] == ["base_model", "pruned_model/iter2", "kd_model"]
     assert [run.name for run in tree.of_kind("student")] == ["kd_model", "a_shipped_student"]
     assert sections.models_section(tree).parts[-1][1].rows[4][3][0] == "shipped with the suite"
     assert any("is outlined" in part for kind, part in sections.models_section(tree).parts if kind == "note")
@@ -284,7 +284,7 @@ def test_the_student_that_came_with_the_suite_is_a_row_and_never_the_headline(tm
     for name in ("base_model", "pruned_model", "kd_model"):
         shutil.rmtree(folder / name, ignore_errors=True)
     shutil.rmtree(tmp_path / "away.base")
-    assert sections.cards(records.read_tree(folder)) == []
+    assert cards.cards(records.read_tree(folder)) == ([], "")
 
 
 def test_every_model_stands_in_the_table_with_the_numbers_of_its_record(made):
@@ -496,7 +496,7 @@ def test_figures_and_text_contrast_with_what_they_stand_on_in_both_schemes(made)
 def test_cards_are_of_one_split_the_test_images_where_all_were_evaluated(tmp_path):
     content = records_of_a_tree()
     tree = records.read_tree(write_all(tmp_path / "some", content))
-    shown = [(card["what"], card["acc"], card["split"], card["notes"][0]) for card in sections.cards(tree)]
+    shown = [(card["what"], card["acc"], card["split"], card["notes"][0]) for card in cards.cards(tree)[0]]
     assert shown == [
         ("base", "95.00 %", "validation accuracy", "digits validation, 20 images"),
         ("pruned", "85.00 %", "validation accuracy", "digits validation, 20 images"),
@@ -504,7 +504,7 @@ def test_cards_are_of_one_split_the_test_images_where_all_were_evaluated(tmp_pat
     ]
     content["results.json"]["models"][2] |= {"sha256": SECOND, "acc": 0.83}
     tree = records.read_tree(write_all(tmp_path / "all", content))
-    shown = [(card["what"], card["acc"], card["split"], card["notes"][0]) for card in sections.cards(tree)]
+    shown = [(card["what"], card["acc"], card["split"], card["notes"][0]) for card in cards.cards(tree)[0]]
     assert shown == [
         (what, acc, "test accuracy", "digits test, 50 images")
         for what, acc in (("base", "94.00 %"), ("pruned", "83.00 %"), ("student", "79.00 %"))
@@ -520,7 +520,47 @@ def test_of_equally_accurate_students_the_smaller_one_is_on_the_card(size, name,
         "run": run_of("knowledge_distillation", SECOND),
     }
     tree = records.read_tree(write_all(tmp_path, content))
-    assert sections.cards(tree)[-1]["name"] == name
+    assert cards.cards(tree)[0][-1]["name"] == name
+
+
+def test_cards_choose_each_kind_by_one_rule_which_the_page_tells(tmp_path):
+    """Not the models that the best student comes from; a run's last model stands for it."""
+    content = records_of_a_tree()
+    content["b/result.json"] = content["base_model/result.json"] | {"sha256": ALONE, "val_acc": 0.96}
+    content["p/result.json"] = content["pruned_model/result.json"] | {
+        "sha256": ["1" * 64, "2" * 64],
+        "final_acc": [0.99, 0.86],
+        "parent_sha256": ALONE,
+    }
+    content["q/result.json"] = content["p/result.json"] | {"sha256": ["3" * 64, "4" * 64], "parameters": [9000, 400000]}
+    folder = write_all(tmp_path, content)
+    found, rule = cards.cards(records.read_tree(folder))
+    assert [(card["name"], card["acc"]) for card in found] == [
+        ("b", "96.00 %"),
+        ("q/iter2", "86.00 %"),
+        ("kd_model", "80.00 %"),
+    ]
+    assert rule == (
+        "Of each kind, the run whose last model is the most accurate on digits validation, 20 images; of equals the "
+        "one with the fewest parameters."
+    )
+    _, page = make(folder, "--no-models")
+    assert rule in page.lines
+    assert cards.cards(records.read_tree(write_all(tmp_path / "one", records_of_a_tree())))[1] == ""  # nothing chosen
+
+
+@pytest.mark.parametrize(("most", "images"), [(("kd_model",), 20), (("kd_model", "pruned_model"), 6)])
+def test_cards_are_of_the_images_that_most_runs_were_measured_on(most, images, tmp_path):
+    content = records_of_a_tree()
+    for name in most:
+        content[f"{name}/result.json"]["images"] = 6
+    found, rule = cards.cards(records.read_tree(write_all(tmp_path, content)))
+    assert {card["notes"][0] for card in found} == {f"digits validation, {images} images"} and len(found) == 2
+    assert rule.endswith(" 1 run on other images is not compared here.")
+    for name in content:
+        if name.endswith("result.json"):
+            content[name]["images"] = 6 if name.startswith("kd") else None
+    assert len(cards.cards(records.read_tree(write_all(tmp_path / "unknown", content)))[0]) == 2
 
 
 def test_a_student_that_taught_another_is_an_assistant(tmp_path):
@@ -541,7 +581,7 @@ def test_a_student_that_taught_another_is_an_assistant(tmp_path):
         ("m2", None, "evaluation"),
         ("kd_model, litert", "assistant", "export"),
     } <= looks
-    assert [card["name"] for card in sections.cards(tree)] == ["base_model", "kd_model", "small"]
+    assert [card["name"] for card in cards.cards(tree)[0]] == ["base_model", "pruned_model/iter2", "kd_model", "small"]
     curve = {"train_loss": [3.0, 2.0], "train_backbone": [2.5, 1.5], "val_loss": [1.0, 0.5], "val_acc": [0.5, 0.75]}
     for name in ("kd_model", "small"):
         (tmp_path / name / "history.json").write_text(json.dumps(curve))
@@ -774,7 +814,7 @@ def test_chains_end_at_strangers_and_circles(tmp_path):
     content["base_model/result.json"] |= {"parent_sha256": STUDENT}
     tree = records.read_tree(write_all(tmp_path / "b", content))
     assert tree.chain(STUDENT) == [BASE, FIRST, SECOND, STUDENT]
-    assert sections.cards(tree)[0]["name"] == "base_model"
+    assert cards.cards(tree)[0][0]["name"] == "base_model"
 
 
 def test_a_figure_in_a_page_has_text_and_ids_of_its_own():

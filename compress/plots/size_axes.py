@@ -14,6 +14,7 @@ from compress.plots.style import GREY, plain_text
 LANE = 0.13  # of an axis, for what lies beyond its limits
 APART = {"y": 15.0, "x": 4.0}  # how far an outlier lies from all others at least: points of accuracy, powers of ten
 MARKER = 13.0  # side of the square around a marker that names keep clear of, in points
+TOGETHER = 7.0  # points whose centres lie no farther apart, in points of length, cover each other
 FAR = 10.0  # distance of a name from its point that needs no line between them, in points
 RINGS = (FAR, 16.0, 24.0, 34.0, 46.0, 60.0, 76.0, 94.0, 114.0, 136.0, 160.0)  # distances that are tried
 WAYS = [(math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)) for turn in (0, 8, 4, 12, *range(1, 16))]
@@ -71,7 +72,7 @@ def outliers(values, apart):
     return far
 
 
-def draw(axes, dots, edge=False):
+def draw(axes, dots, edge=False, together=None):
     """Draws models, over a logarithmic x axis, and writes their names beside them.
 
     An outlier of `outliers` stands in a lane beyond a dotted line at the axes's edge, its name with its number.
@@ -80,10 +81,38 @@ def draw(axes, dots, edge=False):
         axes: with titles and labels.
         dots: list of Dot, one or more.
         edge: whether stepped lines join the models that no smaller one beats, outliers apart.
+        together: function(indices of dots that cover each other, one of which has a name) -> their one name; without
+            it each keeps its own.
 
     Returns:
         Number of names that had no free place, and are left out.
     """
+    lines = _draw_dots(axes, dots, edge)
+    axes.figure.draw_without_rendering()  # finds the places to which names are fitted
+    for indices in _clusters(axes, lines) if together else ():
+        if any(dots[i].name for i in indices):
+            for i in indices:
+                lines[i].set_label("_point")
+            lines[indices[0]].set_label(together(indices))
+    return place_names(axes)
+
+
+def _clusters(axes, lines):
+    """Lists of two and more indices of single points that cover each other."""
+    unit = axes.figure.dpi / 72
+    found = []
+    for i, line in enumerate(lines):
+        x, y = axes.transData.transform(line.get_xydata()[0]) / unit
+        near = (group for (one, two), group in found if math.hypot(x - one, y - two) <= TOGETHER)
+        if (group := next(near, None)) is None:
+            found.append(((x, y), [i]))
+        else:
+            group.append(i)
+    return [group for _, group in found if len(group) > 1]
+
+
+def _draw_dots(axes, dots, edge):
+    """What `draw` draws but for names; returns the line of each dot, whose label is its name."""
     far_x, far_y = _far(dots)
     places_x = _limits(axes, "x", [math.log10(d.x) for d in dots], far_x)
     places_y = _limits(axes, "y", [d.y for d in dots], far_y)
@@ -98,6 +127,7 @@ def draw(axes, dots, edge=False):
             label="_front",
             zorder=1.5,
         )
+    lines = []
     for d, x, y, log_x, place_y in zip(dots, far_x, far_y, places_x, places_y, strict=True):
         beyond = [f"{d.y:.2f} % {'↓' if place_y > d.y else '↑'}"] if y else []
         beyond += [f"{d.x:.3g} {'←' if 10**log_x > d.x else '→'}"] if x else []
@@ -106,7 +136,7 @@ def draw(axes, dots, edge=False):
         if d.spread and not y:
             axes.errorbar(d.x if not x else 10**log_x, d.y, d.spread, fmt="none", ecolor=GREY, elinewidth=1.2)
         colour = roles.colour(d.role)
-        axes.plot(
+        lines += axes.plot(
             10**log_x if x else d.x,
             place_y if y else d.y,
             linestyle="none",
@@ -120,8 +150,7 @@ def draw(axes, dots, edge=False):
             label=name or "_point",
             zorder=2 if d.hollow else 2.5,
         )
-    axes.figure.draw_without_rendering()  # finds the places to which names are fitted
-    return place_names(axes)
+    return lines
 
 
 def _far(dots):
@@ -209,50 +238,75 @@ def place_names(axes):
     """Writes each point's label beside it, clear of other names, points and error bars, or leaves it out.
 
     A point is a line of one place; one whose label begins with an underscore has no name, and others keep clear of it.
-    The figure must have been drawn once, so that places are fixed.
+    Names keep clear of the stepped line too, as long as there is room elsewhere. The figure must have been drawn once,
+    so that places are fixed.
 
     Returns:
         Number of names that are left out.
     """
     unit = axes.figure.dpi / 72  # pixels in a point; all that follows is in points, a box is (left, low, right, high)
-    frame, left_out = [v / unit for v in axes.bbox.extents], 0
+    left_out = 0
     lines = [line for line in axes.lines if len(line.get_xdata()) == 1]
     centres = [axes.transData.transform(line.get_xydata()[0]) / unit for line in lines]
     taken = [(x - MARKER / 2, y - MARKER / 2, x + MARKER / 2, y + MARKER / 2) for x, y in centres]
     bars = [axes.transData.transform(path.vertices) / unit for bar in axes.collections for path in bar.get_paths()]
     taken += [(*(bar.min(axis=0) - 1), *(bar.max(axis=0) + 1)) for bar in bars]  # error bars
+    steps = _steps(axes, unit)
     # Each name takes the first free place of those around its point, the nearest ring first, and keeps it.
-    for line, (x, y) in zip(lines, centres, strict=True):
+    for line, centre in zip(lines, centres, strict=True):
         if line.get_label().startswith("_"):
             continue
         point = line.get_xydata()[0]
         text = axes.annotate(
             line.get_label(), point, (0, 0), textcoords="offset points", fontsize=10, va="bottom", in_layout=False
         )
-        extent = text.get_window_extent()
-        width, height = extent.width / unit, extent.height / unit
-        for far, (dx, dy) in itertools.product(RINGS, WAYS):
-            corner = far * dx + width * (dx - 1) / 2, far * dy + height * (dy - 1) / 2
-            box = (x + corner[0], y + corner[1], x + corner[0] + width, y + corner[1] + height)
-            inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
-            if inside and not any(_meet(box, other) for other in taken):
-                break
-        else:
+        size = text.get_window_extent().width / unit, text.get_window_extent().height / unit
+        frame = [v / unit for v in axes.bbox.extents]
+        found = _free(frame, centre, size, [*taken, *steps]) or _free(frame, centre, size, taken)
+        if found is None:
             text.remove()
             left_out += 1
             continue
+        corner, end, box = found
         text.set_position(corner)
         taken.append(box)
-        if far > FAR:  # too far to be seen as the point's name without a line
+        if math.hypot(*end) > FAR + 0.1:  # too far to be seen as the point's name without a line
             axes.annotate(
                 "",
                 point,
-                (far * dx, far * dy),
+                end,
                 textcoords="offset points",
                 in_layout=False,
                 arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5},
             )
     return left_out
+
+
+def _free(frame, centre, size, taken):
+    """The first free place for a name around its point.
+
+    Returns:
+        (offset of its lower left corner from the point, offset at which a line to it ends, its box), or None.
+    """
+    (x, y), (width, height) = centre, size
+    for far, (dx, dy) in itertools.product(RINGS, WAYS):
+        corner = far * dx + width * (dx - 1) / 2, far * dy + height * (dy - 1) / 2
+        box = (x + corner[0], y + corner[1], x + corner[0] + width, y + corner[1] + height)
+        inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
+        if inside and not any(_meet(box, other) for other in taken):
+            return corner, (far * dx, far * dy), box
+    return None
+
+
+def _steps(axes, unit):
+    """Boxes around the parts of the stepped lines of `draw`."""
+    boxes = []
+    for line in (line for line in axes.lines if line.get_label() == "_front"):
+        places = axes.transData.transform(line.get_xydata()) / unit
+        for (x, y), (next_x, next_y) in itertools.pairwise(places):
+            boxes.append((x, y - 1.5, next_x, y + 1.5))
+            boxes.append((next_x - 1.5, min(y, next_y), next_x + 1.5, max(y, next_y)))
+    return boxes
 
 
 def _meet(one, two):

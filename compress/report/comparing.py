@@ -109,9 +109,13 @@ def _member(entry, run):
 
 
 def _labels(compared):
-    """The labels of a Sweep, such as 'crop, apoz, seed=1'; `compared`: list of (Member, tree.Run)."""
-    found = {}
-    for step in dict.fromkeys(member.step for member, _ in compared):
+    """The labels of a Sweep, such as 'crop, apoz, seed=1', of several steps 'prune: apoz, seed=1'.
+
+    Args:
+        compared: list of (Member, tree.Run).
+    """
+    found, steps = {}, list(dict.fromkeys(member.step for member, _ in compared))
+    for step in steps:
         same = [(member, run) for member, run in compared if member.step == step]
         names = varying([member for member, _ in same])
         seeds = {member.seed for member, _ in same}
@@ -121,7 +125,8 @@ def _labels(compared):
             words += [f"seed={member.seed}"] if len(seeds) > 1 else []
             for number, point in enumerate(run.points, 1):
                 iteration = [f"iter{number}"] if len(run.points) > 1 else []
-                found[point.name] = ", ".join([*words, *iteration]) or member.step
+                named = ", ".join([*words, *iteration])
+                found[point.name] = (f"{step}: {named}" if len(steps) > 1 else named) if named else step
     return found
 
 

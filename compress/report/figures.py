@@ -17,12 +17,15 @@ HOLLOW = {"ablation": "of an ablation", "export": "exported"}  # kinds whose poi
 CUT = (roles.NEUTRALS[3], roles.NEUTRALS[1])  # of channels that are left and that were cut
 EMPTY = "#f2f3f5"  # of a confusion's cell without an image
 NAMED = 10  # points that a figure can name before names cover each other
+LISTED = 4  # of the names of points that cover each other
+SEVERAL = {"base": "bases", "pruned": "pruned models", "assistant": "assistants", "student": "students"}
 
 
 def plot_front(points, key):
     """Accuracy against one measure of size, in the colour and marker of each model's role.
 
     A stepped line joins the models that no smaller one beats. Students of an ablation and exported files are hollow.
+    Points that cover each other have one name, which counts them.
 
     Args:
         points: report_tree.Points of one group, all with `key` among their sizes.
@@ -67,10 +70,10 @@ def plot_front(points, key):
         for name in outlined
     ]
     role_legend(figure, [role for role in roles.LOOKS if any(known_role(p.role) == role for p in points)], extra)
-    size_axes.draw(axes, dots, edge=True)
+    size_axes.draw(axes, dots, edge=True, together=lambda indices: _together([points[i] for i in indices]))
     figure.set_layout_engine("none")
-    for name in filter(Text.get_text, axes.texts):  # a front may run through it
-        name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8})
+    for name in filter(Text.get_text, axes.texts):  # where there is no room elsewhere, a front runs behind it
+        name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 0.8})
     return figure, tips
 
 
@@ -83,6 +86,39 @@ def unbeaten(points, key):
     """
     dots = [size_axes.Dot(point.sizes[key], 100 * point.acc, apart=point.shipped) for point in points]
     return [points[i] for i in size_axes.unbeaten(dots)]
+
+
+def newest(points, key):
+    """One point a model that has a size: where it was measured more than once, the latest.
+
+    Args:
+        points: report_tree.Points of one group.
+        key: of SIZES.
+    """
+    found = {}
+    for point in points:
+        if key in point.sizes:
+            model = point.name if point.kind == "export" or not point.sha256 else point.sha256
+            if model not in found or point.when >= found[model].when:
+                found[model] = point
+    return list(found.values())
+
+
+def _together(points):
+    """The one name of points that cover each other: how many they are, and what the first of them are called."""
+    found = {known_role(point.role) for point in points}
+    kind = SEVERAL.get(found.pop(), "models") if len(found) == 1 else "models"
+    names = list(dict.fromkeys(map(_name, points)))
+    steps = {name.partition(": ")[0] for name in names}
+    if len(steps) == 1 and all(": " in name for name in names):
+        names = [name.partition(": ")[2] for name in names]
+    rest = [f"and {len(names) - LISTED + 1} more"] if len(names) > LISTED else []
+    return "\n".join([f"{len(points)} {kind}:", *names[: LISTED - len(rest)], *rest])
+
+
+def _name(point):
+    """A point's name in a figure."""
+    return plain_text(point.label, 36) or plain_text(point.name, 22)
 
 
 def _names(points):
@@ -111,7 +147,7 @@ def _names(points):
             for i in (0, -1)
         ]
         chosen = list({id(point): point for point in ends}.values())[:NAMED]
-    return {id(point): plain_text(point.label, 36) or plain_text(point.name, 22) for point in chosen}
+    return {id(point): _name(point) for point in chosen}
 
 
 def plot_apoz(layers):

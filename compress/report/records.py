@@ -262,6 +262,8 @@ def read_record(path, root):
     folder = path.parent.relative_to(root).as_posix()
     run = Run(text(root.resolve().name or "." if folder == "." else folder), kind, path, content, [])
     run.points = READERS[kind](run)
+    for point in run.points:
+        point.when = text(run.record.get("started") or "", 40)
     return run
 
 

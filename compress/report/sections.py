@@ -33,22 +33,14 @@ def models_section(tree):
     groups = {}
     for point in tree.points:
         groups.setdefault(point.group, []).append(point)
-    compared = [name for name, points in groups.items() if len({p.name for p in points}) > 1] or list(groups)[:1]
+    compared = [name for name, points in groups.items() if _drawn(points)]
     shown, parts = compared[:MOST_SETS], []
     for number, name in enumerate(shown, 1):
-        if figures := _fronts(groups[name], name, number):
-            parts += [("heading", f"On {name}"), ("figures", figures)]
-    lines = (
-        line
-        for kind, content in parts
-        if kind == "figures"
-        for entry in content
-        for axes in entry.figure.axes
-        for line in axes.lines
-    )
-    drawn = [point for name in shown for point in groups[name] if report_plots.SIZES.keys() & point.sizes.keys()]
+        parts += [("heading", f"On {name}"), ("figures", _fronts(groups[name], name, number))]
+    figures = (entry.figure for kind, content in parts if kind == "figures" for entry in content)
+    stepped = any(line.get_label() == "_front" for figure in figures for axes in figure.axes for line in axes.lines)
+    drawn = [point for name in shown for points in _drawn(groups[name]).values() for point in points]
     has_outlined = any(point.shipped for point in drawn)
-    stepped = any(line.get_label() == "_front" for line in lines)
     text = (
         "A step joins the models that no smaller one beats. " * stepped
         + "Accuracies on different images can't be compared: each set of images has its own figures."
@@ -58,40 +50,44 @@ def models_section(tree):
     ]
     unbeaten = _unbeaten(groups)
     notes += [("note", FRONT)] if unbeaten else []
-    table = ("table", tables.models(tree, unbeaten))
-    return Section("models", "Accuracy against size", [("text", text), *parts, *notes, table])
+    head = [("text", text)] if shown else []
+    return Section("models", "Accuracy against size", [*head, *parts, *notes, ("table", tables.models(tree, unbeaten))])
+
+
+def _drawn(points):
+    """{size: the points that its figure has, one a model}; sizes by which all lie at one place have no figure."""
+    found = {key: report_plots.newest(points, key) for key in report_plots.SIZES}
+    return {key: few for key, few in found.items() if len({(point.sizes[key], point.acc) for point in few}) > 1}
 
 
 def _unbeaten(groups):
     """{id of a point: names of the sizes by which no smaller model beats it}; `groups`: {images: list of Point}."""
     found = {}
     for points in groups.values():
-        for key, (title, _, _) in report_plots.SIZES.items():
-            measured = [point for point in points if key in point.sizes]
-            compared = len({point.name for point in measured}) > 1
-            for point in report_plots.unbeaten(measured, key) if compared else ():
-                found.setdefault(id(point), []).append(title)
+        for key, few in _drawn(points).items():
+            best = {(point.name, point.sizes[key], point.acc) for point in report_plots.unbeaten(few, key)}
+            for point in points:  # what was measured again, and is the same, too
+                if (point.name, point.sizes.get(key), point.acc) in best:
+                    found.setdefault(id(point), []).append(report_plots.SIZES[key][0])
     return found
 
 
 def _fronts(points, name, number):
     """A figure of accuracy against each measure of size that some of the points have; `name` is of their images."""
     figures = []
-    for key, (title, _, _) in report_plots.SIZES.items():
-        measured = [point for point in points if key in point.sizes]
-        if measured:
-            slug = f"front-{key.split('_')[0]}" + (f"-{number}" if number > 1 else "")
-            figure, tips = report_plots.plot_front(measured, key)
-            figures.append(Figure(slug, f"Accuracy against {title}, {name}", figure, tips))
+    for key, measured in _drawn(points).items():
+        slug = f"front-{key.split('_')[0]}" + (f"-{number}" if number > 1 else "")
+        figure, tips = report_plots.plot_front(measured, key)
+        figures.append(Figure(slug, f"Accuracy against {report_plots.SIZES[key][0]}, {name}", figure, tips))
     return figures
 
 
 def _model_notes(tree, unshown, stepped, has_outlined):
     """What the figures leave out; `unshown` sets of images have none, `stepped`: a figure has a step, `has_outlined`:
     one has the student that came with the suite."""
-    if unshown > 0:
-        more = f"{display_tables.counted(unshown, 'more set')} of images, on which one model or more was measured,"
-        yield f"{more} {'is' if unshown == 1 else 'are'} in the table alone."
+    if 0 < unshown < len({point.group for point in tree.points}):
+        other = "another set" if unshown == 1 else f"{unshown:,} other sets"
+        yield f"Accuracies on {other} of images have no figure; they are in the table."
     if has_outlined:
         joins = ", and joins no step" if stepped else ""
         yield f"The student that came with the suite is outlined, to compare with{joins}."

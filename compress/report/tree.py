@@ -19,6 +19,7 @@ class Point:
         role: what the model is in its chain, of `roles.LOOKS`; None where it has no record of its own.
         shipped: whether it came with the suite, and is none of the user's.
         label: of a sweep's run the values that it differs from its siblings in; '' for any other.
+        when: the record's run was started, as ISO 8601 text in UTC; '' where that isn't known.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Point:
     role: str | None = None
     shipped: bool = False
     label: str = ""
+    when: str = ""
 
     @property
     def what(self):

@@ -174,6 +174,23 @@ def test_models_of_a_sweep_are_named_by_what_they_differ_in(grid, tmp_path):
     assert {row["front"][0] for row in cells(table)} == {"parameters", "-"}
 
 
+def test_labels_of_several_steps_name_them(tmp_path):
+    """'seed=1' of a base is not 'seed=1' of a student; where they cover each other, the step is said once."""
+    runs = []
+    for step, seed in itertools.product(("base", "student"), (1, 2)):
+        place = tmp_path / step / str(seed)
+        place.mkdir(parents=True)
+        more = {"teacher_acc": 0.5} if step == "student" else {}
+        size = {"parameters": 1000 if step == "base" else 100}
+        (place / "result.json").write_text(json.dumps(result(0.5 if step == "base" else 0.4, **size, **more)))
+        runs.append({"folder": f"{step}/{seed}", "step": step, "values": {"seed": seed}})
+    (tmp_path / "sweep.json").write_text(json.dumps({"sweep": 1, "runs": runs}))
+    tree = records.read_tree(tmp_path)
+    assert [p.label for p in tree.points] == ["base: seed=1", "base: seed=2", "student: seed=1", "student: seed=2"]
+    (axes,) = figures.plot_front(tree.points, "parameters")[0].axes
+    assert {name.get_text() for name in axes.texts} == {"2 bases:\nseed=1\nseed=2", "2 students:\nseed=1\nseed=2"}
+
+
 def test_the_prunings_of_a_sweep_are_folded(tmp_path):
     lists = {key: [0.5] for key in ("base_acc", "pruned_acc", "final_acc", "sparsity")}
     record = {"split": "validation", "images": 50} | lists

@@ -693,6 +693,7 @@ def test_each_set_of_images_has_figures_of_its_own(tmp_path, monkeypatch):
             content[f"base{i}{name}/result.json"] = content["base_model/result.json"] | {
                 "sha256": f"{i}{name}" * 32,
                 "images": 30 + i,
+                "val_acc": 0.95 if name == "a" else 0.9,
             }
     real = report_plots.plot_front
 
@@ -715,8 +716,59 @@ def test_each_set_of_images_has_figures_of_its_own(tmp_path, monkeypatch):
             (point.sizes[key] / (1 if key == "latency_ms_median" else 1e6), 100 * point.acc) for point in points
         }
         assert figure.legends[0].get_window_extent().width <= figure.bbox.width  # no name is cut off
-    assert any(kind == "note" and what.startswith("3 more sets of images") for kind, what in section.parts)
+    assert any(
+        kind == "note" and what.startswith("Accuracies on 3 other sets of images") for kind, what in section.parts
+    )
     assert len(section.parts[-1][1].rows) == 11 + 13 and len(section.figures) == len(drawn)
+
+
+def test_a_figure_has_one_point_a_model_as_it_was_measured_last_and_two_at_least(tmp_path):
+    content = records_of_a_tree()
+    content = {name: content[name] for name in ("base_model/result.json", "kd_model/result.json", "results.json")}
+    later = content["results.json"] | {"run": run_of("evaluate_model") | {"started": "2026-02-02T03:04:05+00:00"}}
+    later["models"] = [row | {"latency_ms_median": 9.0} for row in later["models"][:1]]
+    content["a_later.json"] = later  # which is read before the other one
+    tree = records.read_tree(write_all(tmp_path / "two", content))
+    tested = [point for point in tree.points if point.group == "digits test, 50 images"]
+    assert [point.name for point in tested].count("base_model") == 2
+    found = {point.name: point.sizes["latency_ms_median"] for point in report_plots.newest(tested, "latency_ms_median")}
+    assert found == {"base_model": 9.0, "kd_model": 1.5, "m2": 1.0}
+    section = sections.models_section(tree)
+    drawn = {figure.slug: figure.figure.axes[0] for figure in section.figures}
+    assert [sum(len(line.get_xdata()) == 1 for line in axes.lines) for axes in drawn.values()] == [2, 2, 2, 3, 3, 2, 3]
+    front = {(row[0][0], row[-2][0]): row[-1][0] for row in section.parts[-1][1].rows}
+    assert front["base_model", "9.00 ms"] == "parameters, file size, MACs, latency"
+    assert front["base_model", "7.50 ms"] == "parameters, file size, MACs"
+    alone = {name: content[name] for name in ("base_model/result.json",)}
+    for name, more in (("one", {}), ("equal", {"b/result.json": alone["base_model/result.json"] | {"sha256": ALONE}})):
+        section = sections.models_section(records.read_tree(write_all(tmp_path / name, alone | more)))
+        assert section.figures == [] and not any(kind in ("heading", "text") for kind, _ in section.parts)
+        assert not any("no figure" in part for kind, part in section.parts if kind == "note")
+
+
+def test_no_name_lies_on_a_step_and_points_that_cover_each_other_have_one(tmp_path):
+    content = records_of_a_tree()
+    for i in range(6):
+        content[f"s{i}/result.json"] = content["kd_model/result.json"] | {
+            "sha256": f"{i}" * 64,
+            "parameters": 100000 + 10 * i,
+            "val_acc": 0.6,
+        }
+    tree = records.read_tree(write_all(tmp_path, content))
+    points = [point for point in tree.points if point.split == "validation" and "parameters" in point.sizes]
+    (axes,) = report_plots.plot_front(points, "parameters")[0].axes
+    axes.figure.draw_without_rendering()
+    names = {name.get_text(): name for name in axes.texts if name.get_text()}
+    assert "6 students:\ns0\ns1\ns2\nand 3 more" in names and not {f"s{i}" for i in range(6)} & set(names)
+    (front,) = [line for line in axes.lines if line.get_label() == "_front"]
+    (x, y), path = front.get_data(), []
+    for (left, low), (right, high) in itertools.pairwise(zip(x, y, strict=True)):
+        path += [np.linspace((left, low), (right, low), 200), np.linspace((right, low), (right, high), 200)]
+    on_it = axes.transData.transform(np.concatenate(path))
+    for name in names.values():
+        box = name.get_window_extent()
+        assert not ((on_it > [box.x0, box.y0]) & (on_it < [box.x1, box.y1])).all(1).any(), name.get_text()
+        assert name.get_bbox_patch().get_alpha() >= 0.9  # where there is no room beside it
 
 
 def test_a_step_is_told_of_where_there_is_one(tmp_path):

@@ -29,8 +29,8 @@ class Table:
     rows: list
 
 
-def _cell(value, form):
-    """A number as `form` writes it; a dash where there is none."""
+def cell(value, form):
+    """A number as a cell, as `form` writes it; a dash for None."""
     return (NOTHING, None) if value is None else (form(value), value)
 
 
@@ -64,7 +64,7 @@ def _sizes(sizes):
         "sparsity": display.percent,
         "latency_ms_median": lambda v: f"{v:,.2f} ms",
     }
-    return [_cell(sizes.get(key), form) for key, form in forms.items()]
+    return [cell(sizes.get(key), form) for key, form in forms.items()]
 
 
 SIZE_COLUMNS = [
@@ -86,7 +86,7 @@ def models(tree, unbeaten):
     """
     rows = [
         [
-            *[word(p.name, 80), _cell(p.acc, display.percent), word(p.group, 100), word(p.what), *_sizes(p.sizes)],
+            *[word(p.name, 80), cell(p.acc, display.percent), word(p.group, 100), word(p.what), *_sizes(p.sizes)],
             word(", ".join(unbeaten.get(id(p), []))),
         ]
         for p in tree.points
@@ -111,7 +111,7 @@ def pruning(run, number):
     rows = [
         [
             (str(i + 1), i + 1),
-            *[_cell(run.content[key][i], display.percent) for _, key in columns],
+            *[cell(run.content[key][i], display.percent) for _, key in columns],
             *_sizes({"sparsity": run.content["sparsity"][i]} | point.sizes)[:-1],
         ]
         for i, point in enumerate(run.points)
@@ -131,9 +131,9 @@ def ablation(run, number):
     cells = [
         [
             word(row.get("name")),
-            _cell(row["val_acc"], display.percent),
-            _cell(100 * (row["val_acc"] - teacher), "{:+.2f}".format),
-            *([_cell(row.get("test_acc"), display.percent)] if tested else []),
+            cell(row["val_acc"], display.percent),
+            cell(100 * (row["val_acc"] - teacher), "{:+.2f}".format),
+            *([cell(row.get("test_acc"), display.percent)] if tested else []),
         ]
         for row in rows
     ]
@@ -155,8 +155,8 @@ def sensitivity(run, number):
     rows = [
         [
             word(str(row.get("layer")).removesuffix("_conv")),
-            _cell(row["channels"], "{:,}".format),
-            *[_cell(acc, display.percent) for acc in row["acc"]],
+            cell(row["channels"], "{:,}".format),
+            *[cell(acc, display.percent) for acc in row["acc"]],
         ]
         for row in run.content["layers"]
     ]
@@ -174,8 +174,8 @@ def exports(run, number):
         [
             word(row.get("format")),
             word(row.get("runtime")),
-            _cell(row["acc"], display.percent),
-            _cell(row.get("agreement"), display.percent),
+            cell(row["acc"], display.percent),
+            cell(row.get("agreement"), display.percent),
             *[_sizes(point.sizes)[i] for i in (2, 5)],
             word(row.get("threads"), 6),
         ]
@@ -215,10 +215,10 @@ def classes(names, matrices, labels, number):
     rows = [
         [
             word(names[i]),
-            _cell(int(count[i]), "{:,}".format),
-            _cell(before[i], display.percent),
-            _cell(after[i], display.percent),
-            _cell(100 * (after[i] - before[i]), "{:+.2f}".format),
+            cell(int(count[i]), "{:,}".format),
+            cell(before[i], display.percent),
+            cell(after[i], display.percent),
+            cell(100 * (after[i] - before[i]), "{:+.2f}".format),
         ]
         for i in order
     ]
@@ -249,7 +249,29 @@ def parents(tree, run):
             point = tree.model(digest)
             links.append(f"{point.name if point else 'not below this folder'} ({text(digest, 64)[:SHORT]})")
         chains.append(" → ".join(links))
+    if run.kind == "base" and run.parent is None and "parent_sha256" in (run.content | run.record):
+        return ["random weights"]
     return chains or ["unknown: the record names no checksum"]
+
+
+def backend(record):
+    """What computed a run, such as 'jax 0.8.0, 2 devices', or 'jax 0.8.0, 2, then 1 devices' of one that went on.
+
+    Args:
+        record: what `records.run_record` wrote, or anything that a file has in its place.
+
+    Returns:
+        A cell.
+    """
+    name, devices = text(record.get("backend") or "", 30), record.get("devices")
+    if not name:
+        return NOTHING, None
+    version = mapping(record.get("versions")).get(name)
+    shown = f"{name} {text(version, 20)}" if version else name
+    if records.is_curve(devices) and devices != [1]:
+        counts = ", then ".join(f"{number:,.6g}" for number in devices[:6])
+        shown += f", {counts} devices"
+    return shown, shown
 
 
 def _duration(seconds):
@@ -281,9 +303,9 @@ def runs(tree):
                 word(state),
                 (text(seed), seed if records.is_number(seed) else None),
                 word(started),
-                _cell(seconds, _duration),
+                cell(seconds, _duration),
                 word(versions.get("keras")),
-                word(versions.get("tensorflow")),
+                backend(record),
                 word(record.get("processor")),
             ]
         )
@@ -298,7 +320,7 @@ def runs(tree):
             ("started", False),
             ("trained", True),
             ("Keras", False),
-            ("TensorFlow", False),
+            ("backend", False),
             ("processor", False),
         ],
         rows,
@@ -326,7 +348,7 @@ def details(tree, run):
         ("data split", split),
         ("seed", None if record.get("seed") is None else text(record["seed"])),
         ("versions", versions or None),
-        ("backend", record.get("backend")),
+        ("backend", backend(record)[1]),
         ("processor", record.get("processor")),
         ("cores", record.get("cores")),
         ("started", record.get("started")),

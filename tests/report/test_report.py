@@ -380,13 +380,16 @@ def test_every_run_tells_flags_seed_versions_split_and_parents(made):
     runs = made[2].rows("table-runs")
     assert set(runs) == set(records_of_a_tree()) - {"base_model/history.json"}
     (row,) = runs["pruned_model/result.json"]
-    assert [row[key][0] for key in ("script", "state", "seed", "started", "trained", "Keras", "processor")] == [
+    assert [
+        row[key][0] for key in ("script", "state", "seed", "started", "trained", "Keras", "backend", "processor")
+    ] == [
         "prune_model.py",
         "finished",
         "7",
         "2026-01-02 03:04",
         "22.5 s",
         "3.15.1",
+        "tensorflow 2.21.0",
         "A Processor",
     ]
     lines = made[2].lines
@@ -403,6 +406,49 @@ def test_every_run_tells_flags_seed_versions_split_and_parents(made):
     assert lines.count(" → ".join(chain)) == 3  # of the student, its evaluation and its export
     assert "digits validation, 20 images; trained on 60; --val_split 0.2; --subset 80" in lines
     assert "python 3.11.7, keras 3.15.1, tensorflow 2.21.0" in lines and "python prune_model.py --verbose 0" in lines
+
+
+@pytest.mark.parametrize(
+    ("record", "shown"),
+    [
+        ({"backend": "jax", "versions": {"jax": "0.8.0"}, "devices": [2]}, "jax 0.8.0, 2 devices"),
+        ({"backend": "jax", "versions": {"jax": "0.8.0"}, "devices": [2, 1]}, "jax 0.8.0, 2, then 1 devices"),
+        ({"backend": "jax", "devices": [1]}, "jax"),
+        ({"backend": "jax", "devices": "two"}, "jax"),
+        ({"backend": "torch", "versions": 3, "devices": [8, None]}, "torch"),
+        ({"versions": {"tensorflow": "2.21.0"}, "devices": [2]}, "-"),
+    ],
+)
+def test_runs_tell_their_backend_and_devices(record, shown, tmp_path):
+    content = records_of_a_tree()
+    run = {key: value for key, value in run_of("train_base_model").items() if key not in ("backend", "versions")}
+    content["base_model/result.json"]["run"] = run | record
+    tree = records.read_tree(write_all(tmp_path, content))
+    (_, table), _, (_, entries) = sections.runs_section(tree).parts
+    assert [head for head, _ in table.columns][-3:] == ["Keras", "backend", "processor"]
+    assert table.rows[0][-2] == (shown, None if shown == "-" else shown)
+    assert dict(entries[0][2]).get("backend") == (None if shown == "-" else [shown])
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"parent_sha256": None}, "random weights"),
+        ({"parent_sha256": SECOND}, f"not below this folder ({SECOND[:12]}) → base_model ({BASE[:12]})"),
+        ({"sha256": None}, "random weights"),
+    ],
+)
+def test_a_base_came_from_random_weights_or_what_its_record_names(change, wanted, tmp_path):
+    content = records_of_a_tree()
+    content = {name: content[name] for name in ("base_model/result.json", "kd_model/result.json")}
+    content["base_model/result.json"] |= change
+    tree = records.read_tree(write_all(tmp_path, content))
+    facts = dict(sections.runs_section(tree).parts[-1][1][0][2])
+    assert facts["came from"] == [wanted]
+    for part in (content["base_model/result.json"], content["base_model/result.json"]["run"]):
+        part.pop("parent_sha256")
+    tree = records.read_tree(write_all(tmp_path / "old", content))
+    assert "random weights" not in str(sections.runs_section(tree).parts)  # the record doesn't say
 
 
 def test_figures_are_drawn_and_lie_beside_the_page_as_png(made):

@@ -64,20 +64,32 @@ class Sweep:
     command: str | None
 
 
+def listed(root):
+    """What a sweep.json in a folder holds.
+
+    Args:
+        root: Path of the folder.
+
+    Returns:
+        (the file's object, its runs that name a folder, MOST at most); both empty where there is none that can be read.
+    """
+    path = Path(root) / NAME
+    try:
+        found = records.read_json(path) if within(path, root) and path.is_file() else {}
+    except InputError:
+        return {}, []
+    runs = found.get("runs") if "sweep" in found and isinstance(found.get("runs"), list) else []
+    return found, [entry for entry in runs[:MOST] if isinstance(entry, dict) and isinstance(entry.get("folder"), str)]
+
+
 def read(tree):
     """The Sweep that a sweep.json in the root of a tree tells of, or None where there is none."""
-    path = Path(tree.root) / NAME
-    try:
-        found = records.read_json(path) if within(path, tree.root) and path.is_file() else {}
-    except InputError:
-        return None
-    listed = found.get("runs") if "sweep" in found and isinstance(found.get("runs"), list) else []
-    entries = [entry for entry in listed[:MOST] if isinstance(entry, dict) and isinstance(entry.get("folder"), str)]
+    found, entries = listed(tree.root)
     known = {run.path.parent.relative_to(tree.root).as_posix(): run for run in tree.of_kind(*KINDS) if run.points}
     compared, missing, others = [], {False: [], True: []}, 0
     for entry in entries:
         run = known.get(entry["folder"])
-        if not _is_finished(tree.root, entry):
+        if not is_finished(tree.root, entry):
             missing[entry.get("stopped") is True].append(text(entry["folder"], 200))
         elif run:
             compared.append((_member(entry, run), run))
@@ -88,7 +100,7 @@ def read(tree):
     return Sweep(members, _labels(compared), missing[False], missing[True], others, command) if entries else None
 
 
-def _is_finished(root, entry):
+def is_finished(root, entry):
     """Whether the record of a run that sweep.json names says so; see `sweeps.running.is_finished`."""
     record = entry.get("record")
     path = Path(root) / (record if isinstance(record, str) else f"{entry['folder']}/result.json")
@@ -102,10 +114,15 @@ def _is_finished(root, entry):
 
 def _member(entry, run):
     """The Member of a run that sweep.json names; `run`: its record, a tree.Run."""
-    values = {text(name, 60): value for name, value in list(mapping(entry.get("values")).items())[:50]}
+    values = settings_of(entry)
     seed, point = values.pop("seed", None), run.points[-1]
     step, seed = text(entry.get("step", "?"), 60), None if seed is None else text(seed, 20)
     return Member(step, values, seed, point.acc, point.group, point.sizes)
+
+
+def settings_of(entry):
+    """{name: value} of what varies, of a run that sweep.json names; the seed is among them."""
+    return {text(name, 60): value for name, value in list(mapping(entry.get("values")).items())[:50]}
 
 
 def _labels(compared):
@@ -140,12 +157,12 @@ def _command(found):
     return shlex.join(["python", "sweep.py", text(file, 300), *words])
 
 
-def told(sweep):
-    """What the tables don't show of a sweep's runs, as lines."""
+def told(sweep, stopped=True):
+    """What the tables don't show of a sweep's runs, as lines; `stopped`: with those that a search stopped."""
     more = f"; go on with: {sweep.command}" if sweep.command else ""
     if sweep.unfinished:
         yield f"unfinished: {several(sweep.unfinished)}{more}"
-    if sweep.stopped:
+    if sweep.stopped and stopped:
         yield f"stopped early, as other trials were better by then: {several(sweep.stopped)}"
     if sweep.others:
         count = display_tables.counted(sweep.others, "run")
@@ -216,10 +233,10 @@ def _points(value):
     return (tables.NOTHING, None) if value is None else (f"{100 * value:.2f}", 100 * value)
 
 
-def _setting(member, name, is_number):
+def setting(member, name, is_number):
     """A setting's value as a cell, that of a column of numbers sorted as one."""
     value = member.settings.get(name)
-    return shown(value), value if is_number else shown(value)
+    return shown(value), value if is_number or value is None else shown(value)
 
 
 def _level(value, found):
@@ -249,7 +266,7 @@ def settings_table(members, step, number, names):
         )
         seeds = (str(len(group)), len(group))
         ends = [(display.percent(value), value) for value in (min(accuracies), max(accuracies))]
-        cells = [_setting(group[0], name, name in numbers) for name in names] or [("all runs", "all runs")]
+        cells = [setting(group[0], name, name in numbers) for name in names] or [("all runs", "all runs")]
         rows.append([*cells, seeds, (display.percent(mean), mean), _points(deviation(accuracies)), *ends, parameters])
     rows.sort(key=lambda row: -row[max(1, len(names)) + 1][1])
     heads = ["runs", "mean accuracy", "deviation over seeds, points", "lowest", "highest", "mean parameters"]

@@ -7,7 +7,7 @@ from compress.cli import tables as display_tables
 from compress.errors import InputError
 from compress.plots import comparison, curves, pruning, style
 from compress.pruning import iterations
-from compress.report import comparing, tables
+from compress.report import comparing, searching, tables
 from compress.report import figures as report_plots
 from compress.report.page import Figure, Section
 from compress.report.tree import text, within
@@ -107,27 +107,40 @@ def _model_notes(tree, unshown, stepped, has_outlined):
 
 
 def sweep_section(tree):
-    """What the runs of a sweep say of its settings, step by step, or None where the folder is no sweep's."""
+    """What the runs of a sweep say of its settings, step by step, or None where the folder is no sweep's.
+
+    Of a search it has the trials in place of the table of the last step's settings.
+    """
     if tree.sweep is None:
         return None
-    members, parts, numbers = tree.sweep.members, [], itertools.count(1)
+    members, parts, numbers, search = tree.sweep.members, [], itertools.count(1), searching.read(tree)
     for step in dict.fromkeys(member.step for member in members):
-        same, alike = [member for member in members if member.step == step], {}
-        for member in same:  # accuracies on other images can't be compared
-            alike.setdefault(member.group, []).append(member)
-        shown = sorted(alike.values(), key=len, reverse=True)
-        parts.append(("heading", step))
-        for chosen, number in zip(shown[:MOST_SETS], numbers, strict=False):
-            parts.append(("table", comparing.settings_table(chosen, step, number, comparing.varying(same))))
-            if (names := comparing.varying(chosen)) and (effects := comparing.effects_table(chosen, step, number)):
-                parts.append(("table", effects))
-                balanced = comparing.is_balanced(chosen, names)
-                parts += [] if balanced else [("note", UNBALANCED)]
-        if without := sum(map(len, shown[MOST_SETS:])):
-            parts.append(("note", f"Without {display_tables.counted(without, 'run')} on other images."))
+        same = [member for member in members if member.step == step]
+        if found := _step_parts(same, step, numbers, has_means=not search or step != search.step):
+            parts += [("heading", step), *found]
     head = [("text", SWEEP)] if parts else []
-    head += [("list", lines)] if (lines := list(comparing.told(tree.sweep))) else []
-    return Section("sweep", "Sweep", [*head, *parts])
+    if search:
+        head = [("text", searching.told(search)), ("table", searching.table(search)), *head]
+    head += [("list", lines)] if (lines := list(comparing.told(tree.sweep, stopped=not search))) else []
+    return Section("sweep", "Search" if search else "Sweep", [*head, *parts])
+
+
+def _step_parts(same, step, numbers, has_means):
+    """Tables of the members of one step, a set of images after the other; `numbers` counts the tables of the page."""
+    alike, parts = {}, []
+    for member in same:  # accuracies on other images can't be compared
+        alike.setdefault(member.group, []).append(member)
+    shown = sorted(alike.values(), key=len, reverse=True)
+    for chosen, number in zip(shown[:MOST_SETS], numbers, strict=False):
+        if has_means:
+            parts.append(("table", comparing.settings_table(chosen, step, number, comparing.varying(same))))
+        if (names := comparing.varying(chosen)) and (effects := comparing.effects_table(chosen, step, number)):
+            parts.append(("table", effects))
+            balanced = comparing.is_balanced(chosen, names)
+            parts += [] if balanced else [("note", UNBALANCED)]
+    if without := sum(map(len, shown[MOST_SETS:])):
+        parts.append(("note", f"Without {display_tables.counted(without, 'run')} on other images."))
+    return parts
 
 
 def pruning_section(tree):

@@ -489,6 +489,13 @@ def test_nothing_is_loaded_from_elsewhere(made):
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
 
 
+def test_a_caption_and_the_hint_to_scroll_are_two_sentences(made):
+    (hint,) = re.findall(r'caption::after { content: "([^"]*)"', made[2].raw)
+    assert hint.startswith(". ") and hint.endswith(".")
+    captions = re.findall(r"<caption>([^<]*)</caption>", made[2].raw)
+    assert len(captions) == len(made[2].tables) and not any(caption.rstrip().endswith(".") for caption in captions)
+
+
 def test_tables_can_be_sorted_from_the_keyboard(made):
     page = made[2]
     assert len(page.tables) == 6
@@ -1112,6 +1119,52 @@ def test_confusion_cells_hold_their_counts_which_contrast_with_them(role):
     np.testing.assert_allclose(cells[0, 0], matplotlib.colors.to_rgb(roles.colour(role)), atol=0.17)  # 5 of 6 right
 
 
+def dom(page, folder, width=375, scheme=0):
+    """The HTML of a page as a browser has it once its script has run; `folder`: where the browser may write."""
+    return subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--window-size={width},800",
+            "--dump-dom",
+            f"--blink-settings=preferredColorScheme={scheme}",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_a_desk_shows_the_table_of_models_whole(tmp_path):
+    """With names as a sweep makes them, and a model that is on every front; on a phone it is cut, and says so."""
+    content = {}
+    for name, record in records_of_a_tree().items():
+        if name in ("base_model/result.json", "pruned_model/result.json", "kd_model/result.json", "results.json"):
+            content[f"a_step/base.learning_rate=0.1,prune.row=taylor,seed=1/{name}"] = record
+    page = make(write_all(tmp_path / "runs", content), "--no-models")[1]
+    path = tmp_path / "runs" / "report.html"
+    fronts = {row["front"][0] for rows in page.rows("table-models").values() for row in rows}
+    assert "parameters, file size, MACs, latency" in fronts
+    for width, cut in ((1300, False), (600, True)):
+        opening = re.search(
+            r'<div class="table"([^>]*)><div class="scroll"[^>]*>\s*<table[^>]*table-models', dom(path, tmp_path, width)
+        )
+        assert ("data-right" in opening[1]) == cut
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 @pytest.mark.parametrize("scheme", [0, 1])
@@ -1148,32 +1201,7 @@ def test_in_a_browser(made, tmp_path, scheme):
     raw = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
     copy.write_text(raw.replace("</body>", probe), encoding="utf-8")
 
-    def dom(path):
-        return subprocess.run(
-            [
-                CHROMIUM,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                "--hide-scrollbars",
-                f"--user-data-dir={tmp_path / 'profile'}",
-                "--window-size=375,800",
-                "--dump-dom",
-                f"--blink-settings=preferredColorScheme={scheme}",
-                path.as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        ).stdout
-
-    found = dict(re.findall(r'data-([a-z]+)="([^"]*)"', dom(copy).partition("<head>")[0]))
+    found = dict(re.findall(r'data-([a-z]+)="([^"]*)"', dom(copy, tmp_path, scheme=scheme).partition("<head>")[0]))
     assert found["overflow"] == "0"
     assert found["dark"] == ("rgb(20, 23, 27)", "rgb(255, 255, 255)")[scheme]
     up = [float(cell.removesuffix(" %")) for cell in found["up"].split(",")]
@@ -1182,4 +1210,6 @@ def test_in_a_browser(made, tmp_path, scheme):
     assert found["sorted"].split(",").index("descending") == 9 and found["sorted"].count("none") == 10
     assert (found["more"], found["fade"], found["end"]) == ("true,0", "1", "false,true")
     assert float(found["first"]) < 0.5 and (found["stacked"], found["cut"], found["broken"]) == ("1", "0", "0")
-    assert re.search(r'class="table" data-right[^>]*><div class="scroll"[^>]*tabindex="0"', dom(page))  # its own script
+    assert re.search(
+        r'class="table" data-right[^>]*><div class="scroll"[^>]*tabindex="0"', dom(page, tmp_path, scheme=scheme)
+    )

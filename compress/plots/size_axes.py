@@ -94,7 +94,7 @@ def draw(axes, dots, edge=False, together=None):
             for i in indices:
                 lines[i].set_label("_point")
             lines[indices[0]].set_label(together(indices))
-    return place_names(axes)
+    return place_names(axes, leads_clear=together is not None)
 
 
 def _clusters(axes, lines):
@@ -234,12 +234,16 @@ def size_axis(axes, sizes, only=None):
         _keep_ticks(axes.xaxis, *only)
 
 
-def place_names(axes):
+def place_names(axes, leads_clear=False):
     """Writes each point's label beside it, clear of other names, points and error bars, or leaves it out.
 
     A point is a line of one place; one whose label begins with an underscore has no name, and others keep clear of it.
     Names keep clear of the stepped line too, as long as there is room elsewhere. The figure must have been drawn once,
     so that places are fixed.
+
+    Args:
+        axes: whose lines are the points.
+        leads_clear: whether names keep clear of the lines that lead to other names, as long as there is room.
 
     Returns:
         Number of names that are left out.
@@ -251,7 +255,8 @@ def place_names(axes):
     taken = [(x - MARKER / 2, y - MARKER / 2, x + MARKER / 2, y + MARKER / 2) for x, y in centres]
     bars = [axes.transData.transform(path.vertices) / unit for bar in axes.collections for path in bar.get_paths()]
     taken += [(*(bar.min(axis=0) - 1), *(bar.max(axis=0) + 1)) for bar in bars]  # error bars
-    steps = _steps(axes, unit)
+    steps, names, leads = _steps(axes, unit), [], []
+    ways = [([*steps], True), ([*steps], False), ([], False)] if leads_clear else [([*steps], False), ([], False)]
     # Each name takes the first free place of those around its point, the nearest ring first, and keeps it.
     for line, centre in zip(lines, centres, strict=True):
         if line.get_label().startswith("_"):
@@ -262,7 +267,8 @@ def place_names(axes):
         )
         size = text.get_window_extent().width / unit, text.get_window_extent().height / unit
         frame = [v / unit for v in axes.bbox.extents]
-        found = _free(frame, centre, size, [*taken, *steps]) or _free(frame, centre, size, taken)
+        tried = (_free(frame, centre, size, [*taken, *more], (names, leads) if apart else None) for more, apart in ways)
+        found = next(filter(None, tried), None)
         if found is None:
             text.remove()
             left_out += 1
@@ -270,7 +276,9 @@ def place_names(axes):
         corner, end, box = found
         text.set_position(corner)
         taken.append(box)
+        names.append(box)
         if math.hypot(*end) > FAR + 0.1:  # too far to be seen as the point's name without a line
+            leads.append((*centre, *end))
             axes.annotate(
                 "",
                 point,
@@ -278,12 +286,15 @@ def place_names(axes):
                 textcoords="offset points",
                 in_layout=False,
                 arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 5},
+                zorder=2.9,  # behind the names, which may have a background
             )
     return left_out
 
 
-def _free(frame, centre, size, taken):
+def _free(frame, centre, size, taken, drawn=None):
     """The first free place for a name around its point.
+
+    With `drawn`, (boxes of names, lines that lead to some), no such line runs through a name.
 
     Returns:
         (offset of its lower left corner from the point, offset at which a line to it ends, its box), or None.
@@ -293,9 +304,20 @@ def _free(frame, centre, size, taken):
         corner = far * dx + width * (dx - 1) / 2, far * dy + height * (dy - 1) / 2
         box = (x + corner[0], y + corner[1], x + corner[0] + width, y + corner[1] + height)
         inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
-        if inside and not any(_meet(box, other) for other in taken):
-            return corner, (far * dx, far * dy), box
+        if not inside or any(_meet(box, other) for other in taken):
+            continue
+        names, leads = drawn or ((), ())
+        own = (x, y, far * dx, far * dy)
+        if (far > FAR and any(_crosses(own, other) for other in names)) or any(_crosses(lead, box) for lead in leads):
+            continue
+        return corner, own[2:], box
     return None
+
+
+def _crosses(lead, box):
+    """Whether a line (x, y, and how far it goes in both directions) runs through a box."""
+    places = ((lead[0] + part / 30 * lead[2], lead[1] + part / 30 * lead[3]) for part in range(31))
+    return any(box[0] < x < box[2] and box[1] < y < box[3] for x, y in places)
 
 
 def _steps(axes, unit):

@@ -44,7 +44,7 @@ def plot_front(points, key):
     figure = new_figure(4.8, 4.6)
     axes, tips, dots, best = figure.subplots(), {}, [], unbeaten(points, key)
     points = sorted(points, key=lambda point: all(point is not one for one in best))  # the front is named first
-    names = _names(points)
+    names = _names(points, len(best))
     dress(axes, f"Accuracy against {title}", f"← smaller     {xlabel}", f"{plain_text(points[0].split)} accuracy (%)")
     for number, point in enumerate(points):
         x, y = point.sizes[key] / unit, 100 * point.acc
@@ -121,14 +121,15 @@ def _name(point):
     return plain_text(point.label, 36) or plain_text(point.name, 22)
 
 
-def _names(points):
-    """{id of a point: name}: each model's topmost point; where they are many, the first and the last of each role.
+def _names(points, front):
+    """{id of a point: name}: each model's topmost point; where they are many, the front, and the ends of each role.
 
     The runs of a sweep are named by what they differ in; where they are many, the first ones. The students of an
     ablation lie upon each other, and have a figure of their own.
 
     Args:
         points: those of `plot_front`, the front first.
+        front: how many lie on the front.
     """
     top = {}
     for point in points:
@@ -146,6 +147,7 @@ def _names(points):
             if (same := [p for p in chosen if known_role(p.role) == role])
             for i in (0, -1)
         ]
+        ends = [*(point for point in points[:front] if point.kind != "ablation"), *ends]
         chosen = list({id(point): point for point in ends}.values())[:NAMED]
     return {id(point): _name(point) for point in chosen}
 

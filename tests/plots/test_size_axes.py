@@ -137,6 +137,29 @@ def test_a_front_is_of_the_others_where_one_run_is_bad():
     assert list(zip(steps.get_xdata(orig=True), steps.get_ydata(orig=True), strict=True)) == [(1, 90), (2, 92), (4, 94)]
 
 
+@pytest.mark.parametrize("number", [10, 12])
+def test_where_points_share_names_no_line_to_a_name_runs_through_another(number):
+    rng, crossed = np.random.default_rng(6), {}
+    dots = [
+        size_axes.Dot(10 ** rng.uniform(0, 0.7), 90 + rng.normal(), "student", f"a longer name {i}")
+        for i in range(number)
+    ]
+    for together in (None, lambda indices: f"{len(indices)} students"):
+        axes = style.new_figure(4.8, 4.6).subplots()
+        size_axes.draw(axes, dots, together=together)
+        names, _ = boxes_of(axes)
+        leads = [text for text in axes.texts if not text.get_text()]
+        assert leads and all(text.zorder > lead.zorder for text in axes.texts if text.get_text() for lead in leads)
+        crossed[together is None] = 0
+        for lead in leads:
+            start = axes.transData.transform(lead.xy)
+            way = np.array(lead.xyann) * axes.figure.dpi / 72
+            places = start + np.linspace(0, 0.9, 100)[:, None] * way
+            others = [box for box in names.values() if not box.padded(1).contains(*(start + way))]
+            crossed[together is None] += sum(any(box.contains(*place) for place in places) for box in others)
+    assert crossed == {True: 1, False: 0}
+
+
 @pytest.mark.parametrize(
     ("values", "wanted"),
     [

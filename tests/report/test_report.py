@@ -824,6 +824,24 @@ def test_no_name_lies_on_a_step_and_points_that_cover_each_other_have_one(tmp_pa
         assert name.get_bbox_patch().get_alpha() >= 0.9  # where there is no room beside it
 
 
+def test_of_many_models_those_on_the_front_are_named(tmp_path):
+    content = {"base_model/result.json": records_of_a_tree()["base_model/result.json"]}
+    places = [(200 * 2**i, 0.3 + 0.05 * i) for i in range(5)] + [
+        (900 + 700 * i, 0.25 + 0.02 * (i % 3)) for i in range(9)
+    ]
+    for number, (parameters, acc) in enumerate(places):
+        content[f"m{number:02}/result.json"] = content["base_model/result.json"] | {
+            "sha256": f"{number:02}" * 32,
+            "parameters": parameters,
+            "val_acc": acc,
+        }
+    content.pop("base_model/result.json")
+    points = records.read_tree(write_all(tmp_path, content)).points
+    (axes,) = report_plots.plot_front(points, "parameters")[0].axes
+    names = {name.get_text() for name in axes.texts}
+    assert names >= {f"m{number:02}" for number in range(5)} and len(points) > report_plots.NAMED
+
+
 def test_a_step_is_told_of_where_there_is_one(tmp_path):
     content = {
         name: record

@@ -47,6 +47,9 @@ def seeded_file(keras_started, request):
 def seeded(seeded_file, request):
     """A test draws the same random weights alone and behind any others."""
     _seed(request.node.name)
+    yield
+    if request.node.get_closest_marker("slow"):  # whose networks are large, and refer to themselves
+        gc.collect()
 
 
 @pytest.fixture

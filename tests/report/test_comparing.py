@@ -269,7 +269,8 @@ def test_without_differences_there_is_one_row_and_no_effect(tmp_path):
 
 @pytest.mark.parametrize("note", [{"runs": 3}, {"runs": [3, {"folder": 1}]}, {"sweep": 1, "runs": []}])
 def test_a_broken_list_of_runs_is_no_sweep(note, grid, tmp_path):
-    assert sections.sweep_section(written(tmp_path, grid, **note)) is None
+    tree = written(tmp_path, grid, **note)
+    assert sections.sweep_section(tree) is None and [file for file, _ in tree.skipped] == ["sweep.json"]
 
 
 def test_a_hostile_list_of_runs_reads_nothing_outside_and_is_only_text(tmp_path):

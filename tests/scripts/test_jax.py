@@ -158,7 +158,7 @@ def test_the_teacher_falls_silent_under_jax_as_under_tensorflow(chain, tmp_path)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_gradients_of_a_half_precision_batch_norm_are_those_of_float32(dtype):
     import jax
-    from test_fast import batch_norm_gradients, close
+    from test_resnets import batch_norm_gradients, close
 
     def gradient(function, *values):
         return jax.grad(function, argnums=(0, 1, 2))(*values)

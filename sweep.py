@@ -200,7 +200,7 @@ def search(args, spec):
                 "value": _finite(t.value),
                 "params": t.params,
                 "epochs": len(t.intermediate_values),
-                "reached": _finite(next(reversed(t.intermediate_values.values()), None)),
+                "reached": _finite(t.intermediate_values.get(t.last_step)),
                 "folder": searching.folder_of(spec, t),
             }
             for t in searching.counted(study)
@@ -210,8 +210,9 @@ def search(args, spec):
     found.sort(key=lambda t: (rank[t["state"]], t["value"] is None, sign * (t["value"] or 0), t["number"]))
     if found[0]["state"] in ("pruned", "fail"):
         raise InputError(
-            f"{spec.file}: no trial of {len(found)} came to its end, expected one; the logs in {spec.folder} say why; "
-            f"with that set right, `trials={len(found) + args.trials}` makes {args.trials} more"
+            f"{spec.file}: no trial of {len(found)} came to its end, expected one; why a run failed, "
+            f"{Path(spec.folder) / 'logs'} says; with that set right, `trials={len(found) + args.trials}` makes "
+            f"{args.trials} more"
         )
     show_trials(args, spec, found)
     display.written([Path(spec.folder) / notes.NAME], args.verbose)
@@ -225,8 +226,8 @@ def show_trial(args, key, trial):
         display.warn(f"trial {trial.number} failed: {failed}")
         return
     chosen = ", ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
-    epochs, reached = tables.counted(len(trial.intermediate_values), "epoch"), list(trial.intermediate_values.values())
-    stopped = f"stopped after {epochs} at {_shown(key, reached[-1])}" if reached else "stopped"
+    epochs, reached = tables.counted(len(trial.intermediate_values), "epoch"), trial.intermediate_values
+    stopped = f"stopped after {epochs} at {_shown(key, reached[trial.last_step])}" if reached else "stopped"
     how = stopped if trial.state.name == "PRUNED" else f"{key} {_shown(key, trial.value)}"
     display.say(f"trial {trial.number}: {how} ({chosen})", args.verbose)
 

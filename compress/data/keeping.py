@@ -64,8 +64,8 @@ def _cache(config, reader):
     """The cache.Cache of a folder's images, whose name begins with that folder's: as much of it as a name may have."""
     if is_inside(config):
         raise InputError(
-            f"`cache_dir`: received {config.cache_dir}, which lies in {config.dataset} and would be read as images of "
-            "a class; expected another folder, or `cache=False`"
+            f"`cache_dir`: received {config.cache_dir}, which lies in {config.dataset}, where folders are classes; "
+            "expected another folder, or `cache=False`"
         )
     name = os.path.basename(os.path.abspath(config.dataset))
     name = "".join(char if char.isprintable() else "_" for char in name).encode()[:MOST_BYTES].decode(errors="ignore")

@@ -132,7 +132,7 @@ def join(config):
                 shutdown_timeout_seconds=SHUTDOWN,
                 coordinator_bind_address=_bound(config.coordinator),
             )
-        except Exception as error:  # of several kinds
+        except BaseException as error:  # of several kinds
             failed.append(error)
 
     # native code waits for the others; a signal reaches Python's main thread only where that one doesn't

@@ -55,8 +55,10 @@ def _convolutional(call):
 
 def _wrapped(call):
     """TimeDistributed and SpectralNormalization, of a layer with one kernel at every position of what it makes."""
-    is_plain = type(call.layer.layer) in (keras.layers.Dense, *(getattr(keras.layers, f"Conv{n}D") for n in (1, 2, 3)))
-    return _size(call.made[0][:-1]) * _kernels(call.layer.layer) if is_plain else NAN
+    inner = call.layer.layer
+    if type(inner) in (keras.layers.Dense, *(getattr(keras.layers, f"Conv{n}D") for n in (1, 2, 3))):
+        return _size(call.made[0][:-1]) * _kernels(inner)
+    return NAN if any(len(weight.shape) > 1 for weight in inner.weights) else 0.0
 
 
 def _attention(call):

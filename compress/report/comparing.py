@@ -86,7 +86,7 @@ def read(tree):
     """The Sweep that a sweep.json in the root of a tree tells of, or None where there is none."""
     found, entries = listed(tree.root)
     if not entries and (Path(tree.root) / NAME).exists():
-        tree.skipped.append((NAME, "expected the runs of a sweep, which sweep.py writes there once more"))
+        tree.skipped.append((NAME, "it names no runs of a sweep: sweep.py, started again, writes it"))
     known = {run.path.parent.relative_to(tree.root).as_posix(): run for run in tree.of_kind(*KINDS) if run.points}
     compared, missing, others = [], {False: [], True: []}, 0
     for entry in entries:

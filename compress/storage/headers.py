@@ -147,7 +147,7 @@ def one_copy(model, without_code):
 
 
 def _layers(model):
-    """Yields the entries.Layers of a model's config, those of models inside it and of wrappers too."""
+    """Yields the entries.Layers of a model's config, those of models inside it too; not what a wrapper holds."""
     pending = [model]
     while pending:
         entry = pending.pop()

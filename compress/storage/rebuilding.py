@@ -32,6 +32,7 @@ MOST_NESTED = 16  # models inside models
 LARGEST = 2**27  # elements of one image's tensor: a map of 1024x1024 with 128 channels
 LARGEST_STATISTICS = 2**20  # numbers of a Normalization, which Keras makes as soon as it is built
 SPARE = 2**16  # variables that files have no array of: seeds of random layers, counters
+MOST_ITERATIONS = 100  # of a SpectralNormalization
 MOST_PARTS = 4096  # of a tensor that is split
 
 # the classes to the names of `vocabulary`, as far as this version of Keras has them
@@ -395,6 +396,10 @@ class _Rebuilding:
         settings = self._settings(known[kind], kind, config | (change if isinstance(change, dict) else {}), name)
         if change == "linear":
             settings["activation"] = "linear"
+        if (times := settings.get("power_iterations", 1)) not in range(MOST_ITERATIONS + 1):  # a loop in each step
+            raise Unread(
+                f"{name} ({kind}) with power_iterations={one_line(times)[:60]}; expected at most {MOST_ITERATIONS}"
+            )
         with self._errors_of(name, kind):
             trainable = settings.pop("trainable", True)  # which some classes don't take
             made = known[kind](**settings)

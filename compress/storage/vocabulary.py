@@ -51,7 +51,8 @@ LAYERS = (  # of keras.layers
     # that pool or move numbers
     *(f"{kind}Pooling{rank}D" for kind in ("Max", "Average", "GlobalMax", "GlobalAverage") for rank in (1, 2, 3)),
     *(f"{kind}{rank}D" for kind in ("ZeroPadding", "Cropping", "UpSampling") for rank in (1, 2, 3)),
-    # without AdaptiveMaxPooling3D, which ends Python itself on some sizes (Keras 3.15)
+    # without AdaptiveMaxPooling3D, which ends Python itself on some sizes (Keras 3.15), and without
+    # ContrastLimitedAdaptiveHistogramEqualization, which takes 1 kB for each number of its images
     *(f"AdaptiveAveragePooling{rank}D" for rank in (1, 2, 3)),
     *("AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D"),
     *("Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop"),
@@ -59,7 +60,6 @@ LAYERS = (  # of keras.layers
     *IDLE,
     *("SpatialDropout1D", "SpatialDropout3D", "RandomInvert", "RandomGrayscale", "RandomPosterization"),
     *("AutoContrast", "Equalization", "Solarization", "RandomElasticTransform", "Masking"),
-    "ContrastLimitedAdaptiveHistogramEqualization",
 )
 PRECISIONS = ("float32", "float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 PRIVATE = ("LayerScale", "StochasticDepth", "CustomScaleLayer")  # of keras.applications
@@ -156,7 +156,7 @@ def as_own(entry):
     its layers one behind the other.
     """
     own = str(entry["class_name"])
-    if own == "Pipeline" and isinstance(entry.get("config"), dict) and isinstance(entry["config"].get("layers"), list):
+    if own == "Pipeline" and _is_pipeline(entry):
         entries.check_own(entry)
         nodes = [_without_default(node) for node in entry.get("inbound_nodes") or ()]
         return entry | {"class_name": "Sequential", "inbound_nodes": nodes, "was": own}
@@ -167,6 +167,21 @@ def as_own(entry):
     if is_ours and entry.get("module") in SCALE_OF_OLD:
         return entry | {"class_name": kind, "registered_name": None}
     return entry
+
+
+def _is_pipeline(entry):
+    """Whether an entry of that name is Keras 3's: Keras 2 has none, and an author's may be anything.
+
+    An .h5 doesn't always name its module, but those of the layers in it.
+    """
+    config = entry.get("config")
+    parts = config.get("layers") if isinstance(config, dict) else None
+    if not isinstance(parts, list):
+        return False
+    whole = [entry] if entry.get("module") is not None else parts
+    return bool(whole) and all(
+        isinstance(one, dict) and str(one.get("module")).split(".")[0] == "keras" for one in whole
+    )
 
 
 def _without_default(node):

@@ -15,9 +15,10 @@ from compress.sweeps.specs import OUTPUTS, TRAINS, wrong
 
 MOST_RUNS = 5000  # of a sweep; a report reads no more files
 MOST_BYTES = 100  # of the name that a folder is given
-MOST_OF_OWN = 200  # of one that a template makes: with the ending of a log a file may be called so
+MOST_OF_OWN = 130  # of one that a template makes: some file systems have 143, with what a lock's name has besides
 LOGS = "logs"  # in a sweep's folder
-TAKEN = (LOGS, "sweep.json", "study.db")  # what lies there beside the runs
+BESIDE = "beside"  # in that one, for runs beside the sweep's folder
+TAKEN = (LOGS, BESIDE, "sweep.json", "study.db")  # what a sweep's folder has beside the runs, or its logs
 PLACE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -265,8 +266,10 @@ def _folder(spec, step, values, known):
         own = PLACE.sub(lambda found: _spelt(known[found[1]]), step.folder)
         folder = os.path.normpath(os.path.join(spec.folder, own))
         first, *rest = os.path.relpath(folder, spec.folder).split(os.sep)
-        if first in TAKEN or any(len(os.fsencode(part)) > MOST_OF_OWN for part in (first, *rest)):
-            wanted = f"another name than {', '.join(TAKEN)}, and parts of at most {MOST_OF_OWN} bytes"
+        if first in TAKEN or any(
+            len(os.fsencode(part)) > MOST_OF_OWN or part.endswith(".lock") for part in (first, *rest)
+        ):
+            wanted = f"another name than {', '.join(TAKEN)}, and parts of at most {MOST_OF_OWN} bytes, not .lock"
             raise wrong(spec.file, where, f"received {step.folder:.60}, which is {folder:.300}; expected {wanted}")
         if first == "." or (first == ".." and rest[:1] in ([], [".."])):
             wanted = f"a folder below {spec.folder}, or beside it: ../NAME"

@@ -200,7 +200,9 @@ def lock_of(run):
 
 def log_of(run, folder):
     """Path of a run's log in the folder of a sweep: apart from its own, where it looks for what it saved."""
-    return Path(folder) / plans.LOGS / f"{os.path.relpath(run.folder, folder).replace(os.pardir, 'beside')}.log"
+    first, *rest = os.path.relpath(run.folder, folder).split(os.sep)
+    path = Path(folder, plans.LOGS, plans.BESIDE if first == os.pardir else first, *rest)
+    return path.with_name(f"{path.name}.log")
 
 
 def make(runs, count, folder, tell, logged=True):

@@ -25,9 +25,10 @@ KEEPS = 3  # of so many trials that came as far one goes on
 HEARTBEAT = 60  # seconds; a process that is silent for twice as long is dead, and its trial is taken up by another
 BETWEEN = 0.6180339887  # where, from the low end of a range, a value is tried before any work
 LOOK = 0.3  # seconds between two looks at a history
+WAIT = 3  # seconds between two looks at the trials of other processes
 CURVES = {"val_acc": "val_acc", "final_acc": "val_acc", "val_loss": "val_loss"}  # of a result's key while it runs
 SEARCH = "search"  # the attribute of a study that says what it was begun with
-OWN = ("optuna", "sqlalchemy")  # packages in which an error is one of the database
+OWN = ("optuna.storages", "sqlalchemy")  # packages in which an error is one of the database
 NOTED = {"folder", "step", "values", "record"}  # keys of `notes.entry`
 
 
@@ -165,6 +166,8 @@ def _make(spec, run, look, busy):
 
     Where another process is at work on it, `busy` is called with it, and it is waited for.
     """
+    if running.is_finished(run):
+        return
     lock = running.take(run)
     if lock is None:
         busy(run)
@@ -262,7 +265,7 @@ def _is_of(error, packages):
     frame = error.__traceback__
     while frame.tb_next:
         frame = frame.tb_next
-    return frame.tb_frame.f_globals.get("__name__", "").split(".")[0] in packages
+    return frame.tb_frame.f_globals.get("__name__", "").startswith(packages)
 
 
 def _told(error):
@@ -338,7 +341,7 @@ def open_study(spec, name, storage, longest):
             else "one of studies; without that file a new study begins, and runs that are finished stay"
         )
         raise InputError(f"{place} a database that can't be used ({_told(error)}); expected {wanted}") from None
-    with database():
+    with database(), filelock.FileLock(Path(spec.folder) / ".study.lock"):
         if [one.name.lower() for one in study.directions] != [direction]:
             raise InputError(f"`study`: received {name}, which does not {direction}; expected another name")
         _check_same_search(spec, study)
@@ -354,19 +357,19 @@ def _check_same_search(spec, study):
         study.set_user_attr(SEARCH, now)
     elif difference := _difference(then, now):
         raise InputError(
-            f"`study`: received {study.study_name}, which was begun with another file ({difference[0]}); expected "
-            "another name, or the file of then: their trials don't compare"
+            f"`study`: received {study.study_name}, which was begun with other settings ({difference}); expected "
+            "another name, or the file and `seeds` of then: their trials don't compare"
         )
 
 
 def _difference(then, now, where=""):
-    """[what differs first in two parts of JSON, as 'steps.base.flags.subset: 100 then, 200 now'], or []."""
+    """What differs first in two parts of JSON, as 'steps.base.flags.subset: 100 then, 200 now', or ''."""
     if isinstance(then, dict) and isinstance(now, dict):
-        keys = sorted({*then, *now}, key=lambda key: (key not in now, list(now).index(key) if key in now else 0))
+        keys = dict.fromkeys([*now, *then])
         parts = (_difference(then.get(key), now.get(key), f"{where}.{key}".lstrip(".")) for key in keys)
-        return next(filter(None, parts), [])
+        return next(filter(None, parts), "")
     shown = [("nothing" if one is None else f"{json.dumps(one):.60}") for one in (then, now)]
-    return [f"{where}: {shown[0]} then, {shown[1]} now"] if then != now else []
+    return f"{where}: {shown[0]} then, {shown[1]} now" if then != now else ""
 
 
 def counted(study):
@@ -405,12 +408,12 @@ def search(spec, parser_of, study, trials, tell, busy):
     """
     import optuna
 
-    told = set()
+    seen = {}  # {number of a trial of another process: since when it is waited for}
 
-    def others_at_work(number):
-        if number not in told:
-            told.add(number)
-            busy(number)
+    def at_work(trial):
+        """Whether another process makes a trial; one that isn't of this module, and hangs, has no sign of life."""
+        since = seen.get(trial.number, time.monotonic())
+        return trial.state.name == "RUNNING" and bool(_entries(trial) or time.monotonic() - since < 3 * HEARTBEAT)
 
     def ended(study, trial):
         found = {}
@@ -427,12 +430,15 @@ def search(spec, parser_of, study, trials, tell, busy):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
             found = counted(study)
-            others = [trial.number for trial in found if trial.state.name == "RUNNING"]
-            if len(found) >= trials and not others:
-                return
             if len(found) >= trials:
-                others_at_work(others[0])
-                time.sleep(LOOK)
+                others = [trial.number for trial in found[:trials] if at_work(trial)]
+                if not others:
+                    return
+                for number in others:
+                    if number not in seen:
+                        seen[number] = time.monotonic()
+                        busy(number)
+                time.sleep(WAIT)
                 continue
             study.optimize(
                 lambda trial: objective(spec, parser_of, trial, busy), n_trials=1, catch=(RunFailed,), callbacks=[ended]

@@ -19,6 +19,7 @@ CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 MOST_STEPS = 2**40  # of a range
 TOP = ("folder", "seeds", "flags", "rows", "steps", "maximize", "minimize")
 STEP = ("script", "flags", "rows", "folder")
+RESERVED = ("logs", "beside")  # folders of a sweep, see `plans`
 RANGE = ("low", "high", "log", "step")
 # scripts that a step may name: the parameter that says where each writes, and the file there if it isn't a folder
 OUTPUTS = {
@@ -237,6 +238,8 @@ def _step(file, name, value, common, shared):
     where = f"steps.{name}"
     if not name.isidentifier() or not name.isascii():
         raise wrong(file, where, "expected a name of letters, digits and _")
+    if name in RESERVED:
+        raise wrong(file, where, f"expected another name: {' and '.join(RESERVED)} are folders of a sweep")
     _mapping(file, where, value, STEP)
     script = value.get("script")
     if not isinstance(script, str) or script not in OUTPUTS:

@@ -146,7 +146,7 @@ def test_another_file_makes_another_cache(photographs, tmp_path, small_memory):
 
 @pytest.mark.parametrize("place", [".", "a", "d/e"])
 def test_a_cache_in_the_folder_of_the_images_is_refused(place, photographs, tmp_path, small_memory):
-    with pytest.raises(InputError, match="^`cache_dir`: .*, which lies in .*photos and would be read as images"):
+    with pytest.raises(InputError, match="^`cache_dir`: .*, which lies in .*photos, where folders are"):
         load(photographs, tmp_path, cache_dir=str(photographs / place))
     assert sorted(path.name for path in photographs.iterdir()) == ["a", "b", "c"]
 
@@ -697,11 +697,12 @@ def test_what_is_no_image_is_named_before_images_are_decoded_as_needed(photograp
 
 @pytest.mark.usefixtures("small_memory")
 def test_what_is_damaged_is_named_when_it_is_needed_without_a_cache_with_the_way_to_try_all(photographs, tmp_path):
-    for number in (3, 6):
-        path = photographs / "a" / f"{number:02d}.jpg"
+    (photographs / "a" / "00.png").rename(photographs / "a" / "00.PNG")
+    for name in ("00.PNG", "03.jpg", "06.jpg"):
+        path = photographs / "a" / name
         path.write_bytes(path.read_bytes()[:-200])
     data = load(photographs, tmp_path, cache=False)
-    with pytest.raises(InputError, match=r"0[36]\.jpg cannot be read .*others may be damaged too: .*large-data\.md"):
+    with pytest.raises(InputError, match=r"0[036]\.\w+ cannot be read .*others may be damaged too: .*large-data\.md"):
         for split in (data.train, data.val, data.test):
             np.asarray(split.images)
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "large-data.md").read_text(encoding="utf-8")
@@ -709,7 +710,7 @@ def test_what_is_damaged_is_named_when_it_is_needed_without_a_cache_with_the_way
     with contextlib.redirect_stdout(io.StringIO()) as told:
         exec(code.replace('"photographs"', repr(str(photographs))), {})
     assert [line.split()[0] for line in told.getvalue().splitlines()] == [
-        str(photographs / "a" / name) for name in ("03.jpg", "06.jpg")
+        str(photographs / "a" / name) for name in ("00.PNG", "03.jpg", "06.jpg")
     ]
 
 

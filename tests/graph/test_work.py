@@ -45,6 +45,10 @@ NETWORKS = {
         16 * 9 * 2 * 5,
     ),
     "TimeDistributed": (lambda: recurrent(layers.TimeDistributed(layers.Dense(5))), 7 * 6 * 5),
+    "TimeDistributed without a kernel": (
+        lambda: paired(layers.TimeDistributed(layers.MaxPooling2D()), (7, 6, 6, 2)),
+        0,
+    ),
     # 3 queries for 4 keys of 8 channels, values of 5
     "Attention": (
         lambda: paired(lambda q, v, k: layers.Attention()([q, v, k]), (3, 8), (4, 5), (4, 8)),

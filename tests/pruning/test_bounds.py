@@ -243,7 +243,7 @@ def test_networks_whose_macs_are_not_known_are_pruned_and_go_on(words, answers, 
     x = keras.layers.Rescaling(1 / 255)(image)
     for name in ("one", "two", "three"):
         x = keras.layers.Conv2D(24, 3, strides=2, padding="same", activation="relu", name=name)(x)
-    x = keras.layers.Flatten()(keras.layers.TimeDistributed(keras.layers.Conv1D(8, 2))(x))
+    x = keras.layers.Flatten()(keras.layers.TimeDistributed(keras.layers.SeparableConv1D(8, 2))(x))
     saving.save_network(keras.Model(image, keras.layers.Dense(10, name="logits")(x)), tmp_path / "base.h5")
     command = [*words, "--prune_ratio", "0.25", "--prune_iter", "2"]
     answers += [0, None, 0]

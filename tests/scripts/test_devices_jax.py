@@ -173,11 +173,25 @@ def test_one_process_may_be_all_there_are(environment, tmp_path):
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_signal_ends_a_process_that_waits_for_the_others(number, environment, tmp_path):
     words = [sys.executable, "train_base_model.py", "--dataset", "digits", "--save_folder", tmp_path / "run"]
-    process = start([*words, *of_pair(free_port(), number)], environment)
-    time.sleep(10)
+    port = free_port()
+    if number == 1:  # process 0, which never says a word: native code waits for it
+        silent = socket.create_server(("127.0.0.1", port))
+    process = start([*words, *of_pair(port, number)], environment)
+    if number == 1:
+        silent.settimeout(120)
+        kept = [silent.accept(), silent.accept()]  # a look whether it is there, then JAX
+    else:
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert process.poll() is None
+            time.sleep(0.1)
+    time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     asked = time.monotonic()
     err = process.communicate(timeout=60)[1]
+    if number == 1:
+        for connection, _ in kept:
+            connection.close()
+        silent.close()
     assert process.returncode == 143 and time.monotonic() - asked < 20
     assert "stopped by SIGTERM; nothing new was saved in" in err and err.count("\n") <= 2
 

@@ -10,7 +10,7 @@ from keras import layers, ops
 from compress.errors import InputError
 from compress.graph import registered, rules
 from compress.graph.network import Graph
-from compress.storage import headers, opening, saving
+from compress.storage import headers, opening, saving, vocabulary
 
 RNG = np.random.default_rng(3)
 RGB = RNG.uniform(0, 255, (3, 12, 12, 3)).astype("float32")
@@ -92,7 +92,6 @@ SELDOM = {
     "ConvLSTM2D": lambda x: layers.ConvLSTM2D(4, 3)(layers.Reshape((2, 5, 10, 6))(x)),
     "ConvLSTM3D": lambda x: layers.ConvLSTM3D(4, 2)(layers.Reshape((2, 5, 5, 2, 6))(x)),
     "ReversibleEmbedding": lambda x: layers.ReversibleEmbedding(9, 4)(layers.Reshape((600,))(x)),
-    "equalisation": layers.ContrastLimitedAdaptiveHistogramEqualization((-9, 9), tile_grid_size=(2, 2)),
 }
 
 
@@ -115,14 +114,40 @@ def test_a_pipeline_is_its_layers_one_behind_the_other(in_front, tmp_path):
     assert any("conv2d" in group for group in Graph(opened).groups)  # pruned as what it is
 
 
-def test_the_layers_of_a_pipeline_are_looked_at(tmp_path):
-    with_code = layers.Pipeline([layers.Lambda(lambda x: x)])
-    keras.Sequential([keras.Input((12, 12, 3)), with_code, layers.Flatten(), layers.Dense(3)]).save(
-        tmp_path / "a.keras"
-    )
+class Pipeline(layers.Pipeline):
+    """A class of a user's, which is called as Keras' own and may do anything."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "inside", "words"),
+    [
+        (layers.Pipeline, lambda: layers.Lambda(lambda x: x), r"\(Lambda\), a layer of code"),
+        (Pipeline, layers.RandomFlip, r"\(Pipeline\), a class of its author's own"),
+    ],
+)
+def test_the_layers_and_the_class_of_a_pipeline_are_looked_at(kind, inside, words, tmp_path):
+    stack = [kind([inside()]), layers.Flatten(), layers.Dense(3)]
+    keras.Sequential([keras.Input((12, 12, 3)), *stack]).save(tmp_path / "a.keras")
     for reading in (headers.read_header, opening.open_network):
-        with pytest.raises(InputError, match=r"\(Lambda\), a layer of code"):
+        with pytest.raises(InputError, match=words):
             reading(tmp_path / "a.keras")
+
+
+def test_a_pipeline_that_names_no_module_or_is_registered_is_its_authors(monkeypatch):
+    parts = [{"class_name": "RandomFlip", "config": {}}]
+    entry = {"class_name": "Pipeline", "config": {"layers": parts}}  # as Keras 2, which has none, would write a user's
+    assert vocabulary.as_own(entry) == entry
+    monkeypatch.setattr(registered, "RULES", {Pipeline: None})
+    own = entry | {"module": "mine", "registered_name": "mine>Pipeline"}
+    assert vocabulary.as_own(own) == own
+
+
+def test_a_loop_of_a_layer_in_each_step_has_an_end(tmp_path):
+    layer = layers.SpectralNormalization(layers.Conv2D(4, 3), power_iterations=10**9)
+    stack = [layers.Rescaling(1 / 255), layer, layers.Flatten(), layers.Dense(3)]
+    keras.Sequential([keras.Input((12, 12, 3)), *stack]).save(tmp_path / "net.keras")
+    with pytest.raises(InputError, match="with power_iterations=1000000000; expected at most 100"):
+        opening.open_network(tmp_path / "net.keras")
 
 
 def test_patches_are_those_of_a_convolution(tmp_path):

@@ -80,6 +80,7 @@ def folder(tmp_path, monkeypatch):
         (tmp_path / script).write_text(STUB)
     monkeypatch.setattr(running, "ROOT", tmp_path)
     monkeypatch.setattr(search, "LOOK", 0.02)
+    monkeypatch.setattr(search, "WAIT", 0.1)
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     return tmp_path
 
@@ -217,35 +218,54 @@ def test_a_study_of_another_file_is_refused(old, new, message, folder):
     text = (folder / "sweep.yaml").read_text()
     assert old in text
     (folder / "sweep.yaml").write_text(text.replace(old, new))
-    with pytest.raises(InputError, match=rf"^`study`: received rates, which was begun with another file \({message}"):
+    with pytest.raises(InputError, match=rf"^`study`: received rates, which was begun with other settings \({message}"):
         run(folder, 2)
     assert len(calls(folder)) == 2
     (folder / "sweep.yaml").write_text(f"# a comment\n{text}")
     assert len(run(folder, 2)) == 2
 
 
-def test_a_trial_of_a_process_that_was_killed_is_waited_for_and_made_again(folder, monkeypatch, capsys):
+def held(folder, monkeypatch):
+    """A process of its own that searches, held while its first student is at work."""
     monkeypatch.setenv("SECONDS_OF_STUB", "0.2")
-    process = started(folder, 1)
+    process, end = started(folder, 1), time.monotonic() + 120
     while not [*(folder / "runs").glob("student/*/begun")]:
+        assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)
+    (folder / "calls.wait").write_text("")
+    return process
+
+
+def test_a_trial_of_a_process_that_was_killed_is_waited_for_and_made_again(folder, monkeypatch, capsys):
+    process = held(folder, monkeypatch)
     process.kill()
     process.communicate()
-    monkeypatch.setattr(search, "HEARTBEAT", 1)
-    with sqlite3.connect(folder / "runs" / "study.db") as database:  # as if a long time had passed since
-        database.execute("update trial_heartbeats set heartbeat = datetime(heartbeat, '-1 hour')")
-    database.close()
+    (folder / "calls.wait").unlink()
+    say = sweep.say_busy
+
+    def say_and_let_time_pass(*words):
+        say(*words)
+        with sqlite3.connect(folder / "runs" / "study.db") as database:
+            database.execute("update trial_heartbeats set heartbeat = datetime(heartbeat, '-1 hour')")
+        database.close()
+
+    monkeypatch.setattr(sweep, "say_busy", say_and_let_time_pass)
     (trial,) = sweep.run(file=str(folder / "sweep.yaml"), study="rates", trials=1)["trials"]
     assert trial["state"] == "complete" and trial["value"] == pytest.approx(
         10 * trial["params"]["student.student_learning_rate"] * (1 - 0.5**9), rel=1e-3
     )
+    assert "trial 0: another process is at work on it" in capsys.readouterr().out
 
 
 def test_another_process_with_the_last_trial_is_waited_for(folder, monkeypatch, capsys):
-    monkeypatch.setenv("SECONDS_OF_STUB", "0.2")
-    process = started(folder, 1)
-    while not [*(folder / "runs").glob("student/*/begun")]:
-        time.sleep(0.02)
+    process = held(folder, monkeypatch)
+    say = sweep.say_busy
+
+    def say_and_let_go(*words):
+        say(*words)
+        (folder / "calls.wait").unlink(missing_ok=True)
+
+    monkeypatch.setattr(sweep, "say_busy", say_and_let_go)
     (trial,) = sweep.run(file=str(folder / "sweep.yaml"), study="rates", trials=1)["trials"]
     assert trial["state"] == "complete" and "trial 0: another process is at work on it" in capsys.readouterr().out
     process.communicate()
@@ -404,7 +424,7 @@ def test_a_study_of_other_values_or_of_another_goal_wants_another_name(folder):
     run(folder, 1)
     text = (folder / "sweep.yaml").read_text()
     (folder / "sweep.yaml").write_text(text.replace("[sgd, muon]", "[muon, sgd]"))
-    with pytest.raises(InputError, match="^`study`: received rates, which was begun with another file"):
+    with pytest.raises(InputError, match="^`study`: received rates, which was begun with other settings"):
         run(folder, 2)
     with sqlite3.connect(folder / "runs" / "study.db") as database:  # as an earlier version left it
         database.execute("delete from study_user_attributes")

@@ -59,6 +59,12 @@ def free_port():
         return taken.getsockname()[1]
 
 
+def listened_at(port):
+    """Whether a process listens at a port of this host."""
+    with socket.socket() as look:
+        return look.connect_ex(("127.0.0.1", port)) == 0
+
+
 def of_pair(port, number):
     """The flags of one of two processes."""
     return ["--coordinator", f"127.0.0.1:{port}", "--num_processes", 2, "--process_id", number]
@@ -181,7 +187,7 @@ def test_a_signal_ends_a_process_that_waits_for_the_others(number, environment, 
         silent.settimeout(120)
         kept = [silent.accept(), silent.accept()]  # a look whether it is there, then JAX
     else:
-        while socket.socket().connect_ex(("127.0.0.1", port)):
+        while not listened_at(port):
             assert process.poll() is None
             time.sleep(0.1)
     time.sleep(0.5)

@@ -191,7 +191,8 @@ def _split(reader, part, name, source):
 def _known(config, listing):
     """A known.Known of a folder's files."""
     paths = [path for part, _ in listing.splits.values() for path in part] if listing else ()
-    keeps = config.cache and not keeping.is_inside(config)  # a folder among those of the classes would be one of them
+    # a folder among those of the classes would be one of them
+    keeps = config.cache and not (paths and keeping.is_inside(config, paths))
     return known.Known(keeps and config.cache_dir, config.dataset, paths)
 
 

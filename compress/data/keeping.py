@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from compress.cli import display, tables
-from compress.data import cache, lazily, reading
+from compress.data import cache, folders, lazily, reading
 from compress.engine import processes
 from compress.errors import InputError
 
@@ -19,10 +19,20 @@ def bytes_of(count, reader):
     return count * math.prod(reader.stored) * 3
 
 
-def is_inside(config):
-    """Whether the cache's folder of a DataConfig lies in that of its images."""
+def is_inside(config, paths):
+    """Whether the cache's folder of a DataConfig lies where folders are classes; beside train/ and test/ it may lie.
+
+    Args:
+        config: the DataConfig, whose `dataset` is a folder.
+        paths: of its images.
+    """
     images, place = (os.path.realpath(path) for path in (config.dataset, config.cache_dir))
-    return os.path.commonpath([images, place]) == images
+    if os.path.commonpath([images, place]) != images:
+        return False
+    first, own = (
+        os.path.relpath(path, root).split(os.sep)[0] for path, root in ((paths[0], config.dataset), (place, images))
+    )
+    return not folders.split_of(first) or bool(folders.split_of(own))
 
 
 def keep(splits, reader, config, progress):
@@ -62,7 +72,7 @@ def keep(splits, reader, config, progress):
 
 def _cache(config, reader):
     """The cache.Cache of a folder's images, whose name begins with that folder's: as much of it as a name may have."""
-    if is_inside(config):
+    if is_inside(config, reader.paths):
         raise InputError(
             f"`cache_dir`: received {config.cache_dir}, which lies in {config.dataset}, where folders are classes; "
             "expected another folder, or `cache=False`"

@@ -151,6 +151,17 @@ def test_a_cache_in_the_folder_of_the_images_is_refused(place, photographs, tmp_
     assert sorted(path.name for path in photographs.iterdir()) == ["a", "b", "c"]
 
 
+def test_a_cache_beside_the_folders_of_the_splits_is_none_of_them(photographs, tmp_path, small_memory):
+    root = tmp_path / "data"
+    shutil.copytree(photographs, root / "train")
+    shutil.copytree(photographs, root / "val")
+    for place in ("cache", "deep/er"):
+        once, again = (load(root, tmp_path, cache_dir=str(root / place)) for _ in range(2))
+        assert list(once.class_names) == list(again.class_names) == ["a", "b", "c"]
+    with pytest.raises(InputError, match="^`cache_dir`: .*, where folders are"):
+        load(root, tmp_path, cache_dir=str(root / "train"))
+
+
 def killed_behind(folder, place, count):
     """Fills a cache in this process, which ends at the image of that number as a kill does."""
     reading.HELD, cache.BLOCK, done = 2048, 4 * SIDE * SIDE * 3, []  # four images

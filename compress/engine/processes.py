@@ -190,7 +190,8 @@ def _not_joined(config, error):
     if config.distributed and isinstance(error, (ValueError, KeyError)):
         return InputError(
             f"`distributed`: nothing here announces the processes of a run ({one_line(error):.100}); expected a job of "
-            "Slurm, Kubernetes or Open MPI, or `coordinator`, `num_processes` and `process_id`"
+            "Slurm, Open MPI, or Kubernetes with the package kubernetes, or `coordinator`, `num_processes` and "
+            "`process_id`"
         )
     return InputError(absent(config, f" ({one_line(error):.200})"))
 

@@ -13,7 +13,6 @@ from compress.errors import InputError, Stopped, command
 
 TRIALS = 20
 MOST_SHOWN = 10  # trials in the table of a search
-ACCURACIES = ("val_acc", "final_acc", "base_acc", "pruned_acc", "recalibrated_acc", "teacher_acc")
 EXAMPLE = """example:
   python sweep.py sweep.yaml -j 2
   python sweep.py sweep.yaml --print --step base | xargs -d '\\n' -n 1 -P 2 sh -c
@@ -179,7 +178,7 @@ def search(args, spec):
     Raises:
         InputError: a value can't be used; or no trial came to its end.
     """
-    from compress.sweeps import notes
+    from compress.sweeps import notes, specs
     from compress.sweeps import search as searching
 
     for name, given in (("jobs", args.jobs > 1), ("step", args.step), ("print", args.print)):
@@ -211,7 +210,7 @@ def search(args, spec):
     if found[0]["state"] in ("pruned", "fail"):
         raise InputError(
             f"{spec.file}: no trial of {len(found)} came to its end, expected one; why a run failed, "
-            f"{Path(spec.folder) / 'logs'} says; with that set right, `trials={len(found) + args.trials}` makes "
+            f"{Path(spec.folder) / specs.LOGS} says; with that set right, `trials={len(found) + args.trials}` makes "
             f"{args.trials} more"
         )
     show_trials(args, spec, found)
@@ -237,7 +236,7 @@ def show_trials(args, spec, found):
     (key, _), best = spec.objective, [trial for trial in found if trial["state"] in ("complete", "pruned")][:MOST_SHOWN]
     names = list(dict.fromkeys(name for trial in best for name in trial["params"]))
     stopped = sum(trial["state"] == "pruned" for trial in found)
-    kind = tables.percent if key in ACCURACIES else tables.number
+    kind = tables.percent if key.endswith("_acc") else tables.number
     values = [trial["value"] if trial["state"] == "complete" else trial["reached"] for trial in best]
     states = ["" if t["state"] == "complete" else f"after {tables.counted(t['epochs'], 'epoch')}" for t in best]
     rows = zip(best, values, states, strict=True)
@@ -261,7 +260,7 @@ def _finite(value):
 
 def _shown(key, value):
     """A number of what is searched for, an accuracy in per cent."""
-    return display.percent(value) if key in ACCURACIES else f"{value:.6g}"
+    return display.percent(value) if key.endswith("_acc") else f"{value:.6g}"
 
 
 def _short(value):

@@ -159,11 +159,7 @@ case $table in
         SEEDS=${*:-826}
         for seed in $SEEDS; do
             case $seed in
-                0 | [1-9]*) ;;
-                *) seed=x ;;
-            esac
-            case $seed in
-                *[!0-9]*)
+                0?* | *[!0-9]*)
                     echo "reproduce.sh: received '$*', expected seeds such as 826" >&2
                     exit 2 ;;
             esac

@@ -11,7 +11,7 @@ from compress.report import comparing, tables
 from compress.report.tree import mapping, text, within
 from compress.storage import records
 
-ACCURACIES = ("val_acc", "final_acc")  # keys of a result that are searched for and are an accuracy themselves
+VALIDATION = ("val_acc", "final_acc")  # keys that are the validation accuracy, which has a column anyway
 STATES = ("finished", "stopped", "unfinished")  # in the order in which a table has them
 
 
@@ -123,7 +123,7 @@ def told(search):
     stopped = sum(trial.state == STATES[1] for trial in search.trials)
     parts = []
     if search.best:
-        name = "validation accuracy" if search.key in ACCURACIES else search.key
+        name = "validation accuracy" if search.key in VALIDATION else search.key
         parts.append(
             f"The best trial is the first one, by the {'lowest' * (search.direction == 'minimize') or 'highest'} "
             f"{name}."
@@ -149,12 +149,13 @@ def table(search):
     """The trials: values, state, accuracy, what is searched for, and which is the best."""
     names = comparing.varying(search.trials) or list(search.trials[0].settings)
     numbers = [name for name in names if all(records.is_number(trial.settings.get(name)) for trial in search.trials)]
-    other = search.key not in ACCURACIES
+    other = search.key not in VALIDATION
+    form = display.percent if search.key.endswith("_acc") else "{:.6g}".format
     rows = []
     for number, trial in enumerate(search.trials, 1):
         cells = [comparing.setting(trial, name, name in numbers) for name in names]
         cells += [_state(trial), tables.cell(trial.acc, display.percent)]
-        cells += [tables.cell(trial.value, "{:.6g}".format)] if other else []
+        cells += [tables.cell(trial.value, form)] if other else []
         rows.append(
             [(str(number), number), *cells, ("best", "best") if trial is search.best else (tables.NOTHING, None)]
         )

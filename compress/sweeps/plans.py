@@ -11,14 +11,12 @@ from pathlib import Path
 from compress.cli import keywords
 from compress.cli.values import nearest
 from compress.errors import InputError
-from compress.sweeps.specs import OUTPUTS, TRAINS, wrong
+from compress.sweeps.specs import OUTPUTS, RESERVED, TRAINS, wrong
 
 MOST_RUNS = 5000  # of a sweep; a report reads no more files
 MOST_BYTES = 100  # of the name that a folder is given
 MOST_OF_OWN = 130  # of one that a template makes: some file systems have 143, with what a lock's name has besides
-LOGS = "logs"  # in a sweep's folder
-BESIDE = "beside"  # in that one, for runs beside the sweep's folder
-TAKEN = (LOGS, BESIDE, "sweep.json", "study.db")  # what a sweep's folder has beside the runs, or its logs
+TAKEN = (*RESERVED, "sweep.json", "study.db")  # what a sweep's folder, or that of its logs, has beside the runs
 PLACE = re.compile(r"\{([^{}]*)\}")
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from compress.errors import InputError
 from compress.storage import files, records
-from compress.sweeps import plans
-from compress.sweeps.specs import TRAINS
+from compress.sweeps.specs import BESIDE, LOGS, TRAINS
 
 ROOT = Path(__file__).resolve().parents[2]  # where the scripts lie
 PAUSE = 0.05  # seconds between two looks at the processes
@@ -201,7 +200,7 @@ def lock_of(run):
 def log_of(run, folder):
     """Path of a run's log in the folder of a sweep: apart from its own, where it looks for what it saved."""
     first, *rest = os.path.relpath(run.folder, folder).split(os.sep)
-    path = Path(folder, plans.LOGS, plans.BESIDE if first == os.pardir else first, *rest)
+    path = Path(folder, LOGS, BESIDE if first == os.pardir else first, *rest)
     return path.with_name(f"{path.name}.log")
 
 

@@ -19,7 +19,8 @@ CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 MOST_STEPS = 2**40  # of a range
 TOP = ("folder", "seeds", "flags", "rows", "steps", "maximize", "minimize")
 STEP = ("script", "flags", "rows", "folder")
-RESERVED = ("logs", "beside")  # folders of a sweep, see `plans`
+LOGS, BESIDE = "logs", "beside"  # in a sweep's folder; in that one, of runs that lie beside the sweep's folder
+RESERVED = (LOGS, BESIDE)
 RANGE = ("low", "high", "log", "step")
 # scripts that a step may name: the parameter that says where each writes, and the file there if it isn't a folder
 OUTPUTS = {

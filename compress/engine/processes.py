@@ -187,11 +187,20 @@ def _bound(address):
 
 def _not_joined(config, error):
     """What to say where jax.distributed.initialize failed."""
+    import jax
+
     if config.distributed and isinstance(error, (ValueError, KeyError)):
         return InputError(
             f"`distributed`: nothing here announces the processes of a run ({one_line(error):.100}); expected a job of "
             "Slurm, Open MPI, or Kubernetes with the package kubernetes, or `coordinator`, `num_processes` and "
             "`process_id`"
+        )
+    # JAX's own kind of error is a team that didn't meet; of any other kind are the answers of a cluster that it asks
+    if config.distributed and not isinstance(error, jax.errors.JaxRuntimeError):
+        return InputError(
+            f"`distributed`: received no word of which processes this job has ({one_line(error):.100}); expected, in "
+            'Kubernetes, a Job with `completionMode: "Indexed"`, a headless service as its subdomain, and an account '
+            "that may read pods, jobs and services, or `coordinator`, `num_processes` and `process_id`"
         )
     return InputError(absent(config, f" ({one_line(error):.200})"))
 

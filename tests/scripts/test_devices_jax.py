@@ -155,6 +155,22 @@ def test_without_a_manager_nothing_is_announced(environment, tmp_path):
     assert err.startswith("train_base_model.py: --distributed: nothing here announces") and err.count("\n") == 1
 
 
+def test_a_cluster_that_does_not_answer(environment, tmp_path):
+    # what JAX asks Kubernetes with, in a pod whose account has no token
+    (tmp_path / "kubernetes.py").write_text(
+        "class config:\n    def load_incluster_config():\n        raise OSError('no token\\nof an account')\n"
+    )
+    pod = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "train_base_model.py", "--dataset", "digits", "--save_folder", tmp_path / "run"]
+    done = start([*words, "--distributed"], environment | pod)
+    err = done.communicate()[1]
+    assert done.returncode == 2
+    assert err.startswith(
+        "train_base_model.py: --distributed: received no word of which processes this job has (no token of an account)"
+    )
+    assert "Indexed" in err and err.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
 def test_processes_with_other_flags_are_refused(environment, tmp_path):
     words = [sys.executable, "train_base_model.py", "--dataset", "digits", "--save_folder", tmp_path / "run"]
     port = free_port()

@@ -7,6 +7,7 @@ import contextlib
 import os
 
 from compress.cli import tables
+from compress.data import reading
 from compress.storage import files
 
 TAIL = 64  # bytes at the end of a file: compressed pixels, which nearly always differ between two images
@@ -23,8 +24,9 @@ def notes(root, splits):
     Returns:
         List of lines, at most one of each kind.
     """
+    one = {}  # object for equal places: of a million files, hundreds of bytes each
     places = {
-        str(path): (name, int(label))
+        str(path): one.setdefault(place := (name, int(label)), place)
         for name, (paths, labels) in splits.items()
         for path, label in zip(paths, labels, strict=True)
     }
@@ -89,7 +91,7 @@ def _shared(paths, places, key):
         key: function of a path.
     """
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        keys = dict(zip(paths, pool.map(lambda path: _or_none(key, path), paths), strict=True))
+        keys = dict(zip(paths, reading.in_order(pool, lambda path: _or_none(key, path), paths), strict=True))
     different = {(value, places[path]) for path, value in keys.items() if value is not None}
     counts = collections.Counter(value for value, _ in different)
     return {path: value for path, value in keys.items() if counts[value] > 1}

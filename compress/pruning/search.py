@@ -10,10 +10,14 @@ widths (`graph.cost`), so groups that no layer lies between are independent, and
   all their widths. More of them (a chain, a block of a DenseNet) by descent: one group after the other and,
   for the last multiplier, one pair after the other, until nothing falls.
 - What the last jump of the multiplier left unspent goes back a step at a time, where the loss falls most a cost; or
-  first to one pair of groups after the other, if the loss is less in the end.
+  first to one pair of groups after the other, if the loss is less in the end. Where groups depend on each other, that
+  is done from several networks, since no multiplier may lead to the best one.
+- Of few networks all are tried.
 """
 
+import functools
 import itertools
+import math
 
 import numpy as np
 
@@ -22,6 +26,8 @@ from compress.pruning.masks import OutOfReach
 STEPS = 16  # of the bisection where groups are moved by descent
 SWEEPS = 20  # of a descent, at most
 PAIRS = 200  # of groups that depend on each other, which are moved together, at most
+STARTS = 4  # networks of the bisection from which pairs are moved
+ALL = 2**19  # networks that are all tried, at most
 GRID = 48  # widths of each group of such a pair that are tried
 FEW = 32  # pairs that every descent moves, not only the last one
 ROWS = 2**16  # networks whose cost is computed at once
@@ -46,6 +52,9 @@ class Search:
         self.columns = {part: self._column(self.last, part[0]) for part in self.parts if len(part) == 1}
         alone = [part[0] for part in self.parts if len(part) == 1]
         self.alone = list(itertools.combinations(alone, 2))[:PAIRS]
+        known = {*self.tables, *self.pairs, *self.alone}
+        others = [pair for pair in itertools.combinations(range(len(self.names)), 2) if pair not in known]
+        self.others = others if len(known) + len(others) <= PAIRS else []
 
     # ---- costs and losses; a network is a list of places, one a group, in its widths
 
@@ -212,6 +221,27 @@ class Search:
         narrow = [0] * len(self.names)
         if self.cost(narrow) > limit:
             raise OutOfReach("the budget is out of reach: it isn't met with every layer at its floor")
+        best = self._of_all(limit) if math.prod(len(choice) for choice in self.widths) <= ALL else self._near(limit)
+        return {name: int(choice[place]) for name, choice, place in zip(self.names, self.widths, best, strict=True)}
+
+    def _of_all(self, limit):
+        """The best of all networks within a budget; of equal ones the widest."""
+        every = self._every
+        losses = np.where(self._prices <= limit, sum(rise[every[:, i]] for i, rise in enumerate(self.rise)), np.inf)
+        return self._spent(every[np.argmin(losses)].tolist(), limit)
+
+    @functools.cached_property
+    def _every(self):
+        """Places (n, groups) of all networks."""
+        return np.indices([len(choice) for choice in self.widths]).reshape(len(self.widths), -1).T
+
+    @functools.cached_property
+    def _prices(self):
+        """Costs (n,) of all networks."""
+        return self._of(self._every)
+
+    def _near(self, limit):
+        """A network near the best one within a budget that the narrowest network meets."""
         # A multiplier is doubled until its network fits, and bisected down from there: the smaller the multiplier, the
         # less loss, the higher the cost.
         low, high = 0.0, 1 / self.cost(self.last)  # a nat for the whole network; doubled until it is enough
@@ -219,19 +249,21 @@ class Search:
         while self.cost(best) > limit:
             low, high = high, 2 * high
             best = self.least(high, best)
+        seen = [best]
         for _ in range(STEPS if self.pairs else 40):
             middle = (low + high) / 2
             found = self.least(middle, best)
             low, high, best = (low, middle, found) if self.cost(found) <= limit else (middle, high, best)
+            seen += [best] if best not in seen else []
         if self.pairs:
             found = self.least(high, best, together=True)
             best = found if self.cost(found) <= limit and self.loss(found) < self.loss(best) else best
         # Widths jump with the multiplier, so a part of the budget is left over: it is spent in two ways.
         ends = [self._spent(places, limit) for places in (best, self._exchanged(best, limit))]
-        return {
-            name: int(choice[place])
-            for name, choice, place in zip(self.names, self.widths, min(ends, key=self.loss), strict=True)
-        }
+        if self.others:
+            starts = [[0] * len(self.names), *seen[-STARTS:], ends[0]]
+            ends += [self._spent(self._exchanged(start, limit), limit) for start in starts]
+        return min(ends, key=self.loss)
 
     def _spent(self, places, limit):
         """Widens groups, a step at a time, while the budget allows: where the loss falls most a cost, first."""
@@ -256,9 +288,10 @@ class Search:
         """Gives one pair of groups after the other its best widths within the budget: most fall first.
 
         Single steps can't narrow one group to widen another by more; for a lone pair this is the best choice.
+
         """
         places = list(places)
-        pairs = [*self.tables, *self.pairs, *self.alone]
+        pairs = [*self.tables, *self.pairs, *self.alone, *self.others]
         while True:
             unspent, best = limit - self.cost(places), None
             for pair in pairs:

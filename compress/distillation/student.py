@@ -357,7 +357,11 @@ def inherited(graph, widths):
 
     Returns:
         {group: bool (width,)}, True for what stays, as `Graph.trimmed` takes it.
+
+    Raises:
+        InputError: the network has no such group.
     """
+    widths = graph.by_name(widths, "widths")
     narrower = {name: width for name, width in widths.items() if width < graph.groups[name].width}
     scores = channel_scores(graph) if narrower else {}
     return {name: masks.least_idle(scores[name], width) for name, width in narrower.items()}
@@ -366,7 +370,7 @@ def inherited(graph, widths):
 def inherit_student(graph, widths):
     """A student of the given widths that keeps a network's most important channels, with their weights.
 
-    Args: as of `inherited`.
+    Args and errors: as of `inherited`.
 
     Returns:
         An uncompiled keras.Model that isn't recalibrated: its batch-norm statistics are still those of the wider

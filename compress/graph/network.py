@@ -10,6 +10,7 @@ small = graph.trimmed(masks)  # a plain keras.Model
 
 import dataclasses
 import functools
+import re
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from compress.graph.convolutions import convolutions, dense
 from compress.graph.cost import Cost, CostModel
 from compress.graph.nodes import check, walk
 
+STREAM = re.compile(r"(conv\d)_stream")  # of a ResNet's residual stream, in names of earlier versions
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -28,7 +31,8 @@ class Group:
     Attributes:
         name: path of the first layer that makes them, as 'conv1' or 'encoder/conv1'. Where a layer makes several
             groups, as of channels that are split later, the second is called 'conv1:1'. Of attention the group is the
-            heads, under the layer's path. Names stay the same when channels go.
+            heads, under the layer's path. Names stay the same when channels go. Where masks and widths are given by
+            names, 'conv3_stream' of earlier versions stands for that stage's residual stream of a ResNet.
         width: positions of the mask.
         makers: paths of all layers that make them, depthwise convolutions among them.
         readers: paths of the layers that mix them.
@@ -204,6 +208,50 @@ class Graph:
                 found.append(Pinned(pin.layer, width, pin.why, tuple(dict.fromkeys(makers))))
         return found
 
+    # ---- names of groups
+
+    def named(self, name):
+        """The name that a group has here, of one that may be an earlier version's; None where there is no such group.
+
+        Earlier versions called the residual stream of a ResNet's stage 'conv3_stream'. It is the group that the last
+        convolution of the stage's first block adds to, and called after the first layer that makes it.
+        """
+        if name in self.groups:
+            return name
+        if not (stream := STREAM.fullmatch(str(name))):
+            return None
+        layer = f"{stream[1]}_block1_3_conv"
+        # what no addition joins is no stream, whatever its layers are called
+        return next((own for own, group in self.groups.items() if layer in group.makers and not group.inner), None)
+
+    def by_name(self, given, parameter):
+        """What is given for some groups, under the names that they have here.
+
+        Args:
+            given: {group name, as of `named`: value}.
+            parameter: what the caller calls it, for the message.
+
+        Returns:
+            {group name: value}.
+
+        Raises:
+            InputError: the model has no such group, or one is given twice, by both its names.
+        """
+        found = {}
+        for name, value in given.items():
+            own = self.named(name)
+            if own is None:
+                raise InputError(
+                    f"`{parameter}`: received the group {str(name)!r:.100}, expected groups of this model: "
+                    f"{', '.join(list(self.groups)[:5])}, ..."
+                )
+            if own in found:
+                raise InputError(
+                    f"`{parameter}`: received the group {own} twice, also under its earlier name; expected it once"
+                )
+            found[own] = value
+        return found
+
     # ---- where channels stand
 
     def group_at(self, ids):
@@ -276,12 +324,7 @@ class Graph:
     def alive(self, masks):
         """Which numbers of the reading stay, bool (numbers,); masks and errors as of `trimmed`."""
         # A position of a mask is a class of tied channels; each number of the reading goes or stays as its class does.
-        keep, unknown = np.ones(len(self._label), bool), [name for name in masks if name not in self.groups]
-        if unknown:
-            raise InputError(
-                f"`masks`: received the group {str(unknown[0])!r:.100}, expected groups of this model: "
-                f"{', '.join(list(self.groups)[:5])}, ..."
-            )
+        keep, masks = np.ones(len(self._label), bool), self.by_name(masks, "masks")
         for members, (name, group) in zip(self._members, self.groups.items(), strict=True):
             if name in masks:
                 mask = np.asarray(masks[name])
@@ -314,12 +357,11 @@ class Graph:
             InputError: the model has no such group, or a width is out of range.
         """
         row = {name: group.width for name, group in self.groups.items()}
-        for name, width in (widths or {}).items():
-            if name not in row:
-                raise InputError(f"`widths`: received the group {str(name)!r:.100}, expected groups of this model")
+        widths = self.by_name(widths or {}, "widths")
+        for name, width in widths.items():
             if not row[name] >= width >= 1:
-                raise InputError(f"`widths`: received {width} for {str(name)!r:.100}, expected 1 to {row[name]}")
-        row |= widths or {}
+                raise InputError(f"`widths`: received {width} for {name}, expected 1 to {row[name]}")
+        row |= widths
         table = np.array([[row[name] for name in self.groups]])
         return Cost(*self.costs(table)[0], self._costs.sparsity(table)[0])
 

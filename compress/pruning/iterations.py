@@ -1,14 +1,12 @@
 """How far a pruning run is, by its result.json, and whether it may go on from there. Imports no Keras."""
 
 import math
-import re
 from pathlib import Path
 
 from compress.cli import display
 from compress.errors import InputError
 from compress.storage import files, records, resuming
 
-STREAM = re.compile(r"(conv\d)_stream")  # in records of earlier versions, of a ResNet's residual stream
 INNER = ("_1_conv", "_2_conv")  # how those of its layers end that these versions pruned
 
 # what result.json has a number of for each iteration, beside the sha256
@@ -159,8 +157,8 @@ def group_of_keys(result, scope, root):
         result["groups"] = list(scope.names)
     found = {}
     for key, left in result["channels"].items():
-        layer = STREAM.sub(r"\1_block1_3_conv", key)
-        name = key if key in groups else next((name for name, group in groups.items() if layer in group.makers), None)
+        makes = (name for name, group in groups.items() if key in group.makers)  # whichever of them comes first by now
+        name = scope.graph.named(key) or next(makes, None)
         if name is None or groups[name].width != left[0]:
             raise InputError(
                 f"`resume`: received {root / 'result.json'}, which tells of {left[0]:g} channels of {key:.60}; "

@@ -15,7 +15,8 @@ def apply_mask(model, mask):
 
     Args:
         model: a keras.Model that `nodes.check` lets pass, or its Graph.
-        mask: {group: bool (width,)}, True for the channels that stay; groups without a mask stay whole.
+        mask: {group: bool (width,)}, True for the channels that stay; groups without a mask stay whole. 'conv3_stream'
+            of earlier versions is a ResNet's residual stream.
 
     Raises:
         InputError: the model has no such group, a length is wrong, or nothing of a group is kept.
@@ -29,7 +30,8 @@ def trim_model(model, mask):
 
     Args:
         model: a keras.Model that `nodes.check` lets pass, or its Graph; it isn't changed.
-        mask: {group: bool (width,)}, True for the channels that stay; groups without a mask stay whole.
+        mask: {group: bool (width,)}, True for the channels that stay; groups without a mask stay whole. 'conv3_stream'
+            of earlier versions is a ResNet's residual stream.
 
     Returns:
         An uncompiled keras.Model of the same layer names with the remaining weights.

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 import prune
 from compress import metrics
+from compress.distillation import student
 from compress.engine import recalibration
+from compress.errors import InputError
+from compress.graph.network import Graph
 from compress.pruning import criteria, masks
 from compress.storage import checkpoints
 
@@ -489,6 +492,49 @@ def test_bad_masks(base, mask, words):
             function(base, mask)
     for old, new in zip(before, base.get_weights(), strict=True):
         np.testing.assert_array_equal(new, old)
+
+
+def test_a_stream_goes_by_its_earlier_name_too(base, copy):
+    keep, graph = np.arange(8) % 3 != 0, Graph(base)
+    real = "conv3_block1_3_conv"
+    earlier, today = (
+        {"conv3_stream": keep, "conv1_conv": np.arange(5) != 2},
+        {real: keep, "conv1_conv": np.arange(5) != 2},
+    )
+    ours, wanted = prune.trim_model(base, earlier), prune.trim_model(base, today)
+    assert ours.get_layer(real).filters == keep.sum() < 8
+    for one, other in zip(ours.get_weights(), wanted.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    written = []
+    for mask in (earlier, today):
+        copy.set_weights(base.get_weights())
+        prune.apply_mask(copy, mask)
+        written.append(copy.get_weights())
+    for one, other, before in zip(*written, base.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.shape == before.shape
+    assert graph.cost({"conv3_stream": 3}) == graph.cost({real: 3}) != graph.cost()
+    narrow = [student.inherit_student(graph, {name: 3}).get_weights() for name in ("conv3_stream", real)]
+    for one, other in zip(*narrow, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_earlier_name_is_a_resnets_alone_and_is_given_once(base):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="stem")(inputs)
+    x = keras.layers.Conv2D(6, 3, name="conv3_block1_3_conv")(x)  # which nothing is added to: no stream
+    other = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+    assert "conv3_block1_3_conv" in Graph(other).groups
+    for function in (prune.apply_mask, prune.trim_model):
+        with pytest.raises(
+            InputError, match="`masks`: received the group 'conv3_stream', expected groups of this model"
+        ):
+            function(other, {"conv3_stream": np.arange(6) > 1})
+        with pytest.raises(InputError, match="conv3_block1_3_conv twice"):
+            function(base, dict.fromkeys(("conv3_stream", "conv3_block1_3_conv"), np.arange(8) > 1))
+    for function in (Graph(base).cost, lambda widths: student.inherit_student(Graph(base), widths)):
+        with pytest.raises(InputError, match="`widths`: received the group 'conv9_stream', expected groups"):
+            function({"conv9_stream": 3})
 
 
 # ---- recalibration ----

@@ -423,6 +423,8 @@ def check(args):
 
     student = configs.StudentConfig.of(args).with_targets()
     check_flags(args)
+    if args.student_architecture and args.dataset in values.STOCK:  # of a folder the teacher may say the size
+        app.check_architecture(args, "student_architecture")
     files.check_writable(args.save_folder)
     path = Path(args.root_folder)
     path = path if path.is_file() else path / "model.h5"

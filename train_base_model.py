@@ -105,6 +105,8 @@ def check_flags(args):
             f"`{odd[0]}`: received {getattr(args, odd[0])} beside `model_path={args.model_path}`; expected it left "
             "out: the file says what its network is"
         )
+    if args.model_path in (None, "imagenet"):
+        app.check_architecture(args, name=name, pretrained=args.model_path is not None)
 
 
 def check(args):
@@ -217,7 +219,8 @@ def pretrained(name, image_shape=None):
     except ValueError as error:
         size = "x".join(map(str, image_shape[:2]))
         raise InputError(
-            f"`architecture`: received {name} for images of {size}, which it doesn't take ({one_line(error):.200})"
+            f"`architecture`: received {name} for images of {size}, which it doesn't take ({one_line(error):.200}); "
+            "expected larger ones (`image_size`), or another architecture"
         ) from None
     except Exception as error:  # get_file raises a bare Exception for every network failure
         raise InputError(

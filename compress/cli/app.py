@@ -11,7 +11,7 @@ import tempfile
 import traceback
 import warnings
 
-from compress.cli import configs, display, flags, keras_config, messages, native, signals, values
+from compress.cli import architectures, configs, display, flags, keras_config, messages, native, signals, values
 from compress.engine import devices, processes
 from compress.errors import Diverged, InputError, Stopped, command, of_the_system, quoted
 from compress.storage import files, records
@@ -258,6 +258,29 @@ def image_shape(args, header):
     if args.dataset in values.STOCK:
         return (*checkpoints.STOCK_SIZE, 3)
     return args.image_size and (args.image_size, args.image_size, 3)
+
+
+def check_architecture(args, parameter="architecture", name=None, pretrained=False):
+    """Raises InputError where a new network doesn't take images of a size that is known before they are read.
+
+    Args:
+        args: the script's namespace, with the flags of `flags.add_data_flags`.
+        parameter: what the script calls the network's name.
+        name: of the network, of `architectures.NAMES`; None for that of the parameter.
+        pretrained: whether it gets ImageNet's weights.
+    """
+    from compress.storage import checkpoints
+
+    name, stock = name or getattr(args, parameter), args.dataset in values.STOCK
+    side = checkpoints.STOCK_SIZE[0] if stock else args.image_size
+    least = (architectures.PRETRAINED_LEAST if pretrained else architectures.LEAST).get(name, 0)
+    if side and side < least:
+        raise InputError(
+            f"`{parameter}`: received {name}, which takes images from {least}x{least} on; the images of {args.dataset} "
+            + (f"are {side}x{side}, and stay so" if stock else f"become {side}x{side} by `image_size`")
+            + f"; expected {'a folder of images with ' * stock}`image_size={least}` or more, or another network, such "
+            "as ResNet50"
+        )
 
 
 def read_images(args, path, header, open_model, needs=("train", "validation")):

@@ -14,5 +14,8 @@ KERAS = {  # constructors of keras.applications: what their preprocess_input doe
     **dict.fromkeys(("VGG16", "VGG19"), "caffe"),
 }
 NAMES = (*BOTTLENECKS, *BASIC, *KERAS)
+# the fewest pixels a side, of those that don't take 32: their convolutions without padding would leave no position
+LEAST = {"InceptionResNetV2": 75, "InceptionV3": 75}
+PRETRAINED_LEAST = LEAST | {"Xception": 71}  # what Keras asks for where it loads ImageNet's weights
 # kernel and stride of the first convolution of ResNet50, 101 and 152, the largest first; a max-pool follows the first
 STEMS = {"imagenet": (7, 2), "half": (5, 2), "cifar": (3, 1)}

@@ -1,5 +1,6 @@
 """model.py's builders and their names: against keras.applications, the paper's counts, and a walk over the names."""
 
+import importlib
 from pathlib import Path
 
 import keras
@@ -8,7 +9,7 @@ import pytest
 
 import model
 import train_base_model
-from compress.cli.architectures import BOTTLENECKS, KERAS, NAMES
+from compress.cli.architectures import BOTTLENECKS, KERAS, LEAST, NAMES, PRETRAINED_LEAST
 from compress.errors import InputError
 from compress.graph.network import Graph
 
@@ -52,6 +53,52 @@ def test_the_logits_of_a_network_without_normalisation_are_not_all_alike():
 def test_images_that_are_too_small_are_refused_in_a_line():
     with pytest.raises(InputError, match="received InceptionV3 for images of 32x32, which it doesn't take"):
         model.build_model("InceptionV3", 10, (32, 32, 3))
+
+
+@pytest.mark.parametrize("name", [*LEAST, "Xception", "MobileNetV3Small"])
+def test_what_is_known_of_the_smallest_images_is_what_keras_takes(name):
+    if least := LEAST.get(name):
+        with pytest.raises(InputError, match=f"{least - 1}x{least - 1}, which it doesn't take"):
+            model.build_model(name, 2, (least - 1, least - 1, 3))
+    side = least or 32
+    assert model.build_model(name, 2, (side, side, 3)).output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("name", [name for name in KERAS if "NetV3" not in name])  # theirs asks otherwise
+def test_imagenet_weights_are_for_no_smaller_images_than_keras_says(name, monkeypatch):
+    class Asked(Exception):
+        """What a constructor asks Keras' own check for."""
+
+    def least(*_, min_size, **more):
+        raise Asked(min_size)
+
+    monkeypatch.setattr(importlib.import_module("keras.src.applications.imagenet_utils"), "obtain_input_shape", least)
+    with pytest.raises(Asked) as asked:
+        getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(32, 32, 3))
+    assert asked.value.args[0] == PRETRAINED_LEAST.get(name, 32)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "digits", "photographs"])
+@pytest.mark.parametrize(
+    "more", [{"architecture": "InceptionV3"}, {"architecture": "Xception", "model_path": "imagenet"}]
+)
+def test_images_of_a_known_size_are_refused_before_they_are_read(dataset, more, tmp_path, monkeypatch):
+    def read(*_, **__):
+        raise AssertionError("images are read")
+
+    monkeypatch.setattr(train_base_model.app, "images_of_run", read)
+    least = 75 if more["architecture"] == "InceptionV3" else 71
+    flags = {"dataset": dataset, "save_folder": str(tmp_path / "run"), **more}
+    if dataset == "photographs":
+        (tmp_path / dataset).mkdir()
+        flags |= {"dataset": str(tmp_path / dataset), "image_size": least - 1}
+        with pytest.raises(AssertionError, match="images are read"):
+            train_base_model.run(**flags | {"image_size": least})
+        given = f"become {least - 1}x{least - 1} by `image_size`; expected `image_size={least}` or more, or another"
+    else:
+        given = f"{dataset} are 32x32, and stay so; expected a folder of images with `image_size={least}` or more, or "
+    with pytest.raises(InputError, match=f"`architecture`: received {more['architecture']}, .*{given}"):
+        train_base_model.run(**flags)
 
 
 @pytest.mark.parametrize("name", ["ResNet50V2", "resnet20", "VGG16"])

@@ -13,6 +13,7 @@ from PIL import Image
 
 import evaluate_model
 import knowledge_distillation
+from compress.cli import configs
 from compress.data import dataset
 from compress.errors import InputError
 from compress.graph.network import Graph
@@ -158,11 +159,10 @@ def test_a_student_of_a_named_architecture_starts_from_random_weights(teacher, f
         ("resnet.h5", ["--student_path", "other.keras", "--student_init", "random"], "--student_init: received random"),
         ("resnet.h5", ["--student_architecture", "resnet20", "--stage_tilt", 0.7], "--stage_tilt: received it beside"),
         ("resnet.h5", ["--student_architecture", "resnet21"], "--student_architecture: received 'resnet21'"),
-        pytest.param(
+        (
             "resnet.h5",
             ["--student_architecture", "InceptionV3"],
-            "--student_architecture: received InceptionV3 for images",
-            marks=pytest.mark.slow,
+            "--student_architecture: received InceptionV3, which takes images from 75x75 on; the images of digits are",
         ),
         (
             "resnet.h5",
@@ -182,6 +182,13 @@ def test_a_student_that_is_not_to_be_had_is_told(teacher, flags, named, folder, 
     error = capsys.readouterr().err
     assert status == 2 and error.count("\n") == 1 and named in error and "expected" in error
     assert not (tmp_path / "new" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_a_named_student_that_takes_no_images_of_the_teachers_size_is_told():
+    config = configs.StudentConfig(student_architecture="InceptionV3")
+    with pytest.raises(InputError, match="^`student_architecture`: received InceptionV3 for images of 48x48"):
+        knowledge_distillation.other_student(config, 3, (48, 48, 3))
 
 
 def test_a_student_of_other_classes_than_its_teacher_is_told_whatever_the_images_have(folder, tmp_path, monkeypatch):

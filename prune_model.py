@@ -343,7 +343,7 @@ def time_networks(args, plan, scope, images, result):
     found.measure = latency.Timer(args.latency_format, scope.model, photos, found.whole if found.seen else None)
     if not found.seen:
         display.say(f"times {latency.SAMPLES + 2} trimmed networks in {args.latency_format}", args.verbose)
-        bar = display.track(f"timing in {args.latency_format}", args.verbose)
+        bar = display.track(f"timing in {args.latency_format}", args.verbose, of="networks")
         found.sample(scope, plan.pruning.round_to, progress=bar)
     result["timed"] = found.seen  # the list itself: what is timed later is written with the next iteration
     return found

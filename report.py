@@ -102,7 +102,7 @@ def write(args, tree, sections):
     output = Path(args.output)
     folder = output.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = page.save_figures(sections, folder, display.track("drawing", args.verbose))
+    drawn = page.save_figures(sections, folder, display.track("drawing", args.verbose, of="figures"))
     before = page.linked_figures(output)
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     shown, rule = cards(tree)
@@ -147,7 +147,7 @@ def run(args):
     from compress.report import records
 
     args.output = args.output or str(Path(args.root_folder) / "report.html")
-    tree = records.read_tree(args.root_folder, display.track("reading records", args.verbose))
+    tree = records.read_tree(args.root_folder, display.track("reading records", args.verbose, of="files"))
     files.check_file(args.output, ".html")
     sections = build(args, tree)  # nothing is written before all is measured
     figures = write(args, tree, sections)

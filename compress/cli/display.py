@@ -59,18 +59,19 @@ def width():
     return _console().width
 
 
-def progress_bar(shown=True, transient=False):
+def progress_bar(shown=True, transient=False, of="images"):
     """A rich progress bar with time left and, where there is room, images/s; invisible where none can be drawn.
 
-    Use it as a context manager; give its tasks a total in images, and the field `note` for what else is to be said.
+    Use it as a context manager; give its tasks a total in images, or in what else `of` names, and the field `note` for
+    what else is to be said.
     """
     from rich import progress
 
     class Speed(progress.ProgressColumn):
         def render(self, task):
             if not task.speed:  # a single batch has none
-                return "" if task.finished else "  - images/s"
-            return per_second(task.speed)
+                return "" if task.finished else f"  - {of}/s"
+            return per_second(task.speed, of)
 
     console = _console()
     return progress.Progress(
@@ -107,20 +108,21 @@ def warn_of_guessing(title, loss, classes, helps=MORE_STEPS):
         warn(f"{title}: validation loss {shown}, {than} the loss of guessing among {classes} classes; {helps}")
 
 
-def track(title, verbose=1, first=""):
+def track(title, verbose=1, first="", of="images"):
     """A wrapper for a range of batch starts that shows a bar while one walks through it, or a line now and then.
 
     Args:
         title: what is being done.
         verbose: 0 for no bar.
         first: what the first batch waits for, such as 'compiling'.
+        of: what the range's numbers count, in the plural.
 
     Returns:
         function(range) -> generator of the range's numbers.
     """
 
     def walk(starts):
-        with progress_bar(verbose > 0, transient=True) as bar:
+        with progress_bar(verbose > 0, transient=True, of=of) as bar:
             _walking.append(bar)
             task, said = bar.add_task(title, total=starts.stop, note=first), time.monotonic()
             try:
@@ -130,7 +132,7 @@ def track(title, verbose=1, first=""):
                     bar.update(task, completed=done, note="")
                     if verbose > 0 and done < starts.stop and time.monotonic() - said >= SILENT and not _has_bars():
                         said = time.monotonic()
-                        say(f"{title}: {done:,} of {starts.stop:,} images")
+                        say(f"{title}: {done:,} of {starts.stop:,} {of}")
             finally:
                 if bar in _walking:
                     _walking.remove(bar)
@@ -249,9 +251,9 @@ def millions(number):
     return f"{number / 1e6:,.2f} M" if number >= 1e7 else f"{tables.significant(number / 1e6)} M"
 
 
-def per_second(number):
-    """A speed, such as '1,240 images/s', or '0.47 images/s' of a slow one."""
-    return f"{number:,.0f} images/s" if number >= 9.95 else f"{number:.2g} images/s"
+def per_second(number, of="images"):
+    """A speed, such as '1,240 images/s', or '0.47 images/s' of a slow one; of: what is counted, in the plural."""
+    return f"{number:,.0f} {of}/s" if number >= 9.95 else f"{number:.2g} {of}/s"
 
 
 def percent(share):

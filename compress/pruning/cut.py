@@ -131,7 +131,7 @@ def choose_mask(config, model, images, step):
         limit = budget.limit(step.iteration, config.prune_iter)
     else:
         limit = budget.next_limit(scope, step.halvings)
-    bar = display.track(f"{title}: timing", config.verbose) if budget.latency else iter
+    bar = display.track(f"{title}: timing", config.verbose, of="rounds") if budget.latency else iter
     find = _finder(config, scope, scores, images, budget, title)
     try:
         kept = budget.search(scope, find, limit, bar)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.console
 import torture
 from conftest import SCRIPTS
 
@@ -81,6 +82,17 @@ def test_what_takes_long_says_now_and_then_how_far_it_is_where_no_bar_is_drawn(c
     assert capsys.readouterr().out == "reading images: 2,000 of 4,000 images\n"
     assert [*display.track("reading images", 0)(range(4))] == [0, 1, 2, 3]
     assert capsys.readouterr().out == ""
+    assert [*display.track("timing", of="networks")(range(3))] == [0, 1, 2]
+    assert capsys.readouterr().out == "timing: 2 of 3 networks\n"
+
+
+def test_the_speed_beside_a_bar_is_one_of_what_is_counted(monkeypatch):
+    console = rich.console.Console(file=io.StringIO(), width=200, force_terminal=True)
+    monkeypatch.setattr(display, "_console", lambda: console)
+    monkeypatch.setattr(display, "_has_bars", lambda: True)
+    for number in display.track("drawing", of="figures")(range(3)):
+        time.sleep(0.15 if number else 0)
+    assert "figures/s" in console.file.getvalue() and "images" not in console.file.getvalue()
 
 
 BROKEN = """

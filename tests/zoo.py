@@ -592,6 +592,18 @@ def recurrent():
 
 
 @network
+def frames():
+    """A network for single frames, on several of them: no rule sees through the wrapper, which holds what it reads."""
+    x = keras.Input((4, 8, 8, 3))
+    y = layers.Conv3D(5, (1, 3, 3), activation="relu", name="free")(x)
+    y = layers.Conv3D(6, (1, 3, 3), activation="relu", name="held")(y)
+    y = layers.TimeDistributed(layers.Conv2D(4, 3, activation="relu"), name="each")(y)
+    y = layers.TimeDistributed(layers.Flatten(), name="flat")(y)
+    y = layers.Dense(7, activation="relu", name="behind")(layers.GlobalAveragePooling1D()(y))
+    return _model(x, layers.Dense(2)(y), "frames")
+
+
+@network
 def softmax_inside():
     x = keras.Input((8, 8, 3))
     y = layers.Conv2D(6, 3, activation="softmax", name="held")(_conv(x, 5, "free"))

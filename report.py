@@ -48,6 +48,7 @@ def build_parser():
         help="folder of images of runs whose --dataset was a folder; stock sets need no flag",
     )
     flags.add_data_dir_flag(group)
+    flags.add_cache_flags(group)
     flags.add_batch_size_flag(group)
     flags.add_machine_flags(parser, "float32")
     return parser

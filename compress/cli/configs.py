@@ -147,6 +147,8 @@ class ReportConfig(Config):
     Attributes:
         dataset: folder of the images of runs on a folder; None for none.
         data_dir: where CIFAR lies.
+        cache_dir: where decoded images are kept that memory doesn't hold.
+        cache: False to decode such images each time that they are needed.
         batch_size: images a pass.
         precision: dtype policy of the arithmetic.
         verbose: 0 for no bars.
@@ -154,6 +156,8 @@ class ReportConfig(Config):
 
     dataset: str | None = None
     data_dir: str = "./data"
+    cache_dir: str = "./data/cache"
+    cache: bool = True
     batch_size: int = 128
     precision: str = "float32"
     verbose: int = 1

@@ -51,7 +51,8 @@ def data_config(config, recorded):
         value = recorded.get(name)
         missing = value is None and name != "val_split"
         found[name] = None if missing else values.checked(value, check, f"its record's `{name}`")
-    return configs.DataConfig(dataset=dataset, data_dir=config.data_dir, class_num=None, num_worker=0, **found)
+    own = {name: getattr(config, name) for name in ("data_dir", "cache_dir", "cache", "verbose")}
+    return configs.DataConfig(dataset=dataset, class_num=None, num_worker=0, **own, **found)
 
 
 class Images:

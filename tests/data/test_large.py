@@ -18,8 +18,9 @@ import pytest
 from PIL import Image, ImageOps
 
 import evaluate_model
+import report
 import train_base_model
-from compress.cli import messages
+from compress.cli import configs, messages
 from compress.cli.configs import DataConfig
 from compress.data import (
     augmentation,
@@ -37,6 +38,7 @@ from compress.data import (
 )
 from compress.data.augmentation import Augmentation
 from compress.errors import InputError
+from compress.report import measure, tree
 from compress.storage import files
 
 SIDE = 24
@@ -612,6 +614,25 @@ def test_a_training_is_the_same_from_the_cache_and_from_the_files(tiny, photogra
         for where in ({"cache_dir": str(tmp_path / "cache")}, {"cache": False})
     ]
     assert evaluated[0]["models"][0]["loss"] == evaluated[1]["models"][0]["loss"]
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_report_keeps_images_where_its_flags_say_and_counts_the_same(tiny, photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the default would make ./data/cache
+    train(tiny, photographs, tmp_path / "base", cache=False)
+    path = tmp_path / "base" / "model.h5"
+    run = tree.Run("base", "base", path, json.loads((path.parent / "result.json").read_text()), [])
+    counted = []
+    for where in (["--no-cache"], ["--cache_dir", str(tmp_path / "kept")]):
+        words = ["--dataset", str(photographs), "--verbose", "0", "--batch_size", "8", *where]
+        images = measure.Images(configs.ReportConfig.of(report.build_parser().parse_args(words)))
+        (matrix,), _ = measure.confusion(images, run, [path])
+        counted.append(matrix)
+        (found,) = images.known.values()
+        assert isinstance(found.val.stored.source, reading.Decoded if len(counted) == 1 else cache.Cache)
+        assert (tmp_path / "kept").exists() == (len(counted) == 2) and not (tmp_path / "data").exists()
+    assert counted[0].sum() == len(found.val) and np.array_equal(*counted)
+    assert len([*(tmp_path / "kept").glob(f"*/{cache.IMAGES}")]) == 1
 
 
 @pytest.mark.slow

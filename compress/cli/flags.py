@@ -257,8 +257,7 @@ def add_data_flags(parser, needed=True):
         "--num_worker",
         type=whole(0, 256),
         default=0,
-        help="threads that decode a FOLDER's images, 0: one a core; "
-        "stock sets lie in memory and need none (default: %(default)s)",
+        help="threads that decode a FOLDER's images, 0: one a core; stock sets need none (default: %(default)s)",
     )
     add_cache_flags(group)
     add_batch_size_flag(group)

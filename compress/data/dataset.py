@@ -70,8 +70,7 @@ class Split:
 
     def take(self, chosen):
         """`images` of these indices alone; no others are decoded."""
-        of = self._stored
-        return self._shown(of.of(chosen) if isinstance(of, lazily.Lazy) else of[chosen])
+        return self._shown(lazily.taken(self._stored, chosen))
 
     def _shown(self, images):
         size = self.image_shape[:2]
@@ -161,7 +160,7 @@ def load_data(config, image_size=None, progress=iter, needs=NAMES, most=None, pi
         reader = _reader(config, listing, parts, image_size, progress, pixels, kept)
         check_alike(config.dataset, [reader.stored, source])  # the size says whether a cache is filled
     parts = [
-        (part[0][:most], part[1][:most]) if part and name in needs else part
+        tuple(lazily.taken(column, slice(most)) for column in part) if part and name in needs else part
         for part, name in zip(parts, NAMES, strict=True)
     ]
     # The training split always carries `source`, since the others may be drawn from what it was drawn from.
@@ -243,7 +242,7 @@ def _described(name, read, left_out, reader):
 def _found(config, needs):
     """(class names, [(items, labels) or None for each of NAMES], a folder's Listing or None).
 
-    Items are images uint8 (N, 32, 32, 3) of a stock data set, paths (N,) of a folder.
+    Items are images uint8 (N, 32, 32, 3) of a stock data set, an array or a `lazily.Lazy`, and paths (N,) of a folder.
     """
     if config.dataset in values.STOCK and config.image_size not in (None, checkpoints.STOCK_SIZE[0]):
         display.warn(

@@ -52,11 +52,23 @@ class Lazy:
         return images
 
     def __array__(self, dtype=None, copy=None):
-        return self.source.read(self.rows).astype(dtype or np.uint8)
+        return self.source.read(self.rows).astype(dtype or np.uint8, copy=False)  # a copy would be as large again
 
     def of(self, chosen):
         """Those images of these whose places are given, as another Lazy."""
         return Lazy(self.source, self.rows[chosen])
+
+
+def taken(items, chosen):
+    """`items[chosen]`, of a Lazy as another one: nothing is read."""
+    return items.of(chosen) if isinstance(items, Lazy) else items[chosen]
+
+
+def joined(parts):
+    """Several arrays, or several Lazy of one source, as one, in their order."""
+    if isinstance(parts[0], Lazy):
+        return Lazy(parts[0].source, np.concatenate([part.rows for part in parts]))
+    return np.concatenate(parts)
 
 
 @functools.cache

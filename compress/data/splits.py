@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from compress.data import lazily
 from compress.errors import InputError
 
 SPLIT_SEED = 826  # a constant, independent of the seed of a run; `dataset.load_data` says why
@@ -13,7 +14,8 @@ def divide(config, names, parts, needs):
     Args:
         config: a configs.DataConfig.
         names: of the classes.
-        parts: [(items (N,) or (N, H, W, 3), labels (N,)) or None] of the training, validation and test images.
+        parts: [(items (N,) or (N, H, W, 3), labels (N,)) or None] of the training, validation and test images; items
+            are an array or a `lazily.Lazy`, and so are those of the parts that are returned.
         needs: names of the required splits, from `dataset.NAMES`.
 
     Returns:
@@ -106,7 +108,7 @@ def _part(subset, pair, count, name):
         mine = order[labels[order] == label]
         place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
     taken = np.sort(order[np.argsort(place[order], kind="stable")[:count]])
-    return tuple(column[taken] for column in pair), []
+    return tuple(lazily.taken(column, taken) for column in pair), []
 
 
 def _held_out(pair, count):
@@ -115,7 +117,7 @@ def _held_out(pair, count):
 
     order = np.arange(len(pair[1]))
     sides = train_test_split(order, test_size=count, stratify=pair[1], random_state=SPLIT_SEED)
-    return [tuple(column[np.sort(side)] for column in pair) for side in sides]
+    return [tuple(lazily.taken(column, np.sort(side)) for column in pair) for side in sides]
 
 
 def shuffled(items, labels):

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from compress.cli import display
+from compress.data import binaries, lazily
 from compress.errors import InputError
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -46,7 +47,7 @@ ARCHIVE = {
     "cifar100": re.compile(r"cifar-?100.*\.(tar\.gz|tgz|tar)", re.IGNORECASE),
 }
 IMAGES = 10_000  # in each file; CIFAR-100 has one of five times as many for training
-MAX_UNPACKED = 2**29  # bytes that are read of an archive: the official ones hold less than 200 MB
+MOST_HELD = 2**29  # bytes of files that lie in memory, and are read of an archive: the official ones have under 200 MB
 QUIET_SECONDS = 10  # a download has failed when the server sends nothing for so long
 
 
@@ -62,11 +63,12 @@ def read_cifar(dataset, data_dir, with_train=True, instead=""):
 
     Returns:
         (class names, (images, labels) for training or None, None as there is no validation split, (images, labels) for
-        test); images uint8 (N, 32, 32, 3), labels int64 (N,).
+        test); images uint8 (N, 32, 32, 3), a `lazily.Lazy` of binary files that are more than MOST_HELD, labels int64
+        (N,).
 
     Raises:
-        InputError: a file is missing or damaged, or there is none and the download failed; the message says which file
-            to put where.
+        InputError: a file is missing, damaged or too large, or there is none and the download failed; the message says
+            which file to put where.
     """
     names, _, _, trains, test, key = CIFAR[dataset]
     wanted = [*trains, test] if with_train else [test]
@@ -76,7 +78,10 @@ def read_cifar(dataset, data_dir, with_train=True, instead=""):
         _check_not_in_part(dataset, data_dir, wanted)
         found = _found(dataset, _keras_cache(), wanted)
     parts = _read(found, wanted, key, len(names)) if found else _downloaded(dataset, data_dir, instead)
-    train = tuple(np.concatenate(column) for column in zip(*parts[:-1], strict=True)) if with_train else None
+    train = None
+    if with_train:
+        images, labels = zip(*parts[:-1], strict=True)
+        train = lazily.joined(images), np.concatenate(labels)
     return names, train, None, parts[-1]
 
 
@@ -95,8 +100,10 @@ def _read(places, wanted, key, classes):
     failed = None
     for place, suffix in places:
         try:
-            batches = _unpacked(place, wanted) if place.is_file() else ((place / (n + suffix), None) for n in wanted)
-            read = {path.name.removesuffix(".bin"): read_batch(path, key, classes, raw) for path, raw in batches}
+            if place.is_file():
+                read = _of_archive(place, wanted, key, classes)
+            else:
+                read = _of_folder([place / (name + suffix) for name in wanted], key, classes)
         except InputError as error:
             failed = failed or error
             continue
@@ -116,6 +123,42 @@ def _read(places, wanted, key, classes):
             )
         return [read[name] for name in wanted]
     raise failed
+
+
+def _of_archive(archive, wanted, key, classes):
+    """{name: (images, labels)} of the wanted files of an archive; arguments as of `_read`."""
+    batches = _unpacked(archive, wanted)
+    return {path.name.removesuffix(".bin"): read_batch(path, key, classes, raw) for path, raw in batches}
+
+
+def _of_folder(paths, key, classes):
+    """{name: (images, labels)} of files, all pickled or all binary; images of binary ones that are too large for memory
+    are a `lazily.Lazy`.
+
+    Raises:
+        InputError: as `read_batch`, or pickled files are too large.
+    """
+    if (size := _bytes(paths)) <= MOST_HELD:
+        read = [read_batch(path, key, classes) for path in paths]
+    elif paths[0].suffix:
+        read = binaries.Records(paths, _label_bytes(key), classes).parts()
+    else:
+        raise InputError(
+            f"`data_dir`: {paths[0].parent} holds {size:,} bytes of pickled batches, which are read whole, expected at "
+            f"most {MOST_HELD:,}; put the binary version of the same data there instead, whose images are read as they "
+            "are needed"
+        )
+    return {path.name.removesuffix(".bin"): batch for path, batch in zip(paths, read, strict=True)}
+
+
+def _bytes(paths):
+    """Bytes of those files that are there."""
+    return sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
+
+
+def _label_bytes(key):
+    """Bytes of labels in front of a binary record's pixels: CIFAR-100 has the coarse label before the fine one."""
+    return 1 if key == b"labels" else 2
 
 
 def _downloaded(dataset, data_dir, instead):
@@ -152,11 +195,20 @@ def find_cifar(dataset, data_dir):
 
 
 def _found(dataset, root, wanted):
-    """[(folder, suffix of its files)] at or in `root` with all wanted files, else of all archives there; [] without."""
-    for folder, suffix in _folders(dataset, root):
-        if all(os.path.isfile(folder / (name + suffix)) for name in wanted):
-            return [(folder, suffix)]
-    return [(archive, "") for archive in _archives(dataset, root)]
+    """[(folder, suffix of its files)] at or in `root` with all wanted files, else of all archives there; [] without.
+
+    It is one folder, and where that has pickles that are too large also one of binary files.
+    """
+    whole = [
+        (folder, suffix)
+        for folder, suffix in _folders(dataset, root)
+        if all(os.path.isfile(folder / (name + suffix)) for name in wanted)
+    ]
+    if not whole:
+        return [(archive, "") for archive in _archives(dataset, root)]
+    (folder, suffix), *others = whole
+    is_too_large = not suffix and _bytes([folder / name for name in wanted]) > MOST_HELD
+    return [(folder, suffix), *[place for place in others if is_too_large and place[1]][:1]]
 
 
 def _folders(dataset, root):
@@ -192,18 +244,22 @@ def _check_not_in_part(dataset, data_dir, wanted):
             )
 
 
+class _TooLargeError(ValueError):
+    """An archive unpacks to more than is read of one."""
+
+
 class _Bounded:
-    """A stream that raises after MAX_UNPACKED bytes: a small gzip file can unpack to any size."""
+    """A stream that raises after MOST_HELD bytes: a small gzip file can unpack to any size."""
 
     def __init__(self, stream):
-        self.stream, self.left = stream, MAX_UNPACKED
+        self.stream, self.left = stream, MOST_HELD
 
     def read(self, size):
-        """At most `size` bytes; ValueError beyond the limit."""
+        """At most `size` bytes; _TooLargeError beyond the limit."""
         content = self.stream.read(min(size, self.left + 1))  # one byte more than allowed shows that there is more
         self.left -= len(content)
         if self.left < 0:
-            raise ValueError(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
+            raise _TooLargeError
         return content
 
 
@@ -234,6 +290,11 @@ def _unpacked(archive, wanted):
                     yield archive / name, tar.extractfile(member).read()
                 if not left:
                     return
+    except _TooLargeError:
+        raise InputError(
+            f"`data_dir`: {archive} unpacks to more than {MOST_HELD:,} bytes, the most that is read of an archive; "
+            "unpack it, of CIFAR's two versions the binary one: its images are then read as they are needed"
+        ) from None
     except Exception as error:  # a damaged archive can raise anything
         raise InputError(f"`data_dir`: {archive} is a damaged archive ({error!r:.200}); download it again") from None
     raise InputError(
@@ -336,9 +397,8 @@ def read_batch(path, key, classes, content=None):
     try:
         content = path.read_bytes() if content is None else content
         if path.suffix == ".bin":
-            # A record is one byte of label and 3,072 of pixels; CIFAR-100 has the coarse label before the fine one.
-            skip = 1 if key == b"labels" else 2
-            table = np.frombuffer(content, np.uint8).reshape(-1, skip + 3072)
+            skip = _label_bytes(key)
+            table = np.frombuffer(content, np.uint8).reshape(-1, skip + binaries.PIXELS)
             rows, labels = table[:, skip:], table[:, skip - 1]
         else:
             batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
@@ -350,23 +410,18 @@ def read_batch(path, key, classes, content=None):
             if dtype.words[0] not in (b"u1", "u1") or type(labels) is not list or {*map(type, labels)} != {int}:
                 raise ValueError("expected uint8 pixels and a list of whole numbers")
             rows = np.frombuffer(pixels, np.uint8).reshape(shape, order="F" if fortran else "C")
-        if rows.ndim != 2 or rows.shape[1] != 3072 or not 0 < len(rows) == len(labels):
+        if rows.ndim != 2 or rows.shape[1] != binaries.PIXELS or not 0 < len(rows) == len(labels):
             raise ValueError(f"pixels of shape {rows.shape} for {len(labels)} labels")
         labels = np.array(labels, np.int64)
-        if labels.min() < 0 or labels.max() >= classes:
-            raise ValueError(f"labels from {labels.min()} to {labels.max()}")
+        binaries.label_range(labels, classes)
     except _Repickled as error:
         raise InputError(
             f"`data_dir`: {path} was pickled again by another program ({error}); expected the file as it "
             "was downloaded: unpack the archive again"
         ) from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(
-            f"`data_dir`: {path} is not a CIFAR file of rows of 3,072 pixels and labels from 0 to "
-            f"{classes - 1} ({error!r:.200})"
-        ) from None
-    # A row holds all red values, then all green, then all blue: (N, 3, 32, 32) to Keras' channels_last.
-    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+        raise binaries.no_batch(path, classes, error) from None
+    return binaries.pictures(rows), labels
 
 
 def read_digits():

@@ -349,8 +349,8 @@ def test_an_archive_that_is_cut_off_incomplete_or_a_bomb_is_refused_in_a_line(ci
 
     refused("holds no data_batch_2, data_batch_3, data_batch_4, data_batch_5; expected the python or the binary")
     assert len(dataset.load_data(asked(data_dir=str(archive)), needs=("test",)).test) == 40
-    monkeypatch.setattr(stock, "MAX_UNPACKED", 100_000)
-    refused(r"is a damaged archive .*more than 100,000 bytes.*; download it again")
+    monkeypatch.setattr(stock, "MOST_HELD", 100_000)
+    refused(r"unpacks to more than 100,000 bytes, .*; unpack it, .*the binary one: its images are then read as")
     monkeypatch.undo()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "no cache"))
     raw = packed(cifar / "cifar-10-batches-py", archive).read_bytes()

@@ -21,7 +21,7 @@ def pictures(rows):
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
-def label_range(labels, classes):
+def check_labels(labels, classes):
     """Raises ValueError where labels (N,) of a file are not all below the number of classes."""
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels from {labels.min()} to {labels.max()}")
@@ -110,7 +110,7 @@ class Records:
             self._fill(buffer, number, begin)
             part[:] = buffer[:, self.skip - 1]
         try:
-            label_range(labels, self.classes)
+            check_labels(labels, self.classes)
         except ValueError as error:
             raise no_batch(self.paths[number], self.classes, error) from None
         return labels

@@ -24,12 +24,10 @@ def notes(root, splits):
     Returns:
         List of lines, at most one of each kind.
     """
-    one = {}  # object for equal places: of a million files, hundreds of bytes each
-    places = {
-        str(path): one.setdefault(place := (name, int(label)), place)
-        for name, (paths, labels) in splits.items()
-        for path, label in zip(paths, labels, strict=True)
-    }
+    places = {}
+    for name, (paths, labels) in splits.items():
+        shared = {label: (name, label) for label in {*map(int, labels)}}  # one tuple for all images of a class
+        places |= {str(path): shared[int(label)] for path, label in zip(paths, labels, strict=True)}
     # A checksum of every file would read the whole data set. Each key is dearer than the one before, and is computed
     # only for files that all cheaper keys have left.
     left = dict.fromkeys(places)

@@ -413,7 +413,7 @@ def read_batch(path, key, classes, content=None):
         if rows.ndim != 2 or rows.shape[1] != binaries.PIXELS or not 0 < len(rows) == len(labels):
             raise ValueError(f"pixels of shape {rows.shape} for {len(labels)} labels")
         labels = np.array(labels, np.int64)
-        binaries.label_range(labels, classes)
+        binaries.check_labels(labels, classes)
     except _Repickled as error:
         raise InputError(
             f"`data_dir`: {path} was pickled again by another program ({error}); expected the file as it "

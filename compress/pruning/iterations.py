@@ -157,7 +157,8 @@ def group_of_keys(result, scope, root):
         result["groups"] = list(scope.names)
     found = {}
     for key, left in result["channels"].items():
-        makes = (name for name, group in groups.items() if key in group.makers)  # whichever of them comes first by now
+        # a group has the name of its first layer, and another one may have come first as the key was written
+        makes = (name for name, group in groups.items() if key in group.makers)
         name = scope.graph.named(key) or next(makes, None)
         if name is None or groups[name].width != left[0]:
             raise InputError(

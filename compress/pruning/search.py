@@ -10,9 +10,9 @@ widths (`graph.cost`), so groups that no layer lies between are independent, and
   all their widths. More of them (a chain, a block of a DenseNet) by descent: one group after the other and,
   for the last multiplier, one pair after the other, until nothing falls.
 - What the last jump of the multiplier left unspent goes back a step at a time, where the loss falls most a cost; or
-  first to one pair of groups after the other, if the loss is less in the end. Where groups depend on each other, that
-  is done from several networks, since no multiplier may lead to the best one.
-- Of few networks all are tried.
+  first to one pair of groups after the other, if the loss is less in the end. Where there are few pairs, all of them
+  take part, and that is done from several networks: no multiplier need lead to the best one.
+- Where there are few networks, all are tried in place of that.
 """
 
 import functools
@@ -288,7 +288,6 @@ class Search:
         """Gives one pair of groups after the other its best widths within the budget: most fall first.
 
         Single steps can't narrow one group to widen another by more; for a lone pair this is the best choice.
-
         """
         places = list(places)
         pairs = [*self.tables, *self.pairs, *self.alone, *self.others]

@@ -94,7 +94,7 @@ def test_of_many_networks_it_finds_one_near_the_best(network, monkeypatch):
     monkeypatch.setattr(search, "ALL", 1)
     net = network()
     ratios = np.concatenate([against_all(net, seed) for seed in range(6)])
-    assert (ratios <= 1.01).mean() >= 0.98 and ratios.mean() <= 1.002 and ratios.min() >= 1 - 1e-9
+    assert ratios.min() >= 1 - 1e-9 and ratios.max() <= 1.01
 
 
 def test_a_budget_below_the_narrowest_network_is_refused():
